@@ -1,0 +1,144 @@
+"""What every search shares: play indices, the budget, refusal of impossible rewards, and agents that keep failing."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+
+from toa_trl.errors import ConfigError, SearchError
+from toa_trl.types import Action, Play
+
+MAX_FAILURES = 3  # plays in a row after which an agent is passed over, as long as another one works
+
+
+class Search(ABC):
+    """Which play next? A pure state machine over one prompt: no I/O, no clock, no global randomness.
+
+    Args:
+        agents: names of the agents, in the order in which ties are broken.
+        budget: number of scored plays to spend, >= 1.
+
+    Raises:
+        ConfigError: no agents, two of one name, or budget < 1.
+    """
+
+    def __init__(self, agents: Sequence[str], budget: int) -> None:
+        agents = [agents] if isinstance(agents, str) else list(agents)
+        if not agents:
+            raise ConfigError("agents: a search needs at least one agent")
+        if len(set(agents)) < len(agents):
+            raise ConfigError(f"agents: two agents have one name in {agents}")
+        if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
+            raise ConfigError(f"budget: a whole number of plays >= 1 is needed, not {budget!r}")
+        self.agents = agents
+        self.budget = budget
+        self._actions: dict[int, Action] = {}  # every play asked for and not failed
+        self._rewards: dict[int, float] = {}  # raw
+        self._gaps: list[int] = []  # indices that a restore left out: in flight when the run stopped
+        self._next_index = 0
+        self._failures = dict.fromkeys(agents, 0)  # in a row
+
+    @property
+    def done(self) -> bool:
+        """The budget is spent: `budget` plays are scored."""
+        return len(self._rewards) >= self.budget
+
+    @property
+    def stuck(self) -> bool:
+        """Every agent of this search has failed MAX_FAILURES plays in a row. It goes on when asked, but hardly further."""
+        return min(self._failures.values()) >= MAX_FAILURES
+
+    def ask(self, n: int = 1) -> list[tuple[int, Action]]:
+        """Up to `n` plays that may run at once, each with its index; empty while it waits for rewards, and when done."""
+        asked: list[tuple[int, Action]] = []
+        while len(asked) < n and len(self._actions) < self.budget:
+            index = self._gaps[0] if self._gaps else self._next_index
+            action = self._choose(index)
+            if action is None:
+                break
+            if self._gaps:
+                self._gaps.pop(0)
+            else:
+                self._next_index += 1
+            self._actions[index] = action
+            asked.append((index, action))
+        return asked
+
+    def tell(self, play: int, reward: float) -> None:
+        """The raw reward of a play that was asked for, in any order.
+
+        Raises:
+            SearchError: the play was never asked for, is told already, or its reward is NaN or infinite. Nothing changes.
+        """
+        self._check_in_flight(play)
+        if not math.isfinite(reward):
+            raise SearchError(f"play {play}: the reward is {reward}; a search needs a finite number (call fail(play))")
+        self._rewards[play] = float(reward)
+        self._failures[self._actions[play].agent] = 0
+        self._scored(play, float(reward))
+
+    def fail(self, play: int) -> None:
+        """The play gave no response; its budget is not spent, and another play, with another index, takes its place.
+
+        Raises:
+            SearchError: the play was never asked for, or is told already.
+        """
+        self._check_in_flight(play)
+        action = self._actions.pop(play)
+        self._failures[action.agent] += 1
+        self._failed(play, action)
+
+    def restore(self, plays: Iterable[Play]) -> None:
+        """Rebuild the state of a fresh search from recorded plays, scored and failed, without asking again.
+
+        Indices below the highest that are not recorded were in flight; they are asked for first. Failures are not
+        held against the agents: a resumed run gives each another chance.
+
+        Raises:
+            SearchError: plays were asked for already, or the recorded plays do not fit one another.
+        """
+        if self._next_index:
+            raise SearchError("restore: this search was asked already; restore a fresh one")
+        for play in sorted(plays, key=lambda play: play.index):
+            action = play.action
+            if action.agent not in self.agents or not all(ref in self._actions for ref in _seen(action)):
+                raise SearchError(f"restore: play {play.index} ({action}) does not fit the plays before it")
+            self._gaps.extend(range(self._next_index, play.index))
+            self._next_index = play.index + 1
+            self._actions[play.index] = action
+            self._replay(play.index, action)
+            if play.reward is None:
+                self.fail(play.index)
+            else:
+                self.tell(play.index, play.reward)
+        self._failures = dict.fromkeys(self._failures, 0)
+
+    def _check_in_flight(self, play: int) -> None:
+        if play not in self._actions:
+            raise SearchError(f"play {play} is not in flight: it was never asked for, or it failed")
+        if play in self._rewards:
+            raise SearchError(f"play {play} was told already")
+
+    def _passed_over(self, agent: str) -> bool:
+        return self._failures[agent] >= MAX_FAILURES and not self.stuck
+
+    @abstractmethod
+    def _choose(self, index: int) -> Action | None:
+        """The next action, booked as in flight under `index`; None to wait for rewards."""
+
+    @abstractmethod
+    def _replay(self, index: int, action: Action) -> None:
+        """Book a recorded action as in flight, as if it had just been chosen."""
+
+    @abstractmethod
+    def _scored(self, index: int, reward: float) -> None:
+        """A play in flight got its reward."""
+
+    @abstractmethod
+    def _failed(self, index: int, action: Action) -> None:
+        """A play in flight failed."""
+
+
+def _seen(action: Action) -> tuple[int, ...]:
+    return action.refs if action.parent is None else (*action.refs, action.parent)

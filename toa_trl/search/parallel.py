@@ -1,0 +1,18 @@
+"""Parallel ensemble ("Par. Ensemble" in the paper): N/K answers from each agent."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+
+from toa_trl.search.schedule import ScheduledSearch, Slot, shuffled
+
+
+def parallel(agents: Sequence[str], budget: int, seed: int = 0) -> ScheduledSearch:
+    """Rounds in which every agent answers once, in an order drawn anew for each round."""
+
+    def schedule(rng: random.Random) -> Iterator[Slot]:
+        while True:
+            yield from (Slot(agent) for agent in shuffled(agents, rng))
+
+    return ScheduledSearch(agents, budget, seed, schedule)

@@ -1,0 +1,20 @@
+"""Preference-based reflective sampling (PRS, arXiv 2408.12163), without feedback text: one agent mends its best answer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+
+from toa_trl.search.schedule import ScheduledSearch, Slot, one_of
+
+
+def prs(agents: Sequence[str], budget: int, seed: int = 0, *, agent: str | None = None) -> ScheduledSearch:
+    """N//2 answers from `agent` (default: the first), then refinements, all of the best of those answers."""
+
+    def schedule(rng: random.Random) -> Iterator[Slot]:
+        only, num_answers = one_of(agents, agent), max(1, budget // 2)
+        yield from repeat(Slot(only), num_answers)
+        yield from repeat(Slot(only, "refine", needs=tuple(range(num_answers)), best_only=True))
+
+    return ScheduledSearch(agents, budget, seed, schedule)

@@ -1,0 +1,191 @@
+"""TOA, Tree Search-based Orchestrated Agents (arXiv 2412.17061, section 3.2): Monte Carlo tree search over agents.
+
+The levels of the tree alternate: root (the prompt) -> arms (agent nodes) -> responses -> arms -> ... One play at a time
+it makes the choices of the published implementation. Known trade-offs with several plays in flight: a play in flight
+counts as a visit and as a response of its depth, without a reward; an arm that has only plays in flight is valued like
+the draft above it, so that they spread; and when nothing can be selected before a reward arrives, the search waits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from toa_trl.errors import ConfigError
+from toa_trl.search.base import Search
+from toa_trl.types import Action
+
+
+@dataclass(slots=True, eq=False)
+class _Node:
+    """What UCB reads."""
+
+    visits: int = 1  # plays that passed through it, in flight included, + 1
+    n: int = 0  # rewards that passed through it
+    total: float = 0.0  # their squashed sum
+
+
+@dataclass(slots=True, eq=False)
+class _Arm(_Node):
+    """An agent node."""
+
+    agent: str = ""
+    above: _Response | None = None  # None under the root
+    depth: int = 0
+    fresh: bool = False  # a fresh arm answers the prompt alone, though it hangs under a response
+    best: list[_Response] = field(default_factory=list)  # its top_k responses by squashed reward, best first
+    improved: bool = False  # one of its own responses has a higher squashed reward than the one above
+
+
+@dataclass(slots=True, eq=False)
+class _Response(_Node):
+    """A scored response node."""
+
+    play: int = 0
+    arm: _Arm = field(default_factory=_Arm)  # above it
+    squashed: float = 0.0  # in [0, 1]
+    arms: list[_Arm] = field(default_factory=list)  # refine arms, then fresh arms; there from the first arrival on
+
+
+_AnyNode = TypeVar("_AnyNode", bound=_Node)
+
+
+class TOA(Search):
+    """The search of the paper.
+
+    Args:
+        width: responses a depth holds before its arms can be full, >= number of agents. Default: N // 3 (the paper).
+        alpha: weight of exploration, >= 0 (paper: 0.01 for alignment, 0.05 for translation).
+        tau: temperature of the squashing s = 1 / (1 + exp(-r / tau)), > 0 (paper: 0.1 for ArmoRM, 1 for CometKiwi).
+        top_k: an arm's best responses that selection may descend to, >= 1 (paper: 1).
+
+    Raises:
+        ConfigError: one of them is out of range.
+    """
+
+    def __init__(
+        self,
+        agents: Sequence[str],
+        budget: int,
+        seed: int = 0,
+        *,
+        width: int | None = None,
+        alpha: float = 0.01,
+        tau: float = 0.1,
+        top_k: int = 1,
+    ) -> None:
+        super().__init__(agents, budget)
+        num_agents = len(self.agents)
+        width = max(num_agents, budget // 3) if width is None else width
+        if isinstance(width, bool) or not isinstance(width, int) or width < num_agents:
+            raise ConfigError(f"width: a whole number >= the number of agents ({num_agents}) is needed, not {width!r}")
+        if not 0 < tau < math.inf:
+            raise ConfigError(f"tau: a number > 0 is needed, not {tau!r}")
+        if not 0 <= alpha < math.inf:
+            raise ConfigError(f"alpha: a number >= 0 is needed, not {alpha!r}")
+        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+            raise ConfigError(f"top_k: a whole number >= 1 is needed, not {top_k!r}")
+        self.width, self.alpha, self.tau, self.top_k = width, alpha, tau, top_k
+        self._roots = [_Arm(agent=agent) for agent in self.agents]
+        self._num_at_depth: dict[int, int] = {}  # responses, in flight included: a counter, so that a play's cost is flat
+        self._in_flight: dict[int, _Arm] = {}
+        self._responses: dict[int, _Response] = {}
+
+    def _choose(self, index: int) -> Action | None:
+        t = len(self._rewards) + len(self._in_flight) + 1
+        arm = self._select(self._roots, 2 * math.log(t), prior=0.5)
+        if arm is None:
+            return None
+        self._book(index, arm)
+        if arm.above is None:
+            return Action(arm.agent)
+        above = arm.above.play
+        if arm.fresh:
+            return Action(arm.agent, parent=above, depth=arm.depth)
+        return Action(arm.agent, "refine", refs=(above,), parent=above, depth=arm.depth)
+
+    def _select(self, arms: list[_Arm], two_ln_t: float, prior: float) -> _Arm | None:
+        """Step 1, selection: down the largest UCB to an arm that is not full; None where every way is closed for now."""
+        for arm in self._by_ucb([arm for arm in arms if not self._passed_over(arm.agent)], two_ln_t, prior):
+            if not self._full(arm):
+                return arm
+            for response in self._by_ucb(arm.best, two_ln_t, prior):
+                selected = self._select(self._arms_below(response), two_ln_t, prior=response.squashed)
+                if selected is not None:
+                    return selected
+        return None
+
+    def _by_ucb(self, nodes: list[_AnyNode], two_ln_t: float, prior: float) -> list[_AnyNode]:
+        """UCB = total / n + alpha * sqrt(2 ln t / visits), the largest first and the first of equals first."""
+        if len(nodes) == 1:
+            return nodes
+
+        def ucb(node: _Node) -> float:
+            if not node.n and node.visits == 1:
+                return math.inf
+            mean = node.total / node.n if node.n else prior
+            return mean + self.alpha * math.sqrt(two_ln_t / node.visits)
+
+        return sorted(nodes, key=ucb, reverse=True)  # reverse keeps the order of equals
+
+    def _full(self, arm: _Arm) -> bool:
+        return self._num_at_depth.get(arm.depth, 0) >= self.width and (arm.above is None or arm.improved)
+
+    def _arms_below(self, response: _Response) -> list[_Arm]:
+        if not response.arms:
+            depth = response.arm.depth + 1
+            response.arms = [_Arm(agent=agent, above=response, depth=depth) for agent in self.agents]
+            response.arms += [
+                _Arm(root.visits, root.n, root.total, agent=root.agent, above=response, depth=depth, fresh=True)
+                for root in self._roots
+            ]
+        return response.arms
+
+    def _book(self, index: int, arm: _Arm) -> None:
+        self._in_flight[index] = arm
+        self._num_at_depth[arm.depth] = self._num_at_depth.get(arm.depth, 0) + 1
+        for node in _path(arm):
+            node.visits += 1
+
+    def _replay(self, index: int, action: Action) -> None:
+        arms = self._roots
+        if action.parent is not None:
+            parent = self._responses[action.parent]
+            for node in reversed([parent, *_path(parent.arm)]):  # selection came down this way, and opened what it met
+                if isinstance(node, _Response):
+                    arms = self._arms_below(node)
+        fresh = action.parent is not None and not action.refs
+        self._book(index, next(arm for arm in arms if arm.agent == action.agent and arm.fresh == fresh))
+
+    def _scored(self, index: int, reward: float) -> None:
+        """Step 3, backpropagation, and the new response below the arm."""
+        arm = self._in_flight.pop(index)
+        x = reward / self.tau
+        squashed = 1 / (1 + math.exp(-x)) if x > -700 else 0.0
+        response = _Response(play=index, arm=arm, squashed=squashed)
+        self._responses[index] = response
+        arm.improved |= arm.above is not None and squashed > arm.above.squashed
+        # of equals (rewards that saturate the squashing) the published implementation descends to the latest
+        arm.best = sorted([response, *arm.best], key=lambda r: -r.squashed)[: self.top_k]
+        for node in _path(arm):
+            node.n += 1
+            node.total += squashed
+
+    def _failed(self, index: int, action: Action) -> None:
+        arm = self._in_flight.pop(index)
+        self._num_at_depth[arm.depth] -= 1
+        for node in _path(arm):
+            node.visits -= 1
+
+
+def _path(arm: _Arm) -> Iterator[_Node]:
+    """From an arm up to the root."""
+    node: _Arm | None = arm
+    while node is not None:
+        yield node
+        if node.above is None:
+            return
+        yield node.above
+        node = node.above.arm
