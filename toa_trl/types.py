@@ -66,6 +66,17 @@ class Completion:
     flops: float | None = None  # forward FLOPs of this call; None where the model's size is not known
 
 
+class Score(float):
+    """A raw reward that also knows what it cost: a `float` for everybody who does not ask."""
+
+    flops: float | None = None  # forward FLOPs the reward model spent on it; None where they are not known
+
+    def __new__(cls, value: float, flops: float | None = None) -> Score:
+        score = super().__new__(cls, value)
+        score.flops = flops
+        return score
+
+
 @dataclass(frozen=True, slots=True)
 class Play:
     """One play as it happened: scored (`completion` and `reward` are there) or failed (`error` says why)."""

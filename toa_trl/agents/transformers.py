@@ -1,0 +1,186 @@
+"""A transformers model in this process: one batching queue per model, shared by every agent that is this model."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+from toa_trl.agents.base import make_sampling, with_system
+from toa_trl.batching import Batcher
+from toa_trl.errors import AgentError
+from toa_trl.flops import Flops
+from toa_trl.hf import load_model, load_tokenizer
+from toa_trl.types import Completion, Message, Sampling, as_dicts
+
+
+class TransformersAgent:
+    """A causal language model, loaded once however many agents share it.
+
+    The same play gives the same text whatever batch it was in: the random numbers of a play come from its seed alone.
+    What a batch can change is the rounding of the logits (about 1e-6 in float32, more in half precision), and with it,
+    rarely, a token whose draw falls on the border between two.
+
+    Args:
+        name: of the agent.
+        model: folder or Hub name; with a chat template.
+        system_prompt: put in front of every conversation.
+        sampling: what this agent does otherwise than the run, e.g. {temperature: 1.0}.
+        dtype: a torch dtype's name, or "auto".
+        device: e.g. "cuda:1"; default: a GPU if there is one.
+        max_batch_size: plays that are generated at once.
+
+    Raises:
+        ConfigError: the model or its chat template cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: str,
+        system_prompt: str | None = None,
+        sampling: Mapping[str, Any] | None = None,
+        dtype: str = "auto",
+        device: str | None = None,
+        max_batch_size: int = 128,
+    ) -> None:
+        self.name = name
+        self._system_prompt = system_prompt
+        self._sampling = dict(sampling or {})
+        make_sampling(f"agent {name!r}: sampling", Sampling(), self._sampling)
+        key = (model, dtype, device, max_batch_size)
+        engine = _ENGINES.get(key)
+        if engine is None:
+            engine = _ENGINES[key] = _Engine(f"agent {name!r}", model, dtype, device, max_batch_size)
+        self._engine = engine
+
+    async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+        """See `Agent`.
+
+        Raises:
+            AgentError: the prompt leaves no room in the model's context.
+        """
+        sampling = make_sampling(f"agent {self.name!r}", sampling, self._sampling)
+        return await self._engine.generate(with_system(messages, self._system_prompt), sampling, seed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    prompt: list[int]  # token ids
+    sampling: Sampling
+    max_tokens: int  # sampling.max_tokens, less where the context ends before
+    seed: int
+
+
+class _Engine:
+    """The weights, the tokenizer and the queue."""
+
+    def __init__(self, place: str, model: str, dtype: str, device: str | None, max_batch_size: int) -> None:
+        self._place = place
+        self._model = load_model(place, "AutoModelForCausalLM", model, dtype=dtype, device=device)
+        self._tokenizer = load_tokenizer(place, model)
+        self._flops = Flops.from_config(self._model.config)
+        self._context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+        eos = self._model.generation_config.eos_token_id
+        eos = self._tokenizer.eos_token_id if eos is None else eos
+        self._eos = set(eos) if isinstance(eos, list) else {eos} - {None}
+        pad = self._tokenizer.pad_token_id
+        self._pad = pad if pad is not None else min(self._eos, default=0)  # never seen by the model: it is masked
+        self._queue: Batcher[_Request, Completion] = Batcher(
+            self._run, length=lambda request: len(request.prompt), max_size=max_batch_size
+        )
+
+    async def generate(self, messages: Sequence[Message], sampling: Sampling, seed: int) -> Completion:
+        prompt = self._tokenizer.apply_chat_template(as_dicts(messages), add_generation_prompt=True, return_dict=False)
+        room = self._context - len(prompt)
+        if room < 1:
+            raise AgentError(f"{self._place}: a prompt of {len(prompt)} tokens, the context holds {self._context}")
+        return await self._queue.submit(_Request(prompt, sampling, min(sampling.max_tokens, room), seed))
+
+    @torch.inference_mode()
+    def _run(self, requests: list[_Request]) -> list[Completion]:
+        width = max(len(r.prompt) for r in requests)
+        padding = [width - len(r.prompt) for r in requests]
+        device = self._model.device
+        padded = zip(padding, requests, strict=True)
+        ids = torch.tensor([[self._pad] * p + r.prompt for p, r in padded], device=device)
+        mask = torch.arange(width, device=device) >= torch.tensor(padding, device=device)[:, None]
+        output = self._model.generate(
+            input_ids=ids,
+            attention_mask=mask.long(),
+            generation_config=GenerationConfig(
+                do_sample=False,  # _SeededSampling has drawn the token already
+                max_new_tokens=max(r.max_tokens for r in requests),
+                eos_token_id=sorted(self._eos) or None,
+                pad_token_id=self._pad,
+            ),
+            logits_processor=LogitsProcessorList([_SeededSampling(requests, device)]),
+            stopping_criteria=StoppingCriteriaList([_RowEnds(requests, width, self._tokenizer, device)]),
+        )
+        return [self._completion(r, new) for r, new in zip(requests, output[:, width:].tolist(), strict=True)]
+
+    def _completion(self, request: _Request, new: list[int]) -> Completion:
+        end = next((i + 1 for i, token in enumerate(new) if token in self._eos), None)
+        ids = new[: request.max_tokens if end is None else min(end, request.max_tokens)]
+        text = self._tokenizer.decode(ids, skip_special_tokens=True)
+        found = [at for stop in request.sampling.stop if (at := text.find(stop)) >= 0]
+        ended = bool(found) or (end is not None and end <= request.max_tokens)
+        return Completion(
+            text=text[: min(found)] if found else text,
+            finish_reason="stop" if ended else "length",
+            prompt_tokens=len(request.prompt),
+            completion_tokens=len(ids),
+            flops=self._flops(len(request.prompt) + len(ids)),
+        )
+
+
+_ENGINES: WeakValueDictionary[tuple[str, str, str | None, int], _Engine] = WeakValueDictionary()
+
+
+class _SeededSampling(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped here
+    """Draws each row's token from that row's own seed: one uniform number per token, through the inverse CDF.
+
+    transformers samples a whole batch from one generator, so that a row's text would depend on its neighbours.
+    """
+
+    def __init__(self, requests: list[_Request], device: torch.device) -> None:
+        self._generators = [random.Random(r.seed) for r in requests]
+        self._greedy = torch.tensor([[r.sampling.temperature == 0] for r in requests], device=device)
+        self._temperature = torch.tensor([[r.sampling.temperature or 1.0] for r in requests], device=device)
+        self._top_p = torch.tensor([[r.sampling.top_p] for r in requests], device=device)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # [B, V] -> [B, V]
+        probabilities = torch.softmax(scores.float() / self._temperature, dim=-1)
+        if bool((self._top_p < 1).any()):
+            ordered, order = probabilities.sort(dim=-1, descending=True)
+            outside = ordered.cumsum(dim=-1) - ordered >= self._top_p
+            probabilities = probabilities.scatter(1, order, ordered.masked_fill(outside, 0.0))
+        cdf = probabilities.double().cumsum(dim=-1)
+        uniform = torch.tensor([[g.random()] for g in self._generators], dtype=torch.float64, device=scores.device)
+        drawn = torch.searchsorted(cdf, uniform * cdf[:, -1:], right=True).clamp_max(scores.shape[-1] - 1)
+        token = torch.where(self._greedy, scores.argmax(dim=-1, keepdim=True), drawn)
+        return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
+
+
+class _RowEnds(StoppingCriteria):  # type: ignore[misc]
+    """Ends each row at its own max_tokens and stop texts."""
+
+    def __init__(self, requests: list[_Request], prompt_width: int, tokenizer: Any, device: torch.device) -> None:
+        self._limit = torch.tensor([r.max_tokens for r in requests], device=device)
+        self._stops = [(row, r.sampling.stop) for row, r in enumerate(requests) if r.sampling.stop]
+        self._prompt_width = prompt_width
+        self._tokenizer = tokenizer
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:  # [B, T] -> [B]
+        ended = input_ids.shape[1] - self._prompt_width >= self._limit
+        for row, stops in self._stops:
+            # a stop text has just been completed, if at all; it spans at most as many tokens as characters
+            tail = max(self._prompt_width, input_ids.shape[1] - max(map(len, stops)))
+            text = self._tokenizer.decode(input_ids[row, tail:])
+            ended[row] |= any(stop in text for stop in stops)
+        return ended

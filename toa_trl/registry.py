@@ -1,0 +1,61 @@
+"""Building things from configuration entries: every unknown or missing key is an error that names the nearest known one."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from toa_trl.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def choose(place: str, key: str, options: Mapping[str, T], name: object) -> T:
+    """`options[name]`.
+
+    Raises:
+        ConfigError: there is no such option; the message names `place`, `key` and what there is.
+    """
+    if not isinstance(name, str) or name not in options:
+        raise ConfigError(
+            f"{place}: {key} {name!r} is not known; choose one of {', '.join(options)}{_nearest(name, options)}"
+        )
+    return options[name]
+
+
+def construct(place: str, factory: Callable[..., T], *args: Any, params: Mapping[str, Any]) -> T:
+    """`factory(*args, **params)`, where `params` come from a configuration.
+
+    Raises:
+        ConfigError: `params` is no mapping, or has a key that the factory does not know, or lacks one that it needs.
+    """
+    if not isinstance(params, Mapping):
+        raise ConfigError(f"{place}: a mapping of keys to values is needed, not {params!r}")
+    parameters = list(inspect.signature(factory).parameters.values())
+    settable = [p for p in parameters[len(args) :] if p.kind is not p.VAR_POSITIONAL]
+    check_keys(place, params, [p.name for p in settable])
+    if missing := [p.name for p in settable if p.default is p.empty and p.name not in params]:
+        raise ConfigError(f"{place}: the key {missing[0]!r} is missing")
+    try:
+        return factory(*args, **params)
+    except TypeError as error:  # a value of another type than the factory can work with
+        raise ConfigError(f"{place}: {error}") from error
+
+
+def check_keys(place: str, given: Iterable[object], known: Iterable[str]) -> None:
+    """Raises:
+    ConfigError: one of the given keys is not known.
+    """
+    known = list(known)
+    for key in given:
+        if key not in known:
+            raise ConfigError(
+                f"{place}: unknown key {key!r}; known: {', '.join(known) or 'none'}{_nearest(key, known)}"
+            )
+
+
+def _nearest(name: object, known: Iterable[str]) -> str:
+    match = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" (did you mean {match[0]!r}?)" if match else ""
