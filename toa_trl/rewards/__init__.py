@@ -1,0 +1,33 @@
+"""How good is it? `make_reward` builds a reward model from its configuration entry; one kind, one file, one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+from toa_trl.errors import ConfigError
+from toa_trl.registry import choose, construct
+from toa_trl.rewards.base import RewardModel
+
+KINDS = {  # imported when asked for: torch is not loaded for a reward function
+    "classifier": "toa_trl.rewards.classifier:ClassifierReward",
+    "likelihood": "toa_trl.rewards.likelihood:LikelihoodReward",
+    "function": "toa_trl.rewards.function:FunctionReward",
+}
+
+__all__ = ["KINDS", "RewardModel", "make_reward"]
+
+
+def make_reward(entry: Mapping[str, Any]) -> RewardModel:
+    """A reward model from an entry {kind, ...}; the further keys are the arguments of the kind's class.
+
+    Raises:
+        ConfigError: an unknown kind or key, a missing one, or a model that cannot be loaded.
+    """
+    if not isinstance(entry, Mapping) or "kind" not in entry:
+        raise ConfigError(f"reward: an entry needs a kind ({', '.join(KINDS)}), not {entry!r}")
+    module, _, attribute = choose("reward", "kind", KINDS, entry["kind"]).partition(":")
+    factory: Callable[..., RewardModel] = getattr(import_module(module), attribute)
+    place = f"reward {entry['kind']!r}"
+    return construct(place, factory, params={key: value for key, value in entry.items() if key != "kind"})

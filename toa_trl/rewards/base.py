@@ -1,0 +1,38 @@
+"""How good is it? One method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any, Protocol
+
+from toa_trl.errors import RewardError
+from toa_trl.types import Prompt, Score
+
+
+class RewardModel(Protocol):
+    """Scores responses to a prompt. One that holds connections may have a coroutine `aclose()` as well."""
+
+    async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
+        """Raw rewards, one per response, of R(x, response): never of a refinement prompt.
+
+        A `Score` instead of a plain float tells its FLOPs too.
+
+        Raises:
+            RewardError: a response could not be scored. Never a number that stands for a failure.
+        """
+
+
+def check_scores(place: str, scores: Any, count: int) -> list[float]:
+    """The scores, if they are `count` finite numbers.
+
+    Raises:
+        RewardError: they are not.
+    """
+    if not isinstance(scores, list | tuple) or len(scores) != count:
+        raise RewardError(f"{place}: {count} scores were needed, not {scores!r}")
+    for score in scores:
+        if not isinstance(score, Real) or not math.isfinite(score):
+            raise RewardError(f"{place}: a finite number was needed, not {score!r}")
+    return [score if isinstance(score, Score) else float(score) for score in scores]
