@@ -41,7 +41,9 @@ class Templates:
             path = folder / f"{name}.txt"
             if not path.is_file():
                 known = ", ".join(sorted(p.name for p in BUILT_IN.iterdir()))
-                raise ConfigError(f"task {task!r}: {path} is missing; name a built-in task ({known}) or a folder with it")
+                raise ConfigError(
+                    f"task {task!r}: {path} is missing; name a built-in task ({known}) or a folder with it"
+                )
             texts[name] = path.read_text(encoding="utf-8").rstrip("\n")
             for field in fields:
                 if f"{{{field}}}" not in texts[name]:

@@ -89,7 +89,9 @@ class TOA(Search):
             raise ConfigError(f"top_k: a whole number >= 1 is needed, not {top_k!r}")
         self.width, self.alpha, self.tau, self.top_k = width, alpha, tau, top_k
         self._roots = [_Arm(agent=agent) for agent in self.agents]
-        self._num_at_depth: dict[int, int] = {}  # responses, in flight included: a counter, so that a play's cost is flat
+        self._num_at_depth: dict[
+            int, int
+        ] = {}  # responses, in flight included: a counter, so that a play's cost is flat
         self._in_flight: dict[int, _Arm] = {}
         self._responses: dict[int, _Response] = {}
 
