@@ -1,0 +1,29 @@
+"""toa_trl: better training data than any one model gives.
+
+Several language models work on each prompt together; a Monte Carlo tree search guided by a reward model decides which
+model answers next and which earlier response it improves (TOA, arXiv 2412.17061). The rollouts become data sets for
+TRL's trainers. Importing this package loads neither torch nor trl.
+"""
+
+from toa_trl.errors import AgentError, ConfigError, JournalError, RewardError, SearchError, ToaError
+from toa_trl.sampler import Rollouts, TOASampler
+from toa_trl.types import Action, Completion, Message, Play, Prompt, Rollout, Sampling, Score
+
+__all__ = [
+    "Action",
+    "AgentError",
+    "Completion",
+    "ConfigError",
+    "JournalError",
+    "Message",
+    "Play",
+    "Prompt",
+    "RewardError",
+    "Rollout",
+    "Rollouts",
+    "Sampling",
+    "Score",
+    "SearchError",
+    "TOASampler",
+    "ToaError",
+]

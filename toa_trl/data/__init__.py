@@ -1,0 +1,1 @@
+"""Prompts in, training data out: rollouts become SFT rows, preference rows and parquet files that TRL and datasets read."""

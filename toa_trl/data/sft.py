@@ -1,0 +1,77 @@
+"""Rollouts -> rows for supervised fine-tuning: per prompt the response with the highest reward (paper, section 4.3)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from toa_trl.errors import ConfigError
+from toa_trl.types import Play, Rollout, as_dicts
+
+
+def sft_rows(
+    rollouts: Iterable[Rollout], *, top_k: int = 1, keep_truncated: bool = False
+) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """Rows in TRL's conversational prompt-completion format, and why prompts gave none.
+
+    Args:
+        rollouts: of a run.
+        top_k: responses per prompt, best first, no text twice.
+        keep_truncated: take responses that max_tokens cut short, too.
+
+    Returns:
+        Rows {prompt, completion, prompt_id, reward, rank, agent, play}, and a count of prompts by reason.
+
+    Raises:
+        ConfigError: top_k < 1.
+    """
+    if not isinstance(top_k, int) or top_k < 1:
+        raise ConfigError(f"sft: top_k must be a whole number >= 1, not {top_k!r}")
+    rows, dropped = list[dict[str, Any]](), Counter[str]()
+    for rollout in rollouts:
+        best: dict[str, tuple[int, Play]] = {}
+        for rank, play in usable(rollout, keep_truncated):
+            if len(best) < top_k:
+                best.setdefault(text(play), (rank, play))
+        if not best:
+            dropped[no_response(rollout)] += 1
+        rows.extend(
+            {
+                "prompt": as_dicts(rollout.prompt.messages),
+                "completion": assistant(play),
+                "prompt_id": rollout.prompt.id,
+                "reward": play.reward,
+                "rank": rank,
+                "agent": play.action.agent,
+                "play": play.index,
+            }
+            for rank, play in best.values()
+        )
+    return rows, dropped
+
+
+def usable(rollout: Rollout, keep_truncated: bool) -> list[tuple[int, Play]]:
+    """(rank, play) of the scored plays, best first, where rank 1 is the best of all; truncated ones are left out."""
+    ranked = enumerate(rollout.ranked, 1)
+    return [(rank, p) for rank, p in ranked if keep_truncated or p.completion is None or not truncated(p)]
+
+
+def truncated(play: Play) -> bool:
+    """Whether max_tokens cut the response short."""
+    return play.completion is not None and play.completion.finish_reason == "length"
+
+
+def no_response(rollout: Rollout) -> str:
+    """Why a prompt without usable plays has none."""
+    return "every response was truncated" if rollout.scored else "no play was scored"
+
+
+def text(play: Play) -> str:
+    """The response, without space around it."""
+    return play.completion.text.strip() if play.completion else ""
+
+
+def assistant(play: Play) -> list[dict[str, str]]:
+    """The response as TRL's conversational completion."""
+    return [{"role": "assistant", "content": play.completion.text if play.completion else ""}]

@@ -1,0 +1,149 @@
+"""Rows as datasets and as parquet files that load_dataset and TRL's own scripts read."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from toa_trl.types import Rollout, as_dicts
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+MESSAGES = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
+ROLLOUTS = pa.schema(
+    {
+        "prompt_id": pa.string(),
+        "prompt": MESSAGES,
+        "metadata": pa.string(),  # JSON
+        "play": pa.int64(),
+        "agent": pa.string(),
+        "kind": pa.string(),
+        "refs": pa.list_(pa.int64()),
+        "parent": pa.int64(),
+        "depth": pa.int64(),
+        "response": pa.string(),
+        "reward": pa.float64(),
+        "finish_reason": pa.string(),
+        "prompt_tokens": pa.int64(),
+        "completion_tokens": pa.int64(),
+        "flops": pa.float64(),
+        "reward_flops": pa.float64(),
+        "seed": pa.int64(),
+        "error": pa.string(),
+    }
+)
+SFT = pa.schema(
+    {
+        "prompt": MESSAGES,
+        "completion": MESSAGES,
+        "prompt_id": pa.string(),
+        "reward": pa.float64(),
+        "rank": pa.int64(),
+        "agent": pa.string(),
+        "play": pa.int64(),
+    }
+)
+PREFERENCE = pa.schema(
+    {
+        "prompt": MESSAGES,
+        "chosen": MESSAGES,
+        "rejected": MESSAGES,
+        "prompt_id": pa.string(),
+        "chosen_reward": pa.float64(),
+        "rejected_reward": pa.float64(),
+        "chosen_rank": pa.int64(),
+        "rejected_rank": pa.int64(),
+        "chosen_agent": pa.string(),
+        "rejected_agent": pa.string(),
+        "chosen_play": pa.int64(),
+        "rejected_play": pa.int64(),
+    }
+)
+ROWS_PER_FILE = 200_000
+ROWS_PER_BATCH = 2_000
+
+
+def rollout_rows(rollouts: Iterable[Rollout]) -> Iterator[dict[str, Any]]:
+    """A row per play, failed ones included."""
+    for rollout in rollouts:
+        prompt, metadata = (
+            as_dicts(rollout.prompt.messages),
+            json.dumps(dict(rollout.prompt.metadata), ensure_ascii=False),
+        )
+        for play in rollout.plays:
+            action, done = play.action, play.completion
+            yield {
+                "prompt_id": rollout.prompt.id,
+                "prompt": prompt,
+                "metadata": metadata,
+                "play": play.index,
+                "agent": action.agent,
+                "kind": action.kind,
+                "refs": list(action.refs),
+                "parent": action.parent,
+                "depth": action.depth,
+                "response": done.text if done else None,
+                "reward": play.reward,
+                "finish_reason": done.finish_reason if done else None,
+                "prompt_tokens": done.prompt_tokens if done else None,
+                "completion_tokens": done.completion_tokens if done else None,
+                "flops": done.flops if done else None,
+                "reward_flops": play.reward_flops,
+                "seed": play.seed,
+                "error": play.error,
+            }
+
+
+def as_dataset(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Dataset:
+    """The rows as a `datasets.Dataset` in memory."""
+    from datasets import Dataset
+
+    return Dataset(pa.Table.from_batches(_batches(rows, schema), schema=schema))
+
+
+def write_parquet(rows: Iterable[dict[str, Any]], schema: pa.Schema, folder: Path) -> int:
+    """Write the rows as train-*.parquet and replace the folder at the end; memory does not grow with their number.
+
+    Returns:
+        The number of rows.
+    """
+    fresh = folder.with_name(folder.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    paths, num_rows, writer = list[Path](), 0, None
+    try:
+        for batch in _batches(rows, schema):
+            if writer is None or num_rows // ROWS_PER_FILE >= len(paths):
+                if writer is not None:
+                    writer.close()
+                paths.append(fresh / f"{len(paths):05d}.parquet")
+                writer = pq.ParquetWriter(paths[-1], schema, compression="zstd")
+            writer.write_batch(batch)
+            num_rows += batch.num_rows
+    finally:
+        if writer is not None:
+            writer.close()
+    for number, path in enumerate(paths):
+        path.rename(fresh / f"train-{number:05d}-of-{len(paths):05d}.parquet")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(fresh, folder)
+    return num_rows
+
+
+def _batches(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    rows = iter(rows)
+    chunk = list(islice(rows, ROWS_PER_BATCH))
+    while True:  # an empty data set is still one batch, with its columns
+        yield pa.RecordBatch.from_pylist(chunk, schema=schema)
+        chunk = list(islice(rows, ROWS_PER_BATCH))
+        if not chunk:
+            return

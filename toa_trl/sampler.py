@@ -1,0 +1,342 @@
+"""The public face: `TOASampler` samples, `Rollouts` are what it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+
+from toa_trl.agents import Agent, make_agent, make_sampling
+from toa_trl.data.card import write_card
+from toa_trl.data.preference import preference_rows
+from toa_trl.data.prompts import as_prompts
+from toa_trl.data.sft import sft_rows
+from toa_trl.data.tables import PREFERENCE, ROLLOUTS, SFT, as_dataset, rollout_rows, write_parquet
+from toa_trl.errors import ConfigError, ToaError
+from toa_trl.journal import Journal
+from toa_trl.prompts import Templates
+from toa_trl.registry import construct
+from toa_trl.rewards import RewardModel, make_reward
+from toa_trl.runner import Runner
+from toa_trl.search import Search, make_search
+from toa_trl.types import Play, Prompt, Rollout, Sampling, as_dicts
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+# keys of an agent or reward entry that say where and how fast, not what: a run may go on with others
+OPERATIONAL = {
+    "base_url",
+    "api_key_env",
+    "device",
+    "max_batch_size",
+    "max_concurrency",
+    "max_attempts",
+    "timeout_s",
+    "latency_s",
+}
+
+
+class TOASampler:
+    """Several models work on each prompt together, guided by a reward model.
+
+    Args:
+        agents: entries {name, engine, model, ...}, or objects with a name and `generate`.
+        reward_model: an entry {kind, model, ...}, an object with `score`, or a function in TRL's reward signature.
+        search: best_of_n, parallel, prs, sequential, moa or toa.
+        budget: scored plays per prompt, >= 1 (paper: 160).
+        search_params: of the search, e.g. {"width": 53, "alpha": 0.01, "tau": 0.1} of toa.
+        seed: of the run.
+        plays_in_flight: per prompt; with 1 a run is reproducible whatever the scheduling.
+        prompts_in_flight: prompts worked on at once; they fill the batches of in-process models.
+        sampling: of all agents; an agent's own entry may change it.
+        task: whose words ask for refinements: "chat", or a folder with refine.txt, aggregate.txt and draft.txt.
+        progress: show a progress bar.
+
+    Raises:
+        ConfigError: anything of this is not as it should be; the message names it.
+    """
+
+    def __init__(
+        self,
+        agents: Sequence[Agent | Mapping[str, Any]],
+        reward_model: RewardModel | Mapping[str, Any] | Callable[..., Any],
+        search: str = "toa",
+        budget: int = 160,
+        search_params: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        plays_in_flight: int = 1,
+        prompts_in_flight: int = 256,
+        sampling: Sampling | Mapping[str, Any] | None = None,
+        task: str = "chat",
+        progress: bool = True,
+    ) -> None:
+        for name, value in {"plays_in_flight": plays_in_flight, "prompts_in_flight": prompts_in_flight}.items():
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name}: a whole number >= 1 is needed, not {value!r}")
+        names = [str(agent["name"] if isinstance(agent, Mapping) else agent.name) for agent in _named(agents)]
+        params = dict(search_params or {})
+
+        def new_search(seed: int) -> Search:
+            return make_search(search, names, budget, seed, **params)
+
+        new_search(0)  # a mistake in its parameters shall show before models are loaded
+        self._new_search = new_search
+        self._templates = Templates.load(task)
+        self._sampling = (
+            sampling if isinstance(sampling, Sampling) else make_sampling("sampling", Sampling(), sampling or {})
+        )
+        self._budget, self._seed, self._progress = budget, seed, progress
+        self._plays_in_flight, self._prompts_in_flight = plays_in_flight, prompts_in_flight
+        self._agents = {
+            name: make_agent(agent) if isinstance(agent, Mapping) else agent
+            for name, agent in zip(names, agents, strict=True)
+        }
+        if isinstance(reward_model, Mapping):
+            self._reward_model = make_reward(reward_model)
+        elif hasattr(reward_model, "score"):
+            self._reward_model = reward_model
+        else:
+            self._reward_model = make_reward({"kind": "function", "function": reward_model})
+        self._identity = {
+            "search": search,
+            "search_params": params,
+            "budget": budget,
+            "seed": seed,
+            "plays_in_flight": plays_in_flight,
+            "sampling": asdict(self._sampling),
+            "templates": asdict(self._templates),
+            "agents": {name: _identity(agent) for name, agent in zip(names, agents, strict=True)},
+            "reward": _identity(reward_model),
+        }
+
+    def sample(self, prompts: Iterable[Any], output_dir: str | Path | None = None) -> Rollouts:
+        """Spend the budget on every prompt. Called again with the same output_dir it goes on where the journal ends.
+
+        Args:
+            prompts: `Prompt`s, texts, or mappings with a prompt (text or messages), optionally an id, and further
+                columns; a `datasets.Dataset` is such a sequence.
+            output_dir: folder of the run; its journal.sqlite is all that a resume needs. Without one, plays are in memory.
+
+        Raises:
+            ConfigError: a prompt is none, or the journal there is of another configuration (the difference is shown).
+            ToaError: nothing works any more; what was scored is in the journal.
+            KeyboardInterrupt: on Ctrl-C, once everything is in order.
+        """
+        known = as_prompts((f"prompt {number}", prompt) for number, prompt in enumerate(prompts))
+        if not known:
+            raise ConfigError("prompts: there is none")
+        if output_dir is not None:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+        journal = Journal(":memory:" if output_dir is None else Path(output_dir) / "journal.sqlite", create=True)
+        try:
+            journal.begin({**self._identity, "prompts": {"number": len(known), "digest": _digest(known)}}, known)
+            given_up = _run(self._sample(known, journal))
+        except BaseException:
+            journal.close()
+            raise
+        return Rollouts(journal, given_up)
+
+    async def _sample(self, prompts: list[Prompt], journal: Journal) -> list[str]:
+        scored = journal.num_scored()
+        unfinished = [prompt for prompt in prompts if scored.get(prompt.id, 0) < self._budget]
+        failures = Counter[str]()
+        with tqdm(
+            total=len(prompts) * self._budget,
+            initial=sum(scored.values()),
+            desc="plays",
+            unit="play",
+            disable=not self._progress,
+            smoothing=0.05,
+        ) as bar:
+
+            def on_play(play: Play) -> None:
+                if play.error is None:
+                    bar.update()
+                else:
+                    failures[play.error] += 1
+                    bar.set_postfix(failed=failures.total())
+
+            runner = Runner(
+                self._new_search,
+                self._agents,
+                self._reward_model,
+                journal,
+                self._templates,
+                self._sampling,
+                self._seed,
+                self._plays_in_flight,
+                self._prompts_in_flight,
+                on_play,
+            )
+            try:
+                given_up = await runner.run(unfinished)
+            finally:
+                for part in (*self._agents.values(), self._reward_model):
+                    if hasattr(part, "aclose"):
+                        await part.aclose()
+        for reason, count in failures.most_common(5):
+            logger.warning("%d plays failed: %s", count, reason)
+        if given_up and len(given_up) == len(prompts):
+            reason = failures.most_common(1)[0][0]
+            raise ToaError(f"every agent failed on every prompt, most often with: {reason}")
+        return given_up
+
+
+class Rollouts:
+    """Every play of every prompt, read from the journal one prompt at a time."""
+
+    def __init__(self, journal: Journal, given_up: Sequence[str] = ()) -> None:
+        self._journal = journal
+        self.given_up = tuple(given_up)  # ids of prompts on which every agent kept failing
+
+    @classmethod
+    def load(cls, run_dir: str | Path) -> Rollouts:
+        """The rollouts of a run's folder, finished or not.
+
+        Raises:
+            ConfigError: there is no journal.
+        """
+        return cls(Journal(Path(run_dir) / "journal.sqlite", lock=False))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the run's result, as JSON values; an empty mapping before it was begun."""
+        return self._journal.identity
+
+    @property
+    def unfinished(self) -> int:
+        """Prompts whose budget is not spent."""
+        scored, budget = self._journal.num_scored(), self.identity.get("budget", 0)
+        return len(self) - sum(count >= budget for count in scored.values())
+
+    def __iter__(self) -> Iterator[Rollout]:
+        return self._journal.rollouts()
+
+    def __len__(self) -> int:
+        return self._journal.counts().num_prompts
+
+    def to_dataset(self) -> Dataset:
+        """A row per play, as in the run's rollouts/*.parquet."""
+        return as_dataset(rollout_rows(self), ROLLOUTS)
+
+    def to_sft(self, **params: Any) -> Dataset:
+        """A row per prompt: see `toa_trl.data.sft.sft_rows` for `top_k` and `keep_truncated`."""
+        rows, dropped = construct("sft", sft_rows, self, params=params)
+        return as_dataset(_some("SFT", rows, dropped), SFT)
+
+    def to_preference(self, rejected_rank: int | float = 30, **params: Any) -> Dataset:
+        """A pair per prompt: see `toa_trl.data.preference.preference_rows` for the policies and their parameters."""
+        params = {"rejected_rank": rejected_rank, **params}
+        rows, dropped = construct("preference", preference_rows, self, params=params)
+        return as_dataset(_some("preference", rows, dropped), PREFERENCE)
+
+    def save(
+        self,
+        run_dir: str | Path,
+        sft: Mapping[str, Any] | None = None,
+        preference: Mapping[str, Any] | None = None,
+    ) -> dict[str, Counter[str]]:
+        """Write rollouts/, sft/, dpo/ and README.md (the data set card) into the run's folder.
+
+        Args:
+            run_dir: the folder.
+            sft: parameters as of `to_sft`.
+            preference: parameters as of `to_preference`.
+
+        Returns:
+            For "sft" and "dpo", how many prompts gave no row, by reason.
+        """
+        run_dir = Path(run_dir)
+        sft_data, no_sft = construct("sft", sft_rows, self, params=sft or {})
+        pairs, no_pair = construct("preference", preference_rows, self, params=preference or {})
+        num_rows = {
+            "rollouts": write_parquet(rollout_rows(self), ROLLOUTS, run_dir / "rollouts"),
+            "sft": write_parquet(sft_data, SFT, run_dir / "sft"),
+            "dpo": write_parquet(pairs, PREFERENCE, run_dir / "dpo"),
+        }
+        dropped = {"sft": no_sft, "dpo": no_pair}
+        params = {"sft": dict(sft or {}), "dpo": dict(preference or {})}
+        write_card(run_dir / "README.md", self._journal.identity, self._journal.counts(), num_rows, dropped, params)
+        return dropped
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool | None = None, token: str | None = None, **params: Any
+    ) -> None:
+        """Push the configurations rollouts, sft and dpo of one data set.
+
+        Args:
+            repo_id: e.g. "me/my-data".
+            private: whether a new data set is private; None leaves it to the organisation's default.
+            token: with write access; default: that of `hf auth login`.
+            params: `sft` and `preference`, mappings as of `save`.
+        """
+        sft, preference = dict(params.pop("sft", {})), dict(params.pop("preference", {}))
+        parts = {"sft": self.to_sft(**sft), "dpo": self.to_preference(**preference), "rollouts": self.to_dataset()}
+        for name, part in parts.items():
+            part.push_to_hub(
+                repo_id, config_name=name, set_default=name == "sft", private=private, token=token, **params
+            )
+
+
+def _named(agents: Sequence[Agent | Mapping[str, Any]]) -> Sequence[Any]:
+    for agent in agents:
+        if (isinstance(agent, Mapping) and "name" not in agent) or not (
+            isinstance(agent, Mapping) or hasattr(agent, "name")
+        ):
+            raise ConfigError(f"agents: an entry needs a name and an engine, not {agent!r}")
+    return agents
+
+
+def _identity(part: Any) -> Any:
+    """What decides a part's answers: its entry, the `identity` that an object may have, or its name."""
+    part = getattr(part, "identity", part)
+    if isinstance(part, Mapping):
+        return {key: value for key, value in part.items() if key not in OPERATIONAL}
+    return getattr(part, "__qualname__", type(part).__qualname__)
+
+
+def _digest(prompts: Iterable[Prompt]) -> str:
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        digest.update(json.dumps([prompt.id, as_dicts(prompt.messages)]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _some(kind: str, rows: list[dict[str, Any]], dropped: Counter[str]) -> list[dict[str, Any]]:
+    reasons = ", ".join(f"{count} x {reason}" for reason, count in dropped.most_common())
+    if not rows:
+        raise ConfigError(f"no prompt gives a {kind} row: {reasons}")
+    if dropped:
+        logger.warning("%d prompts give no %s row: %s", dropped.total(), kind, reasons)
+    return rows
+
+
+def _run(sampling: Coroutine[Any, Any, list[str]]) -> list[str]:
+    """Run to the end, in a thread of its own where this one has an event loop already (a notebook)."""
+
+    async def until_signal() -> list[str]:
+        if threading.current_thread() is threading.main_thread():
+            # SIGTERM ends a run in order, as asyncio.run does for Ctrl-C
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
+        return await sampling
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(until_signal())
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, until_signal()).result()
