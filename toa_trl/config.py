@@ -1,0 +1,146 @@
+"""The configuration of a sampling run: one dataclass, read by TrlParser, so that every key is also an option."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Optional
+
+import yaml
+
+from toa_trl.cli import structure
+from toa_trl.data.prompts import load_prompts
+from toa_trl.errors import ConfigError
+from toa_trl.sampler import TOASampler
+from toa_trl.types import Prompt
+
+PACKAGES = ("toa_trl", "torch", "transformers", "trl", "datasets", "accelerate", "peft")
+
+
+def structured(default: str, help: str) -> Any:
+    """A field that holds a mapping or a list: YAML in the configuration, YAML or JSON in one argument."""
+    return field(default=default, metadata={"help": f"{help} On the command line: YAML or JSON in one argument."})
+
+
+@dataclass
+class PromptArguments:
+    """Which prompts."""
+
+    prompts: str = field(
+        default="",
+        metadata={"help": "JSONL or parquet file, folder or Hub name; columns prompt, optionally id, others."},
+    )
+    prompts_split: str = field(default="train", metadata={"help": "Split of a folder or Hub data set."})
+    num_prompts: Optional[int] = field(default=None, metadata={"help": "Take the first so many. Default: all."})  # noqa: UP045
+
+    def load_prompts(self) -> list[Prompt]:
+        """The prompts.
+
+        Raises:
+            ConfigError: see `toa_trl.data.prompts.load_prompts`.
+        """
+        if not self.prompts:
+            raise ConfigError("prompts: the key is missing; name a JSONL or parquet file, a folder or a Hub data set")
+        if self.num_prompts is not None and self.num_prompts < 1:
+            raise ConfigError(f"num_prompts: must be >= 1, not {self.num_prompts}")
+        return load_prompts(self.prompts, self.prompts_split, self.num_prompts)
+
+
+@dataclass
+class SamplingArguments(PromptArguments):
+    """Who works on the prompts, and how."""
+
+    agents: str = structured("[]", "List of agents: {name, engine: transformers | openai | scripted, model, ...}.")
+    reward: str = structured("{}", "Reward model: {kind: classifier | likelihood | function, ...}.")
+    sampling: str = structured("{}", "Of all agents: {temperature, top_p, max_tokens, stop}.")
+    task: str = field(
+        default="chat",
+        metadata={"help": "chat, or a folder with refine.txt, aggregate.txt and draft.txt: how drafts are shown."},
+    )
+    seed: int = field(default=0, metadata={"help": "Of the run; everything random comes from it."})
+    plays_in_flight: int = field(default=1, metadata={"help": "Per prompt. With 1, a run is reproducible."})
+    prompts_in_flight: int = field(default=256, metadata={"help": "Prompts worked on at once."})
+
+    def __post_init__(self) -> None:
+        for key in ("agents", "reward", "sampling"):
+            setattr(self, key, structure(key, getattr(self, key)))
+        for key, kind in {"agents": list, "reward": dict, "sampling": dict}.items():
+            if not isinstance(getattr(self, key), kind):
+                raise ConfigError(f"{key}: a {kind.__name__} is needed, not {getattr(self, key)!r}")
+
+    def sampler(self, agents: Any, reward_model: Any, search: str, budget: int, search_params: Any) -> TOASampler:
+        """A sampler with these settings; agents and reward model may be built already.
+
+        Raises:
+            ConfigError: see `TOASampler`.
+        """
+        return TOASampler(
+            agents,
+            reward_model,
+            search,
+            budget,
+            search_params,
+            self.seed,
+            self.plays_in_flight,
+            self.prompts_in_flight,
+            self.sampling,  # type: ignore[arg-type]  # a mapping since __post_init__
+            self.task,
+        )
+
+
+@dataclass
+class SynthesisArguments(SamplingArguments):
+    """A run: prompts in, rollouts and data sets out."""
+
+    search: str = field(default="toa", metadata={"help": "best_of_n, parallel, prs, sequential, moa or toa."})
+    search_params: str = structured("{}", "Of the search; of toa: {width, alpha, tau, top_k}.")
+    budget: int = field(default=160, metadata={"help": "Scored plays per prompt (the paper: 160)."})
+    sft: str = structured("{}", "How SFT rows are made: {top_k, keep_truncated}.")
+    preference: str = structured(
+        "{}",
+        "How pairs are made: {policy: rank | worst | margin | same_parent | cross_agent, rejected_rank, margin, "
+        "keep_truncated}.",
+    )
+    output_dir: str = field(default="", metadata={"help": "Folder of the run."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("search_params", "sft", "preference"):
+            setattr(self, key, structure(key, getattr(self, key)))
+        if not self.output_dir:
+            raise ConfigError("output_dir: the key is missing; name the folder that the run is written to")
+
+
+def write_run_yaml(path: Path, config: Any, identity: Mapping[str, Any], **facts: Any) -> None:
+    """Write the resolved configuration, the versions of the packages and the run's fingerprint, and further facts."""
+    content = {
+        **asdict(config),
+        "fingerprint": hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16],
+        "versions": {"python": platform.python_version(), **_versions(PACKAGES)},
+        **facts,
+    }
+    fresh = path.with_suffix(".new")
+    fresh.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8")
+    os.replace(fresh, path)
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,1 @@
+"""Is the student better? And is one search better than another, at equal compute?"""

@@ -1,0 +1,101 @@
+"""Searches against one another on the same problems: what each reaches at a budget, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import mean
+from typing import Any
+
+from toa_trl.agents import Agent
+from toa_trl.evaluation.intervals import bootstrap
+from toa_trl.rewards import RewardModel
+from toa_trl.types import Completion, Message, Prompt, Rollout, Sampling
+
+TOP = 10
+
+
+async def summarize(rollouts: Iterable[Rollout], verifier: RewardModel) -> dict[str, Any]:
+    """What one search reached, as means over prompts with 95 % bootstrap intervals.
+
+    Args:
+        rollouts: of the search, each with at least one scored play.
+        verifier: 1 for a right response, 0 for a wrong one. The search has not seen it.
+
+    Returns:
+        accuracy (of the response with the best reward), oracle_accuracy (any response is right), mean_best_reward,
+        mean_top10_reward (of the 10 best, or of all where there are fewer), each of them with "<name>_interval" (of the
+        accuracy plainly "interval"), and per prompt tokens, flops and reward_flops.
+    """
+    best_right, any_right, best, top, tokens, flops, reward_flops = ([] for _ in range(7))
+    for rollout in rollouts:
+        plays = rollout.ranked
+        done = [play.completion for play in plays if play.completion is not None]
+        right = await verifier.score(rollout.prompt, [completion.text for completion in done])
+        rewards = [play.reward for play in plays if play.reward is not None]
+        best_right.append(right[0])
+        any_right.append(max(right))
+        best.append(rewards[0])
+        top.append(mean(rewards[:TOP]))
+        tokens.append(sum(completion.prompt_tokens + completion.completion_tokens for completion in done))
+        flops.append(sum(completion.flops or 0.0 for completion in done))
+        reward_flops.append(sum(play.reward_flops or 0.0 for play in plays))
+    return {
+        "accuracy": mean(best_right),
+        "interval": bootstrap(best_right),
+        "oracle_accuracy": mean(any_right),
+        "oracle_accuracy_interval": bootstrap(any_right),
+        "mean_best_reward": mean(best),
+        "mean_best_reward_interval": bootstrap(best),
+        "mean_top10_reward": mean(top),
+        "mean_top10_reward_interval": bootstrap(top),
+        "tokens": mean(tokens),
+        "flops": mean(flops),
+        "reward_flops": mean(reward_flops),
+        "num_problems": len(best),
+    }
+
+
+class RememberingAgent:
+    """Answers what it was asked before, with the same seed, from memory.
+
+    The seed of a play comes from (run seed, prompt, play) and not from the search, so that the searches of a comparison
+    share many plays to the letter. Their costs are counted each time all the same.
+
+    Args:
+        agent: who answers.
+        identity: what decides its answers, for the journal of a run.
+    """
+
+    def __init__(self, agent: Agent, identity: Any) -> None:
+        self.name = agent.name
+        self.identity = identity
+        self._agent = agent
+        self._known: dict[tuple[tuple[Message, ...], Sampling, int], Completion] = {}
+
+    async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+        """See `Agent`."""
+        key = (tuple(messages), sampling, seed)
+        if key not in self._known:
+            self._known[key] = await self._agent.generate(messages, sampling=sampling, seed=seed)
+        return self._known[key]
+
+    async def aclose(self) -> None:
+        """Close what the agent holds."""
+        if hasattr(self._agent, "aclose"):
+            await self._agent.aclose()
+
+
+class RememberingReward:
+    """The reward model's counterpart of `RememberingAgent`; a reward has no seed."""
+
+    def __init__(self, reward_model: RewardModel, identity: Any) -> None:
+        self.identity = identity
+        self._reward_model = reward_model
+        self._known: dict[tuple[str, str], float] = {}
+
+    async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
+        """See `RewardModel`."""
+        if missing := [text for text in responses if (prompt.id, text) not in self._known]:
+            for text, reward in zip(missing, await self._reward_model.score(prompt, missing), strict=True):
+                self._known[prompt.id, text] = reward
+        return [self._known[prompt.id, text] for text in responses]
