@@ -1,0 +1,98 @@
+"""The report in a real browser: it opens from disk without an error, and its tree can be read."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toa_trl.report import write_report
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (pip install 'toa_trl[dev]')")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+DRIVER = shutil.which("chromedriver")
+OPTIONS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--window-size=1300,900"),
+)
+READ_ALL = """
+return [...document.querySelectorAll("#drawing .node")].map((node) => {
+  node.dispatchEvent(new MouseEvent("click"));
+  return document.getElementById("response").textContent;
+});
+"""
+pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed")
+
+
+@pytest.fixture(name="browser")
+def _browser(tmp_path: Path) -> Iterator[Any]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for option in (*OPTIONS, f"--user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(option)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def test_the_tree_can_be_read(
+    tmp_path: Path, write_run: Callable[..., Any], results: dict[str, Any], browser: Any
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    agents = ["adder", "a_very_long_name/Meta-Llama-3.1-8B-Instruct_of_somebody", "taker"]
+    rows = write_run(folder, num_prompts=6, budget=40, failures=0.05, agents=agents)
+    title = "run: report of a toa_trl run"
+    browser.get(write_report(folder, results=results).as_uri())
+
+    def plays(prompt: str) -> list[dict[str, Any]]:
+        return [row for row in rows if row["prompt_id"] == prompt]
+
+    def find(css: str) -> Any:
+        return browser.find_element("css selector", css)
+
+    def check_tree(prompt: str) -> None:
+        own = plays(prompt)
+        nodes = browser.find_elements("css selector", "#drawing .node")
+        assert len(nodes) == len(own)
+        count = "return document.querySelectorAll(arguments[0]).length"
+        fresh = sum(row["kind"] == "answer" and row["parent"] is not None and row["reward"] is not None for row in own)
+        assert browser.execute_script(count, "#drawing .shape.fresh") == fresh
+        assert browser.execute_script(count, "#drawing .failed") == sum(row["reward"] is None for row in own)
+        best = min((row for row in own if row["reward"] is not None), key=lambda row: (-row["reward"], row["play"]))
+        assert find("#who").text.startswith(f"Play {best['play']}: ")
+        assert find("#drawing .node.on").get_attribute("data-play") == str(best["play"])
+        # every play, hostile ones too, is text and nothing else
+        shown = browser.execute_script(READ_ALL)
+        assert shown == [
+            row["error"] if row["response"] is None else row["response"] or "(an empty response)" for row in own
+        ]
+        assert browser.execute_script(count, "#panel img, #panel script, #asked script") == 0
+
+    check_tree("synthesis-000")
+    find("#drawing .node:not(.on)").click()
+    assert find("#drawing .node.on").get_attribute("data-play") == "0"
+    assert find("#what").text.startswith("reward")
+    find("#drawing .node.on").send_keys("\ue014")  # right arrow: the next play of this depth
+    assert find("#drawing .node.on").get_attribute("data-play") != "0"
+    assert browser.switch_to.active_element.get_attribute("data-play") == find("#drawing .node.on").get_attribute(
+        "data-play"
+    )
+
+    find("#after").click()
+    check_tree("synthesis-001")
+    find("#find").send_keys("synthesis-004")
+    check_tree("synthesis-004")
+    find("#find").send_keys("\b-no-such-prompt")
+    find("#after").click()  # nothing to go to, and no error
+
+    assert browser.title == title  # no response ran
+    assert browser.get_log("browser") == []
+    for width in (360, 1400):
+        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width

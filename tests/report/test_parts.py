@@ -1,0 +1,109 @@
+"""The parts of the report by themselves: streaming, the curve, the paper's figure."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from toa_trl.report import comparison_figure, figures, rollouts
+from toa_trl.report.outcome import length_bias
+from toa_trl.report.training import Column
+from toa_trl.report.trees import choose_prompts
+
+REWARDS = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=6)
+
+
+@given(st.lists(REWARDS, min_size=1, max_size=6))
+@settings(max_examples=50, deadline=None)
+def test_a_prompt_with_fewer_plays_keeps_its_best(prompts: list[list[float]]) -> None:
+    curve = rollouts.BestSoFar()
+    for rewards in prompts:
+        curve.add(np.array(rewards))
+    longest = max(map(len, prompts))
+    best = np.array([[max(r[: k + 1]) for k in range(longest)] for r in prompts])
+    assert curve.mean == pytest.approx(best.mean(0), abs=1e-6)
+    if len(prompts) > 1:
+        assert curve.half_width == pytest.approx(1.96 * best.std(0, ddof=1) / len(prompts) ** 0.5, abs=1e-3)
+    own = [np.mean([r[k] for r in prompts if len(r) > k]) for k in range(longest)]
+    assert curve.own == pytest.approx(own, abs=1e-6)
+    assert curve.num_short == sum(len(r) < longest for r in prompts)
+
+
+@pytest.mark.parametrize("batch_rows", [1, 7, 100])
+def test_the_size_of_a_batch_changes_nothing(
+    batch_rows: int, tmp_path: Path, write_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path, num_prompts=6, budget=9, dpo=False)
+    whole = rollouts.summarize(rollouts.rollout_files(tmp_path))
+    monkeypatch.setattr(rollouts, "BATCH_ROWS", batch_rows)
+    parts = rollouts.summarize(rollouts.rollout_files(tmp_path))
+    assert parts.prompt_ids == whole.prompt_ids
+    assert (parts.paths, parts.gains, parts.reasons, parts.best) == (
+        whole.paths,
+        whole.gains,
+        whole.reasons,
+        whole.best,
+    )
+    assert parts.total("plays") == whole.total("plays")
+    assert parts.total("flops") == pytest.approx(whole.total("flops"))
+    assert list(parts.select("adder")) == list(whole.select("adder"))
+
+
+def test_prompts_are_chosen_evenly() -> None:
+    ids = [str(i) for i in range(1000)]
+    assert choose_prompts(ids, 4) == ["0", "250", "500", "750"]
+    assert choose_prompts(ids[:3], 4) == ids[:3]
+    assert choose_prompts([], 4) == []
+
+
+def test_the_length_bias_is_said_only_where_chance_would_not_do() -> None:
+    def pairs(longer: int, shorter: int) -> str:
+        chosen = np.array([2.0] * longer + [1.0] * shorter)
+        return length_bias(Column(chars=chosen), Column(chars=3 - chosen)).replace("\u00a0", " ")
+
+    assert "longer in 80 % of the 100 pairs, shorter in 20 %" in pairs(80, 20)
+    assert "learn from them to write longer" in pairs(80, 20)
+    assert "learn from them to write shorter" in pairs(20, 80)
+    assert "no sign of a length bias" in pairs(55, 45)
+    same = Column(chars=np.ones(3))
+    assert "nothing about length" in length_bias(same, same)
+
+
+def test_the_papers_figure(results: dict[str, Any]) -> None:
+    figure = comparison_figure(results["searches"])
+    assert [axes.get_ylabel() for axes in figure.axes] == [
+        *("mean best reward", "mean top-10 reward", "accuracy of the best play")
+    ]
+    best, _, accuracy = figure.axes
+    lines = [line for line in best.lines if len(line.get_xdata()) == 3]
+    toa = [s for s in results["searches"] if s["name"] == "toa"]
+    assert len(lines) == 6
+    assert list(lines[-1].get_xdata()) == [s["flops"] for s in toa]
+    assert list(lines[-1].get_ydata()) == [s["mean_best_reward"] for s in toa]
+    assert best.get_xscale() == "log"
+    intervals = [line.get_ydata() for line in accuracy.lines if len(line.get_xdata()) == 2]
+    assert [s["interval"] for s in results["searches"]] == [list(interval) for interval in intervals]
+    for kind in ("png", "svg"):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind)
+        assert buffer.getvalue()
+
+
+def test_the_papers_figure_takes_what_there_is() -> None:
+    one = {"name": "toa $x$", "budget": 8, "accuracy": None, "tokens": 100, "flops": None, "mean_best_reward": 0.1}
+    assert [axes.get_xlabel() for axes in comparison_figure([one]).axes] == ["tokens per prompt"]
+    comparison_figure([]).savefig(io.BytesIO(), format="svg")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(12.0, "12"), (1e15, "10¹⁵"), (3.44e-7 * 1e22, "3.4×10¹⁵"), (99_999.0, "99,999")]
+)
+def test_powers(value: float, text: str) -> None:
+    assert figures.power(value) == text

@@ -1,0 +1,263 @@
+"""The pictures: matplotlib figures without pyplot's global state, and their way into the page.
+
+Figures are drawn in the light palette. `inline_svg` puts CSS variables in the place of its colours, so that the page can
+show them on dark paper too, and leaves letters as text, so that they are set in the reader's own font.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+# after Okabe and Ito's colours for all kinds of colour vision: on light paper, on dark paper
+PALETTE = (
+    ("#0072b2", "#56a9e0"),
+    ("#d55e00", "#f38b45"),
+    ("#00926b", "#3cc79c"),
+    ("#b8579b", "#e39fc9"),
+    ("#a67c00", "#e3b93d"),
+    ("#2f9fcf", "#9ad7f7"),
+    ("#6b5b95", "#b3a5dc"),
+    ("#7a6a5a", "#c4b3a2"),
+)
+INK, MUTED, RULE = "#222222", "#6f6f6f", "#d8d5cb"
+VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule"} | {p[0]: f"--c{i}" for i, p in enumerate(PALETTE)}
+MARKERS = "osD^vPX*"
+PANEL = (4.2, 2.9)  # inches; a panel fills a phone, and two stand side by side on a laptop
+STYLE = {
+    "font.size": 9.5,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "figure.facecolor": "white",  # a README may be read on dark paper
+    "axes.facecolor": "none",
+    "text.parse_math": False,  # names of agents are not formulas
+    "svg.fonttype": "none",
+    "svg.hashsalt": "toa_trl",  # the same figures give the same file
+}
+
+
+def color(index: int) -> str:
+    """The colour of an agent (or a search) by its place in the list; they repeat after the palette's end."""
+    return PALETTE[index % len(PALETTE)][0]
+
+
+@matplotlib.rc_context(STYLE)
+def distributions(rows: Sequence[tuple[str, str, Floats]], xlabel: str) -> tuple[Figure, int]:
+    """One histogram per row (label, colour, values; none of them empty) over a shared axis, with the median marked.
+
+    Returns the figure, and how many values lie beyond the axis and are drawn at its ends.
+    """
+    everything = np.concatenate([values for _, _, values in rows])
+    low, high, num_beyond = _range(everything)
+    edges = np.linspace(low, high, 41)
+    shares = [np.histogram(np.clip(values, low, high), edges)[0] / len(values) for _, _, values in rows]
+    tallest = max(float(share.max()) for share in shares)
+    figure = Figure(figsize=(PANEL[0], 0.62 * len(rows) + 0.5), layout="constrained")
+    axes = figure.add_subplot()
+    for i, ((label, shade, values), share) in enumerate(zip(rows, shares, strict=True)):
+        base = -float(i)
+        axes.stairs(base + 0.62 * share / tallest, edges, baseline=base, fill=True, color=shade, alpha=0.55, lw=0)
+        axes.plot([low, high], [base, base], color=RULE, lw=0.6, zorder=0)
+        median = float(np.clip(np.median(values), low, high))
+        axes.plot([median, median], [base, base + 0.3], color=INK, lw=1.4, solid_capstyle="butt")
+        axes.text(low, base + 0.66, label, color=shade, va="bottom", fontsize=9)
+    axes.set(xlim=(low, high), ylim=(0.95 - len(rows), 1.0), xlabel=xlabel)
+    axes.yaxis.set_major_locator(NullLocator())
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.spines["left"].set_visible(False)
+    return figure, num_beyond
+
+
+@matplotlib.rc_context(STYLE)
+def best_so_far(mean: Floats, half_width: Floats, own: Floats) -> Figure:
+    """Mean best reward after 1, 2, ... plays with its band, and the mean reward of each play itself."""
+    figure = Figure(figsize=PANEL, layout="constrained")
+    axes = figure.add_subplot()
+    plays = np.arange(1, len(mean) + 1)
+    axes.fill_between(plays, mean - half_width, mean + half_width, color=MUTED, alpha=0.25, lw=0)
+    axes.plot(plays, mean, color=INK, lw=1.6)
+    axes.plot(plays, own, color=MUTED, lw=0.9)
+    for values, text, shade in ((mean, "best so far", INK), (own, "the play itself", MUTED)):
+        axes.annotate(text, (plays[-1], values[-1]), (4, 0), textcoords="offset points", va="center", color=shade)
+    axes.set(xlabel="scored plays of a prompt", ylabel="mean reward")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.set_xlim(1 - 0.02 * len(mean), 1.02 * len(mean))
+    axes.spines["bottom"].set_bounds(1, len(mean))
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def student_bars(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Figure:
+    """Greedy accuracy of each student as a bar with its interval; sampled accuracy as a ring, where it is given."""
+    figure = Figure(figsize=(PANEL[0], 0.5 * len(rows) + 0.6), layout="constrained")
+    axes = figure.add_subplot()
+    for i, (_, row) in enumerate(rows):
+        accuracy = float(row["accuracy"])
+        low, high = row.get("interval") or (accuracy, accuracy)
+        axes.barh(-i, accuracy, height=0.5, color=RULE)
+        axes.plot([low, high], [-i, -i], color=INK, lw=1.6)
+        axes.plot([accuracy], [-i], "o", color=INK, ms=5)
+        if row.get("sampled_accuracy") is not None:
+            axes.plot([row["sampled_accuracy"]], [-i - 0.22], "o", mfc="none", mec=MUTED, ms=4)
+    axes.set_yticks([-i for i in range(len(rows))], [name for name, _ in rows], color=INK)
+    axes.tick_params(axis="y", length=0)
+    axes.set(xlim=(0, 1), xlabel="accuracy")
+    axes.spines["left"].set_visible(False)
+    return figure
+
+
+def comparison_panels(searches: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """(x key, y key, y label) of the panels that these searches have figures for."""
+    cost = "flops" if any(s.get("flops") for s in searches) else "tokens"
+    panels = [
+        (cost, "mean_best_reward", "mean best reward"),
+        (cost, "mean_top10_reward", "mean top-10 reward"),
+        ("budget", "accuracy", "accuracy of the best play"),
+    ]
+    return [(x, y, label) for x, y, label in panels if any(_point(s, x, y) for s in searches)]
+
+
+@matplotlib.rc_context(STYLE)
+def comparison_figure(searches: Sequence[Mapping[str, Any]], panels: Sequence[tuple[str, str, str]] = ()) -> Figure:
+    """The paper's figure: mean best and mean top-10 reward against FLOPs, and accuracy against the budget beside them.
+
+    Args:
+        searches: {"name", "budget", "flops" (of the agents, per prompt), "mean_best_reward", "mean_top10_reward", "accuracy", ...}; an interval
+            [low, high] is drawn from "interval" (of the accuracy), "mean_best_reward_interval" and the like.
+        panels: some of `comparison_panels(searches)`; all by default.
+    """
+    panels = panels or comparison_panels(searches)
+    figure = Figure(figsize=(max(len(panels), 1) * PANEL[0], PANEL[1] + 0.3))
+    figure.set_layout_engine("constrained", wspace=0.06)
+    names = list(dict.fromkeys(str(s["name"]) for s in searches))
+    for axes, (x, y, label) in zip(figure.subplots(1, max(len(panels), 1), squeeze=False)[0], panels, strict=False):
+        ends = []
+        for i, name in enumerate(names):
+            points = sorted((s for s in searches if s["name"] == name and _point(s, x, y)), key=lambda s: float(s[x]))
+            if not points:
+                continue
+            # at one budget the intervals of all searches would lie on one another
+            aside = 1.02 ** (i - (len(names) - 1) / 2) if x == "budget" else 1.0
+            at, values = [float(s[x]) * aside for s in points], [float(s[y]) for s in points]
+            axes.plot(at, values, color=color(i), lw=1.3, marker=MARKERS[i % len(MARKERS)], ms=4.2)
+            for place, s in zip(at, points, strict=True):
+                interval = s.get("interval" if y == "accuracy" else f"{y}_interval")
+                if interval:
+                    axes.plot([place] * 2, interval, color=color(i), lw=0.8, alpha=0.5, zorder=1)
+                if x != "budget":
+                    budget = {"textcoords": "offset points", "ha": "center", "fontsize": 7, "color": MUTED}
+                    axes.annotate(str(s["budget"]), (place, float(s[y])), (0, 5), **budget)
+            ends.append((values[-1], at[-1], name, color(i)))
+        axes.set(
+            xscale="log",
+            xlabel={"budget": "plays per prompt", "flops": "FLOPs of the agents per prompt"}.get(x, f"{x} per prompt"),
+        )
+        axes.set_ylabel(label)
+        _log_ticks(axes, sorted({float(s[x]) for s in searches if _point(s, x, y)}), exact=x == "budget")
+        _end_labels(axes, ends)
+    return figure
+
+
+def inline_svg(figure: Figure, label: str, name: str) -> Markup:
+    """An <svg> for the page: colours as CSS variables, ids under `name`, no address of any kind in it."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # measured in another font than the reader's, that is all
+        figure.savefig(
+            buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        )
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    head, body = svg.split(">", 1)
+    box = re.search(r'viewBox="[^"]*"', head)
+    body = re.sub(r"<metadata>.*?</metadata>|<style type=.*?</style>", "", body, flags=re.DOTALL)
+    body = re.sub(r'\b(id="|xlink:href="#|href="#|url\(#)', lambda m: m[1].replace("xlink:", "") + name + "-", body)
+    body = re.sub(r'style="[^"]*"', lambda m: _with_variables(m[0]), body)
+    return Markup(f'<svg {box[0] if box else ""} role="img" aria-label="{escape(label)}">{body}')
+
+
+def _with_variables(style: str) -> str:
+    return re.sub(r"#[0-9a-f]{6}", lambda m: f"var({VARIABLES[m[0]]})" if m[0] in VARIABLES else m[0], style)
+
+
+def _range(values: Floats) -> tuple[float, float, int]:
+    """Where to draw: everything, but not what lies far out from the middle 80 % (beyond 5 sigma of a normal)."""
+    low, high = float(values.min()), float(values.max())
+    inner_low, inner_high = (float(q) for q in np.quantile(values, [0.1, 0.9]))
+    if (reach := 1.5 * (inner_high - inner_low)) > 0:
+        low, high = max(low, inner_low - reach), min(high, inner_high + reach)
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    return low, high, int(((values < low) | (values > high)).sum())
+
+
+def _point(search: Mapping[str, Any], x: str, y: str) -> bool:
+    return bool(search.get(x)) and search.get(y) is not None and math.isfinite(search[y])
+
+
+def _log_ticks(axes: Any, values: Sequence[float], exact: bool) -> None:
+    low, high = values[0], values[-1]
+    if exact and len(values) <= 6:
+        ticks = list(values)
+    else:  # 1, 2, 5 per decade, or decades alone where there are many
+        steps = (1, 2, 5) if high / low < 1e3 else (1,)
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        ticks = [step * 10.0**d for d in decades for step in steps if low / 1.6 <= step * 10.0**d <= high * 1.6]
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if exact else power(value)))
+
+
+def power(value: float) -> str:
+    """3.4e15 as 3.4×10¹⁵; numbers below 100,000 as they are."""
+    if abs(value) < 1e5:
+        return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    digits, exponent = f"{value:.1e}".split("e")
+    digits = digits.removesuffix(".0")
+    raised = str(int(exponent)).translate(str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻"))
+    return f"10{raised}" if digits == "1" else f"{digits}×10{raised}"
+
+
+def _end_labels(axes: Any, ends: list[tuple[float, float, str, str]]) -> None:
+    """Names at the right edge, at the height where their lines end or as near as there is room."""
+    low, high = axes.get_ylim()
+    heights = [(y - low) / (high - low) for y, *_ in sorted(ends)]
+    gap = 0.072
+    for _ in range(50):  # push neighbours apart until they have room
+        for i in range(1, len(heights)):
+            if (overlap := gap - (heights[i] - heights[i - 1])) > 1e-9:
+                heights[i] += overlap / 2
+                heights[i - 1] -= overlap / 2
+    for (y, x, name, shade), height in zip(sorted(ends), heights, strict=True):
+        arrow = {"arrowstyle": "-", "color": RULE, "lw": 0.6, "shrinkA": 0, "shrinkB": 3}
+        axes.annotate(
+            name,
+            (x, y),
+            (1.03, height),
+            textcoords="axes fraction",
+            color=shade,
+            va="center",
+            fontsize=8.5,
+            arrowprops=arrow,
+        )

@@ -1,0 +1,193 @@
+"""What came of the run: the pairs it left for training, the student before and after, and the searches compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from toa_trl.report import figures
+from toa_trl.report.training import Column, Floats
+from toa_trl.report.words import (
+    DASH,
+    Picture,
+    Section,
+    Table,
+    bar,
+    chip,
+    count,
+    interval,
+    listed,
+    many,
+    rewards,
+    share,
+    signed,
+)
+
+STAGES = {"base": "before", "sft": "after SFT", "dpo": "after DPO"}
+
+
+def training_data(sft: Column, chosen: Column, rejected: Column, agents: Mapping[str, int]) -> Section:
+    """Chosen against rejected: rewards, lengths, and what the lengths may teach."""
+    section = Section("pairs", "Chosen against rejected")
+    if len(sft):
+        text = f"sft/ holds {many(len(sft), 'row')}, on average {count(sft.chars.mean())} characters long"
+        known = sft.reward[~np.isnan(sft.reward)]
+        section.blocks.append(
+            text + (f", with a mean reward of {rewards(known)(known.mean())}." if len(known) else ".")
+        )
+    if not len(chosen):
+        section.blocks.append("This run has no preference pairs (no rows in dpo/).")
+        return section
+    num = len(chosen)
+    write = rewards(np.concatenate([_known(chosen.reward), _known(rejected.reward)]))
+    text = f"dpo/ holds {many(num, 'pair')}."
+    panels, said, hidden = [], [], []
+    for name, label in (("reward", "reward"), ("chars", "characters"), ("tokens", "tokens")):
+        sides = [_known(getattr(side, name)) for side in (chosen, rejected)]
+        if not all(len(side) for side in sides):
+            continue
+        how = write if name == "reward" else count
+        said.append(f"{label} {how(sides[0].mean())} against {how(sides[1].mean())}")
+        both = np.concatenate(sides)
+        if both.min() < both.max():
+            rows = [("chosen", figures.INK, sides[0]), ("rejected", figures.MUTED, sides[1])]
+            figure, beyond = figures.distributions(rows, label)
+            hidden += [f"{label} of {many(beyond, 'response')}"] if beyond else []
+            panels.append(figures.inline_svg(figure, f"{label} of chosen and rejected", f"pairs-{name}"))
+    text += f" On average, chosen against rejected: {'; '.join(said)}."
+    text += Markup(" Beyond the axis, and drawn at its end: {}.").format(listed(hidden)) if hidden else ""
+    margins = _known(chosen.reward - rejected.reward)
+    if len(margins):
+        text += f" The median margin is {signed(write(float(np.median(margins))))}"
+        ranks = _known(rejected.rank)
+        text += f"; the median rejected response has rank {np.median(ranks):.0f}." if len(ranks) else "."
+    section.blocks.append(Picture(panels, text) if panels else text)
+    section.blocks.append(length_bias(chosen, rejected))
+    if chosen.agents or rejected.agents:
+        cells: list[list[Any]] = []
+        for name in sorted({*chosen.agents, *rejected.agents}, key=lambda a: -chosen.agents[a]):
+            shares = (bar(chosen.agents[name], num), bar(rejected.agents[name], num))
+            cells.append([chip(agents, name), *shares])
+        section.blocks.append(
+            Table(["agent", "of the chosen", "of the rejected"], cells, "Whose responses the pairs hold.")
+        )
+    return section
+
+
+def length_bias(chosen: Column, rejected: Column) -> str:
+    """How often the chosen response is the longer one, and whether chance would do that."""
+    longer, shorter = int((chosen.chars > rejected.chars).sum()), int((chosen.chars < rejected.chars).sum())
+    num, unequal = len(chosen), longer + shorter
+    text = f"The chosen response is longer in {share(longer, num)} of the {many(num, 'pair')}"
+    text += f", shorter in {share(shorter, num)} and as long in {share(num - unequal, num)}: "
+    if not unequal:
+        return text + "these pairs teach nothing about length."
+    # beyond what a fair coin does in 95 of 100 such sets
+    if abs(longer - shorter) <= 1.96 * unequal**0.5:
+        return text + "no more than chance would do, so there is no sign of a length bias."
+    kind = "longer" if longer > shorter else "shorter"
+    return text + f"more than chance would do, so a student may learn from them to write {kind} responses as such."
+
+
+def student(results: Mapping[str, Any]) -> Section:
+    """Accuracy and reward of the student before and after."""
+    section = Section("student", "The student, before and after")
+    stages = {name: row for name, row in (results.get("student") or {}).items() if row.get("accuracy") is not None}
+    if not stages:
+        section.blocks.append("No student was evaluated: there is no results.json with a student beside this run.")
+        return section
+    rows = [(STAGES.get(name, name), row) for name, row in stages.items()]
+    text = "Greedy accuracy " + ", ".join(
+        f"{label} {interval(row['accuracy'], row.get('interval'))}" for label, row in rows
+    )
+    text += "; lines are 95 % intervals." if any(row.get("interval") for _, row in rows) else "."
+    if any(row.get("sampled_accuracy") is not None for _, row in rows):
+        text += " Rings show sampled accuracy."
+    (first, before), (last, after) = rows[0], rows[-1]
+    if len(rows) > 1 and before.get("interval") and after.get("interval"):
+        difference = after["accuracy"] - before["accuracy"]
+        apart = before["interval"][1] < after["interval"][0] or after["interval"][1] < before["interval"][0]
+        text += f" {last[0].upper()}{last[1:]} against {first}: {signed(f'{difference:.3f}'.replace('-', '−'))}, "
+        text += "and the intervals are apart." if apart else "and the intervals overlap."
+    figure = figures.student_bars(rows)
+    section.blocks.append(Picture([figures.inline_svg(figure, "accuracy of the student", "student")], text))
+    cells = []
+    for label, row in rows:
+        sampled = interval(row.get("sampled_accuracy"), row.get("sampled_interval"))
+        problems = count(row["num_problems"]) if row.get("num_problems") else DASH
+        greedy = interval(row["accuracy"], row.get("interval"))
+        cells.append([label, greedy, sampled, _number(row.get("mean_reward")), problems])
+    header = ["student", "greedy accuracy", "sampled accuracy", "mean reward", "problems"]
+    section.blocks.append(Table(header, cells, "With 95 % intervals where they are known."))
+    return section
+
+
+def opening(results: Mapping[str, Any]) -> str:
+    """The student in one sentence; nothing where none was evaluated."""
+    rows = [(STAGES.get(n, n), r["accuracy"]) for n, r in (results.get("student") or {}).items() if r.get("accuracy")]
+    if len(rows) < 2:
+        return ""
+    (first, before), (last, after) = rows[0], rows[-1]
+    return f" The student's accuracy is {before:.3f} {first} and {after:.3f} {last}."
+
+
+def searches(results: Mapping[str, Any]) -> Section:
+    """The searches at several budgets."""
+    section = Section("searches", "The searches compared")
+    rows: Sequence[Mapping[str, Any]] = results.get("searches") or []
+    if not rows:
+        section.blocks.append("No searches were compared: there is no results.json with searches beside this run.")
+        return section
+    panels = []
+    for i, panel in enumerate(figures.comparison_panels(rows)):
+        figure = figures.comparison_figure(rows, [panel])
+        panels.append(figures.inline_svg(figure, f"{panel[2]} of each search", f"searches-{i}"))
+    text = "Each line is a search, each point a budget" + (" (its small number)." if len(panels) > 1 else ".")
+    section.blocks.append(Picture(panels, text + _verdict(rows)))
+    cells = []
+    for row in sorted(rows, key=lambda row: row["budget"]):
+        numbers = [_number(row.get(key)) for key in ("oracle_accuracy", "mean_best_reward", "mean_top10_reward")]
+        costs = [figures.power(row[key]) if row.get(key) else DASH for key in ("tokens", "flops", "reward_flops")]
+        cells.append(
+            [row["name"], count(row["budget"]), interval(row.get("accuracy"), row.get("interval")), *numbers, *costs]
+        )
+    header = ["search", "plays", "accuracy", "oracle", "mean best reward", "mean top-10 reward", "tokens", "FLOPs"]
+    caption = (
+        "Accuracy is that of the play with the best reward, oracle that of the best play a referee could have picked."
+    )
+    section.blocks.append(Table([*header, "reward FLOPs"], cells, caption))
+    return section
+
+
+def _verdict(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Which search is best at the largest budget, and from which it cannot be told apart."""
+    budget = max(row["budget"] for row in rows)
+    at = sorted(
+        (r for r in rows if r["budget"] == budget and r.get("accuracy") is not None), key=lambda r: -r["accuracy"]
+    )
+    if len(at) < 2:
+        return ""
+    best, *others = at
+    text = f" At {many(budget, 'play')} {best['name']} picks a right answer most often ({best['accuracy']:.3f})"
+    if not all(row.get("interval") for row in at):
+        return text + "."
+    close = [row["name"] for row in others if row["interval"][1] >= best["interval"][0]]
+    return text + (
+        f"; the intervals of {listed(close)} reach into its own." if close else "; no other interval reaches its own."
+    )
+
+
+def _known(values: Floats) -> Floats:
+    return values[~np.isnan(values)]
+
+
+def _number(value: float | None) -> str:
+    return DASH if value is None else f"{value:,.3f}".replace("-", "−")
+
+
+def blocks_of(section: Section) -> list[tuple[str, Any]]:
+    """The blocks of a section with their kind, for the template."""
+    return [("text" if isinstance(b, (str, Markup)) else type(b).__name__.lower(), b) for b in section.blocks]

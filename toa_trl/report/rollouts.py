@@ -1,0 +1,266 @@
+"""A run's rollouts, read in streaming batches, and what they add up to.
+
+Known trade-offs: every reward is kept (8 bytes a play), because quantiles are to be exact; all else is running sums and a
+few numbers per prompt. The rows of one prompt have to stand together, as a run writes them.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from toa_trl.errors import ConfigError
+
+Floats = NDArray[np.float64]
+Steps = tuple[tuple[str, str], ...]  # (kind, agent) of an answer or aggregate, then of each refinement of it
+
+NEEDED = ("prompt_id", "play", "agent", "kind", "reward")
+FURTHER = ("refs", "depth", "finish_reason", "prompt_tokens", "completion_tokens", "flops", "reward_flops", "error")
+BATCH_ROWS = 32_768
+MAX_REASONS = 1_000  # distinct reasons of failures that are told apart
+
+
+@dataclass
+class Tally:
+    """One agent's plays."""
+
+    plays: int = 0
+    failed: int = 0  # without a reward
+    truncated: int = 0  # finish_reason "length"
+    wins: int = 0  # prompts whose best play is this agent's
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    flops: float = 0.0  # of the plays whose FLOPs are known
+    num_flops: int = 0  # how many those are
+    reward_flops: float = 0.0
+    kinds: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class BestSoFar:
+    """Best reward after 1, 2, ... scored plays, over the prompts; a prompt with fewer plays keeps its best."""
+
+    num_prompts: int = 0
+    num_short: int = 0  # prompts with fewer scored plays than the longest
+    _origin: float = 0.0  # rewards are summed relative to the first one, so that squares do not cancel
+    _total: Floats = field(default_factory=lambda: np.zeros(0))
+    _square: Floats = field(default_factory=lambda: np.zeros(0))
+    _own_total: Floats = field(default_factory=lambda: np.zeros(0))
+    _own_num: Floats = field(default_factory=lambda: np.zeros(0))
+
+    def add(self, rewards: Floats) -> None:
+        """The rewards of one prompt's scored plays, in the order of the plays; at least one."""
+        if not self.num_prompts:
+            self._origin = float(rewards[0])
+        known, num = len(self._total), len(rewards)
+        if num > known:
+            # the prompts before stay at their best: the last sum is that of all of them
+            last = (float(self._total[-1]), float(self._square[-1])) if known else (0.0, 0.0)
+            self._total, self._square = _extend(self._total, num, last[0]), _extend(self._square, num, last[1])
+            self._own_total, self._own_num = _extend(self._own_total, num), _extend(self._own_num, num)
+            self.num_short = self.num_prompts
+        self.num_short += num < known
+        best = np.maximum.accumulate(rewards) - self._origin
+        best = np.concatenate([best, np.full(len(self._total) - num, best[-1])])
+        self._total += best
+        self._square += best**2
+        self._own_total[:num] += rewards
+        self._own_num[:num] += 1
+        self.num_prompts += 1
+
+    @property
+    def mean(self) -> Floats:
+        """Mean best reward after 1, 2, ... scored plays."""
+        return self._total / max(self.num_prompts, 1) + self._origin
+
+    @property
+    def half_width(self) -> Floats:
+        """Of the normal 95 % interval of `mean` over prompts; 0 for a single prompt."""
+        num = self.num_prompts
+        variance = (self._square - self._total**2 / max(num, 1)) / max(num - 1, 1)
+        return 1.96 * np.sqrt(np.maximum(variance, 0) / max(num, 1))
+
+    @property
+    def own(self) -> Floats:
+        """Mean reward of the 1st, 2nd, ... scored play itself."""
+        return self._own_total / np.maximum(self._own_num, 1)
+
+
+@dataclass
+class Summary:
+    """What a run's rollouts add up to. Rewards are raw."""
+
+    tallies: dict[str, Tally] = field(default_factory=dict)  # by agent, in the order of run.yaml
+    prompt_ids: list[str] = field(default_factory=list)
+    num_unscored_prompts: int = 0  # no play of theirs has a reward
+    rewards: dict[tuple[str, int], array[float]] = field(default_factory=dict)  # by (agent, depth)
+    rewards_by_kind: dict[str, list[float]] = field(default_factory=dict)  # kind -> [count, sum]
+    reasons: dict[tuple[str, str], int] = field(default_factory=dict)  # (reason, agent) -> failed plays
+    paths: dict[Steps, list[float]] = field(default_factory=dict)  # of best plays -> [count, sum of rewards]
+    gains: dict[tuple[str | None, str], list[float]] = field(default_factory=dict)
+    # (draft's agent, or None for the best of several; refined by) -> [count, sum of gains, how many gained]
+    best: Counter[str] = field(default_factory=Counter)  # kinds of the best plays, and "fresh": answers below a draft
+    curve: BestSoFar = field(default_factory=BestSoFar)
+
+    def total(self, name: str) -> Any:
+        """The sum of a field of `Tally` over the agents."""
+        return sum(getattr(tally, name) for tally in self.tallies.values())
+
+    def select(self, agent: str | None = None, depths: Collection[int] | None = None) -> Floats:
+        """The rewards of an agent, or of some depths."""
+        chosen = [
+            np.frombuffer(values)
+            for (a, d), values in self.rewards.items()
+            if agent in (None, a) and (depths is None or d in depths)
+        ]
+        return np.concatenate(chosen) if chosen else np.zeros(0)
+
+
+def rollout_files(run_dir: Path) -> list[Path]:
+    """The parquet files of a run's rollouts.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    files = sorted((run_dir / "rollouts").glob("*.parquet"))
+    if not files:
+        raise ConfigError(f"{run_dir}: there is no rollouts/*.parquet to report on; is this a finished run's folder?")
+    return files
+
+
+def summarize(files: Sequence[Path], agents: Sequence[str] = ()) -> Summary:
+    """Read every play once. `agents`: names in the order in which they are to be listed; others follow as met.
+
+    Raises:
+        ConfigError: a column is missing, or the rows of a prompt do not stand together.
+    """
+    summary = Summary(tallies={agent: Tally() for agent in agents})
+    seen: set[str] = set()
+    for block in _blocks(files, NEEDED, FURTHER):
+        columns = _columns(block)
+        _count(summary, columns)
+        ids = columns["prompt_id"]
+        starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]])
+        for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
+            if ids[start] in seen:
+                raise ConfigError(
+                    f"rollouts: the rows of prompt {ids[start]!r} do not stand together; sort by prompt_id"
+                )
+            seen.add(ids[start])
+            summary.prompt_ids.append(ids[start])
+            order = start + np.argsort(columns["play"][start:end], kind="stable")
+            _follow(summary, {name: column[order] for name, column in columns.items()})
+    return summary
+
+
+def _blocks(files: Sequence[Path], needed: Sequence[str], further: Sequence[str]) -> Iterator[pa.Table]:
+    """Tables of whole prompts; a column of `further` that a file lacks is null."""
+    held: pa.Table | None = None
+    for file in files:
+        with pq.ParquetFile(file) as parquet:
+            there = set(parquet.schema_arrow.names)
+            if missing := [name for name in needed if name not in there]:
+                raise ConfigError(f"{file}: the column {missing[0]!r} is missing; these are not the rollouts of a run")
+            names = [name for name in (*needed, *further) if name in there]
+            for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=names):
+                table = pa.Table.from_batches([batch])
+                for name in further:
+                    if name not in there:
+                        table = table.append_column(name, pa.nulls(len(table)))
+                held = table if held is None else pa.concat_tables([held, table], promote_options="permissive")
+                whole = pc.index(held["prompt_id"], held["prompt_id"][-1]).as_py()  # the last prompt may go on
+                if whole:
+                    yield held.slice(0, whole)
+                    held = held.slice(whole)
+    if held is not None and len(held):
+        yield held
+
+
+def _columns(table: pa.Table) -> dict[str, NDArray[Any]]:
+    columns: dict[str, NDArray[Any]] = {}
+    for name in ("prompt_id", "agent", "kind", "finish_reason", "error"):
+        columns[name] = np.array(table[name].cast(pa.string()).to_pylist(), dtype=object)
+    for name in ("play", "depth", "reward", "prompt_tokens", "completion_tokens", "flops", "reward_flops"):
+        values = np.asarray(table[name].cast(pa.float64()).to_numpy(), dtype=np.float64)
+        columns[name] = np.where(np.isfinite(values), values, np.nan)  # nan: not there
+    columns["play"] = columns["play"].astype(np.int64)
+    columns["depth"] = np.nan_to_num(columns["depth"]).astype(np.int64)
+    refs = np.empty(len(table), dtype=object)
+    refs[:] = [tuple(r or ()) for r in table["refs"].to_pylist()]
+    columns["refs"] = refs
+    return columns
+
+
+def _count(summary: Summary, columns: dict[str, NDArray[Any]]) -> None:
+    """What needs no look at a play's neighbours: sums per agent, and the rewards."""
+    scored = ~np.isnan(columns["reward"])
+    for agent in dict.fromkeys(columns["agent"]):
+        own = columns["agent"] == agent
+        tally = summary.tallies.setdefault(agent, Tally())
+        tally.plays += int(own.sum())
+        tally.failed += int((own & ~scored).sum())
+        tally.truncated += int((columns["finish_reason"][own] == "length").sum())
+        tally.prompt_tokens += int(np.nansum(columns["prompt_tokens"][own]))
+        tally.completion_tokens += int(np.nansum(columns["completion_tokens"][own]))
+        tally.flops += float(np.nansum(columns["flops"][own]))
+        tally.num_flops += int((~np.isnan(columns["flops"][own])).sum())
+        tally.reward_flops += float(np.nansum(columns["reward_flops"][own]))
+        tally.kinds.update(columns["kind"][own])
+        for depth in np.unique(columns["depth"][own & scored]).tolist():
+            chosen = columns["reward"][own & scored & (columns["depth"] == depth)]
+            summary.rewards.setdefault((agent, depth), array("d")).frombytes(chosen.tobytes())
+    for kind in dict.fromkeys(columns["kind"]):
+        chosen = columns["reward"][scored & (columns["kind"] == kind)]
+        _add(summary.rewards_by_kind, kind, len(chosen), float(chosen.sum()))
+    for agent, error in zip(columns["agent"][~scored], columns["error"][~scored], strict=True):
+        # addresses and request ids would make every failure one of its own
+        lines = re.sub(r"0x[0-9a-f]+|[0-9a-f-]{16,}|\d{5,}", "…", error or "").strip().splitlines()
+        reason = (lines[0][:200] if lines else "no reason recorded", agent)
+        if reason not in summary.reasons and len(summary.reasons) >= MAX_REASONS:
+            reason = ("other reasons", agent)
+        summary.reasons[reason] = summary.reasons.get(reason, 0) + 1
+
+
+def _follow(summary: Summary, plays: dict[str, NDArray[Any]]) -> None:
+    """What needs a whole prompt, its plays in order: the best play's path, gains of refinements, the curve."""
+    rewards, agents, kinds, refs = plays["reward"], plays["agent"], plays["kind"], plays["refs"]
+    scored = ~np.isnan(rewards)
+    if not scored.any():
+        summary.num_unscored_prompts += 1
+        return
+    summary.curve.add(rewards[scored])
+    row_of = {play: row for row, play in enumerate(plays["play"].tolist())}
+    for row in np.flatnonzero(scored & (kinds != "answer")):
+        drafts = [row_of[ref] for ref in refs[row] if ref in row_of and scored[row_of[ref]]]
+        if drafts:
+            gain = float(rewards[row] - rewards[drafts].max())
+            of = agents[drafts[0]] if len(drafts) == 1 else None
+            _add(summary.gains, (of, agents[row]), 1, gain, gain > 0)
+    at = best = int(np.nanargmax(rewards))  # the earlier of equals
+    steps = [(kinds[at], agents[at])]
+    while kinds[at] == "refine" and refs[at] and refs[at][0] in row_of:
+        at = row_of[refs[at][0]]
+        steps.append((kinds[at], agents[at]))
+    _add(summary.paths, tuple(reversed(steps)), 1, float(rewards[best]))
+    summary.tallies[agents[best]].wins += 1
+    summary.best[kinds[best]] += 1
+    summary.best["fresh"] += bool(kinds[best] == "answer" and plays["depth"][best] > 0)
+
+
+def _add(sums: dict[Any, list[float]], key: Any, *values: float) -> None:
+    sums[key] = [a + b for a, b in zip(sums.get(key, [0.0] * len(values)), values, strict=True)]
+
+
+def _extend(values: Floats, num: int, fill: float = 0.0) -> Floats:
+    return np.concatenate([values, np.full(num - len(values), fill)])

@@ -1,0 +1,104 @@
+"""The data sets that a run left for TRL: what was chosen, and what rejected."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+BATCH_ROWS = 4_096
+
+
+@dataclass
+class Column:
+    """One side of a data set, a number per row; nan where it is not known."""
+
+    reward: Floats = field(default_factory=lambda: np.zeros(0))
+    chars: Floats = field(default_factory=lambda: np.zeros(0))  # of the response
+    tokens: Floats = field(default_factory=lambda: np.zeros(0))  # of the response
+    rank: Floats = field(default_factory=lambda: np.zeros(0))
+    agents: Counter[str] = field(default_factory=Counter)
+    plays: list[tuple[Any, Any]] = field(default_factory=list)  # (prompt_id, play) of each row
+
+    def __len__(self) -> int:
+        return len(self.chars)
+
+
+def read_pairs(run_dir: Path, rollouts: Sequence[Path] = ()) -> tuple[Column, Column]:
+    """Chosen and rejected of dpo/, row by row; empty where there is no dpo/. `rollouts` know the plays' tokens."""
+    chosen, rejected = _read(run_dir / "dpo", "chosen", "chosen_"), _read(run_dir / "dpo", "rejected", "rejected_")
+    if len(chosen):
+        _add_tokens((chosen, rejected), rollouts)
+    return chosen, rejected
+
+
+def read_sft(run_dir: Path) -> Column:
+    """The completions of sft/; empty where there is no sft/."""
+    return _read(run_dir / "sft", "completion", "")
+
+
+def _read(folder: Path, text: str, prefix: str) -> Column:
+    parts: dict[str, list[Floats]] = {name: [] for name in ("reward", "chars", "rank")}
+    column = Column()
+    names = [text, "prompt_id", *(prefix + name for name in ("reward", "rank", "agent", "play"))]
+    for batch in _batches(sorted(folder.glob("*.parquet")), names):
+        parts["chars"].append(_num_chars(batch[text]))
+        parts["reward"].append(_numbers(batch, prefix + "reward"))
+        parts["rank"].append(_numbers(batch, prefix + "rank"))
+        column.agents.update(agent for agent in _values(batch, prefix + "agent") if agent is not None)
+        column.plays += zip(_values(batch, "prompt_id"), _values(batch, prefix + "play"), strict=True)
+    for name, values in parts.items():
+        setattr(column, name, np.concatenate(values) if values else np.zeros(0))
+    column.tokens = np.full(len(column), np.nan)
+    return column
+
+
+def _add_tokens(columns: Sequence[Column], rollouts: Sequence[Path]) -> None:
+    rows_of: dict[tuple[Any, Any], list[tuple[Column, int]]] = {}
+    for column in columns:
+        for row, play in enumerate(column.plays):
+            rows_of.setdefault(play, []).append((column, row))
+    for batch in _batches(rollouts, ["prompt_id", "play", "completion_tokens"], 32_768):
+        known = zip(*(_values(batch, name) for name in ("prompt_id", "play", "completion_tokens")), strict=True)
+        for prompt_id, play, tokens in known:
+            for column, row in rows_of.get((prompt_id, play), ()):
+                column.tokens[row] = np.nan if tokens is None else tokens
+
+
+def _batches(files: Sequence[Path], columns: Sequence[str], rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+    """Batches of those columns that a file has; nothing of a file without the first of them."""
+    for file in files:
+        with pq.ParquetFile(file) as parquet:
+            names = [name for name in parquet.schema_arrow.names if name in columns]
+            if columns[0] in names:
+                yield from parquet.iter_batches(batch_size=rows, columns=names)
+
+
+def _values(batch: pa.RecordBatch, name: str) -> list[Any]:
+    return list(batch[name].to_pylist()) if name in batch.schema.names else [None] * len(batch)
+
+
+def _numbers(batch: pa.RecordBatch, name: str) -> Floats:
+    if name not in batch.schema.names:
+        return np.full(len(batch), np.nan)
+    values = np.asarray(batch[name].cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _num_chars(texts: Any) -> Floats:
+    """Characters of each row: of a text, or of the contents of a list of messages."""
+    if not pa.types.is_list(texts.type) and not pa.types.is_large_list(texts.type):
+        return np.asarray(pc.fill_null(pc.utf8_length(texts), 0), dtype=np.float64)
+    contents = pc.utf8_length(pc.struct_field(pc.list_flatten(texts), "content"))
+    rows = np.asarray(pc.list_parent_indices(texts))
+    sums = np.bincount(rows, np.asarray(pc.fill_null(contents, 0), dtype=np.float64), minlength=len(texts))
+    return sums.astype(np.float64)  # whole numbers where there is no row
