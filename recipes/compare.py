@@ -9,6 +9,9 @@ Prints a table, writes it under "searches" into results.json, and draws the pape
 import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
 
 from toa_trl.agents import make_agent
 from toa_trl.cli import parse, structure, user_errors
@@ -18,6 +21,7 @@ from toa_trl.evaluation.comparison import RememberingAgent, RememberingReward, s
 from toa_trl.evaluation.results import table, update_results
 from toa_trl.report import comparison_figure
 from toa_trl.rewards import make_reward
+from toa_trl.sampler import run_until_signal
 
 SHOWN = ("name", "budget", "accuracy", "interval", "oracle_accuracy", "mean_best_reward", "mean_top10_reward", "flops")
 
@@ -44,21 +48,28 @@ def main() -> None:
     verifier = make_reward({"kind": "function", "function": config.verifier})
     agents = [RememberingAgent(make_agent(entry), entry) for entry in config.agents]
     reward_model = RememberingReward(make_reward(config.reward), config.reward)
-    # the largest budget first, since many plays of the smaller ones are then known; and every sampler before any
-    # sampling, since a mistake in the last search shall not show after an hour
+    # every sampler before any sampling: a mistake in the last search shall not show after an hour
     runs = [
         (name, budget, config.sampler(agents, reward_model, name, budget, params))
-        for budget in sorted(config.budgets, reverse=True)
         for name, params in searches.items()
+        for budget in sorted(config.budgets)
     ]
 
-    rows = []
-    for name, budget, sampler in runs:
-        print(f"{name}, {budget} plays on each of {len(prompts)} problems")
-        rollouts = sampler.sample(prompts, output_dir=Path(config.output_dir) / f"{name}-{budget}")
-        rows.append({"name": name, "budget": budget, **asyncio.run(summarize(rollouts, verifier))})
-        rows.sort(key=lambda row: (list(searches).index(row["name"]), row["budget"]))
-        update_results(Path(config.results), "searches", rows)
+    async def compare() -> list[dict[str, Any]]:
+        # all at once: batches are full, and a play that two searches share to the letter is generated once
+        total = sum(budget for _, budget, _ in runs) * len(prompts)
+        with tqdm(total=total, desc=f"{len(runs)} runs", unit="play", smoothing=0.05) as bar:
+            sampling = (
+                s.asample(prompts, Path(config.output_dir) / f"{name}-{budget}", bar) for name, budget, s in runs
+            )
+            rollouts = await asyncio.gather(*sampling)
+        return [
+            {"name": name, "budget": budget, **await summarize(found, verifier)}
+            for (name, budget, _), found in zip(runs, rollouts, strict=True)
+        ]
+
+    rows = run_until_signal(compare())
+    update_results(Path(config.results), "searches", rows)
     print(table([{key: row[key] for key in SHOWN} for row in rows]))
     for suffix in ("png", "svg"):
         comparison_figure(rows).savefig(Path(config.output_dir) / f"reward_against_flops.{suffix}", dpi=150)

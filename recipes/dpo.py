@@ -10,8 +10,15 @@ from toa_trl.training import load_training_data, model_init_kwargs
 
 
 def main() -> None:
-    from trl import DPOConfig, DPOTrainer, ModelConfig, ScriptArguments, TrlParser
-    from trl import get_peft_config, get_quantization_config
+    from trl import (
+        DPOConfig,
+        DPOTrainer,
+        ModelConfig,
+        ScriptArguments,
+        TrlParser,
+        get_peft_config,
+        get_quantization_config,
+    )
 
     parser = TrlParser((ScriptArguments, DPOConfig, ModelConfig), description=__doc__)
     script, training, model = parse(parser)

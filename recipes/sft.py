@@ -10,8 +10,15 @@ from toa_trl.training import load_training_data, model_init_kwargs
 
 
 def main() -> None:
-    from trl import ModelConfig, ScriptArguments, SFTConfig, SFTTrainer, TrlParser
-    from trl import get_peft_config, get_quantization_config
+    from trl import (
+        ModelConfig,
+        ScriptArguments,
+        SFTConfig,
+        SFTTrainer,
+        TrlParser,
+        get_peft_config,
+        get_quantization_config,
+    )
 
     parser = TrlParser((ScriptArguments, SFTConfig, ModelConfig), description=__doc__)
     script, training, model = parse(parser)

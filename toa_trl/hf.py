@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ def load_tokenizer(place: str, model: str) -> Any:
     """
     import transformers
 
+    # texts come one at a time: threads would cost more than they bring, and take the cores from the models
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError, KeyError) as error:

@@ -86,9 +86,13 @@ class Journal:
             raise
 
     def close(self) -> None:
-        """Close the file and let others write it."""
+        """Close the file, and let others write it."""
         if hasattr(self, "_db"):
             self._db.close()
+        self.unlock()
+
+    def unlock(self) -> None:
+        """Nothing more will be written: let others write."""
         if self._lock is not None:
             self._lock.release()
 

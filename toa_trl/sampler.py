@@ -11,9 +11,10 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tqdm.auto import tqdm
 
@@ -35,6 +36,7 @@ from toa_trl.types import Play, Prompt, Rollout, Sampling, as_dicts
 if TYPE_CHECKING:
     from datasets import Dataset
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 # keys of an agent or reward entry that say where and how fast, not what: a run may go on with others
@@ -136,6 +138,12 @@ class TOASampler:
             ToaError: nothing works any more; what was scored is in the journal.
             KeyboardInterrupt: on Ctrl-C, once everything is in order.
         """
+        return run_until_signal(self.asample(prompts, output_dir))
+
+    async def asample(
+        self, prompts: Iterable[Any], output_dir: str | Path | None = None, bar: tqdm[Any] | None = None
+    ) -> Rollouts:
+        """`sample` as a coroutine; several may run at once, and share a progress bar whose total is set already."""
         known = as_prompts((f"prompt {number}", prompt) for number, prompt in enumerate(prompts))
         if not known:
             raise ConfigError("prompts: there is none")
@@ -144,50 +152,48 @@ class TOASampler:
         journal = Journal(":memory:" if output_dir is None else Path(output_dir) / "journal.sqlite", create=True)
         try:
             journal.begin({**self._identity, "prompts": {"number": len(known), "digest": _digest(known)}}, known)
-            given_up = _run(self._sample(known, journal))
+            with nullcontext(bar) if bar is not None else self._bar(len(known) * self._budget) as shown:
+                given_up = await self._sample(known, journal, shown)
         except BaseException:
             journal.close()
             raise
+        journal.unlock()
         return Rollouts(journal, given_up)
 
-    async def _sample(self, prompts: list[Prompt], journal: Journal) -> list[str]:
+    def _bar(self, total: int) -> tqdm[Any]:
+        return tqdm(total=total, desc="plays", unit="play", disable=not self._progress, smoothing=0.05)
+
+    async def _sample(self, prompts: list[Prompt], journal: Journal, bar: tqdm[Any]) -> list[str]:
         scored = journal.num_scored()
         unfinished = [prompt for prompt in prompts if scored.get(prompt.id, 0) < self._budget]
         failures = Counter[str]()
-        with tqdm(
-            total=len(prompts) * self._budget,
-            initial=sum(scored.values()),
-            desc="plays",
-            unit="play",
-            disable=not self._progress,
-            smoothing=0.05,
-        ) as bar:
+        bar.update(sum(scored.values()))
 
-            def on_play(play: Play) -> None:
-                if play.error is None:
-                    bar.update()
-                else:
-                    failures[play.error] += 1
-                    bar.set_postfix(failed=failures.total())
+        def on_play(play: Play) -> None:
+            if play.error is None:
+                bar.update()
+            else:
+                failures[play.error] += 1
+                bar.set_postfix(failed=failures.total())
 
-            runner = Runner(
-                self._new_search,
-                self._agents,
-                self._reward_model,
-                journal,
-                self._templates,
-                self._sampling,
-                self._seed,
-                self._plays_in_flight,
-                self._prompts_in_flight,
-                on_play,
-            )
-            try:
-                given_up = await runner.run(unfinished)
-            finally:
-                for part in (*self._agents.values(), self._reward_model):
-                    if hasattr(part, "aclose"):
-                        await part.aclose()
+        runner = Runner(
+            self._new_search,
+            self._agents,
+            self._reward_model,
+            journal,
+            self._templates,
+            self._sampling,
+            self._seed,
+            self._plays_in_flight,
+            self._prompts_in_flight,
+            on_play,
+        )
+        try:
+            given_up = await runner.run(unfinished)
+        finally:
+            for part in (*self._agents.values(), self._reward_model):
+                if hasattr(part, "aclose"):
+                    await part.aclose()
         for reason, count in failures.most_common(5):
             logger.warning("%d plays failed: %s", count, reason)
         if given_up and len(given_up) == len(prompts):
@@ -220,7 +226,7 @@ class Rollouts:
     @property
     def unfinished(self) -> int:
         """Prompts whose budget is not spent."""
-        scored, budget = self._journal.num_scored(), self.identity.get("budget", 0)
+        scored, budget = self._journal.num_scored(), int(self.identity.get("budget", 0))
         return len(self) - sum(count >= budget for count in scored.values())
 
     def __iter__(self) -> Iterator[Rollout]:
@@ -325,10 +331,10 @@ def _some(kind: str, rows: list[dict[str, Any]], dropped: Counter[str]) -> list[
     return rows
 
 
-def _run(sampling: Coroutine[Any, Any, list[str]]) -> list[str]:
+def run_until_signal(sampling: Coroutine[Any, Any, T]) -> T:
     """Run to the end, in a thread of its own where this one has an event loop already (a notebook)."""
 
-    async def until_signal() -> list[str]:
+    async def main() -> T:
         if threading.current_thread() is threading.main_thread():
             # SIGTERM ends a run in order, as asyncio.run does for Ctrl-C
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
@@ -337,6 +343,6 @@ def _run(sampling: Coroutine[Any, Any, list[str]]) -> list[str]:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(until_signal())
+        return asyncio.run(main())
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, until_signal()).result()
+        return thread.submit(asyncio.run, main()).result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from statistics import mean
 from typing import Any
@@ -70,19 +71,14 @@ class RememberingAgent:
         self.name = agent.name
         self.identity = identity
         self._agent = agent
-        self._known: dict[tuple[tuple[Message, ...], Sampling, int], Completion] = {}
+        self._known: dict[tuple[tuple[Message, ...], Sampling, int], asyncio.Future[Completion]] = {}
 
     async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
         """See `Agent`."""
         key = (tuple(messages), sampling, seed)
         if key not in self._known:
-            self._known[key] = await self._agent.generate(messages, sampling=sampling, seed=seed)
-        return self._known[key]
-
-    async def aclose(self) -> None:
-        """Close what the agent holds."""
-        if hasattr(self._agent, "aclose"):
-            await self._agent.aclose()
+            self._known[key] = asyncio.ensure_future(self._agent.generate(messages, sampling=sampling, seed=seed))
+        return await asyncio.shield(self._known[key])  # others may wait for it, too
 
 
 class RememberingReward:
@@ -91,11 +87,11 @@ class RememberingReward:
     def __init__(self, reward_model: RewardModel, identity: Any) -> None:
         self.identity = identity
         self._reward_model = reward_model
-        self._known: dict[tuple[str, str], float] = {}
+        self._known: dict[tuple[str, str], asyncio.Future[list[float]]] = {}
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
         """See `RewardModel`."""
-        if missing := [text for text in responses if (prompt.id, text) not in self._known]:
-            for text, reward in zip(missing, await self._reward_model.score(prompt, missing), strict=True):
-                self._known[prompt.id, text] = reward
-        return [self._known[prompt.id, text] for text in responses]
+        for text in responses:
+            if (prompt.id, text) not in self._known:
+                self._known[prompt.id, text] = asyncio.ensure_future(self._reward_model.score(prompt, [text]))
+        return [(await asyncio.shield(self._known[prompt.id, text]))[0] for text in responses]

@@ -92,8 +92,8 @@ class Search(ABC):
     def restore(self, plays: Iterable[Play]) -> None:
         """Rebuild the state of a fresh search from recorded plays, scored and failed, without asking again.
 
-        Indices below the highest that are not recorded were in flight; they are asked for first. Failures are not
-        held against the agents: a resumed run gives each another chance.
+        Indices below the highest that are not recorded were in flight; they are asked for first. A search that was
+        stuck forgets its failures: a resumed run gives every agent another chance.
 
         Raises:
             SearchError: plays were asked for already, or the recorded plays do not fit one another.
@@ -112,7 +112,8 @@ class Search(ABC):
                 self.fail(play.index)
             else:
                 self.tell(play.index, play.reward)
-        self._failures = dict.fromkeys(self._failures, 0)
+        if self.stuck:
+            self._failures = dict.fromkeys(self._failures, 0)
 
     def _check_in_flight(self, play: int) -> None:
         if play not in self._actions:

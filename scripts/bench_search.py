@@ -1,0 +1,71 @@
+"""What a search itself costs per play, beside treequest's ABMCTSA (ask and tell), in one run.
+
+python scripts/bench_search.py
+"""
+
+import random
+import time
+from collections.abc import Callable
+from statistics import median
+
+from treequest import ABMCTSA
+
+from toa_trl.search import make_search
+
+AGENTS = ["a", "b", "c", "d", "e"]
+
+
+def reward(rng: random.Random, parent: float | None) -> float:
+    """As ArmoRM's rewards look: about 0.1, a refinement somewhat above its draft."""
+    return rng.gauss(0.1 if parent is None else parent + 0.01, 0.05)
+
+
+def run_ours(name: str, budget: int, seed: int) -> float:
+    """Microseconds per play."""
+    rng, rewards = random.Random(seed), dict[int, float]()
+    search, spent = make_search(name, AGENTS, budget, seed), 0.0
+    while not search.done:
+        begin = time.perf_counter()
+        ((play, action),) = search.ask()
+        spent += time.perf_counter() - begin
+        rewards[play] = reward(rng, rewards[action.refs[0]] if action.refs else None)
+        begin = time.perf_counter()
+        search.tell(play, rewards[play])
+        spent += time.perf_counter() - begin
+    return spent / budget * 1e6
+
+
+def run_treequest(budget: int, seed: int) -> float:
+    """Microseconds per play. Its scores must lie in [0, 1]."""
+    rng = random.Random(seed)
+    algorithm, spent = ABMCTSA(), 0.0
+    state = algorithm.init_tree()
+    for _ in range(budget):
+        begin = time.perf_counter()
+        state, trial = algorithm.ask(state, AGENTS)
+        spent += time.perf_counter() - begin
+        score = min(max(reward(rng, None), 0.0), 1.0)
+        begin = time.perf_counter()
+        state = algorithm.tell(state, trial.trial_id, ("response", score))
+        spent += time.perf_counter() - begin
+    return spent / budget * 1e6
+
+
+def middle(run: Callable[[int], float], repeats: int) -> float:
+    """The median over seeds."""
+    return median(run(seed) for seed in range(repeats))
+
+
+def main() -> None:
+    print("microseconds per play (median over seeds, 5 agents, one play at a time)\n")
+    ours = {budget: middle(lambda seed, n=budget: run_ours("toa", n, seed), 7) for budget in (160, 2000)}
+    theirs = middle(lambda seed: run_treequest(160, seed), 3)
+    print(f"{'toa, 160 plays':32}{ours[160]:10.1f}")
+    print(f"{'toa, 2,000 plays':32}{ours[2000]:10.1f}    {ours[2000] / ours[160]:.2f} x of 160 plays")
+    print(f"{'treequest ABMCTSA, 160 plays':32}{theirs:10.1f}    {theirs / ours[160]:.0f} x of toa\n")
+    for name in ("best_of_n", "parallel", "prs", "sequential", "moa"):
+        print(f"{name + ', 160 plays':32}{middle(lambda seed, n=name: run_ours(n, 160, seed), 7):10.1f}")
+
+
+if __name__ == "__main__":
+    main()

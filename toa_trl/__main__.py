@@ -1,0 +1,64 @@
+"""python -m toa_trl: what can be done with a run's folder once it is there, without sampling again."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from toa_trl.cli import user_errors
+from toa_trl.data.preference import POLICIES
+from toa_trl.errors import ConfigError
+from toa_trl.report import write_report
+from toa_trl.sampler import Rollouts
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command.
+
+    Raises:
+        ConfigError: the folder is no run, or a value is out of range.
+    """
+    parser = argparse.ArgumentParser(prog="python -m toa_trl", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    data = commands.add_parser("data", help="derive sft/, dpo/, rollouts/ and the card again from a run's journal")
+    data.add_argument("run", type=Path, help="the run's folder")
+    data.add_argument("--output", type=Path, help="folder to write to (default: the run's)")
+    data.add_argument("--top_k", type=int, default=1, help="SFT rows per prompt (default: 1)")
+    data.add_argument("--policy", choices=POLICIES, default="rank", help="what the best response is paired with")
+    data.add_argument("--rejected_rank", type=_rank, default=30, help="a rank, or a fraction of N (default: 30)")
+    data.add_argument("--margin", type=float, help="least difference of rewards, with --policy margin")
+    data.add_argument("--keep_truncated", action="store_true", help="take truncated responses, too")
+
+    report = commands.add_parser("report", help="write report.html again")
+    report.add_argument("run", type=Path, help="the run's folder")
+    report.add_argument("--results", type=Path, help="results.json of evaluate.py and compare.py")
+    report.add_argument("--output", type=Path, help="file to write (default: report.html in the run's folder)")
+
+    options = parser.parse_args(arguments)
+    if options.command == "report":
+        results = json.loads(options.results.read_text(encoding="utf-8")) if options.results else None
+        print(write_report(options.run, output=options.output, results=results))
+        return
+    if not (options.run / "journal.sqlite").is_file():
+        raise ConfigError(f"{options.run} has no journal.sqlite; name the folder of a run")
+    keep = {"keep_truncated": options.keep_truncated}
+    pairs = {"policy": options.policy, "rejected_rank": options.rejected_rank, **keep}
+    if options.margin is not None:
+        pairs["margin"] = options.margin
+    output = options.output or options.run
+    dropped = Rollouts.load(options.run).save(output, sft={"top_k": options.top_k, **keep}, preference=pairs)
+    for name, reasons in dropped.items():
+        for reason, count in reasons.most_common():
+            print(f"{name}: {count} prompts give no row: {reason}")
+    print(f"{output}/sft and {output}/dpo are written")
+
+
+def _rank(text: str) -> int | float:
+    return float(text) if "." in text else int(text)
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main()
