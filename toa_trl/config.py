@@ -16,8 +16,11 @@ from typing import Any, Optional
 import yaml
 
 from toa_trl.cli import structure
+from toa_trl.data.preference import preference_rows
 from toa_trl.data.prompts import load_prompts
+from toa_trl.data.sft import sft_rows
 from toa_trl.errors import ConfigError
+from toa_trl.registry import check_whole, construct
 from toa_trl.sampler import TOASampler
 from toa_trl.types import Prompt
 
@@ -48,8 +51,8 @@ class PromptArguments:
         """
         if not self.prompts:
             raise ConfigError("prompts: the key is missing; name a JSONL or parquet file, a folder or a Hub data set")
-        if self.num_prompts is not None and self.num_prompts < 1:
-            raise ConfigError(f"num_prompts: must be >= 1, not {self.num_prompts}")
+        if self.num_prompts is not None:
+            check_whole("num_prompts", self.num_prompts, at_least=1)
         return load_prompts(self.prompts, self.prompts_split, self.num_prompts)
 
 
@@ -116,6 +119,9 @@ class SynthesisArguments(SamplingArguments):
             setattr(self, key, structure(key, getattr(self, key)))
         if not self.output_dir:
             raise ConfigError("output_dir: the key is missing; name the folder that the run is written to")
+        # over no rollouts: a mistake shall show before the sampling, not after it
+        construct("sft", sft_rows, [], params=self.sft)  # type: ignore[arg-type]
+        construct("preference", preference_rows, [], params=self.preference)  # type: ignore[arg-type]
 
 
 def write_run_yaml(path: Path, config: Any, identity: Mapping[str, Any], **facts: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -54,6 +55,23 @@ def check_keys(place: str, given: Iterable[object], known: Iterable[str]) -> Non
             raise ConfigError(
                 f"{place}: unknown key {key!r}; known: {', '.join(known) or 'none'}{_nearest(key, known)}"
             )
+
+
+def check_whole(name: str, value: object, at_least: int) -> None:
+    """Raises:
+    ConfigError: the value is no whole number >= `at_least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        raise ConfigError(f"{name}: a whole number >= {at_least} is needed, not {value!r}")
+
+
+def check_number(name: str, value: object, at_least: float, above: bool = False) -> None:
+    """Raises:
+    ConfigError: the value is no finite number >= `at_least` (with `above`: > `at_least`).
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value < at_least or (above and value == at_least):  # type: ignore[operator]
+        raise ConfigError(f"{name}: a number {'>' if above else '>='} {at_least} is needed, not {value!r}")
 
 
 def _nearest(name: object, known: Iterable[str]) -> str:

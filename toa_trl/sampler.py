@@ -27,7 +27,7 @@ from toa_trl.data.tables import PREFERENCE, ROLLOUTS, SFT, as_dataset, rollout_r
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.journal import Journal
 from toa_trl.prompts import Templates
-from toa_trl.registry import construct
+from toa_trl.registry import check_whole, construct
 from toa_trl.rewards import RewardModel, make_reward
 from toa_trl.runner import Runner
 from toa_trl.search import Search, make_search
@@ -87,8 +87,7 @@ class TOASampler:
         progress: bool = True,
     ) -> None:
         for name, value in {"plays_in_flight": plays_in_flight, "prompts_in_flight": prompts_in_flight}.items():
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name}: a whole number >= 1 is needed, not {value!r}")
+            check_whole(name, value, at_least=1)
         names = [str(agent["name"] if isinstance(agent, Mapping) else agent.name) for agent in _named(agents)]
         params = dict(search_params or {})
 

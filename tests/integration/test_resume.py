@@ -109,7 +109,9 @@ def test_two_processes_cannot_write_one_run(write_config: Callable[..., Path], t
     assert first.returncode == 130
 
 
-def test_another_configuration_is_refused_and_the_difference_shown(write_config: Callable[..., Path], tmp_path: Path) -> None:
+def test_another_configuration_is_refused_and_the_difference_shown(
+    write_config: Callable[..., Path], tmp_path: Path
+) -> None:
     config = write_config()
     process = start(config)
     wait_for(process, tmp_path / "run", at_least=5)

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from typing import Any, Protocol
 
 from toa_trl.errors import ConfigError
-from toa_trl.registry import check_keys
+from toa_trl.registry import check_keys, check_number, check_whole
 from toa_trl.types import Completion, Message, Sampling, as_messages
 
 
@@ -35,12 +35,10 @@ def make_sampling(place: str, base: Sampling, changes: Mapping[str, Any]) -> Sam
     check_keys(place, changes, [field.name for field in fields(Sampling)])
     stop = changes.get("stop", base.stop)
     sampling = replace(base, **{**changes, "stop": (stop,) if isinstance(stop, str) else tuple(stop)})
-    if not isinstance(sampling.temperature, int | float) or sampling.temperature < 0:
-        raise ConfigError(f"{place}: temperature must be >= 0 (0 is greedy), not {sampling.temperature!r}")
+    check_number(f"{place}: temperature (0 is greedy)", sampling.temperature, at_least=0)
+    check_whole(f"{place}: max_tokens", sampling.max_tokens, at_least=1)
     if not isinstance(sampling.top_p, int | float) or not 0 < sampling.top_p <= 1:
         raise ConfigError(f"{place}: top_p must be in (0, 1], not {sampling.top_p!r}")
-    if not isinstance(sampling.max_tokens, int) or sampling.max_tokens < 1:
-        raise ConfigError(f"{place}: max_tokens must be a whole number >= 1, not {sampling.max_tokens!r}")
     return sampling
 
 

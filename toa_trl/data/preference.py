@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 from toa_trl.data.sft import assistant, no_response, text, usable
 from toa_trl.errors import ConfigError
+from toa_trl.registry import check_number
 from toa_trl.types import Play, Rollout, as_dicts
 
 POLICIES = ("rank", "worst", "margin", "same_parent", "cross_agent")
@@ -128,5 +128,5 @@ def _check(policy: str, rejected_rank: object, margin: object) -> None:
         )
     if (policy == "margin") != (margin is not None):
         raise ConfigError("preference: margin goes with the policy 'margin', and that policy needs one")
-    if margin is not None and not (isinstance(margin, int | float) and 0 < margin < math.inf):
-        raise ConfigError(f"preference: margin must be a number > 0, not {margin!r}")
+    if margin is not None:
+        check_number("preference: margin", margin, at_least=0, above=True)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from toa_trl.errors import ConfigError
+from toa_trl.registry import check_whole
 from toa_trl.types import Play, Rollout, as_dicts
 
 
@@ -26,8 +26,7 @@ def sft_rows(
     Raises:
         ConfigError: top_k < 1.
     """
-    if not isinstance(top_k, int) or top_k < 1:
-        raise ConfigError(f"sft: top_k must be a whole number >= 1, not {top_k!r}")
+    check_whole("sft: top_k", top_k, at_least=1)
     rows, dropped = list[dict[str, Any]](), Counter[str]()
     for rollout in rollouts:
         best: dict[str, tuple[int, Play]] = {}

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
 from toa_trl.errors import ConfigError, SearchError
+from toa_trl.registry import check_whole
 from toa_trl.types import Action, Play
 
 MAX_FAILURES = 3  # plays in a row after which an agent is passed over, as long as another one works
@@ -29,8 +30,7 @@ class Search(ABC):
             raise ConfigError("agents: a search needs at least one agent")
         if len(set(agents)) < len(agents):
             raise ConfigError(f"agents: two agents have one name in {agents}")
-        if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
-            raise ConfigError(f"budget: a whole number of plays >= 1 is needed, not {budget!r}")
+        check_whole("budget", budget, at_least=1)
         self.agents = agents
         self.budget = budget
         self._actions: dict[int, Action] = {}  # every play asked for and not failed

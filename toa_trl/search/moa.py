@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from itertools import count
 
-from toa_trl.errors import ConfigError
+from toa_trl.registry import check_whole
 from toa_trl.search.schedule import ScheduledSearch, Slot
 
 
@@ -19,8 +19,7 @@ def moa(agents: Sequence[str], budget: int, seed: int = 0, *, num_layers: int = 
     Raises:
         ConfigError: num_layers < 1.
     """
-    if isinstance(num_layers, bool) or not isinstance(num_layers, int) or num_layers < 1:
-        raise ConfigError(f"num_layers: a whole number >= 1 is needed, not {num_layers!r}")
+    check_whole("num_layers", num_layers, at_least=1)
 
     def schedule(rng: random.Random) -> Iterator[Slot]:
         num_agents = len(agents)

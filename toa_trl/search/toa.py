@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from toa_trl.errors import ConfigError
+from toa_trl.registry import check_number, check_whole
 from toa_trl.search.base import Search
 from toa_trl.types import Action
 
@@ -79,14 +80,11 @@ class TOA(Search):
         super().__init__(agents, budget)
         num_agents = len(self.agents)
         width = max(num_agents, budget // 3) if width is None else width
-        if isinstance(width, bool) or not isinstance(width, int) or width < num_agents:
+        if not isinstance(width, int) or isinstance(width, bool) or width < num_agents:
             raise ConfigError(f"width: a whole number >= the number of agents ({num_agents}) is needed, not {width!r}")
-        if not 0 < tau < math.inf:
-            raise ConfigError(f"tau: a number > 0 is needed, not {tau!r}")
-        if not 0 <= alpha < math.inf:
-            raise ConfigError(f"alpha: a number >= 0 is needed, not {alpha!r}")
-        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
-            raise ConfigError(f"top_k: a whole number >= 1 is needed, not {top_k!r}")
+        check_number("tau", tau, at_least=0, above=True)
+        check_number("alpha", alpha, at_least=0)
+        check_whole("top_k", top_k, at_least=1)
         self.width, self.alpha, self.tau, self.top_k = width, alpha, tau, top_k
         self._roots = [_Arm(agent=agent) for agent in self.agents]
         self._num_at_depth: dict[

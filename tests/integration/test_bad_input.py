@@ -1,0 +1,159 @@
+"""A user's mistakes: one clear line with the remedy, exit code 2, nothing written over, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import ROOT, WEIGHTS
+
+
+@pytest.fixture
+def recipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """A recipe that must fail: its one line of error. In this process, since importing TRL takes seconds."""
+
+    def fail(name: str, *arguments: object) -> str:
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(ROOT / "recipes" / f"{name}.py"), run_name="__main__")
+        assert stopped.value.code == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert lines[-1].startswith("error: ") or ": error: " in lines[-1], lines
+        return lines[-1]
+
+    return fail
+
+
+PROMPTS = {
+    "empty": ("", "is empty"),
+    "not JSON": ('{"prompt": "a"}\n{"prompt": \n', "line 2"),
+    "no prompt": (
+        '{"prompt": "a"}\n\n{"question": "b"}\n',
+        "line 3: the column 'prompt' is missing; there are: question",
+    ),
+    "empty prompt": ('{"prompt": "  "}\n', "line 1: the prompt is empty"),
+    "wrong type": ('{"prompt": 3}\n', "line 1"),
+    "not an object": ("[1]\n", "line 1"),
+    "assistant last": ('{"prompt": [{"role": "assistant", "content": "x"}]}\n', "line 1: the last message"),
+    "no content": ('{"prompt": [{"role": "user"}]}\n', "line 1: 'prompt' must be"),
+    "two of one id": ('{"id": 7, "prompt": "a"}\n{"id": "7", "prompt": "b"}\n', "line 2: the id '7' is there already"),
+    "not text": (b"\xff\xfe\x00", "line 1: not JSON"),
+}
+
+
+@pytest.mark.parametrize("case", PROMPTS)
+def test_prompts(recipe: Callable[..., str], write_config: Callable[..., Path], tmp_path: Path, case: str) -> None:
+    content, said = PROMPTS[case]
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    error = recipe("synthesize", "--config", write_config(), "--prompts", path)
+    assert str(path) in error
+    assert said in error
+    assert not (tmp_path / "run").exists()
+
+
+def agent(**entry: Any) -> dict[str, Any]:
+    return {"agents": [{"name": "a", **entry}]}
+
+
+CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
+    "engine": (agent(engine="vlmm"), "engine 'vlmm' is not known; choose one of transformers, openai, scripted"),
+    "no engine": (agent(), "agent 'a': the key 'engine' is missing"),
+    "agent key": (agent(engine="transformers", modell="x"), "unknown key 'modell'"),
+    "agent without model": (agent(engine="transformers"), "agent 'a': the key 'model' is missing"),
+    "two of one name": ({"agents": [{"name": "a", "engine": "scripted"}] * 2}, "two agents have one name"),
+    "no agents": ({"agents": []}, "at least one agent"),
+    "agents not a list": ({"agents": {"name": "a"}}, "agents: a list is needed"),
+    "base_url": (agent(engine="openai", model="m", base_url="localhost:8000"), "base_url must begin with http"),
+    "sampling": (agent(engine="scripted") | {"sampling": {"temprature": 1}}, "did you mean 'temperature'"),
+    "top_p": ({"sampling": {"top_p": 0}}, "top_p must be in (0, 1]"),
+    "search": ({"search": "mcts"}, "search: 'mcts' is not known"),
+    "search key": ({"search_params": {"witdh": 3}}, "witdh"),
+    "width": ({"search_params": {"width": 1}}, "width: a whole number >= the number of agents (2)"),
+    "tau": ({"search_params": {"tau": 0}}, "tau: a number > 0"),
+    "tau as text": ({"search_params": {"tau": "low"}}, "tau"),
+    "budget": ({"budget": 0}, "budget: a whole number >= 1"),
+    "task": ({"task": "poetry"}, "task 'poetry'"),
+    "reward kind": ({"reward": {"kind": "clasifier"}}, "did you mean 'classifier'"),
+    "no reward": ({"reward": {}}, "reward: an entry needs a kind"),
+    "reward function": ({"reward": {"kind": "function", "function": "no.such:f"}}, "'no.such:f' cannot be imported"),
+    "reward path": ({"reward": {"kind": "function", "function": "f"}}, "package.module:name"),
+    "prompts": ({"prompts": "no/such.jsonl"}, "no/such.jsonl does not exist"),
+    "prompts folder": ({"prompts": "docs-of-nobody"}, "docs-of-nobody could not be read"),
+    "no prompts": ({"prompts": ""}, "prompts: the key is missing"),
+    "no output_dir": ({"output_dir": ""}, "output_dir: the key is missing"),
+    "unknown key": ({"budegt": 3}, "unknown key 'budegt'"),
+    "policy": ({"preference": {"policy": "best"}}, "policy 'best' is not known"),
+    "rank": ({"preference": {"rejected_rank": 1}}, "rejected_rank must be a whole number >= 2"),
+    "sft key": ({"sft": {"topk": 2}}, "did you mean 'top_k'"),
+    "plays_in_flight": ({"plays_in_flight": 0}, "plays_in_flight: a whole number >= 1"),
+}
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_configuration(
+    recipe: Callable[..., str], write_config: Callable[..., Path], tmp_path: Path, case: str
+) -> None:
+    changes, said = CONFIGS[case]
+    assert said in recipe("synthesize", "--config", write_config(**changes))
+    assert not (tmp_path / "run").exists(), "a mistake that can be seen before the first play leaves nothing behind"
+
+
+@pytest.mark.parametrize(
+    ("removed", "said"),
+    [("model.safetensors", "no model could be loaded"), ("chat_template.jinja", "has no chat template")],
+)
+def test_model_folder(
+    recipe: Callable[..., str], write_config: Callable[..., Path], tmp_path: Path, removed: str, said: str
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in (ROOT / WEIGHTS / "base").iterdir():
+        if file.name != removed:
+            (folder / file.name).write_bytes(file.read_bytes())
+    error = recipe("synthesize", "--config", write_config(**agent(engine="transformers", model=str(folder))))
+    assert said in error
+    assert str(folder) in error
+
+
+def test_files(recipe: Callable[..., str], tmp_path: Path) -> None:
+    assert "cannot be read" in recipe("synthesize", "--config", tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [1,\nb: }")
+    assert "is not YAML" in recipe("synthesize", "--config", tmp_path / "bad.yaml")
+    (tmp_path / "list.yaml").write_text("- a")
+    assert "keys and values" in recipe("synthesize", "--config", tmp_path / "list.yaml")
+
+
+def test_command_line(recipe: Callable[..., str], write_config: Callable[..., Path]) -> None:
+    assert "--budgett" in recipe("synthesize", "--config", write_config(), "--budgett", 3)
+    assert "neither YAML nor JSON" in recipe("synthesize", "--config", write_config(), "--agents", "[{")
+    assert "num_prompts" in recipe("synthesize", "--config", write_config(), "--num_prompts", 0)
+
+
+def test_evaluate_and_compare(recipe: Callable[..., str]) -> None:
+    demo = "recipes/configs/demo"
+    assert "models: a list" in recipe("evaluate", "--config", f"{demo}/evaluate.yaml", "--models", "[]")
+    missing = json.dumps([{"name": "base", "engine": "transformers", "model": "runs/none"}])
+    assert "runs/none" in recipe("evaluate", "--config", f"{demo}/evaluate.yaml", "--models", missing)
+    assert "nobody" in recipe("compare", "--config", f"{demo}/compare.yaml", "--searches", "{prs: {agent: nobody}}")
+    assert "mcts" in recipe("compare", "--config", f"{demo}/compare.yaml", "--searches", "{mcts: {}}")
+
+
+def test_training(recipe: Callable[..., str], tmp_path: Path) -> None:
+    sft = ("sft", "--config", "recipes/configs/demo/sft.yaml", "--output_dir", tmp_path / "out")
+    (tmp_path / "data").mkdir()
+    assert "could not be read" in recipe(*sft, "--dataset_name", tmp_path / "data")
+    (tmp_path / "data" / "train.jsonl").write_text('{"question": "a"}\n')
+    assert "there are: question" in recipe(*sft, "--dataset_name", tmp_path / "data")
+    (tmp_path / "config.yaml").write_text("learning_rat: 1.0\n")
+    assert "did you mean 'learning_rate'" in recipe("sft", "--config", tmp_path / "config.yaml")
+    (tmp_path / "model").mkdir()
+    assert "neither a config.json" in recipe(*sft, "--model_name_or_path", tmp_path / "model")
+    assert not (tmp_path / "out").exists()
