@@ -63,6 +63,7 @@ def main() -> None:
                 s.asample(prompts, Path(config.output_dir) / f"{name}-{budget}", bar) for name, budget, s in runs
             )
             rollouts = await asyncio.gather(*sampling)
+        await asyncio.gather(*(agent.aclose() for agent in agents), reward_model.aclose())
         return [
             {"name": name, "budget": budget, **await summarize(found, verifier)}
             for (name, budget, _), found in zip(runs, rollouts, strict=True)

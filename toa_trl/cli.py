@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -26,6 +27,10 @@ def user_errors() -> Iterator[None]:
         _exit(f"error: {error}", 2)
     except ToaError as error:
         _exit(f"stopped: {error}", 1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        _exit(f"stopped: {error}; what was done so far is kept, and the same command goes on", 1)
     except KeyboardInterrupt:
         _exit("stopped as asked; what was done so far is kept, and the same command goes on", 130)
 

@@ -6,10 +6,13 @@ attention, as in the paper's accounting; a call with T tokens in all costs T tim
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 from toa_trl.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,15 @@ class Flops:
     def __call__(self, num_tokens: int) -> float:
         """FLOPs of a forward pass over `num_tokens` tokens: prompt and completion together."""
         return num_tokens * (2.0 * self.num_parameters + 2.0 * self.num_layers * num_tokens * self.hidden_size)
+
+    @classmethod
+    def if_known(cls, config: Any) -> Flops | None:
+        """`from_config`, or None for a model of another shape: it can be used, only its compute is not counted."""
+        try:
+            return cls.from_config(config)
+        except ConfigError as error:
+            logger.warning("%s", error)
+            return None
 
     @classmethod
     def from_config(cls, config: Any) -> Flops:

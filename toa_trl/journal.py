@@ -11,14 +11,13 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from toa_trl.errors import ConfigError, JournalError
-from toa_trl.types import Action, Completion, Play, Prompt, Rollout, as_dicts
+from toa_trl.types import Action, Completion, Counts, Play, Prompt, Rollout, as_dicts
 
 SCHEMA = """
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -33,20 +32,6 @@ CREATE TABLE plays (
 PRAGMA user_version = 1;
 """
 VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """What a journal holds."""
-
-    num_prompts: int
-    num_scored: int
-    num_failed: int
-    num_truncated: int  # scored plays that max_tokens cut short
-    prompt_tokens: int
-    completion_tokens: int
-    flops: float  # of the agents, as far as they are known
-    reward_flops: float
 
 
 class Journal:
@@ -118,7 +103,12 @@ class Journal:
                 )
             return True
         rows = (
-            (position, p.id, json.dumps(as_dicts(p.messages), ensure_ascii=False), json.dumps(dict(p.metadata)))
+            (
+                position,
+                p.id,
+                json.dumps(as_dicts(p.messages), ensure_ascii=False),
+                json.dumps(dict(p.metadata), default=str),
+            )
             for position, p in enumerate(prompts)
         )
         with self._errors():

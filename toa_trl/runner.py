@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from toa_trl.agents import Agent
 from toa_trl.errors import AgentError, RewardError, ToaError
@@ -20,7 +20,7 @@ from toa_trl.rewards import RewardModel
 from toa_trl.search import Search
 from toa_trl.types import Action, Completion, Play, Prompt, Sampling
 
-MAX_FAILURES = 200  # plays of a run in a row: then nothing works any more, and asking on would only burn money
+MAX_GIVEN_UP = 50  # prompts in a row: then nothing works any more, and asking on would only burn money
 
 
 @dataclass
@@ -47,7 +47,8 @@ class Runner:
     plays_in_flight: int = 1
     prompts_in_flight: int = 256
     on_play: Callable[[Play], None] = lambda play: None
-    _failures: int = field(default=0, init=False)  # plays in a row, over all prompts
+    _num_given_up: int = field(default=0, init=False)  # prompts in a row
+    _last_error: str = field(default="", init=False)
 
     async def run(self, prompts: Iterable[Prompt]) -> list[str]:
         """Spend the budget of every prompt, going on where the journal ends.
@@ -56,15 +57,22 @@ class Runner:
             The ids of prompts that were given up because every agent kept failing; a later run tries them again.
 
         Raises:
-            ToaError: MAX_FAILURES plays in a row failed, over all prompts.
+            ToaError: MAX_GIVEN_UP prompts in a row were given up.
             JournalError: a play could not be written.
         """
         waiting, given_up = iter(prompts), list[str]()
 
         async def work() -> None:
             for prompt in waiting:  # shared by all workers: each takes the next prompt
-                if not await self._search(prompt):
-                    given_up.append(prompt.id)
+                if await self._search(prompt):
+                    self._num_given_up = 0
+                    continue
+                given_up.append(prompt.id)
+                self._num_given_up += 1
+                if self._num_given_up >= MAX_GIVEN_UP:
+                    raise ToaError(
+                        f"every agent failed on {MAX_GIVEN_UP} prompts in a row, the last time with: {self._last_error}"
+                    )
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -82,9 +90,12 @@ class Runner:
         plays = {play.index: play for play in recorded}
         running: set[asyncio.Task[Play]] = set()
         try:
-            while not search.done and not search.stuck:
-                for index, action in search.ask(self.plays_in_flight - len(running)):
-                    running.add(asyncio.create_task(self._play(prompt, index, action, plays)))
+            while not search.done:
+                if not search.stuck:
+                    for index, action in search.ask(self.plays_in_flight - len(running)):
+                        running.add(asyncio.create_task(self._play(prompt, index, action, plays)))
+                if not running:
+                    break
                 finished, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for play in sorted((task.result() for task in finished), key=lambda play: play.index):
                     plays[play.index] = play
@@ -104,6 +115,8 @@ class Runner:
         try:
             messages = render(prompt, action, plays, self.templates)
             completion = await self.agents[action.agent].generate(messages, sampling=self.sampling, seed=seed)
+            # a server that cuts an emoji in two sends half a surrogate pair, which no file can hold
+            completion = replace(completion, text=completion.text.encode("utf-8", "replace").decode("utf-8"))
             reward = await self._score(prompt, completion)
         except (AgentError, RewardError) as failure:
             error = str(failure)
@@ -111,9 +124,7 @@ class Runner:
             error = f"{type(failure).__name__}: {failure}"
         play = Play(index, action, completion, reward, error, seed, getattr(reward, "flops", None))
         self.journal.append(prompt.id, play)
-        self._failures = self._failures + 1 if error else 0
-        if self._failures >= MAX_FAILURES:
-            raise ToaError(f"the last {MAX_FAILURES} plays all failed, the last one with: {error}")
+        self._last_error = error or self._last_error
         self.on_play(play)
         return play
 

@@ -112,6 +112,10 @@ class TOASampler:
             self._reward_model = reward_model
         else:
             self._reward_model = make_reward({"kind": "function", "function": reward_model})
+        given = (*agents, reward_model)
+        built = (*self._agents.values(), self._reward_model)
+        # what was given as an object is its owner's to close
+        self._own: list[Any] = [b for b, g in zip(built, given, strict=True) if b is not g and hasattr(b, "aclose")]
         self._identity = {
             "search": search,
             "search_params": params,
@@ -190,9 +194,8 @@ class TOASampler:
         try:
             given_up = await runner.run(unfinished)
         finally:
-            for part in (*self._agents.values(), self._reward_model):
-                if hasattr(part, "aclose"):
-                    await part.aclose()
+            for part in self._own:
+                await part.aclose()
         for reason, count in failures.most_common(5):
             logger.warning("%d plays failed: %s", count, reason)
         if given_up and len(given_up) == len(prompts):

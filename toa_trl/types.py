@@ -108,6 +108,20 @@ class Rollout:
         return tuple(sorted(self.scored, key=lambda p: (-_reward(p), p.index)))
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a run holds, in numbers."""
+
+    num_prompts: int
+    num_scored: int
+    num_failed: int
+    num_truncated: int  # scored plays that max_tokens cut short
+    prompt_tokens: int
+    completion_tokens: int
+    flops: float  # of the agents, as far as they are known
+    reward_flops: float
+
+
 def _reward(play: Play) -> float:
     assert play.reward is not None
     return play.reward

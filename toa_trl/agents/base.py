@@ -34,7 +34,10 @@ def make_sampling(place: str, base: Sampling, changes: Mapping[str, Any]) -> Sam
         raise ConfigError(f"{place}: a mapping is needed, not {changes!r}")
     check_keys(place, changes, [field.name for field in fields(Sampling)])
     stop = changes.get("stop", base.stop)
-    sampling = replace(base, **{**changes, "stop": (stop,) if isinstance(stop, str) else tuple(stop)})
+    texts = [stop] if isinstance(stop, str) else stop
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text for text in texts):
+        raise ConfigError(f"{place}: stop must be a text or a list of texts, none of them empty, not {stop!r}")
+    sampling = replace(base, **{**changes, "stop": tuple(texts)})
     check_number(f"{place}: temperature (0 is greedy)", sampling.temperature, at_least=0)
     check_whole(f"{place}: max_tokens", sampling.max_tokens, at_least=1)
     if not isinstance(sampling.top_p, int | float) or not 0 < sampling.top_p <= 1:

@@ -132,7 +132,7 @@ class OpenAIAgent:
             raise ValueError(f"not a chat completion: {str(answer)[:300]}") from error
         if not isinstance(text, str) or not text.strip():
             raise AgentError(f"agent {self.name!r}: an empty response (finish_reason {finish_reason})")
-        num_prompt, num_completion = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
+        num_prompt, num_completion = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
         flops = self._flops(num_prompt + num_completion) if self._flops and num_completion else None
         return Completion(text, finish_reason, num_prompt, num_completion, flops)
 

@@ -84,7 +84,7 @@ class _Engine:
         self._place = place
         self._model = load_model(place, "AutoModelForCausalLM", model, dtype=dtype, device=device)
         self._tokenizer = load_tokenizer(place, model)
-        self._flops = Flops.from_config(self._model.config)
+        self._flops = Flops.if_known(self._model.config)
         self._context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
         eos = self._model.generation_config.eos_token_id
         eos = self._tokenizer.eos_token_id if eos is None else eos
@@ -110,6 +110,7 @@ class _Engine:
         padded = zip(padding, requests, strict=True)
         ids = torch.tensor([[self._pad] * p + r.prompt for p, r in padded], device=device)
         mask = torch.arange(width, device=device) >= torch.tensor(padding, device=device)[:, None]
+        row_ends = _RowEnds(requests, width, self._tokenizer, device)
         output = self._model.generate(
             input_ids=ids,
             attention_mask=mask.long(),
@@ -120,9 +121,11 @@ class _Engine:
                 pad_token_id=self._pad,
             ),
             logits_processor=LogitsProcessorList([_SeededSampling(requests, device)]),
-            stopping_criteria=StoppingCriteriaList([_RowEnds(requests, width, self._tokenizer, device)]),
+            stopping_criteria=StoppingCriteriaList([row_ends]),
         )
-        return [self._completion(r, new) for r, new in zip(requests, output[:, width:].tolist(), strict=True)]
+        answers = output[:, width:].tolist()
+        # behind its stop text a row of a batch is padding
+        return [self._completion(r, answers[row][: row_ends.stopped.get(row)]) for row, r in enumerate(requests)]
 
     def _completion(self, request: _Request, new: list[int]) -> Completion:
         end = next((i + 1 for i, token in enumerate(new) if token in self._eos), None)
@@ -135,7 +138,7 @@ class _Engine:
             finish_reason="stop" if ended else "length",
             prompt_tokens=len(request.prompt),
             completion_tokens=len(ids),
-            flops=self._flops(len(request.prompt) + len(ids)),
+            flops=self._flops(len(request.prompt) + len(ids)) if self._flops else None,
         )
 
 
@@ -175,12 +178,15 @@ class _RowEnds(StoppingCriteria):  # type: ignore[misc]
         self._stops = [(row, r.sampling.stop) for row, r in enumerate(requests) if r.sampling.stop]
         self._prompt_width = prompt_width
         self._tokenizer = tokenizer
+        self.stopped: dict[int, int] = {}  # row -> number of its tokens, where a stop text ended it
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:  # [B, T] -> [B]
         ended = input_ids.shape[1] - self._prompt_width >= self._limit
         for row, stops in self._stops:
-            # a stop text has just been completed, if at all; it spans at most as many tokens as characters
-            tail = max(self._prompt_width, input_ids.shape[1] - max(map(len, stops)))
-            text = self._tokenizer.decode(input_ids[row, tail:])
-            ended[row] |= any(stop in text for stop in stops)
+            # a stop text has just been completed, if at all; it spans at most as many tokens as bytes
+            tail = max(self._prompt_width, input_ids.shape[1] - max(len(stop.encode()) for stop in stops))
+            text = self._tokenizer.decode(input_ids[row, tail:], skip_special_tokens=True)
+            if any(stop in text for stop in stops):
+                self.stopped.setdefault(row, input_ids.shape[1] - self._prompt_width)
+                ended[row] = True
         return ended

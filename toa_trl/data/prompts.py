@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,7 @@ def as_prompts(rows: Iterable[tuple[str, Any]], limit: int | None = None) -> lis
     """
     prompts: dict[str, Prompt] = {}
     places: dict[str, str] = {}
-    for number, (place, row) in enumerate(rows):
-        if limit is not None and number >= limit:
-            break
+    for number, (place, row) in enumerate(islice(rows, limit)):
         prompt = row if isinstance(row, Prompt) else _prompt(place, row, default_id=str(number))
         if prompt.id in prompts:
             raise ConfigError(f"{place}: the id {prompt.id!r} is there already, at {places[prompt.id]}; ids are unique")
@@ -68,6 +67,8 @@ def _prompt(place: str, row: Any, default_id: str) -> Prompt:
         raise ConfigError(f"{place}: 'prompt' must be a text or a list of messages: {error}") from error
     if not messages or not messages[-1].content.strip():
         raise ConfigError(f"{place}: the prompt is empty")
+    if any("\ud800" <= sign <= "\udfff" for message in messages for sign in message.content):
+        raise ConfigError(f"{place}: the prompt holds half a surrogate pair, which is no text")
     if messages[-1].role != "user":
         raise ConfigError(f"{place}: the last message must be the user's, not the {messages[-1].role}'s")
     given = row.get("id")

@@ -127,7 +127,8 @@ def write_parquet(rows: Iterable[dict[str, Any]], schema: pa.Schema, folder: Pat
                     writer.close()
                 paths.append(fresh / f"{len(paths):05d}.parquet")
                 writer = pq.ParquetWriter(paths[-1], schema, compression="zstd")
-            writer.write_batch(batch)
+            if batch.num_rows:  # a row group without rows is what datasets stumbles over
+                writer.write_batch(batch)
             num_rows += batch.num_rows
     finally:
         if writer is not None:

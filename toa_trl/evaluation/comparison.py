@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from statistics import mean
-from typing import Any
+from typing import Any, TypeVar
 
 from toa_trl.agents import Agent
 from toa_trl.evaluation.intervals import bootstrap
@@ -13,6 +13,8 @@ from toa_trl.rewards import RewardModel
 from toa_trl.types import Completion, Message, Prompt, Rollout, Sampling
 
 TOP = 10
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 async def summarize(rollouts: Iterable[Rollout], verifier: RewardModel) -> dict[str, Any]:
@@ -77,8 +79,13 @@ class RememberingAgent:
         """See `Agent`."""
         key = (tuple(messages), sampling, seed)
         if key not in self._known:
-            self._known[key] = asyncio.ensure_future(self._agent.generate(messages, sampling=sampling, seed=seed))
+            _remember(self._known, key, self._agent.generate(messages, sampling=sampling, seed=seed))
         return await asyncio.shield(self._known[key])  # others may wait for it, too
+
+    async def aclose(self) -> None:
+        """Close what the agent holds."""
+        if hasattr(self._agent, "aclose"):
+            await self._agent.aclose()
 
 
 class RememberingReward:
@@ -93,5 +100,21 @@ class RememberingReward:
         """See `RewardModel`."""
         for text in responses:
             if (prompt.id, text) not in self._known:
-                self._known[prompt.id, text] = asyncio.ensure_future(self._reward_model.score(prompt, [text]))
+                _remember(self._known, (prompt.id, text), self._reward_model.score(prompt, [text]))
         return [(await asyncio.shield(self._known[prompt.id, text]))[0] for text in responses]
+
+    async def aclose(self) -> None:
+        """Close what the reward model holds."""
+        if hasattr(self._reward_model, "aclose"):
+            await self._reward_model.aclose()
+
+
+def _remember(known: dict[Key, asyncio.Future[Value]], key: Key, coroutine: Coroutine[Any, Any, Value]) -> None:
+    """Start it, and forget it again where it fails or is cancelled: the next who asks shall have another chance."""
+
+    def forget(future: asyncio.Future[Value]) -> None:
+        if future.cancelled() or future.exception() is not None:
+            known.pop(key)
+
+    known[key] = asyncio.ensure_future(coroutine)
+    known[key].add_done_callback(forget)

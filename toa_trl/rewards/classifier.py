@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import torch
@@ -33,30 +34,34 @@ class ClassifierReward:
         if self._model.config.num_labels != 1:
             raise ConfigError(f"{place}: {model!r} has {self._model.config.num_labels} labels; a reward model has one")
         self._tokenizer = load_tokenizer(place, model)
-        self._flops = Flops.from_config(self._model.config)
+        self._flops = Flops.if_known(self._model.config)
         self._queue: Batcher[list[int], Score] = Batcher(self._run, length=len, max_size=max_batch_size)
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
         """See `RewardModel`."""
-        scores = []
-        for response in responses:
-            messages = [*as_dicts(prompt.messages), {"role": "assistant", "content": response}]
-            ids = self._tokenizer.apply_chat_template(messages, return_dict=False)
-            try:
-                scores.append(await self._queue.submit(ids))
-            except RuntimeError as error:  # torch: out of memory, or more positions than the model has
-                raise RewardError(f"the reward model failed: {error}") from error
+        asked = as_dicts(prompt.messages)
+        texts = (
+            self._tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": r}], return_dict=False)
+            for r in responses
+        )
+        try:
+            scores = await asyncio.gather(*(self._queue.submit(ids) for ids in texts))
+        except RuntimeError as error:  # torch: out of memory, or more positions than the model has
+            raise RewardError(f"the reward model failed: {error}") from error
         return check_scores("the reward model", scores, len(responses))
 
     @torch.inference_mode()
     def _run(self, texts: list[list[int]]) -> list[Score]:
         # The model scores the last token that is not padding. A padding token that also ends texts (pad = eos) would
-        # move that place, so a token that no text of the batch holds is taken; on the right, where nothing attends to it.
-        used = set().union(*texts)
-        pad = next(token for token in range(self._model.config.vocab_size) if token not in used)
+        # move that place, so a token that ends no text of the batch is taken; on the right, where nothing attends to it.
+        ends = {text[-1] for text in texts}
+        pad = next(token for token in range(len(ends) + 1) if token not in ends)
         width = max(map(len, texts))
         ids = torch.tensor([text + [pad] * (width - len(text)) for text in texts], device=self._model.device)
         mask = torch.arange(width, device=ids.device) < torch.tensor([[len(text)] for text in texts], device=ids.device)
         self._model.config.pad_token_id = pad
         logits = self._model(input_ids=ids, attention_mask=mask.long()).logits[:, 0].float().tolist()
-        return [Score(logit, self._flops(len(text))) for logit, text in zip(logits, texts, strict=True)]
+        return [
+            Score(logit, self._flops(len(text)) if self._flops else None)
+            for logit, text in zip(logits, texts, strict=True)
+        ]

@@ -63,6 +63,6 @@ def _load(path: str) -> Callable[..., Any]:
         sys.path.append(str(Path.cwd()))  # a script's path begins with its own folder, not with the user's
     try:
         function: Callable[..., Any] = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"reward 'function': {path!r} cannot be imported: {error}") from error
+    except Exception as error:  # the user's own module: whatever it raises
+        raise ConfigError(f"reward 'function': {path!r} cannot be imported: {type(error).__name__}: {error}") from error
     return function

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,11 +52,11 @@ class LikelihoodReward:
         place = "reward 'likelihood'"
         if aggregate not in ("mean", "sum"):
             raise ConfigError(f"{place}: aggregate is mean or sum, not {aggregate!r}")
-        if not floor < 0:
+        if not isinstance(floor, int | float) or not floor < 0:
             raise ConfigError(f"{place}: floor must be < 0, not {floor!r}")
         self._model = load_model(place, "AutoModelForCausalLM", model, dtype=dtype, device=device)
         self._tokenizer = load_tokenizer(place, model)
-        self._flops = Flops.from_config(self._model.config)
+        self._flops = Flops.if_known(self._model.config)
         self._mean = aggregate == "mean"
         self._floor = floor
         self._queue: Batcher[_Text, Score] = Batcher(self._run, length=len, max_size=max_batch_size)
@@ -64,16 +65,17 @@ class LikelihoodReward:
         """See `RewardModel`."""
         asked = as_dicts(prompt.messages)
         prefix = self._tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
-        scores = []
+        texts = []
         for response in responses:
             messages = [*asked, {"role": "assistant", "content": response}]
             ids = self._tokenizer.apply_chat_template(messages, return_dict=False)
-            if len(ids) <= len(prefix):
-                raise RewardError("the response has no tokens")
-            try:
-                scores.append(await self._queue.submit(_Text(ids, len(prefix))))
-            except RuntimeError as error:  # torch: out of memory, or more positions than the model has
-                raise RewardError(f"the reward model failed: {error}") from error
+            if ids[: len(prefix)] != prefix or len(ids) == len(prefix):
+                raise RewardError("the chat template does not put the response behind the prompt")
+            texts.append(_Text(ids, len(prefix)))
+        try:
+            scores = await asyncio.gather(*map(self._queue.submit, texts))
+        except RuntimeError as error:  # torch: out of memory, or more positions than the model has
+            raise RewardError(f"the reward model failed: {error}") from error
         return check_scores("the reward model", scores, len(responses))
 
     @torch.inference_mode()
@@ -89,4 +91,7 @@ class LikelihoodReward:
         kept = of_response[:, 1:]
         totals = torch.where(kept, per_token, 0.0).sum(dim=1)
         values = (totals / kept.sum(dim=1) if self._mean else totals).tolist()
-        return [Score(value, self._flops(len(text))) for value, text in zip(values, texts, strict=True)]
+        return [
+            Score(value, self._flops(len(text)) if self._flops else None)
+            for value, text in zip(values, texts, strict=True)
+        ]

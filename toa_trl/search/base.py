@@ -100,18 +100,25 @@ class Search(ABC):
         """
         if self._next_index:
             raise SearchError("restore: this search was asked already; restore a fresh one")
-        for play in sorted(plays, key=lambda play: play.index):
-            action = play.action
-            if action.agent not in self.agents or not all(ref in self._actions for ref in _seen(action)):
-                raise SearchError(f"restore: play {play.index} ({action}) does not fit the plays before it")
-            self._gaps.extend(range(self._next_index, play.index))
-            self._next_index = play.index + 1
-            self._actions[play.index] = action
-            self._replay(play.index, action)
-            if play.reward is None:
-                self.fail(play.index)
-            else:
-                self.tell(play.index, play.reward)
+        recorded, waiting = sorted(plays, key=lambda play: play.index), list[Play]()
+        if recorded:
+            self._next_index = recorded[-1].index + 1
+            self._gaps = sorted(set(range(self._next_index)) - {play.index for play in recorded})
+        for each in recorded:
+            waiting.append(each)
+            # a play that was in flight at an earlier stop and was asked for again may have seen plays of higher indices
+            while play := next((play for play in waiting if self._rewards.keys() >= _seen(play.action)), None):
+                waiting.remove(play)
+                if play.action.agent not in self.agents:
+                    raise SearchError(f"restore: play {play.index} ({play.action}) is by none of {self.agents}")
+                self._actions[play.index] = play.action
+                self._replay(play.index, play.action)
+                if play.reward is None:
+                    self.fail(play.index)
+                else:
+                    self.tell(play.index, play.reward)
+        if waiting:
+            raise SearchError(f"restore: play {waiting[0].index} ({waiting[0].action}) does not fit the other plays")
         if self.stuck:
             self._failures = dict.fromkeys(self._failures, 0)
 
@@ -141,5 +148,5 @@ class Search(ABC):
         """A play in flight failed."""
 
 
-def _seen(action: Action) -> tuple[int, ...]:
-    return action.refs if action.parent is None else (*action.refs, action.parent)
+def _seen(action: Action) -> set[int]:
+    return {*action.refs} if action.parent is None else {*action.refs, action.parent}

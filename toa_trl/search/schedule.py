@@ -51,12 +51,20 @@ class ScheduledSearch(Search):
         return None
 
     def _replay(self, index: int, action: Action) -> None:
-        fitting = [slot for slot in self._open if self._fits(slot, action)]
-        if not fitting:
+        now = {slot: self._action(slot) for slot in self._open}
+        same_kind = [slot for slot in self._open if self._slots[slot].kind == action.kind]
+        fitting = (
+            [slot for slot, wanted in now.items() if wanted == action],
+            # with several plays in flight other agents may have been passed over then
+            [s for s, wanted in now.items() if wanted and (wanted.kind, wanted.refs) == (action.kind, action.refs)],
+            # and where some of them were lost, it cannot always be told which slot a play had: then the last one
+            same_kind[::-1],
+            self._open[::-1],
+        )
+        slot = next((slots[0] for slots in fitting if slots), None)
+        if slot is None:
             raise SearchError(f"restore: play {index} ({action}) has no place in this schedule")
-        # an agent that kept failing was stood in for by another, so the agent may differ
-        own = (slot for slot in fitting if self._slots[slot].agent == action.agent)
-        self._take(next(own, fitting[0]), index)
+        self._take(slot, index)
 
     def _scored(self, index: int, reward: float) -> None:
         self._play_of[self._slot_of[index]] = index
@@ -68,10 +76,6 @@ class ScheduledSearch(Search):
     def _take(self, slot: int, index: int) -> None:
         self._open.remove(slot)
         self._slot_of[index] = slot
-
-    def _fits(self, slot: int, action: Action) -> bool:
-        wanted = self._action(slot)
-        return wanted is not None and (wanted.kind, wanted.refs) == (action.kind, action.refs)
 
     def _action(self, slot: int) -> Action | None:
         agent, kind, needs, best_only = (s := self._slots[slot]).agent, s.kind, s.needs, s.best_only

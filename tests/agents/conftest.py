@@ -1,0 +1,96 @@
+"""A small OpenAI-compatible server in a thread, scripted answer by answer."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+
+class Server:
+    """Answers POST /v1/chat/completions from `script`, one entry per request; then by quoting the request.
+
+    An entry is a status, a text (the raw body of a 200), a mapping (the JSON of a 200), or "reset".
+    """
+
+    def __init__(self) -> None:
+        self.script: list[Any] = []
+        self.requests: list[dict[str, Any]] = []  # {"body", "authorization", "port"}
+        self.ports: list[int] = []
+        self._loop = asyncio.new_event_loop()
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+        assert self._started.wait(30)
+
+    @property
+    def urls(self) -> list[str]:
+        return [f"http://127.0.0.1:{port}/v1" for port in self.ports]
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(30)
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        runner = self._loop.run_until_complete(self._start())
+        self._started.set()
+        self._loop.run_forever()
+        self._loop.run_until_complete(runner.cleanup())
+        self._loop.close()
+
+    async def _start(self) -> web.AppRunner:
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", self._answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        for _ in range(2):
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            self.ports.append(site._server.sockets[0].getsockname()[1])  # type: ignore[union-attr]
+        return runner
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        port = request.transport.get_extra_info("sockname")[1]  # type: ignore[union-attr]
+        self.requests.append({"body": body, "authorization": request.headers.get("Authorization"), "port": port})
+        entry = self.script.pop(0) if self.script else chat(f"{body['model']} {body['seed']}", body["max_tokens"])
+        if entry == "reset":
+            request.transport.abort()  # type: ignore[union-attr]
+            return web.Response()
+        if isinstance(entry, int):
+            return web.Response(status=entry, text=f"no, {entry}")
+        if isinstance(entry, str):
+            return web.Response(text=entry, content_type="application/json")
+        return web.json_response(entry)
+
+
+def chat(text: str | None, max_tokens: int = 99, **changes: Any) -> dict[str, Any]:
+    """A chat completion; a word is a token."""
+    words = (text or "").split()
+    cut = len(words) > max_tokens
+    choice = {
+        "message": {"role": "assistant", "content": None if text is None else " ".join(words[:max_tokens])},
+        "finish_reason": "length" if cut else "stop",
+    }
+    usage = {"prompt_tokens": 7, "completion_tokens": min(len(words), max_tokens)}
+    return {"choices": [choice], "usage": usage, **changes}
+
+
+@pytest.fixture(scope="session")
+def running_server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def server(running_server: Server) -> Server:
+    """The server, with nothing scripted and no request seen."""
+    running_server.script.clear()
+    running_server.requests.clear()
+    return running_server

@@ -1,0 +1,145 @@
+"""Tiny random models, built once per session: real transformers folders without a download."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("toa_trl", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("toa_trl")
+
+ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
+END, PAD = "<|end|>", "<|pad|>"
+TEMPLATE = (
+    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+CONTEXT = 256
+
+
+def make_tokenizer(*, pad: str | None = PAD, template: bool = True) -> Any:
+    """One token per byte, whatever the text, and one per role."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {token: i for i, token in enumerate([PAD, END, *ROLES])}
+    for byte in sorted(pre_tokenizers.ByteLevel.alphabet()):
+        vocabulary[byte] = len(vocabulary)
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END, pad_token=pad, additional_special_tokens=[*ROLES]
+    )
+    if template:
+        fast.chat_template = TEMPLATE
+    return fast
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Builds a model folder: build(labels=None for a causal model, pad=..., template=..., seed=...)."""
+
+    def make(
+        name: str,
+        *,
+        labels: int | None = None,
+        pad: str | None = PAD,
+        template: bool = True,
+        seed: int = 0,
+        spread: float = 0.3,
+    ) -> Path:
+        import torch
+        from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+
+        torch.set_num_threads(1)
+        torch.manual_seed(seed)
+        tokenizer = make_tokenizer(pad=pad, template=template)
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=CONTEXT,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            initializer_range=spread,
+            **({} if labels is None else {"num_labels": labels}),
+        )
+        model = LlamaForCausalLM(config) if labels is None else LlamaForSequenceClassification(config)
+        folder = tmp_path_factory.mktemp("models") / name
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def causal(build: Callable[..., Path]) -> Path:
+    """A causal language model with a chat template."""
+    return build("causal")
+
+
+@pytest.fixture(scope="session")
+def causal_no_pad(build: Callable[..., Path]) -> Path:
+    """One whose tokenizer has no padding token."""
+    return build("causal-no-pad", pad=None)
+
+
+@pytest.fixture(scope="session")
+def causal_no_template(build: Callable[..., Path]) -> Path:
+    """One whose tokenizer has no chat template: a base model."""
+    return build("causal-no-template", template=False)
+
+
+@pytest.fixture(scope="session")
+def no_weights(causal: Path) -> Path:
+    """A folder with configuration and tokenizer, but no weights."""
+    folder = causal.with_name("no-weights")
+    shutil.copytree(causal, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def classifier(build: Callable[..., Path]) -> Path:
+    """A reward model."""
+    return build("classifier", labels=1)
+
+
+@pytest.fixture(scope="session")
+def classifier_pad_is_eos(build: Callable[..., Path]) -> Path:
+    """A reward model that pads with the token that ends every turn."""
+    return build("classifier-pad-is-eos", labels=1, pad=END)
+
+
+@pytest.fixture(scope="session")
+def classifier_no_pad(build: Callable[..., Path]) -> Path:
+    """A reward model without a padding token."""
+    return build("classifier-no-pad", labels=1, pad=None)
+
+
+@pytest.fixture(scope="session")
+def classifier_no_template(build: Callable[..., Path]) -> Path:
+    """A reward model without a chat template."""
+    return build("classifier-no-template", labels=1, template=False)
+
+
+@pytest.fixture(scope="session")
+def classifier_two_labels(build: Callable[..., Path]) -> Path:
+    """A classifier, but no reward model."""
+    return build("classifier-two-labels", labels=2)

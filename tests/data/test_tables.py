@@ -1,0 +1,80 @@
+"""Rows as parquet files that load_dataset reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from datasets import load_dataset
+
+import toa_trl.data.tables
+from tests.helpers import play, rollout
+from toa_trl.data.preference import preference_rows
+from toa_trl.data.sft import sft_rows
+from toa_trl.data.tables import PREFERENCE, ROLLOUTS, SFT, as_dataset, rollout_rows, write_parquet
+
+IT = rollout(*(play(i, i / 10 if i % 4 else None, f"text {i} \x00 🧮", parent=None) for i in range(11)), answer="ä")
+TABLES: dict[str, Any] = {
+    "rollouts": (ROLLOUTS, lambda: list(rollout_rows([IT]))),
+    "sft": (SFT, lambda: sft_rows([IT], top_k=7)[0]),
+    "dpo": (PREFERENCE, lambda: preference_rows([IT] * 7, policy="worst")[0]),
+}
+
+
+def load(folder: Path) -> Any:
+    return load_dataset(str(folder), split="train", cache_dir=str(folder.parent / "cache"))
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_comes_back_as_it_was(name: str, tmp_path: Path) -> None:
+    schema, make = TABLES[name]
+    rows = make()
+    assert len(rows) >= 7
+    assert write_parquet(rows, schema, tmp_path / name) == len(rows)
+    assert [p.name for p in (tmp_path / name).iterdir()] == ["train-00000-of-00001.parquet"]
+    assert load(tmp_path / name).to_list() == rows
+    assert as_dataset(rows, schema).to_list() == rows
+    assert load(tmp_path / name).features == as_dataset(rows, schema).features
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_no_rows_are_a_data_set_with_its_columns(name: str, tmp_path: Path) -> None:
+    schema, _ = TABLES[name]
+    assert write_parquet([], schema, tmp_path / name) == 0
+    (path,) = (tmp_path / name).iterdir()
+    assert pq.read_table(path).schema.names == schema.names
+    with pytest.raises(ValueError, match="no data"):  # what datasets says of any file without rows
+        load(tmp_path / name)
+    assert as_dataset([], schema).column_names == schema.names
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_many_rows_are_several_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toa_trl.data.tables, "ROWS_PER_BATCH", 2)
+    monkeypatch.setattr(toa_trl.data.tables, "ROWS_PER_FILE", 4)
+    schema, make = TABLES[name]
+    rows = make()
+    write_parquet(iter(rows), schema, tmp_path / name)
+    files = sorted((tmp_path / name).iterdir())
+    count = -(-len(rows) // 4)
+    assert [p.name for p in files] == [f"train-{i:05d}-of-{count:05d}.parquet" for i in range(count)]
+    assert all(pq.read_metadata(p).num_rows <= 4 for p in files)
+    assert load(tmp_path / name).to_list() == rows
+
+
+def test_a_folder_is_replaced_only_at_the_end(tmp_path: Path) -> None:
+    folder = tmp_path / "sft"
+    rows = TABLES["sft"][1]()
+    write_parquet(rows, SFT, folder)
+
+    def breaks() -> Any:
+        yield rows[0]
+        raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError):
+        write_parquet(breaks(), SFT, folder)
+    assert load(folder).to_list() == rows
+    write_parquet(rows[:1], SFT, folder)
+    assert [p.name for p in tmp_path.iterdir() if p.name != "cache"] == ["sft"]

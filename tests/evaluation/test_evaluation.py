@@ -1,0 +1,162 @@
+"""Accuracy of a model, comparison of searches, and results.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import EchoAgent, TextReward, play, rollout, wait
+from toa_trl.errors import AgentError
+from toa_trl.evaluation.accuracy import measure
+from toa_trl.evaluation.comparison import RememberingAgent, RememberingReward, summarize
+from toa_trl.evaluation.intervals import wilson
+from toa_trl.evaluation.results import table, update_results
+from toa_trl.rewards import make_reward
+from toa_trl.types import Completion, Message, Prompt, Sampling
+
+PROMPTS = [Prompt(f"p{i}", f"{i}?", {"answer": str(i % 3)}) for i in range(10)]  # type: ignore[arg-type]
+
+
+def exact(completions: Any, answer: Any, **columns: Any) -> list[float]:
+    return [float(c[0]["content"] == a) for c, a in zip(completions, answer, strict=True)]
+
+
+VERIFIER = make_reward({"kind": "function", "function": exact})
+
+
+class Knows:
+    """Greedily answers 1; sampled, the seed decides."""
+
+    name = "knows"
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Sampling, int]] = []
+
+    async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+        self.asked.append((messages[-1].content, sampling, seed))
+        if sampling.temperature == 0:
+            return Completion("1", "length" if messages[-1].content == "0?" else "stop")
+        return Completion(str(seed % 3))
+
+
+class Constant:
+    async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
+        return [float(prompt.id[1:]) for _ in responses]
+
+
+def test_accuracy_greedy_and_sampled() -> None:
+    agent, way = Knows(), Sampling(0.9, 0.8, 50, ("END",))
+    result = wait(measure(agent, PROMPTS, VERIFIER, Constant(), way, num_samples=3, seed=4, progress=False))
+    assert result.accuracy == 0.3  # 1, 4 and 7 of 0 to 9
+    assert result.interval == wilson(3, 10)
+    assert result.mean_reward == 4.5
+    assert (result.num_problems, result.num_truncated) == (10, 1)
+    assert result.sampled_accuracy == pytest.approx(1 / 3)  # seeds 4, 5 and 6: one of three is right, for every problem
+    assert result.sampled_interval == pytest.approx((1 / 3, 1 / 3))
+    greedy = [each for each in agent.asked if each[1].temperature == 0]
+    assert len(greedy) == 10
+    assert all(each[1] == Sampling(0.0, 0.8, 50, ("END",)) for each in greedy)
+    sampled = [each for each in agent.asked if each[1].temperature]
+    assert sorted({each[2] for each in sampled}) == [4, 5, 6]
+    assert len(sampled) == 30
+    assert all(each[1] == way for each in sampled)
+
+
+def test_without_samples_there_is_no_sampled_accuracy() -> None:
+    result = wait(measure(Knows(), PROMPTS, VERIFIER, Constant(), Sampling(), progress=False)).as_json()
+    assert set(result) == {"accuracy", "interval", "mean_reward", "num_problems", "num_truncated"}
+    json.dumps(result)
+
+
+def test_a_missing_answer_is_no_wrong_answer() -> None:
+    with pytest.raises(AgentError):
+        wait(measure(EchoAgent("a", 1.0), PROMPTS, VERIFIER, Constant(), Sampling(), progress=False))
+
+
+def test_summary_of_rollouts_made_by_hand() -> None:
+    first = rollout(
+        *(play(i, i / 10, "1" if i == 3 else "0", tokens=(10, i), flops=2.0) for i in range(12)),
+        play(12, None),
+        id="p0",
+        answer="1",
+    )
+    second = rollout(play(0, 5.0, "2", flops=None), play(1, 4.0, "0"), id="p1", answer="2")
+    summary = wait(summarize([first, second], VERIFIER))
+    assert summary["accuracy"] == 0.5  # the best of the first is wrong
+    assert summary["oracle_accuracy"] == 1.0
+    assert summary["mean_best_reward"] == pytest.approx((1.1 + 5.0) / 2)
+    assert summary["mean_top10_reward"] == pytest.approx((sum(range(2, 12)) / 100 + 4.5) / 2)
+    assert summary["tokens"] == (120 + sum(range(12)) + 30) / 2
+    assert summary["flops"] == (24.0 + 1.0) / 2
+    assert summary["reward_flops"] == (24.0 + 4.0) / 2
+    assert summary["num_problems"] == 2
+    assert summary["oracle_accuracy_interval"] == (1.0, 1.0)
+    low, high = summary["interval"]
+    assert (low, high) == (0.0, 1.0)
+    json.dumps(summary)
+
+
+def test_a_remembering_agent_asks_once() -> None:
+    agent = EchoAgent("a")
+    it = RememberingAgent(agent, {"model": "x"})
+    one, two = (Message("user", "x"),), (Message("user", "y"),)
+    asks = [(one, Sampling(), 1), (one, Sampling(), 2), (two, Sampling(), 1), (one, Sampling(0.1), 1)]
+    first = [wait(it.generate(m, sampling=s, seed=seed)) for m, s, seed in asks]
+    again = [wait(it.generate(list(m), sampling=s, seed=seed)) for m, s, seed in asks]
+    assert first == again
+    assert len(agent.asked) == 4
+    assert (it.name, it.identity) == ("a", {"model": "x"})
+    wait(it.aclose())
+
+
+def test_a_remembering_agent_does_not_remember_failures() -> None:
+    agent = EchoAgent("a", fails=1.0)
+    it = RememberingAgent(agent, {})
+    for _ in range(2):
+        with pytest.raises(AgentError):
+            wait(it.generate((Message("user", "x"),), sampling=Sampling(), seed=1))
+    assert len(agent.asked) == 2
+
+
+def test_a_remembering_reward_scores_once() -> None:
+    asked: list[str] = []
+
+    class Counting(TextReward):
+        async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
+            asked.extend(responses)
+            return await super().score(prompt, responses)
+
+    it = RememberingReward(Counting(), {})
+    one, other = PROMPTS[:2]
+    first = wait(it.score(one, ["a", "b"]))
+    assert wait(it.score(one, ["b", "c", "a"]))[::2] == first[::-1]
+    assert asked == ["a", "b", "c"]
+    assert wait(it.score(other, ["a"])) != first[:1]
+    assert asked == ["a", "b", "c", "a"]
+
+
+def test_results_keep_their_other_parts(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "results.json"
+    update_results(path, "student", {"base": {"accuracy": 0.5}})
+    update_results(path, "searches", [{"name": "toa"}])
+    update_results(path, "student", {"sft": {"accuracy": 0.7}})
+    assert json.loads(path.read_text()) == {"student": {"sft": {"accuracy": 0.7}}, "searches": [{"name": "toa"}]}
+    assert not list(path.parent.glob("*.new"))
+
+
+def test_the_table_is_markdown() -> None:
+    text = table(
+        [
+            {"name": "toa", "accuracy": 0.5, "interval": (0.25, 0.75), "flops": 123456.0},
+            {"name": "x", "accuracy": 1, "interval": [0.0, 1.0], "flops": 2.0},
+        ]
+    )
+    header, line, first, second = text.splitlines()
+    assert [cell.strip() for cell in header.strip("|").split("|")] == ["name", "accuracy", "interval", "flops"]
+    assert set(line) == {"|", "-"}
+    assert [cell.strip() for cell in first.strip("|").split("|")] == ["toa", "0.500", "[0.250, 0.750]", "1.23e+05"]
+    assert len({len(each) for each in (header, line, first, second)}) == 1

@@ -1,0 +1,72 @@
+"""Small parts that several test files share."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+from toa_trl.errors import AgentError
+from toa_trl.types import Action, Completion, Message, Play, Prompt, Rollout, Sampling
+
+T = TypeVar("T")
+
+
+def wait(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine; a test that hangs is a test that fails."""
+    return asyncio.run(asyncio.wait_for(coroutine, 120))
+
+
+def number(*parts: object) -> float:
+    """A number in [0, 1) that only the parts decide."""
+    return int(hashlib.md5(repr(parts).encode()).hexdigest()[:8], 16) / 2**32
+
+
+class EchoAgent:
+    """Answers with its name and the seed; fails, or dies, where it is told to."""
+
+    def __init__(self, name: str, fails: float = 0.0, raises: Exception | None = None) -> None:
+        self.name = name
+        self.fails = fails
+        self.raises = raises
+        self.asked: list[tuple[tuple[Message, ...], int]] = []
+
+    async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+        self.asked.append((tuple(messages), seed))
+        await asyncio.sleep(0)
+        if number("fails", self.name, seed) < self.fails:
+            raise self.raises or AgentError(f"{self.name} failed")
+        return Completion(f"{self.name} {seed}", "stop", 3, 2, 10.0)
+
+
+class TextReward:
+    """A reward that only the prompt and the text decide."""
+
+    async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
+        await asyncio.sleep(0)
+        return [number(prompt.id, text) for text in responses]
+
+
+def play(
+    index: int,
+    reward: float | None,
+    text: str | None = None,
+    *,
+    agent: str = "a",
+    parent: int | None = None,
+    finish_reason: str = "stop",
+    tokens: tuple[int, int] = (10, 5),
+    flops: float | None = 1.0,
+) -> Play:
+    """A play as the journal returns it."""
+    action = Action(agent) if parent is None else Action(agent, "refine", (parent,), parent, 1)
+    if reward is None:
+        return Play(index, action, error="failed", seed=index)
+    text = f"text {index}" if text is None else text
+    return Play(index, action, Completion(text, finish_reason, *tokens, flops), reward, None, index, 2.0)
+
+
+def rollout(*plays: Play, id: str = "p", **metadata: Any) -> Rollout:
+    """A rollout of one prompt."""
+    return Rollout(Prompt(id, "What?", metadata), plays)  # type: ignore[arg-type]

@@ -1,0 +1,346 @@
+"""What every search of the registry does, whichever it is."""
+
+from __future__ import annotations
+
+import copy
+import random
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from tests.search.driver import choices, gauss, play_out, record
+from toa_trl.errors import ConfigError, SearchError
+from toa_trl.search import SEARCHES, Search, make_search
+from toa_trl.types import Action, Play
+
+NAMES = tuple("abcdefgh")
+searches = pytest.mark.parametrize("name", SEARCHES)
+num_agents = st.integers(1, 5)
+budgets = st.integers(1, 40)
+seeds = st.integers(0, 10_000)
+rates = st.sampled_from([0.0, 0.1, 0.4])
+
+
+def make(name: str, k: int, budget: int, seed: int = 0) -> Search:
+    # a small width, so that trees grow deep within a small budget
+    params = {"width": max(k, budget // 4), "tau": 0.5} if name == "toa" else {}
+    return make_search(name, NAMES[:k], budget, seed, **params)
+
+
+def failing(rate: float, seed: object):
+    return lambda index, action: random.Random(f"fails/{seed}/{index}").random() < rate
+
+
+def state(search: Search) -> str:
+    """Everything the search knows, to compare before and after; TOA's nodes have no __dict__, and form cycles."""
+    seen: dict[int, int] = {}
+
+    def show(value: object) -> str:
+        if isinstance(value, dict):
+            return "{" + ",".join(f"{show(k)}:{show(v)}" for k, v in value.items()) + "}"
+        if isinstance(value, list | tuple):
+            return "[" + ",".join(map(show, value)) + "]"
+        fields = getattr(type(value), "__dataclass_fields__", None)
+        if fields is None or isinstance(value, Action):
+            return repr(value)
+        if id(value) in seen:
+            return f"#{seen[id(value)]}"
+        seen[id(value)] = len(seen)
+        return type(value).__name__ + show([getattr(value, field) for field in fields])
+
+    return show({key: value for key, value in vars(search).items() if not callable(value)})
+
+
+@searches
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+@pytest.mark.parametrize("budget", [1, 2, 7, 30])
+@pytest.mark.parametrize("in_flight", [1, 4, 100])
+def test_spends_exactly_its_budget(name: str, k: int, budget: int, in_flight: int) -> None:
+    if name == "toa" and budget < k:
+        budget = k
+    search = make(name, k, budget)
+    plays = play_out(search, gauss(), in_flight=in_flight)
+    assert sorted(p.index for p in plays) == list(range(budget))
+    assert search.done
+    assert search.ask(10) == []
+
+
+@searches
+@given(k=num_agents, budget=budgets, in_flight=st.integers(1, 12), seed=seeds, rate=rates)
+@settings(max_examples=60)
+def test_any_order_of_tells_and_failures(
+    name: str, k: int, budget: int, in_flight: int, seed: int, rate: float
+) -> None:
+    search = make(name, k, budget, seed)
+    plays = play_out(search, gauss(seed), in_flight=in_flight, order=random.Random(seed), fails=failing(rate, seed))
+    scored = [p for p in plays if p.reward is not None]
+    assert len(scored) == budget or search.stuck
+    assert sorted(p.index for p in plays)[-1] < len(plays) + in_flight
+    if search.done:
+        assert sorted(p.index for p in plays) == list(range(len(plays)))
+
+
+@searches
+@given(budget=budgets, seed=seeds)
+@settings(max_examples=30)
+def test_one_agent_goes_on_through_failures_as_long_as_it_is_asked(name: str, budget: int, seed: int) -> None:
+    search = make(name, 1, budget, seed)
+    fails, rng, scored = 0, random.Random(seed), 0
+    while not search.done:
+        ((index, _),) = search.ask()
+        assert index == fails + scored
+        if rng.random() < 0.5:
+            search.fail(index)
+            fails += 1
+        else:
+            search.tell(index, rng.random())
+            scored += 1
+    assert scored == budget
+
+
+@searches
+@given(k=st.integers(2, 5), budget=budgets, in_flight=st.integers(1, 6), data=st.data(), seed=seeds)
+@settings(max_examples=60)
+def test_an_agent_that_always_fails_does_not_stop_the_others(
+    name: str, k: int, budget: int, in_flight: int, data: st.DataObject, seed: int
+) -> None:
+    dead = data.draw(st.sampled_from(NAMES[:k]))
+    search = make(name, k, budget, seed)
+    plays = play_out(
+        search,
+        gauss(seed),
+        in_flight=in_flight,
+        order=random.Random(seed),
+        fails=lambda index, action: action.agent == dead,
+    )
+    others = {p.action.agent for p in plays} - {dead}
+    if search.stuck and not search.done:
+        assert not others, "given up although another agent worked"
+    else:
+        assert search.done
+        # it is passed over after three failures in a row; those in flight by then may fail too
+        assert sum(p.action.agent == dead for p in plays) <= 3 + in_flight
+
+
+@searches
+@given(k=num_agents, budget=budgets, in_flight=st.integers(1, 6), seed=seeds)
+@settings(max_examples=25)
+def test_same_seed_same_choices(name: str, k: int, budget: int, in_flight: int, seed: int) -> None:
+    def run() -> list[tuple[int, Action]]:
+        order = random.Random(seed)
+        search = make(name, k, budget, seed)
+        return choices(play_out(search, gauss(seed), in_flight=in_flight, order=order, fails=failing(0.1, seed)))
+
+    state_before = random.getstate()
+    first = run()
+    random.random()  # a search that drew from the global generator would now draw something else
+    assert run() == first
+    random.setstate(state_before)
+
+
+@searches
+def test_leaves_the_global_generator_alone(name: str) -> None:
+    before = random.getstate()
+    play_out(make(name, 3, 20, 5), gauss())
+    assert random.getstate() == before
+
+
+@searches
+@given(k=num_agents, budget=budgets, cut=st.integers(0, 60), seed=seeds, rate=rates)
+@settings(max_examples=120)
+def test_restored_one_at_a_time_it_makes_the_same_choices(
+    name: str, k: int, budget: int, cut: int, seed: int, rate: float
+) -> None:
+    fails = failing(rate, seed)
+    whole = play_out(make(name, k, budget, seed), gauss(seed), fails=fails)
+    before = make(name, k, budget, seed)
+    prefix = play_out(before, gauss(seed), fails=fails, max_plays=min(cut, len(whole)))
+    assert prefix == whole[: len(prefix)]
+    assume(not before.stuck)  # a search that was given up gives every agent another chance
+    restored = make(name, k, budget, seed)
+    restored.restore(prefix)
+    assert restored.done == before.done
+    assert play_out(restored, gauss(seed), fails=fails, recorded=prefix) == whole
+
+
+@searches
+@given(
+    k=num_agents,
+    budget=budgets,
+    in_flight=st.integers(2, 8),
+    cuts=st.lists(st.integers(1, 15), min_size=1, max_size=4),
+    seed=seeds,
+    rate=st.sampled_from([0.0, 0.2]),
+)
+@settings(max_examples=120)
+def test_killed_again_and_again_with_plays_in_flight(
+    name: str, k: int, budget: int, in_flight: int, cuts: list[int], seed: int, rate: float
+) -> None:
+    order, fails = random.Random(seed), failing(rate, seed)
+    plays: list[Play] = []
+    for cut in [*cuts, None]:
+        search = make(name, k, budget, seed)
+        search.restore(reversed(plays))  # in any order
+        gaps = sorted(set(range(max((p.index for p in plays), default=-1) + 1)) - {p.index for p in plays})
+        probe = copy.deepcopy(search)
+        asked = [index for index, _ in probe.ask(in_flight)]
+        expected = gaps + list(range(len(gaps) + len(plays), len(gaps) + len(plays) + in_flight))
+        assert asked == expected[: len(asked)], "what was in flight is asked for first"
+        plays = play_out(
+            search,
+            gauss(seed),
+            in_flight=in_flight,
+            order=order,
+            fails=fails,
+            recorded=plays,
+            max_plays=cut,
+        )
+    if search.done:
+        assert sum(p.reward is not None for p in plays) == budget
+        assert sorted(p.index for p in plays) == list(range(len(plays)))
+    else:
+        assert search.stuck
+
+
+@searches
+def test_a_gap_is_asked_for_again_under_its_own_index(name: str) -> None:
+    search = make(name, 3, 12)
+    asked = search.ask(3)
+    kept = [asked[0], asked[2]]
+    restored = make(name, 3, 12)
+    restored.restore(record(index, action, 0.5) for index, action in kept)
+    assert restored.ask(1)[0][0] == 1
+    assert not restored.done
+
+
+@searches
+@pytest.mark.parametrize("reward", [float("nan"), float("inf"), float("-inf")])
+def test_a_reward_that_is_no_number_is_refused_and_nothing_changes(name: str, reward: float) -> None:
+    search = make(name, 2, 8)
+    play_out(search, gauss(), max_plays=3)
+    ((index, _),) = search.ask(1)
+    before = state(search)
+    with pytest.raises(SearchError, match="finite"):
+        search.tell(index, reward)
+    assert state(search) == before
+    search.tell(index, 0.5)  # it is still in flight
+    assert state(search) != before
+
+
+@searches
+def test_told_twice_unknown_or_failed_plays_are_refused_and_nothing_changes(name: str) -> None:
+    search = make(name, 2, 8)
+    play_out(search, gauss(), max_plays=2)
+    ((index, _),) = search.ask(1)
+    search.fail(index)
+    before = state(search)
+    for play in (0, 1, index, index + 1, 99, -1):
+        with pytest.raises(SearchError, match=str(play)):
+            search.tell(play, 0.5)
+        with pytest.raises(SearchError, match=str(play)):
+            search.fail(play)
+    assert state(search) == before
+
+
+@searches
+@given(rewards=st.lists(st.floats(-1e300, 1e300), min_size=20, max_size=20))
+@settings(max_examples=20)
+def test_rewards_may_be_any_finite_real(name: str, rewards: list[float]) -> None:
+    search = make(name, 3, 20)
+    play_out(search, lambda index, action: rewards[index], in_flight=2)
+    assert search.done
+
+
+@searches
+def test_restore_refuses_what_cannot_have_happened(name: str) -> None:
+    with pytest.raises(SearchError, match="play 0"):
+        make(name, 2, 8).restore([record(0, Action("nobody"), 0.5)])
+    with pytest.raises(SearchError, match="play 0"):
+        make(name, 2, 8).restore([record(0, Action("a", "refine", (7,), 7, 1), 0.5)])
+    asked = make(name, 2, 8)
+    asked.ask()
+    with pytest.raises(SearchError, match="fresh"):
+        asked.restore([record(0, Action("a"), 0.5)])
+
+
+@searches
+def test_a_failed_play_costs_no_budget(name: str) -> None:
+    search = make(name, 2, 4)
+    ((first, action),) = search.ask(1)
+    search.fail(first)
+    plays = play_out(search, gauss(), recorded=[record(first, action, None)])
+    assert [p.index for p in plays] == [0, 1, 2, 3, 4]
+    assert sum(p.reward is not None for p in plays) == 4
+
+
+@searches
+def test_stuck_only_when_every_agent_has_failed_three_times_in_a_row(name: str) -> None:
+    search = make(name, 2, 8)
+    failures = {"a": 0, "b": 0}
+    for _ in range(20):
+        if search.stuck:
+            break
+        ((index, action),) = search.ask(1)
+        search.fail(index)
+        failures[action.agent] += 1
+    assert search.stuck
+    assert all(count == 3 for count in failures.values() if count)
+    ((index, _),) = search.ask(1)
+    search.tell(index, 1.0)
+    assert not search.stuck
+
+
+@searches
+def test_mistakes_are_refused_by_name(name: str) -> None:
+    for budget in (0, -3, 2.5, "8", True, None):
+        with pytest.raises(ConfigError, match="budget"):
+            make_search(name, ["a", "b"], budget)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="agents"):
+        make_search(name, [], 8)
+    with pytest.raises(ConfigError, match=r"agents.*'a'"):
+        make_search(name, ["a", "b", "a"], 8)
+    with pytest.raises(ConfigError, match="widht"):
+        make_search(name, ["a", "b"], 8, widht=3)
+
+
+def test_an_unknown_search_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"'mcts'.*best_of_n.*toa"):
+        make_search("mcts", ["a"], 8)
+
+
+def test_every_search_of_the_paper_is_there() -> None:
+    assert {"best_of_n", "parallel", "prs", "sequential", "moa", "toa"} <= SEARCHES.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("toa", {"width": 1}),
+        ("toa", {"width": 2.5}),
+        ("toa", {"width": True}),
+        ("toa", {"tau": 0}),
+        ("toa", {"tau": -1.0}),
+        ("toa", {"tau": float("nan")}),
+        ("toa", {"tau": float("inf")}),
+        ("toa", {"alpha": -0.1}),
+        ("toa", {"alpha": float("nan")}),
+        ("toa", {"top_k": 0}),
+        ("toa", {"top_k": 1.5}),
+        ("moa", {"num_layers": 0}),
+        ("moa", {"num_layers": 2.0}),
+        ("best_of_n", {"agent": "z"}),
+        ("prs", {"agent": "z"}),
+    ],
+)
+def test_parameters_out_of_range_are_refused_by_name(name: str, params: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(params))):
+        make_search(name, ["a", "b", "c"], 12, **params)
+
+
+@pytest.mark.parametrize(
+    ("name", "params"), [("toa", {"tau": "hot"}), ("toa", {"alpha": None}), ("toa", {"width": "many"})]
+)
+def test_parameters_of_another_type_are_refused_by_name(name: str, params: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(params))):
+        make_search(name, ["a", "b", "c"], 12, **params)

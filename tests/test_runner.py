@@ -1,0 +1,351 @@
+"""The runner over scripted agents: many prompts, failures, and runs that end in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import toa_trl.runner
+from tests.helpers import EchoAgent, TextReward, number, wait
+from toa_trl.errors import AgentError, JournalError, RewardError, ToaError
+from toa_trl.journal import Journal
+from toa_trl.prompts import Templates
+from toa_trl.runner import Runner, derive_seed
+from toa_trl.search import SEARCHES, make_search
+from toa_trl.types import Completion, Message, Play, Prompt, Sampling
+
+PROMPTS = [Prompt(f"p{i}", f"Question {i}?") for i in range(5)]  # type: ignore[arg-type]
+TEMPLATES = Templates.load()
+
+
+class Crash(BaseException):
+    """The process dies."""
+
+
+def journal_of(prompts: Sequence[Prompt] = PROMPTS) -> Journal:
+    journal = Journal(":memory:", create=True)
+    journal.begin({}, prompts)
+    return journal
+
+
+def runner(
+    journal: Journal, agents: Sequence[Any], *, search: str = "toa", budget: int = 8, reward: Any = None, **changes: Any
+) -> Runner:
+    names = [agent.name for agent in agents]
+    return Runner(
+        lambda seed: make_search(search, names, budget, seed),
+        {agent.name: agent for agent in agents},
+        reward or TextReward(),
+        journal,
+        TEMPLATES,
+        **changes,
+    )
+
+
+def agents(fails: float = 0.0) -> list[EchoAgent]:
+    return [EchoAgent("a", fails), EchoAgent("b", fails)]
+
+
+def plays(journal: Journal) -> list[list[Play]]:
+    return [list(r.plays) for r in journal.rollouts()]
+
+
+def scored(journal: Journal) -> list[int]:
+    return [len(r.scored) for r in journal.rollouts()]
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("plays_in_flight", [1, 3])
+def test_spends_the_budget_of_every_prompt(search: str, plays_in_flight: int) -> None:
+    journal, seen = journal_of(), list[Play]()
+    it = runner(journal, agents(), search=search, plays_in_flight=plays_in_flight, on_play=seen.append)
+    assert wait(it.run(PROMPTS)) == []
+    assert scored(journal) == [8] * 5
+    assert len(seen) == 40
+    for prompt, played in zip(PROMPTS, plays(journal), strict=True):
+        assert [p.index for p in played] == list(range(8))
+        for p in played:
+            assert p.seed == derive_seed(0, prompt.id, p.index)
+            assert p.completion is not None
+            assert p.completion.text == f"{p.action.agent} {p.seed}"
+            assert p.reward == number(prompt.id, p.completion.text)
+
+
+def test_agents_see_the_drafts_and_the_sampling() -> None:
+    class Seeing(EchoAgent):
+        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+            assert sampling == Sampling(0.1)
+            return await super().generate(messages, sampling=sampling, seed=seed)
+
+    journal, one = journal_of(PROMPTS[:1]), Seeing("a")
+    wait(runner(journal, [one], budget=6, sampling=Sampling(0.1)).run(PROMPTS[:1]))
+    (played,) = plays(journal)
+    asked = {seed: messages for messages, seed in one.asked}
+    refined = [p for p in played if p.action.refs]
+    assert refined
+    for p in played:
+        content = asked[p.seed][-1].content
+        assert "Question 0?" in content
+        for ref in p.action.refs:
+            assert f"a {played[ref].seed}" in content
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_scheduling_does_not_change_a_result(search: str) -> None:
+    results = []
+    for prompts_in_flight in (1, 2, 256):
+        journal = journal_of()
+        wait(runner(journal, agents(0.2), search=search, prompts_in_flight=prompts_in_flight).run(PROMPTS))
+        results.append(plays(journal))
+    backwards = journal_of()
+    wait(runner(backwards, agents(0.2), search=search).run(PROMPTS[::-1]))
+    assert results[0] == results[1] == results[2] == plays(backwards)
+
+
+def test_the_runs_seed_decides() -> None:
+    def run(seed: int) -> list[list[Play]]:
+        journal = journal_of()
+        wait(runner(journal, agents(), seed=seed).run(PROMPTS))
+        return plays(journal)
+
+    assert run(1) == run(1)
+    assert run(1) != run(2)
+
+
+def test_never_more_plays_or_prompts_in_flight_than_asked_for() -> None:
+    running, most = dict.fromkeys((p.id for p in PROMPTS), 0), [0, 0]
+
+    class Watching(EchoAgent):
+        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+            (at,) = [p.id for p in PROMPTS if p.messages[-1].content in messages[-1].content]
+            running[at] += 1
+            most[0] = max(most[0], *running.values())
+            most[1] = max(most[1], sum(count > 0 for count in running.values()))
+            for _ in range(5):
+                await asyncio.sleep(0)
+            running[at] -= 1
+            return Completion(f"{seed}")
+
+    it = runner(journal_of(), [Watching("a"), Watching("b")], plays_in_flight=3, prompts_in_flight=2)
+    wait(it.run(PROMPTS))
+    assert most == [3, 2]
+
+
+def test_a_failed_play_is_recorded_with_its_reason_and_costs_no_budget() -> None:
+    journal = journal_of()
+    assert wait(runner(journal, agents(0.3)).run(PROMPTS)) == []
+    assert scored(journal) == [8] * 5
+    failed = [p for played in plays(journal) for p in played if p.error]
+    assert failed
+    assert all((p.reward, p.completion, p.error) == (None, None, f"{p.action.agent} failed") for p in failed)
+
+
+@pytest.mark.parametrize("search", ["parallel", "sequential", "moa", "toa"])
+def test_an_agent_that_always_fails_does_not_stop_the_others(search: str) -> None:
+    journal = journal_of()
+    it = runner(journal, [EchoAgent("a"), EchoAgent("dead", 1.0), EchoAgent("c")], search=search, budget=9)
+    assert wait(it.run(PROMPTS)) == []
+    assert scored(journal) == [9] * 5
+    assert all(sum(p.error is not None for p in played) <= 3 for played in plays(journal))
+
+
+@pytest.mark.parametrize("error", [AgentError("gone"), ValueError("a bug"), ConnectionResetError("reset")])
+def test_prompts_that_were_given_up_are_named_and_tried_again(error: Exception) -> None:
+    class Hates(EchoAgent):
+        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+            if "Question 2?" in messages[-1].content:
+                raise error
+            return await super().generate(messages, sampling=sampling, seed=seed)
+
+    journal = journal_of()
+    assert wait(runner(journal, [Hates("a"), Hates("b")]).run(PROMPTS)) == ["p2"]
+    assert scored(journal) == [8, 8, 0, 8, 8]
+    reasons = {p.error for p in plays(journal)[2]}
+    assert len(plays(journal)[2]) == 6
+    assert all(str(error) in (reason or "") for reason in reasons)
+    assert wait(runner(journal, agents()).run([PROMPTS[2]])) == []
+    assert scored(journal) == [8] * 5
+
+
+@pytest.mark.parametrize(
+    "given", [RewardError("no"), RuntimeError("a bug"), [float("nan")], [float("inf")], [None], [], [1.0, 2.0]]
+)
+def test_a_response_that_cannot_be_scored_is_a_failed_play_and_keeps_its_text(given: Any) -> None:
+    class Broken(TextReward):
+        async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
+            if number(responses[0]) < 0.3:
+                if isinstance(given, Exception):
+                    raise given
+                return given
+            return await super().score(prompt, responses)
+
+    journal = journal_of()
+    assert wait(runner(journal, agents(), reward=Broken()).run(PROMPTS)) == []
+    failed = [p for played in plays(journal) for p in played if p.error]
+    assert failed
+    assert all(p.completion is not None and p.reward is None for p in failed)
+    assert scored(journal) == [8] * 5
+
+
+def test_stops_when_nothing_works_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toa_trl.runner, "MAX_GIVEN_UP", 2)
+    journal, prompts = journal_of(), PROMPTS
+    with pytest.raises(ToaError, match=r"failed on 2 prompts in a row.*[ab] failed"):
+        wait(runner(journal, agents(1.0), prompts_in_flight=1).run(prompts))
+    assert [bool(played) for played in plays(journal)] == [True, True, False, False, False]
+
+
+def test_a_prompt_in_between_counts_the_given_up_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toa_trl.runner, "MAX_GIVEN_UP", 2)
+
+    class Odd(TextReward):
+        async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
+            if PROMPTS.index(prompt) % 2:
+                raise RewardError("an odd prompt")
+            return await super().score(prompt, responses)
+
+    journal = journal_of()
+    given_up = wait(runner(journal, agents(), reward=Odd(), prompts_in_flight=1).run(PROMPTS))
+    assert given_up == [prompt.id for prompt in PROMPTS[1::2]]
+
+
+def test_a_dead_agent_that_fails_fast_does_not_end_a_run_whose_other_agent_is_slow() -> None:
+    class Slow(EchoAgent):
+        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+            for _ in range(50):
+                await asyncio.sleep(0)
+            return await super().generate(messages, sampling=sampling, seed=seed)
+
+    prompts = [Prompt(str(i), f"Question {i}?") for i in range(100)]  # type: ignore[arg-type]
+    journal = journal_of(prompts)
+    assert wait(runner(journal, [EchoAgent("dead", 1.0), Slow("b")], budget=3).run(prompts)) == []
+    assert scored(journal) == [3] * 100
+
+
+def test_a_journal_that_cannot_be_written_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = journal_of()
+    append, written = journal.append, []
+
+    def full(prompt_id: str, play: Play) -> None:
+        if len(written) == 7:
+            raise JournalError("disk full")
+        append(prompt_id, play)
+        written.append(play)
+
+    monkeypatch.setattr(journal, "append", full)
+    with pytest.raises(JournalError, match="disk full"):
+        wait(runner(journal, agents()).run(PROMPTS))
+    assert sum(map(len, plays(journal))) == 7
+
+
+def crash_after(count: int) -> Callable[[Play], None]:
+    left = count
+
+    def on_play(play: Play) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise Crash
+
+    return on_play
+
+
+@given(
+    search=st.sampled_from(sorted(SEARCHES)),
+    crashes=st.lists(st.integers(1, 20), min_size=1, max_size=4),
+    fails=st.sampled_from([0.0, 0.25]),
+    prompts_in_flight=st.sampled_from([1, 3]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=30)
+def test_a_run_that_dies_goes_on_inside_its_trees(
+    search: str, crashes: list[int], fails: float, prompts_in_flight: int, seed: int
+) -> None:
+    budget = 8
+    whole = journal_of()
+    given_up = wait(runner(whole, agents(fails), search=search, budget=budget, seed=seed).run(PROMPTS))
+    if given_up:
+        return  # a prompt that was given up gives every agent another chance when the run goes on
+    journal = journal_of()
+    for count in crashes:
+        it = runner(
+            journal,
+            agents(fails),
+            search=search,
+            budget=budget,
+            seed=seed,
+            prompts_in_flight=prompts_in_flight,
+            on_play=crash_after(count),
+        )
+        try:
+            wait(it.run(PROMPTS))
+        except (Crash, BaseExceptionGroup):
+            continue
+    wait(runner(journal, agents(fails), search=search, budget=budget, seed=seed).run(PROMPTS))
+    assert plays(journal) == plays(whole)
+
+
+@given(
+    search=st.sampled_from(sorted(SEARCHES)),
+    crashes=st.lists(st.integers(1, 15), min_size=1, max_size=4),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=30)
+def test_a_run_with_plays_in_flight_that_dies_loses_and_doubles_none(
+    search: str, crashes: list[int], seed: int
+) -> None:
+    class Slow(EchoAgent):
+        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+            for _ in range(random.Random(seed).randrange(6)):
+                await asyncio.sleep(0)
+            return await super().generate(messages, sampling=sampling, seed=seed)
+
+    journal = journal_of()
+    for count in [*crashes, None]:
+        it = runner(journal, [Slow("a"), Slow("b"), Slow("c")], search=search, seed=seed, plays_in_flight=4)
+        if count is not None:
+            it.on_play = crash_after(count)
+        try:
+            assert wait(it.run(PROMPTS)) == []
+        except (Crash, BaseExceptionGroup):
+            assert count is not None
+    assert scored(journal) == [8] * 5
+    for prompt, played in zip(PROMPTS, plays(journal), strict=True):
+        assert [p.index for p in played] == list(range(8))
+        assert [p.seed for p in played] == [derive_seed(seed, prompt.id, p.index) for p in played]
+
+
+def test_a_finished_prompt_asks_nobody() -> None:
+    journal = journal_of()
+    wait(runner(journal, agents()).run(PROMPTS))
+    again = agents()
+    assert wait(runner(journal, again).run(PROMPTS)) == []
+    assert [agent.asked for agent in again] == [[], []]
+
+
+def test_text_that_is_no_unicode_does_not_end_the_run() -> None:
+    class Half(EchoAgent):
+        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+            return Completion(f"half an emoji {seed} \ud83e")
+
+    class Constant(TextReward):
+        async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
+            return [0.5]
+
+    journal = journal_of()
+    wait(runner(journal, [Half("a"), EchoAgent("b")], search="parallel", reward=Constant()).run(PROMPTS))
+    assert scored(journal) == [8] * 5
+
+
+def test_seeds_are_the_same_everywhere_and_differ() -> None:
+    assert derive_seed(0, "p", 1) == 1617512221
+    seeds = {derive_seed(run, prompt, index) for run in range(3) for prompt in ("a", "b", "1") for index in range(50)}
+    assert len(seeds) == 450
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert derive_seed(0, "1", 2) != derive_seed(0, 1, 2)

@@ -1,0 +1,257 @@
+"""The public face."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset, load_dataset
+
+from tests.helpers import EchoAgent, TextReward
+from toa_trl import ConfigError, Prompt, Rollouts, Sampling, ToaError, TOASampler
+from toa_trl.search import SEARCHES
+from toa_trl.types import Completion, Message
+
+AGENTS = [{"name": "a", "engine": "scripted"}, {"name": "b", "engine": "scripted"}]
+REWARD = {"kind": "function", "function": "toa_trl.rewards.function:length_reward"}
+PROMPTS = ["One?", "Two?", "Three?"]
+
+
+class Stop(BaseException):
+    """The process dies."""
+
+
+def sampler(**changes: Any) -> TOASampler:
+    settings = {"agents": AGENTS, "reward_model": TextReward(), "budget": 6, "progress": False, **changes}
+    return TOASampler(**settings)
+
+
+def rows(rollouts: Rollouts) -> list[dict[str, Any]]:
+    return rollouts.to_dataset().to_list()
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_samples_with_every_search(search: str) -> None:
+    rollouts = sampler(search=search).sample(PROMPTS)
+    assert len(rollouts) == 3
+    assert [len(r.scored) for r in rollouts] == [6, 6, 6]
+    assert rollouts.unfinished == 0
+    assert rollouts.given_up == ()
+
+
+def test_prompts_in_every_form() -> None:
+    given = [
+        Prompt("x", "One?"),  # type: ignore[arg-type]
+        "Two?",
+        {"prompt": "Three?", "id": 7, "answer": "3"},
+        {"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "Four?"}]},
+    ]
+    prompts = [r.prompt for r in sampler(budget=2).sample(given)]
+    assert [p.id for p in prompts] == ["x", "1", "7", "3"]
+    assert [p.messages[-1].content for p in prompts] == ["One?", "Two?", "Three?", "Four?"]
+    assert dict(prompts[2].metadata) == {"answer": "3"}
+    assert [r.prompt.id for r in sampler(budget=2).sample(Dataset.from_list([{"prompt": "a"}, {"prompt": "b"}]))] == [
+        "0",
+        "1",
+    ]
+
+
+@pytest.mark.parametrize(
+    "given", [[], [3], [None], [{"text": "x"}], ["One?", {"prompt": "Two?", "id": "0"}], [""], [{"prompt": []}]]
+)
+def test_what_is_no_prompt_is_refused(given: list[Any]) -> None:
+    with pytest.raises(ConfigError, match="prompt"):
+        sampler().sample(given)
+
+
+def test_the_same_settings_give_the_same_rollouts() -> None:
+    assert rows(sampler(seed=3).sample(PROMPTS)) == rows(sampler(seed=3, prompts_in_flight=1).sample(PROMPTS))
+    assert rows(sampler(seed=3).sample(PROMPTS)) != rows(sampler(seed=4).sample(PROMPTS))
+
+
+def test_goes_on_where_the_journal_ends(tmp_path: Path) -> None:
+    class Dies(EchoAgent):
+        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+            if len(self.asked) == 4:
+                raise Stop
+            return await super().generate(messages, sampling=sampling, seed=seed)
+
+    whole = rows(sampler(agents=[EchoAgent("a"), EchoAgent("b")]).sample(PROMPTS))
+    dying, again = [Dies("a"), EchoAgent("b")], [EchoAgent("a"), EchoAgent("b")]
+    for agent in (*dying, *again):  # objects are told apart by their class, unless they have an identity
+        agent.identity = "echo"  # type: ignore[attr-defined]
+    dies = sampler(agents=dying)
+    with pytest.raises((Stop, BaseExceptionGroup)):
+        dies.sample(PROMPTS, output_dir=tmp_path / "run")
+    before = Rollouts.load(tmp_path / "run")
+    assert 0 < sum(len(r.plays) for r in before) < 18
+    assert before.unfinished == 3
+    rollouts = sampler(agents=again).sample(PROMPTS, output_dir=tmp_path / "run")
+    assert rows(rollouts) == whole
+    assert sum(len(agent.asked) for agent in again) < 18
+
+
+def test_a_finished_run_is_read_and_not_sampled_again(tmp_path: Path) -> None:
+    first = sampler().sample(PROMPTS, output_dir=tmp_path)
+    before = rows(first)
+    first._journal.close()
+    assert rows(sampler(agents=AGENTS).sample(PROMPTS, output_dir=tmp_path)) == before
+    assert rows(Rollouts.load(tmp_path)) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"budget": 7}, "budget: 6 -> 7"),
+        ({"seed": 1}, "seed: 0 -> 1"),
+        ({"search": "parallel"}, 'search: "toa" -> "parallel"'),
+        ({"search_params": {"tau": 1.0}}, r"search_params.tau: null -> 1.0"),
+        ({"sampling": {"temperature": 0.1}}, "sampling.temperature: 0.7 -> 0.1"),
+        ({"plays_in_flight": 2}, "plays_in_flight: 1 -> 2"),
+        ({"agents": [*AGENTS, {"name": "c", "engine": "scripted"}]}, r"agents\.c"),
+        ({"agents": [{**AGENTS[0], "responses": ["x"]}, AGENTS[1]]}, r"agents\.a\.responses"),
+        ({"reward_model": REWARD}, "reward"),
+    ],
+)
+def test_another_configuration_is_refused_with_the_difference(tmp_path: Path, changes: Any, named: str) -> None:
+    first = sampler().sample(PROMPTS, output_dir=tmp_path)
+    before = rows(first)
+    first._journal.close()
+    with pytest.raises(ConfigError, match=named):
+        sampler(**changes).sample(PROMPTS, output_dir=tmp_path)
+    with pytest.raises(ConfigError, match=r"prompts.number: 3 -> 2"):
+        sampler().sample(PROMPTS[:2], output_dir=tmp_path)
+    with pytest.raises(ConfigError, match=r"prompts.digest"):
+        sampler().sample([*PROMPTS[:2], "Four?"], output_dir=tmp_path)
+    assert rows(Rollouts.load(tmp_path)) == before
+
+
+def test_where_and_how_fast_may_change_between_sessions(tmp_path: Path) -> None:
+    sampler().sample(PROMPTS, output_dir=tmp_path)._journal.close()
+    slower = [{**agent, "latency_s": 0.0} for agent in AGENTS]
+    assert len(sampler(agents=slower, prompts_in_flight=2).sample(PROMPTS, output_dir=tmp_path)) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"search": "mcts"}, "mcts"),
+        ({"search_params": {"widht": 3}}, "widht"),
+        ({"budget": 0}, "budget"),
+        ({"agents": []}, "agents"),
+        ({"agents": [AGENTS[0], AGENTS[0]]}, "'a'"),
+        ({"agents": [{"engine": "scripted"}]}, "needs a name"),
+        ({"agents": ["gpt"]}, "needs a name"),
+        ({"agents": [{"name": "a", "engine": "skripted"}]}, "skripted"),
+        ({"reward_model": {"kind": "judge"}}, "judge"),
+        ({"reward_model": 3}, "cannot be called"),
+        ({"sampling": {"temp": 1}}, "temp"),
+        ({"plays_in_flight": 0}, "plays_in_flight"),
+        ({"prompts_in_flight": "many"}, "prompts_in_flight"),
+        ({"task": "poetry"}, "poetry"),
+    ],
+)
+def test_mistakes_are_refused_before_anything_is_sampled(changes: Any, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        sampler(**changes)
+
+
+def test_a_reward_may_be_a_function_an_object_or_an_entry() -> None:
+    def length(completions: Any, **columns: Any) -> list[float]:
+        return [float(len(c[0]["content"])) for c in completions]
+
+    for reward in (length, TextReward(), REWARD):
+        assert sampler(reward_model=reward).sample(PROMPTS).unfinished == 0
+
+
+def test_parts_that_the_sampler_built_are_closed_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closing(EchoAgent):
+        closed = 0
+
+        async def aclose(self) -> None:
+            self.closed += 1
+
+    for fails in (0.0, 1.0):
+        given, built = Closing("a", fails), Closing("b", fails)
+        monkeypatch.setattr("toa_trl.sampler.make_agent", lambda entry, built=built: built)
+        with pytest.raises(ToaError) if fails else nullcontext():
+            sampler(agents=[given, {"name": "b"}]).sample(PROMPTS)
+        assert (given.closed, built.closed) == (0, 1)
+
+
+def test_when_every_prompt_is_given_up_the_run_says_why() -> None:
+    with pytest.raises(ToaError, match=r"every agent failed on every prompt.*b failed"):
+        sampler(agents=[EchoAgent("b", 1.0)]).sample(PROMPTS)
+
+
+def test_prompts_that_were_given_up_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    class Hates(EchoAgent):
+        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+            if "Two?" in messages[-1].content:
+                raise RuntimeError("I hate twos")
+            return await super().generate(messages, sampling=sampling, seed=seed)
+
+    rollouts = sampler(agents=[Hates("a")]).sample(PROMPTS)
+    assert rollouts.given_up == ("1",)
+    assert rollouts.unfinished == 1
+    assert "3 plays failed: RuntimeError: I hate twos" in caplog.text
+    assert len(rollouts.to_sft()) == 2
+
+
+def test_works_inside_a_running_event_loop() -> None:
+    async def notebook() -> int:
+        return len(sampler().sample(PROMPTS))
+
+    assert asyncio.run(notebook()) == 3
+
+
+def test_the_data_sets_are_in_trls_format() -> None:
+    rollouts = sampler(budget=8).sample(PROMPTS)
+    sft = rollouts.to_sft(top_k=2)
+    assert len(sft) == 6
+    assert sft[0]["prompt"] == [{"role": "user", "content": "One?"}]
+    assert sft[0]["completion"][0]["role"] == "assistant"
+    pairs = rollouts.to_preference(4)
+    assert len(pairs) == 3
+    assert all(row["rejected_rank"] == 4 and row["chosen_rank"] == 1 for row in pairs)
+    assert all(row["chosen_reward"] > row["rejected_reward"] for row in pairs)
+    with pytest.raises(ConfigError, match="fewer than 30 scored responses"):
+        rollouts.to_preference()
+    with pytest.raises(ConfigError, match=r"'topk'.*did you mean 'top_k'"):
+        rollouts.to_sft(topk=3)
+    with pytest.raises(ConfigError, match="polity"):
+        rollouts.to_preference(2, polity="worst")
+
+
+def test_saves_what_the_ordinary_tools_read(tmp_path: Path) -> None:
+    run = tmp_path / "my-run"
+    rollouts = sampler(budget=8).sample([{"prompt": p, "answer": p} for p in PROMPTS], output_dir=run)
+    dropped = rollouts.save(run, sft={"top_k": 2}, preference={"rejected_rank": 0.5})
+    assert {name: dict(reasons) for name, reasons in dropped.items()} == {"sft": {}, "dpo": {}}
+    sft = load_dataset(str(run / "sft"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert sft.to_list() == rollouts.to_sft(top_k=2).to_list()
+    dpo = load_dataset(str(run / "dpo"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert dpo.to_list() == rollouts.to_preference(0.5).to_list()
+    plays = load_dataset(str(run / "rollouts"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert plays.to_list() == rows(rollouts)
+    wanted = "prompt_id play agent kind refs parent depth response reward finish_reason prompt_tokens completion_tokens flops seed"
+    assert set(wanted.split()) <= set(plays.column_names)
+    whole = load_dataset(str(run), "dpo", split="train", cache_dir=str(tmp_path / "cache"))  # by the card
+    assert whole.to_list() == dpo.to_list()
+    card = (run / "README.md").read_text()
+    assert "`toa`" in card
+    assert "every prompt gave a row" in card
+    assert "top_k: 2" in card
+    # again, over what is there
+    rollouts.save(run)
+    assert len(list((run / "sft").iterdir())) == 1
+    assert not list(run.glob("*.new"))
+
+
+def test_a_folder_without_a_journal_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no journal"):
+        Rollouts.load(tmp_path)
