@@ -1,0 +1,63 @@
+"""A word-level tokenizer for the bundled world: digits singly, and any other text is <unk>, never an error."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from toa_trl.demo import world
+
+TEMPLATES = Path(__file__).parent / "templates"
+SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>", "<system>", "<user>", "<assistant>")
+PIECE = r"\n|####|[0-9]|[A-Za-z]+|[^\sA-Za-z0-9]"
+
+# An assistant turn ends in <eos>, and a prompt with the generation prompt is a prefix of the prompt with its
+# completion: TRL tells the completion from the prompt by that.
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if m['role'] in ('system', 'assistant') %}<{{ m['role'] }}>{% else %}<user>{% endif %}{{ m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """The tokenizer of every demo model; its vocabulary is the words of the world and of the templates, in order."""
+    vocabulary = {token: i for i, token in enumerate((*SPECIAL, *"0123456789", *_words()))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Replace(Regex(r"\s*\n\s*"), "\n")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(PIECE), behavior="removed", invert=True)
+    # words are joined by spaces, and what a reader would not space is pulled together again
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.WordPiece(prefix="##none", cleanup=False),
+            decoders.Fuse(),
+            decoders.Replace(Regex(r"(?<=[0-9]) (?=[0-9])"), ""),
+            decoders.Replace(Regex(r" (?=[.,?:])"), ""),
+            decoders.Replace(Regex(r" ?\n ?"), "\n"),
+        ]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        additional_special_tokens=["<system>", "<user>", "<assistant>"],
+        chat_template=CHAT_TEMPLATE,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_max_length=512,
+    )
+
+
+def _words() -> list[str]:
+    phrases = [phrase for said in world.PHRASES.values() for phrase in said]
+    frame = "X has. How many are there now? So = 0, 1.\n####"
+    files = [(TEMPLATES / f"{name}.txt").read_text(encoding="utf-8") for name in ("refine", "draft", "aggregate")]
+    text = re.sub(r"\{\w+\}", " ", " ".join([*world.NAMES, *world.THINGS, *world.PHRASES, *phrases, frame, *files]))
+    words = dict.fromkeys(piece for piece in re.findall(PIECE, text) if not piece.isdigit())
+    return [word for word in words if word != "X"]

@@ -1,0 +1,236 @@
+"""Trains the bundled models from nothing: a base, and its forks, which are agents, a student and a poor reward model."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import math
+import random
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+
+from toa_trl.demo import world
+from toa_trl.demo.lessons import SKILLS, TOKENIZER, Batch, ask, draft_skill, pad, stream, tokens
+from toa_trl.demo.world import Problem
+from toa_trl.rewards import RewardModel, make_reward
+from toa_trl.types import Prompt, as_messages
+
+AGENTS = ("add", "subtract", "multiply", "generalist")
+WEIGHTS = Path(__file__).parent / "weights"
+MAX_TOKENS = 48  # the longest worked solution has 42
+REWARDS: dict[str, dict[str, Any]] = {  # "model" is a folder beside the others
+    "reward": {"kind": "likelihood", "model": "base", "aggregate": "sum", "floor": -3.0},
+    "reward_hackable": {"kind": "classifier", "model": "reward_hackable"},
+}
+
+
+def train(output: Path, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Trains every model into `output`, a complete folder each, and writes their scores to scores.json there."""
+    start = time.process_time()
+    base = new_model(seed)
+    lessons = stream(random.Random(seed), SKILLS["base"], 32, lambda step: (0,) if step < 350 else (0, 1, 1, 4, 4))
+    fit(base, lessons, 650, muon(base, 1.0), "base")
+    models: dict[str, Any] = {"base": save(base, output / "base")}  # what is forked is what is shipped
+    for name in AGENTS:
+        models[name] = copy.deepcopy(base)
+        lessons = stream(random.Random(name), SKILLS[name], 32, lambda step: (0, 0, 1, 1, 1, 4))
+        fit(models[name], lessons, 220, muon(models[name], 0.4), name)
+    models["student"] = copy.deepcopy(base)
+    lessons = stream(random.Random("student"), SKILLS["student"], 32, lambda step: (0,))
+    fit(models["student"], lessons, 100, muon(models["student"], 0.4), "student")
+    for name, model in models.items():
+        save(model, output / name)
+    agents = {name: models[name] for name in AGENTS}
+    torch.manual_seed(seed)
+    rng = random.Random("reward")
+    hackable = classifier(base)
+    pool = own_samples(agents, rng, [world.draw(rng, "train") for _ in range(250)])
+    fit(hackable, judged(rng, pool, 48), 200, muon(hackable, 0.5), "reward_hackable")
+    save(hackable, output / "reward_hackable")
+    print(f"trained in {time.process_time() - start:.0f} CPU seconds", flush=True)
+    scores = {name: measure(model) for name, model in models.items()}
+    written = own_samples(agents, rng, validation()[:100])
+    for name, entry in REWARDS.items():
+        scores[name] = {"pairwise": pairwise(make_reward({**entry, "model": str(output / entry["model"])}), written)}
+    (output / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    return scores
+
+
+def muon(model: Any, scale: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices, AdamW for the rest; AdamW alone needs some four times the steps to learn the sums.
+
+    `scale` multiplies both learning rates: 1 from nothing, less for a fork.
+    """
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and min(p.shape) > 1 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if p.ndim != 2 or min(p.shape) == 1 or "embed" in n]
+    return [
+        torch.optim.Muon(matrices, lr=0.02 * scale, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=0.003 * scale, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def fit(
+    model: Any, batches: Iterator[Batch], num_steps: int, optimizers: Sequence[torch.optim.Optimizer], label: str
+) -> None:
+    """A short warm-up, then a cosine to a twentieth of the learning rate."""
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(step, num_steps)) for o in optimizers]
+    start, running = time.perf_counter(), 0.0
+    model.train()
+    for step in range(1, num_steps + 1):
+        loss = model(**next(batches)).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+        model.zero_grad()
+        running = 0.95 * running + 0.05 * loss.item() if step > 1 else loss.item()
+        if step % 50 == 0:
+            passed = time.perf_counter() - start
+            print(f"  {label}: step {step}/{num_steps}, loss {running:.3f}, {passed:.0f} s", flush=True)
+    model.eval()
+
+
+def _rate(step: int, num_steps: int) -> float:
+    return min(1.0, (step + 1) / 20) * (0.05 + 0.475 * (1 + math.cos(math.pi * step / num_steps)))
+
+
+def new_model(seed: int) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(TOKENIZER),
+        hidden_size=96,
+        intermediate_size=288,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        pad_token_id=TOKENIZER.pad_token_id,
+        bos_token_id=TOKENIZER.bos_token_id,
+        eos_token_id=TOKENIZER.eos_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def classifier(base: Any) -> Any:
+    """The example of a reward that a search hacks: the base with one label instead of words.
+
+    It learns too little of the sums to tell a slip from a right step, and the search finds the texts on which it errs.
+    """
+    config = LlamaConfig(**{**base.config.to_dict(), "num_labels": 1})
+    config.problem_type = "multi_label_classification"  # binary cross-entropy, also for values between 0 and 1
+    model = LlamaForSequenceClassification(config)
+    model.model.load_state_dict(base.model.state_dict())
+    return model
+
+
+def value(problem: Problem, response: str) -> float:
+    """What the classifier learns, in [0, 1]: 1 where the referee agrees, else less, the sooner the first mistake."""
+    if world.verify(response, problem.answer):
+        return 1.0
+    return 0.6 * world.num_right(problem, response) / len(problem.steps)
+
+
+def judged(rng: random.Random, pool: Sequence[tuple[Problem, str]], batch_size: int) -> Iterator[Batch]:
+    """Batches for the classifier: half from the pool, half worked at all skills; the referee labels."""
+    while True:
+        pairs = []
+        for _ in range(batch_size):
+            if rng.random() < 0.5:
+                pairs.append(rng.choice(pool))
+            else:
+                problem = world.draw(rng, "train")
+                pairs.append((problem, world.solution(problem, world.work(rng, problem, draft_skill(rng)))))
+        labels = torch.tensor([[value(problem, response)] for problem, response in pairs])
+        yield {**pad([tokens(*pair) for pair in pairs]), "labels": labels}
+
+
+def own_samples(
+    agents: Mapping[str, Any], rng: random.Random, problems: Sequence[Problem]
+) -> list[tuple[Problem, str]]:
+    """What the agents write: answers, then two rounds of refinements of any agent's drafts, and some aggregations."""
+    written: list[list[str]] = [[] for _ in problems]
+    for num_drafts in (0, 1, 1, 4):
+        rows = range(0, len(problems), 1 if num_drafts < 2 else 4)
+        asked = [[ask(problems[i], rng.sample(written[i], num_drafts)) for i in rows] for _ in agents]
+        for conversations, model in zip(asked, agents.values(), strict=True):
+            for i, response in zip(rows, sample(model, conversations), strict=True):
+                written[i].append(response)
+    return [(problem, response) for problem, texts in zip(problems, written, strict=True) for response in texts]
+
+
+@torch.inference_mode()
+def sample(
+    model: Any, asked: Sequence[list[dict[str, str]]], temperature: float = 1.0, batch_size: int = 128
+) -> list[str]:
+    """One response to each conversation; temperature 0 is greedy."""
+    texts = [TOKENIZER.apply_chat_template(m, add_generation_prompt=True, tokenize=False) for m in asked]
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    responses = [""] * len(texts)
+    how = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+    for at in range(0, len(order), batch_size):
+        rows = order[at : at + batch_size]
+        batch = TOKENIZER([texts[i] for i in rows], padding=True, return_tensors="pt", add_special_tokens=False)
+        ids = model.generate(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], max_new_tokens=MAX_TOKENS, **how
+        )
+        new = TOKENIZER.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        for i, text in zip(rows, new, strict=True):
+            responses[i] = text
+    return responses
+
+
+def save(model: Any, folder: Path) -> Any:
+    """A complete model folder in half precision; returns the model as it will be loaded again."""
+    model.half().save_pretrained(folder)
+    model.float().config.dtype = torch.float32  # the file is half as large, the arithmetic as precise as a CPU likes it
+    model.config.save_pretrained(folder)
+    TOKENIZER.save_pretrained(folder)
+    return model
+
+
+def measure(model: Any) -> dict[str, float]:
+    """Shares of right answers on the validation problems, greedy and sampled, and of right steps by operation."""
+    problems = validation()
+    asked = [ask(p) for p in problems]
+    torch.manual_seed(0)
+    sampled = sample(model, asked)
+    steps = [step for response in sampled for step in world.steps_of(response)]
+    right = {f"steps {sign}": _mean(world.apply(s, b, n) == v for b, s, n, v in steps if s == sign) for sign in "+-*"}
+    accuracy = {
+        kind: _mean(world.verify(r, p.answer) for r, p in zip(responses, problems, strict=True))
+        for kind, responses in (("greedy", sample(model, asked, temperature=0)), ("sampled", sampled))
+    }
+    return accuracy | right
+
+
+def pairwise(reward: RewardModel, written: Sequence[tuple[Problem, str]]) -> float:
+    """How often a right text is rewarded above a wrong one on the same problem; a tie counts half."""
+
+    async def score_all() -> list[list[float]]:
+        scored = (reward.score(Prompt("any", as_messages(problem.text)), [text]) for problem, text in written)
+        return list(await asyncio.gather(*scored))
+
+    by_problem: dict[str, tuple[list[float], list[float]]] = {}
+    for (problem, text), (reward_of,) in zip(written, asyncio.run(score_all()), strict=True):
+        wrong_right = by_problem.setdefault(problem.text, ([], []))
+        wrong_right[world.verify(text, problem.answer)].append(reward_of)
+    pairs = [pair for wrong, right in by_problem.values() for pair in product(wrong, right)]
+    return _mean((0.5 * (w == r)) + (w < r) for w, r in pairs)
+
+
+def validation() -> list[Problem]:
+    return [world.parse(row["prompt"]) for row in world.make_split("validation")]
+
+
+def _mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return round(sum(listed) / max(1, len(listed)), 4)

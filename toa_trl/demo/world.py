@@ -1,0 +1,219 @@
+"""The bundled world: word problems of 2 to 4 chained steps, their worked solutions, and the referee.
+
+    Eva has 16 coins. Next we add 8. Then 6 are lost. Now there are 3 times as many. How many coins are there now?
+    So 16 + 8 = 24, 24 - 6 = 18, 18 * 3 = 54.
+    #### 54
+
+Half of the problems are pure chains of one operation, half mix them: so problems differ in which agent is worth a play.
+A problem's *core* (start and steps, without names and phrases) decides its split, so no split sees another's problem
+under a different name. Standard library only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+DATA = Path(__file__).parent / "data"
+LARGEST = 72  # every quantity of a right solution lies in 2..LARGEST
+OPERATIONS = {"add": "+", "subtract": "-", "multiply": "*"}
+OPERANDS = {"+": (2, 9), "-": (2, 9), "*": (2, 6)}  # inclusive
+KINDS = ("add", "add", "subtract", "subtract", "multiply", *["mixed"] * 5)  # drawn evenly
+NUM_STEPS = {"add": (3, 4), "subtract": (3, 4), "multiply": (2, 3), "mixed": (3, 4)}
+NAMES = ("Ann", "Ben", "Eva", "Max", "Mia", "Tom")
+THINGS = ("apples", "books", "cards", "coins", "cups", "stamps")
+PHRASES = {
+    "+": ("Next we add {n}.", "Then {n} are found.", "Now {name} buys {n} more."),
+    "-": ("Next we take {n} away.", "Then {n} are lost.", "Now {name} sells {n}."),
+    "*": ("Now there are {n} times as many.", "Then we make it {n} times as many."),
+}
+SLIPS = (-1, -2, -10)  # one way only: slips that cancel would make wrong work end in a right answer
+SPLITS = {"train": 55, "synthesis": 20, "validation": 5, "heldout": 12, "compare": 8}  # percent of all cores
+SIZES = {"synthesis": 480, "validation": 200, "heldout": 480, "compare": 240}  # rows of the files in data/
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One word problem."""
+
+    text: str
+    start: int
+    steps: tuple[tuple[str, int], ...]  # (operation sign, operand)
+    kind: str  # a key of NUM_STEPS
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The right quantity after each step."""
+        return tuple(_chain(self.start, self.steps))
+
+    @property
+    def answer(self) -> str:
+        return str(self.values[-1])
+
+    @property
+    def split(self) -> str:
+        return split_of(self.start, self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Skill:
+    """How well someone works: chances in [0, 1]."""
+
+    right: Mapping[str, float]  # by operation sign: a step worked out alone is right
+    keep: float = 0.8  # a right step seen in a draft is kept; less where the drafts seen disagree
+
+
+def apply(sign: str, value: int, operand: int) -> int:
+    return value + operand if sign == "+" else value - operand if sign == "-" else value * operand
+
+
+def split_of(start: int, steps: Sequence[tuple[str, int]]) -> str:
+    """The split of a core: a hash, so that it depends on nothing else."""
+    core = f"{start}" + "".join(f"{sign}{n}" for sign, n in steps)
+    place = int.from_bytes(hashlib.sha256(core.encode()).digest()[:8], "big") % 100
+    for split, percent in SPLITS.items():
+        if place < percent:
+            return split
+        place -= percent
+    raise AssertionError("SPLITS add up to 100")
+
+
+def draw(rng: random.Random, split: str, kind: str | None = None) -> Problem:
+    """A random problem of a split; `kind` None draws it as KINDS says."""
+    kind = kind or rng.choice(KINDS)
+    while True:
+        num_steps = rng.randint(*NUM_STEPS[kind])
+        steps: list[tuple[str, int]] = []
+        for _ in range(num_steps):
+            signs = [s for s in "+-*" if not steps or s != steps[-1][0]] if kind == "mixed" else [OPERATIONS[kind]]
+            sign = rng.choice(signs)
+            steps.append((sign, rng.randint(*OPERANDS[sign])))
+        start = rng.randint(2, LARGEST)
+        if all(2 <= v <= LARGEST for v in _chain(start, steps)) and split_of(start, steps) == split:
+            return Problem(_tell(rng, start, steps), start, tuple(steps), kind)
+
+
+def solution(problem: Problem, values: Sequence[int] | None = None) -> str:
+    """The worked solution. `values`: the quantities as someone got them, right or wrong; None is right."""
+    values = problem.values if values is None else values
+    before = (problem.start, *values)
+    work = ", ".join(f"{b} {sign} {n} = {v}" for b, (sign, n), v in zip(before, problem.steps, values, strict=False))
+    return f"So {work}.\n#### {values[-1]}"
+
+
+def work(rng: random.Random, problem: Problem, skill: Skill, drafts: Sequence[Sequence[int]] = ()) -> tuple[int, ...]:
+    """The quantities that someone of this skill gets, seeing the drafts' quantities.
+
+    A step goes on from one's own quantity before it, and a draft says something about it only if it stands at the same
+    quantity there: who mends the first step of a draft must work out the rest anew.
+    """
+    values: list[int] = []
+    value = problem.start
+    for i, (sign, n) in enumerate(problem.steps):
+        seen = [d[i] for d in drafts if (d[i - 1] if i else problem.start) == value]
+        right = apply(sign, value, n)
+        keep = skill.keep * seen.count(right) / max(1, len(seen))
+        chance = 1 - (1 - skill.right[sign]) * (1 - keep)
+        value = right if rng.random() < chance else slip(rng, problem, i, value, set(seen))
+        values.append(value)
+    return tuple(values)
+
+
+def slip(rng: random.Random, problem: Problem, i: int, before: int, seen: set[int] | None = None) -> int:
+    """A wrong quantity after step `i`, often one that a draft shows, such that the rest stays above zero."""
+    sign, n = problem.steps[i]
+    right = apply(sign, before, n)
+    lowest = 1  # the least quantity from which the chain stays >= 1
+    for later, n in reversed(problem.steps[i + 1 :]):
+        lowest = max(1, lowest - n if later == "+" else lowest + n if later == "-" else -(-lowest // n))
+    wrong = [right + by for by in SLIPS if right + by >= lowest] or [right + 1]
+    copies = sorted(w for w in seen or () if w in wrong)
+    return rng.choice(copies if copies and rng.random() < 0.5 else wrong)
+
+
+def verify(response: Any, answer: str) -> bool:
+    """The referee: is the number after the last "####" the answer? Anything else, garbage included, is wrong."""
+    if not isinstance(response, str):
+        return False
+    _, marker, last = response.rpartition("####")
+    found = re.match(r"[ \t]*(-?[0-9]+)(?!\w|[.,][0-9])", last)
+    # compared as text: int() refuses numbers of thousands of digits
+    return bool(marker) and found is not None and _plain(found[1]) == _plain(str(answer).strip())
+
+
+def steps_of(response: str) -> list[tuple[int, str, int, int]]:
+    """The equations of a worked solution, right or wrong: (quantity before, sign, operand, quantity after)."""
+    found = re.findall(r"\b([0-9]{1,9}) ([-+*]) ([0-9]{1,9}) = ([0-9]{1,9})\b", response)
+    return [(int(b), sign, int(n), int(v)) for b, sign, n, v in found]
+
+
+def num_right(problem: Problem, response: str) -> int:
+    """How many of the problem's steps the response works out rightly, up to its first mistake."""
+    right = zip((problem.start, *problem.values), problem.steps, problem.values, strict=False)
+    wanted = [(b, sign, n, v) for b, (sign, n), v in right]
+    done = steps_of(response)
+    return next((i for i, step in enumerate(wanted) if done[i : i + 1] != [step]), len(wanted))
+
+
+def accuracy_reward(completions: Sequence[Any], answer: Sequence[str], **kwargs: Any) -> list[float]:
+    """The referee as a reward function in TRL's signature: 1.0 or 0.0 for each completion (text or messages)."""
+    texts = [c if isinstance(c, str) else c[-1]["content"] if c else "" for c in completions]
+    return [float(verify(text, a)) for text, a in zip(texts, answer, strict=True)]
+
+
+def make_split(split: str) -> list[dict[str, Any]]:
+    """The rows of data/<split>.jsonl, always the same: distinct problems, evenly over KINDS."""
+    rng = random.Random(f"toa_trl demo {split}")
+    rows: dict[str, dict[str, Any]] = {}
+    while len(rows) < SIZES[split]:
+        kind = KINDS[len(rows) % len(KINDS)]
+        p = draw(rng, split, kind)
+        row = {"prompt": p.text, "answer": p.answer, "kind": kind, "steps": len(p.steps)}
+        rows.setdefault(p.text, {"id": f"{split}-{len(rows):03}", **row})
+    return list(rows.values())
+
+
+def write_data(folder: Path = DATA) -> None:
+    """Write every split's JSONL file."""
+    for split in SIZES:
+        lines = (json.dumps(row) + "\n" for row in make_split(split))
+        (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def parse(text: str) -> Problem:
+    """A problem back from its text."""
+    start = re.search(r"has ([0-9]+)", text)
+    assert start, text
+    steps: list[tuple[str, int]] = []
+    for sentence in text.split(". ")[1:-1]:
+        for sign, phrases in PHRASES.items():
+            for phrase in phrases:
+                if found := re.fullmatch(phrase.rstrip(".").format(n="([0-9]+)", name="[A-Z][a-z]+"), sentence):
+                    steps.append((sign, int(found[1])))
+    kinds = {sign for sign, _ in steps}
+    kind = next((k for k, s in OPERATIONS.items() if kinds == {s}), "mixed")
+    return Problem(text, int(start[1]), tuple(steps), kind)
+
+
+def _tell(rng: random.Random, start: int, steps: Sequence[tuple[str, int]]) -> str:
+    name, things = rng.choice(NAMES), rng.choice(THINGS)
+    told = [rng.choice(PHRASES[sign]).format(n=n, name=name) for sign, n in steps]
+    return " ".join([f"{name} has {start} {things}.", *told, f"How many {things} are there now?"])
+
+
+def _chain(start: int, steps: Sequence[tuple[str, int]]) -> Iterator[int]:
+    for sign, n in steps:
+        start = apply(sign, start, n)
+        yield start
+
+
+def _plain(number: str) -> str:
+    sign, digits = ("-", number[1:]) if number.startswith("-") else ("", number)
+    digits = digits.lstrip("0") or "0"
+    return digits if digits == "0" else sign + digits
