@@ -337,14 +337,18 @@ def run_until_signal(sampling: Coroutine[Any, Any, T]) -> T:
     """Run to the end, in a thread of its own where this one has an event loop already (a notebook)."""
 
     async def main() -> T:
-        if threading.current_thread() is threading.main_thread():
-            # SIGTERM ends a run in order, as asyncio.run does for Ctrl-C
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
+        task = asyncio.current_task()
+        if task is not None and threading.current_thread() is threading.main_thread():
+            # SIGTERM ends a run in order, as asyncio.run does for Ctrl-C; a background job may have that one ignored
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         return await sampling
 
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(main())
+        try:
+            return asyncio.run(main())
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, main()).result()

@@ -22,7 +22,14 @@ RECIPE = "recipes/synthesize.py"
 def start(config: Path, *options: object) -> subprocess.Popen[str]:
     arguments = command(RECIPE, "--config", config, *options)
     return subprocess.Popen(
-        arguments, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        arguments,
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a background job, as these tests may be one, has Ctrl-C ignored, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
