@@ -12,7 +12,7 @@ from toa_trl.cli import parse, user_errors
 from toa_trl.config import SynthesisArguments, now, write_run_yaml
 from toa_trl.errors import ConfigError
 from toa_trl.report import write_report
-from toa_trl.sampler import Rollouts
+from toa_trl.rollouts import Rollouts
 
 
 def main() -> None:

@@ -36,11 +36,12 @@ ARROWS: dict[str, set[str]] = {
     "report": BASE,
     "cli": BASE,
     "training": BASE,
-    "sampler": BASE | PARTS | {"runner"},
+    "rollouts": BASE | PARTS,
+    "sampler": BASE | PARTS | {"runner", "rollouts"},
     "config": BASE | PARTS | {"sampler", "cli"},
     "demo": BASE | PARTS | {"evaluation", "sampler"},  # uses the package as a recipe does
-    "__init__": BASE | {"sampler"},
-    "__main__": BASE | PARTS | {"sampler", "cli", "report"},
+    "__init__": BASE | {"sampler", "rollouts"},
+    "__main__": BASE | PARTS | {"rollouts", "cli", "report"},
 }
 MAY_IMPORT_TORCH = {
     "agents/transformers.py",

@@ -6,7 +6,8 @@ TRL's trainers. Importing this package loads neither torch nor trl.
 """
 
 from toa_trl.errors import AgentError, ConfigError, JournalError, RewardError, SearchError, ToaError
-from toa_trl.sampler import Rollouts, TOASampler
+from toa_trl.rollouts import Rollouts
+from toa_trl.sampler import TOASampler
 from toa_trl.types import Action, Completion, Message, Play, Prompt, Rollout, Sampling, Score
 
 __all__ = [

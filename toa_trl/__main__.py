@@ -10,7 +10,7 @@ from toa_trl.cli import user_errors
 from toa_trl.data.preference import POLICIES
 from toa_trl.errors import ConfigError
 from toa_trl.report import write_report
-from toa_trl.sampler import Rollouts
+from toa_trl.rollouts import Rollouts
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The public face: `TOASampler` samples, `Rollouts` are what it leaves."""
+"""The public face: `TOASampler` samples, and returns `Rollouts`."""
 
 from __future__ import annotations
 
@@ -9,32 +9,26 @@ import logging
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
 from toa_trl.agents import Agent, make_agent, make_sampling
-from toa_trl.data.card import write_card
-from toa_trl.data.preference import preference_rows
 from toa_trl.data.prompts import as_prompts
-from toa_trl.data.sft import sft_rows
-from toa_trl.data.tables import PREFERENCE, ROLLOUTS, SFT, as_dataset, rollout_rows, write_parquet
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.journal import Journal
 from toa_trl.prompts import Templates
-from toa_trl.registry import check_whole, construct
+from toa_trl.registry import check_whole
 from toa_trl.rewards import RewardModel, make_reward
+from toa_trl.rollouts import Rollouts
 from toa_trl.runner import Runner
 from toa_trl.search import Search, make_search
-from toa_trl.types import Play, Prompt, Rollout, Sampling, as_dicts
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from toa_trl.types import Play, Prompt, Sampling, as_dicts
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -204,102 +198,6 @@ class TOASampler:
         return given_up
 
 
-class Rollouts:
-    """Every play of every prompt, read from the journal one prompt at a time."""
-
-    def __init__(self, journal: Journal, given_up: Sequence[str] = ()) -> None:
-        self._journal = journal
-        self.given_up = tuple(given_up)  # ids of prompts on which every agent kept failing
-
-    @classmethod
-    def load(cls, run_dir: str | Path) -> Rollouts:
-        """The rollouts of a run's folder, finished or not.
-
-        Raises:
-            ConfigError: there is no journal.
-        """
-        return cls(Journal(Path(run_dir) / "journal.sqlite", lock=False))
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """Everything that decides the run's result, as JSON values; an empty mapping before it was begun."""
-        return self._journal.identity
-
-    @property
-    def unfinished(self) -> int:
-        """Prompts whose budget is not spent."""
-        scored, budget = self._journal.num_scored(), int(self.identity.get("budget", 0))
-        return len(self) - sum(count >= budget for count in scored.values())
-
-    def __iter__(self) -> Iterator[Rollout]:
-        return self._journal.rollouts()
-
-    def __len__(self) -> int:
-        return self._journal.counts().num_prompts
-
-    def to_dataset(self) -> Dataset:
-        """A row per play, as in the run's rollouts/*.parquet."""
-        return as_dataset(rollout_rows(self), ROLLOUTS)
-
-    def to_sft(self, **params: Any) -> Dataset:
-        """A row per prompt: see `toa_trl.data.sft.sft_rows` for `top_k` and `keep_truncated`."""
-        rows, dropped = construct("sft", sft_rows, self, params=params)
-        return as_dataset(_some("SFT", rows, dropped), SFT)
-
-    def to_preference(self, rejected_rank: int | float = 30, **params: Any) -> Dataset:
-        """A pair per prompt: see `toa_trl.data.preference.preference_rows` for the policies and their parameters."""
-        params = {"rejected_rank": rejected_rank, **params}
-        rows, dropped = construct("preference", preference_rows, self, params=params)
-        return as_dataset(_some("preference", rows, dropped), PREFERENCE)
-
-    def save(
-        self,
-        run_dir: str | Path,
-        sft: Mapping[str, Any] | None = None,
-        preference: Mapping[str, Any] | None = None,
-    ) -> dict[str, Counter[str]]:
-        """Write rollouts/, sft/, dpo/ and README.md (the data set card) into the run's folder.
-
-        Args:
-            run_dir: the folder.
-            sft: parameters as of `to_sft`.
-            preference: parameters as of `to_preference`.
-
-        Returns:
-            For "sft" and "dpo", how many prompts gave no row, by reason.
-        """
-        run_dir = Path(run_dir)
-        sft_data, no_sft = construct("sft", sft_rows, self, params=sft or {})
-        pairs, no_pair = construct("preference", preference_rows, self, params=preference or {})
-        num_rows = {
-            "rollouts": write_parquet(rollout_rows(self), ROLLOUTS, run_dir / "rollouts"),
-            "sft": write_parquet(sft_data, SFT, run_dir / "sft"),
-            "dpo": write_parquet(pairs, PREFERENCE, run_dir / "dpo"),
-        }
-        dropped = {"sft": no_sft, "dpo": no_pair}
-        params = {"sft": dict(sft or {}), "dpo": dict(preference or {})}
-        write_card(run_dir / "README.md", self._journal.identity, self._journal.counts(), num_rows, dropped, params)
-        return dropped
-
-    def push_to_hub(
-        self, repo_id: str, *, private: bool | None = None, token: str | None = None, **params: Any
-    ) -> None:
-        """Push the configurations rollouts, sft and dpo of one data set.
-
-        Args:
-            repo_id: e.g. "me/my-data".
-            private: whether a new data set is private; None leaves it to the organisation's default.
-            token: with write access; default: that of `hf auth login`.
-            params: `sft` and `preference`, mappings as of `save`.
-        """
-        sft, preference = dict(params.pop("sft", {})), dict(params.pop("preference", {}))
-        parts = {"sft": self.to_sft(**sft), "dpo": self.to_preference(**preference), "rollouts": self.to_dataset()}
-        for name, part in parts.items():
-            part.push_to_hub(
-                repo_id, config_name=name, set_default=name == "sft", private=private, token=token, **params
-            )
-
-
 def _named(agents: Sequence[Agent | Mapping[str, Any]]) -> Sequence[Any]:
     for agent in agents:
         if (isinstance(agent, Mapping) and "name" not in agent) or not (
@@ -322,15 +220,6 @@ def _digest(prompts: Iterable[Prompt]) -> str:
     for prompt in prompts:
         digest.update(json.dumps([prompt.id, as_dicts(prompt.messages)]).encode())
     return digest.hexdigest()[:16]
-
-
-def _some(kind: str, rows: list[dict[str, Any]], dropped: Counter[str]) -> list[dict[str, Any]]:
-    reasons = ", ".join(f"{count} x {reason}" for reason, count in dropped.most_common())
-    if not rows:
-        raise ConfigError(f"no prompt gives a {kind} row: {reasons}")
-    if dropped:
-        logger.warning("%d prompts give no %s row: %s", dropped.total(), kind, reasons)
-    return rows
 
 
 def run_until_signal(sampling: Coroutine[Any, Any, T]) -> T:
