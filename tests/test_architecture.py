@@ -20,7 +20,7 @@ PARTS = {"prompts", "search", "agents", "rewards", "journal", "data"}
 # part -> what it may import beside itself. Siblings do not import each other.
 ARROWS: dict[str, set[str]] = {
     "types": set(),
-    "errors": set(),
+    "errors": {"types"},
     "registry": {"errors"},
     "hf": {"errors"},
     "flops": {"errors"},

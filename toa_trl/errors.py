@@ -12,6 +12,8 @@
 
 from __future__ import annotations
 
+from toa_trl.types import Completion
+
 
 class ToaError(Exception):
     """Everything this package raises on purpose."""
@@ -26,7 +28,16 @@ class SearchError(ToaError, ValueError):
 
 
 class AgentError(ToaError):
-    """An agent gave no response, after its own retries."""
+    """An agent gave no response, after its own retries.
+
+    Args:
+        message: the reason.
+        completion: what was paid for all the same, so that its tokens count.
+    """
+
+    def __init__(self, message: str, completion: Completion | None = None) -> None:
+        super().__init__(message)
+        self.completion = completion
 
 
 class RewardError(ToaError):

@@ -64,6 +64,7 @@ class Completion:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     flops: float | None = None  # forward FLOPs of this call; None where the model's size is not known
+    reasoning: str | None = None  # what a reasoning model wrote before `text`: recorded, and otherwise left alone
 
 
 class Score(float):
@@ -79,7 +80,10 @@ class Score(float):
 
 @dataclass(frozen=True, slots=True)
 class Play:
-    """One play as it happened: scored (`completion` and `reward` are there) or failed (`error` says why)."""
+    """One play as it happened: scored (`completion` and `reward` are there) or failed (`error` says why).
+
+    A failed play has a completion too where one was paid for: its response could not be scored, or it was none.
+    """
 
     index: int  # 0, 1, 2, ... within the prompt, in the order asked for
     action: Action
@@ -106,6 +110,17 @@ class Rollout:
     def ranked(self) -> tuple[Play, ...]:
         """The scored plays, best reward first; the earlier of equals first."""
         return tuple(sorted(self.scored, key=lambda p: (-_reward(p), p.index)))
+
+
+@dataclass(frozen=True, slots=True)
+class AgentCounts:
+    """What a run holds of one agent, in numbers."""
+
+    num_scored: int = 0
+    num_failed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    flops: float = 0.0  # as far as they are known
 
 
 @dataclass(frozen=True, slots=True)
