@@ -6,12 +6,13 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from toa_trl.data.card import write_card
 from toa_trl.data.preference import preference_rows
 from toa_trl.data.sft import sft_rows
-from toa_trl.data.tables import PREFERENCE, ROLLOUTS, SFT, as_dataset, rollout_rows, write_parquet
+from toa_trl.data.tables import PREFERENCE, ROLLOUTS, SFT, as_dataset, read_parquet, rollout_rows, write_parquet
 from toa_trl.errors import ConfigError
 from toa_trl.journal import Journal
 from toa_trl.registry import construct
@@ -26,9 +27,10 @@ logger = logging.getLogger(__name__)
 class Rollouts:
     """Every play of every prompt, read from the journal one prompt at a time."""
 
-    def __init__(self, journal: Journal, given_up: Sequence[str] = ()) -> None:
+    def __init__(self, journal: Journal, given_up: Sequence[str] = (), limit: str | None = None) -> None:
         self._journal = journal
         self.given_up = tuple(given_up)  # ids of prompts on which every agent kept failing
+        self.limit = limit  # which limit ended the run, and what was spent
 
     @classmethod
     def load(cls, run_dir: str | Path) -> Rollouts:
@@ -54,7 +56,7 @@ class Rollouts:
         return self._journal.rollouts()
 
     def __len__(self) -> int:
-        return self._journal.counts().num_prompts
+        return self._journal.num_prompts()
 
     def to_dataset(self) -> Dataset:
         """A row per play, as in the run's rollouts/*.parquet."""
@@ -63,13 +65,13 @@ class Rollouts:
     def to_sft(self, **params: Any) -> Dataset:
         """A row per prompt: see `toa_trl.data.sft.sft_rows` for `top_k` and `keep_truncated`."""
         rows, dropped = construct("sft", sft_rows, self, params=params)
-        return as_dataset(_some("SFT", rows, dropped), SFT)
+        return _some("SFT", as_dataset(rows, SFT), dropped)
 
     def to_preference(self, rejected_rank: int | float = 30, **params: Any) -> Dataset:
         """A pair per prompt: see `toa_trl.data.preference.preference_rows` for the policies and their parameters."""
         params = {"rejected_rank": rejected_rank, **params}
         rows, dropped = construct("preference", preference_rows, self, params=params)
-        return as_dataset(_some("preference", rows, dropped), PREFERENCE)
+        return _some("preference", as_dataset(rows, PREFERENCE), dropped)
 
     def save(
         self,
@@ -112,16 +114,22 @@ class Rollouts:
             params: `sft` and `preference`, mappings as of `save`.
         """
         sft, preference = dict(params.pop("sft", {})), dict(params.pop("preference", {}))
-        parts = {"sft": self.to_sft(**sft), "dpo": self.to_preference(**preference), "rollouts": self.to_dataset()}
-        for name, part in parts.items():
-            part.push_to_hub(
-                repo_id, config_name=name, set_default=name == "sft", private=private, token=token, **params
-            )
+        with TemporaryDirectory(prefix="toa_trl-") as folder:  # by way of the disk: a run may be larger than memory
+            dropped = self.save(folder, sft, preference)
+            parts = {
+                "sft": _some("SFT", read_parquet(Path(folder) / "sft", SFT), dropped["sft"]),
+                "dpo": _some("preference", read_parquet(Path(folder) / "dpo", PREFERENCE), dropped["dpo"]),
+                "rollouts": read_parquet(Path(folder) / "rollouts", ROLLOUTS),
+            }
+            for name, part in parts.items():
+                part.push_to_hub(
+                    repo_id, config_name=name, set_default=name == "sft", private=private, token=token, **params
+                )
 
 
-def _some(kind: str, rows: list[dict[str, Any]], dropped: Counter[str]) -> list[dict[str, Any]]:
+def _some(kind: str, rows: Dataset, dropped: Counter[str]) -> Dataset:
     reasons = ", ".join(f"{count} x {reason}" for reason, count in dropped.most_common())
-    if not rows:
+    if not len(rows):
         raise ConfigError(f"no prompt gives a {kind} row: {reasons}")
     if dropped:
         logger.warning("%d prompts give no %s row: %s", dropped.total(), kind, reasons)

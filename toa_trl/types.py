@@ -152,10 +152,12 @@ def as_messages(value: str | Iterable[Message | Mapping[str, str]]) -> tuple[Mes
         return (Message("user", value),)
     messages = []
     for entry in value:
-        if isinstance(entry, Mapping) and isinstance(entry.get("role"), str) and isinstance(entry.get("content"), str):
-            messages.append(Message(entry["role"], entry["content"]))
-        elif isinstance(entry, Message):
+        if isinstance(entry, Message):
             messages.append(entry)
+        elif (
+            isinstance(entry, Mapping) and isinstance(entry.get("role"), str) and isinstance(entry.get("content"), str)
+        ):
+            messages.append(Message(entry["role"], entry["content"]))
         else:
             raise TypeError(f"a message needs a text role and a text content, not {entry!r}")
     return tuple(messages)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,10 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers import play, rollout
-from toa_trl.data.preference import POLICIES, preference_rows
-from toa_trl.data.sft import sft_rows
+from toa_trl.data import preference, sft
+from toa_trl.data.preference import POLICIES
 from toa_trl.errors import ConfigError
 from toa_trl.types import Play, Rollout
+
+
+def preference_rows(*args: Any, **params: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    rows, dropped = preference.preference_rows(*args, **params)
+    return list(rows), dropped
+
+
+def sft_rows(*args: Any, **params: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    rows, dropped = sft.sft_rows(*args, **params)
+    return list(rows), dropped
 
 
 @st.composite
@@ -181,10 +192,27 @@ def test_a_prompt_without_a_pair_is_counted_with_its_reason(it: Rollout, changes
 )
 def test_values_out_of_range_are_refused_by_name(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=f"preference.*{named}"):
-        preference_rows([], **changes)
+        preference.preference_rows([], **changes)  # at the call, before a row is asked for
 
 
 @pytest.mark.parametrize("top_k", [0, 1.5, True, "2"])
 def test_a_top_k_out_of_range_is_refused_by_name(top_k: Any) -> None:
     with pytest.raises(ConfigError, match=r"sft.*top_k"):
-        sft_rows([], top_k=top_k)
+        sft.sft_rows([], top_k=top_k)
+
+
+@pytest.mark.parametrize("make", [sft.sft_rows, preference.preference_rows])
+def test_rows_are_made_as_they_are_read(make: Any) -> None:
+    read = []
+
+    def run() -> Iterator[Rollout]:
+        for it in (of_160(), rollout(), of_160()):
+            read.append(it)
+            yield it
+
+    rows, dropped = make(run())
+    assert (read, dropped) == ([], {})
+    next(rows)
+    assert (len(read), dropped) == (1, {})
+    assert len(list(rows)) == 1
+    assert dropped == {"no play was scored": 1}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from toa_trl.data.sft import assistant, no_response, text, usable
@@ -22,10 +22,10 @@ def preference_rows(
     rejected_rank: int | float = 30,
     margin: float | None = None,
     keep_truncated: bool = False,
-) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """Rows in TRL's conversational preference format, at most one per prompt, and why prompts gave none.
+) -> tuple[Iterator[dict[str, Any]], Counter[str]]:
+    """Rows in TRL's conversational preference format, made as they are read, and why prompts gave none.
 
-    A rejected response always has a lower reward and another text than the chosen one.
+    At most one per prompt. A rejected response always has a lower reward and another text than the chosen one.
 
     Args:
         rollouts: of a run.
@@ -43,27 +43,32 @@ def preference_rows(
 
     Returns:
         Rows {prompt, chosen, rejected, prompt_id, chosen_reward, rejected_reward, chosen_rank, rejected_rank,
-        chosen_agent, rejected_agent, chosen_play, rejected_play}, and a count of prompts by reason.
+        chosen_agent, rejected_agent, chosen_play, rejected_play}, and a count of prompts by reason, complete once the
+        rows are exhausted.
 
     Raises:
         ConfigError: an unknown policy, or a value out of range.
     """
     _check(policy, rejected_rank, margin)
-    rows, dropped = list[dict[str, Any]](), Counter[str]()
-    for rollout in rollouts:
-        ranked = usable(rollout, keep_truncated)
-        if not ranked:
-            dropped[no_response(rollout)] += 1
-            continue
-        num_scored = len(rollout.scored)
-        rank = rejected_rank if isinstance(rejected_rank, int) else max(2, round(rejected_rank * num_scored))
-        pair: tuple[Ranked, Ranked] | str
-        pair = _siblings(ranked) if policy == "same_parent" else _against(ranked, policy, rank, margin, num_scored)
-        if isinstance(pair, str):
-            dropped[pair] += 1
-        else:
-            rows.append(_row(rollout, *pair))
-    return rows, dropped
+    dropped = Counter[str]()
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for rollout in rollouts:
+            ranked, num_scored = usable(rollout, keep_truncated), len(rollout.scored)
+            rank = rejected_rank if isinstance(rejected_rank, int) else max(2, round(rejected_rank * num_scored))
+            pair: tuple[Ranked, Ranked] | str
+            if not ranked:
+                pair = no_response(rollout)
+            elif policy == "same_parent":
+                pair = _siblings(ranked)
+            else:
+                pair = _against(ranked, policy, rank, margin, num_scored)
+            if isinstance(pair, str):
+                dropped[pair] += 1
+            else:
+                yield _row(rollout, *pair)
+
+    return rows(), dropped
 
 
 def _against(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from toa_trl.registry import check_whole
@@ -12,8 +12,8 @@ from toa_trl.types import Play, Rollout, as_dicts
 
 def sft_rows(
     rollouts: Iterable[Rollout], *, top_k: int = 1, keep_truncated: bool = False
-) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """Rows in TRL's conversational prompt-completion format, and why prompts gave none.
+) -> tuple[Iterator[dict[str, Any]], Counter[str]]:
+    """Rows in TRL's conversational prompt-completion format, made as they are read, and why prompts gave none.
 
     Args:
         rollouts: of a run.
@@ -21,33 +21,35 @@ def sft_rows(
         keep_truncated: take responses that max_tokens cut short, too.
 
     Returns:
-        Rows {prompt, completion, prompt_id, reward, rank, agent, play}, and a count of prompts by reason.
+        Rows {prompt, completion, prompt_id, reward, rank, agent, play}, and a count of prompts by reason,
+        complete once the rows are exhausted.
 
     Raises:
         ConfigError: top_k < 1.
     """
     check_whole("sft: top_k", top_k, at_least=1)
-    rows, dropped = list[dict[str, Any]](), Counter[str]()
-    for rollout in rollouts:
-        best: dict[str, tuple[int, Play]] = {}
-        for rank, play in usable(rollout, keep_truncated):
-            if len(best) < top_k:
-                best.setdefault(text(play), (rank, play))
-        if not best:
-            dropped[no_response(rollout)] += 1
-        rows.extend(
-            {
-                "prompt": as_dicts(rollout.prompt.messages),
-                "completion": assistant(play),
-                "prompt_id": rollout.prompt.id,
-                "reward": play.reward,
-                "rank": rank,
-                "agent": play.action.agent,
-                "play": play.index,
-            }
-            for rank, play in best.values()
-        )
-    return rows, dropped
+    dropped = Counter[str]()
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for rollout in rollouts:
+            best: dict[str, tuple[int, Play]] = {}
+            for rank, play in usable(rollout, keep_truncated):
+                if len(best) < top_k:
+                    best.setdefault(text(play), (rank, play))
+            if not best:
+                dropped[no_response(rollout)] += 1
+            for rank, play in best.values():
+                yield {
+                    "prompt": as_dicts(rollout.prompt.messages),
+                    "completion": assistant(play),
+                    "prompt_id": rollout.prompt.id,
+                    "reward": play.reward,
+                    "rank": rank,
+                    "agent": play.action.agent,
+                    "play": play.index,
+                }
+
+    return rows(), dropped
 
 
 def usable(rollout: Rollout, keep_truncated: bool) -> list[tuple[int, Play]]:

@@ -31,6 +31,7 @@ ROLLOUTS = pa.schema(
         "parent": pa.int64(),
         "depth": pa.int64(),
         "response": pa.string(),
+        "reasoning": pa.string(),
         "reward": pa.float64(),
         "finish_reason": pa.string(),
         "prompt_tokens": pa.int64(),
@@ -92,6 +93,7 @@ def rollout_rows(rollouts: Iterable[Rollout]) -> Iterator[dict[str, Any]]:
                 "parent": action.parent,
                 "depth": action.depth,
                 "response": done.text if done else None,
+                "reasoning": done.reasoning if done else None,
                 "reward": play.reward,
                 "finish_reason": done.finish_reason if done else None,
                 "prompt_tokens": done.prompt_tokens if done else None,
@@ -108,6 +110,16 @@ def as_dataset(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Dataset:
     from datasets import Dataset
 
     return Dataset(pa.Table.from_batches(_batches(rows, schema), schema=schema))
+
+
+def read_parquet(folder: Path, schema: pa.Schema) -> Dataset:
+    """What `write_parquet` wrote, as a `datasets.Dataset` on disk beside it; it lives as long as the folder."""
+    from datasets import load_dataset
+
+    files = sorted(map(str, folder.glob("*.parquet")))
+    if not any(pq.read_metadata(file).num_rows for file in files):
+        return as_dataset([], schema)  # load_dataset refuses files without rows
+    return load_dataset("parquet", data_files=files, split="train", cache_dir=str(folder.with_name("cache")))
 
 
 def write_parquet(rows: Iterable[dict[str, Any]], schema: pa.Schema, folder: Path) -> int:

@@ -1,0 +1,83 @@
+"""What a run leaves goes to disk and to the Hub without ever being in memory as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+
+from tests.helpers import play
+from toa_trl.errors import ConfigError
+from toa_trl.journal import Journal
+from toa_trl.rollouts import Rollouts
+from toa_trl.types import Prompt
+
+IDENTITY = {
+    "search": "toa",
+    "search_params": {},
+    "budget": 3,
+    "seed": 0,
+    "agents": {"a": {"model": "m"}},
+    "reward": "length",
+    "sampling": {"temperature": 0.7, "top_p": 1.0, "max_tokens": 9},
+}
+
+
+def rollouts(num_prompts: int, *rewards: float | None) -> Rollouts:
+    journal = Journal(":memory:", create=True)
+    journal.begin(IDENTITY, [Prompt(str(i), f"Question {i}?") for i in range(num_prompts)])  # type: ignore[arg-type]
+    journal.append_all([(str(i), play(n, reward)) for i in range(num_prompts) for n, reward in enumerate(rewards)])
+    return Rollouts(journal)
+
+
+def test_pushed_is_what_the_data_sets_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    pushed: dict[str, Any] = {}
+
+    def push(self: Dataset, repo_id: str, **params: Any) -> None:
+        assert self.cache_files  # on disk
+        pushed[params["config_name"]] = (repo_id, self.to_list(), params["set_default"], params["private"])
+
+    monkeypatch.setattr(Dataset, "push_to_hub", push)
+    it = rollouts(5, 1.0, None, 3.0)
+    it.push_to_hub("me/first", private=True, sft={"top_k": 2}, preference={"rejected_rank": 2})
+    assert pushed == {
+        "sft": ("me/first", it.to_sft(top_k=2).to_list(), True, True),
+        "dpo": ("me/first", it.to_preference(2).to_list(), False, True),
+        "rollouts": ("me/first", it.to_dataset().to_list(), False, True),
+    }
+
+
+def test_nothing_is_pushed_where_a_part_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Dataset, "push_to_hub", lambda *args, **params: pytest.fail("pushed"))
+    with pytest.raises(ConfigError, match="no prompt gives a preference row: 5 x fewer than 30"):
+        rollouts(5, 1.0, 2.0).push_to_hub("me/first")
+
+
+def test_saving_reads_one_prompt_at_a_time_and_counts_what_gave_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toa_trl.data.tables.ROWS_PER_BATCH", 4)
+    it, alive, most = rollouts(50, 1.0, 2.0), 0, 0
+    read = Journal.rollouts
+
+    def counting(self: Journal) -> Iterator[Any]:
+        nonlocal alive, most
+        for rollout in read(self):
+            alive += 1
+            most = max(most, alive)
+            yield rollout
+            alive -= 1
+
+    monkeypatch.setattr(Journal, "rollouts", counting)
+    dropped = it.save(tmp_path / "run", preference={"rejected_rank": 3})
+    assert most == 1
+    assert dropped == {"sft": {}, "dpo": {"fewer than 3 scored responses": 50}}
+    assert "`dpo`: 50 prompts: fewer than 3 scored responses" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_the_number_of_prompts_counts_those_without_plays() -> None:
+    it = rollouts(7)
+    assert (len(it), it.unfinished, len(list(it))) == (7, 7, 7)
