@@ -215,6 +215,77 @@ def test_a_gap_is_asked_for_again_under_its_own_index(name: str) -> None:
 
 
 @searches
+@given(k=num_agents, budget=budgets, seed=seeds, rate=st.sampled_from([0.3, 0.7]))
+@settings(max_examples=40)
+def test_a_play_that_was_withdrawn_leaves_no_trace(name: str, k: int, budget: int, seed: int, rate: float) -> None:
+    assume(name != "toa" or budget >= k)
+    plain = choices(play_out(make(name, k, budget), gauss(seed)))
+    search, rng, played = make(name, k, budget), random.Random(seed), []
+    while not search.done:
+        ((index, action),) = search.ask()
+        if rng.random() < rate:
+            search.withdraw(index)
+            continue
+        played.append((index, action))
+        search.tell(index, gauss(seed)(index, action))
+    assert played == plain
+    with pytest.raises(SearchError):
+        search.withdraw(0)
+
+
+@searches
+@given(k=st.integers(2, 5), budget=budgets, in_flight=st.integers(1, 6), seed=seeds)
+@settings(max_examples=60)
+def test_agents_that_are_away_are_not_asked_and_may_come_back(
+    name: str, k: int, budget: int, in_flight: int, seed: int
+) -> None:
+    assume(name != "toa" or budget >= k)
+    search, rng, scored = make(name, k, budget), random.Random(seed), 0
+    running: dict[int, Action] = {}
+    for step in range(20 * budget + 200):
+        if search.done:
+            break
+        gone = rng.sample(NAMES[:k], rng.randrange(k + 1)) if step < 10 * budget else []
+        search.away = frozenset(gone)
+        asked = search.ask(in_flight - len(running))
+        assert not {action.agent for _, action in asked} & search.away
+        running.update(asked)
+        for index in rng.sample(sorted(running), min(len(running), rng.randrange(1, 3))):
+            action = running.pop(index)
+            if action.agent in search.away:
+                search.withdraw(index)
+            elif rng.random() < 0.1:
+                search.fail(index)
+            else:
+                search.tell(index, rng.random())
+                scored += 1
+    assert search.done or search.stuck
+    assert scored <= budget
+
+
+@searches
+def test_with_every_agent_away_nothing_is_asked(name: str) -> None:
+    search = make(name, 3, 10)
+    search.away = frozenset(NAMES[:3])
+    assert search.ask(5) == []
+    assert not search.done
+    assert not search.stuck
+    search.away = frozenset()
+    assert len(play_out(search, gauss())) == 10
+
+
+@searches
+def test_an_agent_that_comes_back_has_its_failures_forgiven(name: str) -> None:
+    search = make(name, 1, 5)
+    for _ in range(3):
+        search.fail(search.ask()[0][0])
+    assert search.stuck
+    search.away = frozenset("a")
+    search.away = frozenset()
+    assert not search.stuck
+
+
+@searches
 @pytest.mark.parametrize("reward", [float("nan"), float("inf"), float("-inf")])
 def test_a_reward_that_is_no_number_is_refused_and_nothing_changes(name: str, reward: float) -> None:
     search = make(name, 2, 8)

@@ -38,6 +38,7 @@ class Search(ABC):
         self._gaps: list[int] = []  # indices that a restore left out: in flight when the run stopped
         self._next_index = 0
         self._failures = dict.fromkeys(agents, 0)  # in a row
+        self._away: frozenset[str] = frozenset()
 
     @property
     def done(self) -> bool:
@@ -49,8 +50,23 @@ class Search(ABC):
         """Every agent of this search has failed MAX_FAILURES plays in a row. It goes on when asked, but hardly further."""
         return min(self._failures.values()) >= MAX_FAILURES
 
+    @property
+    def away(self) -> frozenset[str]:
+        """Agents that cannot be asked for now: their servers are gone. Set before `ask`; it chooses among the others."""
+        return self._away
+
+    @away.setter
+    def away(self, agents: frozenset[str]) -> None:
+        if agents != self._away:
+            for agent in self._failures.keys() & (self._away - agents):
+                self._failures[agent] = 0  # its server has been started again, and may have been mended
+            self._away = agents
+
     def ask(self, n: int = 1) -> list[tuple[int, Action]]:
-        """Up to `n` plays that may run at once, each with its index; empty while it waits for rewards, and when done."""
+        """Up to `n` plays that may run at once, each with its index.
+
+        Empty while it waits for rewards or for an agent that is away, and when done.
+        """
         asked: list[tuple[int, Action]] = []
         while len(asked) < n and len(self._actions) < self.budget:
             index = self._gaps[0] if self._gaps else self._next_index
@@ -88,6 +104,16 @@ class Search(ABC):
         action = self._actions.pop(play)
         self._failures[action.agent] += 1
         self._failed(play, action)
+
+    def withdraw(self, play: int) -> None:
+        """The play was never made; its index is asked for again, as after a stop that lost it in flight.
+
+        Raises:
+            SearchError: the play was never asked for, or is told already.
+        """
+        self._check_in_flight(play)
+        self._failed(play, self._actions.pop(play))
+        self._gaps = sorted([*self._gaps, play])
 
     def restore(self, plays: Iterable[Play]) -> None:
         """Rebuild the state of a fresh search from recorded plays, scored and failed, without asking again.
@@ -129,7 +155,7 @@ class Search(ABC):
             raise SearchError(f"play {play} was told already")
 
     def _passed_over(self, agent: str) -> bool:
-        return self._failures[agent] >= MAX_FAILURES and not self.stuck
+        return agent in self._away or (self._failures[agent] >= MAX_FAILURES and not self.stuck)
 
     @abstractmethod
     def _choose(self, index: int) -> Action | None:

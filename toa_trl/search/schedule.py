@@ -82,7 +82,10 @@ class ScheduledSearch(Search):
         if not all(need in self._play_of for need in needs):
             return None
         if self._passed_over(agent):
-            agent = min(self._failures, key=self._failures.__getitem__)
+            present = [name for name in self._failures if name not in self._away]
+            if not present:
+                return None
+            agent = min(present, key=self._failures.__getitem__)
         refs = tuple(self._play_of[need] for need in needs)
         if not refs:
             return Action(agent)
