@@ -1,11 +1,12 @@
-"""One queue per in-process model: what many prompts ask for at once runs as one padded batch, in a thread of its own."""
+"""One queue per reward model or in-process model: what many prompts ask for at once becomes one batch."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import inspect
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -14,31 +15,42 @@ Result = TypeVar("Result")
 class Batcher(Generic[Item, Result]):
     """Merges single requests into batches.
 
-    A batch starts as soon as the model is free, with what waits by then: the oldest request and those nearest to it in
-    length, so that padding is short and nothing starves.
+    A batch starts as soon as there is room for one, with what waits by then: the oldest request and those nearest to it
+    in length, so that padding is short and nothing starves.
 
     Args:
-        run: computes a batch, given shortest first; called in the batcher's one thread.
+        run: computes a batch, given shortest first; a coroutine function, or a function, which gets a thread of its own.
         length: of a request, in tokens.
         max_size: requests in a batch at most.
+        max_tokens: of a batch at most, padding included; a longer request runs alone. None: no limit.
+        num_running: batches that run at once.
     """
 
     def __init__(
-        self, run: Callable[[list[Item]], list[Result]], *, length: Callable[[Item], int], max_size: int
+        self,
+        run: Callable[[list[Item]], list[Result]] | Callable[[list[Item]], Awaitable[list[Result]]],
+        *,
+        length: Callable[[Item], int],
+        max_size: int,
+        max_tokens: int | None = None,
+        num_running: int = 1,
     ) -> None:
-        self._run = run
+        self._run: Callable[[list[Item]], Any] = run
+        self._thread = None if inspect.iscoroutinefunction(run) else ThreadPoolExecutor(1)
         self._length = length
         self._max_size = max_size
+        self._max_tokens = max_tokens
+        self._num_running = num_running
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
-        self._thread = ThreadPoolExecutor(1)
-        self._worker: asyncio.Task[None] | None = None
+        self._workers: set[asyncio.Task[None]] = set()
 
     async def submit(self, item: Item) -> Result:
         """The result of one request. An exception of its batch is raised here too."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work())
+        self._workers = {worker for worker in self._workers if not worker.done()}
+        if len(self._workers) < self._num_running:
+            self._workers.add(asyncio.create_task(self._work()))
         return await future
 
     async def _work(self) -> None:
@@ -48,14 +60,13 @@ class Batcher(Generic[Item, Result]):
             self._waiting = [(item, future) for item, future in self._waiting if not future.done()]
             if not self._waiting:
                 return
-            oldest = self._length(self._waiting[0][0])
-            nearest = sorted(self._waiting, key=lambda w: abs(self._length(w[0]) - oldest))  # the oldest stays first
-            batch = sorted(nearest[: self._max_size], key=lambda w: self._length(w[0]))
-            taken = {id(future) for _, future in batch}
-            self._waiting = [w for w in self._waiting if id(w[1]) not in taken]
+            batch = self._take()
             items = [item for item, _ in batch]
             try:
-                results = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, items)
+                if self._thread is None:
+                    results = await self._run(items)
+                else:
+                    results = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, items)
             except Exception as error:
                 for _, future in batch:
                     if not future.done():
@@ -64,3 +75,16 @@ class Batcher(Generic[Item, Result]):
                 for (_, future), result in zip(batch, results, strict=True):
                     if not future.done():
                         future.set_result(result)
+
+    def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+        oldest = self._length(self._waiting[0][0])
+        nearest = sorted(self._waiting, key=lambda w: abs(self._length(w[0]) - oldest))  # the oldest stays first
+        size, longest = 0, 0
+        for item, _ in nearest[: self._max_size]:
+            longest = max(longest, self._length(item))
+            if size and self._max_tokens is not None and longest * (size + 1) > self._max_tokens:
+                break
+            size += 1
+        taken = {id(future) for _, future in nearest[:size]}
+        self._waiting = [w for w in self._waiting if id(w[1]) not in taken]
+        return sorted(nearest[:size], key=lambda w: self._length(w[0]))

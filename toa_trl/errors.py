@@ -6,6 +6,7 @@
     |-- AgentError         a play gave no response, after the agent's own retries
     |-- RewardError        a response could not be scored
     |-- JournalError       the journal cannot be read or written
+    |-- Unavailable        none of an agent's or a reward model's servers answers; nothing was asked, nothing is lost
 
 `ConfigError` and `SearchError` are `ValueError`s as well.
 """
@@ -42,6 +43,10 @@ class AgentError(ToaError):
 
 class RewardError(ToaError):
     """A reward model gave no usable score. Never a number that stands for a failure."""
+
+
+class Unavailable(ToaError):
+    """None of the servers of an agent or a reward model answers. Nothing came of the request, and a later one may work."""
 
 
 class JournalError(ToaError):

@@ -46,6 +46,7 @@ class Server:
     async def _start(self) -> web.AppRunner:
         app = web.Application()
         app.router.add_post("/v1/chat/completions", self._answer)
+        app.router.add_get("/v1/models", self._models)
         runner = web.AppRunner(app)
         await runner.setup()
         for _ in range(2):
@@ -53,6 +54,9 @@ class Server:
             await site.start()
             self.ports.append(site._server.sockets[0].getsockname()[1])  # type: ignore[union-attr]
         return runner
+
+    async def _models(self, request: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [{"id": "served"}]})
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()

@@ -6,13 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, Protocol
 
-from toa_trl.errors import ConfigError
+from toa_trl.errors import AgentError, ConfigError
 from toa_trl.registry import check_keys, check_number, check_whole
 from toa_trl.types import Completion, Message, Sampling, as_messages
 
 
 class Agent(Protocol):
-    """A language model with a name. An agent that holds connections may have a coroutine `aclose()` as well."""
+    """A language model with a name.
+
+    An agent over servers may have, as well: `away`, why it cannot be asked now, or None; and the coroutines `check()`,
+    which raises `ConfigError` where a server is not there at the start, and `aclose()`, which ends its connections.
+    """
 
     name: str
 
@@ -21,6 +25,7 @@ class Agent(Protocol):
 
         Raises:
             AgentError: no response, after the agent's own retries; retries live here and nowhere else.
+            Unavailable: none of its servers answers: the play is withdrawn, and `away` is set until one does.
         """
 
 
@@ -43,6 +48,54 @@ def make_sampling(place: str, base: Sampling, changes: Mapping[str, Any]) -> Sam
     if not isinstance(sampling.top_p, int | float) or not 0 < sampling.top_p <= 1:
         raise ConfigError(f"{place}: top_p must be in (0, 1], not {sampling.top_p!r}")
     return sampling
+
+
+class SamplingOf:
+    """How one agent samples: as the run does, with the changes of its own entry.
+
+    Raises:
+        ConfigError: an unknown key, or a value out of range.
+    """
+
+    def __init__(self, place: str, changes: Mapping[str, Any] | None) -> None:
+        self._place, self._changes = f"{place}: sampling", dict(changes or {})
+        self._last = (Sampling(), make_sampling(self._place, Sampling(), self._changes))
+
+    def __call__(self, run: Sampling) -> Sampling:
+        """`run` with the changes."""
+        if run is not self._last[0]:  # one object for all plays of a run: made once
+            self._last = (run, make_sampling(self._place, run, self._changes))
+        return self._last[1]
+
+
+def split_reasoning(text: str) -> tuple[str | None, str]:
+    """What a reasoning model wrote in think tags, or None, and its answer.
+
+    A chat template may open the tag itself, so that the text has only its end; and max_tokens may cut a text in the middle
+    of its reasoning, which leaves no answer.
+    """
+    head, end, answer = text.partition("</think>")
+    if end:
+        return head.replace("<think>", "", 1).strip(), answer.lstrip()
+    if text.lstrip().startswith("<think>"):
+        return text.lstrip().removeprefix("<think>").strip(), ""
+    return None, text
+
+
+def without_reasoning(place: str, done: Completion) -> Completion:
+    """The completion, with the part in think tags as its `reasoning`.
+
+    Raises:
+        AgentError: max_tokens ended it before the answer.
+    """
+    if done.reasoning is None:
+        reasoning, text = split_reasoning(done.text)
+        if reasoning is None:
+            return done
+        done = replace(done, text=text, reasoning=reasoning)
+    if not done.text.strip():
+        raise AgentError(f"{place}: nothing but reasoning (finish_reason {done.finish_reason}); raise max_tokens", done)
+    return done
 
 
 def with_system(messages: Sequence[Message], system_prompt: str | None) -> tuple[Message, ...]:

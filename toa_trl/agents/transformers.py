@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from toa_trl.agents.base import make_sampling, with_system
+from toa_trl.agents.base import SamplingOf, with_system, without_reasoning
 from toa_trl.batching import Batcher
 from toa_trl.errors import AgentError
 from toa_trl.flops import Flops
@@ -34,6 +34,8 @@ class TransformersAgent:
         dtype: a torch dtype's name, or "auto".
         device: e.g. "cuda:1"; default: a GPU if there is one.
         max_batch_size: plays that are generated at once.
+        max_batch_tokens: prompt tokens of a batch at most, padding included; a longer prompt runs alone.
+        keep_reasoning: leave what a reasoning model writes in think tags in the text. Otherwise it is kept apart.
 
     Raises:
         ConfigError: the model or its chat template cannot be loaded.
@@ -48,15 +50,17 @@ class TransformersAgent:
         dtype: str = "auto",
         device: str | None = None,
         max_batch_size: int = 128,
+        max_batch_tokens: int = 65_536,
+        keep_reasoning: bool = False,
     ) -> None:
         self.name = name
         self._system_prompt = system_prompt
-        self._sampling = dict(sampling or {})
-        make_sampling(f"agent {name!r}: sampling", Sampling(), self._sampling)
-        key = (model, dtype, device, max_batch_size)
+        self._sampling = SamplingOf(f"agent {name!r}", sampling)
+        self._keep_reasoning = keep_reasoning
+        key = (model, dtype, device, max_batch_size, max_batch_tokens)
         engine = _ENGINES.get(key)
         if engine is None:
-            engine = _ENGINES[key] = _Engine(f"agent {name!r}", model, dtype, device, max_batch_size)
+            engine = _ENGINES[key] = _Engine(f"agent {name!r}", *key)
         self._engine = engine
 
     async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
@@ -65,8 +69,9 @@ class TransformersAgent:
         Raises:
             AgentError: the prompt leaves no room in the model's context.
         """
-        sampling = make_sampling(f"agent {self.name!r}", sampling, self._sampling)
-        return await self._engine.generate(with_system(messages, self._system_prompt), sampling, seed)
+        asked = with_system(messages, self._system_prompt)
+        done = await self._engine.generate(asked, self._sampling(sampling), seed)
+        return done if self._keep_reasoning else without_reasoning(f"agent {self.name!r}", done)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,7 @@ class _Request:
 class _Engine:
     """The weights, the tokenizer and the queue."""
 
-    def __init__(self, place: str, model: str, dtype: str, device: str | None, max_batch_size: int) -> None:
+    def __init__(self, place: str, model: str, dtype: str, device: str | None, size: int, tokens: int) -> None:
         self._place = place
         self._model = load_model(place, "AutoModelForCausalLM", model, dtype=dtype, device=device)
         self._tokenizer = load_tokenizer(place, model)
@@ -92,7 +97,7 @@ class _Engine:
         pad = self._tokenizer.pad_token_id
         self._pad = pad if pad is not None else min(self._eos, default=0)  # never seen by the model: it is masked
         self._queue: Batcher[_Request, Completion] = Batcher(
-            self._run, length=lambda request: len(request.prompt), max_size=max_batch_size
+            self._run, length=lambda request: len(request.prompt), max_size=size, max_tokens=tokens
         )
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling, seed: int) -> Completion:
@@ -142,7 +147,7 @@ class _Engine:
         )
 
 
-_ENGINES: WeakValueDictionary[tuple[str, str, str | None, int], _Engine] = WeakValueDictionary()
+_ENGINES: WeakValueDictionary[tuple[str, str, str | None, int, int], _Engine] = WeakValueDictionary()
 
 
 class _SeededSampling(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped here

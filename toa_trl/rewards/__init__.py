@@ -13,6 +13,8 @@ from toa_trl.rewards.base import RewardModel
 KINDS = {  # imported when asked for: torch is not loaded for a reward function
     "classifier": "toa_trl.rewards.classifier:ClassifierReward",
     "likelihood": "toa_trl.rewards.likelihood:LikelihoodReward",
+    "vllm": "toa_trl.rewards.vllm:VLLMReward",
+    "http": "toa_trl.rewards.http:HTTPReward",
     "function": "toa_trl.rewards.function:FunctionReward",
 }
 

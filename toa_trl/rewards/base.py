@@ -12,7 +12,11 @@ from toa_trl.types import Prompt, Score
 
 
 class RewardModel(Protocol):
-    """Scores responses to a prompt. One that holds connections may have a coroutine `aclose()` as well."""
+    """Scores responses to a prompt.
+
+    One over servers may have the coroutines `check()`, which raises `ConfigError` where a server is not there at the
+    start, and `aclose()`, which ends its connections.
+    """
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
         """Raw rewards, one per response, of R(x, response): never of a refinement prompt.
@@ -21,6 +25,7 @@ class RewardModel(Protocol):
 
         Raises:
             RewardError: a response could not be scored. Never a number that stands for a failure.
+            Unavailable: none of its servers answers any more: the run stops, and can be resumed.
         """
 
 

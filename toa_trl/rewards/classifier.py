@@ -22,20 +22,30 @@ class ClassifierReward:
         model: folder or Hub name; one label, with a chat template.
         dtype: a torch dtype's name, or "auto".
         device: e.g. "cuda:1"; default: a GPU if there is one.
-        max_batch_size: responses that are scored at once.
+        max_batch_size: responses that are scored at once, over all prompts in flight.
+        max_batch_tokens: of a batch at most, padding included; a longer text is scored alone.
 
     Raises:
         ConfigError: the model or its chat template cannot be loaded, or it has more than one label.
     """
 
-    def __init__(self, model: str, dtype: str = "auto", device: str | None = None, max_batch_size: int = 128) -> None:
+    def __init__(
+        self,
+        model: str,
+        dtype: str = "auto",
+        device: str | None = None,
+        max_batch_size: int = 128,
+        max_batch_tokens: int = 32_768,
+    ) -> None:
         place = "reward 'classifier'"
         self._model = load_model(place, "AutoModelForSequenceClassification", model, dtype=dtype, device=device)
         if self._model.config.num_labels != 1:
             raise ConfigError(f"{place}: {model!r} has {self._model.config.num_labels} labels; a reward model has one")
         self._tokenizer = load_tokenizer(place, model)
         self._flops = Flops.if_known(self._model.config)
-        self._queue: Batcher[list[int], Score] = Batcher(self._run, length=len, max_size=max_batch_size)
+        self._queue: Batcher[list[int], Score] = Batcher(
+            self._run, length=len, max_size=max_batch_size, max_tokens=max_batch_tokens
+        )
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
         """See `RewardModel`."""

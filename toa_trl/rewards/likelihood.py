@@ -34,7 +34,8 @@ class LikelihoodReward:
         floor: the least log-probability of one token, < 0: one surprising token shall not outweigh the rest.
         dtype: a torch dtype's name, or "auto".
         device: e.g. "cuda:1"; default: a GPU if there is one.
-        max_batch_size: responses that are scored at once.
+        max_batch_size: responses that are scored at once, over all prompts in flight.
+        max_batch_tokens: of a batch at most, padding included; a longer text is scored alone.
 
     Raises:
         ConfigError: the model cannot be loaded, or a value is out of range.
@@ -48,6 +49,7 @@ class LikelihoodReward:
         dtype: str = "auto",
         device: str | None = None,
         max_batch_size: int = 128,
+        max_batch_tokens: int = 32_768,
     ) -> None:
         place = "reward 'likelihood'"
         if aggregate not in ("mean", "sum"):
@@ -59,7 +61,9 @@ class LikelihoodReward:
         self._flops = Flops.if_known(self._model.config)
         self._mean = aggregate == "mean"
         self._floor = floor
-        self._queue: Batcher[_Text, Score] = Batcher(self._run, length=len, max_size=max_batch_size)
+        self._queue: Batcher[_Text, Score] = Batcher(
+            self._run, length=len, max_size=max_batch_size, max_tokens=max_batch_tokens
+        )
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
         """See `RewardModel`."""

@@ -1,0 +1,150 @@
+"""Reward models over HTTP: what they ask, and every way in which an answer can be no score."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+import toa_trl.endpoints.client
+from tests.helpers import wait
+from tests.server import serving
+from toa_trl.errors import ConfigError, RewardError, Unavailable
+from toa_trl.rewards import make_reward
+from toa_trl.types import Message, Prompt
+
+PROMPT = Prompt("p", (Message("system", "Be kind."), Message("user", "How many?")), {"answer": 3})
+ASKED = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "How many?"}]
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toa_trl.endpoints.client, "FIRST_PAUSE_S", 0.001)
+
+
+async def answered(entry: dict[str, Any], answers: list[Any], texts: list[str]) -> tuple[Any, list[Any]]:
+    """The scores, or the error, against a server that gives these answers, one after another; and what it was asked."""
+    asked = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(await request.json())
+        given = answers.pop(0) if len(answers) > 1 else answers[0]
+        return web.Response(text=given) if isinstance(given, str) else web.json_response(given)
+
+    app = web.Application()
+    app.router.add_post("/classify", answer)
+    app.router.add_post("/score", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    root = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"  # type: ignore[union-attr]
+    where = {"base_url": f"{root}/v1/"} if entry["kind"] == "vllm" else {"url": f"{root}/score"}
+    model = make_reward({**entry, **where})
+    try:
+        return await model.score(PROMPT, texts), asked
+    except RewardError as error:
+        return error, asked
+    finally:
+        await model.aclose()  # type: ignore[attr-defined]
+        await runner.cleanup()
+
+
+VLLM: dict[str, Any] = {"kind": "vllm", "model": "m"}
+HTTP: dict[str, Any] = {"kind": "http"}
+
+
+def logit(value: Any) -> dict[str, Any]:
+    return {"object": "list", "data": [{"index": 0, "label": "LABEL_0", "probs": [value], "num_classes": 1}]}
+
+
+def test_vllm_is_asked_for_the_raw_logit_of_the_conversation() -> None:
+    scores, asked = wait(answered(VLLM, [logit(-2.5)], ["Three."]))
+    assert scores == [-2.5]
+    messages = [*ASKED, {"role": "assistant", "content": "Three."}]
+    assert asked == [{"model": "m", "messages": messages, "use_activation": False}]
+
+
+def test_the_contract() -> None:
+    scores, asked = wait(answered(HTTP, [{"scores": [1, -0.5]}], ["Three.", "Four."]))
+    assert scores == [1.0, -0.5]
+    inputs = [{"prompt": ASKED, "response": text, "metadata": {"answer": 3}} for text in ("Three.", "Four.")]
+    assert asked == [{"inputs": inputs}]
+
+
+NO_SCORE = {
+    "NaN": (logit(float("nan")), {"scores": [float("nan")]}),
+    "infinity": ('{"data": [{"probs": [Infinity]}]}', '{"scores": [-Infinity]}'),
+    "missing": ({"data": [{"index": 0}]}, {"scores": [None]}),
+    "none": ({"data": []}, {"scores": []}),
+    "too many": ({"data": [{"probs": [0.1, 0.9]}]}, {"scores": [0.1, 0.9]}),
+    "a text": (logit("high"), {"scores": ["high"]}),
+    "a truth": ({"data": True}, {"scores": True}),
+    "no object": ([1.0], [1.0]),
+    "no JSON": ("{", "{"),
+}
+
+
+@pytest.mark.parametrize("case", NO_SCORE)
+@pytest.mark.parametrize("entry", [VLLM, HTTP], ids=["vllm", "http"])
+def test_what_is_no_score_is_retried_and_then_a_failure(entry: dict[str, Any], case: str) -> None:
+    bad, good = NO_SCORE[case][entry is HTTP], [logit(0.25), {"scores": [0.25]}][entry is HTTP]
+    scores, asked = wait(answered(entry, [bad, bad, good], ["Three."]))
+    assert scores == [0.25]
+    assert len(asked) == 3
+    error, asked = wait(answered({**entry, "max_attempts": 2}, [bad], ["Three."]))
+    assert isinstance(error, RewardError)
+    assert f"reward {entry['kind']!r}" in str(error)
+    assert len(asked) == 2
+
+
+def test_one_missing_score_costs_the_others_of_its_batch_nothing() -> None:
+    answers = [{"scores": [0.1, None, 0.3]}, {"scores": [0.2]}]
+    scores, asked = wait(answered(HTTP, answers, ["a", "b", "c"]))
+    assert scores == [0.1, 0.2, 0.3]
+    assert [[each["response"] for each in body["inputs"]] for body in asked] == [["a", "b", "c"], ["b"]]
+
+
+def test_responses_of_many_prompts_share_requests() -> None:
+    with serving(latency_s=(0.02, 0.02)) as server:
+        model = make_reward({"kind": "http", "url": f"{server.root}/score", "max_concurrency": 2, "max_batch_size": 10})
+
+        async def all_at_once() -> list[list[float]]:
+            try:
+                return await asyncio.gather(*(model.score(PROMPT, [str(i)]) for i in range(100)))
+            finally:
+                await model.aclose()  # type: ignore[attr-defined]
+
+        scores = wait(all_at_once())
+        assert len({score for (score,) in scores}) == 100
+        stats = server.stats()
+        assert stats["requests"]["POST /score"] <= 12
+        assert stats["max_busy"] == 2
+
+
+@pytest.mark.parametrize("kind", ["vllm", "http"])
+def test_a_server_that_is_gone_is_waited_for(kind: str) -> None:
+    with serving() as server:
+        where = {"vllm": {"base_url": server.url, "model": "m"}, "http": {"url": f"{server.root}/score"}}[kind]
+
+        async def restarted() -> Any:
+            model: Any = make_reward({"kind": kind, **where})
+            first = await model.score(PROMPT, ["x"])
+            server.kill()
+            waiting = asyncio.create_task(model.score(PROMPT, ["x"]))
+            await asyncio.sleep(0.2)
+            assert not waiting.done()
+            await asyncio.to_thread(server.restart)
+            assert await waiting == first
+            server.kill()
+            await model.aclose()
+            model = make_reward({"kind": kind, "wait_s": 0.1, **where})
+            with pytest.raises(Unavailable, match=str(server.port)):
+                await model.score(PROMPT, ["x"])
+            with pytest.raises(ConfigError, match=rf"{server.port}.* cannot be reached"):
+                await model.check()
+            await model.aclose()
+
+        wait(restarted())
