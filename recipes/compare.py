@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from toa_trl.agents import make_agent
 from toa_trl.cli import parse, structure, user_errors
 from toa_trl.config import SamplingArguments, structured
 from toa_trl.errors import ConfigError
 from toa_trl.evaluation.comparison import RememberingAgent, RememberingReward, summarize
 from toa_trl.evaluation.results import table, update_results
+from toa_trl.progress import Progress
 from toa_trl.report import comparison_figure
 from toa_trl.rewards import make_reward
 from toa_trl.sampler import run_until_signal
@@ -58,9 +57,9 @@ def main() -> None:
     async def compare() -> list[dict[str, Any]]:
         # all at once: batches are full, and a play that two searches share to the letter is generated once
         total = sum(budget for _, budget, _ in runs) * len(prompts)
-        with tqdm(total=total, desc=f"{len(runs)} runs", unit="play", smoothing=0.05) as bar:
+        with Progress(total, [agent.name for agent in agents], title=f"{len(runs)} runs") as progress:
             sampling = (
-                s.asample(prompts, Path(config.output_dir) / f"{name}-{budget}", bar) for name, budget, s in runs
+                s.asample(prompts, Path(config.output_dir) / f"{name}-{budget}", progress) for name, budget, s in runs
             )
             rollouts = await asyncio.gather(*sampling)
         await asyncio.gather(*(agent.aclose() for agent in agents), reward_model.aclose())

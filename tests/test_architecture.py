@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "toa_trl"
 
 BASE = {"types", "errors", "registry"}
-IN_PROCESS = {"hf", "batching", "flops"}  # what agents and rewards with a model in this process share
+SHARED = {"hf", "batching", "flops", "endpoints"}  # what agents and rewards share
 PARTS = {"prompts", "search", "agents", "rewards", "journal", "data"}
 # part -> what it may import beside itself. Siblings do not import each other.
 ARROWS: dict[str, set[str]] = {
@@ -25,23 +25,30 @@ ARROWS: dict[str, set[str]] = {
     "hf": {"errors"},
     "flops": {"errors"},
     "batching": set(),
+    "endpoints": BASE,
+    "limits": BASE,
+    "fleet": BASE,
+    "guard": set(),
+    "supervisor": BASE | {"fleet", "guard"},
+    "progress": {"types"},
+    "status": BASE | {"journal", "progress"},
     "prompts": BASE,
     "search": BASE,
     "journal": BASE,
     "data": BASE,
-    "agents": BASE | IN_PROCESS,
-    "rewards": BASE | IN_PROCESS,
+    "agents": BASE | SHARED,
+    "rewards": BASE | SHARED,
     "runner": BASE | PARTS,
     "evaluation": BASE | {"agents", "rewards"},
     "report": BASE,
     "cli": BASE,
     "training": BASE,
     "rollouts": BASE | PARTS,
-    "sampler": BASE | PARTS | {"runner", "rollouts"},
-    "config": BASE | PARTS | {"sampler", "cli"},
+    "sampler": BASE | PARTS | {"runner", "rollouts", "limits", "progress"},
+    "config": BASE | PARTS | {"sampler", "cli", "fleet"},
     "demo": BASE | PARTS | {"evaluation", "sampler"},  # uses the package as a recipe does
     "__init__": BASE | {"sampler", "rollouts"},
-    "__main__": BASE | PARTS | {"rollouts", "cli", "report"},
+    "__main__": BASE | PARTS | {"rollouts", "cli", "report", "status"},
 }
 MAY_IMPORT_TORCH = {
     "agents/transformers.py",

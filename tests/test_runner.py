@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 import toa_trl.runner
 from tests.helpers import EchoAgent, TextReward, number, wait
-from toa_trl.errors import AgentError, JournalError, RewardError, ToaError
+from toa_trl.errors import AgentError, JournalError, RewardError, ToaError, Unavailable
 from toa_trl.journal import Journal
 from toa_trl.prompts import Templates
-from toa_trl.runner import Runner, derive_seed
+from toa_trl.runner import Observer, Runner, derive_seed
 from toa_trl.search import SEARCHES, make_search
 from toa_trl.types import Completion, Message, Play, Prompt, Sampling
 
@@ -26,6 +26,23 @@ TEMPLATES = Templates.load()
 
 class Crash(BaseException):
     """The process dies."""
+
+
+class Seen(Observer):
+    """What an observer hears."""
+
+    def __init__(self) -> None:
+        self.num_asked = self.num_dropped = 0
+        self.plays: list[Play] = []
+
+    def asked(self, agent: str) -> None:
+        self.num_asked += 1
+
+    def played(self, prompt: Prompt, play: Play) -> None:
+        self.plays.append(play)
+
+    def dropped(self, agent: str) -> None:
+        self.num_dropped += 1
 
 
 def journal_of(prompts: Sequence[Prompt] = PROMPTS) -> Journal:
@@ -63,11 +80,11 @@ def scored(journal: Journal) -> list[int]:
 @pytest.mark.parametrize("search", SEARCHES)
 @pytest.mark.parametrize("plays_in_flight", [1, 3])
 def test_spends_the_budget_of_every_prompt(search: str, plays_in_flight: int) -> None:
-    journal, seen = journal_of(), list[Play]()
-    it = runner(journal, agents(), search=search, plays_in_flight=plays_in_flight, on_play=seen.append)
+    journal, seen = journal_of(), Seen()
+    it = runner(journal, agents(), search=search, plays_in_flight=plays_in_flight, observer=seen)
     assert wait(it.run(PROMPTS)) == []
     assert scored(journal) == [8] * 5
-    assert len(seen) == 40
+    assert (seen.num_asked, len(seen.plays), seen.num_dropped) == (40, 40, 0)
     for prompt, played in zip(PROMPTS, plays(journal), strict=True):
         assert [p.index for p in played] == list(range(8))
         for p in played:
@@ -244,16 +261,16 @@ def test_a_journal_that_cannot_be_written_ends_the_run(monkeypatch: pytest.Monke
     assert sum(map(len, plays(journal))) == 7
 
 
-def crash_after(count: int) -> Callable[[Play], None]:
-    left = count
+class CrashAfter(Observer):
+    """Dies with the play of that number."""
 
-    def on_play(play: Play) -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def played(self, prompt: Prompt, play: Play) -> None:
+        self.left -= 1
+        if self.left == 0:
             raise Crash
-
-    return on_play
 
 
 @given(
@@ -281,7 +298,7 @@ def test_a_run_that_dies_goes_on_inside_its_trees(
             budget=budget,
             seed=seed,
             prompts_in_flight=prompts_in_flight,
-            on_play=crash_after(count),
+            observer=CrashAfter(count),
         )
         try:
             wait(it.run(PROMPTS))
@@ -310,7 +327,7 @@ def test_a_run_with_plays_in_flight_that_dies_loses_and_doubles_none(
     for count in [*crashes, None]:
         it = runner(journal, [Slow("a"), Slow("b"), Slow("c")], search=search, seed=seed, plays_in_flight=4)
         if count is not None:
-            it.on_play = crash_after(count)
+            it.observer = CrashAfter(count)
         try:
             assert wait(it.run(PROMPTS)) == []
         except (Crash, BaseExceptionGroup):
@@ -349,3 +366,103 @@ def test_seeds_are_the_same_everywhere_and_differ() -> None:
     assert len(seeds) == 450
     assert all(0 <= seed < 2**31 for seed in seeds)
     assert derive_seed(0, "1", 2) != derive_seed(0, 1, 2)
+
+
+class Going(EchoAgent):
+    """Is away from its `count`-th call on, until it has been looked after `looks` times."""
+
+    def __init__(self, name: str, count: int, looks: float) -> None:
+        super().__init__(name)
+        self.count, self.looks = count, looks
+        self.gone = False
+
+    @property
+    def away(self) -> str | None:
+        if self.gone:
+            self.looks -= 1
+            self.gone = self.looks > 0
+        return f"{self.name} is gone" if self.gone else None
+
+    async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+        self.count -= 1
+        self.gone = self.gone or self.count == 0
+        if self.gone:
+            raise Unavailable("nobody there")
+        return await super().generate(messages, sampling=sampling, seed=seed)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_an_agent_that_goes_and_comes_back_leaves_no_trace(search: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toa_trl.runner, "LOOK_S", 0.001)
+    whole, journal = journal_of(), journal_of()
+    wait(runner(whole, [EchoAgent("a")], search=search).run(PROMPTS))
+    assert wait(runner(journal, [Going("a", 7, 30)], search=search).run(PROMPTS)) == []
+    assert plays(journal) == plays(whole)
+
+
+@pytest.mark.parametrize("search", ["parallel", "sequential", "moa", "toa"])
+@pytest.mark.parametrize("plays_in_flight", [1, 3])
+def test_the_others_go_on_without_an_agent_that_is_gone(search: str, plays_in_flight: int) -> None:
+    journal, seen = journal_of(), Seen()
+    both = [Going("a", 7, float("inf")), EchoAgent("b")]
+    it = runner(journal, both, search=search, plays_in_flight=plays_in_flight, observer=seen)
+    assert wait(it.run(PROMPTS)) == []
+    assert scored(journal) == [8] * 5
+    assert len(both[0].asked) == 6
+    assert not any(play.error for played in plays(journal) for play in played)
+    assert seen.num_asked == len(seen.plays) + seen.num_dropped
+    assert seen.num_dropped
+
+
+def test_without_any_agent_the_run_waits_and_then_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toa_trl.runner, "LOOK_S", 0.001)
+    journal = journal_of()
+    gone = [Going("a", 7, float("inf")), Going("b", 7, float("inf"))]
+    with pytest.raises(ToaError, match=r"no agent has answered for 0\.05 s: a is gone; b is gone"):
+        wait(runner(journal, gone, patience_s=0.05).run(PROMPTS))
+    assert sum(scored(journal)) == 12
+    wait(runner(journal, agents()).run(PROMPTS))
+    assert scored(journal) == [8] * 5
+
+
+def test_without_the_reward_model_the_run_stops_and_records_no_failure() -> None:
+    class Gone(TextReward):
+        left = 9
+
+        async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
+            self.left -= 1
+            if self.left < 0:
+                raise Unavailable("the reward model is gone")
+            return await super().score(prompt, responses)
+
+    journal = journal_of()
+    with pytest.raises(Unavailable, match="the reward model is gone"):
+        wait(runner(journal, agents(), reward=Gone()).run(PROMPTS))
+    assert sum(scored(journal)) == sum(map(len, plays(journal))) == 9
+
+
+def test_an_agent_that_says_it_is_unavailable_but_not_away_fails() -> None:
+    journal = journal_of()
+    broken = EchoAgent("a", 1.0, Unavailable("no, for no reason"))
+    assert wait(runner(journal, [broken]).run(PROMPTS[:1])) == ["p0"]
+    assert {play.error for play in plays(journal)[0]} == {"no, for no reason"}
+
+
+def test_with_enough_what_is_in_flight_is_waited_for_and_nothing_is_given_up() -> None:
+    journal, seen = journal_of(), Seen()
+    it = runner(journal, agents(), plays_in_flight=2, observer=seen, enough=lambda: len(seen.plays) >= 11)
+    assert wait(it.run(PROMPTS)) == []
+    assert 11 <= sum(scored(journal)) <= 11 + 10
+    assert seen.num_asked == len(seen.plays)
+    assert wait(runner(journal, agents(), plays_in_flight=2).run(PROMPTS)) == []
+    assert scored(journal) == [8] * 5
+
+
+def test_a_failure_that_was_paid_for_is_recorded_with_its_tokens() -> None:
+    paid = Completion("", "length", 3, 4, reasoning="hm")
+    broken = EchoAgent("a", 0.4, AgentError("nothing but reasoning", paid))
+    journal = journal_of()
+    wait(runner(journal, [broken, EchoAgent("b")]).run(PROMPTS))
+    failed = [play for played in plays(journal) for play in played if play.error]
+    assert failed
+    assert {play.completion for play in failed} == {paid}

@@ -9,8 +9,10 @@ from pathlib import Path
 from toa_trl.cli import user_errors
 from toa_trl.data.preference import POLICIES
 from toa_trl.errors import ConfigError
+from toa_trl.journal import Recovered, recover
 from toa_trl.report import write_report
 from toa_trl.rollouts import Rollouts
+from toa_trl.status import print_status
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -36,7 +38,20 @@ def main(arguments: list[str] | None = None) -> None:
     report.add_argument("--results", type=Path, help="results.json of evaluate.py and compare.py")
     report.add_argument("--output", type=Path, help="file to write (default: report.html in the run's folder)")
 
+    recovery = commands.add_parser("recover", help="save what is readable of a damaged journal; the run then goes on")
+    recovery.add_argument("run", type=Path, help="the run's folder")
+
+    look = commands.add_parser("status", help="how far a run is, while it goes on or after")
+    look.add_argument("run", type=Path, help="the run's folder")
+    look.add_argument("--watch", type=float, metavar="SECONDS", help="look again until the run ends")
+
     options = parser.parse_args(arguments)
+    if options.command == "status":
+        print_status(options.run, options.watch)
+        return
+    if options.command == "recover":
+        print(_told(options.run, recover(options.run)))
+        return
     if options.command == "report":
         results = json.loads(options.results.read_text(encoding="utf-8")) if options.results else None
         print(write_report(options.run, output=options.output, results=results))
@@ -53,6 +68,18 @@ def main(arguments: list[str] | None = None) -> None:
         for reason, count in reasons.most_common():
             print(f"{name}: {count} prompts give no row: {reason}")
     print(f"{output}/sft and {output}/dpo are written")
+
+
+def _told(run: Path, found: Recovered) -> str:
+    saved = f"{found.num_prompts:,} prompts and {found.num_plays:,} plays"
+    if found.damaged is None:
+        return f"{run}/journal.sqlite is not damaged: {saved}; nothing was changed"
+    lines = [
+        f"{saved} are saved; {found.num_hurt:,} prompts are known to have lost plays. The same synthesize command goes on"
+    ]
+    if not found.identity:
+        lines.append("The configuration was not readable: the next run's is taken for it, so make sure it is the same")
+    return "\n".join([*lines, f"The damaged file is kept as {found.damaged}"])
 
 
 def _rank(text: str) -> int | float:

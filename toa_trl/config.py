@@ -20,6 +20,7 @@ from toa_trl.data.preference import preference_rows
 from toa_trl.data.prompts import load_prompts
 from toa_trl.data.sft import sft_rows
 from toa_trl.errors import ConfigError
+from toa_trl.fleet import apply_endpoints
 from toa_trl.registry import check_whole, construct
 from toa_trl.sampler import TOASampler
 from toa_trl.types import Prompt
@@ -60,8 +61,13 @@ class PromptArguments:
 class SamplingArguments(PromptArguments):
     """Who works on the prompts, and how."""
 
-    agents: str = structured("[]", "List of agents: {name, engine: transformers | openai | scripted, model, ...}.")
-    reward: str = structured("{}", "Reward model: {kind: classifier | likelihood | function, ...}.")
+    agents: str = structured(
+        "[]", "List of agents: {name, engine: openai | vllm | transformers | scripted, model, ...}."
+    )
+    reward: str = structured("{}", "Reward model: {kind: classifier | vllm | http | likelihood | function, ...}.")
+    endpoints: str = field(
+        default="", metadata={"help": "File of scripts/serve_agents.py: the base_url of agents and reward without one."}
+    )
     sampling: str = structured("{}", "Of all agents: {temperature, top_p, max_tokens, stop}.")
     task: str = field(
         default="chat",
@@ -70,6 +76,9 @@ class SamplingArguments(PromptArguments):
     seed: int = field(default=0, metadata={"help": "Of the run; everything random comes from it."})
     plays_in_flight: int = field(default=1, metadata={"help": "Per prompt. With 1, a run is reproducible."})
     prompts_in_flight: int = field(default=256, metadata={"help": "Prompts worked on at once."})
+    patience_s: float = field(
+        default=900.0, metadata={"help": "Seconds that a run waits, without a single play, while no agent answers."}
+    )
 
     def __post_init__(self) -> None:
         for key in ("agents", "reward", "sampling"):
@@ -78,7 +87,12 @@ class SamplingArguments(PromptArguments):
             if not isinstance(getattr(self, key), kind):
                 raise ConfigError(f"{key}: a {kind.__name__} is needed, not {getattr(self, key)!r}")
 
-    def sampler(self, agents: Any, reward_model: Any, search: str, budget: int, search_params: Any) -> TOASampler:
+        if self.endpoints:
+            self.agents, self.reward = apply_endpoints(self.agents, self.reward, Path(self.endpoints))  # type: ignore[assignment,arg-type]
+
+    def sampler(
+        self, agents: Any, reward_model: Any, search: str, budget: int, search_params: Any, limits: Any = None
+    ) -> TOASampler:
         """A sampler with these settings; agents and reward model may be built already.
 
         Raises:
@@ -95,6 +109,8 @@ class SamplingArguments(PromptArguments):
             self.prompts_in_flight,
             self.sampling,  # type: ignore[arg-type]  # a mapping since __post_init__
             self.task,
+            limits,
+            self.patience_s,
         )
 
 
@@ -105,6 +121,7 @@ class SynthesisArguments(SamplingArguments):
     search: str = field(default="toa", metadata={"help": "best_of_n, parallel, prs, sequential, moa or toa."})
     search_params: str = structured("{}", "Of the search; of toa: {width, alpha, tau, top_k}.")
     budget: int = field(default=160, metadata={"help": "Scored plays per prompt (the paper: 160)."})
+    limits: str = structured("{}", "Of the run, which ends in order at one: {max_tokens, max_flops, max_cost}.")
     sft: str = structured("{}", "How SFT rows are made: {top_k, keep_truncated}.")
     preference: str = structured(
         "{}",
@@ -115,7 +132,7 @@ class SynthesisArguments(SamplingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("search_params", "sft", "preference"):
+        for key in ("search_params", "limits", "sft", "preference"):
             setattr(self, key, structure(key, getattr(self, key)))
         if not self.output_dir:
             raise ConfigError("output_dir: the key is missing; name the folder that the run is written to")

@@ -1,7 +1,7 @@
 """Drives many prompts' searches at once against agents and reward model. The heart; one screen.
 
-A play flows: search.ask -> prompts.render -> agent.generate -> reward_model.score -> journal.append -> search.tell. The
-journal is written before the search is told, so that what a search knows is never more than what a resume would find.
+A play flows: search.ask -> prompts.render -> agent.generate -> reward_model.score -> journal -> search.tell. The journal is
+written before the search is told, so that what a search knows is never more than what a resume would find.
 """
 
 from __future__ import annotations
@@ -9,18 +9,33 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from toa_trl.agents import Agent
-from toa_trl.errors import AgentError, RewardError, ToaError
-from toa_trl.journal import Journal
+from toa_trl.errors import AgentError, RewardError, ToaError, Unavailable
+from toa_trl.journal import Journal, Writer
 from toa_trl.prompts import Templates, render
 from toa_trl.rewards import RewardModel
 from toa_trl.search import Search
 from toa_trl.types import Action, Completion, Play, Prompt, Sampling
 
 MAX_GIVEN_UP = 50  # prompts in a row: then nothing works any more, and asking on would only burn money
+LOOK_S = 0.5  # between two looks whether an agent is back
+
+
+class Observer:
+    """Hears of every play: asked, and then either played (it is in the journal) or dropped (it was never made)."""
+
+    def asked(self, agent: str) -> None:
+        """A play is in flight."""
+
+    def played(self, prompt: Prompt, play: Play) -> None:
+        """It was scored, or failed."""
+
+    def dropped(self, agent: str) -> None:
+        """It was cancelled, or its agent was not there."""
 
 
 @dataclass
@@ -34,7 +49,9 @@ class Runner:
             prompt scheduling never changes a result.
         plays_in_flight: per prompt.
         prompts_in_flight: searches open at once, which feed the batches of agents and reward model.
-        on_play: called with every play once it is in the journal.
+        patience_s: how long the run waits, without a single play, while no agent that it needs is there.
+        observer: hears of every play.
+        enough: true once nothing more is to be asked; what is in flight is waited for.
     """
 
     make_search: Callable[[int], Search]
@@ -46,9 +63,12 @@ class Runner:
     seed: int = 0
     plays_in_flight: int = 1
     prompts_in_flight: int = 256
-    on_play: Callable[[Play], None] = lambda play: None
+    patience_s: float = 900.0
+    observer: Observer = field(default_factory=Observer)
+    enough: Callable[[], bool] = lambda: False
     _num_given_up: int = field(default=0, init=False)  # prompts in a row
     _last_error: str = field(default="", init=False)
+    _last_play_s: float = field(default=0.0, init=False)  # loop time
 
     async def run(self, prompts: Iterable[Prompt]) -> list[str]:
         """Spend the budget of every prompt, going on where the journal ends.
@@ -57,14 +77,17 @@ class Runner:
             The ids of prompts that were given up because every agent kept failing; a later run tries them again.
 
         Raises:
-            ToaError: MAX_GIVEN_UP prompts in a row were given up.
+            ToaError: MAX_GIVEN_UP prompts in a row were given up, or no agent was there for `patience_s`.
+            Unavailable: none of the reward model's servers answers any more.
             JournalError: a play could not be written.
         """
         waiting, given_up = iter(prompts), list[str]()
+        writer = Writer(self.journal)
+        self._last_play_s = asyncio.get_running_loop().time()
 
         async def work() -> None:
             for prompt in waiting:  # shared by all workers: each takes the next prompt
-                if await self._search(prompt):
+                if await self._search(prompt, writer):
                     self._num_given_up = 0
                     continue
                 given_up.append(prompt.id)
@@ -75,64 +98,128 @@ class Runner:
                     )
 
         try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(self.prompts_in_flight):
-                    group.create_task(work())
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None  # the first cause; the others were cancelled because of it
+            await _together(work() for _ in range(self.prompts_in_flight))
+        finally:
+            await writer.aclose()
         return given_up
 
-    async def _search(self, prompt: Prompt) -> bool:
-        """One prompt to its end; False where it was given up."""
+    async def _search(self, prompt: Prompt, writer: Writer) -> bool:
+        """One prompt to its end, or to that of the run; False where it was given up."""
+        if self.enough():
+            return True
         search = self.make_search(derive_seed(self.seed, prompt.id))
         recorded = self.journal.plays(prompt.id)
         search.restore(recorded)
         plays = {play.index: play for play in recorded}
-        running: set[asyncio.Task[Play]] = set()
-        try:
-            while not search.done:
-                if not search.stuck:
-                    for index, action in search.ask(self.plays_in_flight - len(running)):
-                        running.add(asyncio.create_task(self._play(prompt, index, action, plays)))
-                if not running:
-                    break
-                finished, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for play in sorted((task.result() for task in finished), key=lambda play: play.index):
-                    plays[play.index] = play
-                    if play.reward is None:
-                        search.fail(play.index)
-                    else:
-                        search.tell(play.index, play.reward)
-        finally:
-            for task in running:
-                task.cancel()
-        return search.done
+        num_running, told = 0, asyncio.Event()
 
-    async def _play(self, prompt: Prompt, index: int, action: Action, plays: Mapping[int, Play]) -> Play:
-        """One play, from its prompt to the journal. A failure is a recorded fact with its reason, never a reward."""
-        seed = derive_seed(self.seed, prompt.id, index)
+        async def lane() -> None:
+            """One of the prompt's plays in flight, again and again."""
+            nonlocal num_running
+            while not (search.done or self.enough()):
+                search.away = self._away()
+                asked = [] if search.stuck else search.ask()
+                if not asked:
+                    if num_running:
+                        await told.wait()
+                    elif search.away and not search.stuck:
+                        await self._wait_for_agents(search.away)
+                    else:
+                        return
+                    continue
+                ((index, action),) = asked
+                num_running += 1
+                play = await self._play(prompt, index, action, plays, writer)
+                num_running -= 1
+                if play is None:
+                    search.withdraw(index)
+                else:
+                    plays[index] = play
+                    if play.reward is None:
+                        search.fail(index)
+                    else:
+                        search.tell(index, play.reward)
+                told.set()  # whoever waits now looks again
+                told.clear()
+
+        if self.plays_in_flight == 1:
+            await lane()
+        else:
+            await _together(lane() for _ in range(self.plays_in_flight))
+        return search.done or self.enough()
+
+    async def _play(
+        self, prompt: Prompt, index: int, action: Action, plays: Mapping[int, Play], writer: Writer
+    ) -> Play | None:
+        """One play, from its prompt to the journal; None where its agent was not there."""
+        self.observer.asked(action.agent)
+        written = False
+        try:
+            play = await self._make(prompt, index, action, plays)
+            if play is not None:
+                await writer.append(prompt.id, play)
+                written = True
+                self.observer.played(prompt, play)
+        finally:
+            if not written:
+                self.observer.dropped(action.agent)
+        return play
+
+    async def _make(self, prompt: Prompt, index: int, action: Action, plays: Mapping[int, Play]) -> Play | None:
+        """Generate and score. A failure is a recorded fact with its reason, never a reward."""
+        seed, agent = derive_seed(self.seed, prompt.id, index), self.agents[action.agent]
         completion, reward, error = None, None, None
         try:
             messages = render(prompt, action, plays, self.templates)
-            completion = await self.agents[action.agent].generate(messages, sampling=self.sampling, seed=seed)
-            # a server that cuts an emoji in two sends half a surrogate pair, which no file can hold
-            completion = replace(completion, text=completion.text.encode("utf-8", "replace").decode("utf-8"))
+            completion = await agent.generate(messages, sampling=self.sampling, seed=seed)
+            if not completion.text.isascii():
+                # a server that cuts an emoji in two sends half a surrogate pair, which no file can hold
+                completion = replace(completion, text=completion.text.encode("utf-8", "replace").decode("utf-8"))
             reward = await self._score(prompt, completion)
-        except (AgentError, RewardError) as failure:
+            self._last_play_s = asyncio.get_running_loop().time()
+        except Unavailable as failure:
+            if completion is not None:
+                raise  # nothing can be scored any more
+            if getattr(agent, "away", None):
+                return None
             error = str(failure)
+        except (AgentError, RewardError) as failure:
+            completion, error = getattr(failure, "completion", None) or completion, str(failure)
         except Exception as failure:  # of an agent or a reward model that is not ours: its prompt fails, not the run
             error = f"{type(failure).__name__}: {failure}"
-        play = Play(index, action, completion, reward, error, seed, getattr(reward, "flops", None))
-        self.journal.append(prompt.id, play)
         self._last_error = error or self._last_error
-        self.on_play(play)
-        return play
+        return Play(index, action, completion, reward, error, seed, getattr(reward, "flops", None))
 
     async def _score(self, prompt: Prompt, completion: Completion) -> float:
         scores: Sequence[float] = await self.reward_model.score(prompt, [completion.text])
         if len(scores) != 1 or scores[0] is None or not math.isfinite(scores[0]):
             raise RewardError(f"one finite reward was needed, not {scores!r}")
         return scores[0]
+
+    def _away(self) -> frozenset[str]:
+        return frozenset(name for name, agent in self.agents.items() if getattr(agent, "away", None))
+
+    async def _wait_for_agents(self, away: frozenset[str]) -> None:
+        """Until another set of agents is away.
+
+        Raises:
+            ToaError: nothing was played for `patience_s`.
+        """
+        while self._away() == away:
+            if asyncio.get_running_loop().time() - self._last_play_s > self.patience_s:
+                reasons = "; ".join(sorted(str(getattr(self.agents[name], "away", None)) for name in away))
+                raise ToaError(f"no agent has answered for {self.patience_s:g} s: {reasons}")
+            await asyncio.sleep(LOOK_S)
+
+
+async def _together(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """All of them to their end; the first error ends them all, and is raised by itself."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for coroutine in coroutines:
+                group.create_task(coroutine)
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None  # the others were cancelled because of it
 
 
 def derive_seed(*parts: object) -> int:

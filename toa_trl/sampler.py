@@ -16,33 +16,39 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tqdm.auto import tqdm
-
 from toa_trl.agents import Agent, make_agent, make_sampling
 from toa_trl.data.prompts import as_prompts
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.journal import Journal
+from toa_trl.limits import Meter
+from toa_trl.progress import Progress
 from toa_trl.prompts import Templates
-from toa_trl.registry import check_whole
+from toa_trl.registry import check_number, check_whole
 from toa_trl.rewards import RewardModel, make_reward
+from toa_trl.rewards.watch import RewardWatch
 from toa_trl.rollouts import Rollouts
-from toa_trl.runner import Runner
+from toa_trl.runner import Observer, Runner
 from toa_trl.search import Search, make_search
 from toa_trl.types import Play, Prompt, Sampling, as_dicts
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-# keys of an agent or reward entry that say where and how fast, not what: a run may go on with others
+# keys of an agent or reward entry that say where, how fast and for how much, not what: a run may go on with others
 OPERATIONAL = {
     "base_url",
+    "url",
     "api_key_env",
     "device",
+    "engine_args",
     "max_batch_size",
+    "max_batch_tokens",
     "max_concurrency",
     "max_attempts",
     "timeout_s",
+    "wait_s",
     "latency_s",
+    "price",
 }
 
 
@@ -50,17 +56,20 @@ class TOASampler:
     """Several models work on each prompt together, guided by a reward model.
 
     Args:
-        agents: entries {name, engine, model, ...}, or objects with a name and `generate`.
+        agents: entries {name, engine, model, ...}, or objects with a name and `generate`. An entry may have a price:
+            {prompt: 0.1, completion: 0.4} per million tokens.
         reward_model: an entry {kind, model, ...}, an object with `score`, or a function in TRL's reward signature.
         search: best_of_n, parallel, prs, sequential, moa or toa.
         budget: scored plays per prompt, >= 1 (paper: 160).
         search_params: of the search, e.g. {"width": 53, "alpha": 0.01, "tau": 0.1} of toa.
         seed: of the run.
         plays_in_flight: per prompt; with 1 a run is reproducible whatever the scheduling.
-        prompts_in_flight: prompts worked on at once; they fill the batches of in-process models.
+        prompts_in_flight: prompts worked on at once; they fill the batches of in-process models and the slots of servers.
         sampling: of all agents; an agent's own entry may change it.
         task: whose words ask for refinements: "chat", or a folder with refine.txt, aggregate.txt and draft.txt.
-        progress: show a progress bar.
+        limits: {"max_tokens": ..., "max_flops": ..., "max_cost": ...} of the run; when one is reached it ends in order.
+        patience_s: how long the run waits, without a single play, while no agent that it needs answers.
+        progress: show how the run goes on.
 
     Raises:
         ConfigError: anything of this is not as it should be; the message names it.
@@ -78,26 +87,39 @@ class TOASampler:
         prompts_in_flight: int = 256,
         sampling: Sampling | Mapping[str, Any] | None = None,
         task: str = "chat",
+        limits: Mapping[str, Any] | None = None,
+        patience_s: float = 900.0,
         progress: bool = True,
     ) -> None:
         for name, value in {"plays_in_flight": plays_in_flight, "prompts_in_flight": prompts_in_flight}.items():
             check_whole(name, value, at_least=1)
+        check_number("patience_s", patience_s, at_least=0)
         names = [str(agent["name"] if isinstance(agent, Mapping) else agent.name) for agent in _named(agents)]
         params = dict(search_params or {})
 
         def new_search(seed: int) -> Search:
             return make_search(search, names, budget, seed, **params)
 
-        new_search(0)  # a mistake in its parameters shall show before models are loaded
+        squashing = new_search(0)  # a mistake in its parameters shall show before models are loaded
+        self._tau: float | None = getattr(squashing, "tau", None)
         self._new_search = new_search
         self._templates = Templates.load(task)
         self._sampling = (
             sampling if isinstance(sampling, Sampling) else make_sampling("sampling", Sampling(), sampling or {})
         )
-        self._budget, self._seed, self._progress = budget, seed, progress
+        self._limits = dict(limits or {})
+        self._prices = {
+            name: agent["price"]
+            for name, agent in zip(names, agents, strict=True)
+            if isinstance(agent, Mapping) and "price" in agent
+        }
+        Meter(self._limits, self._prices)
+        self._budget, self._seed, self._patience_s, self._progress = budget, seed, patience_s, progress
         self._plays_in_flight, self._prompts_in_flight = plays_in_flight, prompts_in_flight
         self._agents = {
-            name: make_agent(agent) if isinstance(agent, Mapping) else agent
+            name: make_agent({key: value for key, value in agent.items() if key != "price"})
+            if isinstance(agent, Mapping)
+            else agent
             for name, agent in zip(names, agents, strict=True)
         }
         if isinstance(reward_model, Mapping):
@@ -107,9 +129,9 @@ class TOASampler:
         else:
             self._reward_model = make_reward({"kind": "function", "function": reward_model})
         given = (*agents, reward_model)
-        built = (*self._agents.values(), self._reward_model)
+        self._parts: list[Any] = [*self._agents.values(), self._reward_model]
         # what was given as an object is its owner's to close
-        self._own: list[Any] = [b for b, g in zip(built, given, strict=True) if b is not g and hasattr(b, "aclose")]
+        self._own = [b for b, g in zip(self._parts, given, strict=True) if b is not g and hasattr(b, "aclose")]
         self._identity = {
             "search": search,
             "search_params": params,
@@ -131,71 +153,104 @@ class TOASampler:
             output_dir: folder of the run; its journal.sqlite is all that a resume needs. Without one, plays are in memory.
 
         Raises:
-            ConfigError: a prompt is none, or the journal there is of another configuration (the difference is shown).
+            ConfigError: a prompt is none, a server cannot be reached, or the journal there is of another configuration
+                (the difference is shown).
             ToaError: nothing works any more; what was scored is in the journal.
             KeyboardInterrupt: on Ctrl-C, once everything is in order.
         """
         return run_until_signal(self.asample(prompts, output_dir))
 
     async def asample(
-        self, prompts: Iterable[Any], output_dir: str | Path | None = None, bar: tqdm[Any] | None = None
+        self, prompts: Iterable[Any], output_dir: str | Path | None = None, progress: Progress | None = None
     ) -> Rollouts:
-        """`sample` as a coroutine; several may run at once, and share a progress bar whose total is set already."""
+        """`sample` as a coroutine; several may run at once, and share a progress display that is open already."""
         known = as_prompts((f"prompt {number}", prompt) for number, prompt in enumerate(prompts))
         if not known:
             raise ConfigError("prompts: there is none")
+        try:
+            await asyncio.gather(*(part.check() for part in self._parts if hasattr(part, "check")))
+            journal = self.begin(known, output_dir)
+            try:
+                given_up, limit = await self._sample(known, journal, progress)
+            except BaseException:
+                journal.close()
+                raise
+        finally:
+            for part in self._own:
+                await part.aclose()
+        journal.unlock()
+        return Rollouts(journal, given_up, limit)
+
+    def begin(self, prompts: Sequence[Prompt], output_dir: str | Path | None) -> Journal:
+        """The journal of a run over these prompts, new or to go on with, locked for this process.
+
+        Raises:
+            ConfigError: the journal there is of another configuration, or another process writes it.
+        """
         if output_dir is not None:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
         journal = Journal(":memory:" if output_dir is None else Path(output_dir) / "journal.sqlite", create=True)
         try:
-            journal.begin({**self._identity, "prompts": {"number": len(known), "digest": _digest(known)}}, known)
-            with nullcontext(bar) if bar is not None else self._bar(len(known) * self._budget) as shown:
-                given_up = await self._sample(known, journal, shown)
+            journal.begin({**self._identity, "prompts": {"number": len(prompts), "digest": digest(prompts)}}, prompts)
         except BaseException:
             journal.close()
             raise
-        journal.unlock()
-        return Rollouts(journal, given_up)
+        return journal
 
-    def _bar(self, total: int) -> tqdm[Any]:
-        return tqdm(total=total, desc="plays", unit="play", disable=not self._progress, smoothing=0.05)
-
-    async def _sample(self, prompts: list[Prompt], journal: Journal, bar: tqdm[Any]) -> list[str]:
-        scored = journal.num_scored()
+    async def _sample(
+        self, prompts: list[Prompt], journal: Journal, progress: Progress | None
+    ) -> tuple[list[str], str | None]:
+        scored, counts = journal.num_scored(), journal.agent_counts()
         unfinished = [prompt for prompt in prompts if scored.get(prompt.id, 0) < self._budget]
+        meter = Meter(self._limits, self._prices)
+        meter.resume(counts, journal.counts().reward_flops)
+        cost = (lambda: meter.cost) if self._prices else (lambda: None)
+        own = Progress(len(prompts) * self._budget, list(self._agents), cost=cost, enabled=self._progress)
         failures = Counter[str]()
-        bar.update(sum(scored.values()))
-
-        def on_play(play: Play) -> None:
-            if play.error is None:
-                bar.update()
-            else:
-                failures[play.error] += 1
-                bar.set_postfix(failed=failures.total())
-
-        runner = Runner(
-            self._new_search,
-            self._agents,
-            self._reward_model,
-            journal,
-            self._templates,
-            self._sampling,
-            self._seed,
-            self._plays_in_flight,
-            self._prompts_in_flight,
-            on_play,
-        )
-        try:
+        with own if progress is None else nullcontext(progress) as shown:
+            shown.resume(counts)
+            runner = Runner(
+                self._new_search,
+                self._agents,
+                self._reward_model,
+                journal,
+                self._templates,
+                self._sampling,
+                self._seed,
+                self._plays_in_flight,
+                self._prompts_in_flight,
+                self._patience_s,
+                _Watch(shown, meter, RewardWatch(self._tau), failures),
+                lambda: meter.reached is not None,
+            )
             given_up = await runner.run(unfinished)
-        finally:
-            for part in self._own:
-                await part.aclose()
         for reason, count in failures.most_common(5):
             logger.warning("%d plays failed: %s", count, reason)
         if given_up and len(given_up) == len(prompts):
             reason = failures.most_common(1)[0][0]
             raise ToaError(f"every agent failed on every prompt, most often with: {reason}")
-        return given_up
+        return given_up, meter.reached
+
+
+class _Watch(Observer):
+    """Shows, counts and judges the plays of one run."""
+
+    def __init__(self, progress: Progress, meter: Meter, rewards: RewardWatch, failures: Counter[str]) -> None:
+        self._progress, self._meter, self._rewards, self._failures = progress, meter, rewards, failures
+
+    def asked(self, agent: str) -> None:
+        self._progress.asked(agent)
+
+    def dropped(self, agent: str) -> None:
+        self._progress.dropped(agent)
+
+    def played(self, prompt: Prompt, play: Play) -> None:
+        self._meter.add(play)
+        self._progress.played(prompt.id, play)
+        if play.reward is not None and play.completion is not None:
+            self._rewards.see(play.completion.text, play.reward)
+        elif play.error is not None and (play.error in self._failures or len(self._failures) < 1000):
+            self._failures[play.error] += 1
 
 
 def _named(agents: Sequence[Agent | Mapping[str, Any]]) -> Sequence[Any]:
@@ -215,11 +270,12 @@ def _identity(part: Any) -> Any:
     return getattr(part, "__qualname__", type(part).__qualname__)
 
 
-def _digest(prompts: Iterable[Prompt]) -> str:
-    digest = hashlib.sha256()
+def digest(prompts: Iterable[Prompt]) -> str:
+    """What tells one list of prompts from another."""
+    found = hashlib.sha256()
     for prompt in prompts:
-        digest.update(json.dumps([prompt.id, as_dicts(prompt.messages)]).encode())
-    return digest.hexdigest()[:16]
+        found.update(json.dumps([prompt.id, as_dicts(prompt.messages)]).encode())
+    return found.hexdigest()[:16]
 
 
 def run_until_signal(sampling: Coroutine[Any, Any, T]) -> T:

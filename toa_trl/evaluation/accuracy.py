@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from statistics import mean
 from typing import Any
 
-from tqdm.auto import tqdm
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
 
 from toa_trl.agents import Agent
 from toa_trl.evaluation.intervals import bootstrap, wilson
@@ -59,12 +60,14 @@ async def measure(
     Raises:
         AgentError, RewardError: a response is missing or could not be judged.
     """
-    bar = tqdm(total=len(prompts) * (1 + num_samples), desc=agent.name, unit="response", disable=not progress)
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    bar = Progress(*columns, console=Console(stderr=True), redirect_stdout=False, disable=not progress)
+    task = bar.add_task(agent.name, total=len(prompts) * (1 + num_samples))
 
     async def ask(prompt: Prompt, sampling: Sampling, seed: int) -> tuple[str, float, str]:
         done = await agent.generate(prompt.messages, sampling=sampling, seed=seed)
         (right,) = await verifier.score(prompt, [done.text])
-        bar.update()
+        bar.advance(task)
         return done.text, right, done.finish_reason
 
     with bar:

@@ -75,6 +75,18 @@ class RememberingAgent:
         self._agent = agent
         self._known: dict[tuple[tuple[Message, ...], Sampling, int], asyncio.Future[Completion]] = {}
 
+    @property
+    def away(self) -> str | None:
+        """Why the agent cannot be asked now."""
+        return getattr(self._agent, "away", None)
+
+    async def check(self) -> None:
+        """Raises:
+        ConfigError: a server of the agent is not there.
+        """
+        if hasattr(self._agent, "check"):
+            await self._agent.check()
+
     async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
         """See `Agent`."""
         key = (tuple(messages), sampling, seed)
@@ -95,6 +107,13 @@ class RememberingReward:
         self.identity = identity
         self._reward_model = reward_model
         self._known: dict[tuple[str, str], asyncio.Future[list[float]]] = {}
+
+    async def check(self) -> None:
+        """Raises:
+        ConfigError: a server of the reward model is not there.
+        """
+        if hasattr(self._reward_model, "check"):
+            await self._reward_model.check()
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
         """See `RewardModel`."""
