@@ -6,13 +6,40 @@ Leaves a folder with the journal, rollouts/, sft/ and dpo/ as parquet, a data se
 moment, the same command goes on inside its search trees.
 """
 
+from functools import partial
 from pathlib import Path
 
 from toa_trl.cli import parse, user_errors
+from toa_trl.cluster import sample_on_ray
 from toa_trl.config import SynthesisArguments, now, write_run_yaml
 from toa_trl.errors import ConfigError
+from toa_trl.progress import Progress
 from toa_trl.report import write_report
 from toa_trl.rollouts import Rollouts
+from toa_trl.shards import check_not_sharded
+from toa_trl.types import Prompt
+
+
+def sample(config: SynthesisArguments, prompts: list[Prompt], run_dir: Path) -> Rollouts:
+    """Spend the budget on every prompt, in this process or over a Ray cluster."""
+    plan = f"{len(prompts)} prompts x {config.budget} plays by {len(config.agents)} agents -> {run_dir}"
+    if config.runner == "local":
+        check_not_sharded(run_dir)
+        sampler = config.new_sampler()
+        print(plan)
+        return sampler.sample(prompts, output_dir=run_dir)
+    print(plan)
+    with Progress(len(prompts) * config.budget, ["all agents"]) as progress:
+        return sample_on_ray(
+            partial(SynthesisArguments.new_sampler, config),
+            prompts,
+            run_dir,
+            num_shards=config.num_shards,
+            num_cpus=config.num_cpus,
+            num_gpus=config.num_gpus,
+            address=config.ray_address,
+            on_progress=partial(progress.total, "all agents"),
+        )
 
 
 def main() -> None:
@@ -24,10 +51,8 @@ def main() -> None:
         raise ConfigError(f"{run_dir} holds a finished run; choose another output_dir, or delete the folder")
 
     prompts = config.load_prompts()
-    sampler = config.sampler(config.agents, config.reward, config.search, config.budget, config.search_params)
-    print(f"{len(prompts)} prompts x {config.budget} plays by {len(config.agents)} agents -> {run_dir}")
     started = now()
-    rollouts = sampler.sample(prompts, output_dir=run_dir)
+    rollouts = sample(config, prompts, run_dir)
 
     dropped = rollouts.save(run_dir, sft=config.sft, preference=config.preference)
     write_run_yaml(run_dir / "run.yaml", config, rollouts.identity, started=started, finished=now())
@@ -35,6 +60,11 @@ def main() -> None:
     for name, reasons in dropped.items():
         for reason, count in reasons.most_common():
             print(f"{name}: {count} of {len(prompts)} prompts give no row: {reason}")
+    if rollouts.limit:
+        print(
+            f"{rollouts.limit}: {rollouts.unfinished} of {len(prompts)} prompts are unfinished; with a higher limit the same "
+            "command goes on"
+        )
     if rollouts.given_up:
         print(f"{len(rollouts.given_up)} prompts were given up (every agent failed); the same command tries them again")
     print(f"Done. The data are in {run_dir}/sft and {run_dir}/dpo; look at {report}")

@@ -27,6 +27,8 @@ ARROWS: dict[str, set[str]] = {
     "batching": set(),
     "endpoints": BASE,
     "limits": BASE,
+    "shards": BASE | {"journal", "progress", "rollouts", "sampler"},
+    "cluster": BASE | {"data", "journal", "rollouts", "sampler", "shards"},
     "fleet": BASE,
     "guard": set(),
     "supervisor": BASE | {"fleet", "guard"},

@@ -72,7 +72,7 @@ def test_defaults_of_the_searches() -> None:
         (types.Prompt, ["id", "messages", "metadata"]),
         (types.Message, ["role", "content"]),
         (types.Sampling, ["temperature", "top_p", "max_tokens", "stop"]),
-        (types.Completion, ["text", "finish_reason", "prompt_tokens", "completion_tokens", "flops"]),
+        (types.Completion, ["text", "finish_reason", "prompt_tokens", "completion_tokens", "flops", "reasoning"]),
     ],
 )
 def test_fields(value: Any, fields: list[str]) -> None:

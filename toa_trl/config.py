@@ -21,7 +21,7 @@ from toa_trl.data.prompts import load_prompts
 from toa_trl.data.sft import sft_rows
 from toa_trl.errors import ConfigError
 from toa_trl.fleet import apply_endpoints
-from toa_trl.registry import check_whole, construct
+from toa_trl.registry import check_whole, choose, construct
 from toa_trl.sampler import TOASampler
 from toa_trl.types import Prompt
 
@@ -129,16 +129,35 @@ class SynthesisArguments(SamplingArguments):
         "keep_truncated}.",
     )
     output_dir: str = field(default="", metadata={"help": "Folder of the run."})
+    runner: str = field(default="local", metadata={"help": "local: this process; ray: shards over a Ray cluster."})
+    num_shards: Optional[int] = field(default=None, metadata={"help": "Of --runner ray. Default: as many as fit."})  # noqa: UP045
+    num_cpus: float = field(default=1.0, metadata={"help": "Of --runner ray: what each shard occupies."})
+    num_gpus: float = field(default=0.0, metadata={"help": "Of --runner ray: what each shard occupies."})
+    ray_address: Optional[str] = field(default=None, metadata={"help": "Of --runner ray: host:port of the cluster."})  # noqa: UP045
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for key in ("search_params", "limits", "sft", "preference"):
             setattr(self, key, structure(key, getattr(self, key)))
+        choose("--runner", "runner", dict.fromkeys(("local", "ray")), self.runner)
         if not self.output_dir:
             raise ConfigError("output_dir: the key is missing; name the folder that the run is written to")
         # over no rollouts: a mistake shall show before the sampling, not after it
         construct("sft", sft_rows, [], params=self.sft)  # type: ignore[arg-type]
         construct("preference", preference_rows, [], params=self.preference)  # type: ignore[arg-type]
+
+    def new_sampler(self, shard: int = 0, num_shards: int = 1) -> TOASampler:
+        """The sampler of the run, or of one of its shards, which has an equal share of the limits.
+
+        Raises:
+            ConfigError: see `TOASampler`.
+        """
+        limits: Any = self.limits  # a mapping since __post_init__
+        if isinstance(limits, Mapping) and num_shards > 1:
+            limits = {
+                key: value / num_shards if isinstance(value, int | float) else value for key, value in limits.items()
+            }
+        return self.sampler(self.agents, self.reward, self.search, self.budget, self.search_params, limits)
 
 
 def write_run_yaml(path: Path, config: Any, identity: Mapping[str, Any], **facts: Any) -> None:

@@ -27,7 +27,6 @@ from toa_trl.types import AgentCounts, Play
 
 REFRESHES_PER_S = 4
 WINDOW_S = 60.0  # the rate is that of about this long
-NUM_NOTES = 3
 
 
 @dataclass(slots=True)
@@ -74,7 +73,6 @@ class Progress:
         self._best: dict[str, float] = {}
         self._best_sum = 0.0
         self._resumed = self._new = 0  # scored plays
-        self._notes = deque[str](maxlen=NUM_NOTES)
         self._started = clock()
         self._pace = deque([(self._started, 0)])  # (when, plays scored by then), over the window
         self._shown = ExitStack()
@@ -137,13 +135,11 @@ class Progress:
         """A play in flight was cancelled."""
         self._agents[agent].in_flight -= 1
 
-    def note(self, text: str) -> None:
-        """Show a notice beside the numbers, or write it as a line where there is no terminal."""
-        # a server's own words may hold anything, also what would move the cursor
-        text = f"{time.strftime('%H:%M:%S')} {''.join(c if c.isprintable() else ' ' for c in text)}"
-        self._notes.append(text)
-        if self._enabled and not self._console.is_interactive:
-            self._write(text)
+    def total(self, agent: str, num_scored: int, num_failed: int) -> None:
+        """What an agent has done in all, where others count the plays."""
+        counted = self._agents[agent]
+        self._new += num_scored - counted.scored
+        counted.scored, counted.failed = num_scored, num_failed
 
     def line(self) -> str:
         """Everything in one line of plain text."""
@@ -173,7 +169,6 @@ class Progress:
             bar(self._title, scored, self._total, f"{rate:,.1f}/s", f"ETA {duration(eta)}"),
             Text("; ".join(further)),
             agents,
-            *(Text(note, style="yellow") for note in list(self._notes)),
         )
 
     def _rewarded(self, prompt_id: str, reward: float) -> None:

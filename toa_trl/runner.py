@@ -22,6 +22,7 @@ from toa_trl.search import Search
 from toa_trl.types import Action, Completion, Play, Prompt, Sampling
 
 MAX_GIVEN_UP = 50  # prompts in a row: then nothing works any more, and asking on would only burn money
+NOBODY = frozenset[str]()
 LOOK_S = 0.5  # between two looks whether an agent is back
 
 
@@ -197,7 +198,8 @@ class Runner:
         return scores[0]
 
     def _away(self) -> frozenset[str]:
-        return frozenset(name for name, agent in self.agents.items() if getattr(agent, "away", None))
+        gone = [name for name, agent in self.agents.items() if getattr(agent, "away", None)]
+        return frozenset(gone) if gone else NOBODY
 
     async def _wait_for_agents(self, away: frozenset[str]) -> None:
         """Until another set of agents is away.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import json
 import logging
@@ -132,7 +133,8 @@ class TOASampler:
         self._parts: list[Any] = [*self._agents.values(), self._reward_model]
         # what was given as an object is its owner's to close
         self._own = [b for b, g in zip(self._parts, given, strict=True) if b is not g and hasattr(b, "aclose")]
-        self._identity = {
+        # what decides the result, but for the prompts, as JSON values
+        self.identity: dict[str, Any] = {
             "search": search,
             "search_params": params,
             "budget": budget,
@@ -158,7 +160,11 @@ class TOASampler:
             ToaError: nothing works any more; what was scored is in the journal.
             KeyboardInterrupt: on Ctrl-C, once everything is in order.
         """
-        return run_until_signal(self.asample(prompts, output_dir))
+        gc.freeze()  # modules and models: every full collection of a run would look through them again
+        try:
+            return run_until_signal(self.asample(prompts, output_dir))
+        finally:
+            gc.unfreeze()
 
     async def asample(
         self, prompts: Iterable[Any], output_dir: str | Path | None = None, progress: Progress | None = None
@@ -191,7 +197,7 @@ class TOASampler:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
         journal = Journal(":memory:" if output_dir is None else Path(output_dir) / "journal.sqlite", create=True)
         try:
-            journal.begin({**self._identity, "prompts": {"number": len(prompts), "digest": digest(prompts)}}, prompts)
+            journal.begin({**self.identity, "prompts": {"number": len(prompts), "digest": digest(prompts)}}, prompts)
         except BaseException:
             journal.close()
             raise
@@ -208,7 +214,7 @@ class TOASampler:
         own = Progress(len(prompts) * self._budget, list(self._agents), cost=cost, enabled=self._progress)
         failures = Counter[str]()
         with own if progress is None else nullcontext(progress) as shown:
-            shown.resume(counts)
+            shown.resume(counts, journal.best_rewards())
             runner = Runner(
                 self._new_search,
                 self._agents,

@@ -64,7 +64,8 @@ def agent(**entry: Any) -> dict[str, Any]:
 
 
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
-    "engine": (agent(engine="vlmm"), "engine 'vlmm' is not known; choose one of transformers, openai, scripted"),
+    "engine": (agent(engine="vlmm"), "engine 'vlmm' is not known; choose one of transformers, openai, vllm, scripted"),
+    "vllm": (agent(engine="vllm", model="x"), "vLLM cannot be imported"),
     "no engine": (agent(), "agent 'a': the key 'engine' is missing"),
     "agent key": (agent(engine="transformers", modell="x"), "unknown key 'modell'"),
     "agent without model": (agent(engine="transformers"), "agent 'a': the key 'model' is missing"),
@@ -72,6 +73,21 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "no agents": ({"agents": []}, "at least one agent"),
     "agents not a list": ({"agents": {"name": "a"}}, "agents: a list is needed"),
     "base_url": (agent(engine="openai", model="m", base_url="localhost:8000"), "base_url must begin with http"),
+    "base_url not reached": (
+        agent(engine="openai", model="m", base_url=["http://127.0.0.1:1/v1"]),
+        "agent 'a': http://127.0.0.1:1/v1 cannot be reached",
+    ),
+    "reward not reached": (
+        {"reward": {"kind": "http", "url": "http://127.0.0.1:1/score"}},
+        "reward 'http': http://127.0.0.1:1/score cannot be reached",
+    ),
+    "reward url": ({"reward": {"kind": "vllm", "model": "m", "base_url": "gpu1:8000"}}, "must begin with http://"),
+    "key in the entry": (agent(engine="openai", model="m", base_url="http://x", api_key="sk"), "unknown key 'api_key'"),
+    "endpoints": ({"endpoints": "no/such.yaml"}, "serve_agents.py"),
+    "limit": ({"limits": {"max_token": 5}}, "did you mean 'max_tokens'"),
+    "cost": ({"limits": {"max_cost": 5}}, "needs the price of an agent"),
+    "price": (agent(engine="scripted", price={"prompt": "low"}), "agent 'a': price: prompt"),
+    "patience": ({"patience_s": -1}, "patience_s: a number >= 0"),
     "sampling": (agent(engine="scripted") | {"sampling": {"temprature": 1}}, "did you mean 'temperature'"),
     "top_p": ({"sampling": {"top_p": 0}}, "top_p must be in (0, 1]"),
     "search": ({"search": "mcts"}, "search: 'mcts' is not known"),

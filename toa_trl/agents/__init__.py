@@ -13,6 +13,7 @@ from toa_trl.registry import choose, construct
 ENGINES = {  # imported when asked for: torch is not loaded for a run over servers
     "transformers": "toa_trl.agents.transformers:TransformersAgent",
     "openai": "toa_trl.agents.openai:OpenAIAgent",
+    "vllm": "toa_trl.agents.vllm:VLLMAgent",
     "scripted": "toa_trl.agents.scripted:ScriptedAgent",
 }
 

@@ -53,8 +53,9 @@ class Pool:
     @property
     def away(self) -> str | None:
         """Why no request can be made now; None while an endpoint is left."""
-        if any(not endpoint.out for endpoint in self.endpoints):
-            return None
+        for endpoint in self.endpoints:
+            if not endpoint.out:
+                return None
         return "; ".join(endpoint.out for endpoint in self.endpoints)
 
     async def acquire(self) -> Endpoint:

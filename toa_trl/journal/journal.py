@@ -106,7 +106,7 @@ class Journal:
             ConfigError: the run here has another identity; the message shows the difference.
         """
         stored, prompts = self._get("identity"), list(prompts)
-        if stored is not None and (lines := _difference(stored, json.loads(json.dumps(identity)))):
+        if stored is not None and (lines := difference(stored, json.loads(json.dumps(identity)))):
             raise ConfigError(
                 f"{self.path} is of another configuration, and mixing two would spoil both; go back to it, or "
                 "choose another output_dir. What differs (journal -> now):\n" + "\n".join(lines)
@@ -218,6 +218,10 @@ class Journal:
         best = "SELECT max(reward) AS best FROM plays GROUP BY prompt_id"
         return self._all(f"SELECT avg(best) FROM ({best})")[0][0]  # type: ignore[no-any-return]
 
+    def best_rewards(self) -> dict[str, float]:
+        """The best raw reward of every prompt with a scored play."""
+        return dict(self._all("SELECT prompt_id, max(reward) FROM plays WHERE reward IS NOT NULL GROUP BY prompt_id"))
+
     def num_written_since(self, unix_s: float) -> int:
         """Plays written at that time or later."""
         return int(self._all("SELECT count(*) FROM plays WHERE written_s >= ?", unix_s)[0][0])
@@ -290,11 +294,12 @@ def locked(path: str | Path) -> FileLock:
     return lock
 
 
-def _difference(old: Any, new: Any, path: str = "") -> list[str]:
+def difference(old: Any, new: Any, path: str = "") -> list[str]:
+    """What differs between two configurations of JSON values, a line each."""
     """A line for every key in which two identities differ: "  key.of.keys: old -> new", as JSON."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = dict.fromkeys([*old, *new])
         return [
-            line for key in keys for line in _difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+            line for key in keys for line in difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
         ]
     return [] if old == new else [f"  {path}: {json.dumps(old)} -> {json.dumps(new)}"]

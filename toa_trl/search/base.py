@@ -39,6 +39,7 @@ class Search(ABC):
         self._next_index = 0
         self._failures = dict.fromkeys(agents, 0)  # in a row
         self._away: frozenset[str] = frozenset()
+        self._passed_over: frozenset[str] = frozenset()  # agents that are away, or keep failing while another one works
 
     @property
     def done(self) -> bool:
@@ -61,6 +62,7 @@ class Search(ABC):
             for agent in self._failures.keys() & (self._away - agents):
                 self._failures[agent] = 0  # its server has been started again, and may have been mended
             self._away = agents
+            self._look_at_agents()
 
     def ask(self, n: int = 1) -> list[tuple[int, Action]]:
         """Up to `n` plays that may run at once, each with its index.
@@ -91,7 +93,9 @@ class Search(ABC):
         if not math.isfinite(reward):
             raise SearchError(f"play {play}: the reward is {reward}; a search needs a finite number (call fail(play))")
         self._rewards[play] = float(reward)
-        self._failures[self._actions[play].agent] = 0
+        if self._failures[agent := self._actions[play].agent]:
+            self._failures[agent] = 0
+            self._look_at_agents()
         self._scored(play, float(reward))
 
     def fail(self, play: int) -> None:
@@ -103,6 +107,7 @@ class Search(ABC):
         self._check_in_flight(play)
         action = self._actions.pop(play)
         self._failures[action.agent] += 1
+        self._look_at_agents()
         self._failed(play, action)
 
     def withdraw(self, play: int) -> None:
@@ -147,6 +152,7 @@ class Search(ABC):
             raise SearchError(f"restore: play {waiting[0].index} ({waiting[0].action}) does not fit the other plays")
         if self.stuck:
             self._failures = dict.fromkeys(self._failures, 0)
+            self._look_at_agents()
 
     def _check_in_flight(self, play: int) -> None:
         if play not in self._actions:
@@ -154,8 +160,9 @@ class Search(ABC):
         if play in self._rewards:
             raise SearchError(f"play {play} was told already")
 
-    def _passed_over(self, agent: str) -> bool:
-        return agent in self._away or (self._failures[agent] >= MAX_FAILURES and not self.stuck)
+    def _look_at_agents(self) -> None:
+        failing = (agent for agent, failures in self._failures.items() if failures >= MAX_FAILURES and not self.stuck)
+        self._passed_over = self._away.union(failing)
 
     @abstractmethod
     def _choose(self, index: int) -> Action | None:

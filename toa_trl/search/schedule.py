@@ -81,7 +81,7 @@ class ScheduledSearch(Search):
         agent, kind, needs, best_only = (s := self._slots[slot]).agent, s.kind, s.needs, s.best_only
         if not all(need in self._play_of for need in needs):
             return None
-        if self._passed_over(agent):
+        if agent in self._passed_over:
             present = [name for name in self._failures if name not in self._away]
             if not present:
                 return None

@@ -108,7 +108,9 @@ class TOA(Search):
 
     def _select(self, arms: list[_Arm], two_ln_t: float, prior: float) -> _Arm | None:
         """Step 1, selection: down the largest UCB to an arm that is not full; None where every way is closed for now."""
-        for arm in self._by_ucb([arm for arm in arms if not self._passed_over(arm.agent)], two_ln_t, prior):
+        if self._passed_over:
+            arms = [arm for arm in arms if arm.agent not in self._passed_over]
+        for arm in self._by_ucb(arms, two_ln_t, prior):
             if not self._full(arm):
                 return arm
             for response in self._by_ucb(arm.best, two_ln_t, prior):
@@ -117,18 +119,20 @@ class TOA(Search):
                     return selected
         return None
 
-    def _by_ucb(self, nodes: list[_AnyNode], two_ln_t: float, prior: float) -> list[_AnyNode]:
+    def _by_ucb(self, nodes: list[_AnyNode], two_ln_t: float, prior: float) -> Iterator[_AnyNode]:
         """UCB = total / n + alpha * sqrt(2 ln t / visits), the largest first and the first of equals first."""
-        if len(nodes) == 1:
-            return nodes
-
-        def ucb(node: _Node) -> float:
-            if not node.n and node.visits == 1:
-                return math.inf
-            mean = node.total / node.n if node.n else prior
-            return mean + self.alpha * math.sqrt(two_ln_t / node.visits)
-
-        return sorted(nodes, key=ucb, reverse=True)  # reverse keeps the order of equals
+        if len(nodes) < 2:
+            yield from nodes
+            return
+        values = [
+            (node.total / node.n if node.n else prior) + self.alpha * math.sqrt(two_ln_t / node.visits)
+            if node.n or node.visits > 1
+            else math.inf
+            for node in nodes
+        ]
+        yield nodes[values.index(max(values))]  # nearly always enough
+        order = sorted(range(len(nodes)), key=values.__getitem__, reverse=True)  # reverse keeps the order of equals
+        yield from (nodes[at] for at in order[1:])
 
     def _full(self, arm: _Arm) -> bool:
         return self._num_at_depth.get(arm.depth, 0) >= self.width and (arm.above is None or arm.improved)

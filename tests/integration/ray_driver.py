@@ -1,0 +1,36 @@
+"""`recipes/synthesize.py --runner ray` without TRL, whose import takes seconds: a configuration, and the number of shards."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import yaml
+
+from toa_trl.cli import user_errors
+from toa_trl.cluster import sample_on_ray
+from toa_trl.config import SynthesisArguments
+
+
+def main(path: str, num_shards: int, num_gpus: float = 0) -> None:
+    """Sample, and say how far it is."""
+
+    def say(num_scored: int, num_failed: int) -> None:
+        print(f"progress: {num_scored} {num_failed}", flush=True)  # noqa: T201
+
+    config = SynthesisArguments(**yaml.safe_load(Path(path).read_text()))
+    rollouts = sample_on_ray(
+        partial(SynthesisArguments.new_sampler, config),
+        config.load_prompts(),
+        config.output_dir,
+        num_shards=num_shards,
+        num_gpus=num_gpus,
+        on_progress=say,
+    )
+    print(f"unfinished: {rollouts.unfinished}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -1,0 +1,208 @@
+"""A real cluster of two machines (on this one), on which workers, machines and drivers are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from tests.integration.conftest import ENVIRONMENT, ROOT
+from toa_trl import Rollouts, TOASampler
+from toa_trl.cluster import sample_on_ray
+from toa_trl.config import SynthesisArguments
+from toa_trl.errors import ToaError
+
+cluster_utils = pytest.importorskip("ray.cluster_utils", reason="ray is not installed")
+pytestmark = pytest.mark.heavy
+
+NUM_PROMPTS, BUDGET = 12, 10  # as in write_config
+OFFLINE = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head that works on nothing, and two machines with a place for one shard each."""
+    with pytest.MonkeyPatch.context() as patched:
+        for key, value in OFFLINE.items():
+            patched.setenv(key, value)
+        patched.chdir(ROOT)  # its workers stand where it was started
+        cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        for _ in range(2):
+            cluster.add_node(num_cpus=1)
+        yield cluster
+        cluster.shutdown()
+
+
+@pytest.fixture
+def config(write_config: Callable[..., Path]) -> Path:
+    """Of a run that takes two workers some seconds."""
+    agents = [
+        {"name": "a", "engine": "scripted", "latency_s": 0.1},
+        {"name": "b", "engine": "scripted", "latency_s": 0.1, "failure_rate": 0.2},
+    ]
+    return write_config(agents=agents, prompts_in_flight=1)
+
+
+def start(config: Path, address: str, *options: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.integration.ray_driver", str(config), *map(str, options)],
+        cwd=ROOT,
+        env={**ENVIRONMENT, **OFFLINE, "RAY_ADDRESS": address},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a background job, as these tests may be one, has Ctrl-C ignored, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def end(process: subprocess.Popen[str]) -> str:
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "unfinished: 0" in output
+    return output
+
+
+def plays(shard: Path) -> set[tuple[str, int, float, str]]:
+    """Plays of a shard with the time at which they were written."""
+    try:
+        journal = sqlite3.connect(f"file:{shard / 'journal.sqlite'}?mode=ro", uri=True)
+        return set(journal.execute("SELECT prompt_id, play, written_s, agent FROM plays"))
+    except sqlite3.OperationalError:  # not yet made
+        return set()
+
+
+def wait_for(process: subprocess.Popen[str], run_dir: Path, num_shards: int, at_least: int) -> list[Path]:
+    shards = [run_dir / "shards" / f"{number:04}" for number in range(num_shards)]
+    while process.poll() is None and not all(len(plays(shard)) >= at_least for shard in shards):
+        time.sleep(0.05)
+    assert process.poll() is None, process.stderr and process.stderr.read()
+    return shards
+
+
+def worker_of(shard: Path) -> psutil.Process:
+    (found,) = (
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if "ray::" in "".join(process.info["cmdline"] or [])
+        and str(shard / "journal.sqlite") in [file.path for file in process.open_files()]
+    )
+    return found
+
+
+def machine_of(cluster: Any, worker: psutil.Process) -> Any:
+    def raylet(node: Any) -> int:
+        return int(node.all_processes["raylet"][0].process.pid)
+
+    (found,) = (node for node in cluster.worker_nodes if raylet(node) in [parent.pid for parent in worker.parents()])
+    return found
+
+
+def assert_as_local(config: Path, run_dir: Path) -> None:
+    arguments = SynthesisArguments(**yaml.safe_load(config.read_text()))
+    agents: Any = [{**agent, "latency_s": 0} for agent in arguments.agents]  # type: ignore[call-overload]
+    reward: Any = arguments.reward
+    local = TOASampler(agents, reward, budget=BUDGET, search_params={"tau": 0.5}, progress=False)
+    whole, run = local.sample(arguments.load_prompts()), Rollouts.load(run_dir)
+    assert len(run) == NUM_PROMPTS
+    assert all(len(rollout.scored) == BUDGET for rollout in run)
+    assert list(run) == list(whole)
+    assert run.identity == whole.identity
+
+
+@pytest.mark.parametrize("victim", ["worker", "machine"])
+def test_a_shard_is_taken_over(cluster: Any, config: Path, tmp_path: Path, victim: str) -> None:
+    driver = start(config, cluster.address, 2)
+    shards = wait_for(driver, tmp_path / "run", 2, at_least=15)
+    worker = worker_of(shards[0])
+    if victim == "worker":
+        worker.send_signal(signal.SIGKILL)
+    else:
+        cluster.remove_node(machine_of(cluster, worker), allow_graceful=False)
+        cluster.add_node(num_cpus=1)  # for the tests to come
+    worker.wait(timeout=30)
+    written = plays(shards[0])
+    assert 15 <= len(written) < BUDGET * NUM_PROMPTS / 2
+    output = end(driver)
+    assert written < plays(shards[0]), "what was written before is there as it was, and more"
+    assert_as_local(config, tmp_path / "run")
+    assert f"progress: {BUDGET * NUM_PROMPTS} " in output
+
+
+def test_a_machine_that_is_stopped_in_order(cluster: Any, config: Path, tmp_path: Path) -> None:
+    driver = start(config, cluster.address, 2)
+    shards = wait_for(driver, tmp_path / "run", 2, at_least=5)
+    worker = worker_of(shards[1])
+    worker.send_signal(signal.SIGTERM)
+    worker.wait(timeout=30)
+    written = plays(shards[1])
+    end(driver)
+    assert written < plays(shards[1])
+    assert_as_local(config, tmp_path / "run")
+
+
+def test_a_driver_is_killed(cluster: Any, config: Path, tmp_path: Path) -> None:
+    driver = start(config, cluster.address, 3)  # more shards than places
+    shards = wait_for(driver, tmp_path / "run", 1, at_least=15)
+    driver.kill()
+    driver.communicate()
+    assert not (tmp_path / "run" / "journal.sqlite").exists()
+    written = plays(shards[0])
+    driver = start(config, cluster.address, 2)
+    output, errors = driver.communicate(timeout=120)
+    assert driver.returncode == 0, errors
+    assert "with 3 shards and goes on with them, not with 2" in errors
+    assert written <= plays(shards[0])
+    assert_as_local(config, tmp_path / "run")
+    assert f"progress: {BUDGET * NUM_PROMPTS} " in output
+
+
+def test_a_signal_ends_a_run_in_order(config: Path, tmp_path: Path) -> None:
+    shards = [tmp_path / "run" / "shards" / name for name in ("0000", "0001")]
+    for sent in (signal.SIGINT, signal.SIGTERM):
+        written = [plays(shard) for shard in shards]
+        driver = start(config, "local", 2)  # on this machine alone
+        wait_for(driver, tmp_path / "run", 2, at_least=5 + max(map(len, written)))
+        driver.send_signal(sent)
+        _, errors = driver.communicate(timeout=60)
+        assert driver.returncode == 130, errors
+        assert "the same command goes on" in errors
+        assert "Traceback" not in errors
+        assert all(before < plays(shard) for before, shard in zip(written, shards, strict=True))
+    end(start(config, "local", 2))
+    assert_as_local(config, tmp_path / "run")
+
+
+def test_mistakes(cluster: Any, write_config: Callable[..., Path]) -> None:
+    def fail(config: Path, *options: int, address: str = cluster.address) -> list[str]:
+        driver = start(config, address, *options)
+        _, errors = driver.communicate(timeout=120)
+        assert driver.returncode == 2, errors
+        return errors.strip().splitlines()
+
+    (error,) = fail(write_config(search_params={"tau": 0}), 2)
+    assert error.startswith("error: tau: a number > 0")
+    (error,) = fail(write_config(), 2, 1)
+    assert "a shard needs 1 CPU and 1 GPU, and no machine has that" in error
+    (error,) = fail(write_config(), 2, address="127.0.0.1:9")
+    assert "no cluster answers at '127.0.0.1:9'" in error
+    end(start(write_config(), cluster.address, 2))
+    assert "  budget: 10 -> 11" in fail(write_config(budget=11), 2)
+
+
+def test_a_shard_that_kills_every_worker(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toa_trl.cluster.MAX_RETRIES", 1)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ToaError, match=r"Ray gave a shard up: The worker died .* the same command goes on"):
+        sample_on_ray(lambda shard, num_shards: os._exit(1), ["What?"], tmp_path / "run", address=cluster.address)
+    assert signal.getsignal(signal.SIGTERM) == before

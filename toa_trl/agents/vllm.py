@@ -1,0 +1,158 @@
+"""A vLLM engine in this process: no server to start, and one engine per model, shared by every agent that is this model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Coroutine, Mapping, Sequence
+from functools import cache
+from typing import Any, TypeVar
+from uuid import uuid4
+from weakref import WeakValueDictionary, finalize
+
+from toa_trl.agents.base import SamplingOf, with_system, without_reasoning
+from toa_trl.errors import AgentError, ConfigError
+from toa_trl.flops import Flops
+from toa_trl.hf import load_tokenizer
+from toa_trl.types import Completion, Message, Sampling, as_dicts
+
+T = TypeVar("T")
+
+
+class VLLMAgent:
+    """A causal language model under vLLM. The same seed gives the same text, up to the rounding that a batch can change.
+
+    Args:
+        name: of the agent.
+        model: folder or Hub name; with a chat template.
+        system_prompt: put in front of every conversation.
+        sampling: what this agent does otherwise than the run, e.g. {temperature: 1.0}.
+        dtype: a torch dtype's name, or "auto": vLLM's choice, half precision for a model saved in float32.
+        keep_reasoning: leave what a reasoning model writes in think tags in the text. Otherwise it is kept apart.
+        engine_args: of vLLM's AsyncEngineArgs, e.g. {tensor_parallel_size: 4, gpu_memory_utilization: 0.8,
+            max_model_len: 8192}. On a CPU {enable_chunked_prefill: false} is needed: there vLLM 0.32 dies of a request
+            that has a seed and whose prompt is read in two steps.
+
+    Raises:
+        ConfigError: vLLM is not installed, an unknown engine argument, or the model or its chat template cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: str,
+        system_prompt: str | None = None,
+        sampling: Mapping[str, Any] | None = None,
+        dtype: str = "auto",
+        keep_reasoning: bool = False,
+        engine_args: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name = name
+        self._place = f"agent {name!r}"
+        self._system_prompt = system_prompt
+        self._sampling = SamplingOf(self._place, sampling)
+        self._keep_reasoning = keep_reasoning
+        key = (model, dtype, json.dumps(engine_args, sort_keys=True, default=repr))
+        engine = _ENGINES.get(key)
+        if engine is None:
+            engine = _ENGINES[key] = _Engine(self._place, model, dtype, engine_args or {})
+        self._engine = engine
+
+    async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+        """See `Agent`. Cancelled, it takes the request out of the engine.
+
+        Raises:
+            AgentError: the prompt leaves no room in the model's context, or the engine failed.
+        """
+        asked = with_system(messages, self._system_prompt)
+        done = await _in_thread(self._engine.generate(asked, self._sampling(sampling), seed))
+        return done if self._keep_reasoning else without_reasoning(self._place, done)
+
+    async def aclose(self) -> None:
+        """Shut the engine down, for every agent that shares it. The next call starts it again."""
+        await _in_thread(self._engine.aclose())
+
+
+class _Engine:
+    """The engine and the tokenizer. Its coroutines run in `_loop`."""
+
+    def __init__(self, place: str, model: str, dtype: str, engine_args: Mapping[str, Any]) -> None:
+        try:
+            import vllm  # noqa: F401
+        except ImportError as error:
+            raise ConfigError(f"{place}: vLLM cannot be imported ({error}); pip install 'toa_trl[vllm]'") from error
+        self._place = place
+        self._args = {"model": model, "dtype": dtype, **engine_args}
+        self._tokenizer = load_tokenizer(place, model)
+        self._llm: Any = None
+        asyncio.run_coroutine_threadsafe(self._open(), _loop()).result()
+
+    async def generate(self, messages: Sequence[Message], sampling: Sampling, seed: int) -> Completion:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        llm = await self._open()
+        prompt = self._tokenizer.apply_chat_template(as_dicts(messages), add_generation_prompt=True, return_dict=False)
+        context = llm.model_config.max_model_len
+        if len(prompt) >= context:
+            raise AgentError(f"{self._place}: a prompt of {len(prompt)} tokens, the context holds {context}")
+        asked = {"type": "token", "prompt_token_ids": prompt}
+        try:
+            params = SamplingParams(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=min(sampling.max_tokens, context - len(prompt)),
+                stop=list(sampling.stop),
+                seed=seed,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            (output,) = [o async for o in llm.generate(asked, params, request_id=uuid4().hex)]
+        except Exception as error:  # vLLM's have no base of their own
+            if llm.errored and llm is self._llm:  # a dead engine: the next play starts another
+                await self.aclose()
+            raise AgentError(f"{self._place}: vLLM: {type(error).__name__}: {error}") from error
+        (answer,) = output.outputs
+        if answer.finish_reason not in ("stop", "length"):
+            raise AgentError(f"{self._place}: vLLM ended the request with {answer.finish_reason!r}")
+        return Completion(
+            text=answer.text,
+            finish_reason=answer.finish_reason,
+            prompt_tokens=len(prompt),
+            completion_tokens=len(answer.token_ids),
+            flops=self._flops(len(prompt) + len(answer.token_ids)) if self._flops else None,
+        )
+
+    async def aclose(self) -> None:
+        if self._llm is not None:
+            self._shutdown()
+            self._llm = None
+
+    async def _open(self) -> Any:
+        if self._llm is None:
+            from vllm import AsyncEngineArgs
+            from vllm.v1.engine.async_llm import AsyncLLM
+
+            try:  # it blocks the loop, so that nobody starts a second one meanwhile
+                self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._args))
+            except Exception as error:  # of its arguments, of the weights, of its processes
+                reason = " ".join(str(error).split())[:300]
+                raise ConfigError(f"{self._place}: vLLM cannot run {self._args['model']!r}: {reason}") from error
+            self._shutdown = finalize(self, self._llm.shutdown, timeout=15.0)  # also where nobody calls aclose
+            self._flops = Flops.if_known(self._llm.model_config.hf_config)
+        return self._llm
+
+
+_ENGINES: WeakValueDictionary[tuple[str, str, str], _Engine] = WeakValueDictionary()
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """The event loop of all engines, in a thread: vLLM ties an engine to one loop, and callers come with one per run."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="vllm", daemon=True).start()
+    return loop
+
+
+async def _in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, _loop()))
