@@ -30,6 +30,7 @@ class HTTPReward:
 
     Args:
         url: where to POST, or a list of such: the one with the fewest outstanding requests is asked.
+        name: of the scorer, for the data set card. A run goes on only under the name it was begun with, at whatever URL.
         api_key_env: environment variable that holds the key; the key itself is never written anywhere.
         max_batch_size: responses in one request at most.
         max_concurrency: requests in flight at most, over all URLs.
@@ -44,6 +45,7 @@ class HTTPReward:
     def __init__(
         self,
         url: str | Sequence[str],
+        name: str = "",
         api_key_env: str = "REWARD_API_KEY",
         max_batch_size: int = 32,
         max_concurrency: int = 16,
