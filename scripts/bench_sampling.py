@@ -329,6 +329,7 @@ def score(num_prompts: int = 60, budget: int = 16) -> tuple[float, float]:
     )
     rollouts = sampler.sample(problems(num_prompts))
     texts = [(rollout.prompt, play.completion.text) for rollout in rollouts for play in rollout.scored]
+    torch.set_num_threads(len(os.sched_getaffinity(0)))  # for both; small batches of sampling are faster with one
 
     async def at_once() -> list[float]:
         reward = make_reward({"kind": "classifier", "model": path, "device": device})

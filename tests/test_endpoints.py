@@ -256,6 +256,21 @@ def test_faults_in_a_row_take_an_endpoint_out() -> None:
     wait(run())
 
 
+def test_one_that_answers_nothing_but_its_probe_is_asked_less_and_less() -> None:
+    async def run() -> None:
+        bad, good = Server(*[500] * 10_000), Server(latency_s=0.001)
+        async with bad.running(), good.running(), to(bad, good, max_attempts=50) as endpoints:
+            endpoint = endpoints._pool.endpoints[0]
+            while endpoint.outages < 3:
+                await many(endpoints, 50)
+            bad.script.clear()
+            while endpoint.outages:
+                await many(endpoints, 50)
+            assert not endpoint.out
+
+    wait(run())
+
+
 def test_without_any_endpoint_requests_fail_at_once_or_wait() -> None:
     async def run() -> None:
         server = Server()

@@ -53,7 +53,7 @@ def test_ranked_is_best_first_and_the_earlier_of_equals_first() -> None:
 def test_the_error_tree_is_the_one_drawn() -> None:
     errors = [c for _, c in inspect.getmembers(toa_trl.errors, inspect.isclass) if issubclass(c, Exception)]
     drawn = toa_trl.errors.__doc__ or ""
-    assert len(errors) == 6
+    assert len(errors) == 7
     for error in errors:
         assert error.__name__ in drawn
         assert issubclass(error, toa_trl.errors.ToaError)

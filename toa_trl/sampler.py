@@ -41,7 +41,6 @@ OPERATIONAL = {
     "url",
     "api_key_env",
     "device",
-    "engine_args",
     "max_batch_size",
     "max_batch_tokens",
     "max_concurrency",

@@ -220,7 +220,8 @@ class Endpoints:
         probe.add_done_callback(self._probes.discard)
 
     async def _probe_until_back(self, endpoint: Endpoint) -> None:
-        pause_s = FIRST_PROBE_S
+        # one that answers its probe and nothing else is given longer and longer pauses
+        pause_s = min(LONGEST_PROBE_S, FIRST_PROBE_S * 2.0 ** min(endpoint.outages - 1, 10))
         while True:
             await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))
             status, _ = await self._ask_probe(endpoint)

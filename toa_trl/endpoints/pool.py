@@ -27,6 +27,7 @@ class Endpoint:
     rest_until_s: float = 0.0  # loop time; a 429 asks for it
     throttled: int = 0  # 429s in a row
     faults: int = 0  # in a row
+    outages: int = 0  # since the last success
     out: str = ""  # why it is taken out
 
 
@@ -85,7 +86,7 @@ class Pool:
 
     def succeeded(self, endpoint: Endpoint) -> None:
         """It keeps up."""
-        endpoint.faults = endpoint.throttled = 0
+        endpoint.faults = endpoint.throttled = endpoint.outages = 0
         if endpoint.outstanding >= int(endpoint.limit):
             step = 1.0 if endpoint.growing else 1.0 / endpoint.limit
             endpoint.limit = min(endpoint.limit + step, self._max_concurrency)
@@ -108,6 +109,7 @@ class Pool:
     def take_out(self, endpoint: Endpoint, reason: str) -> int:
         """Ask it no more; the number of endpoints that are left."""
         endpoint.out = reason
+        endpoint.outages += 1
         left = sum(not other.out for other in self.endpoints)
         if not left:
             self._nowhere(list(self._waiting))
