@@ -20,7 +20,8 @@ quality      What 16 plays in flight cost: mean best reward of 300 simulated pro
 memory       Peak memory of a fresh process that writes 1,000,000 plays of 1 kB (6,250 prompts) to the journal and exports
              them. Baseline: a tenth of them.
 rewards      Texts per second of the bundled reward model, all asked at once, on 960 rollouts that the bundled agents sample
-             in this run; on a GPU if there is one, else one core. Baseline: plain transformers, one text after another.
+             in this run; on a GPU if there is one, else on all cores. Baseline: plain transformers, one text after
+             another, with one thread or with all of them, whichever is faster.
 journal      Plays per second on disk, 256 at a time. Baseline: a commit for each play.
 """
 
@@ -329,7 +330,8 @@ def score(num_prompts: int = 60, budget: int = 16) -> tuple[float, float]:
     )
     rollouts = sampler.sample(problems(num_prompts))
     texts = [(rollout.prompt, play.completion.text) for rollout in rollouts for play in rollout.scored]
-    torch.set_num_threads(len(os.sched_getaffinity(0)))  # for both; small batches of sampling are faster with one
+    num_cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(num_cores)
 
     async def at_once() -> list[float]:
         reward = make_reward({"kind": "classifier", "model": path, "device": device})
@@ -352,10 +354,14 @@ def score(num_prompts: int = 60, budget: int = 16) -> tuple[float, float]:
         with torch.inference_mode():
             return float(model(**ids).logits[0, 0])
 
-    one(*texts[0])  # warm
-    begin = time.perf_counter()
-    expected = [one(prompt, text) for prompt, text in texts]
-    alone = len(texts) / (time.perf_counter() - begin)
+    rates = []
+    for threads in sorted({1, num_cores}):  # a second thread rather costs a single text, so both are tried
+        torch.set_num_threads(threads)
+        one(*texts[0])  # warm
+        begin = time.perf_counter()
+        expected = [one(prompt, text) for prompt, text in texts]
+        rates.append(len(texts) / (time.perf_counter() - begin))
+    alone = max(rates)
     assert all(abs(a - b) < 1e-2 for a, b in zip(scores, expected, strict=True)), "the scores differ"
     return together, alone
 

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.helpers import play
+from tests.helpers import EchoAgent, TextReward, play
+from toa_trl import TOASampler
+from toa_trl.__main__ import main
 from toa_trl.errors import ConfigError, JournalError
 from toa_trl.journal import Journal
 from toa_trl.status import print_status, status
@@ -201,3 +203,9 @@ def test_ctrl_c_ends_the_watch_and_nothing_else(tmp_path: Path, monkeypatch: pyt
 def test_a_watch_of_no_time_is_refused(tmp_path: Path, watch: float) -> None:
     with pytest.raises(ConfigError, match="--watch: a number of seconds above 0"):
         print_status(tmp_path, watch)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    TOASampler([EchoAgent("a")], TextReward(), budget=2, progress=False).sample(["One?", "Two?"], tmp_path)
+    main(["status", str(tmp_path)])
+    assert "2 of 2 finished" in capsys.readouterr().out

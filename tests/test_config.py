@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from toa_trl.config import SynthesisArguments
+from toa_trl.errors import ConfigError
+
+SCRIPTED = [{"name": "a", "engine": "scripted"}]
+LENGTH = {"kind": "function", "function": "toa_trl.rewards.function:length_reward"}
+
+
+def arguments(**changes: Any) -> SynthesisArguments:
+    return SynthesisArguments(**{"agents": SCRIPTED, "reward": LENGTH, "output_dir": "runs/x", **changes})
+
+
+def test_servers_of_a_fleet_are_filled_in(tmp_path: Path) -> None:
+    path = tmp_path / "endpoints.yaml"
+    served = {"model": "org/llama", "base_url": ["http://gpu1:8001/v1", "http://gpu1:8002/v1"]}
+    judge = {"model": "org/judge", "base_url": ["http://gpu1:8021/v1"]}
+    path.write_text(yaml.safe_dump({"agents": {"llama": served}, "reward": judge}))
+    hosted = {"name": "hosted", "engine": "openai", "model": "m", "base_url": "https://api.example.com/v1"}
+    config = arguments(
+        agents=[{"name": "llama", "engine": "openai"}, hosted, *SCRIPTED],
+        reward={"kind": "vllm"},
+        endpoints=str(path),
+    )
+    assert config.agents == [{"name": "llama", "engine": "openai", **served}, hosted, *SCRIPTED]  # type: ignore[comparison-overlap]
+    assert config.reward == {"kind": "vllm", **judge}  # type: ignore[comparison-overlap]
+    config.new_sampler()
+    with pytest.raises(ConfigError, match="qwen"):
+        arguments(agents=[{"name": "qwen", "engine": "openai"}], endpoints=str(path))
+
+
+def test_where_servers_are_is_not_part_of_a_runs_identity() -> None:
+    def identity(url: str) -> Any:
+        agent = {"name": "a", "engine": "openai", "model": "m", "base_url": url, "price": {"prompt": 1}}
+        reward = {"kind": "http", "name": "scorer", "url": f"{url}/score"}
+        return arguments(agents=[agent], reward=reward, limits={"max_cost": 5}).new_sampler().identity
+
+    assert identity("http://one:8000") == identity("http://two:9000")
+    assert identity("http://one:8000")["reward"] == {"kind": "http", "name": "scorer"}
+
+
+def test_every_shard_has_an_equal_share_of_the_limits() -> None:
+    config = arguments(limits={"max_tokens": 1000, "max_flops": 6e9})
+    assert config.new_sampler()._limits == {"max_tokens": 1000, "max_flops": 6e9}
+    assert config.new_sampler(2, 4)._limits == {"max_tokens": 250, "max_flops": 1.5e9}
+
+
+def test_an_unknown_runner_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"runner 'rya' is not known; choose one of local, ray.*did you mean 'ray'"):
+        arguments(runner="rya")
