@@ -24,7 +24,7 @@ ARROWS: dict[str, set[str]] = {
     "registry": {"errors"},
     "hf": {"errors"},
     "flops": {"errors"},
-    "batching": set(),
+    "batching": {"errors"},
     "endpoints": BASE,
     "limits": BASE,
     "shards": BASE | {"journal", "progress", "rollouts", "sampler"},

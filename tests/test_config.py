@@ -54,3 +54,21 @@ def test_every_shard_has_an_equal_share_of_the_limits() -> None:
 def test_an_unknown_runner_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"runner 'rya' is not known; choose one of local, ray.*did you mean 'ray'"):
         arguments(runner="rya")
+
+
+@pytest.mark.parametrize(
+    "content", ["3", "agents: [1]", "agents: {a: [1, 2]}", "agents: {a: {base_url: x}}", "reward: {}"]
+)
+def test_an_endpoints_file_of_another_kind_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "endpoints.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=str(path)):
+        arguments(agents=[{"name": "a", "engine": "openai"}], endpoints=str(path))
+
+
+@pytest.mark.parametrize("entry", ["foo", {"name": [1], "engine": "openai"}])
+def test_an_entry_that_is_none_is_said_with_endpoints_too(tmp_path: Path, entry: Any) -> None:
+    path = tmp_path / "endpoints.yaml"
+    path.write_text("agents: {b: {model: m, base_url: [http://x]}}")
+    with pytest.raises(ConfigError):
+        arguments(agents=[entry], endpoints=str(path)).new_sampler()

@@ -259,7 +259,7 @@ def test_faults_in_a_row_take_an_endpoint_out() -> None:
 def test_one_that_answers_nothing_but_its_probe_is_asked_less_and_less() -> None:
     async def run() -> None:
         bad, good = Server(*[500] * 10_000), Server(latency_s=0.001)
-        async with bad.running(), good.running(), to(bad, good, max_attempts=50) as endpoints:
+        async with bad.running(), good.running(), to(bad, good, max_attempts=1000) as endpoints:
             endpoint = endpoints._pool.endpoints[0]
             while endpoint.outages < 3:
                 await many(endpoints, 50)
@@ -349,7 +349,22 @@ def test_check_names_what_cannot_be_reached() -> None:
     wait(run())
 
 
-@pytest.mark.parametrize("urls", ["localhost:8000", "", [], ["http://a", "ftp://x"], None, [3], "http://", 5])
+@pytest.mark.parametrize(
+    "urls",
+    [
+        "http://h:99999/v1",
+        "http://h:abc",
+        "http://[::1/v1",
+        "localhost:8000",
+        "",
+        [],
+        ["http://a", "ftp://x"],
+        None,
+        [3],
+        "http://",
+        5,
+    ],
+)
 def test_a_url_of_another_kind_is_refused(urls: Any) -> None:
     with pytest.raises(ConfigError, match="here: base_url"):
         Endpoints("here", urls, probe="")
@@ -375,3 +390,61 @@ def test_the_body_is_json_whatever_it_holds() -> None:
 
     result, _ = against(do=do)
     assert result is True
+
+
+def test_retry_after_0_is_no_reason_to_hurry() -> None:
+    result, server = against(*[(429, {"Retry-After": "0"})] * 10_000, patience_s=0.3)
+    assert isinstance(result, RequestError)
+    assert len(server.times) < 100
+
+
+def test_an_outage_leaves_nothing_behind_for_the_next_run() -> None:
+    async def run() -> None:
+        server = Server()
+        async with server.running():
+            pass
+        endpoints = Endpoints("here", server.url, probe="alive")
+        with pytest.raises(Unavailable):
+            await endpoints.post("it", {}, parse)
+        assert not endpoints._pool._waiting
+        await endpoints.aclose()
+        async with server.running():
+            assert all(await many(endpoints, 3))
+            await endpoints.aclose()
+
+    wait(run())
+
+
+def test_those_that_gave_up_waiting_are_in_nobodys_way() -> None:
+    async def run() -> None:
+        server = Server(latency_s=0.05)
+        async with server.running(), to(server, max_concurrency=1) as endpoints:
+            first = asyncio.create_task(endpoints.post("it", {}, parse))
+            await asyncio.sleep(0.01)
+            others = [asyncio.create_task(endpoints.post("it", {}, parse)) for _ in range(3)]
+            await asyncio.sleep(0.01)
+            for other in others:
+                other.cancel()
+            assert await first
+            assert await endpoints.post("it", {}, parse)
+
+    wait(run())
+
+
+def test_the_key_is_not_said_even_where_the_answer_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-" + "secret" * 10)
+    for before in range(480, 600, 7):
+        result, _ = against("x" * before + "sk-" + "secret" * 10, max_attempts=1)
+        assert "sk-s" not in str(result)
+
+
+def test_what_a_server_said_instead_is_quoted() -> None:
+    result, _ = against("<html><title>Login</title>", max_attempts=1)
+    assert "<title>Login</title>" in str(result)
+
+
+def test_a_key_with_a_line_break_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-one\nsk-two")
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY") as error:
+        wait(Endpoints("here", "http://127.0.0.1:1", probe="").check())
+    assert "sk-one" not in str(error.value)

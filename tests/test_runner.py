@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -466,3 +468,95 @@ def test_a_failure_that_was_paid_for_is_recorded_with_its_tokens() -> None:
     failed = [play for played in plays(journal) for play in played if play.error]
     assert failed
     assert {play.completion for play in failed} == {paid}
+
+
+def test_a_prompt_that_fails_while_an_agent_is_away_ends_and_the_others_go_on() -> None:
+    class TooLong(EchoAgent):
+        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+            if "Question 2" in messages[-1].content:
+                raise AgentError("too long")
+            return await super().generate(messages, sampling=sampling, seed=seed)
+
+    for search in ("parallel", "sequential", "moa", "toa"):
+        journal = journal_of()
+        both = [Going("b", 1, float("inf")), TooLong("a")]
+        assert wait(runner(journal, both, search=search).run(PROMPTS)) == ["p2"]
+        assert scored(journal) == [8, 8, 0, 8, 8]
+        assert len(plays(journal)[2]) == 3
+
+
+def test_quick_failures_do_not_end_a_run_whose_plays_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toa_trl.runner, "MAX_GIVEN_UP", 5)
+    monkeypatch.setattr(toa_trl.runner, "LOOK_S", 0.01)
+
+    class Odd(EchoAgent):
+        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+            if any(f"Question {number}?" in messages[-1].content for number in range(1, 60, 2)):
+                raise AgentError("too long")
+            await asyncio.sleep(0.05)
+            return await super().generate(messages, sampling=sampling, seed=seed)
+
+    prompts = [Prompt(f"p{i}", f"Question {i}?") for i in range(60)]  # type: ignore[arg-type]
+    journal = journal_of(prompts)
+    given_up = wait(runner(journal, [Odd("a")], budget=3, prompts_in_flight=10).run(prompts))
+    assert sorted(given_up) == sorted(prompt.id for prompt in prompts[1::2])
+
+
+def test_patience_begins_with_the_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toa_trl.runner, "LOOK_S", 0.01)
+
+    class Slow(Going):
+        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+            await asyncio.sleep(0.3)
+            return await super().generate(messages, sampling=sampling, seed=seed)
+
+    journal = journal_of()
+    it = runner(journal, [Slow("a", 2, 10)], budget=2, patience_s=0.25, prompts_in_flight=1)
+    assert wait(it.run(PROMPTS[:1])) == []
+
+
+def test_a_limit_ends_the_waiting_for_agents_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toa_trl.runner, "LOOK_S", 0.01)
+    journal, looks = journal_of(), iter(range(1000))
+    it = runner(journal, [Going("a", 1, float("inf"))], enough=lambda: next(looks) > 50)
+    assert wait(it.run(PROMPTS)) == []
+
+
+HALF = "half an emoji: \ud83d"
+
+
+@pytest.mark.parametrize(
+    "given", [Completion(HALF, reasoning=HALF), AgentError(HALF, Completion("", "length", 1, 2, reasoning=HALF))]
+)
+def test_half_a_surrogate_pair_ends_no_run(given: Any) -> None:
+    class Cut(EchoAgent):
+        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+            if isinstance(given, Exception):
+                raise given
+            return given
+
+    journal = journal_of()
+    wait(runner(journal, [Cut("a")], budget=2).run(PROMPTS[:1]))
+    first = plays(journal)[0][0]
+    assert first.completion is not None
+    assert first.completion.reasoning == "half an emoji: ?"
+    assert (first.completion.text, first.error) in [("half an emoji: ?", None), ("", "half an emoji: ?")]
+
+
+@pytest.mark.parametrize(("given", "kept"), [(np.array([1.5], np.float32), 1.5), ([Fraction(1, 2)], 0.5)])
+def test_numbers_of_other_types_are_stored_as_numbers(given: Any, kept: float) -> None:
+    class Other(TextReward):
+        async def score(self, prompt: Prompt, responses: Sequence[str]) -> Any:
+            return given
+
+    journal = journal_of()
+    wait(runner(journal, agents(), reward=Other(), budget=2).run(PROMPTS[:1]))
+    assert [play.reward for play in plays(journal)[0]] == [kept, kept]
+
+
+def test_an_agent_that_cancels_itself_has_failed() -> None:
+    journal = journal_of()
+    broken = EchoAgent("a", 1.0)
+    broken.raises = asyncio.CancelledError()  # type: ignore[assignment]
+    assert wait(runner(journal, [broken, EchoAgent("b")], prompts_in_flight=1).run(PROMPTS)) == []
+    assert scored(journal) == [8] * 5

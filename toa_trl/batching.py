@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
+from toa_trl.errors import Unavailable
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -45,7 +47,7 @@ class Batcher(Generic[Item, Result]):
         self._workers: set[asyncio.Task[None]] = set()
 
     async def submit(self, item: Item) -> Result:
-        """The result of one request. An exception of its batch is raised here too."""
+        """The result of one request. Where its batch fails, it is run again by itself, and what that raises is raised here."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         self._workers = {worker for worker in self._workers if not worker.done()}
@@ -60,21 +62,26 @@ class Batcher(Generic[Item, Result]):
             self._waiting = [(item, future) for item, future in self._waiting if not future.done()]
             if not self._waiting:
                 return
-            batch = self._take()
-            items = [item for item, _ in batch]
-            try:
-                if self._thread is None:
-                    results = await self._run(items)
-                else:
-                    results = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, items)
-            except Exception as error:
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
+            await self._compute(self._take())
+
+    async def _compute(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        items = [item for item, _ in batch]
+        try:
+            if self._thread is None:
+                results = await self._run(items)
             else:
-                for (_, future), result in zip(batch, results, strict=True):
-                    if not future.done():
-                        future.set_result(result)
+                results = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, items)
+        except Exception as error:
+            if len(batch) > 1 and not isinstance(error, Unavailable):  # one bad request shall cost no other
+                await asyncio.gather(*(self._compute([each]) for each in batch))
+                return
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+        else:
+            for (_, future), result in zip(batch, results, strict=True):
+                if not future.done():
+                    future.set_result(result)
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         oldest = self._length(self._waiting[0][0])

@@ -233,14 +233,20 @@ def load_endpoints(path: Path | str) -> dict[str, Any]:
         ConfigError: there is no such file (no fleet is running), or it is another one.
     """
     endpoints = _read(Path(path), "start scripts/serve_agents.py first, and wait until it says that the fleet is ready")
-    if not isinstance(endpoints.get("agents"), dict):
-        raise ConfigError(f"{path}: not a file that scripts/serve_agents.py wrote")
+    agents = endpoints.get("agents")
+    served = (
+        [*agents.values(), *([endpoints["reward"]] if "reward" in endpoints else [])]
+        if isinstance(agents, dict)
+        else [None]
+    )
+    if not all(isinstance(each, dict) and {"model", "base_url"} <= each.keys() for each in served):
+        raise ConfigError(f"{path}: not a file that scripts/serve_agents.py wrote; start it again")
     return endpoints
 
 
 def apply_endpoints(
     agents: Sequence[Mapping[str, Any]], reward: Mapping[str, Any], path: Path | str
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+) -> tuple[list[Any], dict[str, Any]]:
     """The entries of a run, with what the fleet knows of them: `base_url`, and `model` where none is given.
 
     Agents (engine: openai) are found by their names; the reward (kind: vllm) is the fleet's only one. An entry that has a
@@ -262,9 +268,9 @@ def apply_endpoints(
         return {**entry, **served}
 
     found = [
-        filled(f"agent {entry.get('name')!r}", entry, endpoints["agents"].get(entry.get("name")))
-        if entry.get("engine") == "openai"
-        else dict(entry)
+        filled(f"agent {entry.get('name')!r}", entry, endpoints["agents"].get(str(entry.get("name"))))
+        if isinstance(entry, Mapping) and entry.get("engine") == "openai"
+        else entry  # what is no entry is said where agents are made
         for entry in agents
     ]
     if reward.get("kind") == "vllm":

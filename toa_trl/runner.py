@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import math
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +17,7 @@ from toa_trl.errors import AgentError, RewardError, ToaError, Unavailable
 from toa_trl.journal import Journal, Writer
 from toa_trl.prompts import Templates, render
 from toa_trl.rewards import RewardModel
+from toa_trl.rewards.base import check_scores
 from toa_trl.search import Search
 from toa_trl.types import Action, Completion, Play, Prompt, Sampling
 
@@ -67,9 +67,12 @@ class Runner:
     patience_s: float = 900.0
     observer: Observer = field(default_factory=Observer)
     enough: Callable[[], bool] = lambda: False
-    _num_given_up: int = field(default=0, init=False)  # prompts in a row
+    _num_searching: int = field(default=0, init=False)  # prompts under way
+    _num_given_up: int = field(default=0, init=False)  # prompts since the last scored play
     _last_error: str = field(default="", init=False)
-    _last_play_s: float = field(default=0.0, init=False)  # loop time
+    _waiting_since_s: float | None = field(
+        default=None, init=False
+    )  # loop time; for agents, without a scored play since
 
     async def run(self, prompts: Iterable[Prompt]) -> list[str]:
         """Spend the budget of every prompt, going on where the journal ends.
@@ -84,15 +87,19 @@ class Runner:
         """
         waiting, given_up = iter(prompts), list[str]()
         writer = Writer(self.journal)
-        self._last_play_s = asyncio.get_running_loop().time()
 
         async def work() -> None:
             for prompt in waiting:  # shared by all workers: each takes the next prompt
-                if await self._search(prompt, writer):
-                    self._num_given_up = 0
+                self._num_searching += 1
+                done = await self._search(prompt, writer)
+                self._num_searching -= 1
+                if done:
                     continue
                 given_up.append(prompt.id)
                 self._num_given_up += 1
+                # failures are quick, and plays may be slow: as long as one is under way, it may still be scored
+                while self._num_given_up >= MAX_GIVEN_UP and self._num_searching:
+                    await asyncio.sleep(LOOK_S)
                 if self._num_given_up >= MAX_GIVEN_UP:
                     raise ToaError(
                         f"every agent failed on {MAX_GIVEN_UP} prompts in a row, the last time with: {self._last_error}"
@@ -134,6 +141,8 @@ class Runner:
                 num_running -= 1
                 if play is None:
                     search.withdraw(index)
+                    if not self._away():  # back in this very moment, or an agent that says one thing and does another
+                        await asyncio.sleep(LOOK_S)
                 else:
                     plays[index] = play
                     if play.reward is None:
@@ -172,30 +181,27 @@ class Runner:
         completion, reward, error = None, None, None
         try:
             messages = render(prompt, action, plays, self.templates)
-            completion = await agent.generate(messages, sampling=self.sampling, seed=seed)
-            if not completion.text.isascii():
-                # a server that cuts an emoji in two sends half a surrogate pair, which no file can hold
-                completion = replace(completion, text=completion.text.encode("utf-8", "replace").decode("utf-8"))
-            reward = await self._score(prompt, completion)
-            self._last_play_s = asyncio.get_running_loop().time()
+            completion = _storable(await agent.generate(messages, sampling=self.sampling, seed=seed))
+            (reward,) = check_scores("the reward model", await self.reward_model.score(prompt, [completion.text]), 1)
+            self._num_given_up, self._waiting_since_s = 0, None
         except Unavailable as failure:
             if completion is not None:
                 raise  # nothing can be scored any more
-            if getattr(agent, "away", None):
+            if hasattr(agent, "away"):
                 return None
             error = str(failure)
         except (AgentError, RewardError) as failure:
-            completion, error = getattr(failure, "completion", None) or completion, str(failure)
+            paid = getattr(failure, "completion", None)
+            completion, error = _storable(paid) if paid else completion, str(failure)
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise
+            error = "cancelled by the agent or the reward model itself"
         except Exception as failure:  # of an agent or a reward model that is not ours: its prompt fails, not the run
             error = f"{type(failure).__name__}: {failure}"
         self._last_error = error or self._last_error
-        return Play(index, action, completion, reward, error, seed, getattr(reward, "flops", None))
-
-    async def _score(self, prompt: Prompt, completion: Completion) -> float:
-        scores: Sequence[float] = await self.reward_model.score(prompt, [completion.text])
-        if len(scores) != 1 or scores[0] is None or not math.isfinite(scores[0]):
-            raise RewardError(f"one finite reward was needed, not {scores!r}")
-        return scores[0]
+        flops = getattr(reward, "flops", None)
+        return Play(index, action, completion, reward, None if error is None else _clean(error), seed, flops)
 
     def _away(self) -> frozenset[str]:
         gone = [name for name, agent in self.agents.items() if getattr(agent, "away", None)]
@@ -205,10 +211,12 @@ class Runner:
         """Until another set of agents is away.
 
         Raises:
-            ToaError: nothing was played for `patience_s`.
+            ToaError: nothing was scored for `patience_s`.
         """
-        while self._away() == away:
-            if asyncio.get_running_loop().time() - self._last_play_s > self.patience_s:
+        loop = asyncio.get_running_loop()
+        self._waiting_since_s = self._waiting_since_s or loop.time()
+        while self._away() == away and not self.enough():
+            if loop.time() - (self._waiting_since_s or loop.time()) > self.patience_s:
                 reasons = "; ".join(sorted(str(getattr(self.agents[name], "away", None)) for name in away))
                 raise ToaError(f"no agent has answered for {self.patience_s:g} s: {reasons}")
             await asyncio.sleep(LOOK_S)
@@ -222,6 +230,17 @@ async def _together(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
                 group.create_task(coroutine)
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None  # the others were cancelled because of it
+
+
+def _storable(done: Completion) -> Completion:
+    if done.text.isascii() and not done.reasoning:
+        return done
+    return replace(done, text=_clean(done.text), reasoning=None if done.reasoning is None else _clean(done.reasoning))
+
+
+def _clean(text: str) -> str:
+    """Without halves of surrogate pairs: a server that cuts an emoji in two sends one, and no file can hold it."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def derive_seed(*parts: object) -> int:

@@ -93,7 +93,11 @@ class TOASampler:
     ) -> None:
         for name, value in {"plays_in_flight": plays_in_flight, "prompts_in_flight": prompts_in_flight}.items():
             check_whole(name, value, at_least=1)
+        check_whole("seed", seed, at_least=0)
         check_number("patience_s", patience_s, at_least=0)
+        for name, mapping in {"search_params": search_params, "limits": limits}.items():
+            if not isinstance(mapping or {}, Mapping):
+                raise ConfigError(f"{name}: a mapping of keys to values is needed, not {mapping!r}")
         names = [str(agent["name"] if isinstance(agent, Mapping) else agent.name) for agent in _named(agents)]
         params = dict(search_params or {})
 
@@ -166,25 +170,42 @@ class TOASampler:
             gc.unfreeze()
 
     async def asample(
-        self, prompts: Iterable[Any], output_dir: str | Path | None = None, progress: Progress | None = None
+        self,
+        prompts: Iterable[Any],
+        output_dir: str | Path | None = None,
+        progress: Progress | None = None,
+        part: bool = False,
     ) -> Rollouts:
-        """`sample` as a coroutine; several may run at once, and share a progress display that is open already."""
+        """`sample` as a coroutine; several may run at once, and share a progress display that is open already.
+
+        With `part`, the prompts are a part of a larger run, and it is no error that every one of them was given up.
+        """
         known = as_prompts((f"prompt {number}", prompt) for number, prompt in enumerate(prompts))
         if not known:
             raise ConfigError("prompts: there is none")
+        resumed = output_dir is not None and (Path(output_dir) / "journal.sqlite").exists()
         try:
-            await asyncio.gather(*(part.check() for part in self._parts if hasattr(part, "check")))
+            if not resumed:  # a server that is not there shall leave nothing behind
+                await self._check()
             journal = self.begin(known, output_dir)
             try:
-                given_up, limit = await self._sample(known, journal, progress)
+                scored = journal.num_scored()
+                unfinished = [prompt for prompt in known if scored.get(prompt.id, 0) < self._budget]
+                unfinished.sort(key=lambda prompt: scored.get(prompt.id) == 0)  # those that only failed come last
+                if resumed and unfinished:
+                    await self._check()
+                given_up, limit = await self._sample(unfinished, len(known), journal, progress, part)
             except BaseException:
                 journal.close()
                 raise
         finally:
-            for part in self._own:
-                await part.aclose()
+            for each in self._own:
+                await each.aclose()
         journal.unlock()
         return Rollouts(journal, given_up, limit)
+
+    async def _check(self) -> None:
+        await asyncio.gather(*(each.check() for each in self._parts if hasattr(each, "check")))
 
     def begin(self, prompts: Sequence[Prompt], output_dir: str | Path | None) -> Journal:
         """The journal of a run over these prompts, new or to go on with, locked for this process.
@@ -203,14 +224,13 @@ class TOASampler:
         return journal
 
     async def _sample(
-        self, prompts: list[Prompt], journal: Journal, progress: Progress | None
+        self, unfinished: list[Prompt], num_prompts: int, journal: Journal, progress: Progress | None, part: bool
     ) -> tuple[list[str], str | None]:
-        scored, counts = journal.num_scored(), journal.agent_counts()
-        unfinished = [prompt for prompt in prompts if scored.get(prompt.id, 0) < self._budget]
+        counts = journal.agent_counts()
         meter = Meter(self._limits, self._prices)
         meter.resume(counts, journal.counts().reward_flops)
         cost = (lambda: meter.cost) if self._prices else (lambda: None)
-        own = Progress(len(prompts) * self._budget, list(self._agents), cost=cost, enabled=self._progress)
+        own = Progress(num_prompts * self._budget, list(self._agents), cost=cost, enabled=self._progress)
         failures = Counter[str]()
         with own if progress is None else nullcontext(progress) as shown:
             shown.resume(counts, journal.best_rewards())
@@ -231,7 +251,7 @@ class TOASampler:
             given_up = await runner.run(unfinished)
         for reason, count in failures.most_common(5):
             logger.warning("%d plays failed: %s", count, reason)
-        if given_up and len(given_up) == len(prompts):
+        if len(given_up) == num_prompts and not part:
             reason = failures.most_common(1)[0][0]
             raise ToaError(f"every agent failed on every prompt, most often with: {reason}")
         return given_up, meter.reached
@@ -300,5 +320,18 @@ def run_until_signal(sampling: Coroutine[Any, Any, T]) -> T:
             return asyncio.run(main())
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
+    running: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[T] | None]] = []
+
+    async def in_thread() -> T:
+        running.append((asyncio.get_running_loop(), asyncio.current_task()))
+        return await sampling
+
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, main()).result()
+        result = thread.submit(asyncio.run, in_thread())
+        try:
+            return result.result()
+        except KeyboardInterrupt:
+            for loop, task in running:
+                if task is not None:
+                    loop.call_soon_threadsafe(task.cancel)
+            raise

@@ -99,7 +99,7 @@ def sample_shard(sampler: TOASampler, prompts: Sequence[Prompt], folder: Path) -
     with suppress(Timeout), FileLock(folder / "journal.sqlite.lock", timeout=TAKEOVER_S):
         pass  # whoever had the shard before is dead by now
     report = _Report(folder)
-    rollouts = run_until_signal(sampler.asample(prompts, folder, report))
+    rollouts = run_until_signal(sampler.asample(prompts, folder, report, part=True))
     done = rollouts.limit is None and not rollouts.given_up
     report.write(replace(report.progress, given_up=rollouts.given_up, limit=rollouts.limit, done=done))
 

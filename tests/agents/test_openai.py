@@ -219,3 +219,25 @@ def test_flops_come_from_a_model_configuration(server: Server, causal: Path) -> 
 def test_a_url_without_http_is_refused(base_url: Any) -> None:
     with pytest.raises(ConfigError, match=r"agent 'o'.*base_url"):
         make_agent({"name": "o", "engine": "openai", "model": "m", "base_url": base_url})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"usage": {"prompt_tokens": "12"}},
+        {"usage": [1]},
+        {"choices": [{"message": {"content": "x"}, "finish_reason": ["stop"]}]},
+        {"choices": [{"message": {"content": "x", "reasoning_content": {"a": 1}}}]},
+        {"choices": [{"message": "x"}]},
+        {"choices": {"0": 1}},
+    ],
+)
+def test_an_answer_with_parts_of_another_type_is_asked_for_again(server: Server, changes: dict[str, Any]) -> None:
+    server.script[:] = [chat("x", **changes), chat("fine")]
+    assert ask(server)[0].text == "fine"
+
+
+@pytest.mark.parametrize("model", [None, "", 3])
+def test_a_model_without_a_name_is_refused(model: Any) -> None:
+    with pytest.raises(ConfigError, match="agent 'o': model"):
+        make_agent({"name": "o", "engine": "openai", "model": model, "base_url": "http://x"})

@@ -67,7 +67,9 @@ def test_limit_takes_the_first_and_reads_no_further(tmp_path: Path) -> None:
         ({"prompt": [{"role": "assistant", "content": "x"}]}, "line 3: the last message must be the user's"),
         ({"prompt": "x", "id": "two"}, "line 3: the id 'two' is there already, at .*line 2"),
         ({"prompt": "x", "id": 0}, "line 3: the id '0' is there already, at .*line 1"),
-        ('{"prompt": "half an emoji: \\ud83e"}', "line 3: the prompt holds half"),
+        ('{"prompt": "half an emoji: \\ud83e"}', "line 3: it holds half a surrogate pair"),
+        ('{"prompt": "x", "answer": "half an emoji: \\ud83e"}', "line 3: it holds half a surrogate pair"),
+        ('{"prompt": "x", "id": "\\ud83e"}', "line 3: it holds half a surrogate pair"),
     ],
 )
 def test_a_row_that_is_no_prompt_is_refused_by_its_line(tmp_path: Path, line: Any, named: str) -> None:

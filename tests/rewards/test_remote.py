@@ -148,3 +148,27 @@ def test_a_server_that_is_gone_is_waited_for(kind: str) -> None:
             await model.aclose()
 
         wait(restarted())
+
+
+def test_one_input_that_the_scorer_refuses_fails_alone() -> None:
+    async def answer(request: web.Request) -> web.Response:
+        texts = [each["response"] for each in (await request.json())["inputs"]]
+        return web.json_response({"scores": [0.5] * len(texts)}, status=400 if "poison" in texts else 200)
+
+    async def run() -> list[Any]:
+        app = web.Application()
+        app.router.add_post("/score", answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+        model: Any = make_reward({"kind": "http", "url": f"http://127.0.0.1:{port}/score"})
+        asked = (model.score(PROMPT, [text]) for text in ["a", "b", "poison", *"cdefgh"])
+        scores = await asyncio.gather(*asked, return_exceptions=True)
+        await model.aclose()
+        await runner.cleanup()
+        return scores
+
+    scores = wait(run())
+    assert [isinstance(score, RewardError) for score in scores] == [False, False, True, *[False] * 6]

@@ -275,6 +275,19 @@ def test_with_every_agent_away_nothing_is_asked(name: str) -> None:
 
 
 @searches
+def test_stuck_where_all_that_are_there_keep_failing(name: str) -> None:
+    search = make(name, 2, 6)
+    search.away = frozenset("b")
+    for _ in range(3):
+        for index, action in search.ask():
+            assert action.agent == "a"
+            search.fail(index)
+    assert search.stuck
+    search.away = frozenset()
+    assert search.stuck == (name in ("best_of_n", "prs"))  # these play one agent alone
+
+
+@searches
 def test_an_agent_that_comes_back_has_its_failures_forgiven(name: str) -> None:
     search = make(name, 1, 5)
     for _ in range(3):

@@ -54,6 +54,8 @@ class OpenAIAgent:
     ) -> None:
         self.name = name
         self._place = f"agent {name!r}"
+        if not isinstance(model, str) or not model:
+            raise ConfigError(f"{self._place}: model must be a name, not {model!r}")
         self._model = model
         self._endpoints = Endpoints(
             self._place,
@@ -118,9 +120,12 @@ class OpenAIAgent:
             choice, usage = answer["choices"][0], answer.get("usage") or {}
             message, finish_reason = choice["message"], choice.get("finish_reason") or "stop"
             text, reasoning = message["content"], message.get("reasoning_content") or message.get("reasoning")
+            num_prompt, num_completion = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
         except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise ValueError(f"not a chat completion: {str(answer)[:300]}") from error
-        num_prompt, num_completion = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
+            raise ValueError("not a chat completion") from error
+        texts, numbers = (finish_reason, reasoning or ""), (num_prompt, num_completion)
+        if not all(isinstance(value, str) for value in texts) or not all(isinstance(value, int) for value in numbers):
+            raise ValueError("not a chat completion: something in it has another type")
         flops = self._flops(num_prompt + num_completion) if self._flops and num_completion else None
         text = text if isinstance(text, str) else ""
         if self._keep_reasoning and reasoning:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toa_trl.errors import ConfigError
-from toa_trl.types import Prompt, as_messages
+from toa_trl.types import Prompt, as_dicts, as_messages
 
 
 def load_prompts(source: str, split: str = "train", limit: int | None = None) -> list[Prompt]:
@@ -67,13 +67,16 @@ def _prompt(place: str, row: Any, default_id: str) -> Prompt:
         raise ConfigError(f"{place}: 'prompt' must be a text or a list of messages: {error}") from error
     if not messages or not messages[-1].content.strip():
         raise ConfigError(f"{place}: the prompt is empty")
-    if any("\ud800" <= sign <= "\udfff" for message in messages for sign in message.content):
-        raise ConfigError(f"{place}: the prompt holds half a surrogate pair, which is no text")
     if messages[-1].role != "user":
         raise ConfigError(f"{place}: the last message must be the user's, not the {messages[-1].role}'s")
     given = row.get("id")
     metadata = {key: value for key, value in row.items() if key not in ("id", "prompt")}
-    return Prompt(default_id if given is None else str(given), messages, metadata)
+    prompt = Prompt(default_id if given is None else str(given), messages, metadata)
+    try:
+        json.dumps([prompt.id, as_dicts(messages), metadata], ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{place}: it holds half a surrogate pair, which is no text") from error
+    return prompt
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:

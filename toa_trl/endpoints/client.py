@@ -86,16 +86,14 @@ class Endpoints:
         given = [urls] if isinstance(urls, str) else urls
         if not isinstance(given, list | tuple) or not given:
             raise ConfigError(f"{place}: base_url must be a URL or a list of URLs, not {urls!r}")
-        for url in given:
-            if not str(url).startswith(("http://", "https://")) or not URL(url).host:
-                raise ConfigError(f"{place}: base_url must begin with http:// or https://, not {url!r}")
-            if URL(url).password:
-                raise ConfigError(f"{place}: base_url holds a password; keys come from the environment ({api_key_env})")
+        if not isinstance(api_key_env, str):
+            raise ConfigError(f"{place}: api_key_env must be the name of an environment variable, not {api_key_env!r}")
+        parsed = [_url(place, url, api_key_env) for url in given]
         check_whole(f"{place}: max_concurrency", max_concurrency, at_least=1)
         check_whole(f"{place}: max_attempts", max_attempts, at_least=1)
         check_number(f"{place}: timeout_s", timeout_s, at_least=0, above=True)
         self._place = place
-        self._pool = Pool(place, [URL(url) for url in given], max_concurrency, wait_s)
+        self._pool = Pool(place, parsed, max_concurrency, wait_s)
         self._probe = probe
         self._api_key_env = api_key_env
         self._max_attempts = max_attempts
@@ -126,7 +124,7 @@ class Endpoints:
         attempt = 0
         while True:
             endpoint = await self._pool.acquire()
-            sent_s = loop.time()
+            sent_s, text = loop.time(), b""
             try:
                 async with self._open_session().post(_join(endpoint.url, path), data=data) as response:
                     text = await response.read()
@@ -135,7 +133,7 @@ class Endpoints:
                         self._pool.succeeded(endpoint)
                         return answer
                     status, retry_after = response.status, response.headers.get("Retry-After")
-                reason = self._reason(endpoint, f"answered {status}: {text[:500].decode('utf-8', 'replace')}")
+                reason = self._reason(endpoint, f"answered {status}", text)
                 if status == 429:
                     self._throttle(endpoint, sent_s, _seconds(retry_after))
                     if loop.time() - began_s < self._patience_s:
@@ -153,7 +151,7 @@ class Endpoints:
                 self._pool.cut(endpoint, sent_s)
                 self._fault(endpoint, reason)
             except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: not JSON, or not what was asked
-                reason = self._reason(endpoint, f"{type(error).__name__}: {error}")
+                reason = self._reason(endpoint, f"{type(error).__name__}: {error}", text)
                 self._fault(endpoint, reason)
             finally:
                 self._pool.release(endpoint)
@@ -199,7 +197,7 @@ class Endpoints:
 
     def _throttle(self, endpoint: Endpoint, sent_s: float, retry_after_s: float | None) -> None:
         cut = self._pool.cut(endpoint, sent_s)
-        if retry_after_s is not None:
+        if retry_after_s:  # 0 says no more than that it is no use to wait for it
             self._pool.rest(endpoint, min(retry_after_s, self._patience_s))
         elif cut:  # otherwise it was sent before the pause that is under way
             self._pool.rest(endpoint, _pause_s(endpoint.throttled))
@@ -244,7 +242,7 @@ class Endpoints:
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
-            key = os.environ.get(self._api_key_env)
+            key = self._key()
             self._session = aiohttp.ClientSession(
                 # What may be in flight is decided here. uvicorn, and so vLLM, closes idle connections after 5 s: not to be
                 # reused in that moment, ours are closed before.
@@ -255,9 +253,31 @@ class Endpoints:
             )
         return self._session
 
-    def _reason(self, endpoint: Endpoint, what: str) -> str:
-        key = os.environ.get(self._api_key_env)
-        return f"{endpoint.url}: {what.replace(key, '***') if key else what}"  # a server may quote the key back
+    def _reason(self, endpoint: Endpoint, what: str, answer: bytes = b"") -> str:
+        said = f"{endpoint.url}: {what}" + (f": {answer.decode('utf-8', 'replace')}" if answer else "")
+        key = self._key()
+        return (said.replace(key, "***") if key else said)[:600]  # a server may quote the key back
+
+    def _key(self) -> str:
+        key = os.environ.get(self._api_key_env, "").strip()
+        if not key.isprintable():
+            raise ConfigError(
+                f"{self._place}: the key in {self._api_key_env} holds a line break or another control sign"
+            )
+        return key
+
+
+def _url(place: str, given: object, api_key_env: str) -> URL:
+    try:
+        url = URL(given) if isinstance(given, str) else URL()
+        known = url.scheme in ("http", "https") and url.host and url.port
+    except ValueError:
+        known = False
+    if not known:
+        raise ConfigError(f"{place}: base_url must begin with http:// or https:// and name a host, not {given!r}")
+    if url.user or url.password:
+        raise ConfigError(f"{place}: base_url holds a name or password; keys come from the environment ({api_key_env})")
+    return url
 
 
 def _pause_s(num_before: int) -> float:

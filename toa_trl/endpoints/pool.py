@@ -30,6 +30,11 @@ class Endpoint:
     outages: int = 0  # since the last success
     out: str = ""  # why it is taken out
 
+    @property
+    def load(self) -> tuple[int, int]:
+        """The least is asked next. What fails at once has few outstanding requests: its faults count as such."""
+        return self.outstanding + self.faults, self.asked
+
 
 class Pool:
     """Hands out endpoints: the one with the fewest outstanding requests, to who has waited longest.
@@ -69,6 +74,7 @@ class Pool:
             return self._take(endpoint)
         future: asyncio.Future[Endpoint] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
+        self._dispatch()  # those before it may all have given up
         if self.away:
             self._nowhere([future])
         try:
@@ -123,6 +129,7 @@ class Pool:
 
     def reset(self) -> None:
         """Forget what is tied to an event loop, and which endpoints were out."""
+        self._waiting.clear()
         for endpoint in self.endpoints:
             endpoint.out, endpoint.rest_until_s, endpoint.cut_s = "", 0.0, -1.0
 
@@ -132,8 +139,7 @@ class Pool:
         now_s, best = asyncio.get_running_loop().time(), None
         for endpoint in self.endpoints:
             free = endpoint.outstanding < int(endpoint.limit) and not endpoint.out and endpoint.rest_until_s <= now_s
-            load = (endpoint.outstanding, endpoint.asked)
-            if free and (best is None or load < (best.outstanding, best.asked)):
+            if free and (best is None or endpoint.load < best.load):
                 best = endpoint
         return best
 
@@ -153,9 +159,11 @@ class Pool:
         """No endpoint is left: those that wait hear of it, once they have waited long enough."""
 
         def give_up() -> None:
-            for future in waiting:
-                if not future.done() and self.away:
-                    future.set_exception(Unavailable(f"{self._place}: no server answers: {self.away}"))
+            if self.away:
+                for future in waiting:
+                    if not future.done():
+                        future.set_exception(Unavailable(f"{self._place}: no server answers: {self.away}"))
+                self._waiting = deque(future for future in self._waiting if not future.done())
 
         if self._wait_s:
             asyncio.get_running_loop().call_later(self._wait_s, give_up)

@@ -71,6 +71,8 @@ class Journal:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version == 0 and create and not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             self._db.executescript(f"PRAGMA page_size={PAGE_SIZE}; PRAGMA journal_mode=WAL; BEGIN; {SCHEMA} COMMIT;")
+        elif version == 0 and not Path(self.path).stat().st_size:
+            raise ConfigError(f"{self.path}: the run has not begun yet")
         elif version != VERSION:
             raise JournalError(
                 f"{self.path}: not a journal of this version ({version} instead of {VERSION}); finish the run with the "
@@ -286,7 +288,7 @@ def locked(path: str | Path) -> FileLock:
     Raises:
         ConfigError: another process has it.
     """
-    lock = FileLock(f"{path}.lock", timeout=0)
+    lock = FileLock(f"{path}.lock", timeout=1)  # `status` holds it for a moment, to see whether anybody does
     try:
         lock.acquire()
     except Timeout as error:

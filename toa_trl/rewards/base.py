@@ -35,7 +35,11 @@ def check_scores(place: str, scores: Any, count: int) -> list[float]:
     Raises:
         RewardError: they are not.
     """
-    if not isinstance(scores, list | tuple) or len(scores) != count:
+    try:
+        scores = list(scores)  # arrays, too
+    except TypeError as error:
+        raise RewardError(f"{place}: {count} scores were needed, not {scores!r}") from error
+    if len(scores) != count:
         raise RewardError(f"{place}: {count} scores were needed, not {scores!r}")
     for score in scores:
         if not isinstance(score, Real) or not math.isfinite(score):

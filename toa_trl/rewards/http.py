@@ -100,7 +100,7 @@ class HTTPReward:
         def scores(answer: Any) -> list[float | None]:
             found = answer.get("scores") if isinstance(answer, Mapping) else None
             if not isinstance(found, list) or len(found) != len(inputs):
-                raise ValueError(f'{{"scores": [...]}} with {len(inputs)} numbers was needed, not {str(answer)[:300]}')
+                raise ValueError(f'{{"scores": [...]}} with {len(inputs)} numbers was needed')
             return found
 
         try:

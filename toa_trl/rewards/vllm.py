@@ -91,7 +91,7 @@ def _logit(answer: Any) -> float:
         (result,) = answer["data"]
         (logit,) = result["probs"]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"one text with one logit was needed, not {str(answer)[:300]}") from error
+        raise ValueError("one text with one logit was needed") from error
     if not isinstance(logit, int | float) or not math.isfinite(logit):
         raise ValueError(f"a finite number was needed, not {logit!r}")
     return float(logit)

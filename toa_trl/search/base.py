@@ -48,8 +48,9 @@ class Search(ABC):
 
     @property
     def stuck(self) -> bool:
-        """Every agent of this search has failed MAX_FAILURES plays in a row. It goes on when asked, but hardly further."""
-        return min(self._failures.values()) >= MAX_FAILURES
+        """Every agent that is there has failed MAX_FAILURES plays in a row. It goes on when asked, but hardly further."""
+        present = [failures for agent, failures in self._failures.items() if agent not in self._away]
+        return bool(present) and min(present) >= MAX_FAILURES
 
     @property
     def away(self) -> frozenset[str]:
