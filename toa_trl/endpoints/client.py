@@ -13,8 +13,8 @@ Every fault has its rule here and nowhere else:
     any other status (context-length 400, 401, ...)  given up at once: `RequestError` with the server's own words
     no endpoint left                                 `Unavailable`, at once or once `wait_s` have passed without one
 
-The client is aiohttp, by measurement: 64 requests in flight against a server that answers at once took 3,800 calls per
-CPU second, where the openai SDK took 350 and httpx 330.
+The client is aiohttp, by measurement: with 64 requests in flight against `tests/server.py`, aiohttp 3.14 made 9,200 calls per
+CPU second, the openai SDK 3.54 made 690 and httpx 0.28 made 380, on one machine and in one run.
 """
 
 from __future__ import annotations
