@@ -507,11 +507,11 @@ def test_patience_begins_with_the_waiting(monkeypatch: pytest.MonkeyPatch) -> No
 
     class Slow(Going):
         async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(1.2)
             return await super().generate(messages, sampling=sampling, seed=seed)
 
     journal = journal_of()
-    it = runner(journal, [Slow("a", 2, 10)], budget=2, patience_s=0.25, prompts_in_flight=1)
+    it = runner(journal, [Slow("a", 2, 10)], budget=2, patience_s=1.0, prompts_in_flight=1)
     assert wait(it.run(PROMPTS[:1])) == []
 
 
