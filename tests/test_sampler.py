@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,7 +16,7 @@ import pytest
 from datasets import Dataset, load_dataset
 
 from tests.helpers import EchoAgent, TextReward
-from toa_trl import ConfigError, Prompt, Rollouts, Sampling, ToaError, TOASampler
+from toa_trl import AgentError, ConfigError, Prompt, Rollouts, Sampling, ToaError, TOASampler
 from toa_trl.search import SEARCHES
 from toa_trl.types import Completion, Message
 
@@ -255,3 +259,74 @@ def test_saves_what_the_ordinary_tools_read(tmp_path: Path) -> None:
 def test_a_folder_without_a_journal_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no journal"):
         Rollouts.load(tmp_path)
+
+
+class Checked(EchoAgent):
+    """An agent over a server, which may not be there."""
+
+    there = True
+
+    async def check(self) -> None:
+        if not self.there:
+            raise ConfigError("it cannot be reached")
+
+
+def test_servers_are_asked_for_first_and_only_where_there_is_something_to_play(tmp_path: Path) -> None:
+    agent = Checked("a")
+    agent.there = False
+    with pytest.raises(ConfigError, match="cannot be reached"):
+        sampler(agents=[agent]).sample(PROMPTS, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    agent.there = True
+    whole = rows(sampler(agents=[agent]).sample(PROMPTS, tmp_path / "run"))
+    agent.there = False
+    assert rows(sampler(agents=[agent]).sample(PROMPTS, tmp_path / "run")) == whole
+    with pytest.raises(ConfigError, match="budget: 6 -> 7"):
+        sampler(agents=[agent], budget=7).sample(PROMPTS, tmp_path / "run")
+
+
+def test_prompts_that_only_failed_come_last(tmp_path: Path) -> None:
+    class Picky(EchoAgent):
+        fails_on = "One?"
+
+        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+            if self.fails_on in messages[0].content:
+                raise AgentError("too long")
+            return await super().generate(messages, sampling=sampling, seed=seed)
+
+    agent = Picky("a")
+    first = sampler(agents=[agent], prompts_in_flight=1, limits={"max_tokens": 15}).sample(PROMPTS, tmp_path)
+    assert first.given_up == ("0",)
+    agent.asked.clear()
+    agent.fails_on = "nothing"
+    assert sampler(agents=[agent], prompts_in_flight=1).sample(PROMPTS, tmp_path).unfinished == 0
+    assert "One?" in agent.asked[-1][0][0].content
+
+
+def test_ctrl_c_in_a_notebook_ends_the_run(tmp_path: Path) -> None:
+    code = """
+import asyncio, sys
+from tests.helpers import TextReward
+from toa_trl import TOASampler
+async def cell():
+    agents = [{"name": "a", "engine": "scripted", "latency_s": 0.2}]
+    TOASampler(agents, TextReward(), budget=1000).sample(["One?"], sys.argv[1])
+try:
+    asyncio.get_event_loop_policy().new_event_loop().run_until_complete(cell())
+except KeyboardInterrupt:
+    print("ended in order")
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    while process.poll() is None and not (tmp_path / "journal.sqlite-wal").exists():
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    said, errors = process.communicate(timeout=60)
+    assert "ended in order" in said, errors
+    assert 0 < len(next(iter(Rollouts.load(tmp_path))).plays) < 1000

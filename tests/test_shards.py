@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -165,3 +166,18 @@ def test_a_worker_waits_for_the_one_before(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(ConfigError, match="another process is writing"):
         sample(tmp_path, 1)
     before.release()
+
+
+def test_a_shard_whose_prompts_are_all_given_up_holds_up_no_other(tmp_path: Path) -> None:
+    class Broken(EchoAgent):
+        async def generate(self, *given: Any, **further: Any) -> Any:
+            raise AgentError("too long")
+
+    broken = TOASampler([Broken("a"), Broken("b")], TextReward(), "toa", 6, {"tau": 0.5}, progress=False)
+    broken.identity = sampler().identity
+    folders = sample(tmp_path, 2, skip=(1,))
+    sample_shard(broken, PROMPTS[1::2], folders[1])
+    assert not read_progress(folders[1]).done
+    rollouts = merge(tmp_path, PROMPTS, folders)
+    assert sorted(rollouts.given_up) == ["p1", "p3", "p5"]
+    assert rollouts.unfinished == 3
