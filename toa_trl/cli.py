@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from toa_trl.errors import ConfigError, ToaError
+from toa_trl.files import read_yaml
 from toa_trl.registry import check_keys
 
 
@@ -45,14 +46,7 @@ def parse(parser: Any, arguments: list[str] | None = None) -> tuple[Any, ...]:
     arguments = sys.argv[1:] if arguments is None else arguments
     if "--config" in arguments[:-1]:
         path = Path(arguments[arguments.index("--config") + 1])
-        try:
-            config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"--config: {path} cannot be read: {error.strerror}") from error
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(config, dict):
-            raise ConfigError(f"{path} must hold keys and values")
+        config = read_yaml(path, place="--config: ")
         known = [action.dest for action in parser._actions if action.dest != "help"]  # TrlParser goes by these as well
         check_keys(str(path), config, [*known, "env"])
     try:

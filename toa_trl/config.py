@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -20,6 +19,7 @@ from toa_trl.data.preference import preference_rows
 from toa_trl.data.prompts import load_prompts
 from toa_trl.data.sft import sft_rows
 from toa_trl.errors import ConfigError
+from toa_trl.files import replace_text
 from toa_trl.fleet import apply_endpoints
 from toa_trl.registry import check_whole, choose, construct
 from toa_trl.sampler import TOASampler
@@ -168,9 +168,7 @@ def write_run_yaml(path: Path, config: Any, identity: Mapping[str, Any], **facts
         "versions": {"python": platform.python_version(), **_versions(PACKAGES)},
         **facts,
     }
-    fresh = path.with_suffix(".new")
-    fresh.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8")
-    os.replace(fresh, path)
+    replace_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
 
 
 def now() -> str:

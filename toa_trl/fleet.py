@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from toa_trl.errors import ConfigError
+from toa_trl.files import read_yaml, replace_text
 from toa_trl.registry import check_number, check_whole, construct
 
 LOCAL = ("127.0.0.1", "localhost")
@@ -206,7 +207,7 @@ def load_fleet(path: Path) -> Fleet:
     Raises:
         ConfigError: the file cannot be read, or something in it is wrong.
     """
-    return construct(str(path), Fleet, params=_read(path, "see serve_agents.py --help for an example"))
+    return construct(str(path), Fleet, params=read_yaml(path, remedy="; see serve_agents.py --help for an example"))
 
 
 def write_endpoints(fleet: Fleet) -> None:
@@ -219,11 +220,8 @@ def write_endpoints(fleet: Fleet) -> None:
             reward = entry
         else:
             agents[server.name] = entry
-    path = Path(fleet.endpoints)
-    fresh = path.with_name(path.name + ".new")
     content = {"agents": agents, **({"reward": reward} if reward else {})}
-    fresh.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    os.replace(fresh, path)
+    replace_text(Path(fleet.endpoints), yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def load_endpoints(path: Path | str) -> dict[str, Any]:
@@ -232,7 +230,8 @@ def load_endpoints(path: Path | str) -> dict[str, Any]:
     Raises:
         ConfigError: there is no such file (no fleet is running), or it is another one.
     """
-    endpoints = _read(Path(path), "start scripts/serve_agents.py first, and wait until it says that the fleet is ready")
+    remedy = "; start scripts/serve_agents.py first, and wait until it says that the fleet is ready"
+    endpoints = read_yaml(Path(path), remedy=remedy)
     agents = endpoints.get("agents")
     served = (
         [*agents.values(), *([endpoints["reward"]] if "reward" in endpoints else [])]
@@ -276,18 +275,6 @@ def apply_endpoints(
     if reward.get("kind") == "vllm":
         return found, filled("reward 'vllm'", reward, endpoints.get("reward"))
     return found, dict(reward)
-
-
-def _read(path: Path, remedy: str) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}; {remedy}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold keys and values; {remedy}")
-    return content
 
 
 def _words(launcher: object) -> list[str]:

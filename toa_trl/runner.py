@@ -70,9 +70,7 @@ class Runner:
     _num_searching: int = field(default=0, init=False)  # prompts under way
     _num_given_up: int = field(default=0, init=False)  # prompts since the last scored play
     _last_error: str = field(default="", init=False)
-    _waiting_since_s: float | None = field(
-        default=None, init=False
-    )  # loop time; for agents, without a scored play since
+    _waiting_since_s: float | None = field(default=None, init=False)  # loop time; no play was scored since
 
     async def run(self, prompts: Iterable[Prompt]) -> list[str]:
         """Spend the budget of every prompt, going on where the journal ends.

@@ -217,7 +217,7 @@ class TOASampler:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
         journal = Journal(":memory:" if output_dir is None else Path(output_dir) / "journal.sqlite", create=True)
         try:
-            journal.begin({**self.identity, "prompts": {"number": len(prompts), "digest": digest(prompts)}}, prompts)
+            journal.begin(identity_of_run(self.identity, prompts), prompts)
         except BaseException:
             journal.close()
             raise
@@ -293,6 +293,11 @@ def _identity(part: Any) -> Any:
     if isinstance(part, Mapping):
         return {key: value for key, value in part.items() if key not in OPERATIONAL}
     return getattr(part, "__qualname__", type(part).__qualname__)
+
+
+def identity_of_run(identity: Mapping[str, Any], prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """A sampler's identity and its prompts: what a journal is begun with."""
+    return {**identity, "prompts": {"number": len(prompts), "digest": digest(prompts)}}
 
 
 def digest(prompts: Iterable[Prompt]) -> str:

@@ -23,10 +23,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from toa_trl.errors import ConfigError
-from toa_trl.journal import Journal, difference
+from toa_trl.files import replace_text
+from toa_trl.journal import Journal, check_same
 from toa_trl.progress import Progress
 from toa_trl.rollouts import Rollouts
-from toa_trl.sampler import TOASampler, digest, run_until_signal
+from toa_trl.sampler import TOASampler, digest, identity_of_run, run_until_signal
 from toa_trl.types import AgentCounts, Play, Prompt
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,8 @@ def plan(run_dir: Path, prompts: Sequence[Prompt], num_shards: int | None, defau
         raise ConfigError(f"{run_dir} was begun with --runner local; go on with that, or choose another output_dir")
     if not begun:
         (run_dir / "shards" / "identity.json").unlink(missing_ok=True)  # of a start that came to nothing
-        _write(path, {"num_shards": min(num_shards or default, len(prompts)), "prompts": digest(prompts)})
+        wanted = min(num_shards or default, len(prompts))
+        replace_text(path, json.dumps({"num_shards": wanted, "prompts": digest(prompts)}))
     try:
         stored = json.loads(path.read_text())
         number = int(stored["num_shards"])
@@ -123,7 +125,7 @@ def merge(run_dir: Path, prompts: Sequence[Prompt], folders: Iterable[Path]) -> 
     identity = json.loads((run_dir / "shards" / "identity.json").read_text())
     journal = Journal(run_dir / "journal.sqlite", create=True)
     try:
-        journal.begin({**identity, "prompts": {"number": len(prompts), "digest": digest(prompts)}}, prompts)
+        journal.begin(identity_of_run(identity, prompts), prompts)
         shards = [read_progress(folder) for folder in folders]
         for folder in folders:
             journal.merge(folder / "journal.sqlite")
@@ -157,7 +159,7 @@ class _Report(Progress):
             self._next_s = time.monotonic() + REPORT_S
 
     def write(self, progress: ShardProgress) -> None:
-        _write(self._path, asdict(progress))
+        replace_text(self._path, json.dumps(asdict(progress)))
 
 
 def _begun(run_dir: Path) -> bool:
@@ -175,14 +177,4 @@ def _agree(path: Path, identity: Mapping[str, Any]) -> None:
     with suppress(FileExistsError):
         os.link(mine, path)  # whole or not at all, and only one is the first
     mine.unlink()
-    if lines := difference(json.loads(path.read_text()), json.loads(json.dumps(identity))):
-        raise ConfigError(
-            f"{path.parents[1]} is of another configuration, and mixing two would spoil both; go back to it, or choose "
-            "another output_dir. What differs (run -> now):\n" + "\n".join(lines)
-        )
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(content))
-    os.replace(fresh, path)
+    check_same(path.parents[1], json.loads(path.read_text()), identity)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,7 +10,6 @@ from dataclasses import astuple, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 from rich.console import Console, Group, RenderableType
@@ -114,15 +112,15 @@ def _add(state: _State, path: Path, now: float) -> None:
         state.num_prompts += journal.num_prompts()
         state.num_begun += len(scored)
         state.num_finished += sum(number >= state.run["budget"] for number in scored.values())
-        rewarded = sum(number > 0 for number in scored.values())
-        state.num_rewarded += rewarded
-        state.best_sum += rewarded * (journal.mean_best_reward() or 0.0)
+        best = journal.best_rewards().values()
+        state.num_rewarded += len(best)
+        state.best_sum += sum(best)
         state.num_recent += journal.num_written_since(now - RECENT_S)
         state.written += journal.times() or ()
         for name, counts in journal.agent_counts().items():
             before = astuple(state.agents.get(name, AgentCounts()))
             state.agents[name] = AgentCounts(*(a + b for a, b in zip(before, astuple(counts), strict=True)))
-    state.failures.update(_failures(path))
+        state.failures.update(journal.failures(REASON_LENGTH))
 
 
 def _is_written(journal: Path) -> bool:
@@ -135,16 +133,6 @@ def _is_written(journal: Path) -> bool:
             return False
     except Timeout:
         return True
-
-
-def _failures(journal: Path) -> dict[str, int]:
-    """How often plays failed for which reason."""
-    with closing(sqlite3.connect(f"file:{quote(str(journal.resolve()))}?mode=ro", uri=True)) as db:
-        return dict(
-            db.execute(
-                "SELECT substr(error, 1, ?), count(*) FROM plays WHERE error IS NOT NULL GROUP BY 1", (REASON_LENGTH,)
-            ).fetchall()
-        )
 
 
 def _view(run_dir: Path, state: _State, now: float) -> RenderableType:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+
+from toa_trl.files import replace_text
 
 
 def update_results(path: Path, part: str, value: Any) -> None:
@@ -17,9 +18,7 @@ def update_results(path: Path, part: str, value: Any) -> None:
     with FileLock(f"{path}.lock"):
         results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         results[part] = value
-        fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        os.replace(fresh, path)
+        replace_text(path, json.dumps(results, indent=2) + "\n")
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -108,11 +108,8 @@ class Journal:
             ConfigError: the run here has another identity; the message shows the difference.
         """
         stored, prompts = self._get("identity"), list(prompts)
-        if stored is not None and (lines := difference(stored, json.loads(json.dumps(identity)))):
-            raise ConfigError(
-                f"{self.path} is of another configuration, and mixing two would spoil both; go back to it, or "
-                "choose another output_dir. What differs (journal -> now):\n" + "\n".join(lines)
-            )
+        if stored is not None:
+            check_same(self.path, stored, identity)
         if stored is not None and self.num_prompts() >= len(prompts):
             return True
         rows = (
@@ -215,14 +212,14 @@ class Journal:
         )
         return {agent: AgentCounts(*totals) for agent, *totals in rows}
 
-    def mean_best_reward(self) -> float | None:
-        """The best raw reward of a prompt, averaged over the prompts with a scored play; None where there is none."""
-        best = "SELECT max(reward) AS best FROM plays GROUP BY prompt_id"
-        return self._all(f"SELECT avg(best) FROM ({best})")[0][0]  # type: ignore[no-any-return]
-
     def best_rewards(self) -> dict[str, float]:
         """The best raw reward of every prompt with a scored play."""
         return dict(self._all("SELECT prompt_id, max(reward) FROM plays WHERE reward IS NOT NULL GROUP BY prompt_id"))
+
+    def failures(self, length: int) -> dict[str, int]:
+        """How often plays failed, by the first `length` characters of the reason."""
+        reason = "SELECT substr(error, 1, ?), count(*) FROM plays WHERE error IS NOT NULL GROUP BY 1"
+        return dict(self._all(reason, length))
 
     def num_written_since(self, unix_s: float) -> int:
         """Plays written at that time or later."""
@@ -296,12 +293,22 @@ def locked(path: str | Path) -> FileLock:
     return lock
 
 
-def difference(old: Any, new: Any, path: str = "") -> list[str]:
-    """What differs between two configurations of JSON values, a line each."""
+def check_same(place: str | Path, stored: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    """Raises:
+    ConfigError: a run was begun with another identity than now; the message shows the difference.
+    """
+    if lines := _difference(stored, json.loads(json.dumps(identity))):
+        raise ConfigError(
+            f"{place} is of another configuration, and mixing two would spoil both; go back to it, or choose another "
+            "output_dir. What differs (then -> now):\n" + "\n".join(lines)
+        )
+
+
+def _difference(old: Any, new: Any, path: str = "") -> list[str]:
     """A line for every key in which two identities differ: "  key.of.keys: old -> new", as JSON."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = dict.fromkeys([*old, *new])
         return [
-            line for key in keys for line in difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+            line for key in keys for line in _difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
         ]
     return [] if old == new else [f"  {path}: {json.dumps(old)} -> {json.dumps(new)}"]

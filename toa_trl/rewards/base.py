@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 from toa_trl.errors import RewardError
 from toa_trl.types import Prompt, Score
@@ -29,6 +29,11 @@ class RewardModel(Protocol):
         """
 
 
+def is_finite(score: Any) -> TypeGuard[float]:
+    """Whether it is a number that a search can use."""
+    return isinstance(score, Real) and math.isfinite(score)
+
+
 def check_scores(place: str, scores: Any, count: int) -> list[float]:
     """The scores, if they are `count` finite numbers.
 
@@ -42,6 +47,6 @@ def check_scores(place: str, scores: Any, count: int) -> list[float]:
     if len(scores) != count:
         raise RewardError(f"{place}: {count} scores were needed, not {scores!r}")
     for score in scores:
-        if not isinstance(score, Real) or not math.isfinite(score):
+        if not is_finite(score):
             raise RewardError(f"{place}: a finite number was needed, not {score!r}")
     return [score if isinstance(score, Score) else float(score) for score in scores]

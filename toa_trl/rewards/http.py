@@ -10,7 +10,6 @@ says that this input could not be scored. `scripts/serve_reward.py` is a server 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from toa_trl.batching import Batcher
 from toa_trl.endpoints import Endpoints, RequestError
 from toa_trl.errors import RewardError
 from toa_trl.registry import check_whole
+from toa_trl.rewards.base import is_finite
 from toa_trl.types import Prompt, as_dicts
 
 Input = Mapping[str, Any]
@@ -92,7 +92,7 @@ class HTTPReward:
     async def _score(self, given: Input) -> float:
         for _ in range(self._max_attempts):
             score = await self._queue.submit(given)
-            if isinstance(score, int | float) and math.isfinite(score):
+            if is_finite(score):
                 return float(score)
         raise RewardError(f"reward 'http': a finite number was needed, not {score!r} ({self._max_attempts} attempts)")
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from toa_trl.endpoints import Endpoints, RequestError
 from toa_trl.errors import RewardError
+from toa_trl.rewards.base import is_finite
 from toa_trl.types import Prompt, as_dicts
 
 
@@ -92,6 +92,6 @@ def _logit(answer: Any) -> float:
         (logit,) = result["probs"]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError("one text with one logit was needed") from error
-    if not isinstance(logit, int | float) or not math.isfinite(logit):
+    if not is_finite(logit):
         raise ValueError(f"a finite number was needed, not {logit!r}")
     return float(logit)
