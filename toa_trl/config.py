@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,6 +20,7 @@ from toa_trl.data.sft import sft_rows
 from toa_trl.errors import ConfigError
 from toa_trl.files import replace_text
 from toa_trl.fleet import apply_endpoints
+from toa_trl.lineage import fingerprint
 from toa_trl.registry import check_whole, choose, construct
 from toa_trl.rewards import RewardModel, make_reward
 from toa_trl.sampler import TOASampler
@@ -251,7 +250,7 @@ def write_run_yaml(path: Path, config: Any, identity: Mapping[str, Any], **facts
     """Write the resolved configuration, the versions of the packages and the run's fingerprint, and further facts."""
     content = {
         **asdict(config),
-        "fingerprint": hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16],
+        "fingerprint": fingerprint(identity),
         "versions": {"python": platform.python_version(), **_versions(PACKAGES)},
         **facts,
     }

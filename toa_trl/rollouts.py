@@ -18,6 +18,7 @@ from toa_trl.data.tables import PREFERENCE, ROLLOUTS, SFT, as_dataset, read_parq
 from toa_trl.errors import ConfigError
 from toa_trl.files import read_yaml
 from toa_trl.journal import Journal
+from toa_trl.lineage import write_lineage
 from toa_trl.registry import construct
 from toa_trl.types import Rollout
 
@@ -129,6 +130,7 @@ class Rollouts:
             num_rows[name] = write_parquet(rows[name], schema, run_dir / name)
         found = audit.Audit(audit.audit_reward(run_dir), contamination)
         found.write(run_dir / audit.FILE)
+        write_lineage(run_dir, self.identity)
         about = (self._journal.identity, self._journal.counts(), num_rows, dropped, params)
         write_card(run_dir / "README.md", *about, audit.card_section(found))
         return dropped
