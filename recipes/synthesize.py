@@ -14,6 +14,7 @@ from toa_trl.cluster import sample_on_ray
 from toa_trl.config import SynthesisArguments, now, write_run_yaml
 from toa_trl.errors import ConfigError
 from toa_trl.progress import Progress
+from toa_trl.publish import check_push, push_folder
 from toa_trl.report import write_report
 from toa_trl.rollouts import Rollouts
 from toa_trl.shards import check_not_sharded
@@ -51,11 +52,13 @@ def main() -> None:
         raise ConfigError(f"{run_dir} holds a finished run; choose another output_dir, or delete the folder")
 
     prompts = config.load_prompts()
+    if config.push_to_hub:  # what is in its way shall show before the sampling
+        check_push(config.push_to_hub, config.hub_private_repo)
     started = now()
     rollouts = sample(config, prompts, run_dir)
 
-    dropped = rollouts.save(run_dir, sft=config.sft, preference=config.preference, decontaminate=config.decontaminate)
     write_run_yaml(run_dir / "run.yaml", config, rollouts.identity, started=started, finished=now())
+    dropped = rollouts.save(run_dir)  # as run.yaml has it
     report = write_report(run_dir)
     for name, reasons in dropped.items():
         for reason, count in reasons.most_common():
@@ -68,6 +71,8 @@ def main() -> None:
     if rollouts.given_up:
         print(f"{len(rollouts.given_up)} prompts were given up (every agent failed); the same command tries them again")
     print(f"Done. The data are in {run_dir}/sft and {run_dir}/dpo; look at {report}")
+    if config.push_to_hub:
+        print(f"Pushed to {push_folder(run_dir, config.push_to_hub, private=config.hub_private_repo)}")
 
 
 if __name__ == "__main__":

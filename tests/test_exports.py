@@ -45,6 +45,7 @@ def test_the_package_exports_what_it_says() -> None:
         (toa_trl.Rollouts.to_sft, ["params"]),
         (toa_trl.Rollouts.to_preference, ["rejected_rank", "params"]),
         (toa_trl.Rollouts.to_dataset, []),
+        (toa_trl.Rollouts.push_to_hub, ["repo_id", "private", "token", "overwrite", "params"]),
     ],
 )
 def test_signatures(function: Callable[..., Any], expected: list[str]) -> None:

@@ -18,6 +18,7 @@ from toa_trl.data.card import replace_audit
 from toa_trl.data.preference import POLICIES
 from toa_trl.errors import ConfigError
 from toa_trl.journal import Recovered, recover
+from toa_trl.publish import push_folder
 from toa_trl.report import write_report
 from toa_trl.rewards import make_reward
 from toa_trl.rollouts import Rollouts
@@ -84,12 +85,25 @@ def main(arguments: list[str] | None = None) -> None:
     look.add_argument("run", type=Path, help="the run's folder")
     look.add_argument("--watch", type=float, metavar="SECONDS", help="look again until the run ends")
 
+    push = commands.add_parser("push", help="push the data set of a run to the Hub, or what is missing of it")
+    push.add_argument("run", type=Path, help="the run's folder, or one that `data --output` wrote")
+    push.add_argument("repo_id", help="name on the Hub, e.g. me/my-data")
+    push.add_argument(
+        "--private",
+        action=argparse.BooleanOptionalAction,
+        help="of a new data set (default: as the owner has it on the Hub)",
+    )
+    push.add_argument("--overwrite", action="store_true", help="replace all that is there, whatever it is")
+
     options = parser.parse_args(arguments)
     if options.command == "status":
         print_status(options.run, options.watch)
         return
     if options.command == "recover":
         print(_told(options.run, recover(options.run)))
+        return
+    if options.command == "push":
+        print(push_folder(options.run, options.repo_id, private=options.private, overwrite=options.overwrite))
         return
     if options.command == "audit":
         _audit(options.run, options.against, options.output)

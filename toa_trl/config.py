@@ -21,7 +21,7 @@ from toa_trl.errors import ConfigError
 from toa_trl.files import replace_text
 from toa_trl.fleet import apply_endpoints
 from toa_trl.lineage import fingerprint
-from toa_trl.registry import check_whole, choose, construct
+from toa_trl.registry import check_keys, check_whole, choose, construct
 from toa_trl.rewards import RewardModel, make_reward
 from toa_trl.sampler import TOASampler
 from toa_trl.tasks import Task, make_task
@@ -57,6 +57,7 @@ class PromptArguments:
     )
     prompts_split: str = field(default="train", metadata={"help": "Split of a folder or Hub data set."})
     num_prompts: Optional[int] = field(default=None, metadata={"help": "Take the first so many. Default: all."})  # noqa: UP045
+    skip_prompts: int = field(default=0, metadata={"help": "Leave out the first so many, before num_prompts."})
     task: str = structured(
         "alignment",
         "alignment, translation or math; a folder of templates; package.module:name of a Task; or {name, ...}.",
@@ -75,7 +76,12 @@ class PromptArguments:
             raise ConfigError("prompts: the key is missing; name a JSONL or parquet file, a folder or a Hub data set")
         if self.num_prompts is not None:
             check_whole("num_prompts", self.num_prompts, at_least=1)
-        return load_prompts(self.prompts, self.prompts_split, self.num_prompts, make_task(self.task).read)
+        check_whole("skip_prompts", self.skip_prompts, at_least=0)
+        last = None if self.num_prompts is None else self.skip_prompts + self.num_prompts
+        prompts = load_prompts(self.prompts, self.prompts_split, last, make_task(self.task).read)[self.skip_prompts :]
+        if not prompts:
+            raise ConfigError(f"skip_prompts: {self.prompts} has no prompt after the first {self.skip_prompts}")
+        return prompts
 
 
 @dataclass
@@ -185,7 +191,14 @@ class SynthesisArguments(SamplingArguments):
             "help": "Files of evaluation sets, JSONL, JSON or parquet: what overlaps with one gives no SFT row, no pair."
         },
     )
+    card: str = structured("{}", "Of the data set card: {license, language}; both as the Hub writes them.")
     output_dir: str = field(default="", metadata={"help": "Folder of the run."})
+    push_to_hub: str = field(
+        default="", metadata={"help": "Name on the Hub that the data set is pushed to at the end."}
+    )
+    hub_private_repo: Optional[bool] = field(  # noqa: UP045
+        default=None, metadata={"help": "Whether a new data set there is private. Default: as its owner has it."}
+    )
     runner: str = field(default="local", metadata={"help": "local: this process; ray: shards over a Ray cluster."})
     num_shards: Optional[int] = field(default=None, metadata={"help": "Of --runner ray. Default: as many as fit."})  # noqa: UP045
     num_cpus: float = field(default=1.0, metadata={"help": "Of --runner ray: what each shard occupies."})
@@ -196,6 +209,8 @@ class SynthesisArguments(SamplingArguments):
         super().__post_init__()
         for key in ("search_params", "limits", "sft", "preference"):
             setattr(self, key, structure(key, getattr(self, key)))
+        _read_structures(self, card=dict)
+        check_keys("card", self.card, ("license", "language"))
         choose("--runner", "runner", dict.fromkeys(("local", "ray")), self.runner)
         if not self.output_dir:
             raise ConfigError("output_dir: the key is missing; name the folder that the run is written to")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,25 @@ def replace_text(path: Path, text: str) -> None:
     fresh = path.with_name(path.name + ".new")
     fresh.write_text(text, encoding="utf-8")
     os.replace(fresh, path)
+
+
+def replace_section(text: str, section: str) -> str:
+    """A card with another section in the place of the one of that heading; the rest of it stays.
+
+    Args:
+        text: Markdown.
+        section: beginning with its heading, "## ..."; a new one comes before the citation, or at the end.
+    """
+    heading, section = section.partition("\n")[0], section.rstrip() + "\n\n"
+    until_next = r"$.*?(?=^## |\Z)"
+    replaced, num = re.subn(
+        f"^{re.escape(heading)}{until_next}", lambda _: section, text, count=1, flags=re.MULTILINE | re.DOTALL
+    )
+    if not num:
+        citation = re.search(r"^## Citations?$", text, re.MULTILINE)
+        at = citation.start() if citation else len(text)
+        replaced = f"{text[:at].rstrip()}\n\n{section}{text[at:]}"
+    return replaced.rstrip() + "\n"
 
 
 def read_yaml(path: Path, *, place: str = "", remedy: str = "") -> dict[str, Any]:

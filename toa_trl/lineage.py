@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toa_trl.data.card import reward_name
+from toa_trl.data.origin import public_name
 from toa_trl.files import replace_text
 
 FILE = "lineage.json"
@@ -32,10 +33,15 @@ def lineage_of(identity: Mapping[str, Any]) -> dict[str, Any]:
         "fingerprint": fingerprint(identity),
         **{key: identity.get(key) for key in ("search", "search_params", "budget", "seed")},
         "task": task.get("name") if isinstance(task, Mapping) else task,
-        "agents": {name: agent.get("model") if isinstance(agent, Mapping) else None for name, agent in agents.items()},
+        "agents": {name: _model(agent) for name, agent in agents.items()},
         "reward": reward_name(identity.get("reward")),
         "prompts": identity.get("prompts"),
     }
+
+
+def _model(agent: Any) -> str | None:
+    model = agent.get("model") if isinstance(agent, Mapping) else None
+    return public_name(model) if model else None
 
 
 def write_lineage(run_dir: Path, identity: Mapping[str, Any]) -> None:

@@ -6,24 +6,32 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.parquet as pq
+
 from toa_trl import audit
+from toa_trl.audit.language import main_languages
 from toa_trl.data.card import write_card
 from toa_trl.data.preference import preference_rows
 from toa_trl.data.sft import ids, sft_rows
-from toa_trl.data.tables import PREFERENCE, ROLLOUTS, SFT, as_dataset, read_parquet, rollout_rows, write_parquet
+from toa_trl.data.tables import PREFERENCE, ROLLOUTS, SFT, as_dataset, rollout_rows, write_parquet
 from toa_trl.errors import ConfigError
 from toa_trl.files import read_yaml
 from toa_trl.journal import Journal
+from toa_trl.limits import Meter
 from toa_trl.lineage import write_lineage
+from toa_trl.publish import push_folder
 from toa_trl.registry import construct
 from toa_trl.types import Rollout
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+LOOKED_AT = 1_000  # responses, to tell their language
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +103,9 @@ class Rollouts:
         *,
         without: Collection[str] = (),
         decontaminate: Sequence[str | Path] | None = None,
+        card: Mapping[str, Any] | None = None,
     ) -> dict[str, Counter[str]]:
-        """Write rollouts/, sft/, dpo/, audit.json and README.md (the data set card) into the run's folder.
+        """Write rollouts/, sft/, dpo/, audit.json, lineage.json and README.md (the data set card) into the run's folder.
 
         What is None is as in the run's run.yaml, where there is one.
 
@@ -107,6 +116,7 @@ class Rollouts:
             without: ids of prompts that have no row in sft/ and dpo/.
             decontaminate: files of evaluation sets; prompts that overlap with one, or whose chosen responses do, have no
                 row in sft/ and dpo/ either: see `toa_trl.audit`.
+            card: {license: ..., language: ...} of the data set; the language is otherwise told from the responses.
 
         Returns:
             For "sft" and "dpo", how many prompts gave no row, by reason.
@@ -114,8 +124,10 @@ class Rollouts:
         Raises:
             ConfigError: a parameter is out of range, or a file is no evaluation set.
         """
+        from toa_trl.report.picture import write_reward_picture  # matplotlib
+
         run_dir, contamination, left_out, of_run = Path(run_dir), None, ids("save", without), self.configuration
-        given: dict[str, Any] = {"sft": sft, "preference": preference, "decontaminate": decontaminate}
+        given: dict[str, Any] = {"sft": sft, "preference": preference, "decontaminate": decontaminate, "card": card}
         made = {key: of_run.get(key) if value is None else value for key, value in given.items()}
         params = {"sft": dict(made["sft"] or {}), "dpo": dict(made["preference"] or {})}
         # every mistake shows before anything is written
@@ -131,9 +143,29 @@ class Rollouts:
         found = audit.Audit(audit.audit_reward(run_dir), contamination)
         found.write(run_dir / audit.FILE)
         write_lineage(run_dir, self.identity)
-        about = (self._journal.identity, self._journal.counts(), num_rows, dropped, params)
-        write_card(run_dir / "README.md", *about, audit.card_section(found))
+        write_card(
+            run_dir / "README.md",
+            self.identity,
+            self._journal.counts(),
+            num_rows,
+            dropped,
+            params,
+            audit.card_section(found),
+            about={"language": _languages(run_dir / "sft"), **(made["card"] or {})},
+            prompts=of_run,
+            agents=self._journal.agent_counts(),
+            cost=self._cost(of_run),
+            picture=write_reward_picture(run_dir),
+        )
         return dropped
+
+    def _cost(self, configuration: Mapping[str, Any]) -> float | None:
+        """Of all plays, where agents have prices."""
+        entries = [entry for entry in configuration.get("agents") or () if isinstance(entry, Mapping)]
+        prices = {entry["name"]: entry["price"] for entry in entries if "price" in entry}
+        meter = Meter({}, prices)
+        meter.resume(self._journal.agent_counts(), 0.0)
+        return meter.cost if prices else None
 
     def _rows(
         self, params: Mapping[str, Mapping[str, Any]], without: frozenset[str]
@@ -143,28 +175,43 @@ class Rollouts:
         return {"sft": sft, "dpo": pairs}, {"sft": no_sft, "dpo": no_pair}
 
     def push_to_hub(
-        self, repo_id: str, *, private: bool | None = None, token: str | None = None, **params: Any
-    ) -> None:
-        """Push the configurations rollouts, sft and dpo of one data set.
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        overwrite: bool = False,
+        **params: Any,
+    ) -> str:
+        """Save into the run's folder, then push that: the configurations sft, dpo and rollouts of one data set.
 
         Args:
             repo_id: e.g. "me/my-data".
-            private: whether a new data set is private; None leaves it to the organisation's default.
+            private: whether a new data set is private; None leaves it to the owner's default.
             token: with write access; default: that of `hf auth login`.
-            params: `sft`, `preference`, `without` and `decontaminate` as of `save`, and any of `Dataset.push_to_hub`.
+            overwrite: replace what is there, whatever it is: see `toa_trl.publish.push_folder`.
+            params: as of `save`.
+
+        Returns:
+            The address of the data set's page.
+
+        Raises:
+            ConfigError, ToaError: as of `save` and `toa_trl.publish.push_folder`.
         """
-        of_save = {key: params.pop(key) for key in ("sft", "preference", "without", "decontaminate") if key in params}
-        with TemporaryDirectory(prefix="toa_trl-") as folder:  # by way of the disk: a run may be larger than memory
-            dropped = self.save(folder, **of_save)
-            parts = {
-                "sft": _some("SFT", read_parquet(Path(folder) / "sft", SFT), dropped["sft"]),
-                "dpo": _some("preference", read_parquet(Path(folder) / "dpo", PREFERENCE), dropped["dpo"]),
-                "rollouts": read_parquet(Path(folder) / "rollouts", ROLLOUTS),
-            }
-            for name, part in parts.items():
-                part.push_to_hub(
-                    repo_id, config_name=name, set_default=name == "sft", private=private, token=token, **params
-                )
+        with TemporaryDirectory(prefix="toa_trl-") as temporary:  # of a run that has no folder
+            name = repo_id.rpartition("/")[2]
+            folder = Path(temporary) / name if self._journal.in_memory else Path(self._journal.path).parent
+            self.save(folder, **params)
+            return push_folder(folder, repo_id, private=private, token=token, overwrite=overwrite)
+
+
+def _languages(sft: Path) -> list[str]:
+    """Of the first best responses, as far as it is certain."""
+    texts: list[str] = []
+    for file in sorted(sft.glob("*.parquet"))[:1]:
+        for batch in islice(pq.ParquetFile(file).iter_batches(LOOKED_AT, columns=["completion"]), 1):
+            texts += [completion[-1]["content"] for completion in batch["completion"].to_pylist()]
+    return main_languages(texts)
 
 
 def _and_without(params: Mapping[str, Any], without: Collection[str]) -> Mapping[str, Any]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import DatasetCard
 
-from toa_trl.data.card import replace_audit, reward_name, write_card
-from toa_trl.types import Counts
+from toa_trl.data.card import name_on_hub, replace_audit, reward_name, write_card
+from toa_trl.data.origin import licence_of, on_hub, public_name, revision_of
+from toa_trl.types import AgentCounts, Counts
 
 IDENTITY: dict[str, Any] = {
     "search": "toa",
@@ -25,7 +28,7 @@ JUDGE = {"kind": "judge", "agent": {"name": "j", "engine": "openai", "model": "o
 CLASSIFIER = {"kind": "classifier", "model": "org/rm", "base_url": "http://host"}
 
 
-def card(path: Path, **identity: Any) -> str:
+def card(path: Path, known: Mapping[str, Any] | None = None, **identity: Any) -> str:
     dropped: dict[str, Counter[str]] = {"sft": Counter(), "dpo": Counter({"too few": 2})}
     num_rows = {"rollouts": 12, "sft": 4, "dpo": 2}
     write_card(
@@ -36,6 +39,7 @@ def card(path: Path, **identity: Any) -> str:
         dropped,
         {"sft": {}, "dpo": {}},
         "## Audit\n\n- fine\n",
+        **(known or {}),
     )
     return (path / "README.md").read_text(encoding="utf-8")
 
@@ -99,3 +103,97 @@ def test_an_audit_is_replaced_and_the_rest_stays(tmp_path: Path) -> None:
         replace_audit(tmp_path / "README.md", "## Audit\n\n- a\n")
         text = (tmp_path / "README.md").read_text(encoding="utf-8")
         assert text.rstrip() == "# Mine\n\nwords\n\n## Audit\n\n- a"
+
+
+def test_what_is_known_is_said_and_what_is_not_is_not_guessed(tmp_path: Path) -> None:
+    model = tmp_path / "models" / "tiny"
+    model.mkdir(parents=True)
+    (model / "README.md").write_text("---\nlicense: other\nlicense_name: tiny-licence\n---\n# Tiny\n")
+    (tmp_path / "prompts.jsonl").write_text("{}")
+    agents = {
+        "local": {"engine": "transformers", "model": str(model)},
+        "served": {"engine": "openai", "model": "org/served"},
+        "pinned": {"engine": "vllm", "model": "org/pinned", "engine_args": {"revision": "abc"}},
+        "dry": {"engine": "scripted"},
+        "own": "MyAgent",
+    }
+    known = {
+        "about": {"license": "cc-by-4.0", "language": ["en", "de"]},
+        "prompts": {"prompts": str(tmp_path / "prompts.jsonl"), "prompts_split": "train"},
+        "agents": {"local": AgentCounts(1234, 5, 6, 7, 8.0)},
+        "cost": 12.5,
+        "picture": "rewards.png",
+    }
+    text = card(tmp_path, known, agents=agents)
+    assert "| local | `tiny`, a local folder | none | tiny-licence | 1,234 | 5 |" in text
+    assert "| served | `org/served` | not known | not known | 0 | 0 |" in text
+    assert "| pinned | `org/pinned` | abc | not known | 0 | 0 |" in text
+    assert "| dry | none, scripted | not known | not known | 0 | 0 |" in text
+    assert "| own | not known | not known | not known | 0 | 0 |" in text
+    assert "| prompts | 4 of `prompts.jsonl`; licence: not known |" in text
+    assert "| cost | 12.5, by the agents' prices and in their currency |" in text
+    assert "![The rewards of every agent's plays](rewards.png)" in text
+    assert "This data set: cc-by-4.0." in text
+    assert str(tmp_path) not in text
+    data = DatasetCard.load(tmp_path / "README.md").data
+    assert (data.license, data.language, data.size_categories) == ("cc-by-4.0", ["en", "de"], ["n<1K"])
+    bare = card(tmp_path)
+    assert "| cost |" not in bare
+    assert "rewards.png" not in bare
+    assert "No licence was named for this data set." in bare
+    assert "where they come from was not written down" in bare
+    assert not {"license", "language"} & yaml.safe_load(bare.split("---")[1]).keys()
+
+
+def test_prompts_of_the_hub_are_named(tmp_path: Path) -> None:
+    text = card(tmp_path, {"prompts": {"prompts": "org/prompts", "prompts_split": "test"}, "about": {"language": "fr"}})
+    assert "| prompts | 4 of `org/prompts`, split test; licence: not known |" in text
+    header = yaml.safe_load(text.split("---")[1])
+    assert (header["source_datasets"], header["language"]) == (["org/prompts"], ["fr"])
+
+
+def test_a_folder_of_any_name_has_a_card_that_is_yaml(tmp_path: Path) -> None:
+    for name in ("1: [2", "on", "ünï", "'"):
+        folder = tmp_path / name
+        folder.mkdir()
+        card(folder)
+        assert yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])["pretty_name"] == name
+
+
+def test_the_lines_on_loading_name_the_data_set(tmp_path: Path) -> None:
+    text = card(tmp_path)
+    assert f'load_dataset("OWNER/{tmp_path.name}", "dpo", split="train")' in text
+    for name in ("me/first", "me/second"):
+        name_on_hub(tmp_path / "README.md", name)
+        assert f'load_dataset("{name}", "dpo", split="train")' in (tmp_path / "README.md").read_text()
+    assert f'load_dataset("{tmp_path.name}/dpo", split="train")' in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "hub"),
+    [
+        ("org/model", "org/model", True),
+        ("gpt-4", "gpt-4", False),
+        ("/home/ann/models/mine", "mine", False),
+        ("~/mine", "mine", False),
+        ("../x/mine", "mine", False),
+        ("runs/of/mine", "mine", False),
+        ("tests/data", "data", False),  # is there
+        ("http://host:1/v1", "v1", False),
+    ],
+)
+def test_names_and_no_places(name: str, said: str, hub: bool) -> None:
+    assert (public_name(name), on_hub(name)) == (said, hub)
+
+
+def test_licences_and_revisions_that_are_not_known(tmp_path: Path) -> None:
+    assert licence_of("org/nowhere") is None
+    assert licence_of(str(tmp_path)) is None
+    (tmp_path / "README.md").write_text("---\n[\n---\n")
+    licence_of.cache_clear()
+    assert licence_of(str(tmp_path)) is None
+    (tmp_path / "README.md").write_text("---\nlicense: [mit, apache-2.0]\n---\n")
+    licence_of.cache_clear()
+    assert licence_of(str(tmp_path)) == "mit, apache-2.0"
+    assert revision_of({"engine": "transformers", "model": "org/nowhere"}) is None
+    assert revision_of({"engine": "openai", "model": "m", "revision": "v1"}) == "v1"

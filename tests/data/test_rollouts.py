@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset
 
 from tests.helpers import IDENTITY, play
 from toa_trl.errors import ConfigError
@@ -23,56 +23,59 @@ def rollouts(num_prompts: int, *rewards: float | None, path: Path | str = ":memo
     return Rollouts(journal)
 
 
-def test_pushed_is_what_the_data_sets_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    pushed: dict[str, Any] = {}
+@pytest.fixture
+def pushed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What `push_to_hub` gave to be pushed: the rows of each part, and the rest."""
+    found: dict[str, Any] = {}
 
-    def push(self: Dataset, repo_id: str, **params: Any) -> None:
-        assert self.cache_files  # on disk
-        pushed[params["config_name"]] = (repo_id, self.to_list(), params["set_default"], params["private"])
+    def push_folder(folder: Path, repo_id: str, **options: Any) -> str:
+        parts = ("sft", "dpo", "rollouts")
+        found.update({part: pq.read_table(folder / part).to_pylist() for part in parts}, folder=folder, **options)
+        assert {"README.md", "lineage.json", "audit.json"} <= {path.name for path in folder.iterdir()}
+        return repo_id
 
-    monkeypatch.setattr(Dataset, "push_to_hub", push)
+    monkeypatch.setattr("toa_trl.rollouts.push_folder", push_folder)
+    return found
+
+
+def test_pushed_is_what_the_data_sets_hold(pushed: dict[str, Any]) -> None:
     it = rollouts(5, 1.0, None, 3.0)
-    it.push_to_hub("me/first", private=True, sft={"top_k": 2}, preference={"rejected_rank": 2})
-    assert pushed == {
-        "sft": ("me/first", it.to_sft(top_k=2).to_list(), True, True),
-        "dpo": ("me/first", it.to_preference(2).to_list(), False, True),
-        "rollouts": ("me/first", it.to_dataset().to_list(), False, True),
-    }
+    params: dict[str, Any] = {"sft": {"top_k": 2}, "preference": {"rejected_rank": 2}}
+    assert it.push_to_hub("me/first", private=True, **params) == "me/first"
+    assert (pushed["private"], pushed["token"], pushed["overwrite"], pushed["folder"].name) == (
+        True,
+        None,
+        False,
+        "first",
+    )
+    assert pushed["sft"] == it.to_sft(top_k=2).to_list()
+    assert pushed["dpo"] == it.to_preference(2).to_list()
+    assert pushed["rollouts"] == it.to_dataset().to_list()
+    assert not pushed["folder"].exists()  # a run in memory leaves nothing
 
 
-def test_prompts_can_be_left_out_of_what_is_pushed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pushed: dict[str, int] = {}
-
-    def push(self: Dataset, repo_id: str, **params: Any) -> None:
-        pushed[params["config_name"]] = len(self)
-
-    monkeypatch.setattr(Dataset, "push_to_hub", push)
+def test_prompts_can_be_left_out_of_what_is_pushed(pushed: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "bench.jsonl").write_text('{"prompt": "question 3"}\n')
     params: dict[str, Any] = {"preference": {"rejected_rank": 2}, "without": ["0", "1"]}
     rollouts(5, 1.0, 3.0).push_to_hub("me/first", **params, decontaminate=[str(tmp_path / "bench.jsonl")])
-    assert pushed == {"sft": 2, "dpo": 2, "rollouts": 10}
+    assert {part: len(pushed[part]) for part in ("sft", "dpo", "rollouts")} == {"sft": 2, "dpo": 2, "rollouts": 10}
 
 
-def test_what_is_pushed_is_made_as_the_run_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pushed: dict[str, int] = {}
-
-    def push(self: Dataset, repo_id: str, **params: Any) -> None:
-        pushed[params["config_name"]] = len(self)
-
-    monkeypatch.setattr(Dataset, "push_to_hub", push)
+def test_what_is_pushed_is_made_as_the_run_was_and_saved_first(pushed: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "bench.jsonl").write_text('{"prompt": "question 3"}\n')
     of_run = f"{{sft: {{top_k: 2}}, preference: {{rejected_rank: 2}}, decontaminate: [{tmp_path / 'bench.jsonl'}]}}"
     (tmp_path / "run.yaml").write_text(of_run)
     it = rollouts(5, 1.0, 3.0, path=tmp_path / "journal.sqlite")
     it.push_to_hub("me/first")
-    assert pushed == {"sft": 8, "dpo": 4, "rollouts": 10}
+    assert (len(pushed["sft"]), len(pushed["dpo"]), len(pushed["rollouts"])) == (8, 4, 10)
+    assert pushed["folder"] == tmp_path
+    assert pq.read_table(tmp_path / "sft").num_rows == 8
     it.push_to_hub("me/first", sft={}, decontaminate=[])
-    assert pushed == {"sft": 5, "dpo": 5, "rollouts": 10}
+    assert (len(pushed["sft"]), len(pushed["dpo"]), len(pushed["rollouts"])) == (5, 5, 10)
 
 
-def test_nothing_is_pushed_where_a_part_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Dataset, "push_to_hub", lambda *args, **params: pytest.fail("pushed"))
-    with pytest.raises(ConfigError, match="no prompt gives a preference row: 5 x fewer than 30"):
+def test_nothing_is_pushed_where_a_part_is_empty() -> None:
+    with pytest.raises(ConfigError, match="/first/dpo has no row"):
         rollouts(5, 1.0, 2.0).push_to_hub("me/first")
 
 

@@ -13,7 +13,7 @@ import toa_trl.data.tables
 from tests.helpers import play, rollout
 from toa_trl.data.preference import preference_rows
 from toa_trl.data.sft import sft_rows
-from toa_trl.data.tables import PREFERENCE, ROLLOUTS, SFT, as_dataset, read_parquet, rollout_rows, write_parquet
+from toa_trl.data.tables import PREFERENCE, ROLLOUTS, SFT, as_dataset, rollout_rows, write_parquet
 from toa_trl.types import Action, Completion, Play
 
 IT = rollout(*(play(i, i / 10 if i % 4 else None, f"text {i} \x00 🧮", parent=None) for i in range(11)), answer="ä")
@@ -88,15 +88,3 @@ def test_reasoning_stands_beside_its_response() -> None:
     assert (row["response"], row["reasoning"], other["reasoning"]) == ("text", "hmm", None)
     assert ROLLOUTS.names.index("reasoning") == ROLLOUTS.names.index("response") + 1
     assert "written_s" not in ROLLOUTS.names  # a run that was killed exports what one in one piece does
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_what_was_written_is_read_from_disk(name: str, tmp_path: Path) -> None:
-    schema, make = TABLES[name]
-    write_parquet(make(), schema, tmp_path / name)
-    dataset = read_parquet(tmp_path / name, schema)
-    assert dataset.to_list() == make()
-    assert dataset.features == as_dataset([], schema).features
-    assert dataset.cache_files  # and is not in memory
-    write_parquet([], schema, tmp_path / name)
-    assert read_parquet(tmp_path / name, schema).to_list() == []

@@ -8,13 +8,15 @@ full of Icelandic names, and a poem in Old English (tests/audit/test_language.py
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 CONFIDENCE = 0.9  # normalised probability
 SHORTEST = 40  # bytes of UTF-8: about 40 Latin letters, 20 Cyrillic ones or 13 Chinese characters
 LONGEST = 2_000  # characters that are looked at
+SHARE = 0.05  # of the texts: a language that fewer are in is none that they are in
 # code, formulas and addresses are in no language
 NO_PROSE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$|https?://\S+", re.DOTALL)
 # differ by a few words, which a short text may not have: taken as one
@@ -61,6 +63,12 @@ def asked_language(messages: Sequence[Mapping[str, str]], columns: Mapping[str, 
         return SAME.get(code, code) if code in NAMES.values() else None
     last = messages[-1]["content"] if messages else ""
     return None if TRANSLATE.search(last) else language_of(last)
+
+
+def main_languages(texts: Iterable[str]) -> list[str]:
+    """The codes of the languages that texts are in, the most frequent first, as far as that is certain."""
+    found = Counter(code for text in texts if (code := language_of(text)))
+    return [code for code, count in found.most_common() if count >= SHARE * found.total()]
 
 
 @cache

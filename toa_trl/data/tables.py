@@ -114,16 +114,6 @@ def as_dataset(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Dataset:
     return Dataset(pa.Table.from_batches(_batches(rows, schema), schema=schema))
 
 
-def read_parquet(folder: Path, schema: pa.Schema) -> Dataset:
-    """What `write_parquet` wrote, as a `datasets.Dataset` on disk beside it; it lives as long as the folder."""
-    from datasets import load_dataset
-
-    files = sorted(map(str, folder.glob("*.parquet")))
-    if not any(pq.read_metadata(file).num_rows for file in files):
-        return as_dataset([], schema)  # load_dataset refuses files without rows
-    return load_dataset("parquet", data_files=files, split="train", cache_dir=str(folder.with_name("cache")))
-
-
 def write_parquet(rows: Iterable[dict[str, Any]], schema: pa.Schema, folder: Path) -> int:
     """Write the rows as train-*.parquet and replace the folder at the end; memory does not grow with their number.
 
