@@ -19,7 +19,7 @@ from toa_trl.config import EvaluationArguments, make_verifier
 from toa_trl.evaluation.accuracy import Scores, measure
 from toa_trl.evaluation.benchmarks import alpaca_eval_against, check_benchmarks, lm_eval_of
 from toa_trl.evaluation.ledger import keep, ledger_path
-from toa_trl.evaluation.metadata import write_metadata
+from toa_trl.evaluation.metadata import write_evaluation
 from toa_trl.evaluation.outputs import Outputs, check_all, closing_all, respond
 from toa_trl.evaluation.results import table, update_results
 from toa_trl.evaluation.winrate import win_rates
@@ -90,7 +90,8 @@ def main() -> None:
         measured, about = json.loads(results.read_text(encoding="utf-8")), Path(config.prompts or "lm-eval").stem
         for entry in config.models:
             if entry["name"] != config.baseline and Path(entry.get("model") or "nowhere").is_dir():
-                write_metadata(Path(entry["model"]) / "README.md", measured, entry["name"], dataset_name=about)
+                card = Path(entry["model"]) / "README.md"
+                write_evaluation(card, measured, entry["name"], about, config.baseline)
 
 
 if __name__ == "__main__":

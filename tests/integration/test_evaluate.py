@@ -70,7 +70,9 @@ def test_a_folder_with_an_adapter_alone_is_evaluated_on_its_base(tmp_path: Path)
     assert found["student"]["b"] == found["student"]["l"]  # an untrained adapter changes nothing
     (row,) = found["win_rates"]
     assert (row["by"], row["win_rate"], row["num_ties"]) == ("verifier", 0.5, 12)
-    assert "model-index" in (lora / "README.md").read_text()
+    card = (lora / "README.md").read_text()
+    assert "model-index" in card
+    assert "| heldout | Win rate against b by verifier | 0.5 [" in card
     assert not (STUDENT / "README.md").exists()  # the baseline's is left alone
 
 

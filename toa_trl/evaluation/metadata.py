@@ -1,4 +1,4 @@
-"""What a model card on the Hub shows of results.json: the `model-index` of its metadata block.
+"""What a model card on the Hub shows of results.json: the `model-index` of its metadata block, and a table for readers.
 
 The format: https://github.com/huggingface/hub-docs/blob/main/modelcard.md. Intervals go into a metric's `args`, so that a
 later run replaces its figure instead of standing beside it under another name.
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from toa_trl.errors import ConfigError
+from toa_trl.files import replace_section, replace_text
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -123,6 +124,43 @@ def write_metadata(path: Path, results: Mapping[str, Any], model: str, **about: 
         shutil.copyfile(path, beside)
     metadata_save(beside, {**card, "model-index": index})
     os.replace(beside, path)
+
+
+def write_evaluation(path: Path, results: Mapping[str, Any], model: str, dataset_name: str, baseline: str = "") -> None:
+    """Write the figures into a model card: into its metadata, and as a table under "## Evaluation".
+
+    Args:
+        path: of the README.md.
+        results: content of results.json.
+        model: name of the model there.
+        dataset_name: the problems or prompts that it was measured on.
+        baseline: name of the model whose figures stand beside it, where there are any.
+
+    Raises:
+        ConfigError: as of `write_metadata`.
+    """
+    write_metadata(path, results, model, dataset_name=dataset_name)
+    columns = {"this model": list(_results(results, model, dataset_name))}
+    if baseline not in ("", model):
+        columns[f"`{baseline}`"] = list(_results(results, baseline, dataset_name))
+    rows = [(each.dataset_name, each.metric_name) for each in columns["this model"]]
+    lines = [f"| measured on | what | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
+    for row in rows:
+        figures = [
+            next((_said(each) for each in column if (each.dataset_name, each.metric_name) == row), "")
+            for column in columns.values()
+        ]
+        lines.append(f"| {row[0]} | {row[1]} | {' | '.join(figures)} |")
+    number = results.get("student", {}).get(model, {}).get("num_problems")
+    of = f"{number:,} prompts of {dataset_name}; " if number else ""
+    about = f"By toa_trl's evaluate.py: {of}in brackets 95 % intervals."
+    text = replace_section(path.read_text(encoding="utf-8"), "\n".join(["## Evaluation", "", *lines, "", about]))
+    replace_text(path, text)
+
+
+def _said(result: EvalResult) -> str:
+    interval = (result.metric_args or {}).get("interval_95")
+    return f"{result.metric_value:.4g}" + (f" [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else "")
 
 
 def _identity(result: EvalResult) -> tuple[Any, ...]:
