@@ -41,20 +41,46 @@ def parse(parser: Any, arguments: list[str] | None = None) -> tuple[Any, ...]:
 
     Raises:
         ConfigError: the YAML file is missing or no mapping, or a key in it is not known (the nearest known one is named).
-        SystemExit: with code 2, as argparse does: an option of the command line is not known.
+        SystemExit: with code 2, as argparse does: a value of the command line is of another type.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if "--config" in arguments[:-1]:
-        path = Path(arguments[arguments.index("--config") + 1])
-        config = read_yaml(path, place="--config: ")
-        known = [action.dest for action in parser._actions if action.dest != "help"]  # TrlParser goes by these as well
-        check_keys(str(path), config, [*known, "env"])
+    path, config = config_of(arguments)
+    known = [action.dest for action in parser._actions if action.dest != "help"]  # TrlParser goes by these as well
+    check_keys(str(path), config, [*known, "env"])
+    given = [word[2:].partition("=")[0] for word in arguments if word.startswith("--")]
+    check_keys("command line", given, [*known, *(word[2:] for word in parser._option_string_actions), "config"])
     try:
         return tuple(parser.parse_args_and_config(arguments))
     except (ValueError, TypeError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(str(error)) from error
+
+
+def config_of(arguments: list[str]) -> tuple[Path | None, dict[str, Any]]:
+    """The file that --config names, and what it holds; (None, {}) without one.
+
+    Raises:
+        ConfigError: it is missing, or no mapping.
+    """
+    if "--config" not in arguments[:-1]:
+        return None, {}
+    path = Path(arguments[arguments.index("--config") + 1])
+    return path, read_yaml(path, place="--config: ")
+
+
+def option_of(arguments: list[str], key: str) -> Any:
+    """What the command line, or else --config, says of one key, before they are parsed; None: nothing.
+
+    Raises:
+        ConfigError: as of `config_of`.
+    """
+    for at, word in enumerate(arguments):
+        if word == f"--{key}":
+            return next((value for value in arguments[at + 1 : at + 2] if not value.startswith("--")), True)
+        if word.startswith(f"--{key}="):
+            return word.partition("=")[2]
+    return config_of(arguments)[1].get(key)
 
 
 def structure(key: str, value: Any) -> Any:

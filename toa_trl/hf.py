@@ -118,14 +118,45 @@ def read_config(place: str, model: str, revision: str | None = None) -> dict[str
         raise ConfigError(f"{place}: {_why_not(model, source, False, error)}") from error
 
 
+def module_names(place: str, model: str, *, trust_remote_code: bool = False, revision: str | None = None) -> list[str]:
+    """Full names of a causal model's linear layers, e.g. "model.layers.0.self_attn.q_proj"; no weights are loaded.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    import torch
+    import transformers
+
+    source, at = weights_source(place, model, revision)
+    try:
+        config = transformers.AutoConfig.from_pretrained(source, revision=at, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            made = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{place}: {_why_not(model, source, False, error)}") from error
+    return [name for name, module in made.named_modules() if "Linear" in type(module).__name__]
+
+
+def num_accelerators() -> int:
+    """GPUs (or other accelerators) that this process can see."""
+    import torch
+
+    return torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+
+
+def is_adapter(folder: str | Path) -> bool:
+    """Whether a folder holds an adapter alone."""
+    return (Path(folder) / "adapter_config.json").is_file() and not (Path(folder) / "config.json").is_file()
+
+
 def check_whole_model(place: str, model: str) -> None:
     """Raises:
     ConfigError: the folder holds an adapter alone.
     """
-    if (Path(model) / "adapter_config.json").is_file() and not (Path(model) / "config.json").is_file():
+    if is_adapter(model):
         raise ConfigError(
-            f"{place}: {model!r} holds an adapter alone, and vLLM needs a whole model; merge it into its base (peft's "
-            "merge_and_unload), or take the engine transformers"
+            f"{place}: {model!r} holds an adapter alone, and vLLM needs a whole model; merge it into its base with "
+            "scripts/merge_adapter.py, or take the engine transformers"
         )
 
 

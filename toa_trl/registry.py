@@ -81,9 +81,8 @@ def check_keys(place: str, given: Iterable[object], known: Iterable[str]) -> Non
     known = list(known)
     for key in given:
         if key not in known:
-            raise ConfigError(
-                f"{place}: unknown key {key!r}; known: {', '.join(known) or 'none'}{_nearest(key, known)}"
-            )
+            listed = f"known: {', '.join(known) or 'none'}" if len(known) < 50 else "--help lists those that are known"
+            raise ConfigError(f"{place}: unknown key {key!r}; {listed}{_nearest(key, known)}")
 
 
 def check_whole(name: str, value: object, at_least: int) -> None:

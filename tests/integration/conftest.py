@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +14,9 @@ from typing import Any
 
 import pytest
 import yaml
+
+from toa_trl.data.tables import PREFERENCE, SFT, write_parquet
+from toa_trl.demo import world
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = "toa_trl/demo/weights"
@@ -23,15 +28,16 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, *map(str, arguments)]
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """`python ARGUMENTS` to its end."""
-    return subprocess.run(command(*arguments), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    env = {**ENVIRONMENT, **environment}
+    return subprocess.run(command(*arguments), cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
 
 
-def launch(*arguments: object) -> subprocess.CompletedProcess[str]:
+def launch(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """`accelerate launch ARGUMENTS`, with the configuration for one CPU."""
     accelerate = ("-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/single_cpu.yaml")
-    return run(*accelerate, *arguments)
+    return run(*accelerate, *arguments, **environment)
 
 
 @pytest.fixture
@@ -61,3 +67,43 @@ def write_config(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def training_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with sft/ and dpo/ of 64 rows each, as a run leaves them, made from the bundled problems without sampling."""
+    folder = tmp_path_factory.mktemp("training_data")
+    rng, careless = random.Random(0), world.Skill(right=dict.fromkeys("+-*", 0.3))
+    sft, dpo = list[dict[str, Any]](), list[dict[str, Any]]()
+    for line in (world.DATA / "synthesis.jsonl").read_text(encoding="utf-8").splitlines()[:64]:
+        row = json.loads(line)
+        problem = world.parse(row["prompt"])
+        right = wrong = world.solution(problem)
+        while world.verify(wrong, row["answer"]):
+            wrong = world.solution(problem, world.work(rng, problem, careless))
+        prompt = {"prompt": [{"role": "user", "content": row["prompt"]}], "prompt_id": row["id"]}
+        chosen, rejected = ([{"role": "assistant", "content": text}] for text in (right, wrong))
+        sft.append({**prompt, "completion": chosen, "reward": 1.0, "rank": 1, "agent": "add", "play": 0})
+        pair = {"chosen": chosen, "chosen_reward": 1.0, "chosen_rank": 1, "chosen_agent": "add", "chosen_play": 0}
+        pair |= {"rejected": rejected, "rejected_reward": 0.0, "rejected_rank": 2}
+        dpo.append({**prompt, **pair, "rejected_agent": "multiply", "rejected_play": 1})
+    write_parquet(sft, SFT, folder / "sft")
+    write_parquet(dpo, PREFERENCE, folder / "dpo")
+    return folder
+
+
+@pytest.fixture
+def recipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """A recipe that must fail: its one line of error. In this process, since importing TRL takes seconds."""
+
+    def fail(name: str, *arguments: object) -> str:
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(ROOT / "recipes" / f"{name}.py"), run_name="__main__")
+        assert stopped.value.code == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert lines[-1].startswith("error: ") or ": error: " in lines[-1], lines
+        return lines[-1]
+
+    return fail

@@ -1,0 +1,178 @@
+"""Mistakes in a training: said in one line before the first step, or counted where rows are left out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.integration.conftest import ROOT, WEIGHTS
+
+Recipe = Callable[..., str]
+STUDENT = f"{WEIGHTS}/student"
+
+
+def turns(text: str, role: str = "assistant") -> list[dict[str, str]]:
+    return [{"role": role, "content": text}]
+
+
+def rows(folder: Path, *given: Mapping[str, Any]) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
+    return folder
+
+
+def pair(chosen: str = "5", rejected: str = "6", prompt: str = "2 + 3?") -> dict[str, Any]:
+    return {"prompt": turns(prompt, "user"), "chosen": turns(chosen), "rejected": turns(rejected)}
+
+
+def demo(name: str, out: Path, *options: object) -> tuple[object, ...]:
+    return (
+        name,
+        "--config",
+        f"recipes/configs/demo/{name}.yaml",
+        "--model_name_or_path",
+        STUDENT,
+        "--output_dir",
+        out,
+        *options,
+    )
+
+
+FORMATS: dict[str, tuple[str, Sequence[Mapping[str, Any]], str]] = {
+    "other columns": ("sft", [{"question": "a"}], "the columns prompt and completion, or messages"),
+    "found": (
+        "dpo",
+        [{"prompt": "a", "completion": "b"}],
+        "the columns chosen and rejected are needed; there are: prompt, completion",
+    ),
+    "texts and messages": (
+        "sft",
+        [{"prompt": "a", "completion": turns("b")}],
+        "in the first row prompt is a text, completion is a list of messages",
+    ),
+    "numbers": ("dpo", [{"prompt": "a", "chosen": 1, "rejected": 2}], "chosen is 1"),
+    "equal": ("dpo", [pair("5", "5")] * 3, "in every row of 'train' chosen equals rejected"),
+    "equal, for a reward model": ("reward", [pair("5", "5")] * 3, "chosen equals rejected"),
+    "long": ("dpo", [pair(prompt="word " * 300)] * 3, "no row is left: every prompt alone fills max_length"),
+    "long, for SFT": ("sft", [{"prompt": turns("word " * 300, "user"), "completion": turns("5")}], "no row is left"),
+}
+
+
+@pytest.mark.parametrize("case", FORMATS)
+def test_data(recipe: Recipe, tmp_path: Path, case: str) -> None:
+    name, given, said = FORMATS[case]
+    error = recipe(*demo(name, tmp_path / "out", "--dataset_name", rows(tmp_path / "data", *given)))
+    assert said in error
+    assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+def test_nothing_there(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    assert "could not be read" in recipe(*demo("sft", tmp_path / "out", "--dataset_name", tmp_path / "data"))
+    assert "could not be read" in recipe(*demo("sft", tmp_path / "out", "--dataset_name", tmp_path / "none"))
+    (tmp_path / "data" / "train.jsonl").write_text("")
+    assert str(tmp_path / "data") in recipe(*demo("sft", tmp_path / "out", "--dataset_name", tmp_path / "data"))
+    rows(tmp_path / "data", pair())
+    options = ("--dataset_name", tmp_path / "data", "--eval_strategy", "epoch")
+    assert "there is no split 'test', only train" in recipe(*demo("dpo", tmp_path / "out", *options))
+    assert not (tmp_path / "out").exists()
+
+
+def test_reference_log_probs_of_no_rows(recipe: Recipe, tmp_path: Path) -> None:
+    data = rows(tmp_path / "data", *[pair(prompt="word " * 300)] * 3)
+    options = ("--dataset_name", data, "--precompute_ref_log_probs", "true")
+    assert "no row is left" in recipe(*demo("dpo", tmp_path / "out", *options))
+
+
+def test_mixtures(recipe: Recipe, tmp_path: Path) -> None:
+    data = rows(tmp_path / "data", pair())
+
+    def fails(*parts: Any, **more: Any) -> str:
+        config = yaml.safe_load((ROOT / "recipes/configs/demo/dpo.yaml").read_text())
+        del config["dataset_name"]
+        path = tmp_path / "config.yaml"
+        path.write_text(
+            yaml.safe_dump({**config, "output_dir": str(tmp_path / "out"), "datasets": list(parts), **more})
+        )
+        return recipe("dpo", "--config", path, "--model_name_or_path", STUDENT)
+
+    assert "did you mean 'fraction'" in fails({"path": str(data), "fractoin": 0.5})
+    assert "datasets[1]: a mapping with a path" in fails({"path": str(data)}, "x")
+    assert "either all datasets" in fails({"path": str(data), "fraction": 0.5}, {"path": str(data)})
+    assert "datasets could not be read" in fails({"path": str(tmp_path / "none")})
+    assert "both are given" in fails({"path": str(data)}, dataset_name=str(data))
+    assert "dataset_name: the key is missing" in fails()
+
+
+def test_models(recipe: Recipe, training_data: Path, tmp_path: Path) -> None:
+    def fails(*options: object) -> str:
+        return recipe(*demo("sft", tmp_path / "out", "--dataset_name", training_data / "sft", *options))
+
+    (tmp_path / "model").mkdir()
+    assert "neither config.json nor adapter_config.json" in fails("--model_name_or_path", tmp_path / "model")
+    (tmp_path / "model" / "adapter_config.json").write_text("{}")
+    assert "python scripts/merge_adapter.py" in fails("--model_name_or_path", tmp_path / "model")
+    assert "no/such-model" in fails("--model_name_or_path", "no/such-model")
+    error = fails("--use_peft", "--lora_target_modules", "q_proj", "w_pack")
+    assert "lora_target_modules: " in error
+    assert "has no w_pack; it has: q_proj, k_proj, v_proj, o_proj, gate_proj" in error
+    assert "packing" in fails("--padding_free", "true")
+    assert "report_to" in fails("--report_to", "comet_ml")
+    assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+def test_checkpoints(recipe: Recipe, training_data: Path, tmp_path: Path) -> None:
+    def fails(checkpoint: object, *options: object) -> str:
+        resume = ("--resume_from_checkpoint", checkpoint)
+        return recipe(*demo("sft", tmp_path / "out", "--dataset_name", training_data / "sft", *resume, *options))
+
+    assert "is no checkpoint, for it has no trainer_state.json" in fails(tmp_path / "checkpoint-3")
+    other = tmp_path / "checkpoint-4"
+    shutil.copytree(ROOT / STUDENT, other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 5}))
+    (other / "trainer_state.json").write_text("{}")
+    assert "is of another model: num_hidden_layers 5, and here 3" in fails(other)
+    assert "holds a whole model, and this training is with --use_peft" in fails(other, "--use_peft")
+    (other / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "other/base", "r": 4}))
+    assert "holds an adapter, and this training is without --use_peft" in fails(other)
+    error = fails(other, "--use_peft")
+    assert f"its base 'other/base', and here '{STUDENT}', its rank 4, and here 16" in error
+
+
+def test_devices(recipe: Recipe, training_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")  # as a launcher sets it
+    options = ("--dataset_name", training_data / "sft", "--use_cpu", "false")
+    error = recipe(*demo("sft", tmp_path / "out", *options))
+    assert (
+        "8 processes are started on this machine, which has no GPU: give accelerate launch --num_processes 1" in error
+    )
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    assert "use_cpu" in recipe(*demo("sft", tmp_path / "out", *options, "--bf16", "true"))
+
+
+def test_keys(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("learning_rat: 1.0\n")
+    for name in ("sft", "dpo", "reward", "preference"):
+        assert "did you mean 'learning_rate'" in recipe(name, "--config", tmp_path / "config.yaml")
+        assert "did you mean 'learning_rate'" in recipe(name, "--learning_rat", 1)
+    assert "method 'ipo' is not known; choose one of kto, orpo, simpo" in recipe("preference", "--method", "ipo")
+    assert "did you mean 'simpo_gamma'" in recipe("preference", "--method", "simpo", "--simpo_gama", 1)
+
+
+def test_rows_left_out_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from datasets import load_dataset
+
+    from toa_trl.training.data import FORMATS as WANTED
+    from toa_trl.training.data import _checked
+
+    data = rows(tmp_path / "data", pair(), pair("5", "5"), pair("7", "8"))
+    left = _checked("x", load_dataset(str(data)), "train", WANTED["dpo"])
+    assert [row["chosen"][0]["content"] for row in left] == ["5", "7"]
+    assert "x: 1 of 3 rows are left out: chosen equals rejected" in caplog.text

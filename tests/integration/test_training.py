@@ -1,0 +1,131 @@
+"""The training recipes as users type them: every method, mixtures, trackers, and a training that is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from tests.helpers import wait
+from tests.integration.conftest import ENVIRONMENT, ROOT, WEIGHTS, command, launch
+from toa_trl.rewards import make_reward
+from toa_trl.types import Message, Prompt
+
+STUDENT = f"{WEIGHTS}/student"
+pytestmark = pytest.mark.heavy
+
+
+def demo(name: str, output: Path, dataset: Path, *options: object) -> tuple[object, ...]:
+    config = ("--config", f"recipes/configs/demo/{name}.yaml", "--model_name_or_path", STUDENT)
+    return (f"recipes/{name}.py", *config, "--dataset_name", dataset, "--output_dir", output, *options)
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("method", ["kto", "orpo", "simpo"])
+def test_methods(training_data: Path, tmp_path: Path, method: str) -> None:
+    options = ("--method", method, "--max_steps", 2, "--learning_rate", 1e-3)
+    done = launch(*demo("preference", tmp_path / "out", training_data / "dpo", *options))
+    assert done.returncode == 0, done.stderr
+    assert not same(weights(tmp_path / "out"), weights(ROOT / STUDENT))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert {"kto": "KTO", "orpo": "ORPO", "simpo": "SimPO"}[method] in card
+    assert ("trl.experimental" in done.stderr) == (method != "kto")
+
+
+def test_a_reward_model_of_the_pairs_tells_right_from_wrong(training_data: Path, tmp_path: Path) -> None:
+    done = launch(*demo("reward", tmp_path / "rm", training_data / "dpo", "--num_train_epochs", 12))
+    assert done.returncode == 0, done.stderr
+    reward = make_reward({"kind": "classifier", "model": str(tmp_path / "rm"), "device": "cpu"})
+    from datasets import load_dataset
+
+    right = 0
+    for row in (rows := load_dataset(str(training_data / "dpo"), split="train")):
+        prompt = Prompt(row["prompt_id"], (Message("user", row["prompt"][0]["content"]),))
+        chosen, rejected = wait(reward.score(prompt, [row["chosen"][0]["content"], row["rejected"][0]["content"]]))
+        right += chosen > rejected
+    assert right > 0.7 * len(rows)  # of those that it has seen; a coin gets half
+
+
+def test_runs_are_mixed_and_trackers_know_of_them(training_data: Path, tmp_path: Path) -> None:
+    for name, digits in {"first": "1", "second": "2"}.items():  # as two runs of this package
+        shutil.copytree(training_data, tmp_path / name)
+        (tmp_path / name / "lineage.json").write_text(json.dumps({"fingerprint": digits * 16, "search": "toa"}))
+    config = yaml.safe_load((ROOT / "recipes/configs/demo/dpo.yaml").read_text())
+    del config["dataset_name"]
+    parts = [{"path": str(tmp_path / "first"), "fraction": 3}, {"path": str(tmp_path / "second"), "fraction": 1}]
+    config |= {"datasets": parts, "report_to": ["tensorboard", "trackio"], "model_name_or_path": STUDENT, "beta": 0.3}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**config, "output_dir": str(tmp_path / "out")}))
+    options = ("--config", tmp_path / "config.yaml", "--use_peft")
+    done = launch("recipes/dpo.py", *options, TRACKIO_DIR=str(tmp_path / "trackio"))
+    assert done.returncode == 0, done.stderr
+    state = json.loads((tmp_path / "out" / "lineage.json").read_text())
+    assert [(part["fingerprint"], part["fraction"]) for part in state["data"]] == [("1" * 16, 3), ("2" * 16, 1)]
+
+    (database,) = (tmp_path / "trackio").glob("*.db")
+    ((told,),) = sqlite3.connect(database).execute("SELECT config FROM configs").fetchall()
+    told = json.loads(told)
+    assert told["beta"] == 0.3
+    assert [part["fingerprint"] for part in told["toa_trl"]["data"]] == ["1" * 16, "2" * 16]
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (events,) = (tmp_path / "out" / "runs").iterdir()
+    accumulator = EventAccumulator(str(events))
+    accumulator.Reload()
+    (event,) = accumulator.Tensors("model_config/text_summary")
+    assert "1" * 16 in event.tensor_proto.string_val[0].decode()
+    assert '"toa_trl"' not in (tmp_path / "out" / "adapter_config.json").read_text()
+
+
+def test_killed_at_any_step_the_same_command_goes_on(training_data: Path, tmp_path: Path) -> None:
+    options = ("--max_steps", 30, "--save_strategy", "steps", "--save_steps", 2, "--per_device_train_batch_size", 4)
+    options += ("--resume_from_checkpoint", "true")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = launch(*demo("sft", whole, training_data / "sft", *options))
+    assert done.returncode == 0, done.stderr
+
+    config = ("-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/single_cpu.yaml")
+    process = subprocess.Popen(
+        command(*config, *demo("sft", killed, training_data / "sft", *options)),
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 200
+    while not (killed / "checkpoint-4" / "trainer_state.json").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (killed / "model.safetensors").exists()
+    last = max(int(path.name.split("-")[1]) for path in killed.glob("checkpoint-*"))
+    half = killed / f"checkpoint-{last + 2}"  # as one that was being written
+    shutil.copytree(killed / "checkpoint-4", half, ignore=shutil.ignore_patterns("trainer_state.json", "optimizer.pt"))
+
+    done = launch(*demo("sft", killed, training_data / "sft", *options))
+    assert done.returncode == 0, done.stderr
+    assert same(weights(whole), weights(killed))
+    logs = [
+        json.loads((at / "checkpoint-30" / "trainer_state.json").read_text())["log_history"] for at in (whole, killed)
+    ]
+    assert logs[0][0]["loss"] == pytest.approx(logs[1][0]["loss"])

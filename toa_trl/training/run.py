@@ -1,0 +1,116 @@
+"""A trainer's life: built with its errors in one line, run from its checkpoint, and saved with where it came from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from toa_trl.errors import ConfigError
+from toa_trl.model_card import extend_model_card
+from toa_trl.training.data import Data
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def building() -> Iterator[None]:
+    """What TRL, transformers and peft refuse while a trainer is built is the user's to mend.
+
+    Raises:
+        ConfigError: in their words.
+    """
+    try:
+        yield
+    except (ValueError, ImportError, OSError, NotImplementedError, RuntimeError) as error:
+        said = " ".join(str(error).split())
+        if "non-empty list" in said:  # reference log-probs of no rows
+            raise ConfigError(NOTHING_LEFT) from error
+        if "to be installed" in said:  # a tracker, RuntimeError
+            raise ConfigError(f"report_to: {said}") from error
+        if isinstance(error, (ConfigError, RuntimeError)) and not isinstance(error, NotImplementedError):
+            raise  # out of memory, say: the traceback tells more
+        raise ConfigError(said) from error
+
+
+NOTHING_LEFT = "no row is left: every prompt alone fills max_length, or is longer; raise --max_length"
+
+
+def train(trainer: Any, data: Data, method: str, base_model: str) -> None:
+    """Train, save, and where it is asked for, push.
+
+    Args:
+        trainer: of TRL.
+        data: what it was given.
+        method: for the model's card, e.g. "SFT".
+        base_model: what it began with.
+
+    Raises:
+        ConfigError: no row is left to train on.
+    """
+    args = trainer.args
+    rows = _count(trainer, data)
+    lineage = [{**source, "rows": rows} if len(data.sources) == 1 else dict(source) for source in data.sources]
+    facts = {"base_model": base_model, "method": method, "toa_trl": version("toa_trl")}
+    _write_into_card(trainer, lineage, facts)
+    _tell_trackers(trainer, {**facts, "data": lineage})
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.save_model(args.output_dir)
+    trainer.create_model_card(model_name=Path(args.output_dir).name)
+    trainer.accelerator.print(f"Done. The model is in {args.output_dir}")
+    if args.push_to_hub:
+        trainer.push_to_hub(
+            dataset_name=[source["dataset"] for source in lineage if not Path(source["dataset"]).exists()]
+        )
+    if hasattr(trainer, "end"):  # since transformers 5.18
+        trainer.end()
+
+
+def _count(trainer: Any, data: Data) -> int | None:
+    """Say what TRL has dropped, which it does silently.
+
+    Returns:
+        The rows that are left, before packing; None of a stream.
+    """
+    given, left = data.train, trainer.train_dataset
+    if not hasattr(given, "__len__"):
+        return None
+    if not len(left):
+        raise ConfigError(NOTHING_LEFT)
+    if getattr(trainer.args, "packing", False):  # several rows in one, none dropped
+        return len(given)
+    if len(left) < len(given) and trainer.is_world_process_zero():
+        logger.warning(
+            "%d of %d rows are left out: longer than max_length %s (SFT, DPO: the prompt alone)",
+            *(len(given) - len(left), len(given), trainer.args.max_length),
+        )
+    return len(left)
+
+
+def _write_into_card(trainer: Any, lineage: list[dict[str, Any]], facts: dict[str, Any]) -> None:
+    """Whenever TRL writes a model card (with checkpoints, at the end, before a push), it tells of the data."""
+    create = trainer.create_model_card
+
+    def create_and_extend(*args: Any, **kwargs: Any) -> None:
+        create(*args, **kwargs)
+        if trainer.is_world_process_zero():
+            extend_model_card(Path(trainer.args.output_dir), lineage, facts)
+
+    trainer.create_model_card = create_and_extend
+
+
+def _tell_trackers(trainer: Any, lineage: dict[str, Any]) -> None:
+    """Put the lineage into what every tracker records, which is the model's configuration, for as long as that takes."""
+    from transformers import TrainerCallback
+
+    config = trainer.model.config
+
+    class Told(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:  # after the trackers', which were added before
+            vars(config).pop("toa_trl", None)
+
+    config.toa_trl = lineage
+    trainer.add_callback(Told)
