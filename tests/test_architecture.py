@@ -50,7 +50,7 @@ ARROWS: dict[str, set[str]] = {
     "report": BASE | {"audit", "data"},
     "cli": BASE | {"files"},
     "lineage": BASE | {"data", "files"},
-    "training": BASE | {"cli", "files", "hf", "lineage", "model_card"},
+    "training": BASE | {"cli", "files", "hf", "lineage", "model_card", "publish"},
     "model_card": BASE | {"data", "files", "lineage"},
     "publish": BASE | {"data", "lineage"},
     "rollouts": BASE | PARTS | {"audit", "files", "limits", "lineage", "publish", "report"},

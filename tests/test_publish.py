@@ -237,8 +237,8 @@ def test_who_may_see_it(hub: Process, run: Path) -> None:
         ("ann_read", "ann/x", "the token of ann may only read; make one with the right to write"),
         ("bob_write", "ann/x", r"'ann' is neither bob nor an organisation that the token speaks for \(there is none\)"),
         ("ann_write", "nobody/x", r"'nobody' is neither ann nor an organisation that the token speaks for \(lab\)"),
-        ("ann_write", "ann/a b", "'ann/a b' is no name for a data set"),
-        ("ann_write", "a/b/c", "no name for a data set"),
+        ("ann_write", "ann/a b", "'ann/a b' is no name on the Hub"),
+        ("ann_write", "a/b/c", "is no name on the Hub"),
     ],
 )
 def test_who_may_not_push_is_told_why(

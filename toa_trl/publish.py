@@ -61,13 +61,13 @@ def push_folder(
     from huggingface_hub.errors import HfHubHTTPError
 
     lineage = _check_folder(folder)
-    api, name = _identify(repo_id, token)
+    api, name = identify(repo_id, token)
     name_on_hub(folder / "README.md", name)
     paths = [folder / file for file in FILES if (folder / file).is_file()]
     paths += sorted(path for part in FOLDERS for path in (folder / part).glob("*.parquet"))
     ours = {path.relative_to(folder).as_posix(): path for path in paths}
     for attempt in range(ATTEMPTS):
-        with _errors(name):
+        with hub_errors(name):
             found = _look(api, name)
             if found is None:
                 api.create_repo(name, repo_type="dataset", private=private, exist_ok=True)
@@ -118,8 +118,8 @@ def check_push(repo_id: str, private: bool | None = None, token: str | None = No
     Raises:
         ConfigError, ToaError: as of `push_folder`.
     """
-    api, name = _identify(repo_id, token)
-    with _errors(name):
+    api, name = identify(repo_id, token)
+    with hub_errors(name):
         found = _look(api, name)
     if found is not None:
         _check_same(name, found, private, False, None)
@@ -143,13 +143,22 @@ def _check_folder(folder: Path) -> dict[str, Any]:
         raise ConfigError(f"{folder}/{LINEAGE} cannot be read: {error}; {again}") from error
 
 
-def _identify(repo_id: str, token: str | None) -> tuple[HfApi, str]:
-    """(client, owner/name), once it is certain that the token may write somewhere, and the owner is somebody it speaks for."""
+def identify(repo_id: str, token: str | None) -> tuple[HfApi, str]:
+    """(client, owner/name), once it is certain that the token may write somewhere, and the owner is somebody it speaks for.
+
+    Args:
+        repo_id: "name" or "owner/name".
+        token: default: HF_TOKEN, or that of `hf auth login`.
+
+    Raises:
+        ConfigError: it is not; or there is no token.
+        ToaError: the Hub does not answer.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     api = HfApi(token=token)
-    with _errors(repo_id):
+    with hub_errors(repo_id):
         validate_repo_id(repo_id)
         me = api.whoami()
     if me.get("auth", {}).get("accessToken", {}).get("role") == "read":
@@ -208,12 +217,21 @@ def _check_same(name: str, found: Found, private: bool | None, overwrite: bool, 
 
 
 @contextmanager
-def _errors(name: str) -> Iterator[None]:
-    """What goes wrong with the Hub, in one line with the remedy."""
+def hub_errors(name: str, again: str = "`python -m toa_trl push RUN NAME` goes on") -> Iterator[None]:
+    """What goes wrong with the Hub, in one line with the remedy.
+
+    Args:
+        name: of what is pushed.
+        again: what to do where the Hub does not answer as it should.
+
+    Raises:
+        ConfigError: no token, or one that may not do it, or no such name.
+        ToaError: the Hub does not answer, or not as it should.
+    """
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     login = "`hf auth login` with a token that may write, or set HF_TOKEN"
-    again = "nothing there is half done, and `python -m toa_trl push RUN NAME` goes on"
+    again = f"nothing there is half done, and {again}"
     try:
         yield
     except (ConfigError, ToaError):
@@ -221,7 +239,7 @@ def _errors(name: str) -> Iterator[None]:
     except LocalTokenNotFoundError as error:
         raise ConfigError(f"{name}: there is no token for the Hub; {login}") from error
     except HFValidationError as error:
-        raise ConfigError(f"{name!r} is no name for a data set: {_line(error)}") from error
+        raise ConfigError(f"{name!r} is no name on the Hub: {_line(error)}") from error
     except OfflineModeIsEnabled as error:
         raise ConfigError(f"{name}: HF_HUB_OFFLINE is set, so the Hub cannot be asked; unset it") from error
     except HfHubHTTPError as error:

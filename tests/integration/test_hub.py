@@ -60,6 +60,17 @@ assert model_lineage(name)["data"][0]["search"] == "toa"
 extend_model_card(Path(folder), [lineage], {"base_model": name, "method": "DPO"})
 assert model_lineage(folder)["parent"]["method"] == "SFT"
 """
+LOADED = """
+import sys, torch
+from huggingface_hub import ModelCard
+from transformers import AutoModelForCausalLM
+from toa_trl.model_card import model_lineage
+
+ours, theirs = (AutoModelForCausalLM.from_pretrained(place).state_dict() for place in sys.argv[1:])
+assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+assert "## Training data" in ModelCard.load(sys.argv[2]).text
+assert model_lineage(sys.argv[2])["method"] == "SFT"
+"""
 
 
 @pytest.fixture
@@ -191,3 +202,26 @@ assert revision_of(entry) == commit.oid, revision_of(entry)
 """
     done = User(hub, tmp_path).run("-c", code)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_trained_model_is_pushed_with_its_lineage(hub: Process, tmp_path: Path, training_data: Path) -> None:
+    def train(user: User, name: str) -> subprocess.CompletedProcess[str]:
+        config = ("--config", "recipes/configs/demo/sft.yaml", "--model_name_or_path", "toa_trl/demo/weights/student")
+        where = ("--dataset_name", training_data / "sft", "--output_dir", tmp_path / "student", "--max_steps", 1)
+        return user.run("recipes/sft.py", *config, *where, "--push_to_hub", "--hub_model_id", name)
+
+    refused = train(User(hub, tmp_path, None), "student")
+    assert refused.returncode == 2
+    assert "there is no token" in last_error(refused)
+    assert "may only read" in last_error(train(User(hub, tmp_path, "ann_read"), "student"))
+    assert not (tmp_path / "student").exists()
+    user = User(hub, tmp_path)
+    hub.control(at="commit", how="500", after=1)  # the first commit makes .gitattributes or the card
+    broken = train(user, "ann/student")
+    if broken.returncode:
+        assert "`hf upload ann/student" in last_error(broken)
+        assert (tmp_path / "student" / "model.safetensors").is_file()
+    done = train(user, "ann/student")
+    assert done.returncode == 0, done.stderr
+    loaded = user.run("-c", LOADED, tmp_path / "student", "ann/student")
+    assert loaded.returncode == 0, loaded.stderr

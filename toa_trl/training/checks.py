@@ -14,6 +14,7 @@ from typing import Any, get_args, get_type_hints
 from toa_trl.cli import config_of, option_of, parse
 from toa_trl.errors import ConfigError
 from toa_trl.hf import module_names, num_accelerators, read_config
+from toa_trl.publish import identify
 from toa_trl.registry import check_keys
 
 SHAPE = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
@@ -62,7 +63,8 @@ def check_model(model: Any, training: Any) -> None:
 
     Raises:
         ConfigError: no model, a folder without one, an adapter alone, a LoRA target that the model does not have, or a
-            checkpoint that is not there, not whole, or of another model.
+            checkpoint that is not there, not whole, or of another model; or the model shall be pushed, and may not.
+        ToaError: it shall be pushed, and the Hub does not answer.
     """
     name = model.model_name_or_path
     if not name:
@@ -83,6 +85,8 @@ def check_model(model: Any, training: Any) -> None:
     }
     if model.use_peft:
         _check_lora_targets(model, training.trust_remote_code)
+    if training.push_to_hub:
+        identify(training.hub_model_id or Path(training.output_dir).name, training.hub_token)
     training.resume_from_checkpoint = _checkpoint(training)
     if training.resume_from_checkpoint:
         _check_same_model(Path(training.resume_from_checkpoint), model, here)

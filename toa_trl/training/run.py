@@ -11,6 +11,7 @@ from typing import Any
 
 from toa_trl.errors import ConfigError
 from toa_trl.model_card import extend_model_card
+from toa_trl.publish import hub_errors
 from toa_trl.training.data import Data
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ NOTHING_LEFT = "no row is left: every prompt alone fills max_length, or is longe
 
 
 def train(trainer: Any, data: Data, method: str, base_model: str) -> None:
-    """Train, save, and where it is asked for, push.
+    """Train, save, and where it is asked for, push what is saved.
 
     Args:
         trainer: of TRL.
@@ -49,7 +50,8 @@ def train(trainer: Any, data: Data, method: str, base_model: str) -> None:
         base_model: what it began with.
 
     Raises:
-        ConfigError: no row is left to train on.
+        ConfigError: no row is left to train on, or the Hub refuses the model.
+        ToaError: the Hub does not answer; the model is saved.
     """
     args = trainer.args
     rows = _count(trainer, data)
@@ -62,9 +64,9 @@ def train(trainer: Any, data: Data, method: str, base_model: str) -> None:
     trainer.create_model_card(model_name=Path(args.output_dir).name)
     trainer.accelerator.print(f"Done. The model is in {args.output_dir}")
     if args.push_to_hub:
-        trainer.push_to_hub(
-            dataset_name=[source["dataset"] for source in lineage if not Path(source["dataset"]).exists()]
-        )
+        name = args.hub_model_id or Path(args.output_dir).name
+        with hub_errors(name, f"`hf upload {name} {args.output_dir}` pushes what is saved"):
+            trainer.push_to_hub()
     if hasattr(trainer, "end"):  # since transformers 5.18
         trainer.end()
 
