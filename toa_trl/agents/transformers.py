@@ -92,8 +92,8 @@ class _Engine:
         self._flops = Flops.if_known(self._model.config)
         self._context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
         eos = self._model.generation_config.eos_token_id
-        eos = self._tokenizer.eos_token_id if eos is None else eos
-        self._eos = set(eos) if isinstance(eos, list) else {eos} - {None}
+        # the tokenizer's, too: an adapter may have learnt to end with another token than the base whose configuration it has
+        self._eos = {*(eos if isinstance(eos, list) else [eos]), self._tokenizer.eos_token_id} - {None}
         pad = self._tokenizer.pad_token_id
         self._pad = pad if pad is not None else min(self._eos, default=0)  # never seen by the model: it is masked
         self._queue: Batcher[_Request, Completion] = Batcher(

@@ -55,8 +55,8 @@ def run_lm_eval(
     except ImportError as error:
         raise ConfigError(f"lm_eval cannot be imported ({error}); pip install 'toa_trl[eval]'") from error
     tasks = [tasks] if isinstance(tasks, str) else list(tasks)
-    manager = _task_manager(tasks, include_path)
     backend, model_args = arguments(model_entry)
+    manager = _task_manager(tasks, include_path)
     try:
         done = simple_evaluate(
             model=backend,
