@@ -3,7 +3,7 @@
     python -I -S guard.py FILE GRACE_S COMMAND...
 
 Standard input is a pipe whose other end only the parent holds: its end of file says that the parent is gone, `kill -9`
-included. FILE is removed then. As a subreaper the guard inherits every orphan below it, also those that made sessions
+included. FILE, unless it is "", is removed then. As a subreaper the guard inherits every orphan below it, also those that made sessions
 of their own, so that it finds all of them. Standard library only and started by its path: it is up in some 20 ms.
 Linux only.
 """
@@ -88,7 +88,8 @@ def guard(file: str, grace_s: float, command: list[str]) -> int:
     try:
         while code is None and not asked:
             if select.select([0], [], [], POLL_S)[0] and not os.read(0, 1):
-                Path(file).unlink(missing_ok=True)
+                if file:
+                    Path(file).unlink(missing_ok=True)
                 break
             code = _reap().get(server.pid)
     finally:

@@ -9,7 +9,6 @@ import logging
 import os
 import shlex
 import shutil
-import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +22,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from toa_trl.agents import make_agent
-from toa_trl.errors import ConfigError, RewardError, ToaError
+from toa_trl.commands import check_command, configurations, failed, run_command
+from toa_trl.errors import ConfigError, RewardError
 from toa_trl.evaluation.accuracy import measure
 from toa_trl.evaluation.comparison import Run, check_verdicts, verify
 from toa_trl.evaluation.intervals import gap_bounds, resampled_means
@@ -35,7 +35,6 @@ from toa_trl.rewards import RewardModel
 from toa_trl.tasks import Task
 from toa_trl.types import Prompt, Sampling, as_dicts
 
-LAST_LINES = 15  # of a training that failed
 logger = logging.getLogger(__name__)
 
 
@@ -54,13 +53,7 @@ class Training:
     seeds: Sequence[int] = (0, 1, 2)  # each of the sampling and of the training that follows
 
     def __post_init__(self) -> None:
-        words = shlex.split(self.command)
-        if not words or shutil.which(words[0], path=_path()) is None:
-            raise ConfigError(
-                f"train: command: {self.command!r} cannot be started; give one such as accelerate launch ..."
-            )
-        if missing := [file for file in self._configurations() if not file.is_file()]:
-            raise ConfigError(f"train: command: there is no file {missing[0]}")
+        check_command("train: command", self.command)
         check_whole("train: budget", self.budget, at_least=1)
         if not isinstance(self.seeds, list | tuple) or not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"train: seeds: a list of different whole numbers is needed, not {self.seeds!r}")
@@ -70,11 +63,8 @@ class Training:
     @property
     def identity(self) -> dict[str, Any]:
         """What decides a student, but for its data and its seed: the command, and what the YAML files it names hold."""
-        files = {str(file): file.read_text(encoding="utf-8") for file in self._configurations()}
+        files = {str(file): file.read_text(encoding="utf-8") for file in configurations(self.command)}
         return {"command": shlex.split(self.command), "base": self.base, "configurations": files}
-
-    def _configurations(self) -> list[Path]:
-        return [Path(word) for word in shlex.split(self.command) if word.endswith((".yaml", ".yml"))]
 
 
 @dataclass(frozen=True)
@@ -197,40 +187,18 @@ async def train(training: Training, lesson: Lesson) -> None:
         shutil.rmtree(left, ignore_errors=True)
     (lesson.folder / "sft").mkdir(exist_ok=True)
     pq.write_table(pa.Table.from_pylist(list(lesson.rows)), lesson.folder / "sft/train.parquet")
-    fresh = lesson.folder / f"student.{os.getpid()}"  # what a killed one left running writes elsewhere
+    fresh = lesson.folder / f"student.{os.getpid()}"
     options = {"model_name_or_path": training.base, "dataset_name": lesson.folder / "sft", "output_dir": fresh}
     options |= {"seed": lesson.run.seed}
     _free_memory()
     words = [*made["command"], *(str(w) for key, value in options.items() for w in (f"--{key}", value))]
     log = lesson.folder / "training.log"
-    code = await _run(words, log)
+    code = await run_command(words, log)
     if code or not any(fresh.glob("*.safetensors")):
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
         what = f"ended with code {code}" if code else "left no model"
-        raise ToaError(
-            "\n  ".join([f"the training of {lesson.run.search}, seed {lesson.run.seed}, {what}; {log} ends:", *lines])
-        )
+        raise failed(f"the training of {lesson.run.search}, seed {lesson.run.seed}, {what}", log)
     replace_text(fresh / "training.json", json.dumps(made) + "\n")
     os.replace(fresh, done)
-
-
-async def _run(words: Sequence[str], log: Path) -> int:
-    """Run a command to its end; it does not outlive an interrupted comparison."""
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            *words,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=output,
-            stderr=asyncio.subprocess.STDOUT,
-            env={**os.environ, "PATH": _path()},
-            start_new_session=True,  # a launcher has children, which end with its group
-        )
-    try:
-        return await process.wait()
-    finally:
-        if process.returncode is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            await process.wait()
 
 
 def table_rows(
@@ -289,11 +257,6 @@ def _free_memory() -> None:
     gc.collect()  # a model and its queue refer to one another
     if torch := sys.modules.get("torch"):  # where models ran in this process
         torch.cuda.empty_cache()
-
-
-def _path() -> str:
-    """PATH, with the programs of this Python's environment in front, activated or not."""
-    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
 def _read(file: Path) -> dict[str, Any]:
