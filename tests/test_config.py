@@ -76,6 +76,21 @@ def test_every_shard_has_an_equal_share_of_the_limits() -> None:
     assert config.new_sampler(2, 4)._limits == {"max_tokens": 250, "max_flops": 1.5e9}
 
 
+def test_a_part_of_the_prompts(tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text("".join(f'{{"prompt": "Say {number}."}}\n' for number in range(5)))
+
+    def ids(**part: Any) -> list[str]:
+        return [prompt.id for prompt in arguments(prompts=str(tmp_path / "prompts.jsonl"), **part).load_prompts()]
+
+    assert ids(num_prompts=2) == ["0", "1"]
+    assert ids(num_prompts=2, skip_prompts=2) == ["2", "3"]
+    assert ids(skip_prompts=4) == ["4"]
+    with pytest.raises(ConfigError, match=r"skip_prompts: .* no prompt after the first 5"):
+        ids(skip_prompts=5)
+    with pytest.raises(ConfigError, match="skip_prompts: a whole number >= 0"):
+        ids(skip_prompts=-1)
+
+
 def test_an_unknown_runner_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"runner 'rya' is not known; choose one of local, ray.*did you mean 'ray'"):
         arguments(runner="rya")
