@@ -68,6 +68,7 @@ def train(trainer: Any, data: Data, method: str, base_model: str) -> None:
         with hub_errors(name, f"`hf upload {name} {args.output_dir}` pushes what is saved"):
             trainer.push_to_hub()
     if hasattr(trainer, "end"):  # since transformers 5.18
+        trainer.accelerator.wait_for_everyone()  # nobody ends what holds them together while another still saves
         trainer.end()
 
 
