@@ -121,9 +121,18 @@ def test_what_a_card_already_names_stays(tmp_path: Path) -> None:
 
 
 def test_a_lineage_of_data_is_none_of_a_model_and_a_broken_one_is_none(tmp_path: Path) -> None:
-    for content in (json.dumps(RUN), "{", "[]", "\xff"):
+    (tmp_path / "student").mkdir()
+    foreign = (
+        {"data": [{"name": "x"}]},
+        {"base_model": "org/base", "data": [{"name": "x"}]},
+        {"base_model": 1, "data": []},
+        {"base_model": "org/base", "data": ["x"]},
+        {**FACTS, "data": [DATA], "parent": {"data": []}},
+    )
+    for content in (json.dumps(RUN), "{", "[]", "\xff", *map(json.dumps, foreign)):
         (tmp_path / "lineage.json").write_text(content, encoding="latin-1")
         assert model_lineage(str(tmp_path)) == {}
+        extend_model_card(tmp_path / "student", [DATA], {"base_model": str(tmp_path), "method": "SFT"})
     assert model_lineage("org/nowhere") == {}
 
 

@@ -8,15 +8,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
 from tests.data.test_rollouts import rollouts
+from tests.helpers import IDENTITY, play
 from tests.server import Process, serving
 from toa_trl import Rollouts
 from toa_trl.__main__ import main
+from toa_trl.audit import read_audit
 from toa_trl.errors import ConfigError, ToaError
-from toa_trl.publish import check_push, push_folder
+from toa_trl.journal import Journal
+from toa_trl.publish import check_push, hub_errors, push_folder
+from toa_trl.types import Action, Play, Prompt
 
 PAIRS: dict[str, Any] = {"preference": {"rejected_rank": 2}}
 
@@ -139,18 +145,38 @@ def test_only_what_is_missing_is_sent_again(hub: Process, run: Path) -> None:
 
 
 def test_no_place_on_this_machine_is_pushed(hub: Process, run: Path, tmp_path: Path) -> None:
-    (tmp_path / "bench.jsonl").write_text('{"prompt": "Question 3?"}\n')
+    (tmp_path / "bench.jsonl").write_text('{"id": "x", "prompt": "Question 3?"}\n')
     found = Rollouts.load(run)
     found.save(run, **PAIRS, decontaminate=[str(tmp_path / "bench.jsonl")])
     assert str(tmp_path) in (run / "audit.json").read_text()
     push_folder(run, "ann/places")
     audit = json.loads(Path(hf_hub_download("ann/places", "audit.json", repo_type="dataset")).read_text())
     assert [each["file"] for each in audit["contamination"]["sets"]] == ["bench.jsonl"]
+    assert [each.words for each in read_audit(run).contamination.overlaps] == ["question 3"]  # type: ignore[union-attr]
+    assert [(each["problem_id"], each["words"]) for each in audit["contamination"]["overlaps"]] == [("x", "")]
     for name in PUSHED - {".gitattributes"}:
         content = Path(hf_hub_download("ann/places", name, repo_type="dataset")).read_bytes()
         assert str(tmp_path).encode() not in content
         assert b"secret" not in content
         assert b"ann_write" not in content
+
+
+def test_no_address_of_a_server_is_pushed(hub: Process, tmp_path: Path) -> None:
+    said = "http://127.0.0.1:8000/v1: Cannot connect to host gpu-7:8000 [Connect call failed ('127.0.0.1', 8000)]"
+    journal = Journal(tmp_path / "run" / "journal.sqlite", create=True)
+    journal.begin(IDENTITY, [Prompt("0", "Question?")])  # type: ignore[arg-type]
+    plays = [play(0, 1.0), play(1, 2.0), Play(2, Action("a"), error=said)]
+    journal.append_all([("0", each) for each in plays])
+    Rollouts(journal).push_to_hub("ann/errors", **PAIRS)
+    assert [each.plays[-1].error for each in Rollouts(journal)] == [said]
+    files = {
+        name: hf_hub_download("ann/errors", name, repo_type="dataset") for name in repo(hub, "ann/errors")["files"]
+    }
+    tables = [pq.read_table(path).to_pylist() for name, path in files.items() if name.endswith(".parquet")]
+    for content in (str(tables).encode(), *(Path(path).read_bytes() for path in files.values())):
+        assert b"127.0.0.1" not in content
+        assert b"gpu-7" not in content
+    assert "Cannot connect to host a server" in str(tables)
 
 
 @pytest.mark.parametrize("how", ["409", "412"])
@@ -229,6 +255,20 @@ def test_who_may_see_it(hub: Process, run: Path) -> None:
             pushing()
 
 
+def test_a_private_runs_push_that_broke_goes_on_private(hub: Process, run: Path) -> None:
+    with (run / "run.yaml").open("a") as file:
+        file.write("\nhub_private_repo: true\n")
+    hub.control(at="create", how="500", times=9)
+    with pytest.raises(ToaError, match="goes on"):
+        push_folder(run, "ann/kept", private=True)
+    hub.control()
+    main(["push", str(run), "ann/kept"])
+    Rollouts.load(run).push_to_hub("ann/kept-too", **PAIRS)
+    main(["push", str(run), "ann/shown", "--no-private"])
+    private = [repo(hub, name)["private"] for name in ("ann/kept", "ann/kept-too", "ann/shown")]
+    assert private == [True, True, False]
+
+
 @pytest.mark.parametrize(
     ("token", "name", "said"),
     [
@@ -275,6 +315,20 @@ def test_a_hub_that_is_not_there_is_told(run: Path, hub: Process, monkeypatch: p
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ToaError, match="the connection to the Hub broke"):
         push_folder(run, "ann/x")
+
+
+@pytest.mark.parametrize("error", [HTTPError("cut"), ConnectionResetError("cut"), TimeoutError("cut")])
+def test_a_broken_connection_is_told_and_a_mistake_is_not_taken_for_one(error: Exception) -> None:
+    said = r"^ann/x: the connection to the Hub broke \(cut\); `hf upload` does it$"
+    with pytest.raises(ToaError, match=said), hub_errors("ann/x", "`hf upload` does it"):
+        raise error
+    said = r"the connection to the Hub broke \(cut\); nothing there is half done"
+    with pytest.raises(ToaError, match=said), hub_errors("ann/x"):
+        raise RuntimeError("while uploading") from error
+    for mistake in (KeyError("x"), FileNotFoundError("x"), RuntimeError("CUDA out of memory"), ValueError("x")):
+        with pytest.raises(type(mistake)) as raised, hub_errors("ann/x"):
+            raise mistake
+        assert raised.value is mistake
 
 
 def test_a_folder_without_data_is_refused(tmp_path: Path, run: Path) -> None:

@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
     push.add_argument(
         "--private",
         action=argparse.BooleanOptionalAction,
-        help="of a new data set (default: as the owner has it on the Hub)",
+        help="of a new data set (default: hub_private_repo of run.yaml, or else as the owner has it on the Hub)",
     )
     push.add_argument("--overwrite", action="store_true", help="replace all that is there, whatever it is")
 

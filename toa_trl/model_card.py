@@ -56,7 +56,7 @@ def extend_model_card(folder: Path, lineages: Sequence[Mapping[str, Any]], facts
 
 
 def model_lineage(model: str) -> dict[str, Any]:
-    """What lineage.json beside a model says; empty where there is none, or one of a data set.
+    """What lineage.json beside a model says; empty where there is none, or one of a data set, or somebody else's.
 
     Args:
         model: a folder, or a checkpoint in it, or a name on the Hub.
@@ -70,7 +70,15 @@ def model_lineage(model: str) -> dict[str, Any]:
         found = json.loads(file.read_text(encoding="utf-8")) if file else {}
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) and isinstance(found.get("data"), list) else {}
+    return found if _is_of_model(found) else {}
+
+
+def _is_of_model(found: Any) -> bool:
+    if not isinstance(found, dict) or not isinstance(found.get("data"), list):
+        return False
+    named = all(isinstance(each, dict) and isinstance(each.get("dataset"), str) for each in found["data"])
+    base, parent = found.get("base_model", 0), found.get("parent")
+    return named and isinstance(base, str | None) and (parent is None or _is_of_model(parent))
 
 
 def _write_card(path: Path, entry: Mapping[str, Any], datasets: Sequence[str]) -> None:

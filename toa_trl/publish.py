@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from toa_trl.data.card import name_on_hub
 from toa_trl.errors import ConfigError, ToaError
+from toa_trl.files import read_yaml
 from toa_trl.lineage import FILE as LINEAGE
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 FOLDERS = ("sft", "dpo", "rollouts")
 FILES = ("README.md", LINEAGE, "audit.json", "rewards.png")
 OF_THE_HUB = ".gitattributes"  # a new repository has it, and the Hub keeps it
+UNTOUCHED = "nothing was changed there; try again"
 ATTEMPTS = 3  # at a commit, while others commit to the same repository
 
 
@@ -46,7 +48,7 @@ def push_folder(
     Args:
         folder: of a run, or one that `python -m toa_trl data --output` wrote.
         repo_id: "name" or "owner/name".
-        private: of a new data set; None: as the owner has it on the Hub.
+        private: of a new data set; None: as the run's run.yaml has it (hub_private_repo), or else the owner on the Hub.
         token: with the right to write; default: HF_TOKEN, or that of `hf auth login`.
         overwrite: replace all that is there, whatever it is; without it, only an earlier push of the same run is.
 
@@ -61,6 +63,8 @@ def push_folder(
     from huggingface_hub.errors import HfHubHTTPError
 
     lineage = _check_folder(folder)
+    if private is None and (folder / "run.yaml").is_file():
+        private = read_yaml(folder / "run.yaml").get("hub_private_repo")
     api, name = identify(repo_id, token)
     name_on_hub(folder / "README.md", name)
     paths = [folder / file for file in FILES if (folder / file).is_file()]
@@ -101,15 +105,16 @@ def push_folder(
 
 
 def _public(path: Path) -> str | bytes:
-    """A file as it is pushed: audit.json names evaluation sets by their paths on this machine, which are nobody's business."""
+    """A file as it is pushed: audit.json without the paths of evaluation sets on this machine, and without their texts."""
     if path.name != "audit.json":
         return str(path)
-    audit = json.loads(path.read_text(encoding="utf-8"), object_hook=_without_folders)
+    audit = json.loads(path.read_text(encoding="utf-8"), object_hook=_without_places_and_texts)
     return (json.dumps(audit, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def _without_folders(part: dict[str, Any]) -> dict[str, Any]:
-    return {**part, "file": Path(part["file"]).name} if isinstance(part.get("file"), str) else part
+def _without_places_and_texts(part: dict[str, Any]) -> dict[str, Any]:
+    part = {**part, "file": Path(part["file"]).name} if isinstance(part.get("file"), str) else part
+    return {**part, "words": ""} if "words" in part else part
 
 
 def check_push(repo_id: str, private: bool | None = None, token: str | None = None) -> None:
@@ -119,7 +124,7 @@ def check_push(repo_id: str, private: bool | None = None, token: str | None = No
         ConfigError, ToaError: as of `push_folder`.
     """
     api, name = identify(repo_id, token)
-    with hub_errors(name):
+    with hub_errors(name, UNTOUCHED):
         found = _look(api, name)
     if found is not None:
         _check_same(name, found, private, False, None)
@@ -158,7 +163,7 @@ def identify(repo_id: str, token: str | None) -> tuple[HfApi, str]:
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     api = HfApi(token=token)
-    with hub_errors(repo_id):
+    with hub_errors(repo_id, UNTOUCHED):
         validate_repo_id(repo_id)
         me = api.whoami()
     if me.get("auth", {}).get("accessToken", {}).get("role") == "read":
@@ -217,7 +222,9 @@ def _check_same(name: str, found: Found, private: bool | None, overwrite: bool, 
 
 
 @contextmanager
-def hub_errors(name: str, again: str = "`python -m toa_trl push RUN NAME` goes on") -> Iterator[None]:
+def hub_errors(
+    name: str, again: str = "nothing there is half done, and `python -m toa_trl push RUN NAME` goes on"
+) -> Iterator[None]:
     """What goes wrong with the Hub, in one line with the remedy.
 
     Args:
@@ -228,10 +235,17 @@ def hub_errors(name: str, again: str = "`python -m toa_trl push RUN NAME` goes o
         ConfigError: no token, or one that may not do it, or no such name.
         ToaError: the Hub does not answer, or not as it should.
     """
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]
+        HfHubHTTPError,
+        HFValidationError,
+        HTTPError,  # of whichever client it has
+        LocalEntryNotFoundError,
+        LocalTokenNotFoundError,
+        OfflineModeIsEnabled,
+    )
 
+    broke = (HTTPError, ConnectionError, TimeoutError, LocalEntryNotFoundError)
     login = "`hf auth login` with a token that may write, or set HF_TOKEN"
-    again = f"nothing there is half done, and {again}"
     try:
         yield
     except (ConfigError, ToaError):
@@ -249,9 +263,13 @@ def hub_errors(name: str, again: str = "`python -m toa_trl push RUN NAME` goes o
         if status in (402, 403):
             raise ConfigError(f"{name}: the Hub refuses it ({status}: {said}); {login}") from error
         raise ToaError(f"{name}: the Hub answered {status} ({said}); {again}") from error
-    except ValueError as error:  # of the card's metadata
+    except ValueError as error:
+        if not str(error).startswith(("Invalid metadata", "LFS batch API")):  # of the card, or of the Hub's storage
+            raise
         raise ConfigError(f"{name}: {_line(error)}") from error
-    except Exception as error:  # a lost connection has as many names as the client has layers
+    except Exception as error:
+        if not isinstance(error, broke) and not isinstance(error.__cause__, broke):  # RuntimeError from it: an upload
+            raise
         raise ToaError(
             f"{name}: the connection to the Hub broke ({_line(error.__cause__ or error)}); {again}"
         ) from error

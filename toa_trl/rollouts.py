@@ -187,7 +187,7 @@ class Rollouts:
 
         Args:
             repo_id: e.g. "me/my-data".
-            private: whether a new data set is private; None leaves it to the owner's default.
+            private: whether a new data set is private; None: as in run.yaml (hub_private_repo), or the owner's default.
             token: with write access; default: that of `hf auth login`.
             overwrite: replace what is there, whatever it is: see `toa_trl.publish.push_folder`.
             params: as of `save`.

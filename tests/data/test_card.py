@@ -131,7 +131,7 @@ def test_what_is_known_is_said_and_what_is_not_is_not_guessed(tmp_path: Path) ->
     assert "| dry | none, scripted | not known | not known | 0 | 0 |" in text
     assert "| own | not known | not known | not known | 0 | 0 |" in text
     assert "| prompts | 4 of `prompts.jsonl`; licence: not known |" in text
-    assert "| cost | 12.5, by the agents' prices and in their currency |" in text
+    assert "| cost | 12.5, of the agents with prices and in their currency |" in text
     assert "![The rewards of every agent's plays](rewards.png)" in text
     assert "This data set: cc-by-4.0." in text
     assert str(tmp_path) not in text
@@ -179,6 +179,8 @@ def test_the_lines_on_loading_name_the_data_set(tmp_path: Path) -> None:
         ("../x/mine", "mine", False),
         ("runs/of/mine", "mine", False),
         ("tests/data", "data", False),  # is there
+        ("data/secret.jsonl", "secret.jsonl", False),  # was there
+        ("runs/secret", "secret", False),
         ("http://host:1/v1", "v1", False),
     ],
 )

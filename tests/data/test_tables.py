@@ -81,6 +81,22 @@ def test_a_folder_is_replaced_only_at_the_end(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir() if p.name != "cache"] == ["sft"]
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("http://10.0.0.7:8000/v1: answered 500: oops", "a server: answered 500: oops"),
+        ("Cannot connect to host gpu-7:80 ssl:default", "Cannot connect to host a server ssl:default"),
+        ("failed ('10.0.0.7', 8000), ('::1', 8000, 0, 0)", "failed ('a server', 8000), ('a server', 8000, 0, 0)"),
+        ("of [fe80::1]:8000 or localhost.", "of a server or a server."),
+        ("at https://user@gpu.lab/x, tcp://gpu:1.", "at a server, a server."),
+        ('TimeoutError: 2 of {"code":500}; std::bad_alloc in 1.5 s', None),
+    ],
+)
+def test_an_error_tells_what_and_not_where(error: str, said: str | None) -> None:
+    (row,) = rollout_rows([rollout(Play(0, Action("a"), error=error))])
+    assert row["error"] == (said or error)
+
+
 def test_reasoning_stands_beside_its_response() -> None:
     done = Completion("text", "stop", 1, 2, 3.0, "hmm")
     thought = Play(0, Action("a"), done, 0.5)

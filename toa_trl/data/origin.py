@@ -10,6 +10,14 @@ from typing import Any
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 LOOK_UP_S = 3.0  # a card is no reason to wait for a network that does not answer
+FILES = (".jsonl", ".json", ".parquet")  # a name with such an end, or in runs/, is a path, also where it is gone by now
+# Of too many rather than of too few: URLs, host:port, and IP addresses as they stand in Python's own errors.
+ADDRESS = re.compile(
+    r"\b\w+://[^\s'\"<>]*[^\s'\"<>:.,;)\]}]|\[?(?<![\w:])(?:[\da-f]{0,4}:){2,7}[\da-f]{0,4}(?![\w:])\]?(?::\d+)?"
+    r"|(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?(?![\w.]*\w)|\blocalhost\b(?::\d+)?"
+    r"|(?<![\w.-])(?=[\w.-]*[a-z])[\w.-]+:\d{2,5}\b",
+    re.IGNORECASE,
+)
 IN_PROCESS = ("transformers", "vllm")  # engines whose weights come through this machine's cache
 
 
@@ -21,6 +29,11 @@ def public_name(name: str) -> str:
 def on_hub(name: str) -> bool:
     """Whether it can only be a name on the Hub."""
     return HUB_NAME.fullmatch(name) is not None and not _local(name)
+
+
+def without_addresses(text: str) -> str:
+    """What a server or a client said, without where the server is."""
+    return ADDRESS.sub("a server", text)
 
 
 def revision_of(entry: Mapping[str, Any]) -> str | None:
@@ -62,4 +75,4 @@ def licence_of(name: str, kind: str = "model") -> str | None:
 
 
 def _local(name: str) -> bool:
-    return Path(name).expanduser().exists()
+    return name.endswith(FILES) or name.startswith("runs/") or Path(name).expanduser().exists()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from toa_trl.data.origin import without_addresses
 from toa_trl.types import Rollout, as_dicts
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def rollout_rows(rollouts: Iterable[Rollout]) -> Iterator[dict[str, Any]]:
                 "flops": done.flops if done else None,
                 "reward_flops": play.reward_flops,
                 "seed": play.seed,
-                "error": play.error,
+                "error": play.error and without_addresses(play.error),  # the journal has all of it
             }
 
 
