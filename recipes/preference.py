@@ -45,9 +45,17 @@ METHODS = {"kto": kto, "orpo": orpo, "simpo": simpo}
 
 
 def main() -> None:
-    from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser, get_dataset, get_peft_config
+    from trl import (
+        DatasetMixtureConfig,
+        ModelConfig,
+        ScriptArguments,
+        TrlParser,
+        get_dataset,
+        get_peft_config,
+        get_quantization_config,
+    )
 
-    method = option_of(sys.argv[1:], "method") or "kto"
+    method = option_of(sys.argv[1:], "method") or ("kto" if {"-h", "--help"} & {*sys.argv} else "")
     try:
         config_class, trainer_class = choose("--method", "method", METHODS, method)()
     except ImportError as error:
@@ -58,10 +66,17 @@ def main() -> None:
     _, script, training, model, mixture = parse_training(TrlParser(types, description=__doc__))
     prepare_cpu(training)
     check_model(model, training)
-    if method != "kto":
-        training.model_init_kwargs["device_map"] = None  # theirs is "auto", with which several processes cannot train
+    quantization, options = get_quantization_config(model), {}
+    if method == "kto":
+        options["quantization_config"] = quantization
+    else:  # their device_map is "auto" otherwise, with which several processes cannot train
+        training.model_init_kwargs |= {"device_map": None, "quantization_config": quantization}
     if method == "simpo":
-        training.loss_type, training.cpo_alpha = "simpo", 0.0
+        if option_of(sys.argv[1:], "loss_type") not in (None, "simpo"):
+            raise ConfigError("loss_type: method simpo is TRL's CPO with the loss simpo; leave the key out")
+        training.loss_type = "simpo"
+        if option_of(sys.argv[1:], "cpo_alpha") is None:
+            training.cpo_alpha = 0.0
     data = load_training_data("dpo", script, training, mixture, get_dataset, *([UNPAIRED] if method == "kto" else []))
     with building():
         trainer = trainer_class(
@@ -70,6 +85,7 @@ def main() -> None:
             train_dataset=data.train,
             eval_dataset=data.test,
             peft_config=get_peft_config(model),
+            **options,
         )
     train(trainer, data, {"kto": "KTO", "orpo": "ORPO", "simpo": "SimPO"}[method], model.model_name_or_path)
 

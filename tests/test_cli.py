@@ -51,7 +51,7 @@ def test_exit_codes(error: BaseException, code: int, said: str, capsys: pytest.C
 def test_only_the_first_process_of_a_launch_speaks(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(SystemExit) as raised, user_errors():
         raise ConfigError("wrong")
     assert raised.value.code == 2

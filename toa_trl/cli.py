@@ -76,10 +76,9 @@ def option_of(arguments: list[str], key: str) -> Any:
         ConfigError: as of `config_of`.
     """
     for at, word in enumerate(arguments):
-        if word == f"--{key}":
-            return next((value for value in arguments[at + 1 : at + 2] if not value.startswith("--")), True)
-        if word.startswith(f"--{key}="):
-            return word.partition("=")[2]
+        name, given, value = word.partition("=")
+        if name in (f"--{key}", f"--{key.replace('_', '-')}"):
+            return value if given else next((each for each in arguments[at + 1 : at + 2] if each[:2] != "--"), True)
     return config_of(arguments)[1].get(key)
 
 
@@ -98,6 +97,6 @@ def structure(key: str, value: Any) -> Any:
 
 
 def _exit(message: str, code: int) -> None:
-    if os.environ.get("RANK", "0") == "0":  # one process speaks for all of a launch
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # one process speaks for all that a launch has on this machine
         print(message, file=sys.stderr)  # noqa: T201
     sys.exit(code)

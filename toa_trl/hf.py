@@ -118,8 +118,20 @@ def read_config(place: str, model: str, revision: str | None = None) -> dict[str
         raise ConfigError(f"{place}: {_why_not(model, source, False, error)}") from error
 
 
-def module_names(place: str, model: str, *, trust_remote_code: bool = False, revision: str | None = None) -> list[str]:
-    """Full names of a causal model's linear layers, e.g. "model.layers.0.self_attn.q_proj"; no weights are loaded.
+def module_names(
+    place: str, model: str, auto_class: str, *, trust_remote_code: bool = False, revision: str | None = None
+) -> list[str]:
+    """Full names of a model's modules that have a matrix, e.g. "model.layers.0.self_attn.q_proj"; none are loaded.
+
+    Args:
+        place: what the error messages begin with.
+        model: folder or Hub name.
+        auto_class: name of the transformers class, e.g. "AutoModelForCausalLM".
+        trust_remote_code: run the code that the model brings, if it brings some.
+        revision: of a Hub repository.
+
+    Returns:
+        Nothing where that auto class does not know the model's kind.
 
     Raises:
         ConfigError: there is no such model.
@@ -130,11 +142,15 @@ def module_names(place: str, model: str, *, trust_remote_code: bool = False, rev
     source, at = weights_source(place, model, revision)
     try:
         config = transformers.AutoConfig.from_pretrained(source, revision=at, trust_remote_code=trust_remote_code)
-        with torch.device("meta"):
-            made = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{place}: {_why_not(model, source, False, error)}") from error
-    return [name for name, module in made.named_modules() if "Linear" in type(module).__name__]
+    try:
+        with torch.device("meta"):
+            made = getattr(transformers, auto_class).from_config(config, trust_remote_code=trust_remote_code)
+    except ValueError:
+        return []
+    weights = {name: getattr(module, "weight", None) for name, module in made.named_modules()}
+    return [name for name, weight in weights.items() if weight is not None and weight.dim() > 1]
 
 
 def num_accelerators() -> int:

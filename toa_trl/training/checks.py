@@ -12,12 +12,23 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from toa_trl.cli import config_of, option_of, parse
+from toa_trl.data.origin import public_name
 from toa_trl.errors import ConfigError
 from toa_trl.hf import module_names, num_accelerators, read_config
+from toa_trl.model_card import model_lineage
 from toa_trl.publish import identify
 from toa_trl.registry import check_keys
 
-SHAPE = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+SHAPE = (
+    "model_type",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "vocab_size",
+)
+TRUE = ("true", "yes", "y", "t", "1")  # as HfArgumentParser and accelerate read it
 STATE = "trainer_state.json"  # the Trainer writes it last: a checkpoint without it is not whole
 
 
@@ -46,7 +57,8 @@ def _check_devices(use_cpu: Any) -> None:
     ConfigError: a launcher has started more processes on this machine than it has GPUs.
     """
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if processes > 1 and str(use_cpu).lower() != "true" and (found := num_accelerators()) < processes:
+    on_cpu = any(str(said).lower() in TRUE for said in (use_cpu, os.environ.get("ACCELERATE_USE_CPU")))
+    if processes > 1 and not on_cpu and (found := num_accelerators()) < processes:
         has = f"has {found} GPU{'s' if found > 1 else ''}" if found else "has no GPU"
         raise ConfigError(
             f"{processes} processes are started on this machine, which {has}: give accelerate launch --num_processes "
@@ -85,11 +97,13 @@ def check_model(model: Any, training: Any) -> None:
     }
     if model.use_peft:
         _check_lora_targets(model, training.trust_remote_code)
-    if training.push_to_hub:
+    if training.push_to_hub and os.environ.get("RANK", "0") == "0":  # a launch ends when one of its processes does
         identify(training.hub_model_id or Path(training.output_dir).name, training.hub_token)
     training.resume_from_checkpoint = _checkpoint(training)
     if training.resume_from_checkpoint:
-        _check_same_model(Path(training.resume_from_checkpoint), model, here)
+        resized = bool(getattr(training, "chat_template_path", None))  # its tokens join the vocabulary
+        shape = {key: value for key, value in here.items() if not (resized and key == "vocab_size")}
+        _check_same_model(Path(training.resume_from_checkpoint), model, shape)
 
 
 def _check_lora_targets(model: Any, trust_remote_code: bool) -> None:
@@ -99,20 +113,25 @@ def _check_lora_targets(model: Any, trust_remote_code: bool) -> None:
     targets = model.lora_target_modules
     if targets is None or targets == "all-linear":
         return
-    names = module_names(
-        "model_name_or_path",
-        model.model_name_or_path,
-        trust_remote_code=trust_remote_code,
-        revision=model.model_revision,
-    )
-    if isinstance(targets, str):  # a regular expression, as peft has it
-        missing = [] if any(re.fullmatch(targets, name) for name in names) else [targets]
-    else:
-        missing = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in names)]
-    if missing:
-        known = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in names))
+    auto_class = "AutoModelForSequenceClassification" if model.lora_task_type == "SEQ_CLS" else "AutoModelForCausalLM"
+    name, options = model.model_name_or_path, {"trust_remote_code": trust_remote_code, "revision": model.model_revision}
+    names = module_names("model_name_or_path", name, auto_class, **options)
+    known = dict.fromkeys(name.rpartition(".")[2] for name in names)
+    if isinstance(targets, str) and targets in known:
+        model.lora_target_modules = targets = [
+            targets
+        ]  # TRL makes a text of a single one, and peft a pattern of a text
+    try:
+        if isinstance(targets, str):
+            missing = [] if any(re.fullmatch(targets, name) for name in names) else [targets]
+        else:
+            missing = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in names)]
+    except re.error as error:
+        raise ConfigError(f"lora_target_modules: {targets!r} is no regular expression: {error}") from error
+    if names and missing:
         raise ConfigError(
-            f"lora_target_modules: {model.model_name_or_path} has no {', '.join(missing)}; it has: {known}, or take all-linear"
+            f"lora_target_modules: {model.model_name_or_path} has no {', '.join(missing)}; it has: {', '.join(known)}, or "
+            "take all-linear"
         )
 
 
@@ -146,10 +165,17 @@ def _check_same_model(checkpoint: Path, model: Any, here: Mapping[str, Any]) -> 
         raise ConfigError(f"{place} holds {has}, and this training is {asked} --use_peft")
     if adapter.is_file():
         saved = json.loads(adapter.read_text(encoding="utf-8"))
-        there = {"its base": saved.get("base_model_name_or_path"), "its rank": saved.get("r")}
+        base = str(saved.get("base_model_name_or_path"))
+        there = {"its base": base, "its rank": saved.get("r")}
         here = {"its base": model.model_name_or_path, "its rank": model.lora_r}
+        if os.path.realpath(base) == os.path.realpath(model.model_name_or_path):
+            here["its base"] = base
     else:
-        there, here = read_config(place, str(checkpoint)), {key: here.get(key) for key in SHAPE}
+        there = read_config(place, str(checkpoint))
+        here = {key: here[key] for key in SHAPE if key in here and key in there}
+    if base_then := model_lineage(str(checkpoint)).get("base_model"):
+        there["what it began with"] = base_then
+        here["what it began with"] = public_name(model.model_name_or_path)
     said = [f"{key} {there.get(key)!r}, and here {value!r}" for key, value in here.items() if there.get(key) != value]
     if said:
         raise ConfigError(f"{place} is of another model: {', '.join(said)}")

@@ -47,29 +47,42 @@ def load_training_data(
     """
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
+    from transformers import set_seed
 
     if script.dataset_name and mixture.datasets:
         raise ConfigError("dataset_name and datasets: both are given; name one data set, or a mixture")
     if not script.dataset_name and not mixture.datasets:
         raise ConfigError(f"dataset_name: the key is missing; name a run's folder, its {kind} folder, or a data set")
     parts = [(part.path, part.fraction) for part in mixture.datasets] or [(script.dataset_name, None)]
-    for part in mixture.datasets:
-        part.path = folder_of(part.path, kind)
+    formats = (*FORMATS[kind], *further)
+    if kind == "sft":
+        formats = (*formats, (training.dataset_text_field,))
     place = script.dataset_name or "datasets"
+    set_seed(training.seed)  # TRL splits a mixture by numpy's: one split for all processes, and after a resume
     with training.main_process_first(desc="loading the data"):
         try:
+            for part in mixture.datasets:
+                part.path = folder_of(part.path, kind)
+                options = {"data_dir": part.data_dir, "data_files": part.data_files, "streaming": mixture.streaming}
+                rows = load_dataset(part.path, part.name, split=part.split, **options)
+                # each by itself: in the mixture, what one lacks is filled with None
+                _checked(
+                    part.path,
+                    {part.split: rows if part.columns is None else rows.select_columns(part.columns)},
+                    part.split,
+                    formats,
+                )
             if mixture.datasets:
                 dataset = get_dataset(mixture)
             else:
                 name = folder_of(script.dataset_name, kind)
                 dataset = load_dataset(name, name=script.dataset_config, streaming=script.dataset_streaming)
-        except (OSError, ValueError, TypeError, StopIteration, DatasetGenerationError) as error:
+        except ConfigError:
+            raise
+        except (OSError, ValueError, TypeError, StopIteration, ZeroDivisionError, DatasetGenerationError) as error:
             key = "datasets" if mixture.datasets else f"dataset_name: {script.dataset_name}"
             why = " ".join(str(error).split()) or "its files hold no rows"  # StopIteration, of datasets
             raise ConfigError(f"{key} could not be read: {why}") from error
-        formats = (*FORMATS[kind], *further)
-        if kind == "sft":
-            formats = (*formats, (training.dataset_text_field,))
         train = _checked(place, dataset, script.dataset_train_split, formats)
         test = None
         if training.eval_strategy != "no":
@@ -99,6 +112,9 @@ def _checked(place: str, dataset: Any, name: str, formats: Sequence[tuple[str, .
     first = next(iter(rows), None)
     if first is None:
         raise ConfigError(f"{place}: the split {name!r} has no rows")
+    if "prompt" in found and "prompt" not in columns and _is_in_all(columns, first):
+        rows = rows.remove_columns("prompt")  # TRL would take it for one half of prompt-completion
+        first = {name: value for name, value in first.items() if name != "prompt"}
     _check_row(place, first, columns)
     if "rejected" not in columns:
         return rows
@@ -114,6 +130,13 @@ def _checked(place: str, dataset: Any, name: str, formats: Sequence[tuple[str, .
 
 def _differ(chosen: Any, rejected: Any) -> bool:
     return bool(chosen != rejected)
+
+
+def _is_in_all(columns: Sequence[str], row: Mapping[str, Any]) -> bool:
+    """Whether the columns have the prompt in them: texts and conversations that begin with the user have."""
+    if "rejected" not in columns:
+        return True
+    return all(_kind(row[name]) == "a list of messages" and row[name][0].get("role") != "assistant" for name in columns)
 
 
 def _check_row(place: str, row: Mapping[str, Any], columns: Sequence[str]) -> None:

@@ -9,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from toa_trl.errors import ConfigError
 from toa_trl.model_card import extend_model_card
 from toa_trl.publish import hub_errors
@@ -37,7 +39,9 @@ def building() -> Iterator[None]:
         raise ConfigError(said) from error
 
 
-NOTHING_LEFT = "no row is left: every prompt alone fills max_length, or is longer; raise --max_length"
+NOTHING_LEFT = (
+    "no row is left: every prompt (for a reward model: every chosen or rejected) is longer than max_length; raise it"
+)
 
 
 def train(trainer: Any, data: Data, method: str, base_model: str) -> None:
@@ -54,43 +58,61 @@ def train(trainer: Any, data: Data, method: str, base_model: str) -> None:
         ToaError: the Hub does not answer; the model is saved.
     """
     args = trainer.args
-    rows = _count(trainer, data)
+    rows = _count(trainer, data, method)
     lineage = [{**source, "rows": rows} if len(data.sources) == 1 else dict(source) for source in data.sources]
     facts = {"base_model": base_model, "method": method, "toa_trl": version("toa_trl")}
     _write_into_card(trainer, lineage, facts)
     _tell_trackers(trainer, {**facts, "data": lineage})
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    trainer.save_model(args.output_dir)
+    trainer.save_model(args.output_dir, _internal_call=True)  # otherwise it pushes already, without the whole card
     trainer.create_model_card(model_name=Path(args.output_dir).name)
     trainer.accelerator.print(f"Done. The model is in {args.output_dir}")
     if args.push_to_hub:
         name = args.hub_model_id or Path(args.output_dir).name
-        with hub_errors(name, f"`hf upload {name} {args.output_dir}` pushes what is saved"):
+        with hub_errors(name, f"`hf upload {name} {args.output_dir} --exclude 'checkpoint-*'` pushes what is saved"):
             trainer.push_to_hub()
     if hasattr(trainer, "end"):  # since transformers 5.18
         trainer.accelerator.wait_for_everyone()  # nobody ends what holds them together while another still saves
         trainer.end()
 
 
-def _count(trainer: Any, data: Data) -> int | None:
-    """Say what TRL has dropped, which it does silently.
+def _count(trainer: Any, data: Data, method: str) -> int | None:
+    """Say what TRL has dropped, or cut to nothing, which it does silently.
 
     Returns:
         The rows that are left, before packing; None of a stream.
     """
-    given, left = data.train, trainer.train_dataset
-    if not hasattr(given, "__len__"):
-        return None
-    if not len(left):
-        raise ConfigError(NOTHING_LEFT)
-    if getattr(trainer.args, "packing", False):  # several rows in one, none dropped
-        return len(given)
-    if len(left) < len(given) and trainer.is_world_process_zero():
-        logger.warning(
-            "%d of %d rows are left out: longer than max_length %s (SFT, DPO: the prompt alone)",
-            *(len(given) - len(left), len(given), trainer.args.max_length),
+    num_left = None
+    for given, left in ((data.test, trainer.eval_dataset), (data.train, trainer.train_dataset)):
+        if not hasattr(given, "__len__") or not hasattr(left, "__len__"):
+            continue
+        if "seq_lengths" in (left.column_names or ()):  # packed
+            num_given = len(given)
+            num_left = num_given - _num_masked(left)
+        else:
+            parts = 2 if method == "KTO" and "rejected" in given.column_names else 1  # it takes a pair apart
+            num_given, num_left = parts * len(given), len(left)
+        if not num_left:
+            raise ConfigError(NOTHING_LEFT)
+        if num_left < num_given and trainer.is_world_process_zero():
+            what = "chosen or rejected is" if method == "reward modeling" else "the prompt alone is"
+            logger.warning(
+                "%d of %d rows teach nothing: %s longer than max_length %s",
+                *(num_given - num_left, num_given, what, trainer.args.max_length),
+            )
+    return num_left if hasattr(data.train, "__len__") else None
+
+
+def _num_masked(packed: Any) -> int:
+    """Sequences of packed rows without a token to learn from: TRL cuts their completions off, and leaves them in."""
+    masked = 0
+    for batch in packed.select_columns(["labels", "seq_lengths"]).with_format("arrow").iter(batch_size=1000):
+        labels, lengths = (
+            batch[name].combine_chunks().flatten().to_numpy(zero_copy_only=False) for name in ("labels", "seq_lengths")
         )
-    return len(left)
+        starts = np.cumsum(lengths) - lengths
+        masked += int((np.add.reduceat(labels != -100, starts) == 0).sum())
+    return masked
 
 
 def _write_into_card(trainer: Any, lineage: list[dict[str, Any]], facts: dict[str, Any]) -> None:
