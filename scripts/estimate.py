@@ -290,10 +290,12 @@ def peak_flops(gpu: str) -> float:
     """Of TRL's table, dense bfloat16.
 
     Raises:
-        ConfigError: it is not in there.
+        ConfigError: it is not in there, or there is no table.
     """
-    from trl.trainer.utils import get_peak_flops
-
+    try:
+        from trl.trainer.utils import get_peak_flops
+    except ImportError as error:
+        raise ConfigError("gpu: the table of peak FLOPs is TRL's, from 1.16 on; leave the key out") from error
     if (peak := get_peak_flops(gpu, "bfloat16")) is None:
         raise ConfigError(
             f"gpu: {gpu!r} is not in TRL's table of peak FLOPs; for example H100, H200, A100, L40S, L4, A10G"

@@ -71,9 +71,8 @@ def train(trainer: Any, data: Data, method: str, base_model: str) -> None:
         name = args.hub_model_id or Path(args.output_dir).name
         with hub_errors(name, f"`hf upload {name} {args.output_dir} --exclude 'checkpoint-*'` pushes what is saved"):
             trainer.push_to_hub()
-    if hasattr(trainer, "end"):  # since transformers 5.18
-        trainer.accelerator.wait_for_everyone()  # nobody ends what holds them together while another still saves
-        trainer.end()
+    trainer.accelerator.wait_for_everyone()  # nobody ends what holds them together while another still saves
+    trainer.end()
 
 
 def _count(trainer: Any, data: Data, method: str) -> int | None:
