@@ -85,7 +85,7 @@ def _count(trainer: Any, data: Data, method: str) -> int | None:
     for given, left in ((data.test, trainer.eval_dataset), (data.train, trainer.train_dataset)):
         if not hasattr(given, "__len__") or not hasattr(left, "__len__"):
             continue
-        if "seq_lengths" in (left.column_names or ()):  # packed
+        if {"seq_lengths", "labels"} <= {*(left.column_names or ())}:  # packed
             num_given = len(given)
             num_left = num_given - _num_masked(left)
         else:
