@@ -16,8 +16,9 @@ from tests.helpers import wait
 from toa_trl import commands
 from toa_trl.commands import check_command, failed, run_command
 from toa_trl.errors import ConfigError
+from toa_trl.hf import last_checkpoint
 from toa_trl.iteration import Plan, run_rounds
-from toa_trl.iteration.rounds import last_checkpoint, round_rows
+from toa_trl.iteration.rounds import round_rows
 
 
 @pytest.fixture(name="parts")

@@ -10,6 +10,8 @@ from typing import Any
 
 from toa_trl.errors import ConfigError
 
+STATE = "trainer_state.json"  # the Trainer writes it last: a checkpoint without it is not whole
+
 
 def load_model(
     place: str,
@@ -158,6 +160,17 @@ def num_accelerators() -> int:
     import torch
 
     return torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The last checkpoint of a training that is whole; None where there is none."""
+    found: dict[int, Path] = {}
+    for state in folder.glob(f"checkpoint-*/{STATE}"):
+        try:
+            found[json.loads(state.read_text(encoding="utf-8"))["global_step"]] = state.parent
+        except (ValueError, KeyError):  # cut by a kill
+            continue
+    return found[max(found)] if found else None
 
 
 def is_adapter(folder: str | Path) -> bool:

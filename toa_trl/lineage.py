@@ -60,7 +60,7 @@ def read_lineage(dataset: str, revision: str | None = None) -> dict[str, Any]:
     if place.exists():
         file = next((at / FILE for at in (place, place.parent) if (at / FILE).is_file()), None)
     else:
-        file = _from_hub(dataset, revision)
+        file = from_hub(dataset, "dataset", revision)
     try:
         found = json.loads(file.read_text(encoding="utf-8")) if file else {}
     except (OSError, ValueError):
@@ -68,12 +68,17 @@ def read_lineage(dataset: str, revision: str | None = None) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _from_hub(dataset: str, revision: str | None) -> Path | None:
+def from_hub(name: str, repo_type: str, revision: str | None = None) -> Path | None:
+    """lineage.json of a repository, in this machine's cache; None where it is not known.
+
+    Args:
+        name: of the repository.
+        repo_type: "dataset" or "model".
+        revision: of it.
+    """
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(dataset, FILE, repo_type="dataset", revision=revision))
-    except (
-        Exception
-    ):  # no such file, no such name, no network: the lineage is not known, and nothing else depends on it
+        return Path(hf_hub_download(name, FILE, repo_type=repo_type, revision=revision))
+    except Exception:  # no such file, name or network: nothing else depends on it
         return None

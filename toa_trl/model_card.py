@@ -20,10 +20,11 @@ import yaml
 from toa_trl.data.origin import HUB_NAME, on_hub, public_name
 from toa_trl.errors import ConfigError
 from toa_trl.files import replace_section, replace_text
-from toa_trl.lineage import FILE
+from toa_trl.lineage import FILE, from_hub
 
 NO_NAME = re.compile(r"\[None\]\(\S*/None\)")
 PARTS = ("sft", "dpo", "rollouts")  # of a run's folder
+_from_hub = cache(from_hub)  # a card is written with every checkpoint
 
 
 def extend_model_card(folder: Path, lineages: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
@@ -65,7 +66,7 @@ def model_lineage(model: str) -> dict[str, Any]:
     places = [place, place.parent] if place.name.startswith("checkpoint-") else [place]
     file = next((each / FILE for each in places if (each / FILE).is_file()), None)
     if file is None and on_hub(model):
-        file = _from_hub(model)
+        file = _from_hub(model, "model")
     try:
         found = json.loads(file.read_text(encoding="utf-8")) if file else {}
     except (OSError, ValueError):
@@ -160,15 +161,3 @@ def _dataset(name: str) -> str:
 
 def _with(there: Any, more: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*([there] if isinstance(there, str) else there or ()), *more]))
-
-
-@cache  # a card is written with every checkpoint
-def _from_hub(model: str) -> Path | None:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(model, FILE))
-    except (
-        Exception
-    ):  # no such file, no such name, no network: the lineage is not known, and nothing else depends on it
-        return None

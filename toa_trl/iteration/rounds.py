@@ -21,6 +21,7 @@ from toa_trl.commands import GRACE_S, failed, run_command
 from toa_trl.errors import ConfigError
 from toa_trl.evaluation.results import table, update_results
 from toa_trl.files import replace_text
+from toa_trl.hf import last_checkpoint
 from toa_trl.iteration.plan import Plan, whole
 from toa_trl.journal import check_same
 from toa_trl.registry import check_whole
@@ -168,17 +169,6 @@ def round_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
             row |= {"win_rate": by[first]["win_rate"], "win_rate_interval": by[first]["interval"], "win_rate_by": first}
         rows.append(row)
     return rows
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The last checkpoint of a training that is whole; None where there is none."""
-    found: dict[int, Path] = {}
-    for state in folder.glob("checkpoint-*/trainer_state.json"):  # the Trainer writes it last
-        try:
-            found[json.loads(state.read_text(encoding="utf-8"))["global_step"]] = state.parent
-        except (ValueError, KeyError):  # cut by a kill
-            continue
-    return found[max(found)] if found else None
 
 
 def _results(plan: Plan, number: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, get_args, get_type_hints
 from toa_trl.cli import config_of, option_of, parse
 from toa_trl.data.origin import public_name
 from toa_trl.errors import ConfigError
-from toa_trl.hf import module_names, num_accelerators, read_config
+from toa_trl.hf import STATE, is_adapter, last_checkpoint, module_names, num_accelerators, read_config
 from toa_trl.model_card import model_lineage
 from toa_trl.publish import identify
 from toa_trl.registry import check_keys
@@ -29,7 +29,6 @@ SHAPE = (
     "vocab_size",
 )
 TRUE = ("true", "yes", "y", "t", "1")  # as HfArgumentParser and accelerate read it
-STATE = "trainer_state.json"  # the Trainer writes it last: a checkpoint without it is not whole
 
 
 def parse_training(parser: Any, arguments: list[str] | None = None) -> tuple[Any, ...]:
@@ -81,8 +80,7 @@ def check_model(model: Any, training: Any) -> None:
     name = model.model_name_or_path
     if not name:
         raise ConfigError("model_name_or_path: the key is missing; name a folder or a model on the Hub")
-    folder = Path(name)
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+    if is_adapter(name):
         raise ConfigError(
             f"model_name_or_path: {name} holds an adapter alone; merge it into its base first: "
             f"python scripts/merge_adapter.py {name} {name}-merged"
@@ -118,9 +116,8 @@ def _check_lora_targets(model: Any, trust_remote_code: bool) -> None:
     names = module_names("model_name_or_path", name, auto_class, **options)
     known = dict.fromkeys(name.rpartition(".")[2] for name in names)
     if isinstance(targets, str) and targets in known:
-        model.lora_target_modules = targets = [
-            targets
-        ]  # TRL makes a text of a single one, and peft a pattern of a text
+        # TRL makes a text of a single one, and peft a pattern of a text
+        model.lora_target_modules = targets = [targets]
     try:
         if isinstance(targets, str):
             missing = [] if any(re.fullmatch(targets, name) for name in names) else [targets]
@@ -148,9 +145,8 @@ def _checkpoint(training: Any) -> str | None:
                 "checkpoint-100, or true for the newest in output_dir"
             )
         return str(asked)
-    found = Path(training.output_dir).glob(f"checkpoint-*/{STATE}")
-    steps = {int(file.parent.name.split("-")[1]): file.parent for file in found if file.parent.name[11:].isdigit()}
-    return str(steps[max(steps)]) if steps else None
+    found = last_checkpoint(Path(training.output_dir))
+    return str(found) if found else None
 
 
 def _check_same_model(checkpoint: Path, model: Any, here: Mapping[str, Any]) -> None:
