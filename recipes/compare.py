@@ -12,21 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from toa_trl.agents import make_agent, make_sampling
-from toa_trl.audit import Index
-from toa_trl.cli import parse, structure, user_errors
-from toa_trl.config import SamplingArguments, make_verifier, structured
+from toa_trl.cli.arguments import parse, structure, user_errors
+from toa_trl.cli.config import SamplingArguments, make_verifier, structured
 from toa_trl.errors import ConfigError
 from toa_trl.evaluation.comparison import RememberingAgent, RememberingReward, Run, summarize
 from toa_trl.evaluation.outputs import closing_all
 from toa_trl.evaluation.results import table, update_results
 from toa_trl.evaluation.students import Judge, Lesson, Training, data_table
-from toa_trl.progress import Progress
-from toa_trl.registry import construct
+from toa_trl.report.audit import Index
 from toa_trl.report.figures import save_figures
 from toa_trl.rewards import make_reward
 from toa_trl.sampler import run_until_signal
+from toa_trl.sampling.progress import Progress
 from toa_trl.tasks import make_task
 from toa_trl.types import Sampling
+from toa_trl.utils.registry import construct
 
 SHOWN = ("name", "budget", "accuracy", "interval", "oracle_accuracy", "mean_best_reward", "mean_top10_reward", "flops")
 SHOWN_OF_STUDENTS = ("search", "accuracy", "interval", "accuracy_std", "gap_interval", "data_accuracy", "flops")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from toa_trl.agents import make_agent, make_sampling
-from toa_trl.cli import parse, user_errors
-from toa_trl.config import EvaluationArguments, make_verifier
+from toa_trl.cli.arguments import parse, user_errors
+from toa_trl.cli.config import EvaluationArguments, make_verifier
 from toa_trl.evaluation.accuracy import Scores, measure
 from toa_trl.evaluation.benchmarks import alpaca_eval_against, check_benchmarks, lm_eval_of
 from toa_trl.evaluation.ledger import keep, ledger_path
@@ -23,12 +23,12 @@ from toa_trl.evaluation.metadata import write_evaluation
 from toa_trl.evaluation.outputs import Outputs, check_all, closing_all, respond
 from toa_trl.evaluation.results import table, update_results
 from toa_trl.evaluation.winrate import win_rates
-from toa_trl.registry import construct
 from toa_trl.rewards import make_reward
 from toa_trl.rewards.judge import JudgeReward
 from toa_trl.sampler import decisive, digest, run_until_signal
 from toa_trl.tasks import make_task
 from toa_trl.types import Sampling
+from toa_trl.utils.registry import construct
 
 OF_WIN_RATES = ("model", "baseline", "by", "win_rate", "interval", "win_rate_matched_length", "mean_length")
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
-from toa_trl.cli import parse, structure, user_errors
-from toa_trl.config import structured
-from toa_trl.iteration import Plan, run_rounds
+from toa_trl.cli.arguments import parse, structure, user_errors
+from toa_trl.cli.config import structured
 from toa_trl.sampler import run_until_signal
+from toa_trl.training.iteration import Plan, run_rounds
 
 
 @dataclass

@@ -11,11 +11,11 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
-from toa_trl.cli import option_of, user_errors
+from toa_trl.cli.arguments import option_of, user_errors
 from toa_trl.errors import ConfigError
-from toa_trl.registry import choose
 from toa_trl.training import building, check_model, load_training_data, parse_training, prepare_cpu, train
 from toa_trl.training.data import UNPAIRED
+from toa_trl.utils.registry import choose
 
 
 @dataclass

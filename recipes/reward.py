@@ -6,7 +6,7 @@ accelerate launch recipes/reward.py --config recipes/configs/demo/reward.yaml
 comes out is a `reward: {kind: classifier, model: ...}` of the next run. LoRA: --use_peft (the score head is in the adapter).
 """
 
-from toa_trl.cli import user_errors
+from toa_trl.cli.arguments import user_errors
 from toa_trl.training import building, check_model, load_training_data, parse_training, prepare_cpu, train
 
 

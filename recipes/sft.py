@@ -6,7 +6,7 @@ accelerate launch recipes/sft.py --config recipes/configs/demo/sft.yaml
 fraction of each. LoRA: --use_peft. Killed and started again with --resume_from_checkpoint true, it goes on.
 """
 
-from toa_trl.cli import user_errors
+from toa_trl.cli.arguments import user_errors
 from toa_trl.training import building, check_model, load_training_data, parse_training, prepare_cpu, train
 
 

@@ -9,15 +9,15 @@ moment, the same command goes on inside its search trees.
 from functools import partial
 from pathlib import Path
 
-from toa_trl.cli import parse, user_errors
-from toa_trl.cluster import sample_on_ray
-from toa_trl.config import SynthesisArguments, now, write_run_yaml
+from toa_trl.cli.arguments import parse, user_errors
+from toa_trl.cli.config import SynthesisArguments, now, write_run_yaml
+from toa_trl.distributed.ray import sample_on_ray
+from toa_trl.distributed.shards import check_not_sharded
 from toa_trl.errors import ConfigError
-from toa_trl.progress import Progress
-from toa_trl.publish import check_push, push_folder
-from toa_trl.report import write_report
+from toa_trl.hub.push import check_push, push_folder
+from toa_trl.report.page import write_report
 from toa_trl.rollouts import Rollouts
-from toa_trl.shards import check_not_sharded
+from toa_trl.sampling.progress import Progress
 from toa_trl.types import Prompt
 
 

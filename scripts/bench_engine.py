@@ -13,9 +13,9 @@ from typing import Any
 import torch
 import yaml
 
-import toa_trl.batching
+import toa_trl.models.batching
 from toa_trl.agents import make_agent
-from toa_trl.config import SynthesisArguments
+from toa_trl.cli.config import SynthesisArguments
 from toa_trl.types import Prompt, Sampling, as_dicts
 
 CONFIG = "recipes/configs/demo/synthesize.yaml"
@@ -97,8 +97,8 @@ def main() -> None:
     print(f"{f'{IN_FLIGHT} plays in flight':28}{together:10.0f}    {together / alone:.1f} x\n")
 
     busy = Busy()
-    original = toa_trl.batching.Batcher.__init__
-    toa_trl.batching.Batcher.__init__ = lambda self, run, **options: original(self, busy.wrap(run), **options)
+    original = toa_trl.models.batching.Batcher.__init__
+    toa_trl.models.batching.Batcher.__init__ = lambda self, run, **options: original(self, busy.wrap(run), **options)
     sampler = config.sampler(config.agents, config.reward, config.search, config.budget, config.search_params)
     begin = time.perf_counter()
     sampler.sample(prompts[:150])

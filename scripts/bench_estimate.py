@@ -1,4 +1,4 @@
-"""What scripts/estimate.py says beside what is measured: trainings of two steps in float32 on the CPU, each in a process of its own.
+"""What toa_trl/training/estimate/command.py says beside what is measured: trainings of two steps in float32 on the CPU, each in a process of its own.
 
     python scripts/bench_estimate.py [--only sft,lora]      # a few minutes on one core
 
@@ -100,9 +100,9 @@ def measure_here(case: dict[str, Any]) -> dict[str, Any]:
     import transformers
 
     from scripts import estimate
-    from toa_trl.training.memory import Sharding
-    from toa_trl.training.memory import estimate as arithmetic
-    from toa_trl.training.plan import training_of
+    from toa_trl.training.estimate.memory import Sharding
+    from toa_trl.training.estimate.memory import estimate as arithmetic
+    from toa_trl.training.estimate.plan import training_of
 
     transformers.logging.set_verbosity_error()
     with TemporaryDirectory() as folder:

@@ -222,7 +222,7 @@ def gpu(shape: dict[str, int], vocabulary: int, length: int, **changes: Any) -> 
     from datasets import Dataset
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-    from toa_trl.flops import Flops
+    from toa_trl.models.flops import Flops
 
     tokenizer = AutoTokenizer.from_pretrained(ROOT / STUDENT)
     config = Qwen2Config(**shape, vocab_size=vocabulary, tie_word_embeddings=True, eos_token_id=tokenizer.eos_token_id)

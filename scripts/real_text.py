@@ -27,9 +27,9 @@ from datasets import load_dataset
 
 from toa_trl.data.prompts import load_prompts
 from toa_trl.evaluation.results import table, update_results
-from toa_trl.files import read_jsonl
 from toa_trl.tasks import make_task
 from toa_trl.types import as_dicts
+from toa_trl.utils.files import read_jsonl
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # the scripted servers are part of the tests

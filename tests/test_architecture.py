@@ -14,59 +14,40 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "toa_trl"
 
-BASE = {"types", "errors", "registry"}
-SHARED = {"hf", "batching", "flops", "endpoints"}  # what agents and rewards share
-PARTS = {"prompts", "tasks", "search", "agents", "rewards", "journal", "data"}
-# part -> what it may import beside itself. Siblings do not import each other.
+BASE = {"types", "errors", "utils"}
+MODELS = BASE | {"models", "tasks", "agents", "rewards"}
+RUN = MODELS | {"search", "data", "sampling", "report", "hub", "rollouts"}
+# package -> what it may import beside itself; the order is that of the pipeline
 ARROWS: dict[str, set[str]] = {
     "types": set(),
     "errors": {"types"},
-    "registry": {"errors"},
-    "hf": {"errors"},
-    "flops": {"errors"},
-    "files": {"errors"},
-    "batching": {"errors"},
-    "endpoints": BASE,
-    "limits": BASE,
-    "shards": BASE | {"files", "journal", "progress", "rollouts", "sampler"},
-    "cluster": BASE | {"data", "journal", "rollouts", "sampler", "shards"},
-    "fleet": BASE | {"files"},
-    "guard": set(),
-    "commands": BASE | {"guard"},
-    "supervisor": BASE | {"fleet", "guard"},
-    "progress": {"types"},
-    "status": BASE | {"journal", "progress"},
-    "prompts": BASE,
-    "tasks": BASE | {"prompts", "files"},
+    "utils": {"types", "errors"},
     "search": BASE,
-    "journal": BASE,
-    "data": BASE | {"files"},
-    "agents": BASE | SHARED | {"files"},
-    "rewards": BASE | SHARED | {"agents", "prompts"},  # a judge is an agent that is asked for a score
-    "runner": BASE | PARTS,
-    "evaluation": BASE | {"agents", "rewards", "tasks", "files", "hf", "commands"},
-    "audit": BASE | {"data", "files"},
-    "calibration": BASE | {"rewards"},
-    "report": BASE | {"audit", "data"},
-    "cli": BASE | {"files"},
-    "lineage": BASE | {"data", "files"},
-    "training": BASE | {"cli", "data", "files", "hf", "lineage", "model_card", "publish"},
-    "model_card": BASE | {"data", "files", "lineage"},
-    "publish": BASE | {"data", "files", "lineage"},
-    "rollouts": BASE | PARTS | {"audit", "files", "limits", "lineage", "publish", "report"},
-    "sampler": BASE | PARTS | {"runner", "rollouts", "limits", "progress"},
-    "config": BASE | PARTS | {"audit", "sampler", "cli", "files", "fleet", "lineage"},
-    "iteration": BASE | {"commands", "config", "evaluation", "files", "hf", "journal", "report", "rollouts", "sampler"},
-    "demo": BASE | PARTS | {"evaluation", "sampler"},  # uses the package as a recipe does
+    "tasks": BASE,
+    "models": BASE,
+    "data": BASE,
+    "agents": BASE | {"models"},
+    "rewards": BASE | {"models", "tasks", "agents"},  # a judge is an agent that is asked for a score
+    "sampling": MODELS | {"search"},
+    "evaluation": MODELS,
+    "hub": BASE,
+    "report": BASE | {"hub"},
+    "rollouts": BASE | {"data", "sampling", "report", "hub"},
+    "sampler": RUN,
+    "distributed": RUN | {"sampler"},
+    "serving": BASE,
+    "cli": RUN | {"sampler", "serving"},
+    "training": RUN | {"sampler", "cli", "evaluation"},
+    "demo": MODELS,
     "__init__": BASE | {"sampler", "rollouts"},
-    "__main__": BASE | PARTS | {"audit", "calibration", "rollouts", "cli", "publish", "report", "status"},
+    "__main__": {"cli"},
 }
 MAY_IMPORT_TORCH = {
     "agents/transformers.py",
     "rewards/classifier.py",
     "rewards/likelihood.py",
     "rewards/process.py",
-    "hf.py",  # inside its functions only
+    "models/loading.py",  # inside its functions only
 }
 
 
@@ -124,13 +105,16 @@ def test_the_arrows_make_no_circle() -> None:
 @by_name
 def test_torch_lives_where_models_do(path: Path) -> None:
     name = str(path.relative_to(PACKAGE))
-    if part(path) != "demo" and name not in MAY_IMPORT_TORCH:
+    if part(path) not in ("demo", "training") and name not in MAY_IMPORT_TORCH:
         assert "torch" not in libraries(path)
         assert "transformers" not in libraries(path, at_the_top=True)
-    if name == "hf.py":
+    if name == "models/loading.py":
         assert not {"torch", "transformers"} & libraries(path, at_the_top=True)
-    # and TRL, with accelerate and peft, only in the recipes
-    assert not {"trl", "accelerate", "peft"} & libraries(path)
+    # TRL, with accelerate and peft, only in the recipes and in training; nothing heavy at the top
+    if part(path) != "training":
+        assert not {"trl", "accelerate", "peft"} & libraries(path)
+    elif part(path) == "training":
+        assert not {"torch", "transformers", "trl", "accelerate", "peft"} & libraries(path, at_the_top=True)
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "search").glob("*.py")), ids=lambda path: path.name)

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from toa_trl import audit
-from toa_trl.audit.language import main_languages
-from toa_trl.data.card import write_card
 from toa_trl.data.preference import preference_rows
 from toa_trl.data.sft import ids, sft_rows
 from toa_trl.data.tables import PREFERENCE, ROLLOUTS, SFT, as_dataset, rollout_rows, write_parquet
 from toa_trl.errors import ConfigError
-from toa_trl.files import read_yaml
-from toa_trl.journal import Journal
-from toa_trl.limits import Meter
-from toa_trl.lineage import write_lineage
-from toa_trl.publish import push_folder
-from toa_trl.registry import construct
+from toa_trl.hub.dataset_card import write_card
+from toa_trl.hub.lineage import write_lineage
+from toa_trl.hub.push import push_folder
+from toa_trl.report import audit
+from toa_trl.report.audit.language import main_languages
+from toa_trl.sampling.journal import Journal
+from toa_trl.sampling.limits import Meter
 from toa_trl.types import Rollout
+from toa_trl.utils.files import read_yaml
+from toa_trl.utils.registry import construct
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -115,7 +115,7 @@ class Rollouts:
             preference: parameters as of `to_preference`.
             without: ids of prompts that have no row in sft/ and dpo/.
             decontaminate: files of evaluation sets; prompts that overlap with one, or whose chosen responses do, have no
-                row in sft/ and dpo/ either: see `toa_trl.audit`.
+                row in sft/ and dpo/ either: see `toa_trl.report.audit`.
             card: {license: ..., language: ...} of the data set; the language is otherwise told from the responses.
 
         Returns:
@@ -189,14 +189,14 @@ class Rollouts:
             repo_id: e.g. "me/my-data".
             private: whether a new data set is private; None: as in run.yaml (hub_private_repo), or the owner's default.
             token: with write access; default: that of `hf auth login`.
-            overwrite: replace what is there, whatever it is: see `toa_trl.publish.push_folder`.
+            overwrite: replace what is there, whatever it is: see `toa_trl.hub.push.push_folder`.
             params: as of `save`.
 
         Returns:
             The address of the data set's page.
 
         Raises:
-            ConfigError, ToaError: as of `save` and `toa_trl.publish.push_folder`.
+            ConfigError, ToaError: as of `save` and `toa_trl.hub.push.push_folder`.
         """
         with TemporaryDirectory(prefix="toa_trl-") as temporary:  # of a run that has no folder
             name = repo_id.rpartition("/")[2]

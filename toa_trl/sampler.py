@@ -20,17 +20,17 @@ from typing import Any, TypeVar
 from toa_trl.agents import Agent, make_agent, make_sampling
 from toa_trl.data.prompts import as_prompts
 from toa_trl.errors import ConfigError, ToaError
-from toa_trl.journal import Journal
-from toa_trl.limits import Meter
-from toa_trl.progress import Progress
-from toa_trl.registry import check_number, check_whole
 from toa_trl.rewards import RewardModel, make_reward
-from toa_trl.rewards.watch import RewardWatch
 from toa_trl.rollouts import Rollouts
-from toa_trl.runner import Observer, Runner
+from toa_trl.sampling.journal import Journal
+from toa_trl.sampling.limits import Meter
+from toa_trl.sampling.progress import Progress
+from toa_trl.sampling.reward_checks import RewardWatch
+from toa_trl.sampling.runner import Observer, Runner
 from toa_trl.search import Search, make_search
 from toa_trl.tasks import Task, make_task
 from toa_trl.types import Play, Prompt, Sampling, as_dicts
+from toa_trl.utils.registry import check_number, check_whole
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-import toa_trl.endpoints.client
+import toa_trl.models.endpoints.client
 from tests.agents.conftest import Server, chat
 from tests.helpers import wait
 from toa_trl.agents import make_agent
@@ -20,7 +20,7 @@ ASKED = (Message("user", "Hi"),)
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pauses between attempts are not waited for."""
-    monkeypatch.setattr(toa_trl.endpoints.client, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(toa_trl.models.endpoints.client, "FIRST_PAUSE_S", 0.001)
 
 
 def ask(server: Server, *, times: int = 1, run: Sampling | None = None, **entry: Any) -> list[Completion]:

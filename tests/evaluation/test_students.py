@@ -23,10 +23,10 @@ from toa_trl.evaluation import students
 from toa_trl.evaluation.comparison import Run
 from toa_trl.evaluation.intervals import bootstrap
 from toa_trl.evaluation.students import Judge, Lesson, Training, data_table, table_rows, train
-from toa_trl.registry import construct
 from toa_trl.rewards import make_reward
 from toa_trl.tasks import make_task
 from toa_trl.types import Prompt, Sampling
+from toa_trl.utils.registry import construct
 
 DEMO = Path(students.__file__).parents[1] / "demo"
 # in the place of recipes/sft.py: copies the model, and says what it was asked

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import yaml
 
-from toa_trl.cli import user_errors
-from toa_trl.cluster import sample_on_ray
-from toa_trl.config import SynthesisArguments
+from toa_trl.cli.arguments import user_errors
+from toa_trl.cli.config import SynthesisArguments
+from toa_trl.distributed.ray import sample_on_ray
 
 
 def main(path: str, num_shards: int, num_gpus: float = 0) -> None:

@@ -17,10 +17,10 @@ from toa_trl import Rollouts, TOASampler
 from toa_trl.data.prompts import load_prompts
 from toa_trl.errors import ConfigError
 from toa_trl.evaluation.harness import run_lm_eval
-from toa_trl.flops import Flops
+from toa_trl.models.flops import Flops
 
 pytestmark = pytest.mark.heavy
-SCRIPT = "scripts/merge_adapter.py"
+SCRIPT = "toa_trl/training/merge_adapter.py"
 HELDOUT = "toa_trl/demo/data/heldout.jsonl"
 
 
@@ -98,7 +98,7 @@ def test_what_needs_a_whole_model_names_the_script(lora: Path) -> None:
         lambda: run_lm_eval({"name": "l", "engine": "vllm", "model": str(lora)}, "gsm8k"),
         lambda: TOASampler([{"name": "l", "engine": "vllm", "model": str(lora)}], {"kind": "length"}),
     ):
-        with pytest.raises(ConfigError, match=r"merge it into its base with scripts/merge_adapter\.py"):
+        with pytest.raises(ConfigError, match=r"merge it into its base with toa_trl/training/merge_adapter\.py"):
             use()
 
 
@@ -127,4 +127,4 @@ def test_mistakes_are_one_line(lora: Path, tmp_path: Path) -> None:
         assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1), done.stderr
         assert message in done.stderr
     shown = run(SCRIPT, "--help").stdout
-    assert "python scripts/merge_adapter.py runs/my-lora runs/my-model" in shown
+    assert "python toa_trl/training/merge_adapter.py runs/my-lora runs/my-model" in shown

@@ -140,7 +140,7 @@ def test_models(recipe: Recipe, training_data: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     assert "neither config.json nor adapter_config.json" in fails("--model_name_or_path", tmp_path / "model")
     (tmp_path / "model" / "adapter_config.json").write_text("{}")
-    assert "python scripts/merge_adapter.py" in fails("--model_name_or_path", tmp_path / "model")
+    assert "python toa_trl/training/merge_adapter.py" in fails("--model_name_or_path", tmp_path / "model")
     assert "no/such-model" in fails("--model_name_or_path", "no/such-model")
     error = fails("--use_peft", "--lora_target_modules", "q_proj", "w_pack")
     assert "lora_target_modules: " in error

@@ -24,8 +24,8 @@ FAULTS = ["reset", "refuse_body", "500", "503", "429", "429_after", "empty", "na
 # what recipes/synthesize.py does between its options and its data sets; without TRL's import, which takes seconds
 DRIVER = """
 import sys, yaml
-from toa_trl.cli import user_errors
-from toa_trl.config import SynthesisArguments
+from toa_trl.cli.arguments import user_errors
+from toa_trl.cli.config import SynthesisArguments
 with user_errors():
     config = SynthesisArguments(**yaml.safe_load(open(sys.argv[1])))
     sampler = config.sampler(

@@ -1,4 +1,4 @@
-"""scripts/serve_agents.py, with servers that are none: no process outlives it, whatever ends it."""
+"""toa_trl/cli/serve_agents.py, with servers that are none: no process outlives it, whatever ends it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ import pytest
 import yaml
 
 from tests.integration.conftest import ENVIRONMENT, ROOT, command, run
-from toa_trl.fleet import load_endpoints
+from toa_trl.serving.fleet import load_endpoints
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fleet is for Linux")
-SCRIPT = "scripts/serve_agents.py"
+SCRIPT = "toa_trl/cli/serve_agents.py"
 LAUNCHER = f"{sys.executable} -S tests/integration/fake_vllm.py --model {{model}}"
 
 
@@ -259,7 +259,7 @@ def test_a_server_that_dies_too_often_ends_the_fleet(fleet: Running) -> None:
 
 def test_a_server_that_was_healthy_for_long_gets_its_restarts_back(fleet: Running) -> None:
     fleet.write([{"name": "a", "port": fleet.first, "env": {"FAKE_DIES_S": 1.5}}], max_restarts=1)
-    patched = "import runpy, toa_trl.supervisor as s; s.FORGIVEN_S = 0.1; runpy.run_path('scripts/serve_agents.py', run_name='__main__')"
+    patched = "import runpy, toa_trl.serving.supervisor as s; s.FORGIVEN_S = 0.1; runpy.run_path('toa_trl/cli/serve_agents.py', run_name='__main__')"
     fleet.start("-c", patched)
     fleet.says("a: restarted 1 of 1", times=2)
     fleet.family()

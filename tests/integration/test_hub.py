@@ -1,4 +1,4 @@
-"""A run goes to the Hub and comes back: real processes, and the client that everybody has, against `tests.hub`."""
+"""A run goes to the Hub and comes back: real processes, and the client that everybody has, against `tests.hub_server`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub import hub_environment
+from tests.hub_server import hub_environment
 from tests.integration.conftest import ROOT, command
 from tests.server import Process, serving
 
@@ -29,7 +29,7 @@ for part in ("sft", "dpo", "rollouts"):
 lines = open(f"{run}/README.md").read().partition("```python")[2].partition("```")[0].splitlines()
 exec("\\n".join(line for line in lines if "from the run's own folder" not in line))
 assert pairs.to_list() == pq.read_table(f"{run}/dpo").to_pylist()
-from toa_trl.lineage import read_lineage
+from toa_trl.hub.lineage import read_lineage
 print(json.dumps(read_lineage(name)))
 """
 MODEL = """
@@ -37,13 +37,13 @@ import sys, torch
 from huggingface_hub import HfApi, ModelCard
 from pathlib import Path
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from toa_trl.model_card import extend_model_card, model_lineage
+from toa_trl.hub.model_card import extend_model_card, model_lineage
 
 folder, name, data = sys.argv[1:]
 ours = AutoModelForCausalLM.from_pretrained("toa_trl/demo/weights/student")
 ours.save_pretrained(folder)
 AutoTokenizer.from_pretrained("toa_trl/demo/weights/student").save_pretrained(folder)
-from toa_trl.lineage import read_lineage
+from toa_trl.hub.lineage import read_lineage
 for _ in range(2):
     lineage = {"dataset": data, "rows": 12, "fraction": None, **read_lineage(data)}
     extend_model_card(Path(folder), [lineage], {"base_model": "toa_trl/demo/weights/student", "method": "SFT"})
@@ -64,7 +64,7 @@ LOADED = """
 import sys, torch
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM
-from toa_trl.model_card import model_lineage
+from toa_trl.hub.model_card import model_lineage
 
 ours, theirs = (AutoModelForCausalLM.from_pretrained(place).state_dict() for place in sys.argv[1:])
 assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -75,7 +75,7 @@ assert model_lineage(sys.argv[2])["method"] == "SFT"
 
 @pytest.fixture
 def hub() -> Iterator[Process]:
-    with serving("tests.hub") as process:
+    with serving("tests.hub_server") as process:
         yield process
 
 
@@ -188,7 +188,7 @@ def test_what_is_in_a_pushs_way_shows_before_the_sampling(
 def test_adapters_and_others_can_be_asked_for_their_licence(hub: Process, tmp_path: Path) -> None:
     code = """
 from huggingface_hub import HfApi
-from toa_trl.data.origin import licence_of, revision_of
+from toa_trl.utils.redaction import licence_of, revision_of
 HfApi().create_repo("ann/agent")
 card = b"---\\nlicense: llama3.1\\n---\\n# Agent\\n"
 for path, content in {"README.md": card, "config.json": b"{}"}.items():

@@ -18,8 +18,8 @@ import yaml
 
 from tests.integration.conftest import ENVIRONMENT, ROOT
 from toa_trl import Rollouts, TOASampler
-from toa_trl.cluster import sample_on_ray
-from toa_trl.config import SynthesisArguments
+from toa_trl.cli.config import SynthesisArguments
+from toa_trl.distributed.ray import sample_on_ray
 from toa_trl.errors import ToaError
 
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="ray is not installed")
@@ -201,7 +201,7 @@ def test_mistakes(cluster: Any, write_config: Callable[..., Path]) -> None:
 
 
 def test_a_shard_that_kills_every_worker(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toa_trl.cluster.MAX_RETRIES", 1)
+    monkeypatch.setattr("toa_trl.distributed.ray.MAX_RETRIES", 1)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(ToaError, match=r"Ray gave a shard up: The worker died .* the same command goes on"):
         sample_on_ray(lambda shard, num_shards: os._exit(1), ["What?"], tmp_path / "run", address=cluster.address)

@@ -86,7 +86,7 @@ import asyncio, json, sys
 from dataclasses import asdict
 from toa_trl.agents.vllm import VLLMAgent
 from toa_trl.errors import AgentError
-from toa_trl.registry import construct
+from toa_trl.utils.registry import construct
 from toa_trl.types import Message, Sampling
 
 entry, texts = json.loads(sys.argv[1])

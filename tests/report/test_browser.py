@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from toa_trl.report import write_report
+from toa_trl.report.page import write_report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (pip install 'toa_trl[dev]')")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

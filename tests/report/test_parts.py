@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toa_trl.audit.blocks import rollout_files
-from toa_trl.report import comparison_figure, figures, rollouts
+from toa_trl.report import figures, rollouts
+from toa_trl.report.audit.blocks import rollout_files
+from toa_trl.report.figures import comparison_figure
 from toa_trl.report.outcome import length_bias
 from toa_trl.report.training import Column
 from toa_trl.report.trees import choose_prompts

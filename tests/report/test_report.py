@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from toa_trl.errors import ConfigError
-from toa_trl.report import trees, write_report
+from toa_trl.report import trees
+from toa_trl.report.page import write_report
 
 DATA = re.compile(r'<script type="application/json" id="([^"]*)">(.*?)</script>', re.DOTALL)
 
@@ -278,6 +279,6 @@ def test_mistakes_are_named(tmp_path: Path, write_run: Callable[..., Any]) -> No
 
 
 def test_importing_it_loads_no_model_library() -> None:
-    code = "import sys, toa_trl.report; print([m for m in ('torch', 'trl', 'transformers', 'datasets') if m in sys.modules])"
+    code = "import sys, toa_trl.report.page; print([m for m in ('torch', 'trl', 'transformers', 'datasets') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-import toa_trl.endpoints.client
+import toa_trl.models.endpoints.client
 from tests.helpers import wait
 from tests.server import serving
 from toa_trl.errors import ConfigError, RewardError, Unavailable
@@ -21,7 +21,7 @@ ASKED = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": 
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(toa_trl.endpoints.client, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(toa_trl.models.endpoints.client, "FIRST_PAUSE_S", 0.001)
 
 
 async def answered(entry: dict[str, Any], answers: list[Any], texts: list[str]) -> tuple[Any, list[Any]]:

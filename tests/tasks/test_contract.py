@@ -10,9 +10,9 @@ import pytest
 from tests.helpers import play
 from toa_trl.data.prompts import as_prompts
 from toa_trl.errors import ConfigError
-from toa_trl.prompts import BUILT_IN
 from toa_trl.rewards import KINDS
 from toa_trl.tasks import TASKS, Task, make_task
+from toa_trl.tasks.rendering import BUILT_IN
 from toa_trl.types import Action, Prompt
 
 ROWS: dict[str, dict[str, Any]] = {

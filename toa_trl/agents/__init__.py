@@ -8,7 +8,7 @@ from typing import Any
 
 from toa_trl.agents.base import Agent, make_sampling
 from toa_trl.errors import ConfigError
-from toa_trl.registry import choose, construct
+from toa_trl.utils.registry import choose, construct
 
 ENGINES = {  # imported when asked for: torch is not loaded for a run over servers
     "transformers": "toa_trl.agents.transformers:TransformersAgent",

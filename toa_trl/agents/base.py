@@ -8,8 +8,8 @@ from dataclasses import fields, replace
 from typing import Any, Protocol
 
 from toa_trl.errors import AgentError, ConfigError, Unavailable
-from toa_trl.registry import check_keys, check_number, check_whole
 from toa_trl.types import Completion, Message, Sampling, as_messages
+from toa_trl.utils.registry import check_keys, check_number, check_whole
 
 LOOK_S = 1.0  # between two looks whether servers are back
 

@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toa_trl.agents.base import SamplingOf, with_system, without_reasoning
-from toa_trl.endpoints import Endpoints, RequestError
 from toa_trl.errors import AgentError, ConfigError
-from toa_trl.flops import Flops
+from toa_trl.models.endpoints import Endpoints, RequestError
+from toa_trl.models.flops import Flops
 from toa_trl.types import Completion, Message, Sampling, as_dicts
 
 logger = logging.getLogger(__name__)
 
 
 class OpenAIAgent:
-    """One model behind one or many base URLs; what happens when one of them fails: `toa_trl.endpoints`.
+    """One model behind one or many base URLs; what happens when one of them fails: `toa_trl.models.endpoints`.
 
     Args:
         name: of the agent.

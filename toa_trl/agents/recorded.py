@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from toa_trl.errors import AgentError, ConfigError
-from toa_trl.files import read_jsonl
 from toa_trl.types import Completion, Message, Sampling, as_messages
+from toa_trl.utils.files import read_jsonl
 
 
 class RecordedAgent:

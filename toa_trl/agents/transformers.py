@@ -12,10 +12,10 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from toa_trl.agents.base import SamplingOf, with_system, without_reasoning
-from toa_trl.batching import Batcher
 from toa_trl.errors import AgentError
-from toa_trl.flops import Flops
-from toa_trl.hf import load_model, load_tokenizer
+from toa_trl.models.batching import Batcher
+from toa_trl.models.flops import Flops
+from toa_trl.models.loading import load_model, load_tokenizer
 from toa_trl.types import Completion, Message, Sampling, as_dicts
 
 

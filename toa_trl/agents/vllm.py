@@ -13,8 +13,8 @@ from weakref import WeakValueDictionary, finalize
 
 from toa_trl.agents.base import SamplingOf, with_system, without_reasoning
 from toa_trl.errors import AgentError, ConfigError
-from toa_trl.flops import Flops
-from toa_trl.hf import check_whole_model, load_tokenizer
+from toa_trl.models.flops import Flops
+from toa_trl.models.loading import check_whole_model, load_tokenizer
 from toa_trl.types import Completion, Message, Sampling, as_dicts
 
 T = TypeVar("T")

@@ -8,8 +8,8 @@ from typing import Any
 
 from toa_trl.data.sft import OVERLAP, assistant, ids, no_response, text, usable
 from toa_trl.errors import ConfigError
-from toa_trl.registry import check_number
 from toa_trl.types import Play, Rollout, as_dicts
+from toa_trl.utils.registry import check_number
 
 POLICIES = ("rank", "worst", "margin", "same_parent", "cross_agent")
 Ranked = tuple[int, Play]

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from toa_trl.errors import ConfigError
-from toa_trl.files import read_jsonl
 from toa_trl.types import Prompt, as_dicts, as_messages
+from toa_trl.utils.files import read_jsonl
 
 Read = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 

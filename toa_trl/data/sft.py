@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from toa_trl.errors import ConfigError
-from toa_trl.registry import check_whole
 from toa_trl.types import Play, Rollout, as_dicts
+from toa_trl.utils.registry import check_whole
 
 OVERLAP = "overlaps with an evaluation set"
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from toa_trl.data.origin import without_addresses
 from toa_trl.types import Rollout, as_dicts
+from toa_trl.utils.redaction import without_addresses
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -1,6 +1,6 @@
 """What the bundled models are taught: problems with or without drafts, and how someone of a given skill answers them.
 
-Everything an agent learns is asked through `toa_trl.prompts.render` with the templates of this folder, so that what is
+Everything an agent learns is asked through `toa_trl.tasks.rendering.render` with the templates of this folder, so that what is
 trained is what a search asks.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from toa_trl.demo import world
 from toa_trl.demo.tokenizer import TEMPLATES, make_tokenizer
 from toa_trl.demo.world import Problem, Skill
-from toa_trl.prompts import Templates, render
+from toa_trl.tasks.rendering import Templates, render
 from toa_trl.types import Action, Completion, Kind, Play, Prompt, as_dicts, as_messages
 
 TOKENIZER = make_tokenizer()

@@ -23,8 +23,8 @@ import yaml
 
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.evaluation.intervals import bootstrap
-from toa_trl.files import replace_text
-from toa_trl.registry import check_whole, construct
+from toa_trl.utils.files import replace_text
+from toa_trl.utils.registry import check_whole, construct
 
 HUB_DATASET = "tatsu-lab/alpaca_eval"
 GAMED = "df_gamed.csv"  # alpaca_eval 0.6.6 takes the difficulties of the instructions from it, too

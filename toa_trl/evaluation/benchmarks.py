@@ -9,7 +9,7 @@ from typing import Any
 from toa_trl.evaluation.alpaca import run_alpaca_eval
 from toa_trl.evaluation.harness import run_lm_eval
 from toa_trl.evaluation.results import update_results
-from toa_trl.registry import check_arguments, construct
+from toa_trl.utils.registry import check_arguments, construct
 
 
 def check_benchmarks(alpaca_eval: Mapping[str, Any], lm_eval: Mapping[str, Any]) -> None:

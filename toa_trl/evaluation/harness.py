@@ -12,8 +12,8 @@ from typing import Any
 from aiohttp import ClientError
 
 from toa_trl.errors import AgentError, ConfigError
-from toa_trl.hf import check_whole_model, weights_source
-from toa_trl.registry import choose
+from toa_trl.models.loading import check_whole_model, weights_source
+from toa_trl.utils.registry import choose
 
 
 def run_lm_eval(

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from toa_trl.files import read_jsonl, replace_text
 from toa_trl.rewards.base import check_scores
 from toa_trl.rewards.judge import Judgement
 from toa_trl.types import Prompt, Score, as_dicts
+from toa_trl.utils.files import read_jsonl, replace_text
 
 
 class Ledger:

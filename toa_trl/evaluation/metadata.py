@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from toa_trl.errors import ConfigError
-from toa_trl.files import replace_section, replace_text
+from toa_trl.utils.files import replace_section, replace_text
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData

@@ -18,7 +18,7 @@ from toa_trl.agents import Agent, make_agent
 from toa_trl.agents.base import generate_patiently, whole_text
 from toa_trl.errors import AgentError
 from toa_trl.evaluation.ledger import Ledger
-from toa_trl.hf import check_whole_model, read_config
+from toa_trl.models.loading import check_whole_model, read_config
 from toa_trl.tasks import Task
 from toa_trl.types import Prompt, Sampling
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from toa_trl.files import replace_text
+from toa_trl.utils.files import replace_text
 
 
 def update_results(path: Path, part: str, value: Any) -> None:

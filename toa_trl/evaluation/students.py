@@ -22,18 +22,18 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from toa_trl.agents import make_agent
-from toa_trl.commands import check_command, configurations, failed, run_command
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.evaluation.accuracy import measure
 from toa_trl.evaluation.comparison import Run, check_verdicts, verify
 from toa_trl.evaluation.intervals import gap_bounds, resampled_means
 from toa_trl.evaluation.ledger import digest, ledger_path
 from toa_trl.evaluation.outputs import respond
-from toa_trl.files import replace_text
-from toa_trl.registry import check_whole
 from toa_trl.rewards import RewardModel
 from toa_trl.tasks import Task
 from toa_trl.types import Prompt, Sampling, as_dicts
+from toa_trl.utils.files import replace_text
+from toa_trl.utils.registry import check_whole
+from toa_trl.utils.subprocesses import check_command, configurations, failed, run_command
 
 logger = logging.getLogger(__name__)
 

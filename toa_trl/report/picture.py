@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from toa_trl.audit.words import many
 from toa_trl.report import figures
+from toa_trl.report.audit.words import many
 
 FILE = "rewards.png"
 

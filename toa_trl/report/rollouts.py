@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from toa_trl.audit.blocks import whole_prompts
 from toa_trl.errors import ConfigError
+from toa_trl.report.audit.blocks import whole_prompts
 
 Floats = NDArray[np.float64]
 Steps = tuple[tuple[str, str], ...]  # (kind, agent) of an answer or aggregate, then of each refinement of it

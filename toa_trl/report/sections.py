@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from toa_trl.data.card import reward_name
+from toa_trl.hub.dataset_card import reward_name
 from toa_trl.report import figures
 from toa_trl.report.rollouts import Summary
 from toa_trl.report.words import (

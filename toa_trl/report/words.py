@@ -12,7 +12,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from toa_trl.audit import words
+from toa_trl.report.audit import words
 from toa_trl.report.figures import PALETTE
 
 MINUS = "−"

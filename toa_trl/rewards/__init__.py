@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import Any
 
 from toa_trl.errors import ConfigError
-from toa_trl.registry import choose, construct
 from toa_trl.rewards.base import RewardModel
+from toa_trl.utils.registry import choose, construct
 
 KINDS = {  # imported when asked for: torch is not loaded for a reward function
     "classifier": "toa_trl.rewards.classifier:ClassifierReward",

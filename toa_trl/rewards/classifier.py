@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from toa_trl.batching import Batcher
 from toa_trl.errors import ConfigError, RewardError
-from toa_trl.flops import Flops
-from toa_trl.hf import load_model, load_tokenizer, padded, read_config
+from toa_trl.models.batching import Batcher
+from toa_trl.models.flops import Flops
+from toa_trl.models.loading import load_model, load_tokenizer, padded, read_config
 from toa_trl.rewards.heads import (
     PROBE,
     STEP_BY_STEP,

@@ -1,7 +1,7 @@
 """Several reward models as one: their weighted sum, the worst of them, or one that steers while a second looks on.
 
 Mean and standard deviation of a part are constants of its entry, never running ones: a reward that depended on the plays
-before it would come out differently in a run that is resumed. `toa_trl.calibration` finds them.
+before it would come out differently in a run that is resumed. `toa_trl.rewards.calibration` finds them.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from toa_trl.errors import ConfigError, RewardError, Unavailable
-from toa_trl.registry import check_number, construct
 from toa_trl.rewards import make_reward
 from toa_trl.rewards.base import RewardModel, check_scores, total_flops
 from toa_trl.rewards.function import FunctionReward
 from toa_trl.types import Prompt, Score
+from toa_trl.utils.registry import check_number, construct
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from toa_trl.errors import ConfigError, RewardError
-from toa_trl.registry import load_object
 from toa_trl.rewards.base import check_scores
 from toa_trl.types import Prompt, as_dicts
+from toa_trl.utils.registry import load_object
 
 
 class FunctionReward:

@@ -8,10 +8,10 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from toa_trl.batching import Batcher
 from toa_trl.errors import ConfigError, RewardError
-from toa_trl.flops import Flops
-from toa_trl.hf import own_class
+from toa_trl.models.batching import Batcher
+from toa_trl.models.flops import Flops
+from toa_trl.models.loading import own_class
 from toa_trl.rewards.base import check_scores
 from toa_trl.types import Prompt, Score, as_dicts
 

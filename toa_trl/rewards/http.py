@@ -13,12 +13,12 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from toa_trl.batching import Batcher
-from toa_trl.endpoints import Endpoints, RequestError
 from toa_trl.errors import RewardError
-from toa_trl.registry import check_whole
+from toa_trl.models.batching import Batcher
+from toa_trl.models.endpoints import Endpoints, RequestError
 from toa_trl.rewards.base import is_finite
 from toa_trl.types import Prompt, as_dicts
+from toa_trl.utils.registry import check_whole
 
 Input = Mapping[str, Any]
 

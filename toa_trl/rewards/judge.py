@@ -19,13 +19,13 @@ from typing import Any
 from toa_trl.agents import Agent, make_agent, make_sampling
 from toa_trl.agents.base import generate_patiently, split_reasoning
 from toa_trl.errors import AgentError, ConfigError, RewardError
-from toa_trl.prompts import fill
-from toa_trl.registry import check_number, check_whole, choose
 from toa_trl.rewards.base import total_flops
+from toa_trl.tasks.rendering import fill
 from toa_trl.types import Completion, Message, Prompt, Sampling, Score
+from toa_trl.utils.registry import check_number, check_whole, choose
 
 PLACE = "reward 'judge'"
-BUILT_IN = Path(__file__).parents[1] / "templates" / "judge"
+BUILT_IN = Path(__file__).parent / "templates"
 NUM_LAST_WORDS = 200  # characters of a judge's answer that an error shows
 
 
@@ -69,7 +69,7 @@ class JudgeReward:
     Args:
         agent: an entry {name, engine, ...}, or an agent. What its own `sampling` says wins over this one's.
         mode: pointwise; pairwise (A, B, TIE); or arena (A>>B, A>B, A=B, B>A, B>>A, where >> weighs three times).
-        rubric: how to judge: a text, or a file where it ends in .txt or .md. Default: templates/judge/rubric.txt.
+        rubric: how to judge: a text, or a file where it ends in .txt or .md. Default: templates/rubric.txt.
         template: a file in other words, or a folder with <mode>.txt. Fields: {conversation}, {response} or {response_a}
             and {response_b}, {rubric}, and {tag}, which ends the tags around the texts.
         baseline: the column with the text that a response is compared with, where it is scored in pairs.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from toa_trl.registry import check_number, choose
 from toa_trl.types import Prompt
+from toa_trl.utils.registry import check_number, choose
 
 UNITS = {"words": lambda text: len(text.split()), "characters": len}
 

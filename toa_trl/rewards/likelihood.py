@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from toa_trl.batching import Batcher
 from toa_trl.errors import ConfigError, RewardError
-from toa_trl.flops import Flops
-from toa_trl.hf import load_model, load_tokenizer, padded
+from toa_trl.models.batching import Batcher
+from toa_trl.models.flops import Flops
+from toa_trl.models.loading import load_model, load_tokenizer, padded
 from toa_trl.rewards.heads import batch_tokens, conversation, render, scored, with_flops
 from toa_trl.types import Prompt, Score, as_dicts
 

@@ -21,10 +21,10 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from toa_trl.errors import RewardError
-from toa_trl.registry import check_number
 from toa_trl.rewards.answers import boxed, final_answer, judge
 from toa_trl.rewards.base import column_of
 from toa_trl.types import Prompt
+from toa_trl.utils.registry import check_number
 
 NUM_WORKERS = 2
 MAX_BYTES = 4 << 30  # of a worker's address space

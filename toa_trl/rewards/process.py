@@ -12,11 +12,10 @@ from typing import Any, Protocol
 
 import torch
 
-from toa_trl.batching import Batcher
 from toa_trl.errors import ConfigError, RewardError
-from toa_trl.flops import Flops
-from toa_trl.hf import load_model, load_tokenizer, padded, read_config
-from toa_trl.registry import choose
+from toa_trl.models.batching import Batcher
+from toa_trl.models.flops import Flops
+from toa_trl.models.loading import load_model, load_tokenizer, padded, read_config
 from toa_trl.rewards.heads import (
     PROBE,
     STEP_BY_STEP,
@@ -30,6 +29,7 @@ from toa_trl.rewards.heads import (
     with_flops,
 )
 from toa_trl.types import Prompt, Score
+from toa_trl.utils.registry import choose
 
 AGGREGATES: dict[str, Callable[[list[float]], float]] = {
     "last": lambda steps: steps[-1],

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from toa_trl.endpoints import Endpoints, RequestError
 from toa_trl.errors import RewardError
+from toa_trl.models.endpoints import Endpoints, RequestError
 from toa_trl.rewards.base import is_finite
 from toa_trl.types import Prompt, as_dicts
 

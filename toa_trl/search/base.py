@@ -7,8 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
 from toa_trl.errors import ConfigError, SearchError
-from toa_trl.registry import check_whole
 from toa_trl.types import Action, Play
+from toa_trl.utils.registry import check_whole
 
 MAX_FAILURES = 3  # plays in a row after which an agent is passed over, as long as another one works
 

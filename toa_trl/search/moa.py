@@ -6,8 +6,8 @@ import random
 from collections.abc import Iterator, Sequence
 from itertools import count
 
-from toa_trl.registry import check_whole
 from toa_trl.search.schedule import ScheduledSearch, Slot
+from toa_trl.utils.registry import check_whole
 
 
 def moa(agents: Sequence[str], budget: int, seed: int = 0, *, num_layers: int = 4) -> ScheduledSearch:

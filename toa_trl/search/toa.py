@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from toa_trl.errors import ConfigError
-from toa_trl.registry import check_number, check_whole
 from toa_trl.search.base import Search
 from toa_trl.types import Action
+from toa_trl.utils.registry import check_number, check_whole
 
 
 @dataclass(slots=True, eq=False)

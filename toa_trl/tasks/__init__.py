@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from toa_trl.errors import ConfigError
-from toa_trl.registry import choose, construct, load_object
 from toa_trl.tasks.alignment import Alignment
 from toa_trl.tasks.base import Task
 from toa_trl.tasks.math import Math
 from toa_trl.tasks.translation import Translation
+from toa_trl.utils.registry import choose, construct, load_object
 
 TASKS: dict[str, type[Task]] = {task.name: task for task in (Alignment, Translation, Math)}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from toa_trl.errors import ConfigError
-from toa_trl.prompts import BUILT_IN, Templates, fill, render
+from toa_trl.tasks.rendering import BUILT_IN, Templates, fill, render
 from toa_trl.types import Action, Message, Play, Prompt, as_dicts, as_messages
 
 
@@ -86,7 +86,7 @@ class Task:
         return prompt.messages[-1].content if as_it_is else str(prompt.metadata[kept])
 
     def render(self, prompt: Prompt, action: Action, plays: Mapping[int, Play]) -> tuple[Message, ...]:
-        """The messages for an action: see `toa_trl.prompts.render`."""
+        """The messages for an action: see `toa_trl.tasks.rendering.render`."""
         if not action.refs:
             return prompt.messages
         return render(prompt, action, plays, self.templates, {self.asked: self.question(prompt)})

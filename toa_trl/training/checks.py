@@ -11,13 +11,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from toa_trl.cli import config_of, option_of, parse
-from toa_trl.data.origin import public_name
+from toa_trl.cli.arguments import config_of, option_of, parse
 from toa_trl.errors import ConfigError
-from toa_trl.hf import STATE, is_adapter, last_checkpoint, module_names, num_accelerators, read_config
-from toa_trl.model_card import model_lineage
-from toa_trl.publish import identify
-from toa_trl.registry import check_keys
+from toa_trl.hub.model_card import model_lineage
+from toa_trl.hub.push import identify
+from toa_trl.models.loading import STATE, is_adapter, last_checkpoint, module_names, num_accelerators, read_config
+from toa_trl.utils.redaction import public_name
+from toa_trl.utils.registry import check_keys
 
 SHAPE = (
     "model_type",
@@ -32,7 +32,7 @@ TRUE = ("true", "yes", "y", "t", "1")  # as HfArgumentParser and accelerate read
 
 
 def parse_training(parser: Any, arguments: list[str] | None = None) -> tuple[Any, ...]:
-    """`toa_trl.cli.parse`, after a look at what the configuration asks of this machine.
+    """`toa_trl.cli.arguments.parse`, after a look at what the configuration asks of this machine.
 
     Raises:
         ConfigError: an unknown key, also in `datasets`; more processes on this machine than it has GPUs; a value that TRL
@@ -83,7 +83,7 @@ def check_model(model: Any, training: Any) -> None:
     if is_adapter(name):
         raise ConfigError(
             f"model_name_or_path: {name} holds an adapter alone; merge it into its base first: "
-            f"python scripts/merge_adapter.py {name} {name}-merged"
+            f"python toa_trl/training/merge_adapter.py {name} {name}-merged"
         )
     here = read_config("model_name_or_path", name, model.model_revision)
     training.model_init_kwargs = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toa_trl.errors import ConfigError
-from toa_trl.lineage import FILE, read_lineage
+from toa_trl.hub.lineage import FILE, read_lineage
 
 # kind of data -> sets of columns, any of which will do; the kind is the name of its folder in a run, too
 FORMATS: dict[str, tuple[tuple[str, ...], ...]] = {

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from toa_trl.errors import ConfigError
-from toa_trl.model_card import extend_model_card
-from toa_trl.publish import hub_errors
+from toa_trl.hub.model_card import extend_model_card
+from toa_trl.hub.push import hub_errors
 from toa_trl.training.data import Data
 
 logger = logging.getLogger(__name__)

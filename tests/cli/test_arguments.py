@@ -1,0 +1,241 @@
+"""Options from YAML and command line, and errors that a user can act on."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.helpers import EchoAgent
+from toa_trl.cli.arguments import parse, structure, user_errors
+from toa_trl.cli.config import PromptArguments, SamplingArguments, SynthesisArguments, write_run_yaml
+from toa_trl.cli.main import main
+from toa_trl.errors import AgentError, ConfigError, JournalError, RewardError, SearchError, ToaError
+from toa_trl.sampler import TOASampler
+from toa_trl.tasks import Task
+from toa_trl.tasks.rendering import Templates
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ConfigError("budget: too small"), 2, "error: budget: too small"),
+        (ToaError("nothing works"), 1, "stopped: nothing works"),
+        (JournalError("disk"), 1, "stopped: disk"),
+        (AgentError("gone"), 1, "stopped: gone"),
+        (RewardError("none"), 1, "stopped: none"),
+        (SearchError("nan"), 1, "stopped: nan"),
+        (OSError(errno.ENOSPC, "No space left"), 1, "No space left"),
+        (KeyboardInterrupt(), 130, "stopped as asked"),
+    ],
+)
+def test_exit_codes(error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised, user_errors():
+        raise error
+    assert raised.value.code == code
+    output = capsys.readouterr()
+    assert said in output.err
+    assert len(output.err.splitlines()) == 1
+    assert output.out == ""
+
+
+def test_only_the_first_process_of_a_launch_speaks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(SystemExit) as raised, user_errors():
+        raise ConfigError("wrong")
+    assert raised.value.code == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_a_bug_is_not_a_users_mistake() -> None:
+    with pytest.raises(ZeroDivisionError), user_errors():
+        raise ZeroDivisionError
+    with pytest.raises(OSError, match="weird"), user_errors():
+        raise OSError(errno.EIO, "weird")
+
+
+@dataclass
+class Some:
+    budget: int = field(default=3, metadata={"help": "plays"})
+    search: str = field(default="toa", metadata={"help": "which"})
+
+
+def options(tmp_path: Path, text: str, *arguments: str) -> Any:
+    from trl import TrlParser
+
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    (parsed,) = parse(TrlParser(Some), ["--config", str(path), *arguments])
+    return parsed
+
+
+def test_yaml_sets_and_the_command_line_overrides(tmp_path: Path) -> None:
+    assert options(tmp_path, "budget: 7") == Some(7, "toa")
+    assert options(tmp_path, "budget: 7", "--budget", "9", "--search", "moa") == Some(9, "moa")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("budgte: 7", r"config\.yaml: unknown key 'budgte'.*did you mean 'budget'"),
+        ("budget: [", r"config\.yaml is not YAML"),
+        ("- 1", r"config\.yaml must hold keys and values"),
+        ("", r"config\.yaml must hold keys and values"),
+        ("budget: many", "budget"),
+    ],
+)
+def test_a_config_that_is_wrong_is_refused(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises((ConfigError, SystemExit)) as raised:
+        options(tmp_path, text)
+    if isinstance(raised.value, SystemExit):
+        assert raised.value.code == 2
+    else:
+        raised.match(named)
+        assert "\n" not in str(raised.value)
+
+
+def test_a_config_that_is_not_there_or_no_file_is_refused(tmp_path: Path) -> None:
+    from trl import TrlParser
+
+    for path in (tmp_path / "nowhere.yaml", tmp_path):
+        with pytest.raises(ConfigError, match=r"--config.*cannot be read"):
+            parse(TrlParser(Some), ["--config", str(path)])
+
+
+def test_an_unknown_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    from trl import TrlParser
+
+    with pytest.raises((ConfigError, SystemExit)) as raised:
+        parse(TrlParser(Some), ["--budgte", "3"])
+    assert "budgte" in capsys.readouterr().err + str(raised.value)
+
+
+def test_structures_from_yaml_and_command_line() -> None:
+    assert structure("agents", [{"name": "a"}]) == [{"name": "a"}]
+    assert structure("agents", '[{"name": "a"}]') == [{"name": "a"}]
+    assert structure("reward", "{kind: classifier}") == {"kind": "classifier"}
+    with pytest.raises(ConfigError, match="--agents: neither YAML nor JSON"):
+        structure("agents", "[{")
+
+
+def test_prompt_arguments() -> None:
+    with pytest.raises(ConfigError, match="prompts: the key is missing"):
+        PromptArguments().load_prompts()
+    with pytest.raises(ConfigError, match="num_prompts"):
+        PromptArguments(prompts="x.jsonl", num_prompts=0).load_prompts()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"agents": "{}"}, "agents: a list is needed"),
+        ({"reward": "[]"}, "reward: a dict is needed"),
+        ({"sampling": "3"}, "sampling: a dict is needed"),
+    ],
+)
+def test_sampling_arguments_of_another_shape_are_refused(changes: dict[str, str], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        SamplingArguments(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"output_dir": ""}, "output_dir"),
+        ({"sft": "{topk: 1}"}, "topk"),
+        ({"preference": "{policy: best}"}, "best"),
+        ({"preference": "{rejected_rank: 1}"}, "rejected_rank"),
+        ({"sft": "[]"}, "sft"),
+    ],
+)
+def test_synthesis_arguments_are_checked_before_anything_is_sampled(changes: dict[str, str], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        SynthesisArguments(**{"output_dir": "x", **changes})
+
+
+class Short(Task):
+    name = "short"
+    words = Templates(
+        answer="Shortly: {prompt}", refine="{prompt} {draft}", aggregate="{prompt} {drafts}", draft="{number} {draft}"
+    )
+
+
+def of_the_question(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
+    """A reward that reads the prompt."""
+    return [float(len(prompt[-1]["content"])) for prompt in prompts]
+
+
+@pytest.mark.parametrize(
+    ("task", "run_yaml", "mean"),
+    [
+        ("math", "", "20"),
+        ("math", "task: {name: math}", "20"),
+        ("tests.test_cli:Short", "task: tests.test_cli:Short", "20"),
+        ("tests.test_cli:Short", "", "29"),  # only run.yaml tells where it is
+    ],
+)
+def test_a_reward_is_calibrated_on_what_the_run_shows_it(
+    task: str, run_yaml: str, mean: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": "x" * length, "answer": "1"} for length in (10, 30)]
+    entry = {"kind": "function", "function": "tests.test_cli:of_the_question"}
+    sampler = TOASampler([EchoAgent("a")], entry, "best_of_n", 2, task=task, progress=False)
+    sampler.sample(rows, output_dir=tmp_path)
+    if run_yaml:
+        (tmp_path / "run.yaml").write_text(run_yaml)
+    main(["calibrate", str(tmp_path), "--reward", str(entry)])
+    assert capsys.readouterr().out == f"mean: {mean}, std: 10\n"
+
+
+def test_run_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    config = SynthesisArguments(output_dir="x", agents='[{"name": "ä"}]')
+    write_run_yaml(path, config, {"seed": 1}, started="now")
+    first = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert first["agents"] == [{"name": "ä"}]
+    assert first["started"] == "now"
+    assert {"python", "toa_trl", "torch", "trl", "transformers"} <= first["versions"].keys()
+    write_run_yaml(path, config, {"seed": 2})
+    assert yaml.safe_load(path.read_text(encoding="utf-8"))["fingerprint"] != first["fingerprint"]
+    assert [p.name for p in tmp_path.iterdir()] == ["run.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"budgte": 3}, "did you mean 'budget'"), ({"agents": [{"name": "a", "engine": "skripted"}]}, "'scripted'")],
+)
+def test_the_recipe_says_it_in_one_line_and_exits_with_2(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "x"}\n')
+    config = {
+        "prompts": str(prompts),
+        "agents": [{"name": "a", "engine": "scripted"}],
+        "reward": {"kind": "function", "function": "toa_trl.rewards.function:length_reward"},
+        "output_dir": str(tmp_path / "run"),
+        **changes,
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    done = subprocess.run(
+        [sys.executable, "recipes/synthesize.py", "--config", str(tmp_path / "config.yaml")],
+        cwd=ROOT,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sum(line.startswith("error: ") for line in done.stderr.splitlines()) == 1
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,113 @@
+"""The queue in front of an in-process model."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+
+from tests.helpers import wait
+from toa_trl.models.batching import Batcher
+
+
+def make(max_size: int = 4) -> tuple[Batcher[str, str], list[list[str]]]:
+    batches: list[list[str]] = []
+
+    def run(items: list[str]) -> list[str]:
+        batches.append(items)
+        if "bad" in items:
+            raise RuntimeError("bad batch")
+        return [item.upper() for item in items]
+
+    return Batcher(run, length=len, max_size=max_size), batches
+
+
+def test_each_gets_its_own_answer_and_batches_are_sorted_and_bounded() -> None:
+    batcher, batches = make()
+    rng = random.Random(0)
+    items = [f"{i:03}" + "x" * rng.randrange(30) for i in range(50)]
+
+    async def ask() -> list[str]:
+        return await asyncio.gather(*map(batcher.submit, items))
+
+    assert wait(ask()) == [item.upper() for item in items]
+    assert sorted(item for batch in batches for item in batch) == sorted(items)
+    assert all(len(batch) <= 4 for batch in batches)
+    assert len(batches) == 13
+    assert all(batch == sorted(batch, key=len) for batch in batches)
+    # the oldest that waits is in the next batch: nothing starves
+    left = list(items)
+    for batch in batches:
+        assert left[0] in batch
+        left = [item for item in left if item not in batch]
+
+
+def test_what_is_asked_at_once_runs_at_once() -> None:
+    batcher, batches = make(max_size=100)
+
+    async def ask() -> list[str]:
+        return await asyncio.gather(*(batcher.submit(str(i)) for i in range(20)))
+
+    wait(ask())
+    assert len(batches) == 1
+
+
+def test_what_arrives_while_the_model_is_busy_goes_into_one_batch() -> None:
+    started, go_on = threading.Event(), threading.Event()
+    batches: list[list[str]] = []
+
+    def run(items: list[str]) -> list[str]:
+        batches.append(items)
+        started.set()
+        assert go_on.wait(30)
+        return items
+
+    batcher: Batcher[str, str] = Batcher(run, length=len, max_size=100)
+
+    async def ask() -> None:
+        first = asyncio.create_task(batcher.submit("first"))
+        await asyncio.to_thread(started.wait, 30)
+        others = [asyncio.create_task(batcher.submit(str(i))) for i in range(5)]
+        await asyncio.sleep(0)
+        go_on.set()
+        assert await first == "first"
+        assert await asyncio.gather(*others) == [str(i) for i in range(5)]
+
+    wait(ask())
+    assert [len(batch) for batch in batches] == [1, 5]
+
+
+def test_a_batch_that_fails_fails_its_own_requests_only() -> None:
+    batcher, _ = make(max_size=1)
+
+    async def ask() -> list[str | BaseException]:
+        return await asyncio.gather(*map(batcher.submit, ("a", "bad", "c")), return_exceptions=True)
+
+    first, bad, last = wait(ask())
+    assert (first, last) == ("A", "C")
+    assert isinstance(bad, RuntimeError)
+
+
+def test_requests_that_were_given_up_are_not_computed() -> None:
+    batcher, batches = make()
+
+    async def ask() -> str:
+        given_up = asyncio.create_task(batcher.submit("given up"))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        return await batcher.submit("kept")
+
+    assert wait(ask()) == "KEPT"
+    assert batches == [["kept"]]
+
+
+def test_serves_one_event_loop_after_another() -> None:
+    batcher, _ = make()
+    assert wait(batcher.submit("a")) == "A"
+
+    async def left_behind() -> None:
+        asyncio.create_task(batcher.submit("b"))  # noqa: RUF006
+        await asyncio.sleep(0)
+
+    wait(left_behind())
+    assert wait(batcher.submit("c")) == "C"

@@ -1,0 +1,122 @@
+"""recipes/configs: every file is one command, and every key is one that its recipe takes, with a value that it takes."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "recipes/configs").rglob("*.yaml"))
+each = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "recipes/configs")))
+PAPER = [path for path in CONFIGS if path.parent.name != "demo"]
+TRAINING = [path for path in PAPER if path.stem.endswith(("_full", "_lora"))]
+
+
+class Parsed(Exception):
+    """What the options of a recipe became."""
+
+
+def command(path: Path) -> list[str]:
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    assert first.startswith("# ")
+    return shlex.split(first[2:])
+
+
+def options(path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the recipe of the launch command makes of a configuration; the recipe is stopped there."""
+    from trl import TrlParser
+
+    parse = TrlParser.parse_args_and_config
+
+    def stop(parser: Any, arguments: list[str]) -> None:
+        if any(action.dest == "use_cpu" for action in parser._actions):
+            arguments = [*arguments, "--use_cpu", "True"]  # bf16 is for GPUs, and checked against this machine
+        raise Parsed(parse(parser, arguments))
+
+    words = command(path)
+    recipe = next(word for word in words if word.startswith("recipes/") and word.endswith(".py"))
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(TrlParser, "parse_args_and_config", stop)
+    monkeypatch.setattr(sys, "argv", words[words.index(recipe) :])
+    with pytest.raises(Parsed) as parsed:
+        runpy.run_path(recipe, run_name="__main__")
+    return {key: value for part in parsed.value.args[0] for key, value in vars(part).items()}
+
+
+@each
+def test_the_first_line_starts_it(path: Path) -> None:
+    words = command(path)
+    files = [word for word in words if re.search(r"\.(py|yaml)$", word)]
+    assert str(path.relative_to(ROOT)) == words[words.index("--config") + 1]
+    assert len(files) >= 2
+    assert [word for word in files if not (ROOT / word).is_file()] == []
+
+
+@each
+def test_its_recipe_takes_every_key(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = options(path, monkeypatch)
+    for key, value in yaml.safe_load(path.read_text(encoding="utf-8")).items():
+        if key in ("use_cpu", "lora_target_modules"):  # the one is set by this test, the other read as one name
+            continue
+        assert found[key] == value or key in ("datasets", "train", "report_to", "sampling"), key
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_what_the_trainings_promise(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = options(path, monkeypatch)
+    lora = path.stem.endswith("_lora")
+    assert found["use_peft"] == lora
+    assert "zero3" in " ".join(command(path)) or lora or "0.5b" in str(path)
+    assert found["max_length"] >= 2 * 2048  # what the responses may have, and room for a prompt
+    assert found["bf16"]
+    assert found["gradient_checkpointing"]
+    assert found["num_train_epochs"] == 1
+    assert found["save_total_limit"] == 1
+    assert 0 < found["warmup_steps"] < 1  # a share: an old warmup_ratio would be an unknown key
+    if path.stem.startswith("sft"):
+        assert found["packing"] and found["packing_strategy"] == "bfd" and found["completion_only_loss"]  # noqa: PT018
+    if path.stem == "dpo_full":
+        assert found["precompute_ref_log_probs"]
+    # whoever trains all weights in one process keeps them in float32: there is no other copy of them
+    if not lora and "zero3" not in " ".join(command(path)):
+        assert found["dtype"] == "float32"
+
+
+def test_the_papers_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    from toa_trl.search import make_search
+
+    found = options(ROOT / "recipes/configs/llama3-8b/synthesize.yaml", monkeypatch)
+    names = [agent["name"] for agent in found["agents"]]
+    search = make_search(found["search"], names, found["budget"], **found["search_params"])
+    assert (len(names), found["budget"], search.width) == (4, 160, 53)
+    assert found["preference"] == {"policy": "rank", "rejected_rank": 30}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_packed_examples_do_not_see_their_neighbours(attention: str) -> None:
+    # what packing_strategy: bfd promises, also where no flash attention is installed
+    import torch
+    from transformers import AutoModelForCausalLM
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    model = AutoModelForCausalLM.from_pretrained(
+        ROOT / "toa_trl/demo/weights/student", attn_implementation=attention
+    ).eval()
+    examples = [list(range(5, 25)), list(range(60, 27, -1)), list(range(30, 41))]
+    together = [token for example in examples for token in example]
+    row = {"input_ids": together, "labels": together, "seq_lengths": [len(example) for example in examples]}
+    batch = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)([row])
+    del batch["labels"]
+    with torch.no_grad():
+        packed = model(**batch, use_cache=False).logits[0]
+        apart = torch.cat([model(input_ids=torch.tensor([example])).logits[0] for example in examples])
+        as_one = model(input_ids=torch.tensor([together])).logits[0]
+    assert torch.allclose(packed, apart, atol=1e-4)
+    assert not torch.allclose(as_one, apart, atol=1e-1)

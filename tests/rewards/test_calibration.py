@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean, pstdev
+from typing import Any
+
+import pytest
+
+from tests.helpers import TextReward, play, rollout, wait
+from toa_trl.errors import ConfigError, RewardError, Unavailable
+from toa_trl.rewards import make_reward
+from toa_trl.rewards.calibration import calibrate
+from toa_trl.types import Prompt
+
+ROLLOUTS = [rollout(*(play(i, 0.5, f"{p} {i}") for i in range(20)), id=p) for p in ("p", "q", "r")]
+
+
+class Seen(TextReward):
+    """Remembers what it was asked."""
+
+    def __init__(self, fails: str = "nothing", error: Exception | None = None) -> None:
+        self.texts: list[tuple[str, str]] = []
+        self.fails, self.error = fails, error or RewardError("cannot score this")
+
+    async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
+        self.texts += [(prompt.id, text) for text in responses]
+        if any(self.fails in text for text in responses):
+            raise self.error
+        return await super().score(prompt, responses)
+
+
+def test_all_responses_where_there_are_fewer_than_asked_for() -> None:
+    seen = Seen()
+    mean, std = wait(calibrate(ROLLOUTS, seen))
+    assert sorted(seen.texts) == sorted(
+        (r.prompt.id, p.completion.text) for r in ROLLOUTS for p in r.plays if p.completion
+    )
+    rewards = [wait(TextReward().score(r.prompt, [f"{r.prompt.id} {i}"]))[0] for r in ROLLOUTS for i in range(20)]
+    assert (mean, std) == pytest.approx((fmean(rewards), pstdev(rewards)))
+
+
+def test_the_draw_is_that_of_its_seed_and_takes_no_response_twice() -> None:
+    def drawn(seed: int) -> list[tuple[str, str]]:
+        seen = Seen()
+        wait(calibrate(iter(ROLLOUTS), seen, num_responses=10, seed=seed))
+        assert len(seen.texts) == len(set(seen.texts)) == 10
+        return seen.texts
+
+    assert drawn(0) == drawn(0)
+    assert len({tuple(drawn(seed)) for seed in range(10)}) == 10
+    often = [text for seed in range(60) for text in drawn(seed)]  # 10 of 60, 60 times: each is expected 10 times
+    assert len(set(often)) == 60
+    assert max(map(often.count, often)) < 30
+
+
+def test_the_prompt_is_given_as_it_was_judged() -> None:
+    seen = Seen()
+    wait(calibrate(ROLLOUTS[:1], seen, judged=lambda prompt: Prompt(f"{prompt.id} as judged", prompt.messages)))
+    assert {id for id, _ in seen.texts} == {"p as judged"}
+
+
+def test_a_standardised_reward_has_mean_0_and_std_1() -> None:
+    entry = {"kind": "length", "unit": "characters"}
+    mean, std = wait(calibrate(ROLLOUTS, make_reward(entry)))
+    standardised = make_reward({"kind": "weighted_sum", "rewards": [{"reward": entry, "mean": mean, "std": std}]})
+    assert wait(calibrate(ROLLOUTS, standardised)) == pytest.approx((0, 1), abs=1e-9)
+
+
+def test_failed_plays_are_not_drawn_and_failed_scores_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    seen = Seen(fails="bad")
+    few = rollout(play(0, 1.0, "good"), play(1, None), play(2, 1.0, "bad"), play(3, 1.0, "good, too"), id="p")
+    mean, _ = wait(calibrate([few], seen))
+    assert [text for _, text in seen.texts] == ["good", "bad", "good, too"]
+    assert mean == pytest.approx(fmean(wait(TextReward().score(few.prompt, ["good", "good, too"]))))
+    assert "1 of 3 responses are left out, the first because of: cannot score this" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("rollouts", "model", "params", "raised", "named"),
+    [
+        ([], TextReward(), {}, ConfigError, "at least 2 responses, and there are 0"),
+        ([rollout(play(0, None))], TextReward(), {}, ConfigError, "at least 2 responses, and there are 0"),
+        ([rollout(play(0, 1.0))], TextReward(), {}, ConfigError, "at least 2 responses, and there are 1"),
+        (ROLLOUTS, make_reward({"kind": "length"}), {}, ConfigError, "all 60 responses have the reward 2"),
+        (ROLLOUTS, Seen(fails=""), {}, RewardError, "cannot score this"),
+        (ROLLOUTS, Seen(fails="", error=Unavailable("gone")), {}, Unavailable, "gone"),
+        (ROLLOUTS, TextReward(), {"num_responses": 1}, ConfigError, "num_responses: a whole number >= 2"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_an_error(
+    rollouts: Any, model: Any, params: Any, raised: type[Exception], named: str
+) -> None:
+    with pytest.raises(raised, match=named):
+        wait(calibrate(rollouts, model, **params))

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.helpers import EchoAgent, TextReward, play
+from toa_trl import TOASampler
+from toa_trl.errors import ConfigError
+from toa_trl.sampling.limits import Meter
+from toa_trl.types import AgentCounts, Completion, Play
+
+PRICES = {"a": {"prompt": 1.0, "completion": 3.0}}
+
+
+def test_adds_up_what_the_journal_holds_and_what_comes() -> None:
+    meter = Meter({"max_cost": 1.0}, PRICES)
+    meter.resume({"a": AgentCounts(3, 1, 100_000, 100_000, 5.0), "b": AgentCounts(1, 0, 10, 10, 1.0)}, reward_flops=2.0)
+    assert (meter.tokens, meter.flops, meter.cost) == (200_020, 8.0, pytest.approx(0.4))
+    assert meter.reached is None
+    meter.add(play(0, 0.5, tokens=(0, 200_000)))  # by agent a
+    meter.add(play(1, None))  # a failure without a completion
+    assert meter.cost == pytest.approx(1.0)
+    assert meter.reached is not None
+    assert "max_cost of 1 is reached" in meter.reached
+    assert "400,020 tokens" in meter.reached
+
+
+@pytest.mark.parametrize("limits", [{"max_tokens": 15}, {"max_flops": 3}])
+def test_each_limit(limits: dict[str, Any]) -> None:
+    meter = Meter(limits, {})
+    assert meter.reached is None
+    meter.add(play(0, 0.5, tokens=(10, 5), flops=1.0))  # and 2 of the reward model
+    assert meter.reached is not None
+    assert next(iter(limits)) in meter.reached
+
+
+def test_a_failure_that_was_paid_for_counts() -> None:
+    meter = Meter({}, {})
+    meter.add(Play(0, play(0, 1.0).action, Completion("", "length", 3, 4), None, "nothing but reasoning"))
+    assert meter.tokens == 7
+
+
+def test_flops_that_are_not_known_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    meter = Meter({"max_flops": 10}, {})
+    for index in range(3):
+        meter.add(play(index, 0.5, flops=None))
+    assert caplog.text.count("FLOPs of agent 'a' are not known") == 1
+
+
+@pytest.mark.parametrize(
+    ("limits", "prices", "named"),
+    [
+        ({"max_token": 3}, {}, "did you mean 'max_tokens'"),
+        ({"max_tokens": 0}, {}, "max_tokens"),
+        ({"max_flops": "many"}, {}, "max_flops"),
+        ({"max_cost": 1.0}, {}, "price"),
+        ({}, {"a": {"promt": 1}}, "agent 'a': price.*promt"),
+        ({}, {"a": {"prompt": -1}}, "agent 'a': price: prompt"),
+        ({}, {"a": 3}, "agent 'a': price"),
+    ],
+)
+def test_mistakes_are_named(limits: Any, prices: Any, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        Meter(limits, prices)
+
+
+def test_a_run_ends_in_order_at_its_limit_and_goes_on_with_more(tmp_path: Any) -> None:
+    def sample(limits: dict[str, Any]) -> Any:
+        agents = [EchoAgent("a"), EchoAgent("b")]  # 5 tokens a play
+        sampler = TOASampler(agents, TextReward(), budget=6, limits=limits, prompts_in_flight=2, progress=False)
+        return sampler.sample([f"Question {i}?" for i in range(5)], tmp_path)
+
+    first = sample({"max_tokens": 50})
+    assert first.limit is not None
+    assert "max_tokens of 50 is reached" in first.limit
+    num_scored = sum(len(rollout.scored) for rollout in first)
+    assert 10 <= num_scored <= 12  # what was in flight was waited for
+    assert first.given_up == ()
+    assert first.unfinished in (3, 4)
+    second = sample({})
+    assert second.limit is None
+    assert [len(rollout.scored) for rollout in second] == [6] * 5
+    whole = TOASampler([EchoAgent("a"), EchoAgent("b")], TextReward(), budget=6, progress=False)
+    assert [r.plays for r in second] == [r.plays for r in whole.sample([f"Question {i}?" for i in range(5)])]

@@ -1,0 +1,116 @@
+"""What a run leaves goes to disk and to the Hub without ever being in memory as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.helpers import IDENTITY, play
+from toa_trl.errors import ConfigError
+from toa_trl.rollouts import Rollouts
+from toa_trl.sampling.journal import Journal
+from toa_trl.types import Prompt
+
+
+def rollouts(num_prompts: int, *rewards: float | None, path: Path | str = ":memory:") -> Rollouts:
+    journal = Journal(path, create=True)
+    journal.begin(IDENTITY, [Prompt(str(i), f"Question {i}?") for i in range(num_prompts)])  # type: ignore[arg-type]
+    journal.append_all([(str(i), play(n, reward)) for i in range(num_prompts) for n, reward in enumerate(rewards)])
+    return Rollouts(journal)
+
+
+@pytest.fixture
+def pushed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What `push_to_hub` gave to be pushed: the rows of each part, and the rest."""
+    found: dict[str, Any] = {}
+
+    def push_folder(folder: Path, repo_id: str, **options: Any) -> str:
+        parts = ("sft", "dpo", "rollouts")
+        found.update({part: pq.read_table(folder / part).to_pylist() for part in parts}, folder=folder, **options)
+        assert {"README.md", "lineage.json", "audit.json"} <= {path.name for path in folder.iterdir()}
+        return repo_id
+
+    monkeypatch.setattr("toa_trl.rollouts.push_folder", push_folder)
+    return found
+
+
+def test_pushed_is_what_the_data_sets_hold(pushed: dict[str, Any]) -> None:
+    it = rollouts(5, 1.0, None, 3.0)
+    params: dict[str, Any] = {"sft": {"top_k": 2}, "preference": {"rejected_rank": 2}}
+    assert it.push_to_hub("me/first", private=True, **params) == "me/first"
+    assert (pushed["private"], pushed["token"], pushed["overwrite"], pushed["folder"].name) == (
+        True,
+        None,
+        False,
+        "first",
+    )
+    assert pushed["sft"] == it.to_sft(top_k=2).to_list()
+    assert pushed["dpo"] == it.to_preference(2).to_list()
+    assert pushed["rollouts"] == it.to_dataset().to_list()
+    assert not pushed["folder"].exists()  # a run in memory leaves nothing
+
+
+def test_prompts_can_be_left_out_of_what_is_pushed(pushed: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "bench.jsonl").write_text('{"prompt": "question 3"}\n')
+    params: dict[str, Any] = {"preference": {"rejected_rank": 2}, "without": ["0", "1"]}
+    rollouts(5, 1.0, 3.0).push_to_hub("me/first", **params, decontaminate=[str(tmp_path / "bench.jsonl")])
+    assert {part: len(pushed[part]) for part in ("sft", "dpo", "rollouts")} == {"sft": 2, "dpo": 2, "rollouts": 10}
+
+
+def test_what_is_pushed_is_made_as_the_run_was_and_saved_first(pushed: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "bench.jsonl").write_text('{"prompt": "question 3"}\n')
+    of_run = f"{{sft: {{top_k: 2}}, preference: {{rejected_rank: 2}}, decontaminate: [{tmp_path / 'bench.jsonl'}]}}"
+    (tmp_path / "run.yaml").write_text(of_run)
+    it = rollouts(5, 1.0, 3.0, path=tmp_path / "journal.sqlite")
+    it.push_to_hub("me/first")
+    assert (len(pushed["sft"]), len(pushed["dpo"]), len(pushed["rollouts"])) == (8, 4, 10)
+    assert pushed["folder"] == tmp_path
+    assert pq.read_table(tmp_path / "sft").num_rows == 8
+    it.push_to_hub("me/first", sft={}, decontaminate=[])
+    assert (len(pushed["sft"]), len(pushed["dpo"]), len(pushed["rollouts"])) == (5, 5, 10)
+
+
+def test_nothing_is_pushed_where_a_part_is_empty() -> None:
+    with pytest.raises(ConfigError, match="/first/dpo has no row"):
+        rollouts(5, 1.0, 2.0).push_to_hub("me/first")
+
+
+def test_saving_reads_one_prompt_at_a_time_and_counts_what_gave_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toa_trl.data.tables.ROWS_PER_BATCH", 4)
+    it, alive, most = rollouts(50, 1.0, 2.0), 0, 0
+    read = Journal.rollouts
+
+    def counting(self: Journal) -> Iterator[Any]:
+        nonlocal alive, most
+        for rollout in read(self):
+            alive += 1
+            most = max(most, alive)
+            yield rollout
+            alive -= 1
+
+    monkeypatch.setattr(Journal, "rollouts", counting)
+    dropped = it.save(tmp_path / "run", preference={"rejected_rank": 3})
+    assert most == 1
+    assert dropped == {"sft": {}, "dpo": {"fewer than 3 scored responses": 50}}
+    assert "`dpo`: 50 prompts: fewer than 3 scored responses" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_the_number_of_prompts_counts_those_without_plays() -> None:
+    it = rollouts(7)
+    assert (len(it), it.unfinished, len(list(it))) == (7, 7, 7)
+
+
+def test_ids_that_are_left_out_add_up_and_are_ids(tmp_path: Path) -> None:
+    it = rollouts(5, 1.0, 2.0)
+    dropped = it.save(tmp_path, sft={"without": ["1"]}, preference={"rejected_rank": 2}, without={"2", "3"})
+    reason = "overlaps with an evaluation set"
+    assert dropped == {"sft": {reason: 3}, "dpo": {reason: 2}}
+    assert len(it.to_sft(without=["1", "2"])) == 3
+    with pytest.raises(ConfigError, match="save: without must be a list of ids"):
+        it.save(tmp_path, without="12")

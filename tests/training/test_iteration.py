@@ -1,0 +1,240 @@
+"""The pure parts of iterating: what a plan refuses, what every round is given, and what its rows say."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import wait
+from toa_trl.errors import ConfigError
+from toa_trl.models.loading import last_checkpoint
+from toa_trl.training.iteration import Plan, run_rounds
+from toa_trl.training.iteration.rounds import round_rows
+from toa_trl.utils import subprocesses as commands
+from toa_trl.utils.subprocesses import check_command, failed, run_command
+
+
+@pytest.fixture(name="parts")
+def _parts(tmp_path: Path) -> dict[str, Any]:
+    """What a plan is made of: six prompts, two held out."""
+    for name, numbers in {"prompts": range(6), "heldout": range(6, 8)}.items():
+        rows = (json.dumps({"id": f"p{n}", "prompt": f"Say {n}."}) + "\n" for n in numbers)
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows))
+    (tmp_path / "sft.yaml").write_text("learning_rate: 0.1\n")
+    stages = [{"name": name, "data": name, "command": f"python {name}.py"} for name in ("sft", "dpo")]
+    stages[0]["command"] += f" --config {tmp_path / 'sft.yaml'}"
+    return {
+        "student": {"name": "student", "engine": "transformers", "model": "untrained", "max_batch_size": 7},
+        "synthesize": {
+            "prompts": str(tmp_path / "prompts.jsonl"),
+            "agents": [{"name": "a", "engine": "scripted"}],
+            "reward": {"kind": "length"},
+        },
+        "train": stages,
+        "evaluate": {"prompts": str(tmp_path / "heldout.jsonl")},
+        "output_dir": str(tmp_path / "out"),
+    }
+
+
+def with_key(parts: dict[str, Any], part: str, **keys: Any) -> dict[str, Any]:
+    return {**parts, part: {**parts[part], **keys}}
+
+
+def test_every_round_has_its_own_seed_prompts_and_student(parts: dict[str, Any], tmp_path: Path) -> None:
+    plan = Plan(**parts, seed=5, prompts_per_round=2)
+    first, third = plan.synthesis(1), plan.synthesis(3)
+    assert [agent["name"] for agent in first["agents"]] == ["a", "student"]
+    assert first["agents"][1] == parts["student"]
+    assert third["agents"][1]["model"] == str(tmp_path / "out/round-2/dpo")
+    assert [(config["seed"], config["num_prompts"], config["skip_prompts"]) for config in (first, third)] == [
+        (5, 2, 0),
+        (7, 2, 4),
+    ]
+    models = plan.evaluation(2)["models"]
+    assert [(model["name"], Path(model["model"]).parts[-2:]) for model in models] == [
+        ("base", ("untrained",)),
+        ("round-1", ("round-1", "dpo")),
+        ("round-2", ("round-2", "dpo")),
+    ]
+    assert plan.evaluation(2)["baseline"] == "base"
+
+
+def test_the_untrained_student_need_not_be_an_agent(parts: dict[str, Any]) -> None:
+    plan = Plan(**parts, student_from_round=2)
+    assert [[agent["name"] for agent in plan.synthesis(number)["agents"]] for number in (1, 2)] == [
+        ["a"],
+        ["a", "student"],
+    ]
+    assert "num_prompts" not in plan.synthesis(2)
+
+
+def test_the_student_of_a_round_is_whole(parts: dict[str, Any], tmp_path: Path) -> None:
+    plan = Plan(**parts)
+    folder = tmp_path / "out/round-1/dpo"
+    assert plan.model(1) == str(folder)
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text("{}")
+    assert plan.model(1) == f"{folder}-merged"
+
+
+@pytest.mark.parametrize(
+    ("part", "keys", "message"),
+    [
+        ("synthesize", {"serach": "toa"}, "synthesize: unknown key 'serach'.*did you mean 'search'"),
+        ("synthesize", {"seed": 3}, "synthesize: seed is given by the round"),
+        ("synthesize", {"num_prompts": 3}, "synthesize: num_prompts is given by the round"),
+        ("synthesize", {"agents": "a"}, "agents: a list is needed"),
+        ("synthesize", {"agents": [{"name": "student", "engine": "scripted"}]}, "none that the student has"),
+        ("synthesize", {"agents": [{"engine": "scripted"}]}, "different names"),
+        ("evaluate", {"models": []}, "evaluate: models is given by the round"),
+        ("evaluate", {"num_sampels": 2}, "evaluate: unknown key 'num_sampels'.*did you mean 'num_samples'"),
+        ("student", {"engine": "openai"}, "student: engine 'openai' is not known; choose one of transformers, vllm"),
+    ],
+)
+def test_mistakes_in_a_part_are_named(parts: dict[str, Any], part: str, keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Plan(**with_key(parts, part, **keys), prompts_per_round=2)
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ({"name": "../sft"}, "is no name for a folder"),
+        ({"name": "synthesis"}, "is no name for a folder"),
+        ({"name": "dpo-merged"}, "is no name for a folder"),
+        ({"data": "rollouts"}, "train: sft: data 'rollouts' is not known; choose one of sft, dpo"),
+        ({"command": "no-such-launcher sft.py"}, "train: sft: command: .* cannot be started"),
+        ({"command": "python 'sft.py"}, "No closing quotation"),
+        ({"command": "python sft.py --config none.yaml"}, "there is no file none.yaml"),
+        ({"comand": "python"}, "train: unknown key 'comand'"),
+        ({"name": "dpo"}, "two stages have one name"),
+    ],
+)
+def test_mistakes_in_a_stage_are_named(parts: dict[str, Any], stage: dict[str, Any], message: str) -> None:
+    first, *others = parts["train"]
+    with pytest.raises(ConfigError, match=message):
+        Plan(**{**parts, "train": [{**first, **stage}, *others]})
+
+
+@pytest.mark.parametrize("part", ["student", "synthesize", "train", "evaluate"])
+def test_a_part_of_another_kind_is_refused(parts: dict[str, Any], part: str) -> None:
+    for value in ("text", None, []):
+        with pytest.raises(ConfigError, match=part):
+            Plan(**{**parts, part: value})
+
+
+def test_prompts_must_suffice_and_held_out_ones_be_new(parts: dict[str, Any]) -> None:
+    assert Plan(**parts, prompts_per_round=3).identity(2)
+    with pytest.raises(ConfigError, match="prompts_per_round: 3 rounds need 9 prompts; there are 6"):
+        Plan(**parts, prompts_per_round=3).identity(3)
+    same = with_key(parts, "evaluate", prompts=parts["synthesize"]["prompts"])
+    with pytest.raises(ConfigError, match="evaluate: 6 of its prompts are among those of synthesize, as 'p0'"):
+        Plan(**same).identity(1)
+
+
+def test_what_decides_the_rounds_is_told_from_what_does_not(parts: dict[str, Any], tmp_path: Path) -> None:
+    identity = Plan(**parts).identity(1)
+    json.dumps(identity)
+    assert Plan(**parts).identity(5) == identity
+    assert Plan(**with_key(parts, "student", max_batch_size=9)).identity(1) == identity
+    assert Plan(**with_key(parts, "synthesize", prompts_in_flight=9)).identity(1) == identity
+    assert Plan(**parts, seed=1).identity(1) != identity
+    assert Plan(**with_key(parts, "synthesize", budget=9)).identity(1) != identity
+    (tmp_path / "sft.yaml").write_text("learning_rate: 0.2\n")
+    assert Plan(**parts).identity(1)["train"]["sft"]["configurations"] == {
+        str(tmp_path / "sft.yaml"): {"learning_rate": 0.2}
+    }
+
+
+def test_another_configuration_is_refused_and_the_difference_shown(parts: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/iteration.json").write_text(json.dumps(Plan(**parts).identity(1)))
+    (tmp_path / "sft.yaml").write_text("learning_rate: 0.2\n")
+    with pytest.raises(ConfigError, match=r"train\.sft\.configurations\..*learning_rate: 0\.1 -> 0\.2"):
+        wait(run_rounds(Plan(**parts), 1, tmp_path))
+
+
+def test_rows_are_of_rounds_and_against_the_first() -> None:
+    student = {
+        name: {"accuracy": share, "interval": [0.1, 0.9], "k": 4}
+        for name, share in (("base", 0.3), ("round-1", 0.5), ("round-2", 0.4))
+    }
+    rates = [
+        {"model": name, "by": by, "win_rate": rate, "interval": [rate, 1.0], "baseline": "base"}
+        for name, by, rate in (("round-1", "verifier", 0.6), ("round-1", "reward", 0.7), ("round-2", "verifier", 0.8))
+    ]
+    first, second, third = round_rows({"student": student, "win_rates": rates})
+    assert first == {"round": 0, "accuracy": 0.3, "interval": [0.1, 0.9]}
+    assert (second["win_rate"], second["win_rate_by"]) == (0.7, "reward")
+    assert (third["win_rate"], third["win_rate_interval"], third["win_rate_by"]) == (0.8, [0.8, 1.0], "verifier")
+
+
+def test_a_checkpoint_that_a_kill_has_cut_is_passed_over(tmp_path: Path) -> None:
+    assert last_checkpoint(tmp_path / "nothing") is None
+    for step, state in ((9, '{"global_step": 9}'), (10, '{"global_step": 10}'), (11, '{"global_'), (12, None)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if state is not None:
+            (tmp_path / f"checkpoint-{step}/trainer_state.json").write_text(state)
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+
+
+def test_a_command_runs_with_this_pythons_programs(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    words = check_command("here", "python -c 'import sys; print(sys.executable); sys.exit(3)'")
+    assert wait(run_command(words, log)) == 3
+    assert Path(log.read_text().strip()).parent == Path(sys.executable).parent
+    log.write_text("".join(f"line {number}\n" for number in range(40)))
+    assert str(failed("it ended", log)).splitlines()[0] == f"it ended; {log} ends:"
+    assert str(failed("it ended", log)).splitlines()[1:] == [f"  line {number}" for number in range(25, 40)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the guard is Linux's")
+def test_nothing_of_a_command_outlives_a_kill_and_until_then_the_lock_is_held(tmp_path: Path) -> None:
+    """A process that runs a command under a lock is killed; the command ends, and only then the lock is free."""
+    slow = "import os, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), sys.exit())); "
+    slow += f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    nested = ["bash", "-c", f'{sys.executable} -c "{slow}" & wait']
+    code = f"""
+import asyncio, fcntl, os
+from pathlib import Path
+from toa_trl.utils.subprocesses import run_command
+file = open({str(tmp_path / "lock")!r}, "a")
+fcntl.flock(file, fcntl.LOCK_EX)
+asyncio.run(run_command({nested!r}, Path({str(tmp_path / "log")!r}), [file.fileno()]))
+"""
+
+    async def kill() -> int:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, cwd=Path(commands.__file__).parents[1]
+        )
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
+            assert process.returncode is None
+            await asyncio.sleep(0.02)
+        process.kill()
+        await process.wait()
+        return int((tmp_path / "pid").read_text())
+
+    pid = wait(kill())
+    with (tmp_path / "lock").open("a") as file:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX)  # it comes, as the guard ends what SIGTERM has not ended
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_an_unfinished_stage_says_how_it_ended(parts: dict[str, Any], tmp_path: Path) -> None:
+    recipes = tmp_path / "recipes"
+    recipes.mkdir()
+    (recipes / "evaluate.py").write_text("print('one')\nraise SystemExit('two')\n")
+    with pytest.raises(
+        Exception, match=r"round 0, evaluation: ended with code 1; .*evaluation.log ends:\n  one\n  two"
+    ):
+        wait(run_rounds(Plan(**parts), 1, recipes, lambda line: None))

@@ -1,0 +1,180 @@
+"""A run in shards, on disk: every shard has a journal of its own, and they are merged at the end.
+
+    output_dir/shards/plan.json         how the prompts are split; written once
+    output_dir/shards/identity.json     the configuration; written once, by the first worker whose models are built
+    output_dir/shards/0003/             journal.sqlite and progress.json of a shard
+
+SQLite needs a journal in use to be read on its writer's machine only: all other machines read progress.json.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from toa_trl.errors import ConfigError
+from toa_trl.rollouts import Rollouts
+from toa_trl.sampler import TOASampler, digest, identity_of_run, run_until_signal
+from toa_trl.sampling.journal import Journal, check_same
+from toa_trl.sampling.progress import Progress
+from toa_trl.types import AgentCounts, Play, Prompt
+from toa_trl.utils.files import replace_text
+
+logger = logging.getLogger(__name__)
+
+TAKEOVER_S = 60.0  # how long a shard waits for the end of a worker that had it before
+REPORT_S = 2.0  # between two writes of progress.json
+
+
+@dataclass(frozen=True, slots=True)
+class ShardProgress:
+    """How far a shard is."""
+
+    num_scored: int = 0
+    num_failed: int = 0
+    given_up: tuple[str, ...] = ()  # ids of prompts, once the shard has ended
+    limit: str | None = None  # the limit that ended the shard
+    done: bool = False  # nothing is left to do
+
+
+def check_not_sharded(run_dir: str | Path) -> None:
+    """Raises:
+    ConfigError: the run there is one in shards, and their journals have its plays.
+    """
+    if _begun(Path(run_dir)):
+        raise ConfigError(f"{run_dir} was begun with --runner ray; go on with that, or choose another output_dir")
+
+
+def plan(run_dir: Path, prompts: Sequence[Prompt], num_shards: int | None, default: int) -> list[Path]:
+    """The shards' folders; prompt i is of shard i modulo their number. A run that goes on keeps its number of shards.
+
+    Args:
+        run_dir: folder of the run.
+        prompts: of the run.
+        num_shards: as asked for, >= 1.
+        default: the number where none was asked for, >= 1.
+
+    Raises:
+        ConfigError: the run here is not in shards, or has other prompts, or its plan cannot be read.
+    """
+    path = run_dir / "shards" / "plan.json"
+    begun = _begun(run_dir)
+    if not begun and (run_dir / "journal.sqlite").exists():
+        raise ConfigError(f"{run_dir} was begun with --runner local; go on with that, or choose another output_dir")
+    if not begun:
+        (run_dir / "shards" / "identity.json").unlink(missing_ok=True)  # of a start that came to nothing
+        wanted = min(num_shards or default, len(prompts))
+        replace_text(path, json.dumps({"num_shards": wanted, "prompts": digest(prompts)}))
+    try:
+        stored = json.loads(path.read_text())
+        number = int(stored["num_shards"])
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error}), and without it shards cannot go on; restore it, or choose another output_dir"
+        ) from error
+    if stored["prompts"] != digest(prompts):
+        raise ConfigError(f"{run_dir} was begun with other prompts; go back to them, or choose another output_dir")
+    if begun and num_shards not in (None, number):
+        logger.warning("%s was begun with %d shards and goes on with them, not with %s", run_dir, number, num_shards)
+    return [path.with_name(f"{shard:04}") for shard in range(number)]
+
+
+def sample_shard(sampler: TOASampler, prompts: Sequence[Prompt], folder: Path) -> None:
+    """Spend the budget on the prompts of one shard, going on where its journal ends.
+
+    Raises:
+        ConfigError: as of `TOASampler.sample`, or the run has another configuration.
+        ToaError, KeyboardInterrupt: as of `TOASampler.sample`.
+    """
+    _agree(folder.with_name("identity.json"), sampler.identity)
+    folder.mkdir(exist_ok=True)
+    with suppress(Timeout), FileLock(folder / "journal.sqlite.lock", timeout=TAKEOVER_S):
+        pass  # whoever had the shard before is dead by now
+    report = _Report(folder)
+    rollouts = run_until_signal(sampler.asample(prompts, folder, report, part=True))
+    done = rollouts.limit is None and not rollouts.given_up
+    report.write(replace(report.progress, given_up=rollouts.given_up, limit=rollouts.limit, done=done))
+
+
+def read_progress(folder: Path) -> ShardProgress:
+    """How far a shard is, as its worker last said."""
+    try:
+        stored = json.loads((folder / "progress.json").read_text())
+    except (OSError, ValueError):  # not begun
+        return ShardProgress()
+    return ShardProgress(**{**stored, "given_up": tuple(stored["given_up"])})
+
+
+def merge(run_dir: Path, prompts: Sequence[Prompt], folders: Iterable[Path]) -> Rollouts:
+    """One journal of all shards; made again, it only gets what is new.
+
+    Raises:
+        ConfigError: a journal is missing, or another process writes the run's.
+        JournalError: a journal cannot be read or written.
+    """
+    identity = json.loads((run_dir / "shards" / "identity.json").read_text())
+    journal = Journal(run_dir / "journal.sqlite", create=True)
+    try:
+        journal.begin(identity_of_run(identity, prompts), prompts)
+        shards = [read_progress(folder) for folder in folders]
+        for folder in folders:
+            journal.merge(folder / "journal.sqlite")
+    except BaseException:
+        journal.close()
+        raise
+    journal.unlock()
+    limit = next((shard.limit for shard in shards if shard.limit), None)
+    return Rollouts(journal, [prompt_id for shard in shards for prompt_id in shard.given_up], limit)
+
+
+class _Report(Progress):
+    """Writes a shard's progress instead of showing it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(0, [], enabled=False)
+        self.progress = ShardProgress()
+        self._path, self._next_s = folder / "progress.json", 0.0
+
+    def resume(self, counts: Mapping[str, AgentCounts], best: Mapping[str, float] | None = None) -> None:
+        self.progress = ShardProgress(
+            sum(count.num_scored for count in counts.values()), sum(count.num_failed for count in counts.values())
+        )
+        self.write(self.progress)
+
+    def played(self, prompt_id: str, play: Play) -> None:
+        now, failed = self.progress, play.reward is None
+        self.progress = replace(now, num_scored=now.num_scored + (not failed), num_failed=now.num_failed + failed)
+        if time.monotonic() >= self._next_s:
+            self.write(self.progress)
+            self._next_s = time.monotonic() + REPORT_S
+
+    def write(self, progress: ShardProgress) -> None:
+        replace_text(self._path, json.dumps(asdict(progress)))
+
+
+def _begun(run_dir: Path) -> bool:
+    return any(run_dir.glob("shards/*/journal.sqlite"))
+
+
+def _agree(path: Path, identity: Mapping[str, Any]) -> None:
+    """All shards are of one configuration: that of the first.
+
+    Raises:
+        ConfigError: this is another; the message shows the difference.
+    """
+    mine = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}")
+    mine.write_text(json.dumps(identity))
+    with suppress(FileExistsError):
+        os.link(mine, path)  # whole or not at all, and only one is the first
+    mine.unlink()
+    check_same(path.parents[1], json.loads(path.read_text()), identity)

@@ -1,5 +1,0 @@
-"""Servers that agents and rewards ask: `Endpoints`, over which requests are spread, and the rule of every fault."""
-
-from toa_trl.endpoints.client import Endpoints, RequestError
-
-__all__ = ["Endpoints", "RequestError"]

@@ -1,0 +1,107 @@
+"""The best play of a prompt: was it cut short, does it repeat what it saw, is it in another language than asked?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from toa_trl.report.audit.blocks import questions_of
+from toa_trl.report.audit.language import asked_language, language_of
+from toa_trl.report.audit.text import grams, words
+
+# near duplicates as in "Deduplicating Training Data Makes Language Models Better" (arXiv 2107.06499, appendix A): 5 words
+# in a row, and 0.8 of them in common
+GRAM, ALIKE = 5, 0.8
+# a shorter question is often said again before it is answered
+LONG_QUESTION = 13
+
+
+@dataclass(frozen=True)
+class BestPlays:
+    """What is wrong with the plays of the highest reward, one of each prompt."""
+
+    num_prompts: int  # with a best play
+    num_truncated: int  # max_tokens cut them short
+    num_with_draft: int  # saw drafts
+    num_repeat_draft: int  # of these: one of the drafts again, as it is or nearly
+    num_repeat_prompt: int  # the prompt again, as it is or nearly
+    num_judged: int  # the languages asked for and answered in are both certain
+    num_other_language: int  # of these: they are not the same
+    languages: tuple[tuple[str, str, int], ...]  # (asked for, answered in, how many), of those, the most frequent first
+
+
+@dataclass
+class BestSoFar:
+    """Takes one best play after another."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    languages: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def add(
+        self,
+        response: str,
+        drafts: Sequence[str],
+        finish_reason: str | None,
+        messages: Sequence[Mapping[str, str]],
+        columns: Mapping[str, Any],
+    ) -> None:
+        """One best play.
+
+        Args:
+            response: of the play.
+            drafts: the responses that it was shown.
+            finish_reason: "length" where max_tokens cut it short.
+            messages: of the prompt.
+            columns: further columns of the prompt.
+        """
+        questions = questions_of(columns, messages[-1]["content"] if messages else "")
+        own, signed = words(response), words(response, signs=True)
+        asked = asked_language(messages, columns)
+        answered = language_of(response) if asked else None
+        self.counts.update(
+            prompts=1,
+            truncated=finish_reason == "length",
+            with_draft=bool(drafts),
+            repeat_draft=any(nearly_same(signed, words(draft, signs=True)) for draft in drafts),
+            repeat_prompt=any(holds(own, words(question)) for question in questions),
+            judged=answered is not None,
+        )
+        if asked is not None and answered is not None and asked != answered:
+            self.languages[asked, answered] += 1
+
+    def result(self) -> BestPlays:
+        """Of all so far."""
+        pairs = sorted(self.languages.items(), key=lambda item: (-item[1], item[0]))
+        return BestPlays(
+            num_prompts=self.counts["prompts"],
+            num_truncated=self.counts["truncated"],
+            num_with_draft=self.counts["with_draft"],
+            num_repeat_draft=self.counts["repeat_draft"],
+            num_repeat_prompt=self.counts["repeat_prompt"],
+            num_judged=self.counts["judged"],
+            num_other_language=self.languages.total(),
+            languages=tuple((*pair, num) for pair, num in pairs),
+        )
+
+
+def nearly_same(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two texts are the same words, or share four fifths of their 5 words in a row."""
+    if one == other:
+        return True
+    mine, theirs = grams(one, GRAM), grams(other, GRAM)
+    shared = len(np.intersect1d(mine, theirs, assume_unique=True))
+    return shared > 0 and shared >= ALIKE * (len(mine) + len(theirs) - shared)
+
+
+def holds(response: Sequence[str], question: Sequence[str]) -> bool:
+    """Whether the response is the question, or has four fifths of the 5 words in a row of a longer question."""
+    if response == question:
+        return bool(question)
+    if len(question) < LONG_QUESTION:
+        return False
+    asked = grams(question, GRAM)
+    return len(np.intersect1d(asked, grams(response, GRAM), assume_unique=True)) >= ALIKE * len(asked)

@@ -1,0 +1,252 @@
+"""The evaluation sets' side of the search for overlaps: every 13 words in a row of their problems, as sorted hashes.
+
+What counts, after appendix C of the GPT-3 paper (arXiv 2005.14165), where N lies between 8 and 13 words:
+
+- 13 words in a row of a problem's text, in lower case and without punctuation (a Chinese or Japanese character is a word);
+- of a shorter text the whole, where it has at least 8 words: it has to stand in the other one;
+- of a question with fewer words the whole as well, but it has to be the whole prompt.
+
+The texts are the question (the columns of `QUESTIONS`; of messages all but the system's) and its solution or answer (those
+of `ANSWERS`) where that has 13 words: a short answer is right in many places. Words in a row that many problems of a set
+share are the set's instructions, not a problem, and are left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from toa_trl.errors import ConfigError
+from toa_trl.report.audit.text import Hashes, hashes, windows, words
+from toa_trl.types import as_messages
+from toa_trl.utils.files import read_jsonl
+
+LENGTH = 13  # words in a row
+SHORTEST = 8  # GPT-3's smallest N: fewer words are the same by chance
+QUESTIONS = ("prompt", "source", "question", "problem", "instruction")
+ANSWERS = ("answer", "solution", "reference")
+# GPT-3 left out what stands in more than 10 documents; the share keeps passages that have many questions
+COMMON, COMMON_SHARE = 10, 0.01
+# places of the same words in one text that are looked at: two texts of 2,000 times "ha" have 4 million pairs of them
+REPEATS = 32
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """One file of problems."""
+
+    file: str  # as it was named
+    num_problems: int
+    num_ngrams: int  # different ones that were looked for
+    num_common: int  # different ones that were not, because many problems share them
+
+
+@dataclass(frozen=True)
+class Source:
+    """A text of a problem."""
+
+    file: int  # its place in the list of files
+    problem: int  # numbered over all files
+    id: str  # of the problem
+    text: str  # its words
+
+
+@dataclass(frozen=True)
+class Match:
+    """Words of a text that stand in a problem."""
+
+    source: Source
+    words: tuple[str, ...]
+
+
+class Index:
+    """All texts of the evaluation sets; its size is theirs.
+
+    Args:
+        files: JSONL, a JSON array, or parquet; columns: a question (see above), optionally id and answers, and any others.
+
+    Raises:
+        ConfigError: one cannot be read, or a row has no question.
+    """
+
+    def __init__(self, files: Sequence[str | Path]) -> None:
+        if not isinstance(files, list | tuple) or not all(isinstance(file, str | Path) for file in files):
+            raise ConfigError(f"evaluation sets: a list of files is needed, not {files!r}")
+        self._sources: list[Source] = []
+        self._whole: dict[str, list[int]] = {}  # questions of few words -> their sources
+        parts: dict[int, list[tuple[Hashes, int]]] = {}  # length -> hashes of a source, and its number
+        num_problems = [0] * len(files)
+        for number, file in enumerate(files):
+            for id, question, texts in _problems(Path(file)):
+                for text in texts:
+                    source = Source(number, sum(num_problems), id, " ".join(text))
+                    if len(text) >= SHORTEST:
+                        length = min(len(text), LENGTH)
+                        parts.setdefault(length, []).append((windows(hashes(text), length), len(self._sources)))
+                    elif text and text is question:
+                        self._whole.setdefault(source.text, []).append(len(self._sources))
+                    self._sources.append(source)
+                num_problems[number] += 1
+        tables = {length: _Table(of, self._sources, num_problems) for length, of in parts.items()}
+        self._tables = tables
+        self.sets = tuple(
+            EvaluationSet(
+                str(file),
+                num_problems[i],
+                sum(int(table.num_ngrams[i]) for table in tables.values()),
+                sum(int(table.num_common[i]) for table in tables.values()),
+            )
+            for i, file in enumerate(files)
+        )
+
+    def search(self, text: str, *, prompt: bool) -> Iterator[Match]:
+        """The longest words in a row that each text of a problem shares with this one.
+
+        Args:
+            text: of a run.
+            prompt: it is a whole prompt, and may be the same as a question of few words.
+        """
+        some = words(text)
+        for number in self._whole.get(" ".join(some), ()) if prompt else ():
+            yield Match(self._sources[number], tuple(some))
+        own, theirs = hashes(some), dict[int, list[str]]()
+        for length, table in self._tables.items():
+            shared: dict[int, list[tuple[int, int]]] = {}  # source -> where it stands: in the source, in the text
+            for here, number, there in table.find(windows(own, length)):
+                if number not in theirs:
+                    theirs[number] = self._sources[number].text.split()
+                if theirs[number][there : there + length] == some[here : here + length]:  # and not their hashes alone
+                    shared.setdefault(number, []).append((there, here))
+            for number, places in shared.items():
+                start, stop = _longest(places, length)
+                yield Match(self._sources[number], tuple(some[start:stop]))
+
+
+class _Table:
+    """Every `length` words in a row: sorted hashes, and beside each where it stands."""
+
+    def __init__(self, parts: Sequence[tuple[Hashes, int]], sources: Sequence[Source], num_problems: list[int]) -> None:
+        keys = np.concatenate([part for part, _ in parts])
+        numbers = np.repeat([number for _, number in parts], [len(part) for part, _ in parts])
+        places = np.concatenate([np.arange(len(part)) for part, _ in parts])
+        problems = np.array([source.problem for source in sources])[numbers]
+        files = np.array([source.file for source in sources])[numbers]
+        order = np.lexsort((problems, keys))  # a file's problems stand together, so this is the order of files, too
+        keys, numbers, places, problems, files = (of[order] for of in (keys, numbers, places, problems, files))
+        starts = _changes(keys, files)  # of what one file has of one hash
+        group = np.cumsum(starts) - 1
+        shared_by = np.bincount(group, weights=_changes(keys, problems))
+        limits = np.maximum(COMMON, COMMON_SHARE * np.array(num_problems))
+        common = shared_by > limits[files[starts]]
+        self.num_ngrams = np.bincount(files[starts][~common], minlength=len(num_problems))
+        self.num_common = np.bincount(files[starts][common], minlength=len(num_problems))
+        again = _changes(keys, numbers)
+        nth = np.arange(len(keys)) - np.flatnonzero(again)[np.cumsum(again) - 1]
+        kept = ~common[group] & (nth < REPEATS)
+        self._keys, self._numbers, self._places = keys[kept], numbers[kept], places[kept]
+
+    def find(self, own: Hashes) -> Iterator[tuple[int, int, int]]:
+        """(place in the text, number of the source, place in the source) wherever the hashes are the same."""
+        low, high = np.searchsorted(self._keys, own, "left"), np.searchsorted(self._keys, own, "right")
+        times = Counter[int]()
+        for here in np.flatnonzero(high > low).tolist():
+            times[low[here]] += 1
+            if times[low[here]] > REPEATS:
+                continue
+            for at in range(low[here], high[here]):
+                yield here, int(self._numbers[at]), int(self._places[at])
+
+
+def _changes(*columns: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where a row differs from the one before in any column."""
+    changed = np.ones(len(columns[0]), bool)
+    changed[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
+    return changed
+
+
+def _longest(places: Sequence[tuple[int, int]], length: int) -> tuple[int, int]:
+    """Start and end in the text of the longest row of words that stands in both as it is."""
+    known, best = set(places), (0, 0)
+    for there, here in places:
+        if (there - 1, here - 1) not in known:
+            num = 0
+            while (there + num, here + num) in known:
+                num += 1
+            best = max(best, (here, here + num + length - 1), key=lambda span: span[1] - span[0])
+    return best
+
+
+def _problems(file: Path) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """(id, words of the question, words of every text that counts), the question's own among them."""
+    num = 0
+    for num, (place, row) in enumerate(_rows(file), 1):
+        row = {"prompt": row} if isinstance(row, str) else row
+        if not isinstance(row, Mapping):
+            raise ConfigError(f"{place}: an object with a question is needed, not {row!r:.80}")
+        column = next((name for name in QUESTIONS if row.get(name)), None)
+        if column is None:
+            there = ", ".join(map(str, row)) or "none"
+            raise ConfigError(f"{place}: none of the columns {', '.join(QUESTIONS)} is there; there are: {there}")
+        question = words(question_text(place, row[column]))
+        answers = [words(row[name]) for name in ANSWERS if isinstance(row.get(name), str)]
+        id = row.get("id")
+        yield (
+            str(num - 1 if id is None else id),
+            question,
+            [question, *(answer for answer in answers if len(answer) >= LENGTH)],
+        )
+    if not num:
+        raise ConfigError(f"evaluation set: {file} is empty")
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+    if path.suffix not in (".jsonl", ".json", ".parquet") or not path.is_file():
+        raise ConfigError(
+            f"evaluation set: {path} is no .jsonl, .json or .parquet file that is there; of a folder or a data set on the Hub, "
+            "name the file that is evaluated on"
+        )
+    if path.suffix != ".parquet":
+        yield from _lines(path)
+        return
+    try:
+        with pq.ParquetFile(path) as parquet:
+            names = [name for name in parquet.schema_arrow.names if name in ("id", *QUESTIONS, *ANSWERS)]
+            rows = (row for batch in parquet.iter_batches(columns=names) for row in batch.to_pylist())
+            yield from ((f"{path}, row {number}", row) for number, row in enumerate(rows))
+    except pa.ArrowInvalid as error:
+        raise ConfigError(f"evaluation set: {path} is not parquet: {str(error).splitlines()[0]}") from error
+
+
+def _lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """Of JSONL, or of one array over the whole file, as AlpacaEval's are."""
+    with path.open("rb") as file:
+        is_array = file.read(99).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+    if not is_array:
+        yield from read_jsonl(path)
+        return
+    try:
+        rows = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON ({error})") from error
+    yield from ((f"{path}, item {number}", row) for number, row in enumerate(rows, 1))
+
+
+def question_text(place: str, question: Any) -> str:
+    """A prompt as one text, without the system's words, which say nothing of the problem.
+
+    Raises:
+        ConfigError: it is neither a text nor messages.
+    """
+    try:
+        return "\n".join(m.content for m in as_messages(question) if m.role != "system")
+    except TypeError as error:
+        raise ConfigError(f"{place}: the question must be a text or a list of messages: {error}") from error

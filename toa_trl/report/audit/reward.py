@@ -1,0 +1,183 @@
+"""What the search may have made of the reward model: one pass over every play of a run.
+
+A search climbs whatever its reward measures. It is hacked where the reward goes with the length, where a second reward model
+does not see what was gained, or where the best plays are cut short, copied or in the wrong language.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from toa_trl.report.audit.best import BestPlays, BestSoFar
+from toa_trl.report.audit.blocks import columns_of, rollout_files, whole_prompts
+from toa_trl.report.audit.correlation import Correlating, Correlation, Floats
+
+BATCH_ROWS = 4_096  # responses may be long
+NEEDED = ("prompt_id", "play", "reward")
+FURTHER = ("prompt", "metadata", "response", "refs", "finish_reason", "second_reward")
+
+
+@dataclass(frozen=True)
+class PairLengths:
+    """Characters of the responses in dpo/."""
+
+    num_pairs: int
+    num_longer: int  # pairs whose chosen response is the longer one
+    num_shorter: int
+    mean_chosen: float
+    mean_rejected: float
+
+
+@dataclass(frozen=True)
+class SecondReward:
+    """What a held-out second reward model thinks, over the prompts with a pick that it scored; all means are of its rewards."""
+
+    correlation: Correlation  # of both rewards
+    num_prompts: int
+    num_gained: int  # of these: the pick's reward is more than another play's
+    picks: float  # mean over the prompts of the best play by the reward
+    random: float  # ... of a random play: the mean of the prompt's plays
+    best: float  # ... of the best play by the second reward
+    all_plays: float  # mean over the plays
+    gain_interval: tuple[float, float] | None  # 95 %, normal, of picks - random; None for a single prompt
+    agreement: float  # share of prompts whose best play by the reward is also the best by the second
+    agreement_by_chance: float  # ... of a random play
+
+
+@dataclass(frozen=True)
+class RewardAudit:
+    """Signs of reward hacking, or their absence."""
+
+    length: Correlation  # of the reward with the characters of the response
+    best: BestPlays
+    pairs: PairLengths | None  # None: dpo/ has no rows
+    second: SecondReward | None  # None: no pick has a second reward
+    num_scored: int  # plays with a reward
+    num_with_second: int  # of these: the second reward model gave one, too
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> RewardAudit:
+        """What `dataclasses.asdict` made of one."""
+        best, second = value["best"], value["second"]
+        if second is not None:
+            gain = second["gain_interval"]
+            between = None if gain is None else tuple(gain)
+            second = SecondReward(
+                **{**second, "correlation": Correlation(**second["correlation"]), "gain_interval": between}
+            )
+        return cls(
+            Correlation(**value["length"]),
+            BestPlays(**{**best, "languages": tuple(tuple(each) for each in best["languages"])}),
+            None if value["pairs"] is None else PairLengths(**value["pairs"]),
+            second,
+            value["num_scored"],
+            value["num_with_second"],
+        )
+
+
+def audit_reward(run_dir: Path) -> RewardAudit:
+    """Read every play once.
+
+    Args:
+        run_dir: a run's folder: rollouts/, and dpo/ where there is one.
+
+    Raises:
+        ConfigError: there are no rollouts, or a column is missing.
+    """
+    length, best, second, num_scored = Correlating(), BestSoFar(), _Second(), 0
+    for table in whole_prompts(rollout_files(run_dir), NEEDED, FURTHER, BATCH_ROWS):
+        chars = _floats(pc.utf8_length(table["response"].cast(pa.string())))
+        reward, other = _floats(table["reward"]), _floats(table["second_reward"])
+        plays = np.asarray(table["play"].cast(pa.int64()).to_numpy())
+        ids = np.array(table["prompt_id"].to_pylist(), dtype=object)
+        starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]])
+        for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(ids)], strict=True):
+            scored = start + np.flatnonzero(~np.isnan(reward[start:end]))
+            if not len(scored):
+                continue
+            num_scored += len(scored)
+            pick = int(scored[np.lexsort((plays[scored], -reward[scored]))[0]])  # the earlier of equals
+            known = scored[~np.isnan(chars[scored])]
+            length.add(reward[known], chars[known])
+            both = scored[~np.isnan(other[scored])]
+            second.add(reward[both], other[both], other[pick])
+            row_of = dict(zip(plays[start:end].tolist(), range(start, end), strict=True))
+            best.add(*_best_play(table, pick, row_of))
+    pairs = _pair_lengths(run_dir / "dpo")
+    return RewardAudit(length.result(), best.result(), pairs, second.result(), num_scored, second.num_plays)
+
+
+class _Second:
+    """Takes one prompt's plays after another."""
+
+    def __init__(self) -> None:
+        self._correlating = Correlating()
+        self._prompts: list[tuple[float, float, float, float, float]] = []
+        self._sum, self._num_gained, self.num_plays = 0.0, 0, 0
+
+    def add(self, reward: Floats, second: Floats, pick: float) -> None:
+        """The plays that have both rewards, and the second one of the prompt's best play, nan where it has none."""
+        if not len(second):
+            return
+        self._correlating.add(reward, second)
+        self._sum, self.num_plays = self._sum + float(second.sum()), self.num_plays + len(second)
+        if not np.isnan(pick):
+            self._num_gained += bool(reward.min() < reward.max())
+            top = float(second.max())
+            self._prompts.append((pick, float(second.mean()), top, float(pick == top), float(np.mean(second == top))))
+
+    def result(self) -> SecondReward | None:
+        """Of all so far."""
+        if not self._prompts:
+            return None
+        picks, random, best, agreement, by_chance = np.mean(self._prompts, axis=0).tolist()
+        gains, interval = np.array([prompt[0] - prompt[1] for prompt in self._prompts]), None
+        if len(gains) > 1:
+            half = 1.96 * float(gains.std(ddof=1)) / len(gains) ** 0.5
+            interval = (float(gains.mean()) - half, float(gains.mean()) + half)
+        mean, nums = self._sum / self.num_plays, (len(gains), self._num_gained)
+        return SecondReward(
+            self._correlating.result(), *nums, picks, random, best, mean, interval, agreement, by_chance
+        )
+
+
+def _best_play(table: pa.Table, pick: int, row_of: Mapping[int, int]) -> tuple[Any, ...]:
+    """What `BestSoFar.add` takes, of the play in row `pick`."""
+    refs = [row_of[ref] for ref in table["refs"][pick].as_py() or () if ref in row_of]
+    drafts = [draft for row in refs if (draft := table["response"][row].as_py()) is not None]
+    asked = table["prompt"][pick].as_py() or []
+    messages = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
+    columns = columns_of(table["metadata"][pick].as_py())
+    return table["response"][pick].as_py() or "", drafts, table["finish_reason"][pick].as_py(), messages, columns
+
+
+def _pair_lengths(folder: Path) -> PairLengths | None:
+    chosen, rejected = (
+        np.array(list(_chars(sorted(folder.glob("*.parquet")), side))) for side in ("chosen", "rejected")
+    )
+    if not len(chosen):
+        return None
+    longer, shorter = int((chosen > rejected).sum()), int((chosen < rejected).sum())
+    return PairLengths(len(chosen), longer, shorter, float(chosen.mean()), float(rejected.mean()))
+
+
+def _chars(files: Sequence[Path], column: str) -> Iterator[int]:
+    for file in files:
+        with pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=[column]):
+                for messages in batch[column].to_pylist():
+                    yield sum(len(message["content"]) for message in messages)
+
+
+def _floats(column: pa.ChunkedArray) -> Floats:
+    """The numbers; nan where there is none, or one that is none."""
+    values = np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
+    return np.where(np.isfinite(values), values, np.nan)

@@ -1,0 +1,126 @@
+"""What happened in a run, in pictures: one HTML file that opens offline.
+
+`write_report` reads a run's folder and writes the page; `comparison_figure` draws the paper's figure by itself.
+
+    rollouts.py   every play, read once            figures.py    matplotlib -> <svg>
+    trees.py      the trees of some prompts        sections.py   what the page says about the run
+    training.py   sft/ and dpo/                    outcome.py    ... and about what came of it
+                                                   audit.py      ... and whether it may be trusted
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
+
+from toa_trl.errors import ConfigError
+from toa_trl.report import evaluation, figures, outcome, sections, trees
+from toa_trl.report.audit import read_audit
+from toa_trl.report.audit.blocks import rollout_files
+from toa_trl.report.audited import audited
+from toa_trl.report.figures import comparison_figure
+from toa_trl.report.rollouts import summarize
+from toa_trl.report.training import read_pairs, read_sft
+from toa_trl.report.words import Section
+
+__all__ = ["comparison_figure", "write_report"]
+
+HERE = Path(__file__).parent
+
+
+def write_report(run_dir: Path, *, output: Path | None = None, results: Mapping[str, Any] | None = None) -> Path:
+    """Write the report of a run, and return where it is.
+
+    Args:
+        run_dir: a run's folder: run.yaml, rollouts/, and sft/ and dpo/ where there are any.
+        output: the file to write. Default: report.html in the run's folder. A report that is there is replaced.
+        results: {"student": ..., "searches": ...}. Default: results.json in the run's folder or beside it.
+
+    Raises:
+        ConfigError: there are no rollouts, or a file is not what a run writes.
+    """
+    run_dir = Path(run_dir)
+    files = rollout_files(run_dir)
+    run = _read_run(run_dir / "run.yaml")
+    results = _read_results(run_dir) if results is None else results
+    summary = summarize(files, [entry["name"] for entry in run.get("agents") or [] if "name" in entry])
+    agents = {name: i for i, name in enumerate(summary.tallies)}
+    chosen = trees.choose_prompts(summary.prompt_ids)
+    share = len(chosen) / max(len(summary.prompt_ids), 1)
+    shown, limit = trees.read_trees(files, chosen, round(summary.total("plays") * share))
+    parts = [
+        sections.what_ran(run, summary, agents),
+        sections.reward_distribution(summary, agents),
+        sections.winners(summary, agents),
+        sections.best_against_plays(summary),
+        Section("tree", "The tree of a prompt"),
+        outcome.training_data(read_sft(run_dir), *read_pairs(run_dir, files), agents),
+        audited(read_audit(run_dir)),
+        outcome.student(results),
+        outcome.searches(results),
+        *evaluation.sections(results),
+    ]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.globals.update(blocks_of=outcome.blocks_of, colors=figures.PALETTE, zip=zip)
+    script = environment.get_template("tree.js.html.j2").render()
+    page = environment.get_template("report.html.j2").render(
+        title=run_dir.resolve().name,
+        opening=sections.opening(summary) + outcome.opening(results),
+        sections=parts,
+        num_prompts=len(summary.prompt_ids),
+        trees=[(tree["id"], _label(tree), Markup(trees.as_json(tree))) for tree in shown],
+        viewer=Markup(trees.as_json({"agents": list(agents), "decimals": sections.reward_decimals(summary)})),
+        limit=limit,
+        script=Markup(script),
+        # the page may run this script and nothing else, whatever a response holds
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+    output = run_dir / "report.html" if output is None else Path(output)
+    temporary = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        temporary.write_text(page, encoding="utf-8", errors="replace")
+        os.replace(temporary, output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return output
+
+
+def _read_run(path: Path) -> Mapping[str, Any]:
+    try:
+        run = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    if not isinstance(run, Mapping):
+        raise ConfigError(f"{path}: a mapping is needed, as a run writes it")
+    return run
+
+
+def _read_results(run_dir: Path) -> Mapping[str, Any]:
+    for path in (run_dir / "results.json", run_dir.resolve().parent / "results.json"):
+        if path.is_file():
+            try:
+                return dict(json.loads(path.read_text(encoding="utf-8")))
+            except ValueError as error:
+                raise ConfigError(f"{path}: not a JSON object: {error}; delete it or write it again") from error
+    return {}
+
+
+def _label(tree: Mapping[str, Any]) -> str:
+    """One line by which a reader finds a prompt."""
+    last = tree["messages"][-1][1] if tree["messages"] else ""
+    return " ".join(f"{tree['id']}: {last[:200]}".split())[:90]

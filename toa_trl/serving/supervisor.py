@@ -1,0 +1,218 @@
+"""Keeps a fleet running: starts its servers, waits for their health, restarts the one that dies, and ends them all.
+
+Every server runs under a guard (`toa_trl/utils/guard.py`), which ends it when this process is gone, whatever ended it. Linux
+only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import aiohttp
+
+from toa_trl.errors import ConfigError, ToaError
+from toa_trl.serving.fleet import LOCAL, Fleet, Replica, write_endpoints
+from toa_trl.utils import guard
+
+POLL_S = 0.2
+GRACE_S = 10.0  # between SIGTERM and SIGKILL
+STUCK_S = 30.0  # what SIGKILL has not ended by then waits inside the kernel
+WORD_S = 60.0  # how often a server that is still starting is mentioned
+FORGIVEN_S = 600.0  # a server that was healthy for so long gets its restarts back
+LONGEST_PAUSE_S = 60.0
+TAIL = 15  # lines of a log
+
+
+def check_machine(fleet: Fleet) -> None:
+    """What can be known before anything is started.
+
+    Raises:
+        ConfigError: this is not Linux, a launcher is not installed, or a port is in use.
+    """
+    if not sys.platform.startswith("linux"):
+        raise ConfigError("serve_agents.py needs Linux; start the servers by hand, and give the agents a base_url")
+    for replica in fleet.replicas:
+        program = fleet.command(replica)[0]
+        if not shutil.which(program, path=fleet.environment(replica).get("PATH")):
+            raise ConfigError(
+                f"server {replica.label!r}: there is no program {program!r}; install vLLM, or name its Python: "
+                "launcher: /path/to/python -m vllm.entrypoints.openai.api_server --model {model}"
+            )
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was in use a moment ago is free
+            try:
+                probe.bind(("127.0.0.1" if fleet.host in LOCAL else "0.0.0.0", replica.port))
+            except OSError as error:
+                reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
+                raise ConfigError(f"server {replica.label!r}: port {replica.port} {reason}; choose another") from error
+
+
+def serve(fleet: Fleet, say: Callable[[str], None]) -> None:
+    """Run the fleet until SIGINT or SIGTERM, and leave no process behind. Call it in the main thread.
+
+    Args:
+        fleet: what to run.
+        say: is given every event as a line.
+
+    Raises:
+        ConfigError: see `check_machine`, or log_dir or endpoints cannot be written; nothing was started.
+        ToaError: a server died too often, or was not healthy in time.
+    """
+    check_machine(fleet)
+    endpoints = Path(fleet.endpoints)
+    try:
+        Path(fleet.log_dir).mkdir(parents=True, exist_ok=True)
+        endpoints.parent.mkdir(parents=True, exist_ok=True)
+        endpoints.touch()  # that it cannot be written is better known before the models are loaded
+        endpoints.unlink()
+    except OSError as error:
+        raise ConfigError(f"log_dir or endpoints: {error.filename}: {error.strerror}; choose another path") from error
+    guard.become_subreaper()  # should a guard be killed, its server falls to us
+    asyncio.run(_Supervisor(fleet, say).run())
+
+
+class _Supervisor:
+    def __init__(self, fleet: Fleet, say: Callable[[str], None]) -> None:
+        self._fleet = fleet
+        self._print = say
+        self._guards: dict[str, subprocess.Popen[bytes]] = {}  # by label
+        self._spare = guard.descendants()  # none of our business, as the tee of a shell that became us; and the guards
+        self._awaited = {replica.label for replica in fleet.replicas}  # not healthy so far
+        self._gpus = defaultdict[int, asyncio.Lock](asyncio.Lock)
+
+    async def run(self) -> None:
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5.0)) as self._session:
+            keeping = [asyncio.create_task(self._keep(replica)) for replica in self._fleet.replicas]
+            stopping = asyncio.create_task(stop.wait())
+            try:
+                done, _ = await asyncio.wait([stopping, *keeping], return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            finally:
+                for task in (stopping, *keeping):
+                    task.cancel()
+                await asyncio.gather(stopping, *keeping, return_exceptions=True)
+                await self._end_all()
+
+    async def _keep(self, replica: Replica) -> None:
+        """Start it, watch it, start it again."""
+        num_restarts = 0
+        log = Path(self._fleet.log_dir, f"{replica.label}.log")
+        log.write_bytes(b"")
+        while True:
+            async with AsyncExitStack() as gpus:
+                # vLLM measures the free memory as it starts: one at a time on a GPU
+                if any(self._gpus[gpu].locked() for gpu in replica.gpus):
+                    self._say(replica.label, "waits until the server beside it on its GPU has started")
+                for gpu in sorted(replica.gpus):
+                    await gpus.enter_async_context(self._gpus[gpu])
+                begin = log.stat().st_size
+                process = self._start(replica, log)
+                healthy_s = await self._healthy(replica, process, log)
+            while process.poll() is None:
+                await asyncio.sleep(POLL_S)
+            self._spare.discard(process.pid)
+            if process.returncode < 0:  # the guard itself was killed
+                await self._end_orphans()
+            last = "".join(f"\n    {line}" for line in _tail(log, begin, TAIL))
+            self._say(replica.label, f"died with code {process.returncode}; the end of {log}:{last}")
+            if healthy_s is not None and time.monotonic() - healthy_s >= FORGIVEN_S:
+                num_restarts = 0
+            if num_restarts == self._fleet.max_restarts:
+                raise ToaError(f"{replica.label} died after {num_restarts} restarts; see {log}")
+            num_restarts += 1
+            await asyncio.sleep(min(LONGEST_PAUSE_S, 2.0 ** (num_restarts - 1)))
+            self._say(replica.label, f"restarted {num_restarts} of {self._fleet.max_restarts}")
+
+    def _start(self, replica: Replica, log: Path) -> subprocess.Popen[bytes]:
+        arguments = [str(Path(self._fleet.endpoints).resolve()), str(GRACE_S), *self._fleet.command(replica)]
+        with log.open("ab") as output:
+            # Its standard input is what the guard watches. Popen lets no other child inherit our end of it.
+            self._guards[replica.label] = process = subprocess.Popen(
+                [sys.executable, "-I", "-S", guard.__file__, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self._fleet.environment(replica),
+                start_new_session=True,  # a Ctrl-C in the terminal is for us alone
+            )
+        self._spare.add(process.pid)
+        self._say(replica.label, f"started, waiting for health at port {replica.port}; its log is {log}")
+        return process
+
+    async def _healthy(self, replica: Replica, process: subprocess.Popen[bytes], log: Path) -> float | None:
+        """The monotonic time at which it was healthy; None: it died before."""
+        begin_s, mentioned_s = time.monotonic(), 0.0
+        while process.poll() is None:
+            if await self._answers(replica):
+                self._say(replica.label, f"healthy after {time.monotonic() - begin_s:.0f} s")
+                if self._awaited == {replica.label}:
+                    self._ready()
+                self._awaited.discard(replica.label)
+                return time.monotonic()
+            waited_s = time.monotonic() - begin_s
+            if waited_s > self._fleet.start_timeout_s:
+                raise ToaError(f"{replica.label} was not healthy within {self._fleet.start_timeout_s:g} s; see {log}")
+            if waited_s - mentioned_s >= WORD_S:
+                mentioned_s = waited_s
+                self._say(replica.label, f"starting for {waited_s:.0f} s: {' '.join(_tail(log, 0, 1))}")
+            await asyncio.sleep(POLL_S)
+        return None
+
+    async def _answers(self, replica: Replica) -> bool:
+        try:
+            async with self._session.get(f"http://127.0.0.1:{replica.port}/health") as response:
+                return response.status == 200
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return False
+
+    def _ready(self) -> None:
+        write_endpoints(self._fleet)
+        command = f"python recipes/synthesize.py --config run.yaml --endpoints {self._fleet.endpoints}"
+        self._say("fleet", f"ready; {self._fleet.endpoints} is written. Next: {command}")
+
+    async def _end_all(self) -> None:
+        Path(self._fleet.endpoints).unlink(missing_ok=True)
+        for process in self._guards.values():
+            assert process.stdin is not None
+            process.stdin.close()
+        self._say("fleet", "stopping")
+        try:
+            async with asyncio.timeout(STUCK_S):
+                while any(process.poll() is None for process in self._guards.values()):
+                    await asyncio.sleep(POLL_S)
+                await self._end_orphans()
+        except TimeoutError as error:
+            left = [label for label, process in self._guards.items() if process.poll() is None]
+            who = ", ".join(left) or "what a killed guard left"
+            raise ToaError(f"{who}: does not end by SIGKILL (stuck in a driver?); the guards go on trying") from error
+        self._say("fleet", "all servers have ended")
+
+    async def _end_orphans(self) -> None:
+        """End what fell to us because its guard was killed."""
+        for _ in guard.ending(GRACE_S, self._spare):
+            await asyncio.sleep(POLL_S)
+
+    def _say(self, who: str, what: str) -> None:
+        self._print(f"{time.strftime('%H:%M:%S')} {who}: {what}")
+
+
+def _tail(log: Path, begin: int, num_lines: int) -> list[str]:
+    """The last lines from byte `begin` on."""
+    with log.open("rb") as file:
+        file.seek(max(begin, log.stat().st_size - 20_000))
+        return file.read().decode("utf-8", "replace").splitlines()[-num_lines:]

@@ -1,0 +1,53 @@
+"""What fits a device's memory: the largest batch, or what would have to change. Arithmetic alone, as memory.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from toa_trl.training.estimate.memory import Shape, Sharding, Training, estimate
+
+
+def largest_batch(shape: Shape, plan: Training, sharding: Sharding, room: float, share: int, per_row: int) -> int:
+    """Rows at a time, so that `share` of them are a step of one device; 0 where not even one fits.
+
+    Args:
+        shape: of the model.
+        plan: the training.
+        sharding: of its states.
+        room: bytes.
+        share: rows of a device in a step, over all its passes.
+        per_row: sequences of a row: of pairs two.
+    """
+    for batch in range(share, 0, -1):
+        if share % batch == 0:
+            tried = replace(plan, num_sequences=batch * per_row, accumulates=batch < share)
+            if estimate(shape, tried, sharding).total <= room:
+                return batch
+    return 0
+
+
+def remedies(shape: Shape, plan: Training, sharding: Sharding) -> Iterator[tuple[str, float]]:
+    """What could be changed, and the bytes that it would need at the peak."""
+
+    def size(*, spread: Sharding = sharding, **changes: object) -> float:
+        return estimate(shape, replace(plan, **changes), spread).total  # type: ignore[arg-type]
+
+    if not plan.checkpointing:
+        yield "--gradient_checkpointing True", size(checkpointing=True)
+    if plan.has_reference:
+        yield "--precompute_ref_log_probs True", size(has_reference=False)
+    for length in (plan.length // 2, plan.length // 4):
+        yield f"--max_length {length}", size(length=length)
+    if sharding.num_devices > 1 and sharding.kind != "zero3":
+        yield "accelerate_configs/zero3.yaml", size(spread=replace(sharding, kind="zero3"))
+    if not sharding.offload_weights:
+        offload = Sharding("zero3", sharding.num_devices, True, True)
+        yield "accelerate_configs/zero3_offload.yaml", size(spread=offload)
+    if not plan.lora_rank:
+        h, m, q, k = shape.hidden_size, shape.intermediate_size, shape.query_size, shape.key_size
+        adapter = 16 * shape.num_layers * (3 * (h + m) + 2 * (h + q) + 2 * (h + k))
+        yield (
+            "--use_peft True --lora_r 16 --lora_target_modules all-linear --dtype bfloat16",
+            size(num_trained=adapter, lora_rank=16, weight_bytes=2, has_reference=False, checkpointing=True),
+        )
