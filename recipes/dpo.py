@@ -7,7 +7,14 @@ the fraction of each. LoRA: --use_peft. Killed and started again with --resume_f
 """
 
 from toa_trl.cli.arguments import user_errors
-from toa_trl.training import building, check_model, load_training_data, parse_training, prepare_cpu, train
+from toa_trl.training import (
+    building,
+    check_model,
+    load_training_data,
+    parse_training,
+    prepare_cpu,
+    train,
+)
 
 
 def main() -> None:
@@ -23,7 +30,9 @@ def main() -> None:
         get_quantization_config,
     )
 
-    parser = TrlParser((ScriptArguments, DPOConfig, ModelConfig, DatasetMixtureConfig), description=__doc__)
+    parser = TrlParser(
+        (ScriptArguments, DPOConfig, ModelConfig, DatasetMixtureConfig), description=__doc__
+    )
     script, training, model, mixture = parse_training(parser)
     prepare_cpu(training)
     check_model(model, training)
@@ -37,9 +46,13 @@ def main() -> None:
             quantization_config=get_quantization_config(model),
             peft_config=get_peft_config(model),
         )
-    if script.ignore_bias_buffers:  # TRL's option for models whose boolean buffers distributed training cannot carry
+    if (
+        script.ignore_bias_buffers
+    ):  # TRL's option for models whose boolean buffers distributed training cannot carry
         trainer.model._ddp_params_and_buffers_to_ignore = [
-            name for name, buffer in trainer.model.named_buffers() if str(buffer.dtype) == "torch.bool"
+            name
+            for name, buffer in trainer.model.named_buffers()
+            if str(buffer.dtype) == "torch.bool"
         ]
     train(trainer, data, "DPO", model.model_name_or_path)
 

@@ -30,7 +30,15 @@ from toa_trl.tasks import make_task
 from toa_trl.types import Sampling
 from toa_trl.utils.registry import construct
 
-OF_WIN_RATES = ("model", "baseline", "by", "win_rate", "interval", "win_rate_matched_length", "mean_length")
+OF_WIN_RATES = (
+    "model",
+    "baseline",
+    "by",
+    "win_rate",
+    "interval",
+    "win_rate_matched_length",
+    "mean_length",
+)
 
 
 async def evaluate(config: Any) -> tuple[list[str], dict[str, list[str]]]:
@@ -53,7 +61,9 @@ async def evaluate(config: Any) -> tuple[list[str], dict[str, list[str]]]:
         await check_all([], *judges.values(), judge)
         for entry in config.models:  # one after the other: a GPU may hold only one of them
             name = entry["name"]
-            path = ledger_path(folder, name, decisive(entry), digest(prompts), asdict(sampling), config.seed)
+            path = ledger_path(
+                folder, name, decisive(entry), digest(prompts), asdict(sampling), config.seed
+            )
             settings = {"num_samples": config.num_samples, "seed": config.seed, "path": path}
             async with closing_all(make_agent(entry)) as (agent,):
                 outputs[name] = await respond(agent, prompts, task, sampling, **settings)
@@ -64,7 +74,11 @@ async def evaluate(config: Any) -> tuple[list[str], dict[str, list[str]]]:
             update_results(results, "student", student)
         print(table([{"model": name, **row} for name, row in student.items()]))
 
-        rows = await win_rates(config.baseline, prompts, task, outputs, scores, judge) if config.baseline else []
+        rows = (
+            await win_rates(config.baseline, prompts, task, outputs, scores, judge)
+            if config.baseline
+            else []
+        )
         update_results(results, "win_rates", rows)
         if rows:
             print(table([{key: row[key] for key in OF_WIN_RATES} for row in rows]))
@@ -76,7 +90,11 @@ def main() -> None:
     from trl import TrlParser
 
     (config,) = parse(TrlParser(EvaluationArguments, description=__doc__))
-    results, folder, told = Path(config.results), Path(config.output_dir), partial(json.dumps, indent=2)
+    results, folder, told = (
+        Path(config.results),
+        Path(config.output_dir),
+        partial(json.dumps, indent=2),
+    )
     check_benchmarks(config.alpaca_eval, config.lm_eval)
     run_until_signal(check_all(config.models))
     if config.prompts or not config.lm_eval:
@@ -87,7 +105,10 @@ def main() -> None:
     if config.lm_eval:
         print("lm-eval:", told(lm_eval_of(config.models, config.lm_eval, results)))
     if config.model_cards:
-        measured, about = json.loads(results.read_text(encoding="utf-8")), Path(config.prompts or "lm-eval").stem
+        measured, about = (
+            json.loads(results.read_text(encoding="utf-8")),
+            Path(config.prompts or "lm-eval").stem,
+        )
         for entry in config.models:
             if entry["name"] != config.baseline and Path(entry.get("model") or "nowhere").is_dir():
                 card = Path(entry["model"]) / "README.md"

@@ -22,18 +22,31 @@ class IterationArguments:
     """How the student becomes better, round after round."""
 
     rounds: int = field(default=2, metadata={"help": "How many."})
-    student: str = structured("{}", "{name, engine: transformers | vllm, model, ...}: an agent, and the model trained.")
-    synthesize: str = structured("{}", "Keys of recipes/synthesize.py; the student joins the agents.")
+    student: str = structured(
+        "{}", "{name, engine: transformers | vllm, model, ...}: an agent, and the model trained."
+    )
+    synthesize: str = structured(
+        "{}", "Keys of recipes/synthesize.py; the student joins the agents."
+    )
     train: str = structured(
-        "[]", "Stages of a training: [{name: sft, data: sft | dpo, command: accelerate launch ...}]."
+        "[]",
+        "Stages of a training: [{name: sft, data: sft | dpo, command: accelerate launch ...}].",
     )
     evaluate: str = structured("{}", "Keys of recipes/evaluate.py, on held-out prompts.")
-    seed: int = field(default=0, metadata={"help": "Of round 1; that of each next round is 1 higher."})
+    seed: int = field(
+        default=0, metadata={"help": "Of round 1; that of each next round is 1 higher."}
+    )
     prompts_per_round: Optional[int] = field(  # noqa: UP045
-        default=None, metadata={"help": "Every round takes the next so many prompts. Default: all take the same."}
+        default=None,
+        metadata={
+            "help": "Every round takes the next so many prompts. Default: all take the same."
+        },
     )
     student_from_round: int = field(
-        default=1, metadata={"help": "The first round with the student among the agents; in round 1 it is untrained."}
+        default=1,
+        metadata={
+            "help": "The first round with the student among the agents; in round 1 it is untrained."
+        },
     )
     output_dir: str = field(default="", metadata={"help": "Folder of all rounds."})
 
@@ -44,10 +57,15 @@ def main() -> None:
     (config,) = parse(TrlParser(IterationArguments, description=__doc__))
     keys = ("student", "synthesize", "train", "evaluate")
     parts = {key: structure(key, getattr(config, key)) for key in keys}
-    settings = {key: getattr(config, key) for key in ("output_dir", "seed", "prompts_per_round", "student_from_round")}
+    settings = {
+        key: getattr(config, key)
+        for key in ("output_dir", "seed", "prompts_per_round", "student_from_round")
+    }
     plan = Plan(**parts, **settings)
     run_until_signal(run_rounds(plan, config.rounds, Path(__file__).parent))
-    print(f"Done. The student is in {plan.model(config.rounds)}; look at {config.output_dir}/report.html")
+    print(
+        f"Done. The student is in {plan.model(config.rounds)}; look at {config.output_dir}/report.html"
+    )
 
 
 if __name__ == "__main__":

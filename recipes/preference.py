@@ -13,14 +13,24 @@ from typing import Any
 
 from toa_trl.cli.arguments import option_of, user_errors
 from toa_trl.errors import ConfigError
-from toa_trl.training import building, check_model, load_training_data, parse_training, prepare_cpu, train
+from toa_trl.training import (
+    building,
+    check_model,
+    load_training_data,
+    parse_training,
+    prepare_cpu,
+    train,
+)
 from toa_trl.training.data import UNPAIRED
 from toa_trl.utils.registry import choose
 
 
 @dataclass
 class MethodArguments:
-    method: str = field(default="", metadata={"help": "kto, orpo or simpo; --help then shows the options of that one."})
+    method: str = field(
+        default="",
+        metadata={"help": "kto, orpo or simpo; --help then shows the options of that one."},
+    )
 
 
 def kto() -> tuple[Any, Any]:
@@ -73,11 +83,15 @@ def main() -> None:
         training.model_init_kwargs |= {"device_map": None, "quantization_config": quantization}
     if method == "simpo":
         if option_of(sys.argv[1:], "loss_type") not in (None, "simpo"):
-            raise ConfigError("loss_type: method simpo is TRL's CPO with the loss simpo; leave the key out")
+            raise ConfigError(
+                "loss_type: method simpo is TRL's CPO with the loss simpo; leave the key out"
+            )
         training.loss_type = "simpo"
         if option_of(sys.argv[1:], "cpo_alpha") is None:
             training.cpo_alpha = 0.0
-    data = load_training_data("dpo", script, training, mixture, get_dataset, *([UNPAIRED] if method == "kto" else []))
+    data = load_training_data(
+        "dpo", script, training, mixture, get_dataset, *([UNPAIRED] if method == "kto" else [])
+    )
     with building():
         trainer = trainer_class(
             model=model.model_name_or_path,
@@ -87,7 +101,12 @@ def main() -> None:
             peft_config=get_peft_config(model),
             **options,
         )
-    train(trainer, data, {"kto": "KTO", "orpo": "ORPO", "simpo": "SimPO"}[method], model.model_name_or_path)
+    train(
+        trainer,
+        data,
+        {"kto": "KTO", "orpo": "ORPO", "simpo": "SimPO"}[method],
+        model.model_name_or_path,
+    )
 
 
 if __name__ == "__main__":

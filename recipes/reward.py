@@ -7,7 +7,14 @@ comes out is a `reward: {kind: classifier, model: ...}` of the next run. LoRA: -
 """
 
 from toa_trl.cli.arguments import user_errors
-from toa_trl.training import building, check_model, load_training_data, parse_training, prepare_cpu, train
+from toa_trl.training import (
+    building,
+    check_model,
+    load_training_data,
+    parse_training,
+    prepare_cpu,
+    train,
+)
 
 
 def main() -> None:
@@ -23,7 +30,9 @@ def main() -> None:
         get_quantization_config,
     )
 
-    parser = TrlParser((ScriptArguments, RewardConfig, ModelConfig, DatasetMixtureConfig), description=__doc__)
+    parser = TrlParser(
+        (ScriptArguments, RewardConfig, ModelConfig, DatasetMixtureConfig), description=__doc__
+    )
     script, training, model, mixture = parse_training(parser)
     model.lora_task_type = "SEQ_CLS"  # of a reward model it cannot be another
     prepare_cpu(training)

@@ -7,7 +7,14 @@ fraction of each. LoRA: --use_peft. Killed and started again with --resume_from_
 """
 
 from toa_trl.cli.arguments import user_errors
-from toa_trl.training import building, check_model, load_training_data, parse_training, prepare_cpu, train
+from toa_trl.training import (
+    building,
+    check_model,
+    load_training_data,
+    parse_training,
+    prepare_cpu,
+    train,
+)
 
 
 def main() -> None:
@@ -23,7 +30,9 @@ def main() -> None:
         get_quantization_config,
     )
 
-    parser = TrlParser((ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig), description=__doc__)
+    parser = TrlParser(
+        (ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig), description=__doc__
+    )
     script, training, model, mixture = parse_training(parser)
     prepare_cpu(training)
     check_model(model, training)

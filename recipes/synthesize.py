@@ -49,7 +49,9 @@ def main() -> None:
     (config,) = parse(TrlParser(SynthesisArguments, description=__doc__))
     run_dir = Path(config.output_dir)
     if (run_dir / "report.html").exists() and not Rollouts.load(run_dir).unfinished:
-        raise ConfigError(f"{run_dir} holds a finished run; choose another output_dir, or delete the folder")
+        raise ConfigError(
+            f"{run_dir} holds a finished run; choose another output_dir, or delete the folder"
+        )
 
     prompts = config.load_prompts()
     if config.push_to_hub:  # what is in its way shall show before the sampling
@@ -69,10 +71,14 @@ def main() -> None:
             "command goes on"
         )
     if rollouts.given_up:
-        print(f"{len(rollouts.given_up)} prompts were given up (every agent failed); the same command tries them again")
+        print(
+            f"{len(rollouts.given_up)} prompts were given up (every agent failed); the same command tries them again"
+        )
     print(f"Done. The data are in {run_dir}/sft and {run_dir}/dpo; look at {report}")
     if config.push_to_hub:
-        print(f"Pushed to {push_folder(run_dir, config.push_to_hub, private=config.hub_private_repo)}")
+        print(
+            f"Pushed to {push_folder(run_dir, config.push_to_hub, private=config.hub_private_repo)}"
+        )
 
 
 if __name__ == "__main__":

@@ -54,11 +54,17 @@ def one_by_one(entry: dict[str, Any], prompts: list[Prompt], sampling: Sampling)
     num_tokens, begin = 0, time.perf_counter()
     for prompt in prompts:
         ids = tokenizer.apply_chat_template(
-            as_dicts(prompt.messages), add_generation_prompt=True, return_tensors="pt", return_dict=True
+            as_dicts(prompt.messages),
+            add_generation_prompt=True,
+            return_tensors="pt",
+            return_dict=True,
         )
         with torch.inference_mode():
             out = model.generate(
-                **ids, do_sample=True, temperature=sampling.temperature, max_new_tokens=sampling.max_tokens
+                **ids,
+                do_sample=True,
+                temperature=sampling.temperature,
+                max_new_tokens=sampling.max_tokens,
             )
         num_tokens += out.shape[1] - ids["input_ids"].shape[1]
     return num_tokens / (time.perf_counter() - begin)
@@ -72,7 +78,9 @@ def batched(entry: dict[str, Any], prompts: list[Prompt], sampling: Sampling) ->
     async def work() -> int:
         return sum(
             [
-                (await agent.generate(prompt.messages, sampling=sampling, seed=seed)).completion_tokens
+                (
+                    await agent.generate(prompt.messages, sampling=sampling, seed=seed)
+                ).completion_tokens
                 for seed, prompt in waiting
             ]
         )
@@ -98,8 +106,12 @@ def main() -> None:
 
     busy = Busy()
     original = toa_trl.models.batching.Batcher.__init__
-    toa_trl.models.batching.Batcher.__init__ = lambda self, run, **options: original(self, busy.wrap(run), **options)
-    sampler = config.sampler(config.agents, config.reward, config.search, config.budget, config.search_params)
+    toa_trl.models.batching.Batcher.__init__ = lambda self, run, **options: original(
+        self, busy.wrap(run), **options
+    )
+    sampler = config.sampler(
+        config.agents, config.reward, config.search, config.budget, config.search_params
+    )
     begin = time.perf_counter()
     sampler.sample(prompts[:150])
     wall = time.perf_counter() - begin

@@ -52,7 +52,9 @@ CASES: list[dict[str, Any]] = [
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", help="cases whose name has all of these words, after commas")
     parser.add_argument("--case", help=argparse.SUPPRESS)  # one case as JSON, in this process
     options = parser.parse_args()
@@ -87,7 +89,9 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
         "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536",
     }  # fmt: skip
     command = [sys.executable, __file__, "--case", json.dumps(case)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise SystemExit(f"{name_of(case)}: {done.stderr[-2000:]}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
@@ -115,13 +119,17 @@ def measure_here(case: dict[str, Any]) -> dict[str, Any]:
         model, training = train(case, config, folder)
         measured = resident("VmHWM") - before
     shape, trained = estimate.shape_of(config, model, case["recipe"])
-    memory = arithmetic(shape, training_of(case["recipe"], training, model, trained, on_cpu=True), Sharding())
+    memory = arithmetic(
+        shape, training_of(case["recipe"], training, model, trained, on_cpu=True), Sharding()
+    )
     return {"estimated": memory.total, "measured": measured, "peak": memory.peak}
 
 
 def resident(key: str) -> int:
     """VmRSS, or VmHWM, its peak; in bytes."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    line = next(
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key)
+    )
     return int(line.split()[1]) * 1024
 
 
@@ -130,7 +138,9 @@ def config_of(name: str) -> Any:
 
     if name == "student":
         return AutoConfig.from_pretrained(STUDENT)
-    return LlamaConfig(**SIZES[name], max_position_embeddings=2048, tie_word_embeddings=True, pad_token_id=0)
+    return LlamaConfig(
+        **SIZES[name], max_position_embeddings=2048, tie_word_embeddings=True, pad_token_id=0
+    )
 
 
 def train(case: dict[str, Any], config: Any, folder: str) -> tuple[Any, Any]:
@@ -143,7 +153,10 @@ def train(case: dict[str, Any], config: Any, folder: str) -> tuple[Any, Any]:
 
     lora = {"use_peft": bool(case.get("lora_r")), "lora_r": case.get("lora_r") or 16}
     model_config = ModelConfig(
-        **lora, lora_dropout=case.get("lora_dropout", 0.0), lora_target_modules=["all-linear"], dtype="float32"
+        **lora,
+        lora_dropout=case.get("lora_dropout", 0.0),
+        lora_target_modules=["all-linear"],
+        dtype="float32",
     )
     options: dict[str, Any] = {
         "output_dir": folder, "max_steps": 2, "per_device_train_batch_size": case["batch"], "max_length": case["length"],
@@ -159,13 +172,24 @@ def train(case: dict[str, Any], config: Any, folder: str) -> tuple[Any, Any]:
     if case["recipe"] == "sft":
         training: Any = SFTConfig(**options)
         data = Dataset.from_dict({"text": [words] * rows})
-        trainer = SFTTrainer(model, training, train_dataset=data, processing_class=tokenizer, peft_config=peft_config)
+        trainer = SFTTrainer(
+            model, training, train_dataset=data, processing_class=tokenizer, peft_config=peft_config
+        )
     else:
         training = DPOConfig(**options, precompute_ref_log_probs=case.get("precompute", False))
-        data = Dataset.from_dict({"prompt": ["1"] * rows, "chosen": [words] * rows, "rejected": ["2" + words] * rows})
-        reference = None if peft_config or training.precompute_ref_log_probs else copy.deepcopy(model)
+        data = Dataset.from_dict(
+            {"prompt": ["1"] * rows, "chosen": [words] * rows, "rejected": ["2" + words] * rows}
+        )
+        reference = (
+            None if peft_config or training.precompute_ref_log_probs else copy.deepcopy(model)
+        )
         trainer = DPOTrainer(
-            model, reference, training, train_dataset=data, processing_class=tokenizer, peft_config=peft_config
+            model,
+            reference,
+            training,
+            train_dataset=data,
+            processing_class=tokenizer,
+            peft_config=peft_config,
         )
     trainer.train()
     return model_config, training

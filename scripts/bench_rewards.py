@@ -40,9 +40,24 @@ ROWS: list[tuple[str, dict[str, Any], str | None, str]] = [
     ("classifier (Llama, one logit)", {"kind": "classifier"}, "classifier", "chat"),
     ("classifier (Llama, one logit)", {"kind": "classifier"}, "classifier", "short"),
     ("classifier (ArmoRM)", {"kind": "classifier", "trust_remote_code": True}, "armo", "chat"),
-    ("classifier (InternLM2-reward)", {"kind": "classifier", "trust_remote_code": True}, "internlm2", "chat"),
-    ("classifier (Qwen2.5-Math-RM)", {"kind": "classifier", "trust_remote_code": True}, "qwen", "math"),
-    ("process (Qwen2.5-Math-PRM)", {"kind": "process", "trust_remote_code": True}, "qwen_prm", "math"),
+    (
+        "classifier (InternLM2-reward)",
+        {"kind": "classifier", "trust_remote_code": True},
+        "internlm2",
+        "chat",
+    ),
+    (
+        "classifier (Qwen2.5-Math-RM)",
+        {"kind": "classifier", "trust_remote_code": True},
+        "qwen",
+        "math",
+    ),
+    (
+        "process (Qwen2.5-Math-PRM)",
+        {"kind": "process", "trust_remote_code": True},
+        "qwen_prm",
+        "math",
+    ),
     ("process (Math-Shepherd)", {"kind": "process"}, "shepherd", "math"),
     ("likelihood", {"kind": "likelihood"}, "causal", "chat"),
     ("likelihood", {"kind": "likelihood"}, "causal", "short"),
@@ -71,16 +86,23 @@ def chat(num_texts: int) -> Iterator[Text]:
 
 def mathematics(num_texts: int) -> Iterator[Text]:
     """GSM8K's problems and solutions."""
-    for row, _ in zip(rows_of(ROOT / "../shared/data/math/gsm8k_test.jsonl"), range(num_texts), strict=False):
+    for row, _ in zip(
+        rows_of(ROOT / "../shared/data/math/gsm8k_test.jsonl"), range(num_texts), strict=False
+    ):
         metadata = {"answer": row["answer"], "reference": row["solution"]}
         yield Prompt(row["id"], row["prompt"], metadata), f"{row['solution']}\n#### {row['answer']}"
 
 
 def bundled(num_texts: int) -> Iterator[Text]:
     """The problems of the bundled world."""
-    for row, _ in zip(rows_of(ROOT / "toa_trl/demo/data/synthesis.jsonl"), range(num_texts), strict=False):
+    for row, _ in zip(
+        rows_of(ROOT / "toa_trl/demo/data/synthesis.jsonl"), range(num_texts), strict=False
+    ):
         answer = f"{row['prompt']}\nSo the answer is {row['answer']}.\n#### {row['answer']}"
-        yield Prompt(row["id"], row["prompt"], {"answer": row["answer"], "reference": answer}), answer
+        yield (
+            Prompt(row["id"], row["prompt"], {"answer": row["answer"], "reference": answer}),
+            answer,
+        )
 
 
 async def measure(reward: Any, texts: list[Text]) -> tuple[float, float, float]:
@@ -101,7 +123,9 @@ async def measure(reward: Any, texts: list[Text]) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     kinds = list(dict.fromkeys(entry["kind"] for _, entry, *_ in ROWS))
     parser.add_argument("--only", default=",".join(kinds), help="comma list of kinds")
     parser.add_argument("--num-texts", type=int, default=100, help="of each kind of text")
@@ -120,8 +144,13 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
     here = (ROOT / "../shared/data/alpaca_eval/outputs.jsonl").is_file()
     sources = {"chat": chat, "math": mathematics, "short": bundled}
-    texts = {name: list((source if here else bundled)(options.num_texts)) for name, source in sources.items()}
-    corpus = [f"{prompt.messages[0].content}\n{text}" for each in texts.values() for prompt, text in each]
+    texts = {
+        name: list((source if here else bundled)(options.num_texts))
+        for name, source in sources.items()
+    }
+    corpus = [
+        f"{prompt.messages[0].content}\n{text}" for each in texts.values() for prompt, text in each
+    ]
     print(f"{torch.get_num_threads()} thread(s), {options.device}\n")
     print(
         "| reward | texts | mean length, characters | batched, texts/s | one by one, texts/s | ratio | largest difference |"
@@ -132,13 +161,22 @@ def main() -> None:
             if entry["kind"] not in chosen:
                 continue
             if model is not None:
-                tiny.build(model, Path(folder) / model, num_positions=16_384, hidden_size=64, spread=0.1, corpus=corpus)
+                tiny.build(
+                    model,
+                    Path(folder) / model,
+                    num_positions=16_384,
+                    hidden_size=64,
+                    spread=0.1,
+                    corpus=corpus,
+                )
                 entry = {**entry, "model": str(Path(folder) / model), "device": options.device}
             given = texts[kind_of_text]
             length = fmean(len(prompt.messages[0].content) + len(text) for prompt, text in given)
             together, alone, apart = asyncio.run(measure(make_reward(entry), given))
             rates = f"{together:,.0f} | {alone:,.0f} | {together / alone:.1f} x"
-            print(f"| {name} | {kind_of_text} | {length:,.0f} | {rates} | {apart:.1e} |", flush=True)
+            print(
+                f"| {name} | {kind_of_text} | {length:,.0f} | {rates} | {apart:.1e} |", flush=True
+            )
 
 
 if __name__ == "__main__":

@@ -80,7 +80,9 @@ class Figure:
 
 def fresh(*calls: Callable[[], Any]) -> list[Any]:
     """The results of calls that run at the same time, each in a fresh process."""
-    with ProcessPoolExecutor(len(calls), mp_context=get_context("spawn"), max_tasks_per_child=1) as processes:
+    with ProcessPoolExecutor(
+        len(calls), mp_context=get_context("spawn"), max_tasks_per_child=1
+    ) as processes:
         return [call.result() for call in [processes.submit(call) for call in calls]]
 
 
@@ -99,7 +101,13 @@ def trivial_reward(completions: list[list[dict[str, str]]], **columns: Any) -> l
 
 
 def sample(
-    url: str, folder: Path, *, num_prompts: int, budget: int, plays_in_flight: int = 1, prompts_in_flight: int = 256
+    url: str,
+    folder: Path,
+    *,
+    num_prompts: int,
+    budget: int,
+    plays_in_flight: int = 1,
+    prompts_in_flight: int = 256,
 ) -> tuple[float, float]:
     """Plays per second, and per CPU second of this process."""
     agents = [{"name": name, "engine": "openai", "model": name, "base_url": url} for name in AGENTS]
@@ -127,7 +135,12 @@ def write_bodies(folder: Path) -> None:
             plays = {play.index: play for play in rollout.plays}
             for play in rollout.plays:
                 messages = as_dicts(render(rollout.prompt, play.action, plays, templates))
-                body = {"model": play.action.agent, "messages": messages, "temperature": 0.7, "top_p": 1.0}
+                body = {
+                    "model": play.action.agent,
+                    "messages": messages,
+                    "temperature": 0.7,
+                    "top_p": 1.0,
+                }
                 file.write(json.dumps({**body, "max_tokens": MAX_TOKENS, "seed": play.seed}) + "\n")
 
 
@@ -137,7 +150,9 @@ def post_bodies(url: str, folder: Path) -> tuple[float, float]:
     waiting = iter(bodies)
 
     async def main() -> None:
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=IN_FLIGHT)) as session:
+        async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=IN_FLIGHT)
+        ) as session:
 
             async def work() -> None:
                 for body in waiting:
@@ -158,29 +173,50 @@ def rounds(number: int = 5) -> tuple[list[tuple[float, float]], list[tuple[float
     for turn in range(number):
         with TemporaryDirectory() as name, serving(words=64, model=AGENTS) as server:
             folder = Path(name)
-            ours += fresh(partial(sample, server.url, folder, num_prompts=64, budget=160, prompts_in_flight=IN_FLIGHT))
+            ours += fresh(
+                partial(
+                    sample,
+                    server.url,
+                    folder,
+                    num_prompts=64,
+                    budget=160,
+                    prompts_in_flight=IN_FLIGHT,
+                )
+            )
             write_bodies(folder)
             bare += fresh(partial(post_bodies, server.url, folder))
-            say(f"round {turn + 1} of {number}: {ours[-1][0]:.0f} plays/s, bare loop {bare[-1][0]:.0f} requests/s")
-            assert server.stats()["served_again"] == server.stats()["served_distinct"], "the bodies differ"
+            say(
+                f"round {turn + 1} of {number}: {ours[-1][0]:.0f} plays/s, bare loop {bare[-1][0]:.0f} requests/s"
+            )
+            assert server.stats()["served_again"] == server.stats()["served_distinct"], (
+                "the bodies differ"
+            )
     return ours, bare
 
 
 def throughput() -> Iterator[Figure]:
     ours, bare = ([wall for wall, _ in each] for each in rounds())
-    ratio = median(a / b for a, b in zip(ours, bare, strict=True))  # of neighbours: the machine may change its pace
+    ratio = median(
+        a / b for a, b in zip(ours, bare, strict=True)
+    )  # of neighbours: the machine may change its pace
     baseline = f"bare loop {median(bare):,.0f}: {ratio:.2f} of it"
     yield Figure("plays/s", f"{median(ours):,.0f}", baseline, ">= 0.60 of it", ratio >= 0.6)
 
 
 def cpu() -> Iterator[Figure]:
     ours, bare = (median(cpu for _, cpu in each) for each in rounds())
-    yield Figure("plays per CPU second", f"{ours:,.0f}", f"bare loop {bare:,.0f}", ">= 1,500", ours >= 1500)
+    yield Figure(
+        "plays per CPU second", f"{ours:,.0f}", f"bare loop {bare:,.0f}", ">= 1,500", ours >= 1500
+    )
 
 
 def thread_pool(url: str, num_prompts: int, budget: int, num_threads: int = 100) -> None:
     """A prompt per thread, one play after another: an answer, then refinements of what came before."""
-    host, templates, connections = url.split("/")[2], Templates.load(BUILT_IN / "alignment"), local()
+    host, templates, connections = (
+        url.split("/")[2],
+        Templates.load(BUILT_IN / "alignment"),
+        local(),
+    )
 
     def work(number: int, text: str) -> None:
         if not hasattr(connections, "mine"):
@@ -189,10 +225,17 @@ def thread_pool(url: str, num_prompts: int, budget: int, num_threads: int = 100)
         for index in range(budget):
             action = Action("a", "refine", (index - 1,)) if index else Action("a")
             messages = as_dicts(render(prompt, action, plays, templates))
-            body = {"model": "a", "messages": messages, "max_tokens": MAX_TOKENS, "seed": 1000 * number + index}
+            body = {
+                "model": "a",
+                "messages": messages,
+                "max_tokens": MAX_TOKENS,
+                "seed": 1000 * number + index,
+            }
             connections.mine.request("POST", "/v1/chat/completions", json.dumps(body))
             answer = json.load(connections.mine.getresponse())
-            plays[index] = Play(index, action, Completion(answer["choices"][0]["message"]["content"]))
+            plays[index] = Play(
+                index, action, Completion(answer["choices"][0]["message"]["content"])
+            )
 
     with ThreadPoolExecutor(num_threads) as threads:
         list(threads.map(work, range(num_prompts), problems(num_prompts)))
@@ -200,7 +243,9 @@ def thread_pool(url: str, num_prompts: int, budget: int, num_threads: int = 100)
 
 def utilisation() -> Iterator[Figure]:
     num_prompts, budget, slots = 1000, 16, 64
-    say(f"utilisation: {num_prompts * budget * 0.25 / slots:.0f} s at the least, ours and the threads at the same time")
+    say(
+        f"utilisation: {num_prompts * budget * 0.25 / slots:.0f} s at the least, ours and the threads at the same time"
+    )
     options = {"slots": slots, "latency_s": (0.1, 0.4), "model": AGENTS}
     with TemporaryDirectory() as folder, serving(**options) as server, serving(**options) as other:
         fresh(
@@ -208,8 +253,12 @@ def utilisation() -> Iterator[Figure]:
             partial(thread_pool, other.url, num_prompts, budget),
         )
         counted = [each.stats() for each in (server, other)]
-    assert all(each["served_distinct"] == num_prompts * budget for each in counted), "not every play was made"
-    ours, threads = (each["busy_s"] / slots / (each["seconds"] - each["idle_s"]) for each in counted)
+    assert all(each["served_distinct"] == num_prompts * budget for each in counted), (
+        "not every play was made"
+    )
+    ours, threads = (
+        each["busy_s"] / slots / (each["seconds"] - each["idle_s"]) for each in counted
+    )
     yield Figure("busy slots", f"{ours:.3f}", f"100 threads {threads:.3f}", ">= 0.97", ours >= 0.97)
 
 
@@ -218,13 +267,22 @@ def in_flight() -> Iterator[Figure]:
     with TemporaryDirectory() as folder, serving(latency_s=(0.2, 0.2), model=AGENTS) as server:
         rates = fresh(
             *(
-                partial(sample, server.url, Path(folder, str(n)), num_prompts=1, budget=160, plays_in_flight=n)
+                partial(
+                    sample,
+                    server.url,
+                    Path(folder, str(n)),
+                    num_prompts=1,
+                    budget=160,
+                    plays_in_flight=n,
+                )
                 for n in (1, 16)
             )
         )
     one, many = (160 / wall for wall, _ in rates)
     relative = f"one at a time {one:.2f} s: {many / one:.3f} of it"
-    yield Figure("wall time, 16 in flight", f"{many:.2f} s", relative, "<= 0.10 of it", many / one <= 0.1)
+    yield Figure(
+        "wall time, 16 in flight", f"{many:.2f} s", relative, "<= 0.10 of it", many / one <= 0.1
+    )
 
 
 def best_reward(name: str, seed: int, plays_in_flight: int) -> float:
@@ -254,7 +312,13 @@ def quality() -> Iterator[Figure]:
         for name, plays in (("toa", 1), ("toa", 16), ("best_of_n", 1))
     )
     baseline = f"one at a time {one:.4f}: {many / one:.3f} of it (best_of_n {scale:.4f})"
-    yield Figure("mean best reward, 16 in flight", f"{many:.4f}", baseline, ">= 0.98 of it", many >= 0.98 * one)
+    yield Figure(
+        "mean best reward, 16 in flight",
+        f"{many:.4f}",
+        baseline,
+        ">= 0.98 of it",
+        many >= 0.98 * one,
+    )
 
 
 def long_plays(num_prompts: int) -> Iterator[tuple[str, Play]]:
@@ -264,18 +328,31 @@ def long_plays(num_prompts: int) -> Iterator[tuple[str, Play]]:
         for index in range(160):
             text = " ".join(rng.choices(WORDS, k=205))
             action = Action("a", "refine", (index - 1,), index - 1, index) if index else Action("a")
-            yield f"prompt {prompt}", Play(index, action, Completion(text, "stop", 100, 205), rng.random(), seed=index)
+            yield (
+                f"prompt {prompt}",
+                Play(index, action, Completion(text, "stop", 100, 205), rng.random(), seed=index),
+            )
 
 
 def new_journal(folder: str, num_prompts: int) -> Journal:
     journal = Journal(Path(folder) / "journal.sqlite", create=True)
-    identity = {"search": "toa", "search_params": {}, "budget": 160, "seed": 0, "sampling": asdict(Sampling())}
+    identity = {
+        "search": "toa",
+        "search_params": {},
+        "budget": 160,
+        "seed": 0,
+        "sampling": asdict(Sampling()),
+    }
     identity |= {"agents": {"a": "a"}, "reward": "none"}
-    journal.begin(identity, (Prompt(f"prompt {n}", text) for n, text in enumerate(problems(num_prompts))))
+    journal.begin(
+        identity, (Prompt(f"prompt {n}", text) for n, text in enumerate(problems(num_prompts)))
+    )
     return journal
 
 
-async def write(journal: Journal, plays: Iterator[tuple[str, Play]], num_writers: int = 256) -> None:
+async def write(
+    journal: Journal, plays: Iterator[tuple[str, Play]], num_writers: int = 256
+) -> None:
     """Write plays, so many at a time."""
     writer = Writer(journal)
 
@@ -303,7 +380,13 @@ def memory() -> Iterator[Figure]:
     (small,) = fresh(partial(write_and_export, 625))
     (large,) = fresh(partial(write_and_export, 6250))
     what = "peak memory, 1,000,000 plays"
-    yield Figure(what, f"{large / 1e6:.0f} MB", f"100,000 plays {small / 1e6:.0f} MB", "<= 600 MB", large <= 600e6)
+    yield Figure(
+        what,
+        f"{large / 1e6:.0f} MB",
+        f"100,000 plays {small / 1e6:.0f} MB",
+        "<= 600 MB",
+        large <= 600e6,
+    )
 
 
 def score(num_prompts: int = 60, budget: int = 16) -> tuple[float, float]:
@@ -329,7 +412,9 @@ def score(num_prompts: int = 60, budget: int = 16) -> tuple[float, float]:
         progress=False,
     )
     rollouts = sampler.sample(problems(num_prompts))
-    texts = [(rollout.prompt, play.completion.text) for rollout in rollouts for play in rollout.scored]
+    texts = [
+        (rollout.prompt, play.completion.text) for rollout in rollouts for play in rollout.scored
+    ]
     num_cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(num_cores)
 
@@ -350,19 +435,25 @@ def score(num_prompts: int = 60, budget: int = 16) -> tuple[float, float]:
 
     def one(prompt: Prompt, text: str) -> float:
         messages = [*as_dicts(prompt.messages), {"role": "assistant", "content": text}]
-        ids = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True).to(device)
+        ids = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True).to(
+            device
+        )
         with torch.inference_mode():
             return float(model(**ids).logits[0, 0])
 
     rates = []
-    for threads in sorted({1, num_cores}):  # a second thread rather costs a single text, so both are tried
+    for threads in sorted(
+        {1, num_cores}
+    ):  # a second thread rather costs a single text, so both are tried
         torch.set_num_threads(threads)
         one(*texts[0])  # warm
         begin = time.perf_counter()
         expected = [one(prompt, text) for prompt, text in texts]
         rates.append(len(texts) / (time.perf_counter() - begin))
     alone = max(rates)
-    assert all(abs(a - b) < 1e-2 for a, b in zip(scores, expected, strict=True)), "the scores differ"
+    assert all(abs(a - b) < 1e-2 for a, b in zip(scores, expected, strict=True)), (
+        "the scores differ"
+    )
     return together, alone
 
 
@@ -391,7 +482,9 @@ def journal() -> Iterator[Figure]:
             assert written.counts().num_scored == num_plays
             written.close()
     many, one = rates
-    yield Figure("plays written/s", f"{many:,.0f}", f"a commit each {one:,.0f}", ">= 5,000", many >= 5000)
+    yield Figure(
+        "plays written/s", f"{many:,.0f}", f"a commit each {one:,.0f}", ">= 5,000", many >= 5000
+    )
 
 
 FIGURES = (throughput, cpu, utilisation, in_flight, quality, memory, rewards, journal)
@@ -399,7 +492,9 @@ FIGURES = (throughput, cpu, utilisation, in_flight, quality, memory, rewards, jo
 
 def main() -> None:
     names = [figure.__name__ for figure in FIGURES]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", default=",".join(names), help="comma list of figures")
     chosen = parser.parse_args().only.split(",")
     if unknown := set(chosen) - set(names):
@@ -411,7 +506,10 @@ def main() -> None:
         if figure.__name__ in chosen:
             for line in figure():
                 missed = "" if line.reached else "    MISSED"
-                print(f"{line.what:32}{line.value:>10}    {line.asked:16}{line.baseline}{missed}", flush=True)
+                print(
+                    f"{line.what:32}{line.value:>10}    {line.asked:16}{line.baseline}{missed}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

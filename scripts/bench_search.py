@@ -58,13 +58,21 @@ def middle(run: Callable[[int], float], repeats: int) -> float:
 
 def main() -> None:
     print("microseconds per play (median over seeds, 5 agents, one play at a time)\n")
-    ours = {budget: middle(lambda seed, n=budget: run_ours("toa", n, seed), 7) for budget in (160, 2000)}
+    ours = {
+        budget: middle(lambda seed, n=budget: run_ours("toa", n, seed), 7) for budget in (160, 2000)
+    }
     theirs = middle(lambda seed: run_treequest(160, seed), 3)
     print(f"{'toa, 160 plays':32}{ours[160]:10.1f}")
-    print(f"{'toa, 2,000 plays':32}{ours[2000]:10.1f}    {ours[2000] / ours[160]:.2f} x of 160 plays")
-    print(f"{'treequest ABMCTSA, 160 plays':32}{theirs:10.1f}    {theirs / ours[160]:.0f} x of toa\n")
+    print(
+        f"{'toa, 2,000 plays':32}{ours[2000]:10.1f}    {ours[2000] / ours[160]:.2f} x of 160 plays"
+    )
+    print(
+        f"{'treequest ABMCTSA, 160 plays':32}{theirs:10.1f}    {theirs / ours[160]:.0f} x of toa\n"
+    )
     for name in ("best_of_n", "parallel", "prs", "sequential", "moa"):
-        print(f"{name + ', 160 plays':32}{middle(lambda seed, n=name: run_ours(n, 160, seed), 7):10.1f}")
+        print(
+            f"{name + ', 160 plays':32}{middle(lambda seed, n=name: run_ours(n, 160, seed), 7):10.1f}"
+        )
 
 
 if __name__ == "__main__":

@@ -95,7 +95,12 @@ def process(*words: object, **environment: str) -> tuple[str, float]:
 
 
 def options(kind: str, **changes: Any) -> list[str]:
-    settings = {**SETTINGS, "dataset_name": OUT / "synthesis" / kind, "output_dir": OUT / kind, **changes}
+    settings = {
+        **SETTINGS,
+        "dataset_name": OUT / "synthesis" / kind,
+        "output_dir": OUT / kind,
+        **changes,
+    }
     return [word for key, value in settings.items() for word in (f"--{key}", str(value))]
 
 
@@ -104,13 +109,19 @@ def trained(*words: object, **environment: str) -> dict[str, float]:
     output, wall = process(*words, **environment)
     (summary,) = re.findall(r"\{'train_runtime'.*?\}", output)
     numbers = {key: float(value) for key, value in re.findall(r"'(\w+)': '?([-\d.e+]+)'?", summary)}
-    return {**numbers, "wall": wall, "tokens_per_s": numbers["num_tokens"] / numbers["train_runtime"]}
+    return {
+        **numbers,
+        "wall": wall,
+        "tokens_per_s": numbers["num_tokens"] / numbers["train_runtime"],
+    }
 
 
 def table(*rows: tuple[object, ...]) -> None:
     for number, row in enumerate(rows):
         print(
-            "| " + " | ".join(f"{cell:,.3g}" if isinstance(cell, float) else str(cell) for cell in row) + " |",
+            "| "
+            + " | ".join(f"{cell:,.3g}" if isinstance(cell, float) else str(cell) for cell in row)
+            + " |",
             flush=True,
         )
         if number == 0:
@@ -121,18 +132,32 @@ def table(*rows: tuple[object, ...]) -> None:
 def speed(repeats: int) -> None:
     """Tokens per second of the training loop, which is TRL's in both."""
     rows: list[tuple[object, ...]] = [
-        ("recipe", "ours, tokens/s", "TRL's script, tokens/s", "ratio (asked: 0.98)", "range of ratios")
+        (
+            "recipe",
+            "ours, tokens/s",
+            "TRL's script, tokens/s",
+            "ratio (asked: 0.98)",
+            "range of ratios",
+        )
     ]
     for kind, epochs in {"sft": 6, "dpo": 3}.items():
         found: dict[str, list[float]] = {name: [] for name in SCRIPTS}
         for repeat in range(repeats):
             for name in list(SCRIPTS)[:: 1 if repeat % 2 else -1]:  # neither has the colder machine
                 words = [part.format(kind) for part in SCRIPTS[name]]
-                found[name].append(trained(*words, *options(kind, num_train_epochs=epochs))["tokens_per_s"])
+                found[name].append(
+                    trained(*words, *options(kind, num_train_epochs=epochs))["tokens_per_s"]
+                )
         ratios = [ours / theirs for ours, theirs in zip(found["ours"], found["TRL's"], strict=True)]
         ours, theirs = (float(f"{median(found[name]):.0f}") for name in SCRIPTS)
         rows.append(
-            (f"{kind}.py", f"{ours:,.0f}", f"{theirs:,.0f}", ours / theirs, f"{min(ratios):.3f} to {max(ratios):.3f}")
+            (
+                f"{kind}.py",
+                f"{ours:,.0f}",
+                f"{theirs:,.0f}",
+                ours / theirs,
+                f"{min(ratios):.3f} to {max(ratios):.3f}",
+            )
         )
     print(f"Training loop, median of {repeats} in turns, one CPU thread")
     table(*rows)
@@ -141,7 +166,14 @@ def speed(repeats: int) -> None:
 def start(repeats: int) -> None:
     """From the start of the process to its first step."""
     rows: list[tuple[object, ...]] = [
-        ("recipe", "ours, s", "of it imports", "TRL's script, s", "of it imports", "ratio (asked: <= 1.2)")
+        (
+            "recipe",
+            "ours, s",
+            "of it imports",
+            "TRL's script, s",
+            "of it imports",
+            "ratio (asked: <= 1.2)",
+        )
     ]
     for kind in ("sft", "dpo"):
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in SCRIPTS}
@@ -151,9 +183,13 @@ def start(repeats: int) -> None:
                 output, _ = process("-c", FIRST_STEP, *words, *options(kind))
                 ((total, imports),) = re.findall(r"first step: ([\d.]+) ([\d.]+)", output)
                 found[name].append((float(total), float(imports)))
-        total, imports = ({name: median(each[at] for each in found[name]) for name in SCRIPTS} for at in (0, 1))
+        total, imports = (
+            {name: median(each[at] for each in found[name]) for name in SCRIPTS} for at in (0, 1)
+        )
         seconds = (total["ours"], imports["ours"], total["TRL's"], imports["TRL's"])
-        rows.append((f"{kind}.py", *(f"{each:.1f}" for each in seconds), total["ours"] / total["TRL's"]))
+        rows.append(
+            (f"{kind}.py", *(f"{each:.1f}" for each in seconds), total["ours"] / total["TRL's"])
+        )
     print(f"Start to first step, median of {repeats} in turns, tiny model, data in the cache")
     table(*rows)
 
@@ -196,11 +232,19 @@ def packing() -> None:
     for (
         name,
         changes,
-    ) in settings.items():  # without flash attention a packed batch is one sequence, and its attention quadratic
+    ) in (
+        settings.items()
+    ):  # without flash attention a packed batch is one sequence, and its attention quadratic
         done = trained("recipes/sft.py", *options("sft", **changes))
         steps = done["train_steps_per_second"] * done["train_runtime"]
         rows.append(
-            (name, f"{steps:.0f}", f"{done['train_runtime']:.1f}", f"{done['tokens_per_s']:,.0f}", done["train_loss"])
+            (
+                name,
+                f"{steps:.0f}",
+                f"{done['train_runtime']:.1f}",
+                f"{done['tokens_per_s']:,.0f}",
+                done["train_loss"],
+            )
         )
     print("Packing, on the responses of the run")
     table(*rows)
@@ -225,10 +269,17 @@ def gpu(shape: dict[str, int], vocabulary: int, length: int, **changes: Any) -> 
     from toa_trl.models.flops import Flops
 
     tokenizer = AutoTokenizer.from_pretrained(ROOT / STUDENT)
-    config = Qwen2Config(**shape, vocab_size=vocabulary, tie_word_embeddings=True, eos_token_id=tokenizer.eos_token_id)
+    config = Qwen2Config(
+        **shape,
+        vocab_size=vocabulary,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+    )
     Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(OUT / "random")
     tokenizer.save_pretrained(OUT / "random")
-    words = [json.loads(line)["prompt"] for line in (ROOT / "toa_trl/demo/data/synthesis.jsonl").open()]
+    words = [
+        json.loads(line)["prompt"] for line in (ROOT / "toa_trl/demo/data/synthesis.jsonl").open()
+    ]
     text = " ".join(words * 20)
     message = lambda role, at: [{"role": role, "content": text[at : at + length // 2]}]  # noqa: E731  # a token a character
     pairs = [
@@ -240,12 +291,17 @@ def gpu(shape: dict[str, int], vocabulary: int, length: int, **changes: Any) -> 
         for at in range(512)
     ]
     Dataset.from_list(pairs).to_parquet(OUT / "random-dpo/train.parquet")
-    Dataset.from_list([{"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs]).to_parquet(
-        OUT / "random-sft/train.parquet"
+    Dataset.from_list(
+        [{"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs]
+    ).to_parquet(OUT / "random-sft/train.parquet")
+    flops, device = (
+        Flops.from_config(config),
+        torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
     )
-    flops, device = Flops.from_config(config), torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     peak = next((value for name, value in PEAK.items() if name in device), float("nan"))
-    rows: list[tuple[object, ...]] = [("recipe", "Liger", "tokens/s", "model FLOPs/s", "utilisation")]
+    rows: list[tuple[object, ...]] = [
+        ("recipe", "Liger", "tokens/s", "model FLOPs/s", "utilisation")
+    ]
     for kind in ("sft", "dpo"):
         for liger in ("false", "true") if find_spec("liger_kernel") else ("false",):
             settings = {
@@ -253,10 +309,17 @@ def gpu(shape: dict[str, int], vocabulary: int, length: int, **changes: Any) -> 
                 "dataset_name": OUT / f"random-{kind}",
                 "max_length": length,
             }
-            settings |= {"per_device_train_batch_size": 8, "use_liger_kernel": liger, "max_steps": 30, **changes}
+            settings |= {
+                "per_device_train_batch_size": 8,
+                "use_liger_kernel": liger,
+                "max_steps": 30,
+                **changes,
+            }
             settings |= {"dtype": "bfloat16", "bf16": "true"}
             found = trained(f"recipes/{kind}.py", *options(kind, **settings))["tokens_per_s"]
-            passes = 3 if kind == "sft" else 4  # forward and backward; DPO has the reference's forward as well
+            passes = (
+                3 if kind == "sft" else 4
+            )  # forward and backward; DPO has the reference's forward as well
             spent = found * passes * flops(length) / length
             rows.append((f"{kind}.py", liger, f"{found:,.0f}", spent, spent / peak))
     print(f"bf16, {flops.num_parameters / 1e6:,.0f}M parameters, {length} tokens a row, {device}")
@@ -264,10 +327,16 @@ def gpu(shape: dict[str, int], vocabulary: int, length: int, **changes: Any) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parts = ("speed", "start", "reference", "packing", "gpu")
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts)} (default: all)")
-    parser.add_argument("--repeats", type=int, default=3, help="of the comparisons with TRL's scripts (default: 3)")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"of {', '.join(parts)} (default: all)"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="of the comparisons with TRL's scripts (default: 3)"
+    )
     asked = parser.parse_args()
     if unknown := set(asked.parts) - set(parts):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(parts)}")

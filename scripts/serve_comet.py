@@ -47,11 +47,16 @@ class Comet:
             from comet import load_from_checkpoint
 
             # Weights that the checkpoint lacks would stay random; strict=True refuses what older ones have too many.
-            warnings.filterwarnings("error", "Found keys that are in the model state dict but not in the checkpoint")
+            warnings.filterwarnings(
+                "error", "Found keys that are in the model state dict but not in the checkpoint"
+            )
             try:
                 # hparams.yaml instead of what the checkpoint remembers: there a person can name a local encoder
                 model = load_from_checkpoint(str(path), reload_hparams=True)
-            except (AttributeError, OSError) as error:  # transformers' ways to say that there is no tokenizer
+            except (
+                AttributeError,
+                OSError,
+            ) as error:  # transformers' ways to say that there is no tokenizer
                 raise ValueError(
                     f"its encoder cannot be loaded ({first_line(error)}); pretrained_model in hparams.yaml must be a "
                     "Hub name that can be reached, or a folder with the encoder's configuration and tokenizer"
@@ -68,7 +73,10 @@ class Comet:
         """A score per sample, whatever the batches; None for one that the model would cut off."""
         import torch
 
-        given = [{part: text for part, text in sample.items() if part in self._reads} for sample in samples]
+        given = [
+            {part: text for part, text in sample.items() if part in self._reads}
+            for sample in samples
+        ]
         lengths = self._lengths(given)
         scores: Scores = [None] * len(given)
         fit = sorted((i for i in range(len(given)) if lengths[i]), key=lengths.__getitem__)
@@ -78,8 +86,12 @@ class Comet:
                 for first in range(0, len(kind), self._batch_size):
                     batch = kind[first : first + self._batch_size]
                     inputs = self._model.prepare_for_inference([given[i] for i in batch])
-                    inputs = self._model.transfer_batch_to_device(inputs, torch.device(self._device), 0)
-                    for i, score in zip(batch, self._model.predict_step(inputs)["scores"].tolist(), strict=True):
+                    inputs = self._model.transfer_batch_to_device(
+                        inputs, torch.device(self._device), 0
+                    )
+                    for i, score in zip(
+                        batch, self._model.predict_step(inputs)["scores"].tolist(), strict=True
+                    ):
                         scores[i] = score
         return scores
 
@@ -90,9 +102,14 @@ class Comet:
         tokens = map(len, encoder.tokenizer(texts, verbose=False)["input_ids"])
         empty = encoder.tokenizer.num_special_tokens_to_add()
         # comet cuts each text to two less than the positions, and after that a joint sequence to the positions
-        count, most = (sum, encoder.max_positions) if self._joint else (max, encoder.max_positions - 2)
+        count, most = (
+            (sum, encoder.max_positions) if self._joint else (max, encoder.max_positions - 2)
+        )
         per_sample = [list(islice(tokens, len(sample))) for sample in samples]
-        return [count(given) if min(given) > empty and count(given) <= most else 0 for given in per_sample]
+        return [
+            count(given) if min(given) > empty and count(given) <= most else 0
+            for given in per_sample
+        ]
 
 
 class Queue:
@@ -124,7 +141,11 @@ class Queue:
     async def _answer(self, taken: list[tuple[list[Sample], asyncio.Future[Scores]]]) -> None:
         samples = [sample for asked, _ in taken for sample in asked]
         try:
-            scores = iter(await asyncio.get_running_loop().run_in_executor(self._thread, self._predict, samples))
+            scores = iter(
+                await asyncio.get_running_loop().run_in_executor(
+                    self._thread, self._predict, samples
+                )
+            )
         except Exception as error:
             if len(taken) > 1:  # one bad request shall cost no other
                 for each in taken:
@@ -144,7 +165,11 @@ def sample_of(place: str, given: Any) -> Sample:
     Raises:
         ValueError: the input is not as the contract says.
     """
-    asked, response = (given.get(key) for key in ("prompt", "response")) if isinstance(given, dict) else (None, None)
+    asked, response = (
+        (given.get(key) for key in ("prompt", "response"))
+        if isinstance(given, dict)
+        else (None, None)
+    )
     if not isinstance(asked, list) or not all(isinstance(message, dict) for message in asked):
         raise ValueError(f'{place}: "prompt" must be a list of messages')
     if not isinstance(response, str):
@@ -154,7 +179,14 @@ def sample_of(place: str, given: Any) -> Sample:
         raise ValueError(f'{place}: "metadata" must be an object')
     source = metadata.get("source")
     if source is None:
-        source = next((message.get("content") for message in reversed(asked) if message.get("role") == "user"), None)
+        source = next(
+            (
+                message.get("content")
+                for message in reversed(asked)
+                if message.get("role") == "user"
+            ),
+            None,
+        )
     parts = {"src": source, "mt": response, "ref": metadata.get("reference")}
     return {part: text for part, text in parts.items() if isinstance(text, str) and is_text(text)}
 
@@ -164,7 +196,9 @@ def is_text(text: str) -> bool:
     return bool(text.strip()) and not any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
-def make_app(name: str, predict: Callable[[list[Sample]], Scores], needs: Sequence[str]) -> web.Application:
+def make_app(
+    name: str, predict: Callable[[list[Sample]], Scores], needs: Sequence[str]
+) -> web.Application:
     """The server.
 
     Args:
@@ -191,7 +225,9 @@ def make_app(name: str, predict: Callable[[list[Sample]], Scores], needs: Sequen
         except Exception as error:
             return web.Response(status=500, text=f"{first_line(error)}\n")
         scores = [next(found) if set(needs) <= sample.keys() else None for sample in samples]
-        return web.json_response({"scores": [x if x is not None and math.isfinite(x) else None for x in scores]})
+        return web.json_response(
+            {"scores": [x if x is not None and math.isfinite(x) else None for x in scores]}
+        )
 
     app = web.Application(client_max_size=2**28)
     app.add_routes([web.get("/", alive), web.get("/score", alive), web.post("/score", score)])
@@ -230,13 +266,21 @@ def first_line(error: BaseException) -> str:
 
 def main() -> None:
     """Load the model, then serve it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--model", required=True, help="Hub name, its folder (hparams.yaml, checkpoints/), or a .ckpt in one"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to be reached from other machines")
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="Hub name, its folder (hparams.yaml, checkpoints/), or a .ckpt in one",
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="0.0.0.0 to be reached from other machines"
+    )
     parser.add_argument("--port", type=int, default=8022)
-    parser.add_argument("--batch-size", type=int, default=32, help="translations that are scored at once (32)")
+    parser.add_argument(
+        "--batch-size", type=int, default=32, help="translations that are scored at once (32)"
+    )
     parser.add_argument(
         "--gpus",
         type=int,
@@ -246,7 +290,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.batch_size < 1:
         parser.error("--batch-size must be at least 1")
-    for sign in (signal.SIGINT, signal.SIGTERM):  # nothing is kept here, and an orderly end would wait for the batch
+    for sign in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # nothing is kept here, and an orderly end would wait for the batch
         signal.signal(sign, lambda *_: os._exit(0))
     try:
         path = find_checkpoint(options.model)
@@ -262,7 +309,9 @@ def main() -> None:
             access_log=None,
         )
     except Exception as error:
-        parser.error(f"{options.model}: {error if isinstance(error, ValueError) else first_line(error)}")
+        parser.error(
+            f"{options.model}: {error if isinstance(error, ValueError) else first_line(error)}"
+        )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ async def answer(request: web.Request) -> web.Response:
     return web.json_response({"scores": [score(**each) for each in inputs]})
 
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to be reached from other machines")
 parser.add_argument("--port", type=int, default=8020)
 options = parser.parse_args()

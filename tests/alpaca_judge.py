@@ -61,7 +61,9 @@ class Handler(BaseHTTPRequestHandler):
             odds = {"m": EVEN, "M": EVEN}
         if nonsense(self.options.nonsense, first, second):
             text, odds = "Both m and M are fine.", {"Both": 0.0}
-        top = [{"token": token, "logprob": logprob, "bytes": None} for token, logprob in odds.items()]
+        top = [
+            {"token": token, "logprob": logprob, "bytes": None} for token, logprob in odds.items()
+        ]
         logprobs = {"content": [{**top[0], "top_logprobs": top}]}
         choice: dict[str, Any] = {
             "index": 0,
@@ -69,7 +71,11 @@ class Handler(BaseHTTPRequestHandler):
             "finish_reason": "stop",
             "logprobs": logprobs if body.get("logprobs") and not self.options.no_logprobs else None,
         }
-        usage = {"prompt_tokens": len(prompt) // 4, "completion_tokens": 1, "total_tokens": len(prompt) // 4 + 1}
+        usage = {
+            "prompt_tokens": len(prompt) // 4,
+            "completion_tokens": 1,
+            "total_tokens": len(prompt) // 4 + 1,
+        }
         head = {"id": "0", "object": "chat.completion", "created": 0, "model": body["model"]}
         return self.reply(200, {**head, "choices": [choice], "usage": usage})
 

@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("toa_trl", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "toa_trl", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("toa_trl")
 
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
@@ -80,7 +82,9 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             initializer_range=spread,
             **({} if labels is None else {"num_labels": labels}),
         )
-        model = LlamaForCausalLM(config) if labels is None else LlamaForSequenceClassification(config)
+        model = (
+            LlamaForCausalLM(config) if labels is None else LlamaForSequenceClassification(config)
+        )
         folder = tmp_path_factory.mktemp("models") / name
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

@@ -41,7 +41,9 @@ class EchoAgent:
         self.raises = raises
         self.asked: list[tuple[tuple[Message, ...], int]] = []
 
-    async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+    async def generate(
+        self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+    ) -> Completion:
         self.asked.append((tuple(messages), seed))
         await asyncio.sleep(0)
         if number("fails", self.name, seed) < self.fails:
@@ -73,7 +75,9 @@ def play(
     if reward is None:
         return Play(index, action, error="failed", seed=index)
     text = f"text {index}" if text is None else text
-    return Play(index, action, Completion(text, finish_reason, *tokens, flops), reward, None, index, 2.0)
+    return Play(
+        index, action, Completion(text, finish_reason, *tokens, flops), reward, None, index, 2.0
+    )
 
 
 def rollout(*plays: Play, id: str = "p", **metadata: Any) -> Rollout:

@@ -40,15 +40,35 @@ TOKENS = {
 MEMBERS = {"ann": ("ann", "lab"), "bob": ("bob",)}
 LICENCES = {"apache-2.0", "mit", "cc-by-4.0", "cc-by-sa-4.0", "llama3.1", "other", "unknown"}
 ROUTES = ("whoami", "create", "info", "preupload", "batch", "upload", "commit", "tree", "resolve")
-HOWS = ("500", "403", "409", "412", "cut", "cut_after", "stall")  # cut_after: done, but the answer never arrives
+HOWS = (
+    "500",
+    "403",
+    "409",
+    "412",
+    "cut",
+    "cut_after",
+    "stall",
+)  # cut_after: done, but the answer never arrives
 LFS = (".parquet", ".safetensors", ".png", ".bin")
 
 
 def hub_environment(hub: Any, home: Path, token: str | None = None) -> dict[str, str]:
     """What a process of its own needs to take this for the Hub; nothing of the user's own Hub is left."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
-    ours = {"HF_ENDPOINT": hub.root, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(home / "hf"), "OMP_NUM_THREADS": "1"}
-    return {**kept, **ours, "HF_HUB_DISABLE_TELEMETRY": "1", **({"HF_TOKEN": token} if token else {})}
+    kept = {
+        key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))
+    }
+    ours = {
+        "HF_ENDPOINT": hub.root,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": str(home / "hf"),
+        "OMP_NUM_THREADS": "1",
+    }
+    return {
+        **kept,
+        **ours,
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        **({"HF_TOKEN": token} if token else {}),
+    }
 
 
 @dataclass
@@ -56,7 +76,9 @@ class Repo:
     """One data set or model."""
 
     private: bool
-    commits: list[tuple[str, str, dict[str, bytes]]] = field(default_factory=list)  # (sha, message, tree), oldest first
+    commits: list[tuple[str, str, dict[str, bytes]]] = field(
+        default_factory=list
+    )  # (sha, message, tree), oldest first
 
     @property
     def sha(self) -> str:
@@ -65,7 +87,11 @@ class Repo:
     def commit(self, message: str, tree: dict[str, bytes]) -> str:
         seed = f"{len(self.commits)} {message} {sorted(tree)}".encode()
         self.commits.append(
-            (hashlib.sha1(seed + b"".join(tree[path] for path in sorted(tree))).hexdigest(), message, tree)
+            (
+                hashlib.sha1(seed + b"".join(tree[path] for path in sorted(tree))).hexdigest(),
+                message,
+                tree,
+            )
         )
         return self.sha
 
@@ -84,9 +110,18 @@ def git_oid(content: bytes) -> str:
 
 def entry(path: str, content: bytes) -> dict[str, Any]:
     """A file in a tree."""
-    found: dict[str, Any] = {"type": "file", "path": path, "size": len(content), "oid": git_oid(content)}
+    found: dict[str, Any] = {
+        "type": "file",
+        "path": path,
+        "size": len(content),
+        "oid": git_oid(content),
+    }
     if path.endswith(LFS):
-        found["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+        found["lfs"] = {
+            "oid": hashlib.sha256(content).hexdigest(),
+            "size": len(content),
+            "pointerSize": 130,
+        }
     return found
 
 
@@ -153,7 +188,12 @@ async def _refused(request: Request, refused: Refused) -> Response:
 
 def route_of(request: Request) -> str:
     path = request.url.path
-    words = {"whoami-v2": "whoami", "repos/create": "create", "/preupload/": "preupload", "objects/batch": "batch"}
+    words = {
+        "whoami-v2": "whoami",
+        "repos/create": "create",
+        "/preupload/": "preupload",
+        "objects/batch": "batch",
+    }
     words |= {"/lfs/": "upload", "/commit/": "commit", "/tree/": "tree", "/resolve/": "resolve"}
     return next((route for word, route in words.items() if word in path), "info")
 
@@ -177,7 +217,11 @@ async def _break(request: Request, call_next: Callable[[Request], Awaitable[Resp
         await call_next(request)
     if how.startswith("cut"):
         return StreamingResponse(_half(), headers={"content-length": "100"})
-    messages = {"500": "Internal Error", "403": "Forbidden: storage is full", "409": "Conflict, try again"}
+    messages = {
+        "500": "Internal Error",
+        "403": "Forbidden: storage is full",
+        "409": "Conflict, try again",
+    }
     message = messages.get(how, "A commit has happened since. Please refresh and try again.")
     await request.body()  # whoever is still sending would see a reset instead of the status
     return Refused(int(how), message).answer
@@ -211,7 +255,10 @@ async def stats() -> dict[str, Any]:
         f"{kind}/{name}": {
             "private": repo.private,
             "commits": [message for _, message, _ in repo.commits],
-            "files": {path: hashlib.sha256(content).hexdigest() for path, content in repo.commits[-1][2].items()},
+            "files": {
+                path: hashlib.sha256(content).hexdigest()
+                for path, content in repo.commits[-1][2].items()
+            },
         }
         for (kind, name), repo in hub.repos.items()
     }
@@ -238,7 +285,9 @@ async def create(request: Request) -> dict[str, Any]:
     if (kind, name) in hub.repos:
         raise Refused(409, "You already created this repo", url=url)
     if owner not in MEMBERS[user or ""]:
-        raise Refused(403, f'You don\'t have the rights to create a {kind[:-1]} under the namespace "{owner}"')
+        raise Refused(
+            403, f'You don\'t have the rights to create a {kind[:-1]} under the namespace "{owner}"'
+        )
     private = asked["visibility"] == "private" if "visibility" in asked else owner == "lab"
     hub.repos[kind, name] = Repo(private)
     hub.repos[kind, name].commit(
@@ -257,13 +306,24 @@ async def validate_yaml(request: Request) -> Response:
     licence = (metadata or {}).get("license")
     if licence is not None and licence not in LICENCES:
         return JSONResponse(
-            {"errors": [{"message": f'"license" must be one of {sorted(LICENCES)}'}], "warnings": []}, 400
+            {
+                "errors": [{"message": f'"license" must be one of {sorted(LICENCES)}'}],
+                "warnings": [],
+            },
+            400,
         )
-    return JSONResponse({"errors": [], "warnings": [] if metadata else [{"message": "empty or missing yaml metadata"}]})
+    return JSONResponse(
+        {
+            "errors": [],
+            "warnings": [] if metadata else [{"message": "empty or missing yaml metadata"}],
+        }
+    )
 
 
 @app.post("/api/{kind}/{owner}/{name}/preupload/{revision}")
-async def preupload(request: Request, kind: str, owner: str, name: str, revision: str) -> dict[str, Any]:
+async def preupload(
+    request: Request, kind: str, owner: str, name: str, revision: str
+) -> dict[str, Any]:
     _, tree = hub.tree(hub.repo(request, kind, f"{owner}/{name}", write=True), revision)
     files = []
     for asked in (await request.json())["files"]:
@@ -297,7 +357,9 @@ async def upload(request: Request, oid: str) -> Response:
 
 
 @app.post("/api/{kind}/{owner}/{name}/commit/{revision}")
-async def commit(request: Request, kind: str, owner: str, name: str, revision: str) -> dict[str, Any]:
+async def commit(
+    request: Request, kind: str, owner: str, name: str, revision: str
+) -> dict[str, Any]:
     repo = hub.repo(request, kind, f"{owner}/{name}", write=True)
     lines = [json.loads(line) for line in (await request.body()).splitlines()]
     header = lines[0]["value"]
@@ -317,26 +379,54 @@ async def commit(request: Request, kind: str, owner: str, name: str, revision: s
             if tree.pop(path, None) is None:
                 raise Refused(404, "A file with this name doesn't exist", "EntryNotFound")
         elif line["key"] == "deletedFolder":
-            tree = {other: content for other, content in tree.items() if not other.startswith(path.rstrip("/") + "/")}
+            tree = {
+                other: content
+                for other, content in tree.items()
+                if not other.startswith(path.rstrip("/") + "/")
+            }
     sha = repo.commit(header["summary"], tree)
-    return {"success": True, "commitOid": sha, "commitUrl": f"{request.base_url}{owner}/{name}/commit/{sha}"}
+    return {
+        "success": True,
+        "commitOid": sha,
+        "commitUrl": f"{request.base_url}{owner}/{name}/commit/{sha}",
+    }
 
 
 @app.get("/api/{kind}/{owner}/{name}")
 @app.get("/api/{kind}/{owner}/{name}/revision/{revision}")
-async def info(request: Request, kind: str, owner: str, name: str, revision: str = "main") -> dict[str, Any]:
+async def info(
+    request: Request, kind: str, owner: str, name: str, revision: str = "main"
+) -> dict[str, Any]:
     repo = hub.repo(request, kind, f"{owner}/{name}")
     sha, tree = hub.tree(repo, revision)
     head = tree.get("README.md", b"").decode().split("---\n")
     card = yaml.safe_load(head[1]) if len(head) > 2 and not head[0] else {}
-    about = {"id": f"{owner}/{name}", "sha": sha, "private": repo.private, "tags": [], "downloads": 0, "gated": False}
-    return {**about, "siblings": [{"rfilename": path} for path in sorted(tree)], "cardData": card, "disabled": False}
+    about = {
+        "id": f"{owner}/{name}",
+        "sha": sha,
+        "private": repo.private,
+        "tags": [],
+        "downloads": 0,
+        "gated": False,
+    }
+    return {
+        **about,
+        "siblings": [{"rfilename": path} for path in sorted(tree)],
+        "cardData": card,
+        "disabled": False,
+    }
 
 
 @app.get("/api/{kind}/{owner}/{name}/tree/{revision}")
 @app.get("/api/{kind}/{owner}/{name}/tree/{revision}/{path:path}")
 async def list_tree(
-    request: Request, kind: str, owner: str, name: str, revision: str, path: str = "", recursive: bool = False
+    request: Request,
+    kind: str,
+    owner: str,
+    name: str,
+    revision: str,
+    path: str = "",
+    recursive: bool = False,
 ) -> list[dict[str, Any]]:
     _, tree = hub.tree(hub.repo(request, kind, f"{owner}/{name}"), revision)
     prefix = path.rstrip("/") + "/" if path else ""
@@ -345,17 +435,28 @@ async def list_tree(
         raise Refused(404, f"{path} does not exist on {revision!r}", "EntryNotFound")
     inner = [each.removeprefix(prefix).split("/")[:-1] for each in below]
     depth = None if recursive else 1
-    folders = sorted({prefix + "/".join(parts[: i + 1]) for parts in inner for i in range(len(parts))[:depth]})
+    folders = sorted(
+        {prefix + "/".join(parts[: i + 1]) for parts in inner for i in range(len(parts))[:depth]}
+    )
     files = [
-        entry(each, content) for each, content in below.items() if recursive or "/" not in each.removeprefix(prefix)
+        entry(each, content)
+        for each, content in below.items()
+        if recursive or "/" not in each.removeprefix(prefix)
     ]
-    return [{"type": "directory", "path": each, "oid": git_oid(each.encode()), "size": 0} for each in folders] + files
+    return [
+        {"type": "directory", "path": each, "oid": git_oid(each.encode()), "size": 0}
+        for each in folders
+    ] + files
 
 
 @app.post("/api/{kind}/{owner}/{name}/paths-info/{revision}")
-async def paths_info(request: Request, kind: str, owner: str, name: str, revision: str) -> list[dict[str, Any]]:
+async def paths_info(
+    request: Request, kind: str, owner: str, name: str, revision: str
+) -> list[dict[str, Any]]:
     _, tree = hub.tree(hub.repo(request, kind, f"{owner}/{name}"), revision)
-    asked: Any = await (request.form() if "form" in request.headers.get("content-type", "") else request.json())
+    asked: Any = await (
+        request.form() if "form" in request.headers.get("content-type", "") else request.json()
+    )
     paths = asked.getlist("paths") if hasattr(asked, "getlist") else asked["paths"]
     return [entry(path, tree[path]) for path in paths if path in tree]
 
@@ -375,13 +476,19 @@ async def resolve(request: Request, owner: str, name: str, revision: str, path: 
         end = min(int(last or len(content) - 1), len(content) - 1)
         headers["Content-Range"] = f"bytes {first}-{end}/{len(content)}"
         return Response(content[int(first) : end + 1], 206, headers)
-    return Response(content, 200, headers)  # Starlette leaves the body of a HEAD out, and its length in
+    return Response(
+        content, 200, headers
+    )  # Starlette leaves the body of a HEAD out, and its length in
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.hub_server")
     parser.add_argument("--port", type=int, default=0, help="0: any that is free")
-    parser.add_argument("--until_eof", action="store_true", help="end when stdin ends, so that no server is left over")
+    parser.add_argument(
+        "--until_eof",
+        action="store_true",
+        help="end when stdin ends, so that no server is left over",
+    )
     options = parser.parse_args()
     listening = socket.create_server(("127.0.0.1", options.port))
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", access_log=False))

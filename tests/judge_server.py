@@ -81,7 +81,9 @@ if __name__ == "__main__":
 
     def arguments() -> argparse.ArgumentParser:
         parser = plain_arguments()
-        parser.add_argument("--nonsense", type=float, default=0.0, help="share of the answers that are no verdict")
+        parser.add_argument(
+            "--nonsense", type=float, default=0.0, help="share of the answers that are no verdict"
+        )
         return parser
 
     base.Server, base.arguments = JudgeServer, arguments  # type: ignore[misc]

@@ -56,21 +56,50 @@ def fault_names(names: str | Sequence[str]) -> list[str]:
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tests.server", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.server", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--port", type=int, default=0, help="0: any that is free")
-    parser.add_argument("--slots", type=int, default=0, help="requests served at once, the others wait; 0: all of them")
-    parser.add_argument("--reject_over", type=int, default=0, help="429 where more are outstanding than this; 0: never")
-    parser.add_argument("--latency_s", type=float, nargs=2, default=[0.0, 0.0], metavar=("LOW", "HIGH"))
-    parser.add_argument("--fault_rate", type=float, default=0.0, help="share of the attempts that fail")
     parser.add_argument(
-        "--faults", type=fault_names, default=["500"], help="comma list; each applies to the routes it makes sense for"
+        "--slots",
+        type=int,
+        default=0,
+        help="requests served at once, the others wait; 0: all of them",
+    )
+    parser.add_argument(
+        "--reject_over",
+        type=int,
+        default=0,
+        help="429 where more are outstanding than this; 0: never",
+    )
+    parser.add_argument(
+        "--latency_s", type=float, nargs=2, default=[0.0, 0.0], metavar=("LOW", "HIGH")
+    )
+    parser.add_argument(
+        "--fault_rate", type=float, default=0.0, help="share of the attempts that fail"
+    )
+    parser.add_argument(
+        "--faults",
+        type=fault_names,
+        default=["500"],
+        help="comma list; each applies to the routes it makes sense for",
     )
     parser.add_argument("--words", type=int, default=12, help="of a response; a word is a token")
-    parser.add_argument("--model", nargs="+", default=["model"], help="that /v1/models lists; any name is answered")
-    parser.add_argument("--reasoning", action="store_true", help="responses come with as long a reasoning_content")
-    parser.add_argument("--think", action="store_true", help="responses begin with as long a <think> ... </think>")
+    parser.add_argument(
+        "--model", nargs="+", default=["model"], help="that /v1/models lists; any name is answered"
+    )
+    parser.add_argument(
+        "--reasoning", action="store_true", help="responses come with as long a reasoning_content"
+    )
+    parser.add_argument(
+        "--think", action="store_true", help="responses begin with as long a <think> ... </think>"
+    )
     parser.add_argument("--retry_after", type=float, help="the header of rejections and storms")
-    parser.add_argument("--until_eof", action="store_true", help="end when stdin ends, so that no server is left over")
+    parser.add_argument(
+        "--until_eof",
+        action="store_true",
+        help="end when stdin ends, so that no server is left over",
+    )
     return parser
 
 
@@ -79,8 +108,16 @@ class Request:
 
     __slots__ = ("body", "connection", "digest", "fault", "route", "size", "timer")
 
-    def __init__(self, connection: Connection, route: str, body: dict[str, Any], size: int, digest: bytes) -> None:
-        self.connection, self.route, self.body, self.size, self.digest = connection, route, body, size, digest
+    def __init__(
+        self, connection: Connection, route: str, body: dict[str, Any], size: int, digest: bytes
+    ) -> None:
+        self.connection, self.route, self.body, self.size, self.digest = (
+            connection,
+            route,
+            body,
+            size,
+            digest,
+        )
         self.fault: str | None = None
         self.timer: asyncio.TimerHandle | None = None  # there is one while it holds a slot
 
@@ -110,7 +147,9 @@ class Connection(asyncio.Protocol):
         method, path, _ = head.split(b" ", 2)
         self.server.take(self, f"{method.decode()} {path.decode()}", body)
 
-    def answer(self, status: int, body: Any, retry_after: float | None = None, cut: bool = False) -> None:
+    def answer(
+        self, status: int, body: Any, retry_after: float | None = None, cut: bool = False
+    ) -> None:
         """Send a body, JSON unless it is bytes; cut off half of it by closing the connection."""
         self.request = None
         self.server.statuses[status] += 1
@@ -148,7 +187,9 @@ class Server:
         if route == "GET /health":
             return connection.answer(200, {})
         if route == "GET /v1/models":
-            listed = [{"id": name, "object": "model", "owned_by": "tests"} for name in self.options.model]
+            listed = [
+                {"id": name, "object": "model", "owned_by": "tests"} for name in self.options.model
+            ]
             return connection.answer(200, {"object": "list", "data": listed})
         if route == "GET /stats":
             return connection.answer(200, self.stats())
@@ -180,7 +221,9 @@ class Server:
             names = [name for name in self.options.faults if name in FAULTS[request.route]]
             if self.options.fault_rate and names:
                 fails, which = _numbers(request.digest + attempt.to_bytes(4))
-                request.fault = names[int(which * len(names))] if fails < self.options.fault_rate else None
+                request.fault = (
+                    names[int(which * len(names))] if fails < self.options.fault_rate else None
+                )
             low, high = self.options.latency_s
             delay = low + (high - low) * _numbers(request.digest)[0] if high else 0.0
             request.timer = self.loop.call_later(delay, self.finish, request)
@@ -224,7 +267,10 @@ class Server:
         if request.route == CLASSIFY:
             scores: list[float | None] = [_numbers(request.digest)[0]]
         else:
-            scores = [_numbers(_digest(each["prompt"], each["response"]))[0] for each in request.body["inputs"]]
+            scores = [
+                _numbers(_digest(each["prompt"], each["response"]))[0]
+                for each in request.body["inputs"]
+            ]
         if request.fault == "nan":
             scores = [float("nan")] * len(scores)
         elif request.fault == "missing":
@@ -234,17 +280,24 @@ class Server:
         if request.route == SCORE:
             return {"scores": scores}
         data = [
-            {"index": i, "label": "LABEL_0", "num_classes": 1} | ({} if score is None else {"probs": [score]})
+            {"index": i, "label": "LABEL_0", "num_classes": 1}
+            | ({} if score is None else {"probs": [score]})
             for i, score in enumerate(scores)
         ]
-        usage = {"prompt_tokens": request.size // 4, "total_tokens": request.size // 4, "completion_tokens": 0}
+        usage = {
+            "prompt_tokens": request.size // 4,
+            "total_tokens": request.size // 4,
+            "completion_tokens": 0,
+        }
         head = {"id": request.digest.hex(), "object": "list", "created": int(time.time())}
         return {**head, "model": request.body.get("model"), "data": data, "usage": usage}
 
     def chat(self, request: Request) -> dict[str, Any]:
         num, options = self.options.words, self.options
         drawn = [WORDS[byte] for byte in shake_128(request.digest).digest(2 * num)]
-        limit = request.body.get("max_completion_tokens") or request.body.get("max_tokens") or 2 * num
+        limit = (
+            request.body.get("max_completion_tokens") or request.body.get("max_tokens") or 2 * num
+        )
         thoughts = drawn[num : num + limit] if options.reasoning or options.think else []
         words = drawn[: min(num, limit - len(thoughts))]
         text = " ".join(words)
@@ -265,8 +318,14 @@ class Server:
             "model": request.body["model"],
             "choices": []
             if request.fault == "empty"
-            else [{"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}],
-            "usage": {"prompt_tokens": asked, "completion_tokens": answered, "total_tokens": asked + answered},
+            else [
+                {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
+            ],
+            "usage": {
+                "prompt_tokens": asked,
+                "completion_tokens": answered,
+                "total_tokens": asked + answered,
+            },
         }
 
     def change_busy(self, by: int) -> None:
@@ -339,10 +398,16 @@ async def main() -> None:
     options = arguments().parse_args()
     loop = asyncio.get_running_loop()
     server = Server(options)
-    listening = await loop.create_server(lambda: Connection(server), "127.0.0.1", options.port, backlog=4096)
+    listening = await loop.create_server(
+        lambda: Connection(server), "127.0.0.1", options.port, backlog=4096
+    )
     sys.stdout.write(json.dumps({"port": listening.sockets[0].getsockname()[1]}) + "\n")
     sys.stdout.flush()
-    await (loop.run_in_executor(None, sys.stdin.read) if options.until_eof else listening.serve_forever())
+    await (
+        loop.run_in_executor(None, sys.stdin.read)
+        if options.until_eof
+        else listening.serve_forever()
+    )
 
 
 class Process:
@@ -385,7 +450,9 @@ class Process:
 
     def control(self, **changes: Any) -> None:
         """Change options; `status=429, for_s=30` is a storm, `status=None` ends it."""
-        with urlopen(HttpRequest(f"{self.root}/control", json.dumps(changes).encode()), timeout=60) as answer:
+        with urlopen(
+            HttpRequest(f"{self.root}/control", json.dumps(changes).encode()), timeout=60
+        ) as answer:
             answer.read()
 
 

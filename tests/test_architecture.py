@@ -27,7 +27,8 @@ ARROWS: dict[str, set[str]] = {
     "models": BASE,
     "data": BASE,
     "agents": BASE | {"models"},
-    "rewards": BASE | {"models", "tasks", "agents"},  # a judge is an agent that is asked for a score
+    "rewards": BASE
+    | {"models", "tasks", "agents"},  # a judge is an agent that is asked for a score
     "sampling": MODELS | {"search"},
     "evaluation": MODELS,
     "hub": BASE,
@@ -64,8 +65,14 @@ def imports(path: Path) -> frozenset[tuple[str, bool]]:
                 assert child.module is not None
                 yield child.module, top
                 # `from toa_trl import runner` imports a part, too
-                yield from ((f"{child.module}.{name.name}", top) for name in child.names if child.module == "toa_trl")
-            yield from found(child, top and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef))
+                yield from (
+                    (f"{child.module}.{name.name}", top)
+                    for name in child.names
+                    if child.module == "toa_trl"
+                )
+            yield from found(
+                child, top and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+            )
 
     return frozenset(found(ast.parse(path.read_text(encoding="utf-8")), top=True))
 
@@ -88,8 +95,12 @@ def test_every_part_has_its_arrows() -> None:
 
 @by_name
 def test_imports_point_one_way(path: Path) -> None:
-    known = {p.stem for p in PACKAGE.glob("*.py")} | {p.name for p in PACKAGE.iterdir() if p.is_dir()}
-    own = {module.split(".")[1] for module, _ in imports(path) if module.startswith("toa_trl.")} & known
+    known = {p.stem for p in PACKAGE.glob("*.py")} | {
+        p.name for p in PACKAGE.iterdir() if p.is_dir()
+    }
+    own = {
+        module.split(".")[1] for module, _ in imports(path) if module.startswith("toa_trl.")
+    } & known
     assert own - {part(path)} <= ARROWS[part(path)]
 
 
@@ -114,17 +125,26 @@ def test_torch_lives_where_models_do(path: Path) -> None:
     if part(path) != "training":
         assert not {"trl", "accelerate", "peft"} & libraries(path)
     elif part(path) == "training":
-        assert not {"torch", "transformers", "trl", "accelerate", "peft"} & libraries(path, at_the_top=True)
+        assert not {"torch", "transformers", "trl", "accelerate", "peft"} & libraries(
+            path, at_the_top=True
+        )
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "search").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted((PACKAGE / "search").glob("*.py")), ids=lambda path: path.name
+)
 def test_searches_are_pure(path: Path) -> None:
     used = libraries(path)
     assert used <= {*sys.stdlib_module_names, "toa_trl"}
-    assert not {"asyncio", "time", "datetime", "os", "pathlib", "io", "logging", "threading", "sys"} & used
+    assert (
+        not {"asyncio", "time", "datetime", "os", "pathlib", "io", "logging", "threading", "sys"}
+        & used
+    )
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "recipes").glob("*.py")), ids=lambda path: path.name
+)
 def test_recipes_import_trl_when_they_run_and_are_short(path: Path) -> None:
     assert not {"torch", "trl", "transformers"} & libraries(path, at_the_top=True)
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 100
@@ -132,23 +152,41 @@ def test_recipes_import_trl_when_they_run_and_are_short(path: Path) -> None:
 
 @by_name
 def test_no_file_hides_two(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 360  # "past about 300 lines asks for a new name"
+    assert (
+        len(path.read_text(encoding="utf-8").splitlines()) <= 360
+    )  # "past about 300 lines asks for a new name"
 
 
 def loaded_by(*modules: str) -> set[str]:
     code = f"import sys, {', '.join(modules)}; print(*sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
     )
     return {module.partition(".")[0] for module in done.stdout.split()}
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
-    assert not {"torch", "trl", "transformers", "accelerate", "peft", "datasets", "matplotlib"} & loaded_by("toa_trl")
+    assert not {
+        "torch",
+        "trl",
+        "transformers",
+        "accelerate",
+        "peft",
+        "datasets",
+        "matplotlib",
+    } & loaded_by("toa_trl")
 
 
 def test_a_run_over_servers_needs_no_torch() -> None:
     used = loaded_by(
-        "toa_trl.agents.openai", "toa_trl.rewards.function", "toa_trl.data.prompts", "toa_trl.evaluation.comparison"
+        "toa_trl.agents.openai",
+        "toa_trl.rewards.function",
+        "toa_trl.data.prompts",
+        "toa_trl.evaluation.comparison",
     )
     assert not {"torch", "trl", "transformers"} & used

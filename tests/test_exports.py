@@ -26,9 +26,16 @@ def test_the_package_exports_what_it_says() -> None:
     assert len(toa_trl.__all__) == len(set(toa_trl.__all__))
     for name in toa_trl.__all__:
         assert getattr(toa_trl, name).__module__.startswith("toa_trl.")
-    assert {"TOASampler", "Rollouts", "Prompt", "Action", "Completion", "Play", "Sampling", "ToaError"} <= set(
-        toa_trl.__all__
-    )
+    assert {
+        "TOASampler",
+        "Rollouts",
+        "Prompt",
+        "Action",
+        "Completion",
+        "Play",
+        "Sampling",
+        "ToaError",
+    } <= set(toa_trl.__all__)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +64,9 @@ def test_the_sampler_takes_what_the_design_says() -> None:
     assert list(signature.parameters)[:4] == ["agents", "reward_model", "search", "budget"]
     assert signature.parameters["search"].default == "toa"
     assert signature.parameters["budget"].default == 160
-    assert inspect.signature(toa_trl.Rollouts.to_preference).parameters["rejected_rank"].default == 30
+    assert (
+        inspect.signature(toa_trl.Rollouts.to_preference).parameters["rejected_rank"].default == 30
+    )
 
 
 def test_defaults_of_the_searches() -> None:
@@ -73,7 +82,10 @@ def test_defaults_of_the_searches() -> None:
         (types.Prompt, ["id", "messages", "metadata"]),
         (types.Message, ["role", "content"]),
         (types.Sampling, ["temperature", "top_p", "max_tokens", "stop"]),
-        (types.Completion, ["text", "finish_reason", "prompt_tokens", "completion_tokens", "flops", "reasoning"]),
+        (
+            types.Completion,
+            ["text", "finish_reason", "prompt_tokens", "completion_tokens", "flops", "reasoning"],
+        ),
     ],
 )
 def test_fields(value: Any, fields: list[str]) -> None:

@@ -19,7 +19,9 @@ from toa_trl.types import Prompt
 def rollouts(num_prompts: int, *rewards: float | None, path: Path | str = ":memory:") -> Rollouts:
     journal = Journal(path, create=True)
     journal.begin(IDENTITY, [Prompt(str(i), f"Question {i}?") for i in range(num_prompts)])  # type: ignore[arg-type]
-    journal.append_all([(str(i), play(n, reward)) for i in range(num_prompts) for n, reward in enumerate(rewards)])
+    journal.append_all(
+        [(str(i), play(n, reward)) for i in range(num_prompts) for n, reward in enumerate(rewards)]
+    )
     return Rollouts(journal)
 
 
@@ -30,8 +32,14 @@ def pushed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     def push_folder(folder: Path, repo_id: str, **options: Any) -> str:
         parts = ("sft", "dpo", "rollouts")
-        found.update({part: pq.read_table(folder / part).to_pylist() for part in parts}, folder=folder, **options)
-        assert {"README.md", "lineage.json", "audit.json"} <= {path.name for path in folder.iterdir()}
+        found.update(
+            {part: pq.read_table(folder / part).to_pylist() for part in parts},
+            folder=folder,
+            **options,
+        )
+        assert {"README.md", "lineage.json", "audit.json"} <= {
+            path.name for path in folder.iterdir()
+        }
         return repo_id
 
     monkeypatch.setattr("toa_trl.rollouts.push_folder", push_folder)
@@ -57,11 +65,19 @@ def test_pushed_is_what_the_data_sets_hold(pushed: dict[str, Any]) -> None:
 def test_prompts_can_be_left_out_of_what_is_pushed(pushed: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "bench.jsonl").write_text('{"prompt": "question 3"}\n')
     params: dict[str, Any] = {"preference": {"rejected_rank": 2}, "without": ["0", "1"]}
-    rollouts(5, 1.0, 3.0).push_to_hub("me/first", **params, decontaminate=[str(tmp_path / "bench.jsonl")])
-    assert {part: len(pushed[part]) for part in ("sft", "dpo", "rollouts")} == {"sft": 2, "dpo": 2, "rollouts": 10}
+    rollouts(5, 1.0, 3.0).push_to_hub(
+        "me/first", **params, decontaminate=[str(tmp_path / "bench.jsonl")]
+    )
+    assert {part: len(pushed[part]) for part in ("sft", "dpo", "rollouts")} == {
+        "sft": 2,
+        "dpo": 2,
+        "rollouts": 10,
+    }
 
 
-def test_what_is_pushed_is_made_as_the_run_was_and_saved_first(pushed: dict[str, Any], tmp_path: Path) -> None:
+def test_what_is_pushed_is_made_as_the_run_was_and_saved_first(
+    pushed: dict[str, Any], tmp_path: Path
+) -> None:
     (tmp_path / "bench.jsonl").write_text('{"prompt": "question 3"}\n')
     of_run = f"{{sft: {{top_k: 2}}, preference: {{rejected_rank: 2}}, decontaminate: [{tmp_path / 'bench.jsonl'}]}}"
     (tmp_path / "run.yaml").write_text(of_run)
@@ -98,7 +114,10 @@ def test_saving_reads_one_prompt_at_a_time_and_counts_what_gave_no_row(
     dropped = it.save(tmp_path / "run", preference={"rejected_rank": 3})
     assert most == 1
     assert dropped == {"sft": {}, "dpo": {"fewer than 3 scored responses": 50}}
-    assert "`dpo`: 50 prompts: fewer than 3 scored responses" in (tmp_path / "run" / "README.md").read_text()
+    assert (
+        "`dpo`: 50 prompts: fewer than 3 scored responses"
+        in (tmp_path / "run" / "README.md").read_text()
+    )
 
 
 def test_the_number_of_prompts_counts_those_without_plays() -> None:
@@ -108,7 +127,9 @@ def test_the_number_of_prompts_counts_those_without_plays() -> None:
 
 def test_ids_that_are_left_out_add_up_and_are_ids(tmp_path: Path) -> None:
     it = rollouts(5, 1.0, 2.0)
-    dropped = it.save(tmp_path, sft={"without": ["1"]}, preference={"rejected_rank": 2}, without={"2", "3"})
+    dropped = it.save(
+        tmp_path, sft={"without": ["1"]}, preference={"rejected_rank": 2}, without={"2", "3"}
+    )
     reason = "overlaps with an evaluation set"
     assert dropped == {"sft": {reason: 3}, "dpo": {reason: 2}}
     assert len(it.to_sft(without=["1", "2"])) == 3

@@ -30,7 +30,13 @@ class Stop(BaseException):
 
 
 def sampler(**changes: Any) -> TOASampler:
-    settings = {"agents": AGENTS, "reward_model": TextReward(), "budget": 6, "progress": False, **changes}
+    settings = {
+        "agents": AGENTS,
+        "reward_model": TextReward(),
+        "budget": 6,
+        "progress": False,
+        **changes,
+    }
     return TOASampler(**settings)
 
 
@@ -58,14 +64,26 @@ def test_prompts_in_every_form() -> None:
     assert [p.id for p in prompts] == ["x", "1", "7", "3"]
     assert [p.messages[-1].content for p in prompts] == ["One?", "Two?", "Three?", "Four?"]
     assert dict(prompts[2].metadata) == {"answer": "3"}
-    assert [r.prompt.id for r in sampler(budget=2).sample(Dataset.from_list([{"prompt": "a"}, {"prompt": "b"}]))] == [
+    assert [
+        r.prompt.id
+        for r in sampler(budget=2).sample(Dataset.from_list([{"prompt": "a"}, {"prompt": "b"}]))
+    ] == [
         "0",
         "1",
     ]
 
 
 @pytest.mark.parametrize(
-    "given", [[], [3], [None], [{"text": "x"}], ["One?", {"prompt": "Two?", "id": "0"}], [""], [{"prompt": []}]]
+    "given",
+    [
+        [],
+        [3],
+        [None],
+        [{"text": "x"}],
+        ["One?", {"prompt": "Two?", "id": "0"}],
+        [""],
+        [{"prompt": []}],
+    ],
 )
 def test_what_is_no_prompt_is_refused(given: list[Any]) -> None:
     with pytest.raises(ConfigError, match="prompt"):
@@ -73,20 +91,27 @@ def test_what_is_no_prompt_is_refused(given: list[Any]) -> None:
 
 
 def test_the_same_settings_give_the_same_rollouts() -> None:
-    assert rows(sampler(seed=3).sample(PROMPTS)) == rows(sampler(seed=3, prompts_in_flight=1).sample(PROMPTS))
+    assert rows(sampler(seed=3).sample(PROMPTS)) == rows(
+        sampler(seed=3, prompts_in_flight=1).sample(PROMPTS)
+    )
     assert rows(sampler(seed=3).sample(PROMPTS)) != rows(sampler(seed=4).sample(PROMPTS))
 
 
 def test_goes_on_where_the_journal_ends(tmp_path: Path) -> None:
     class Dies(EchoAgent):
-        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+        async def generate(
+            self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+        ) -> Completion:
             if len(self.asked) == 4:
                 raise Stop
             return await super().generate(messages, sampling=sampling, seed=seed)
 
     whole = rows(sampler(agents=[EchoAgent("a"), EchoAgent("b")]).sample(PROMPTS))
     dying, again = [Dies("a"), EchoAgent("b")], [EchoAgent("a"), EchoAgent("b")]
-    for agent in (*dying, *again):  # objects are told apart by their class, unless they have an identity
+    for agent in (
+        *dying,
+        *again,
+    ):  # objects are told apart by their class, unless they have an identity
         agent.identity = "echo"  # type: ignore[attr-defined]
     dies = sampler(agents=dying)
     with pytest.raises((Stop, BaseExceptionGroup)):
@@ -121,7 +146,9 @@ def test_a_finished_run_is_read_and_not_sampled_again(tmp_path: Path) -> None:
         ({"reward_model": REWARD}, "reward"),
     ],
 )
-def test_another_configuration_is_refused_with_the_difference(tmp_path: Path, changes: Any, named: str) -> None:
+def test_another_configuration_is_refused_with_the_difference(
+    tmp_path: Path, changes: Any, named: str
+) -> None:
     first = sampler().sample(PROMPTS, output_dir=tmp_path)
     before = rows(first)
     first._journal.close()
@@ -137,7 +164,9 @@ def test_another_configuration_is_refused_with_the_difference(tmp_path: Path, ch
 def test_where_and_how_fast_may_change_between_sessions(tmp_path: Path) -> None:
     sampler().sample(PROMPTS, output_dir=tmp_path)._journal.close()
     slower = [{**agent, "latency_s": 0.0} for agent in AGENTS]
-    assert len(sampler(agents=slower, prompts_in_flight=2).sample(PROMPTS, output_dir=tmp_path)) == 3
+    assert (
+        len(sampler(agents=slower, prompts_in_flight=2).sample(PROMPTS, output_dir=tmp_path)) == 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -172,7 +201,9 @@ def test_a_reward_may_be_a_function_an_object_or_an_entry() -> None:
         assert sampler(reward_model=reward).sample(PROMPTS).unfinished == 0
 
 
-def test_parts_that_the_sampler_built_are_closed_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_that_the_sampler_built_are_closed_and_others_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Closing(EchoAgent):
         closed = 0
 
@@ -194,7 +225,9 @@ def test_when_every_prompt_is_given_up_the_run_says_why() -> None:
 
 def test_prompts_that_were_given_up_are_named(caplog: pytest.LogCaptureFixture) -> None:
     class Hates(EchoAgent):
-        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+        async def generate(
+            self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+        ) -> Completion:
             if "Two?" in messages[-1].content:
                 raise RuntimeError("I hate twos")
             return await super().generate(messages, sampling=sampling, seed=seed)
@@ -233,7 +266,9 @@ def test_the_data_sets_are_in_trls_format() -> None:
 
 def test_saves_what_the_ordinary_tools_read(tmp_path: Path) -> None:
     run = tmp_path / "my-run"
-    rollouts = sampler(budget=8).sample([{"prompt": p, "answer": p} for p in PROMPTS], output_dir=run)
+    rollouts = sampler(budget=8).sample(
+        [{"prompt": p, "answer": p} for p in PROMPTS], output_dir=run
+    )
     dropped = rollouts.save(run, sft={"top_k": 2}, preference={"rejected_rank": 0.5})
     assert {name: dict(reasons) for name, reasons in dropped.items()} == {"sft": {}, "dpo": {}}
     sft = load_dataset(str(run / "sft"), split="train", cache_dir=str(tmp_path / "cache"))
@@ -244,7 +279,9 @@ def test_saves_what_the_ordinary_tools_read(tmp_path: Path) -> None:
     assert plays.to_list() == rows(rollouts)
     wanted = "prompt_id play agent kind refs parent depth response reward finish_reason prompt_tokens completion_tokens flops seed"
     assert set(wanted.split()) <= set(plays.column_names)
-    whole = load_dataset(str(run), "dpo", split="train", cache_dir=str(tmp_path / "cache"))  # by the card
+    whole = load_dataset(
+        str(run), "dpo", split="train", cache_dir=str(tmp_path / "cache")
+    )  # by the card
     assert whole.to_list() == dpo.to_list()
     card = (run / "README.md").read_text()
     assert "`toa`" in card
@@ -271,7 +308,9 @@ class Checked(EchoAgent):
             raise ConfigError("it cannot be reached")
 
 
-def test_servers_are_asked_for_first_and_only_where_there_is_something_to_play(tmp_path: Path) -> None:
+def test_servers_are_asked_for_first_and_only_where_there_is_something_to_play(
+    tmp_path: Path,
+) -> None:
     agent = Checked("a")
     agent.there = False
     with pytest.raises(ConfigError, match="cannot be reached"):
@@ -289,13 +328,17 @@ def test_prompts_that_only_failed_come_last(tmp_path: Path) -> None:
     class Picky(EchoAgent):
         fails_on = "One?"
 
-        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+        async def generate(
+            self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+        ) -> Completion:
             if self.fails_on in messages[0].content:
                 raise AgentError("too long")
             return await super().generate(messages, sampling=sampling, seed=seed)
 
     agent = Picky("a")
-    first = sampler(agents=[agent], prompts_in_flight=1, limits={"max_tokens": 15}).sample(PROMPTS, tmp_path)
+    first = sampler(agents=[agent], prompts_in_flight=1, limits={"max_tokens": 15}).sample(
+        PROMPTS, tmp_path
+    )
     assert first.given_up == ("0",)
     agent.asked.clear()
     agent.fails_on = "nothing"

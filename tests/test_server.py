@@ -22,7 +22,12 @@ def post(server: Process, path: str, body: Any, timeout: float = 30) -> Any:
 
 
 def chat(server: Process, seed: int = 0, timeout: float = 30, **changes: Any) -> Any:
-    body = {"model": "m", "messages": [{"role": "user", "content": "Why?"}], "seed": seed, **changes}
+    body = {
+        "model": "m",
+        "messages": [{"role": "user", "content": "Why?"}],
+        "seed": seed,
+        **changes,
+    }
     return post(server, "/v1/chat/completions", body, timeout)
 
 
@@ -61,7 +66,10 @@ def test_the_body_decides_the_answer() -> None:
 def test_tokens_are_counted_and_cut() -> None:
     with serving(words=5) as server:
         whole, cut = chat(server), chat(server, max_tokens=2)
-        assert (whole["choices"][0]["finish_reason"], cut["choices"][0]["finish_reason"]) == ("stop", "length")
+        assert (whole["choices"][0]["finish_reason"], cut["choices"][0]["finish_reason"]) == (
+            "stop",
+            "length",
+        )
         assert text(whole).startswith(text(cut))
         assert cut["usage"]["completion_tokens"] == 2
         stats = server.stats()
@@ -84,10 +92,15 @@ def test_thoughts_come_first_and_may_be_all(option: str) -> None:
 
 
 def test_scores_do_not_depend_on_their_batch() -> None:
-    one, other = ({"prompt": [{"role": "user", "content": "Why?"}], "response": r, "metadata": {}} for r in "ab")
+    one, other = (
+        {"prompt": [{"role": "user", "content": "Why?"}], "response": r, "metadata": {}}
+        for r in "ab"
+    )
     with serving() as server:
         together = post(server, "/score", {"inputs": [one, other]})["scores"]
-        assert together == [post(server, "/score", {"inputs": [each]})["scores"][0] for each in (one, other)]
+        assert together == [
+            post(server, "/score", {"inputs": [each]})["scores"][0] for each in (one, other)
+        ]
         assert len(set(together)) == 2
         judged = post(server, "/classify", {"model": "r", "messages": one["prompt"]})
         assert judged["model"] == "r"
@@ -96,7 +109,11 @@ def test_scores_do_not_depend_on_their_batch() -> None:
 
 @pytest.mark.parametrize("fault", ["nan", "missing", "count"])
 def test_scores_that_are_none(fault: str) -> None:
-    body = {"inputs": [{"prompt": [{"role": "user", "content": "Why?"}], "response": "a", "metadata": {}}]}
+    body = {
+        "inputs": [
+            {"prompt": [{"role": "user", "content": "Why?"}], "response": "a", "metadata": {}}
+        ]
+    }
     with serving(fault_rate=1, faults=fault) as server:
         scores = post(server, "/score", body)["scores"]
         probs = [each.get("probs") for each in post(server, "/classify", {"input": "a"})["data"]]
@@ -113,7 +130,10 @@ def test_scores_that_are_none(fault: str) -> None:
 
 @pytest.mark.parametrize(
     ("fault", "seen"),
-    [(name, name) for name in ("reset", "refuse_body", "empty", "500", "503", "429", "429_after", "stall")]
+    [
+        (name, name)
+        for name in ("reset", "refuse_body", "empty", "500", "503", "429", "429_after", "stall")
+    ]
     + [("context", "400")],
 )
 def test_faults(fault: str, seen: str) -> None:
@@ -130,7 +150,9 @@ def test_faults_are_drawn_from_body_and_attempt() -> None:
     options = {"fault_rate": 0.4, "faults": ["500", "503"]}
     with serving(**options) as server, serving(**options) as other:
         drawn = [[outcome(server, seed) for _ in range(3)] for seed in range(60)]
-        rounds = [[outcome(other, seed) for seed in range(60)] for _ in range(3)]  # in another order
+        rounds = [
+            [outcome(other, seed) for seed in range(60)] for _ in range(3)
+        ]  # in another order
         assert drawn == [list(seen) for seen in zip(*rounds, strict=True)]
         share = sum(seen != "fine" for each in drawn for seen in each) / 180
         assert 0.25 < share < 0.55
@@ -147,7 +169,9 @@ def test_slots_are_kept_and_integrated() -> None:
         time.sleep(0.2)
         later = server.stats()
         assert later["busy_s"] == stats["busy_s"]
-        assert later["seconds"] - later["idle_s"] == pytest.approx(stats["seconds"] - stats["idle_s"], abs=0.01)
+        assert later["seconds"] - later["idle_s"] == pytest.approx(
+            stats["seconds"] - stats["idle_s"], abs=0.01
+        )
         assert stats["mean_busy"] <= 2
 
 

@@ -31,7 +31,8 @@ def test_messages_in_every_form() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [[1], [{"role": "user"}], [{"content": "x"}], [{"role": "user", "content": None}], ["x"], 3]
+    "wrong",
+    [[1], [{"role": "user"}], [{"content": "x"}], [{"role": "user", "content": None}], ["x"], 3],
 )
 def test_what_is_no_message_is_refused(wrong: object) -> None:
     with pytest.raises(TypeError):
@@ -51,7 +52,11 @@ def test_ranked_is_best_first_and_the_earlier_of_equals_first() -> None:
 
 
 def test_the_error_tree_is_the_one_drawn() -> None:
-    errors = [c for _, c in inspect.getmembers(toa_trl.errors, inspect.isclass) if issubclass(c, Exception)]
+    errors = [
+        c
+        for _, c in inspect.getmembers(toa_trl.errors, inspect.isclass)
+        if issubclass(c, Exception)
+    ]
     drawn = toa_trl.errors.__doc__ or ""
     assert len(errors) == 7
     for error in errors:

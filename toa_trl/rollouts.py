@@ -39,7 +39,9 @@ logger = logging.getLogger(__name__)
 class Rollouts:
     """Every play of every prompt, read from the journal one prompt at a time."""
 
-    def __init__(self, journal: Journal, given_up: Sequence[str] = (), limit: str | None = None) -> None:
+    def __init__(
+        self, journal: Journal, given_up: Sequence[str] = (), limit: str | None = None
+    ) -> None:
         self._journal = journal
         self.given_up = tuple(given_up)  # ids of prompts on which every agent kept failing
         self.limit = limit  # which limit ended the run, and what was spent
@@ -126,14 +128,26 @@ class Rollouts:
         """
         from toa_trl.report.picture import write_reward_picture  # matplotlib
 
-        run_dir, contamination, left_out, of_run = Path(run_dir), None, ids("save", without), self.configuration
-        given: dict[str, Any] = {"sft": sft, "preference": preference, "decontaminate": decontaminate, "card": card}
+        run_dir, contamination, left_out, of_run = (
+            Path(run_dir),
+            None,
+            ids("save", without),
+            self.configuration,
+        )
+        given: dict[str, Any] = {
+            "sft": sft,
+            "preference": preference,
+            "decontaminate": decontaminate,
+            "card": card,
+        }
         made = {key: of_run.get(key) if value is None else value for key, value in given.items()}
         params = {"sft": dict(made["sft"] or {}), "dpo": dict(made["preference"] or {})}
         # every mistake shows before anything is written
         index = audit.Index(made["decontaminate"]) if made["decontaminate"] else None
         rows, dropped = self._rows(params, left_out)
-        (run_dir / audit.FILE).unlink(missing_ok=True)  # if this ends halfway, nothing is said of other data
+        (run_dir / audit.FILE).unlink(
+            missing_ok=True
+        )  # if this ends halfway, nothing is said of other data
         num_rows = {"rollouts": write_parquet(rollout_rows(self), ROLLOUTS, run_dir / "rollouts")}
         if index is not None:
             contamination = replace(audit.find_contamination(run_dir, index, rows), num_kept=0)
@@ -161,7 +175,9 @@ class Rollouts:
 
     def _cost(self, configuration: Mapping[str, Any]) -> float | None:
         """Of all plays, where agents have prices."""
-        entries = [entry for entry in configuration.get("agents") or () if isinstance(entry, Mapping)]
+        entries = [
+            entry for entry in configuration.get("agents") or () if isinstance(entry, Mapping)
+        ]
         prices = {entry["name"]: entry["price"] for entry in entries if "price" in entry}
         meter = Meter({}, prices)
         meter.resume(self._journal.agent_counts(), 0.0)
@@ -171,7 +187,9 @@ class Rollouts:
         self, params: Mapping[str, Mapping[str, Any]], without: frozenset[str]
     ) -> tuple[dict[str, Iterable[dict[str, Any]]], dict[str, Counter[str]]]:
         sft, no_sft = construct("sft", sft_rows, self, params=_and_without(params["sft"], without))
-        pairs, no_pair = construct("preference", preference_rows, self, params=_and_without(params["dpo"], without))
+        pairs, no_pair = construct(
+            "preference", preference_rows, self, params=_and_without(params["dpo"], without)
+        )
         return {"sft": sft, "dpo": pairs}, {"sft": no_sft, "dpo": no_pair}
 
     def push_to_hub(
@@ -200,7 +218,11 @@ class Rollouts:
         """
         with TemporaryDirectory(prefix="toa_trl-") as temporary:  # of a run that has no folder
             name = repo_id.rpartition("/")[2]
-            folder = Path(temporary) / name if self._journal.in_memory else Path(self._journal.path).parent
+            folder = (
+                Path(temporary) / name
+                if self._journal.in_memory
+                else Path(self._journal.path).parent
+            )
             self.save(folder, **params)
             return push_folder(folder, repo_id, private=private, token=token, overwrite=overwrite)
 
@@ -209,7 +231,9 @@ def _languages(sft: Path) -> list[str]:
     """Of the first best responses, as far as it is certain."""
     texts: list[str] = []
     for file in sorted(sft.glob("*.parquet"))[:1]:
-        for batch in islice(pq.ParquetFile(file).iter_batches(LOOKED_AT, columns=["completion"]), 1):
+        for batch in islice(
+            pq.ParquetFile(file).iter_batches(LOOKED_AT, columns=["completion"]), 1
+        ):
             texts += [completion[-1]["content"] for completion in batch["completion"].to_pylist()]
     return main_languages(texts)
 

@@ -92,14 +92,20 @@ class TOASampler:
         patience_s: float = 900.0,
         progress: bool = True,
     ) -> None:
-        for name, value in {"plays_in_flight": plays_in_flight, "prompts_in_flight": prompts_in_flight}.items():
+        for name, value in {
+            "plays_in_flight": plays_in_flight,
+            "prompts_in_flight": prompts_in_flight,
+        }.items():
             check_whole(name, value, at_least=1)
         check_whole("seed", seed, at_least=0)
         check_number("patience_s", patience_s, at_least=0)
         for name, mapping in {"search_params": search_params, "limits": limits}.items():
             if not isinstance(mapping or {}, Mapping):
                 raise ConfigError(f"{name}: a mapping of keys to values is needed, not {mapping!r}")
-        names = [str(agent["name"] if isinstance(agent, Mapping) else agent.name) for agent in _named(agents)]
+        names = [
+            str(agent["name"] if isinstance(agent, Mapping) else agent.name)
+            for agent in _named(agents)
+        ]
         params = dict(search_params or {})
 
         def new_search(seed: int) -> Search:
@@ -110,7 +116,9 @@ class TOASampler:
         self._new_search = new_search
         self._task = make_task(task)
         self._sampling = (
-            sampling if isinstance(sampling, Sampling) else make_sampling("sampling", Sampling(), sampling or {})
+            sampling
+            if isinstance(sampling, Sampling)
+            else make_sampling("sampling", Sampling(), sampling or {})
         )
         self._limits = dict(limits or {})
         self._prices = {
@@ -119,7 +127,12 @@ class TOASampler:
             if isinstance(agent, Mapping) and "price" in agent
         }
         Meter(self._limits, self._prices)
-        self._budget, self._seed, self._patience_s, self._progress = budget, seed, patience_s, progress
+        self._budget, self._seed, self._patience_s, self._progress = (
+            budget,
+            seed,
+            patience_s,
+            progress,
+        )
         self._plays_in_flight, self._prompts_in_flight = plays_in_flight, prompts_in_flight
         self._agents = {
             name: make_agent({key: value for key, value in agent.items() if key != "price"})
@@ -136,7 +149,11 @@ class TOASampler:
         given = (*agents, reward_model)
         self._parts: list[Any] = [*self._agents.values(), self._reward_model]
         # what was given as an object is its owner's to close
-        self._own = [b for b, g in zip(self._parts, given, strict=True) if b is not g and hasattr(b, "aclose")]
+        self._own = [
+            b
+            for b, g in zip(self._parts, given, strict=True)
+            if b is not g and hasattr(b, "aclose")
+        ]
         # what decides the result, but for the prompts, as JSON values
         self.identity: dict[str, Any] = {
             "search": search,
@@ -188,7 +205,9 @@ class TOASampler:
         if not known:
             raise ConfigError("prompts: there is none")
         for prompt in known:  # `Prompt`s were not read by the task
-            self._task.check(f"prompt {prompt.id!r}", {"prompt": prompt.messages[-1].content, **prompt.metadata})
+            self._task.check(
+                f"prompt {prompt.id!r}", {"prompt": prompt.messages[-1].content, **prompt.metadata}
+            )
         resumed = output_dir is not None and (Path(output_dir) / "journal.sqlite").exists()
         try:
             if not resumed:  # a server that is not there shall leave nothing behind
@@ -197,10 +216,14 @@ class TOASampler:
             try:
                 scored = journal.num_scored()
                 unfinished = [prompt for prompt in known if scored.get(prompt.id, 0) < self._budget]
-                unfinished.sort(key=lambda prompt: scored.get(prompt.id) == 0)  # those that only failed come last
+                unfinished.sort(
+                    key=lambda prompt: scored.get(prompt.id) == 0
+                )  # those that only failed come last
                 if resumed and unfinished:
                     await self._check()
-                given_up, limit = await self._sample(unfinished, len(known), journal, progress, part)
+                given_up, limit = await self._sample(
+                    unfinished, len(known), journal, progress, part
+                )
             except BaseException:
                 journal.close()
                 raise
@@ -221,7 +244,9 @@ class TOASampler:
         """
         if output_dir is not None:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
-        journal = Journal(":memory:" if output_dir is None else Path(output_dir) / "journal.sqlite", create=True)
+        journal = Journal(
+            ":memory:" if output_dir is None else Path(output_dir) / "journal.sqlite", create=True
+        )
         try:
             journal.begin(identity_of_run(self.identity, prompts), prompts)
         except BaseException:
@@ -230,13 +255,20 @@ class TOASampler:
         return journal
 
     async def _sample(
-        self, unfinished: list[Prompt], num_prompts: int, journal: Journal, progress: Progress | None, part: bool
+        self,
+        unfinished: list[Prompt],
+        num_prompts: int,
+        journal: Journal,
+        progress: Progress | None,
+        part: bool,
     ) -> tuple[list[str], str | None]:
         counts = journal.agent_counts()
         meter = Meter(self._limits, self._prices)
         meter.resume(counts, journal.counts().reward_flops)
         cost = (lambda: meter.cost) if self._prices else (lambda: None)
-        own = Progress(num_prompts * self._budget, list(self._agents), cost=cost, enabled=self._progress)
+        own = Progress(
+            num_prompts * self._budget, list(self._agents), cost=cost, enabled=self._progress
+        )
         failures = Counter[str]()
         with own if progress is None else nullcontext(progress) as shown:
             shown.resume(counts, journal.best_rewards())
@@ -266,8 +298,15 @@ class TOASampler:
 class _Watch(Observer):
     """Shows, counts and judges the plays of one run."""
 
-    def __init__(self, progress: Progress, meter: Meter, rewards: RewardWatch, failures: Counter[str]) -> None:
-        self._progress, self._meter, self._rewards, self._failures = progress, meter, rewards, failures
+    def __init__(
+        self, progress: Progress, meter: Meter, rewards: RewardWatch, failures: Counter[str]
+    ) -> None:
+        self._progress, self._meter, self._rewards, self._failures = (
+            progress,
+            meter,
+            rewards,
+            failures,
+        )
 
     def asked(self, agent: str) -> None:
         self._progress.asked(agent)
@@ -280,7 +319,9 @@ class _Watch(Observer):
         self._progress.played(prompt.id, play)
         if play.reward is not None and play.completion is not None:
             self._rewards.see(play.completion.text, play.reward)
-        elif play.error is not None and (play.error in self._failures or len(self._failures) < 1000):
+        elif play.error is not None and (
+            play.error in self._failures or len(self._failures) < 1000
+        ):
             self._failures[play.error] += 1
 
 
@@ -319,7 +360,11 @@ def digest(prompts: Iterable[Prompt]) -> str:
     """What tells one list of prompts from another; their further columns decide rewards."""
     found = hashlib.sha256()
     for prompt in prompts:
-        found.update(json.dumps([prompt.id, as_dicts(prompt.messages), dict(prompt.metadata)], default=str).encode())
+        found.update(
+            json.dumps(
+                [prompt.id, as_dicts(prompt.messages), dict(prompt.metadata)], default=str
+            ).encode()
+        )
     return found.hexdigest()[:16]
 
 

@@ -61,8 +61,14 @@ class Server:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         port = request.transport.get_extra_info("sockname")[1]  # type: ignore[union-attr]
-        self.requests.append({"body": body, "authorization": request.headers.get("Authorization"), "port": port})
-        entry = self.script.pop(0) if self.script else chat(f"{body['model']} {body['seed']}", body["max_tokens"])
+        self.requests.append(
+            {"body": body, "authorization": request.headers.get("Authorization"), "port": port}
+        )
+        entry = (
+            self.script.pop(0)
+            if self.script
+            else chat(f"{body['model']} {body['seed']}", body["max_tokens"])
+        )
         if entry == "reset":
             request.transport.abort()  # type: ignore[union-attr]
             return web.Response()
@@ -78,7 +84,10 @@ def chat(text: str | None, max_tokens: int = 99, **changes: Any) -> dict[str, An
     words = (text or "").split()
     cut = len(words) > max_tokens
     choice = {
-        "message": {"role": "assistant", "content": None if text is None else " ".join(words[:max_tokens])},
+        "message": {
+            "role": "assistant",
+            "content": None if text is None else " ".join(words[:max_tokens]),
+        },
         "finish_reason": "length" if cut else "stop",
     }
     usage = {"prompt_tokens": 7, "completion_tokens": min(len(words), max_tokens)}

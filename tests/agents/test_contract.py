@@ -19,11 +19,15 @@ from toa_trl.types import Completion, Message, Sampling
 ASKED = (Message("user", "Say something long, and then something longer."),)
 
 
-@pytest.fixture(params=[engine for engine in ENGINES if engine != "vllm"])  # that one: tests/integration/test_vllm.py
+@pytest.fixture(
+    params=[engine for engine in ENGINES if engine != "vllm"]
+)  # that one: tests/integration/test_vllm.py
 def entry(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     """A working configuration entry of every engine; a new engine needs one here."""
     recorded = tmp_path / "recorded.jsonl"
-    recorded.write_text(json.dumps({"prompt": ASKED[0].content, "response": ["One.", "Two.", "Three words now."]}))
+    recorded.write_text(
+        json.dumps({"prompt": ASKED[0].content, "response": ["One.", "Two.", "Three words now."]})
+    )
     causal: Path = request.getfixturevalue("causal")
     server: Server = request.getfixturevalue("server")
     entries: dict[str, dict[str, Any]] = {
@@ -35,11 +39,15 @@ def entry(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     return {"name": "it", "engine": request.param, **entries[request.param]}
 
 
-def ask(agent: Agent, *, sampling: Sampling | None = None, seeds: tuple[int, ...] = (1,)) -> list[Completion]:
+def ask(
+    agent: Agent, *, sampling: Sampling | None = None, seeds: tuple[int, ...] = (1,)
+) -> list[Completion]:
     async def all_at_once() -> list[Completion]:
         sampled = sampling or Sampling(temperature=1.0, max_tokens=12)
         try:
-            return await asyncio.gather(*(agent.generate(ASKED, sampling=sampled, seed=seed) for seed in seeds))
+            return await asyncio.gather(
+                *(agent.generate(ASKED, sampling=sampled, seed=seed) for seed in seeds)
+            )
         finally:
             if hasattr(agent, "aclose"):
                 await agent.aclose()
@@ -81,13 +89,22 @@ def test_unknown_keys_are_refused_by_name(entry: dict[str, Any], changes: dict[s
 
 
 def test_mistakes_in_entries_name_the_place() -> None:
-    with pytest.raises(ConfigError, match=r"agent 'it'.*'transformer' is not known.*did you mean 'transformers'"):
+    with pytest.raises(
+        ConfigError, match=r"agent 'it'.*'transformer' is not known.*did you mean 'transformers'"
+    ):
         make_agent({"name": "it", "engine": "transformer"})
     with pytest.raises(ConfigError, match=r"agent 'it'.*'engine' is missing"):
         make_agent({"name": "it"})
     with pytest.raises(ConfigError, match=r"agent 'it'.*'model' is missing"):
         make_agent({"name": "it", "engine": "openai"})
-    for entry in ({}, {"engine": "scripted"}, {"name": "", "engine": "scripted"}, {"name": 3}, "it", None):
+    for entry in (
+        {},
+        {"engine": "scripted"},
+        {"name": "", "engine": "scripted"},
+        {"name": 3},
+        "it",
+        None,
+    ):
         with pytest.raises(ConfigError, match="needs a name and an engine"):
             make_agent(entry)  # type: ignore[arg-type]
 
@@ -127,4 +144,7 @@ def test_a_system_prompt_goes_in_front_or_joins_the_one_there() -> None:
     user, system = Message("user", "Hi"), Message("system", "Be kind.")
     assert with_system([user], None) == (user,)
     assert with_system([user], "Be brief.") == (Message("system", "Be brief."), user)
-    assert with_system([system, user], "Be brief.") == (Message("system", "Be brief.\n\nBe kind."), user)
+    assert with_system([system, user], "Be brief.") == (
+        Message("system", "Be brief.\n\nBe kind."),
+        user,
+    )

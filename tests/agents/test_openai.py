@@ -23,12 +23,19 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toa_trl.models.endpoints.client, "FIRST_PAUSE_S", 0.001)
 
 
-def ask(server: Server, *, times: int = 1, run: Sampling | None = None, **entry: Any) -> list[Completion]:
-    agent = make_agent({"name": "o", "engine": "openai", "model": "m", "base_url": server.urls[0], **entry})
+def ask(
+    server: Server, *, times: int = 1, run: Sampling | None = None, **entry: Any
+) -> list[Completion]:
+    agent = make_agent(
+        {"name": "o", "engine": "openai", "model": "m", "base_url": server.urls[0], **entry}
+    )
 
     async def all_in_turn() -> list[Completion]:
         try:
-            return [await agent.generate(ASKED, sampling=run or Sampling(), seed=seed) for seed in range(times)]
+            return [
+                await agent.generate(ASKED, sampling=run or Sampling(), seed=seed)
+                for seed in range(times)
+            ]
         finally:
             await agent.aclose()  # type: ignore[attr-defined]
 
@@ -55,21 +62,33 @@ def test_the_request_is_what_the_play_says(server: Server) -> None:
     }
 
 
-def test_no_stop_no_key_where_there_is_none(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_stop_no_key_where_there_is_none(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     ask(server)
     assert "stop" not in server.requests[0]["body"]
     assert server.requests[0]["authorization"] is None
 
 
-def test_the_key_comes_from_the_environment(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_comes_from_the_environment(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-one")
     monkeypatch.setenv("OTHER_KEY", "sk-two")
     ask(server)
     ask(server, api_key_env="OTHER_KEY")
     assert [r["authorization"] for r in server.requests] == ["Bearer sk-one", "Bearer sk-two"]
     with pytest.raises(ConfigError, match="api_key"):
-        make_agent({"name": "o", "engine": "openai", "model": "m", "base_url": server.urls[0], "api_key": "sk"})
+        make_agent(
+            {
+                "name": "o",
+                "engine": "openai",
+                "model": "m",
+                "base_url": server.urls[0],
+                "api_key": "sk",
+            }
+        )
 
 
 def test_an_agents_own_sampling_wins(server: Server) -> None:
@@ -78,7 +97,9 @@ def test_an_agents_own_sampling_wins(server: Server) -> None:
     assert (body["temperature"], body["top_p"]) == (1.5, 0.8)
 
 
-@pytest.mark.parametrize("trouble", [429, 503, "reset", "{not json", "[]", '{"error": "busy"}', {"choices": []}, {}])
+@pytest.mark.parametrize(
+    "trouble", [429, 503, "reset", "{not json", "[]", '{"error": "busy"}', {"choices": []}, {}]
+)
 def test_tries_again_what_may_mend(server: Server, trouble: Any) -> None:
     """Every fault and its rule: tests/test_endpoints.py."""
     server.script[:] = [trouble, trouble, chat("fine")]
@@ -112,7 +133,11 @@ def test_an_empty_response_is_a_failure(server: Server, text: str | None) -> Non
 
 def test_usage_may_be_missing_or_null(server: Server) -> None:
     null = {"prompt_tokens": None, "completion_tokens": None}
-    server.script[:] = [chat("x", usage=None), {"choices": chat("x")["choices"]}, chat("x", usage=null)]
+    server.script[:] = [
+        chat("x", usage=None),
+        {"choices": chat("x")["choices"]},
+        chat("x", usage=null),
+    ]
     assert ask(server, times=3) == [Completion("x", "stop", 0, 0, None)] * 3
 
 
@@ -161,7 +186,9 @@ def test_nothing_but_reasoning_is_a_failure_that_was_paid_for(server: Server) ->
     assert failure.value.completion.completion_tokens == 5
 
 
-def test_a_model_that_the_server_does_not_list_is_said(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_that_the_server_does_not_list_is_said(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
     agent = make_agent({"name": "o", "engine": "openai", "model": "m", "base_url": server.urls[0]})
 
     async def check() -> None:
@@ -195,12 +222,20 @@ def test_can_be_used_again_after_it_was_closed(server: Server) -> None:
 
 def test_requests_in_flight_are_limited(server: Server) -> None:
     agent = make_agent(
-        {"name": "o", "engine": "openai", "model": "m", "base_url": server.urls[0], "max_concurrency": 2}
+        {
+            "name": "o",
+            "engine": "openai",
+            "model": "m",
+            "base_url": server.urls[0],
+            "max_concurrency": 2,
+        }
     )
 
     async def run() -> list[Completion]:
         try:
-            return await asyncio.gather(*(agent.generate(ASKED, sampling=Sampling(), seed=s) for s in range(20)))
+            return await asyncio.gather(
+                *(agent.generate(ASKED, sampling=Sampling(), seed=s) for s in range(20))
+            )
         finally:
             await agent.aclose()  # type: ignore[attr-defined]
 
@@ -232,7 +267,9 @@ def test_a_url_without_http_is_refused(base_url: Any) -> None:
         {"choices": {"0": 1}},
     ],
 )
-def test_an_answer_with_parts_of_another_type_is_asked_for_again(server: Server, changes: dict[str, Any]) -> None:
+def test_an_answer_with_parts_of_another_type_is_asked_for_again(
+    server: Server, changes: dict[str, Any]
+) -> None:
     server.script[:] = [chat("x", **changes), chat("fine")]
     assert ask(server)[0].text == "fine"
 

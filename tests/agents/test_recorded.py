@@ -32,7 +32,10 @@ def test_a_response_belongs_to_the_whole_conversation(tmp_path: Path) -> None:
         {"prompt": "u", "response": ["second", "third"]},
     )
     assert ask(recorded, Message("user", "u")) == "plain"
-    assert ask(recorded, Message("system", "s"), Message("user", "u"), seed=7) == "with a system prompt"
+    assert (
+        ask(recorded, Message("system", "s"), Message("user", "u"), seed=7)
+        == "with a system prompt"
+    )
     assert [ask(recorded, Message("user", "u"), seed=seed) for seed in range(4)] == [
         "plain",
         "second",

@@ -34,7 +34,9 @@ def test_fails_at_its_rate() -> None:
     assert 60 < failed < 120
 
 
-@pytest.mark.parametrize("changes", [{"responses": "one"}, {"responses": [1]}, {"failure_rate": 1.5}])
+@pytest.mark.parametrize(
+    "changes", [{"responses": "one"}, {"responses": [1]}, {"failure_rate": 1.5}]
+)
 def test_mistakes_are_refused_by_name(changes: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(changes))):
         make_agent({"name": "s", "engine": "scripted", **changes})

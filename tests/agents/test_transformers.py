@@ -22,7 +22,9 @@ Ask = tuple[str, Sampling, int]  # prompt, sampling, seed
 
 
 def agent(model: Path, **entry: Any) -> TransformersAgent:
-    made = make_agent({"name": "t", "engine": "transformers", "model": str(model), "device": "cpu", **entry})
+    made = make_agent(
+        {"name": "t", "engine": "transformers", "model": str(model), "device": "cpu", **entry}
+    )
     assert isinstance(made, TransformersAgent)
     return made
 
@@ -30,7 +32,10 @@ def agent(model: Path, **entry: Any) -> TransformersAgent:
 def ask(it: TransformersAgent, *asks: Ask) -> list[Completion]:
     async def together() -> list[Completion]:
         return await asyncio.gather(
-            *(it.generate([Message("user", text)], sampling=sampling, seed=seed) for text, sampling, seed in asks)
+            *(
+                it.generate([Message("user", text)], sampling=sampling, seed=seed)
+                for text, sampling, seed in asks
+            )
         )
 
     return wait(together())
@@ -40,10 +45,17 @@ def logits_after(model: Path, text: str) -> torch.Tensor:
     """Of the first token of the answer, computed directly."""
     tokenizer = AutoTokenizer.from_pretrained(model)
     ids = tokenizer.apply_chat_template(
-        as_dicts([Message("user", text)]), add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        as_dicts([Message("user", text)]),
+        add_generation_prompt=True,
+        return_dict=True,
+        return_tensors="pt",
     )
     with torch.inference_mode():
-        return AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()(**ids).logits[0, -1]
+        return (
+            AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+            .eval()(**ids)
+            .logits[0, -1]
+        )
 
 
 def mixed(count: int) -> list[Ask]:
@@ -60,7 +72,9 @@ def mixed(count: int) -> list[Ask]:
 
 
 @pytest.mark.parametrize("variant", ["causal", "causal_no_pad"])
-def test_a_play_gives_the_same_completion_alone_and_in_a_batch(request: pytest.FixtureRequest, variant: str) -> None:
+def test_a_play_gives_the_same_completion_alone_and_in_a_batch(
+    request: pytest.FixtureRequest, variant: str
+) -> None:
     model: Path = request.getfixturevalue(variant)
     asks = mixed(32)
     batch = ask(agent(model), *asks)
@@ -74,12 +88,18 @@ def test_batches_are_split_at_their_limit(causal: Path) -> None:
 
 
 def test_greedy_is_greedy(causal: Path) -> None:
-    tokenizer, asks = AutoTokenizer.from_pretrained(causal), [("abc", Sampling(0.0, 1.0, 12), s) for s in (1, 2)]
+    tokenizer, asks = (
+        AutoTokenizer.from_pretrained(causal),
+        [("abc", Sampling(0.0, 1.0, 12), s) for s in (1, 2)],
+    )
     one, two = ask(agent(causal), *asks)
     assert one == two
     model = AutoModelForCausalLM.from_pretrained(causal, dtype=torch.float32).eval()
     ids = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "abc"}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        [{"role": "user", "content": "abc"}],
+        add_generation_prompt=True,
+        return_dict=True,
+        return_tensors="pt",
     )
     output = model.generate(**ids, do_sample=False, max_new_tokens=12)
     new = output[0, ids["input_ids"].shape[1] :]
@@ -88,7 +108,9 @@ def test_greedy_is_greedy(causal: Path) -> None:
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (1.0, 0.8)])
-def test_the_first_token_is_distributed_as_the_model_says(causal: Path, temperature: float, top_p: float) -> None:
+def test_the_first_token_is_distributed_as_the_model_says(
+    causal: Path, temperature: float, top_p: float
+) -> None:
     num, tokenizer = 3_000, AutoTokenizer.from_pretrained(causal)
     expected = torch.softmax(logits_after(causal, "Hello") / temperature, dim=-1)
     ordered, order = expected.sort(descending=True)
@@ -100,32 +122,51 @@ def test_the_first_token_is_distributed_as_the_model_says(causal: Path, temperat
     probability = Counter[str]()
     for token, p in enumerate(expected.tolist()):
         probability[tokenizer.decode([token], skip_special_tokens=True)] += p
-    done = ask(agent(causal), *(("Hello", Sampling(temperature, top_p, 1), seed) for seed in range(num)))
+    done = ask(
+        agent(causal), *(("Hello", Sampling(temperature, top_p, 1), seed) for seed in range(num))
+    )
     drawn = Counter(each.text for each in done)
     if top_p < 1:
-        assert drawn.keys() <= {tokenizer.decode([token], skip_special_tokens=True) for token in allowed}
+        assert drawn.keys() <= {
+            tokenizer.decode([token], skip_special_tokens=True) for token in allowed
+        }
     bins = [text for text, p in probability.items() if p * num >= 20]
     assert len(bins) >= 5
     observed = [*(drawn[text] for text in bins), num - sum(drawn[text] for text in bins)]
-    wanted = [*(probability[text] * num for text in bins), num * (1 - sum(probability[text] for text in bins))]
+    wanted = [
+        *(probability[text] * num for text in bins),
+        num * (1 - sum(probability[text] for text in bins)),
+    ]
     chi2 = sum((o - w) ** 2 / w for o, w in zip(observed, wanted, strict=True) if w > 1)
     free = len(bins)
-    assert chi2 < free + 4 * math.sqrt(2 * free)  # about four standard deviations; the seeds are fixed
+    assert chi2 < free + 4 * math.sqrt(
+        2 * free
+    )  # about four standard deviations; the seeds are fixed
 
 
 @pytest.mark.parametrize(
     ("sampling", "expected"),
     [
         (Sampling(1.0, 1.0), [0.05, 0.5, 0.2, 0.1, 0.1, 0.05]),
-        (Sampling(1.0, 0.65), [0.0, 5 / 7, 2 / 7, 0.0, 0.0, 0.0]),  # the smallest set that reaches top_p
+        (
+            Sampling(1.0, 0.65),
+            [0.0, 5 / 7, 2 / 7, 0.0, 0.0, 0.0],
+        ),  # the smallest set that reaches top_p
         (Sampling(1.0, 0.1), [0.0, 1.0, 0.0, 0.0, 0.0, 0.0]),
-        (Sampling(0.5, 1.0), [p / 0.315 for p in (0.0025, 0.25, 0.04, 0.01, 0.01, 0.0025)]),  # squared
+        (
+            Sampling(0.5, 1.0),
+            [p / 0.315 for p in (0.0025, 0.25, 0.04, 0.01, 0.01, 0.0025)],
+        ),  # squared
         (Sampling(0.0, 1.0), [0.0, 1.0, 0.0, 0.0, 0.0, 0.0]),
     ],
 )
-def test_tokens_are_drawn_as_the_probabilities_say(sampling: Sampling, expected: list[float]) -> None:
+def test_tokens_are_drawn_as_the_probabilities_say(
+    sampling: Sampling, expected: list[float]
+) -> None:
     num = 20_000
-    draw = _SeededSampling([_Request([1], sampling, 9, seed) for seed in range(num)], torch.device("cpu"))
+    draw = _SeededSampling(
+        [_Request([1], sampling, 9, seed) for seed in range(num)], torch.device("cpu")
+    )
     logits = torch.tensor([0.05, 0.5, 0.2, 0.1, 0.1, 0.05]).log() + 7.0
     for _ in range(2):  # the second token of a play is drawn anew
         tokens = draw(torch.empty(num, 0), logits.expand(num, -1)).argmax(dim=-1)
@@ -156,7 +197,9 @@ def test_stop_texts_end_the_answer_and_are_left_out(causal: Path) -> None:
     stop = free.text[10:13]
     at = free.text.index(stop)
     done, other = ask(
-        agent(causal), ("Hello", Sampling(1.0, 1.0, 40, ("never there", stop)), 7), ("Bye", Sampling(1.0, 1.0, 40), 8)
+        agent(causal),
+        ("Hello", Sampling(1.0, 1.0, 40, ("never there", stop)), 7),
+        ("Bye", Sampling(1.0, 1.0, 40), 8),
     )
     assert done.text == free.text[:at]
     assert done.finish_reason == "stop"
@@ -178,18 +221,26 @@ def test_tokens_are_counted_with_the_template_and_the_system_prompt(causal: Path
 
 
 def test_agents_of_one_model_share_its_weights_and_queue(causal: Path) -> None:
-    one, two = agent(causal), agent(causal, name="u", system_prompt="Be brief.", sampling={"temperature": 0.1})
+    one, two = (
+        agent(causal),
+        agent(causal, name="u", system_prompt="Be brief.", sampling={"temperature": 0.1}),
+    )
     assert one._engine is two._engine
     other = agent(causal, max_batch_size=3)
     assert other._engine is not one._engine
 
 
 def test_shared_agents_answer_in_one_batch_as_they_do_alone(causal: Path) -> None:
-    one, two = agent(causal), agent(causal, name="u", system_prompt="Be brief.", sampling={"temperature": 0.0})
+    one, two = (
+        agent(causal),
+        agent(causal, name="u", system_prompt="Be brief.", sampling={"temperature": 0.0}),
+    )
     way, messages = Sampling(1.0, 1.0, 10), [Message("user", "Hi")]
 
     async def both() -> list[Completion]:
-        return await asyncio.gather(*(each.generate(messages, sampling=way, seed=3) for each in (one, two)))
+        return await asyncio.gather(
+            *(each.generate(messages, sampling=way, seed=3) for each in (one, two))
+        )
 
     assert wait(both()) == [*ask(one, ("Hi", way, 3)), *ask(two, ("Hi", way, 3))]
 
@@ -198,7 +249,10 @@ def test_a_prompt_that_fills_the_context_is_a_failure_of_its_play_alone(causal: 
     it, way = agent(causal), Sampling(1.0, 1.0, 50)
 
     async def both() -> list[Completion | BaseException]:
-        asks = (it.generate([Message("user", text)], sampling=way, seed=0) for text in ("x" * CONTEXT, "x"))
+        asks = (
+            it.generate([Message("user", text)], sampling=way, seed=0)
+            for text in ("x" * CONTEXT, "x")
+        )
         return await asyncio.gather(*asks, return_exceptions=True)
 
     long, short = wait(both())
@@ -209,7 +263,11 @@ def test_a_prompt_that_fills_the_context_is_a_failure_of_its_play_alone(causal: 
 
 def test_an_answer_ends_where_the_context_ends(causal: Path) -> None:
     # in one batch with a short prompt that goes on for longer
-    long, short = ask(agent(causal), ("x" * (CONTEXT - 8), Sampling(0.0, 1.0, 50), 0), ("x", Sampling(0.0, 1.0, 50), 0))
+    long, short = ask(
+        agent(causal),
+        ("x" * (CONTEXT - 8), Sampling(0.0, 1.0, 50), 0),
+        ("x", Sampling(0.0, 1.0, 50), 0),
+    )
     assert long.completion_tokens <= 5
     assert long.prompt_tokens == CONTEXT - 5
     assert short.completion_tokens == 50 or short.finish_reason == "stop"
@@ -217,9 +275,15 @@ def test_an_answer_ends_where_the_context_ends(causal: Path) -> None:
 
 @pytest.mark.parametrize(
     ("variant", "named"),
-    [("causal_no_template", "no chat template"), ("no_weights", "no model could be loaded"), ("nowhere", "nowhere")],
+    [
+        ("causal_no_template", "no chat template"),
+        ("no_weights", "no model could be loaded"),
+        ("nowhere", "nowhere"),
+    ],
 )
-def test_a_model_that_cannot_be_used_is_refused(request: pytest.FixtureRequest, variant: str, named: str) -> None:
+def test_a_model_that_cannot_be_used_is_refused(
+    request: pytest.FixtureRequest, variant: str, named: str
+) -> None:
     model = Path("/nowhere") if variant == "nowhere" else request.getfixturevalue(variant)
     with pytest.raises(ConfigError, match=rf"agent 't'.*{named}") as raised:
         agent(model)
@@ -241,4 +305,6 @@ def test_a_batch_that_fails_fails_its_plays(causal: Path, monkeypatch: pytest.Mo
     with pytest.raises((AgentError, RuntimeError), match="out of memory"):
         ask(it, ("x", Sampling(1.0, 1.0, 5), 0))
     monkeypatch.undo()
-    assert ask(it, ("x", Sampling(1.0, 1.0, 5), 0)) == ask(agent(causal), ("x", Sampling(1.0, 1.0, 5), 0))
+    assert ask(it, ("x", Sampling(1.0, 1.0, 5), 0)) == ask(
+        agent(causal), ("x", Sampling(1.0, 1.0, 5), 0)
+    )

@@ -15,7 +15,12 @@ import yaml
 
 from tests.helpers import EchoAgent
 from toa_trl.cli.arguments import parse, structure, user_errors
-from toa_trl.cli.config import PromptArguments, SamplingArguments, SynthesisArguments, write_run_yaml
+from toa_trl.cli.config import (
+    PromptArguments,
+    SamplingArguments,
+    SynthesisArguments,
+    write_run_yaml,
+)
 from toa_trl.cli.main import main
 from toa_trl.errors import AgentError, ConfigError, JournalError, RewardError, SearchError, ToaError
 from toa_trl.sampler import TOASampler
@@ -38,7 +43,9 @@ ROOT = Path(__file__).parents[2]
         (KeyboardInterrupt(), 130, "stopped as asked"),
     ],
 )
-def test_exit_codes(error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_codes(
+    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as raised, user_errors():
         raise error
     assert raised.value.code == code
@@ -144,7 +151,9 @@ def test_prompt_arguments() -> None:
         ({"sampling": "3"}, "sampling: a dict is needed"),
     ],
 )
-def test_sampling_arguments_of_another_shape_are_refused(changes: dict[str, str], named: str) -> None:
+def test_sampling_arguments_of_another_shape_are_refused(
+    changes: dict[str, str], named: str
+) -> None:
     with pytest.raises(ConfigError, match=named):
         SamplingArguments(**changes)
 
@@ -159,7 +168,9 @@ def test_sampling_arguments_of_another_shape_are_refused(changes: dict[str, str]
         ({"sft": "[]"}, "sft"),
     ],
 )
-def test_synthesis_arguments_are_checked_before_anything_is_sampled(changes: dict[str, str], named: str) -> None:
+def test_synthesis_arguments_are_checked_before_anything_is_sampled(
+    changes: dict[str, str], named: str
+) -> None:
     with pytest.raises(ConfigError, match=named):
         SynthesisArguments(**{"output_dir": "x", **changes})
 
@@ -167,7 +178,10 @@ def test_synthesis_arguments_are_checked_before_anything_is_sampled(changes: dic
 class Short(Task):
     name = "short"
     words = Templates(
-        answer="Shortly: {prompt}", refine="{prompt} {draft}", aggregate="{prompt} {drafts}", draft="{number} {draft}"
+        answer="Shortly: {prompt}",
+        refine="{prompt} {draft}",
+        aggregate="{prompt} {drafts}",
+        draft="{number} {draft}",
     )
 
 
@@ -213,9 +227,14 @@ def test_run_yaml(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"budgte": 3}, "did you mean 'budget'"), ({"agents": [{"name": "a", "engine": "skripted"}]}, "'scripted'")],
+    [
+        ({"budgte": 3}, "did you mean 'budget'"),
+        ({"agents": [{"name": "a", "engine": "skripted"}]}, "'scripted'"),
+    ],
 )
-def test_the_recipe_says_it_in_one_line_and_exits_with_2(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+def test_the_recipe_says_it_in_one_line_and_exits_with_2(
+    tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "x"}\n')
     config = {

@@ -19,7 +19,9 @@ LENGTH = {"kind": "function", "function": "toa_trl.rewards.function:length_rewar
 
 
 def arguments(**changes: Any) -> SynthesisArguments:
-    return SynthesisArguments(**{"agents": SCRIPTED, "reward": LENGTH, "output_dir": "runs/x", **changes})
+    return SynthesisArguments(
+        **{"agents": SCRIPTED, "reward": LENGTH, "output_dir": "runs/x", **changes}
+    )
 
 
 def test_servers_of_a_fleet_are_filled_in(tmp_path: Path) -> None:
@@ -27,7 +29,12 @@ def test_servers_of_a_fleet_are_filled_in(tmp_path: Path) -> None:
     served = {"model": "org/llama", "base_url": ["http://gpu1:8001/v1", "http://gpu1:8002/v1"]}
     judge = {"model": "org/judge", "base_url": ["http://gpu1:8021/v1"]}
     path.write_text(yaml.safe_dump({"agents": {"llama": served}, "reward": judge}))
-    hosted = {"name": "hosted", "engine": "openai", "model": "m", "base_url": "https://api.example.com/v1"}
+    hosted = {
+        "name": "hosted",
+        "engine": "openai",
+        "model": "m",
+        "base_url": "https://api.example.com/v1",
+    }
     config = arguments(
         agents=[{"name": "llama", "engine": "openai"}, hosted, *SCRIPTED],
         reward={"kind": "vllm"},
@@ -62,9 +69,17 @@ def test_servers_of_a_fleet_are_filled_in_where_a_reward_holds_others(tmp_path: 
 
 def test_where_servers_are_is_not_part_of_a_runs_identity() -> None:
     def identity(url: str) -> Any:
-        agent = {"name": "a", "engine": "openai", "model": "m", "base_url": url, "price": {"prompt": 1}}
+        agent = {
+            "name": "a",
+            "engine": "openai",
+            "model": "m",
+            "base_url": url,
+            "price": {"prompt": 1},
+        }
         reward = {"kind": "http", "name": "scorer", "url": f"{url}/score"}
-        return arguments(agents=[agent], reward=reward, limits={"max_cost": 5}).new_sampler().identity
+        return (
+            arguments(agents=[agent], reward=reward, limits={"max_cost": 5}).new_sampler().identity
+        )
 
     assert identity("http://one:8000") == identity("http://two:9000")
     assert identity("http://one:8000")["reward"] == {"kind": "http", "name": "scorer"}
@@ -77,10 +92,15 @@ def test_every_shard_has_an_equal_share_of_the_limits() -> None:
 
 
 def test_a_part_of_the_prompts(tmp_path: Path) -> None:
-    (tmp_path / "prompts.jsonl").write_text("".join(f'{{"prompt": "Say {number}."}}\n' for number in range(5)))
+    (tmp_path / "prompts.jsonl").write_text(
+        "".join(f'{{"prompt": "Say {number}."}}\n' for number in range(5))
+    )
 
     def ids(**part: Any) -> list[str]:
-        return [prompt.id for prompt in arguments(prompts=str(tmp_path / "prompts.jsonl"), **part).load_prompts()]
+        return [
+            prompt.id
+            for prompt in arguments(prompts=str(tmp_path / "prompts.jsonl"), **part).load_prompts()
+        ]
 
     assert ids(num_prompts=2) == ["0", "1"]
     assert ids(num_prompts=2, skip_prompts=2) == ["2", "3"]
@@ -92,12 +112,16 @@ def test_a_part_of_the_prompts(tmp_path: Path) -> None:
 
 
 def test_an_unknown_runner_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match=r"runner 'rya' is not known; choose one of local, ray.*did you mean 'ray'"):
+    with pytest.raises(
+        ConfigError,
+        match=r"runner 'rya' is not known; choose one of local, ray.*did you mean 'ray'",
+    ):
         arguments(runner="rya")
 
 
 @pytest.mark.parametrize(
-    "content", ["3", "agents: [1]", "agents: {a: [1, 2]}", "agents: {a: {base_url: x}}", "reward: {}"]
+    "content",
+    ["3", "agents: [1]", "agents: {a: [1, 2]}", "agents: {a: {base_url: x}}", "reward: {}"],
 )
 def test_an_endpoints_file_of_another_kind_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "endpoints.yaml"
@@ -116,9 +140,16 @@ def test_an_entry_that_is_none_is_said_with_endpoints_too(tmp_path: Path, entry:
 
 def test_neither_is_where_the_servers_of_a_nested_reward_are() -> None:
     def identity(url: str) -> Any:
-        judge = {"kind": "judge", "agent": {"name": "j", "engine": "openai", "model": "m", "base_url": url}}
+        judge = {
+            "kind": "judge",
+            "agent": {"name": "j", "engine": "openai", "model": "m", "base_url": url},
+        }
         scorer = {"kind": "http", "name": "scorer", "url": f"{url}/score", "timeout_s": len(url)}
-        reward = {"kind": "held_out", "reward": {"kind": "minimum", "rewards": [{"reward": scorer}]}, "second": judge}
+        reward = {
+            "kind": "held_out",
+            "reward": {"kind": "minimum", "rewards": [{"reward": scorer}]},
+            "second": judge,
+        }
         return arguments(reward=reward).new_sampler().identity["reward"]
 
     assert identity("http://one:8000") == identity("http://three:9000")
@@ -163,14 +194,20 @@ def test_the_task_brings_its_verifier_where_its_column_is_there() -> None:
     task = make_task("math")
     assert isinstance(make_verifier("", task, [there]), MathReward)
     assert make_verifier("", task, [not_there]) is None
-    with pytest.raises(ConfigError, match=r"1 of 2 prompts have no 'answer'.*the first is 'b', with: none"):
+    with pytest.raises(
+        ConfigError, match=r"1 of 2 prompts have no 'answer'.*the first is 'b', with: none"
+    ):
         make_verifier("", task, [there, not_there])
     assert make_verifier("", make_task("alignment"), [there]) is None
-    assert isinstance(make_verifier("toa_trl.rewards.function:length_reward", task, [there]), FunctionReward)
+    assert isinstance(
+        make_verifier("toa_trl.rewards.function:length_reward", task, [there]), FunctionReward
+    )
     assert isinstance(make_verifier("{kind: math, column: gold}", task, [not_there]), MathReward)
 
 
-def test_the_words_of_a_judge_and_the_columns_of_the_prompts_belong_to_a_run(tmp_path: Path) -> None:
+def test_the_words_of_a_judge_and_the_columns_of_the_prompts_belong_to_a_run(
+    tmp_path: Path,
+) -> None:
     rubric = tmp_path / "rubric.md"
     judge = {"kind": "judge", "agent": {"name": "j", "engine": "scripted"}, "rubric": str(rubric)}
     rubric.write_text("Be kind.")

@@ -47,7 +47,11 @@ def rollouts(draw: st.DrawFn) -> Rollout:
 
 
 def params(policy: str, rank: Any, margin: float) -> dict[str, Any]:
-    return {"policy": policy, "rejected_rank": rank, **({"margin": margin} if policy == "margin" else {})}
+    return {
+        "policy": policy,
+        "rejected_rank": rank,
+        **({"margin": margin} if policy == "margin" else {}),
+    }
 
 
 @given(
@@ -58,7 +62,9 @@ def params(policy: str, rank: Any, margin: float) -> dict[str, Any]:
     keep=st.booleans(),
 )
 @settings(max_examples=400)
-def test_what_holds_for_every_pair(it: Rollout, policy: str, rank: Any, margin: float, keep: bool) -> None:
+def test_what_holds_for_every_pair(
+    it: Rollout, policy: str, rank: Any, margin: float, keep: bool
+) -> None:
     rows, dropped = preference_rows([it], keep_truncated=keep, **params(policy, rank, margin))
     assert len(rows) + dropped.total() == 1  # a row, or a reason
     plays = {p.index: p for p in it.plays}
@@ -70,15 +76,25 @@ def test_what_holds_for_every_pair(it: Rollout, policy: str, rank: Any, margin: 
         assert row["prompt"] == [{"role": "user", "content": "What?"}]
         assert row["prompt_id"] == "p"
         assert (row["chosen_reward"], row["rejected_reward"]) == (chosen.reward, rejected.reward)
-        assert (row["chosen_agent"], row["rejected_agent"]) == (chosen.action.agent, rejected.action.agent)
-        assert [it.ranked.index(p) + 1 for p in (chosen, rejected)] == [row["chosen_rank"], row["rejected_rank"]]
+        assert (row["chosen_agent"], row["rejected_agent"]) == (
+            chosen.action.agent,
+            rejected.action.agent,
+        )
+        assert [it.ranked.index(p) + 1 for p in (chosen, rejected)] == [
+            row["chosen_rank"],
+            row["rejected_rank"],
+        ]
         assert rejected.reward < chosen.reward
         assert rejected.completion.text != chosen.completion.text
         assert chosen in usable
         assert rejected in usable
         if policy != "same_parent":
             assert chosen == usable[0]
-        others = [p for p in usable if p.reward < chosen.reward and p.completion.text != chosen.completion.text]
+        others = [
+            p
+            for p in usable
+            if p.reward < chosen.reward and p.completion.text != chosen.completion.text
+        ]
         if policy == "worst":
             assert rejected == others[-1]
         if policy == "margin":
@@ -89,7 +105,9 @@ def test_what_holds_for_every_pair(it: Rollout, policy: str, rank: Any, margin: 
         if policy == "cross_agent":
             assert rejected.action.agent != chosen.action.agent
         if policy in ("rank", "cross_agent"):
-            assert row["rejected_rank"] >= (rank if isinstance(rank, int) else max(2, round(rank * len(it.scored))))
+            assert row["rejected_rank"] >= (
+                rank if isinstance(rank, int) else max(2, round(rank * len(it.scored)))
+            )
 
 
 @given(it=rollouts(), top_k=st.integers(1, 4), keep=st.booleans())
@@ -146,8 +164,16 @@ def test_same_parent_takes_siblings_of_the_best_that_has_some() -> None:
         (rollout(), {}, "no play was scored"),
         (rollout(play(0, None)), {}, "no play was scored"),
         (rollout(play(0, 1.0, finish_reason="length")), {}, "every response was truncated"),
-        (rollout(play(0, 1.0), play(1, 1.0)), {"rejected_rank": 2}, "no other text has a lower reward than the best"),
-        (rollout(play(0, 1.0), play(1, 0.0)), {"rejected_rank": 3}, "fewer than 3 scored responses"),
+        (
+            rollout(play(0, 1.0), play(1, 1.0)),
+            {"rejected_rank": 2},
+            "no other text has a lower reward than the best",
+        ),
+        (
+            rollout(play(0, 1.0), play(1, 0.0)),
+            {"rejected_rank": 3},
+            "fewer than 3 scored responses",
+        ),
         (
             rollout(play(0, 1.0), play(1, 0.5), play(2, 0.1, finish_reason="length")),
             {"rejected_rank": 3},
@@ -158,7 +184,11 @@ def test_same_parent_takes_siblings_of_the_best_that_has_some() -> None:
             {"rejected_rank": 2, "policy": "cross_agent"},
             "no usable response of another agent at rank 2 or below",
         ),
-        (rollout(play(0, 1.0), play(1, 0.5)), {"policy": "margin", "margin": 0.6}, "no response is 0.6 below the best"),
+        (
+            rollout(play(0, 1.0), play(1, 0.5)),
+            {"policy": "margin", "margin": 0.6},
+            "no response is 0.6 below the best",
+        ),
         (
             rollout(play(0, 1.0), play(1, 0.5, parent=0)),
             {"policy": "same_parent"},
@@ -166,7 +196,9 @@ def test_same_parent_takes_siblings_of_the_best_that_has_some() -> None:
         ),
     ],
 )
-def test_a_prompt_without_a_pair_is_counted_with_its_reason(it: Rollout, changes: dict[str, Any], reason: str) -> None:
+def test_a_prompt_without_a_pair_is_counted_with_its_reason(
+    it: Rollout, changes: dict[str, Any], reason: str
+) -> None:
     rows, dropped = preference_rows([it, of_160(), it], **changes)
     assert dropped == {reason: 2} or changes.get("policy") in ("cross_agent", "same_parent")
     assert dropped[reason] == (3 if changes.get("policy") == "cross_agent" else 2)
@@ -219,7 +251,9 @@ def test_rows_are_made_as_they_are_read(make: Any) -> None:
 
 
 def test_prompts_that_overlap_give_no_row() -> None:
-    its = [rollout(play(0, 1.0), play(1, 0.0), id=id) for id in "abc"] + [rollout(play(0, None), id="d")]
+    its = [rollout(play(0, 1.0), play(1, 0.0), id=id) for id in "abc"] + [
+        rollout(play(0, None), id="d")
+    ]
     for rows, dropped in (
         sft_rows(its, without=["b", "d", "x"]),
         preference_rows(its, policy="worst", without={"b", "d", "x"}),

@@ -16,19 +16,33 @@ from toa_trl.types import Message
 
 ROWS: list[dict[str, Any]] = [
     {"prompt": "One?", "answer": "1"},
-    {"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "Two?"}], "id": "two", "answer": "2"},
+    {
+        "prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "Two?"}],
+        "id": "two",
+        "answer": "2",
+    },
 ]
 
 
 def jsonl(path: Path, *lines: Any) -> str:
-    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    path.write_text(
+        "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+    )
     return str(path)
 
 
 def test_jsonl(tmp_path: Path) -> None:
     one, two = load_prompts(jsonl(tmp_path / "p.jsonl", ROWS[0], "", ROWS[1]))
-    assert (one.id, one.messages, dict(one.metadata)) == ("0", (Message("user", "One?"),), {"answer": "1"})
-    assert (two.id, two.messages[0], dict(two.metadata)) == ("two", Message("system", "s"), {"answer": "2"})
+    assert (one.id, one.messages, dict(one.metadata)) == (
+        "0",
+        (Message("user", "One?"),),
+        {"answer": "1"},
+    )
+    assert (two.id, two.messages[0], dict(two.metadata)) == (
+        "two",
+        Message("system", "s"),
+        {"answer": "2"},
+    )
 
 
 def test_parquet_and_folders(tmp_path: Path) -> None:
@@ -64,15 +78,23 @@ def test_limit_takes_the_first_and_reads_no_further(tmp_path: Path) -> None:
         ({"prompt": None}, "line 3: 'prompt' must be a text or a list of messages"),
         ({"prompt": 3}, "line 3: 'prompt' must be a text or a list of messages"),
         ({"prompt": [{"role": "user"}]}, "line 3: 'prompt' must be a text or a list of messages"),
-        ({"prompt": [{"role": "assistant", "content": "x"}]}, "line 3: the last message must be the user's"),
+        (
+            {"prompt": [{"role": "assistant", "content": "x"}]},
+            "line 3: the last message must be the user's",
+        ),
         ({"prompt": "x", "id": "two"}, "line 3: the id 'two' is there already, at .*line 2"),
         ({"prompt": "x", "id": 0}, "line 3: the id '0' is there already, at .*line 1"),
         ('{"prompt": "half an emoji: \\ud83e"}', "line 3: it holds half a surrogate pair"),
-        ('{"prompt": "x", "answer": "half an emoji: \\ud83e"}', "line 3: it holds half a surrogate pair"),
+        (
+            '{"prompt": "x", "answer": "half an emoji: \\ud83e"}',
+            "line 3: it holds half a surrogate pair",
+        ),
         ('{"prompt": "x", "id": "\\ud83e"}', "line 3: it holds half a surrogate pair"),
     ],
 )
-def test_a_row_that_is_no_prompt_is_refused_by_its_line(tmp_path: Path, line: Any, named: str) -> None:
+def test_a_row_that_is_no_prompt_is_refused_by_its_line(
+    tmp_path: Path, line: Any, named: str
+) -> None:
     with pytest.raises(ConfigError, match=rf"p\.jsonl, {named}"):
         load_prompts(jsonl(tmp_path / "p.jsonl", *ROWS, line))
 
@@ -109,4 +131,7 @@ def test_columns_of_every_type_are_metadata(tmp_path: Path) -> None:
 
 
 def test_rows_in_memory() -> None:
-    assert [p.id for p in as_prompts([("a", "x"), ("b", {"prompt": "y", "id": None})])] == ["0", "1"]
+    assert [p.id for p in as_prompts([("a", "x"), ("b", {"prompt": "y", "id": None})])] == [
+        "0",
+        "1",
+    ]

@@ -16,7 +16,10 @@ from toa_trl.data.sft import sft_rows
 from toa_trl.data.tables import PREFERENCE, ROLLOUTS, SFT, as_dataset, rollout_rows, write_parquet
 from toa_trl.types import Action, Completion, Play
 
-IT = rollout(*(play(i, i / 10 if i % 4 else None, f"text {i} \x00 🧮", parent=None) for i in range(11)), answer="ä")
+IT = rollout(
+    *(play(i, i / 10 if i % 4 else None, f"text {i} \x00 🧮", parent=None) for i in range(11)),
+    answer="ä",
+)
 TABLES: dict[str, Any] = {
     "rollouts": (ROLLOUTS, lambda: list(rollout_rows([IT]))),
     "sft": (SFT, lambda: list(sft_rows([IT], top_k=7)[0])),
@@ -52,7 +55,9 @@ def test_no_rows_are_a_data_set_with_its_columns(name: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_many_rows_are_several_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_rows_are_several_files(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(toa_trl.data.tables, "ROWS_PER_BATCH", 2)
     monkeypatch.setattr(toa_trl.data.tables, "ROWS_PER_FILE", 4)
     schema, make = TABLES[name]
@@ -60,7 +65,9 @@ def test_many_rows_are_several_files(name: str, tmp_path: Path, monkeypatch: pyt
     write_parquet(iter(rows), schema, tmp_path / name)
     files = sorted((tmp_path / name).iterdir())
     count = -(-len(rows) // 4)
-    assert [p.name for p in files] == [f"train-{i:05d}-of-{count:05d}.parquet" for i in range(count)]
+    assert [p.name for p in files] == [
+        f"train-{i:05d}-of-{count:05d}.parquet" for i in range(count)
+    ]
     assert all(pq.read_metadata(p).num_rows <= 4 for p in files)
     assert load(tmp_path / name).to_list() == rows
 
@@ -85,8 +92,14 @@ def test_a_folder_is_replaced_only_at_the_end(tmp_path: Path) -> None:
     ("error", "said"),
     [
         ("http://10.0.0.7:8000/v1: answered 500: oops", "a server: answered 500: oops"),
-        ("Cannot connect to host gpu-7:80 ssl:default", "Cannot connect to host a server ssl:default"),
-        ("failed ('10.0.0.7', 8000), ('::1', 8000, 0, 0)", "failed ('a server', 8000), ('a server', 8000, 0, 0)"),
+        (
+            "Cannot connect to host gpu-7:80 ssl:default",
+            "Cannot connect to host a server ssl:default",
+        ),
+        (
+            "failed ('10.0.0.7', 8000), ('::1', 8000, 0, 0)",
+            "failed ('a server', 8000), ('a server', 8000, 0, 0)",
+        ),
         ("of [fe80::1]:8000 or localhost.", "of a server or a server."),
         ("at https://user@gpu.lab/x, tcp://gpu:1.", "at a server, a server."),
         ('TimeoutError: 2 of {"code":500}; std::bad_alloc in 1.5 s', None),
@@ -103,4 +116,6 @@ def test_reasoning_stands_beside_its_response() -> None:
     row, other = rollout_rows([rollout(thought, play(1, 0.5))])
     assert (row["response"], row["reasoning"], other["reasoning"]) == ("text", "hmm", None)
     assert ROLLOUTS.names.index("reasoning") == ROLLOUTS.names.index("response") + 1
-    assert "written_s" not in ROLLOUTS.names  # a run that was killed exports what one in one piece does
+    assert (
+        "written_s" not in ROLLOUTS.names
+    )  # a run that was killed exports what one in one piece does

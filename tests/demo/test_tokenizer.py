@@ -39,7 +39,9 @@ def test_the_templates_hold_known_words_only(num_drafts: int) -> None:
 @given(st.lists(st.integers(7, len(TOKENIZER) - 1)))
 def test_what_a_model_writes_is_read_back_as_it_was(ids: list[int]) -> None:
     newline = encode("\n")[0]
-    kept = [t for i, t in enumerate(ids) if t != newline or (i and ids[i - 1] != newline)]  # newlines in a row are one
+    kept = [
+        t for i, t in enumerate(ids) if t != newline or (i and ids[i - 1] != newline)
+    ]  # newlines in a row are one
     assert encode(TOKENIZER.decode(kept)) == kept
 
 

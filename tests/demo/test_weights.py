@@ -37,7 +37,9 @@ def test_every_folder_has_the_tokenizer_that_the_code_makes(name: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder(name))
     problem = PROBLEMS[0]
     turns = [*ask(problem), {"role": "assistant", "content": world.solution(problem)}]
-    assert tokenizer.apply_chat_template(turns, return_dict=False) == tokens(problem, world.solution(problem))
+    assert tokenizer.apply_chat_template(turns, return_dict=False) == tokens(
+        problem, world.solution(problem)
+    )
     assert tokenizer.get_vocab() == TOKENIZER.get_vocab()
     assert tokenizer.decode(tokenizer(problem.text)["input_ids"]) == problem.text
     assert (tokenizer.pad_token, tokenizer.eos_token) == ("<pad>", "<eos>")
@@ -50,14 +52,20 @@ def load(name: str) -> Any:
 @pytest.mark.parametrize("name", ["base", "student"])
 def test_greedy_accuracy_is_as_recorded(name: str) -> None:
     responses = train.sample(load(name), [ask(p) for p in PROBLEMS], temperature=0)
-    accuracy = sum(world.verify(r, p.answer) for r, p in zip(responses, PROBLEMS, strict=True)) / len(PROBLEMS)
+    accuracy = sum(
+        world.verify(r, p.answer) for r, p in zip(responses, PROBLEMS, strict=True)
+    ) / len(PROBLEMS)
     assert accuracy == pytest.approx(SCORES[name]["greedy"], abs=0.15)
 
 
 @pytest.mark.parametrize("name", train.AGENTS)
 def test_an_agent_is_as_skilled_as_recorded(name: str) -> None:
     torch.manual_seed(1)
-    steps = [step for r in train.sample(load(name), [ask(p) for p in PROBLEMS]) for step in world.steps_of(r)]
+    steps = [
+        step
+        for r in train.sample(load(name), [ask(p) for p in PROBLEMS])
+        for step in world.steps_of(r)
+    ]
     for sign in "+-*":
         right = [world.apply(s, before, n) == after for before, s, n, after in steps if s == sign]
         assert sum(right) / len(right) == pytest.approx(SCORES[name][f"steps {sign}"], abs=0.2)

@@ -65,7 +65,9 @@ def test_a_right_draft_is_kept_more_often_than_it_is_found() -> None:
     problems = [draw(seed) for seed in range(300)]
     alone = sum(world.work(rng, p, weak)[0] == p.values[0] for p in problems)
     helped = sum(world.work(rng, p, weak, [p.values])[0] == p.values[0] for p in problems)
-    misled = sum(world.work(rng, p, weak, [p.values, *[[0] * 4] * 3])[0] == p.values[0] for p in problems)
+    misled = sum(
+        world.work(rng, p, weak, [p.values, *[[0] * 4] * 3])[0] == p.values[0] for p in problems
+    )
     assert alone < 60 < misled < helped
     assert helped > 200
 
@@ -103,13 +105,22 @@ def test_garbage_never_upsets_the_referee(response: object, answer: str) -> None
 
 
 def test_the_referee_as_a_trl_reward_function() -> None:
-    conversational = [[{"role": "assistant", "content": "#### 3"}], [], [{"role": "assistant", "content": "3"}]]
-    assert world.accuracy_reward(completions=conversational, answer=["3"] * 3, prompts=["x"] * 3) == [1.0, 0.0, 0.0]
+    conversational = [
+        [{"role": "assistant", "content": "#### 3"}],
+        [],
+        [{"role": "assistant", "content": "3"}],
+    ]
+    assert world.accuracy_reward(
+        completions=conversational, answer=["3"] * 3, prompts=["x"] * 3
+    ) == [1.0, 0.0, 0.0]
     assert world.accuracy_reward(["#### 3", "#### 4"], ["3", "3"]) == [1.0, 0.0]
 
 
 def rows(split: str) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (world.DATA / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line)
+        for line in (world.DATA / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 @pytest.mark.parametrize("split", sorted(world.SIZES))

@@ -13,7 +13,14 @@ from filelock import FileLock
 
 from tests.helpers import EchoAgent, TextReward
 from toa_trl import Rollouts, TOASampler
-from toa_trl.distributed.shards import ShardProgress, check_not_sharded, merge, plan, read_progress, sample_shard
+from toa_trl.distributed.shards import (
+    ShardProgress,
+    check_not_sharded,
+    merge,
+    plan,
+    read_progress,
+    sample_shard,
+)
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.types import Prompt
 
@@ -22,11 +29,18 @@ PROMPTS = [Prompt(f"p{number}", f"Say {number}.") for number in range(7)]  # typ
 
 def sampler(budget: int = 6, fails: float = 0.2) -> TOASampler:
     return TOASampler(
-        [EchoAgent("a", fails), EchoAgent("b")], TextReward(), "toa", budget, {"tau": 0.5}, progress=False
+        [EchoAgent("a", fails), EchoAgent("b")],
+        TextReward(),
+        "toa",
+        budget,
+        {"tau": 0.5},
+        progress=False,
     )
 
 
-def sample(run_dir: Path, num_shards: int, skip: tuple[int, ...] = (), by: TOASampler | None = None) -> list[Path]:
+def sample(
+    run_dir: Path, num_shards: int, skip: tuple[int, ...] = (), by: TOASampler | None = None
+) -> list[Path]:
     folders = begin(run_dir, num_shards)
     for number, folder in enumerate(folders):
         if number not in skip:
@@ -34,7 +48,9 @@ def sample(run_dir: Path, num_shards: int, skip: tuple[int, ...] = (), by: TOASa
     return folders
 
 
-def begin(run_dir: Path, num_shards: int | None, prompts: list[Prompt] = PROMPTS, default: int = 2) -> list[Path]:
+def begin(
+    run_dir: Path, num_shards: int | None, prompts: list[Prompt] = PROMPTS, default: int = 2
+) -> list[Path]:
     (run_dir / "shards").mkdir(parents=True, exist_ok=True)
     return plan(run_dir, prompts, num_shards, default)
 
@@ -88,7 +104,11 @@ def test_another_configuration_is_refused_by_every_shard(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match="budget: 6 -> 7"):
         sample_shard(sampler(budget=7), PROMPTS[1::2], folders[1])
     assert not folders[1].exists()
-    assert {path.name for path in (tmp_path / "shards").iterdir()} == {"0000", "identity.json", "plan.json"}
+    assert {path.name for path in (tmp_path / "shards").iterdir()} == {
+        "0000",
+        "identity.json",
+        "plan.json",
+    }
 
 
 def test_a_configuration_that_came_to_nothing_is_forgotten(tmp_path: Path) -> None:
@@ -145,7 +165,9 @@ def test_what_was_given_up_is_tried_again(tmp_path: Path) -> None:
 
 def test_a_limit_leaves_a_shard_to_go_on_with(tmp_path: Path) -> None:
     agents, rest = [EchoAgent("a")], {"search": "best_of_n", "budget": 3, "progress": False}
-    limited = TOASampler(agents, TextReward(), limits={"max_tokens": 20}, prompts_in_flight=1, **rest)  # type: ignore[arg-type]
+    limited = TOASampler(
+        agents, TextReward(), limits={"max_tokens": 20}, prompts_in_flight=1, **rest
+    )  # type: ignore[arg-type]
     folders = sample(tmp_path, 1, by=limited)
     assert not read_progress(folders[0]).done
     merged = merge(tmp_path, PROMPTS, folders)
@@ -173,7 +195,9 @@ def test_a_shard_whose_prompts_are_all_given_up_holds_up_no_other(tmp_path: Path
         async def generate(self, *given: Any, **further: Any) -> Any:
             raise AgentError("too long")
 
-    broken = TOASampler([Broken("a"), Broken("b")], TextReward(), "toa", 6, {"tau": 0.5}, progress=False)
+    broken = TOASampler(
+        [Broken("a"), Broken("b")], TextReward(), "toa", 6, {"tau": 0.5}, progress=False
+    )
     broken.identity = sampler().identity
     folders = sample(tmp_path, 2, skip=(1,))
     sample_shard(broken, PROMPTS[1::2], folders[1])

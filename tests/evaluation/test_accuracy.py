@@ -43,7 +43,9 @@ class Knows:
     def __init__(self) -> None:
         self.asked: list[tuple[str, Sampling, int]] = []
 
-    async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+    async def generate(
+        self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+    ) -> Completion:
         self.asked.append((messages[-1].content, sampling, seed))
         if sampling.temperature == 0:
             return Completion("1", "length" if messages[-1].content == "0?" else "stop")
@@ -62,9 +64,13 @@ class Constant:
         return [float(prompt.id[1:]) for _ in responses]
 
 
-def measured(agent: Any, sampling: Sampling, num_samples: int, seed: int, **judges: Any) -> tuple[Measurement, Scores]:
+def measured(
+    agent: Any, sampling: Sampling, num_samples: int, seed: int, **judges: Any
+) -> tuple[Measurement, Scores]:
     async def both() -> tuple[Measurement, Scores]:
-        outputs = await respond(agent, PROMPTS, TASK, sampling, num_samples=num_samples, seed=seed, progress=False)
+        outputs = await respond(
+            agent, PROMPTS, TASK, sampling, num_samples=num_samples, seed=seed, progress=False
+        )
         return await measure(PROMPTS, outputs, TASK, **judges)
 
     return wait(both())
@@ -79,13 +85,17 @@ def test_accuracy_greedy_and_sampled() -> None:
     assert scores.reward == [float(i) for i in range(10)]
     assert scores.verifier == [float(i % 3 == 1) for i in range(10)]
     assert (result.num_problems, result.num_truncated, result.mean_length) == (10, 1, 1.0)
-    assert result.sampled_accuracy == pytest.approx(1 / 3)  # seeds 4, 5 and 6: one of three is right, for every problem
+    assert result.sampled_accuracy == pytest.approx(
+        1 / 3
+    )  # seeds 4, 5 and 6: one of three is right, for every problem
     assert result.sampled_interval == pytest.approx((1 / 3, 1 / 3))
     assert (result.k, result.pass_at_k, result.maj_at_k) == (3, 1.0, None)
     greedy = [each for each in agent.asked if each[1].temperature == 0]
     assert len(greedy) == 10
     assert all(sampling == Sampling(0.0, 0.8, 50, ("END",)) for _, sampling, _ in greedy)
-    assert sorted(seed for text, sampling, seed in agent.asked if text == "5?" and sampling == way) == [4, 5, 6]
+    assert sorted(
+        seed for text, sampling, seed in agent.asked if text == "5?" and sampling == way
+    ) == [4, 5, 6]
 
 
 def test_what_was_not_measured_is_not_told() -> None:
@@ -102,14 +112,18 @@ def test_what_was_not_measured_is_not_told() -> None:
 
 def test_a_missing_answer_is_an_error_and_no_wrong_answer(tmp_path: Path) -> None:
     class Refuses(Knows):
-        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+        async def generate(
+            self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+        ) -> Completion:
             if messages[-1].content in ("3?", "4?"):
                 raise AgentError("too long")
             await asyncio.sleep(0.01)
             return await super().generate(messages, sampling=sampling, seed=seed)
 
     path = tmp_path / "outputs.jsonl"
-    with pytest.raises(AgentError, match="2 of 10 responses are missing; the first: prompt 'p3': too long"):
+    with pytest.raises(
+        AgentError, match="2 of 10 responses are missing; the first: prompt 'p3': too long"
+    ):
         wait(respond(Refuses(), PROMPTS, TASK, Sampling(), path=path, progress=False))
     assert len(path.read_text().splitlines()) == 8  # what the others answered is kept
     assert len(wait(respond(Knows(), PROMPTS, TASK, Sampling(), path=path, progress=False))) == 10
@@ -117,7 +131,9 @@ def test_a_missing_answer_is_an_error_and_no_wrong_answer(tmp_path: Path) -> Non
 
 def test_an_answer_that_ended_in_its_reasoning_is_empty() -> None:
     class Thinks(Knows):
-        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+        async def generate(
+            self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+        ) -> Completion:
             raise AgentError("nothing but reasoning", Completion("", "length", 5, 5, None, "well"))
 
     result, _ = measured(Thinks(), Sampling(), 0, 0, verifier=VERIFIER)
@@ -130,7 +146,9 @@ def test_servers_that_are_gone_are_waited_for(monkeypatch: pytest.MonkeyPatch) -
     class Back(Knows):
         num_gone = 30
 
-        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+        async def generate(
+            self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+        ) -> Completion:
             self.num_gone -= 1
             if self.num_gone >= 0:
                 raise Unavailable("no server")
@@ -143,10 +161,14 @@ def test_servers_that_are_gone_are_waited_for(monkeypatch: pytest.MonkeyPatch) -
 
 def test_half_a_surrogate_pair_is_written_as_what_a_file_can_hold(tmp_path: Path) -> None:
     class Cut(Knows):
-        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+        async def generate(
+            self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+        ) -> Completion:
             return Completion("a \ud83d")
 
-    found = wait(respond(Cut(), PROMPTS[:1], TASK, Sampling(), path=tmp_path / "o.jsonl", progress=False))
+    found = wait(
+        respond(Cut(), PROMPTS[:1], TASK, Sampling(), path=tmp_path / "o.jsonl", progress=False)
+    )
     assert found == [Outputs(Output("a ?"))]
 
 
@@ -167,7 +189,9 @@ def test_samples_that_nobody_can_judge_are_left_out_and_counted() -> None:
 
     result, _ = measured(Knows(), Sampling(), 3, 4, verifier=Picky())  # samples are 1, 2 and 0
     assert result.num_unjudged_samples == 10
-    assert result.sampled_accuracy == pytest.approx(7 / 20)  # of 1 and 0; 2 is the answer to three problems
+    assert result.sampled_accuracy == pytest.approx(
+        7 / 20
+    )  # of 1 and 0; 2 is the answer to three problems
     assert result.pass_at_k == 0.7
 
 
@@ -184,7 +208,11 @@ def test_a_graded_verifier_gives_no_accuracy_even_where_all_is_wrong() -> None:
     prompts = [Prompt("p", "x", {"reference": "abc def"})]  # type: ignore[arg-type]
     outputs = [Outputs(Output("zzz"), (Output("zzz"),))]
     result, _ = wait(measure(prompts, outputs, TASK, verifier=make_reward({"kind": "chrf"})))
-    assert (result.accuracy, result.mean_verifier_score, result.sampled_accuracy) == (None, 0.0, None)
+    assert (result.accuracy, result.mean_verifier_score, result.sampled_accuracy) == (
+        None,
+        0.0,
+        None,
+    )
 
 
 @pytest.mark.parametrize("language", ["Chinese", "zh", "Japanese"])
@@ -199,21 +227,30 @@ def test_bleu_knows_languages_without_spaces(language: str) -> None:
 def test_a_corpus_may_have_several_references() -> None:
     rows: list[Any] = [["The sky is blue.", "Blue is the sky."], "The sea is green."]
     prompts = [Prompt(str(i), "x", {"reference": row}) for i, row in enumerate(rows)]  # type: ignore[arg-type]
-    assert corpus_scores(prompts, ["Blue is the sky.", "The sea is green."])["chrf"] == pytest.approx(100)
+    assert corpus_scores(prompts, ["Blue is the sky.", "The sea is green."])[
+        "chrf"
+    ] == pytest.approx(100)
     assert corpus_scores([*prompts, Prompt("2", "x")], ["a", "b", "c"]) == {}  # type: ignore[arg-type]
 
 
-def test_a_response_without_a_score_is_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_response_without_a_score_is_left_out_and_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     result, scores = measured(Knows(), Sampling(), 0, 0, reward_model=Constant("p0", "p9"))
     assert (result.mean_reward, result.num_unjudged) == (4.5, 2)
     assert scores.reward[0] is scores.reward[9] is None
     assert "failed on 2 of 10 responses, most often with: no score" in caplog.text
     with pytest.raises(RewardError, match="failed on 10 of 10"):
-        measured(Knows(), Sampling(), 0, 0, reward_model=Constant(*(prompt.id for prompt in PROMPTS)))
+        measured(
+            Knows(), Sampling(), 0, 0, reward_model=Constant(*(prompt.id for prompt in PROMPTS))
+        )
 
 
 def test_translations_are_measured_as_a_corpus() -> None:
-    rows = [("Ja.", "Yes.", '"Yes."'), ("Nein, danke.", "No, thank you.", "Here is the translation:\nNo thanks.")]
+    rows = [
+        ("Ja.", "Yes.", '"Yes."'),
+        ("Nein, danke.", "No, thank you.", "Here is the translation:\nNo thanks."),
+    ]
     languages = {"source_language": "German", "target_language": "English"}
     prompts = [
         Prompt(source, source, {"source": source, "reference": reference, **languages})  # type: ignore[arg-type]
@@ -224,7 +261,9 @@ def test_translations_are_measured_as_a_corpus() -> None:
     class Translator:
         name = "translator"
 
-        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+        async def generate(
+            self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+        ) -> Completion:
             return Completion(answers[messages[-1].content])
 
     async def both() -> tuple[Measurement, Scores]:
@@ -237,7 +276,9 @@ def test_translations_are_measured_as_a_corpus() -> None:
     assert result.bleu == sacrebleu.corpus_bleu(texts, references).score
     assert scores.verifier[0] == 100.0
     assert result.accuracy is None
-    assert result.mean_verifier_score == pytest.approx(sum(s for s in scores.verifier if s is not None) / 2)
+    assert result.mean_verifier_score == pytest.approx(
+        sum(s for s in scores.verifier if s is not None) / 2
+    )
 
 
 def test_what_was_answered_is_never_asked_for_again(tmp_path: Path) -> None:
@@ -245,7 +286,16 @@ def test_what_was_answered_is_never_asked_for_again(tmp_path: Path) -> None:
 
     def outputs(agent: Any, num_samples: int = 1) -> list[Outputs]:
         return wait(
-            respond(agent, PROMPTS, TASK, Sampling(), num_samples=num_samples, seed=1, path=path, progress=False)
+            respond(
+                agent,
+                PROMPTS,
+                TASK,
+                Sampling(),
+                num_samples=num_samples,
+                seed=1,
+                path=path,
+                progress=False,
+            )
         )
 
     first = Knows()
@@ -279,8 +329,13 @@ async def same(a: str, b: str) -> bool:
         (["5", "6.0", "5.0", "6", "6.0"], 1),
     ],
 )
-def test_the_majority_is_of_answers_that_say_the_same(answers: list[str | None], place: int | None) -> None:
-    texts = ["I do not know" if answer is None else rf"So it is \boxed{{{answer}}}." for answer in answers]
+def test_the_majority_is_of_answers_that_say_the_same(
+    answers: list[str | None], place: int | None
+) -> None:
+    texts = [
+        "I do not know" if answer is None else rf"So it is \boxed{{{answer}}}."
+        for answer in answers
+    ]
     assert wait(majority(texts, same)) == place
 
 
@@ -294,7 +349,10 @@ def test_the_majority_has_at_least_as_many_votes_as_any(answers: list[str]) -> N
 
 
 def test_math_is_measured_by_the_final_answer() -> None:
-    rows = [{"prompt": "1/2 of 8?", "answer": "4"}, {"prompt": "Half of 1?", "answer": r"\frac{1}{2}"}]
+    rows = [
+        {"prompt": "1/2 of 8?", "answer": "4"},
+        {"prompt": "Half of 1?", "answer": r"\frac{1}{2}"},
+    ]
     task = make_task("math")
     prompts = as_prompts([(str(i), row) for i, row in enumerate(rows)], read=task.read)
     verifier: Any = make_reward({"kind": "math"})

@@ -46,7 +46,11 @@ def test_the_judges_rule_comes_out_and_nothing_is_asked_twice(tmp_path: Path) ->
         assert judge.stats() == asked == {"num_asked": 7, "num_distinct": 7}
     assert first == again
     wins = sum(len(mine) > len(theirs) for _, mine, theirs in ROWS)
-    assert (first["num_wins"], first["num_ties"], first["num_losses"]) == (wins, 2, len(ROWS) - 2 - wins)
+    assert (first["num_wins"], first["num_ties"], first["num_losses"]) == (
+        wins,
+        2,
+        len(ROWS) - 2 - wins,
+    )
     assert first["num_failed"] == 0
     assert first["win_rate"] == pytest.approx((wins + 1) / len(ROWS))
     assert first["interval"][0] < first["win_rate"] < first["interval"][1]
@@ -57,7 +61,11 @@ def test_the_judges_rule_comes_out_and_nothing_is_asked_twice(tmp_path: Path) ->
 
 
 def test_a_judge_without_verdicts_is_an_error_and_no_number(tmp_path: Path) -> None:
-    two = {"instructions": INSTRUCTIONS[:2], "outputs": OUTPUTS[:2], "baseline_outputs": BASELINE[:2]}
+    two = {
+        "instructions": INSTRUCTIONS[:2],
+        "outputs": OUTPUTS[:2],
+        "baseline_outputs": BASELINE[:2],
+    }
     with (
         judging("--no_logprobs") as judge,
         pytest.raises(RewardError, match=r"none of its annotations could be read.*logprobs: false"),
@@ -79,12 +87,16 @@ def test_a_judge_without_verdicts_is_an_error_and_no_number(tmp_path: Path) -> N
         ({"length_control": "/nowhere"}, "no df_gamed.csv in /nowhere"),
     ],
 )
-def test_mistakes_are_said_before_anybody_is_asked(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+def test_mistakes_are_said_before_anybody_is_asked(
+    tmp_path: Path, changes: dict[str, Any], says: str
+) -> None:
     with pytest.raises(ConfigError, match=says):
         run(tmp_path, **changes)
 
 
-def test_without_the_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(alpaca, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'toa_trl\[eval\]'"):
         run(tmp_path)

@@ -41,7 +41,9 @@ class Writer:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+    async def generate(
+        self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+    ) -> Completion:
         return Completion(f"{self.name} {number([m.content for m in messages], seed)}")
 
 
@@ -69,7 +71,11 @@ def test_the_summary_takes_the_scored_plays_in_their_order() -> None:
 
 
 def test_a_prompt_without_a_scored_play_is_counted_and_left_out() -> None:
-    done = [rollout(play(0, 0.5, "1"), id="a"), rollout(play(0, None), id="b"), rollout(play(0, 0.7, "1"), id="c")]
+    done = [
+        rollout(play(0, 0.5, "1"), id="a"),
+        rollout(play(0, None), id="b"),
+        rollout(play(0, 0.7, "1"), id="c"),
+    ]
     summary = wait(summarize(done, ALIGNMENT, Verifier()))
     assert (summary["num_problems"], summary["num_unanswered"]) == (2, 1)
     assert (summary["accuracy"], summary["mean_best_reward"]) == (1.0, 0.6)
@@ -91,7 +97,10 @@ def row(prompt_id: str, text: str) -> dict[str, Any]:
 
 
 def test_a_verifier_says_0_or_1() -> None:
-    done, judge = rollout(play(0, 0.5, "two words")), Judge([], ALIGNMENT, LengthReward(), Sampling(), "")
+    done, judge = (
+        rollout(play(0, 0.5, "two words")),
+        Judge([], ALIGNMENT, LengthReward(), Sampling(), ""),
+    )
     message = r"verifier: 1 \(right\) or 0 \(wrong\) is needed, not 2;"
     with pytest.raises(ConfigError, match=message):
         wait(summarize([done], ALIGNMENT, LengthReward()))
@@ -103,12 +112,18 @@ def test_problems_that_are_among_the_prompts_are_refused() -> None:
     one, two, same = (Prompt(*each) for each in (("1", "One?"), ("2", "Two?"), ("x", "One?")))  # type: ignore[arg-type]
     judge = Judge([one], ALIGNMENT, Verifier(), Sampling(), "")
     judge.check_new([two])
-    with pytest.raises(ConfigError, match="heldout: 1 of its problems are among the prompts, as '1'"):
+    with pytest.raises(
+        ConfigError, match="heldout: 1 of its problems are among the prompts, as '1'"
+    ):
         judge.check_new([two, same])
 
 
-@pytest.mark.parametrize(("num_means", "freedom", "point"), [(6, 10, 4.912), (2, 2, 6.085), (3, 20, 3.578)])
-def test_the_studentized_range_is_that_of_the_tables(num_means: int, freedom: int, point: float) -> None:
+@pytest.mark.parametrize(
+    ("num_means", "freedom", "point"), [(6, 10, 4.912), (2, 2, 6.085), (3, 20, 3.578)]
+)
+def test_the_studentized_range_is_that_of_the_tables(
+    num_means: int, freedom: int, point: float
+) -> None:
     assert studentized_range(num_means, freedom) == pytest.approx(point, rel=0.02)
 
 
@@ -127,12 +142,19 @@ def test_equal_searches_are_seldom_told_apart(num_searches: int, num_seeds: int)
 
 def test_bounds_of_gaps() -> None:
     rng = np.random.default_rng(4)
-    right = {name: (rng.random((3, 400)) < share).astype(float) for name, share in (("a", 0.9), ("b", 0.5))}
+    right = {
+        name: (rng.random((3, 400)) < share).astype(float)
+        for name, share in (("a", 0.9), ("b", 0.5))
+    }
     assert 0.03 < gap_bounds(right)["b"] < 0.35
     # few problems, and by chance the same difference with each seed
     few = {"a": np.array([[1.0, 1, 0, 0]] * 2), "b": np.array([[1.0, 0, 0, 0]] * 2)}
     assert gap_bounds(few)["b"] > 0.25
-    assert gap_bounds({"a": right["a"]}) == gap_bounds({name: each[:1] for name, each in right.items()}) == {}
+    assert (
+        gap_bounds({"a": right["a"]})
+        == gap_bounds({name: each[:1] for name, each in right.items()})
+        == {}
+    )
 
 
 def test_draws_know_seeds_and_problems() -> None:
@@ -140,13 +162,19 @@ def test_draws_know_seeds_and_problems() -> None:
     problems, seeds = rng.normal(size=(1, 300)), rng.normal(size=(8, 1))
     assert resampled_means(np.ones((3, 5))) == pytest.approx(1)
     both = resampled_means(problems + seeds)
-    assert both == pytest.approx(resampled_means(problems + 0 * seeds) + resampled_means(0 * problems + seeds))
+    assert both == pytest.approx(
+        resampled_means(problems + 0 * seeds) + resampled_means(0 * problems + seeds)
+    )
     # of independent effects: the variances of both means add up
     assert both.var() == pytest.approx(problems.var() / 300 + seeds.var() / 8, rel=0.1)
 
 
-def test_models_are_gone_before_the_first_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = importlib.util.spec_from_file_location("compare", Path(__file__).parents[2] / "recipes/compare.py")
+def test_models_are_gone_before_the_first_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = importlib.util.spec_from_file_location(
+        "compare", Path(__file__).parents[2] / "recipes/compare.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     recipe = importlib.util.module_from_spec(spec)
@@ -172,7 +200,13 @@ def test_models_are_gone_before_the_first_training(tmp_path: Path, monkeypatch: 
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"prompt": question}))
     with (tmp_path / "prompts.jsonl").open("a") as file:
         file.write("\n" + json.dumps({"prompt": f"Say it: {question} I ask."}))
-    train = {"command": "python x", "base": "b", "heldout": f"{tmp_path}/heldout.jsonl", "budget": 2, "seeds": [0]}
+    train = {
+        "command": "python x",
+        "base": "b",
+        "heldout": f"{tmp_path}/heldout.jsonl",
+        "budget": 2,
+        "seeds": [0],
+    }
     config = recipe.ComparisonArguments(
         prompts=f"{tmp_path}/prompts.jsonl",
         searches="{parallel: {}}",
@@ -200,7 +234,9 @@ def wrong(completions: Any, **columns: Any) -> list[float]:
 
 
 @pytest.mark.parametrize("search", ["best_of_n", "parallel", "sequential", "moa", "prs", "toa"])
-def test_the_first_plays_are_a_smaller_run_unless_the_search_plans_with_its_budget(search: str) -> None:
+def test_the_first_plays_are_a_smaller_run_unless_the_search_plans_with_its_budget(
+    search: str,
+) -> None:
     agents, summaries = [Writer("a"), Writer("b")], {}
     for budget in (5, 20):
         sampler = TOASampler(agents, TextReward(), search, budget, progress=False)
@@ -211,7 +247,12 @@ def test_the_first_plays_are_a_smaller_run_unless_the_search_plans_with_its_budg
 
 
 def test_folders_of_runs_tell_them_apart() -> None:
-    runs = [Run(search, budget, seed) for search in ("toa", "moa") for budget in (8, 16) for seed in (0, 1)]
+    runs = [
+        Run(search, budget, seed)
+        for search in ("toa", "moa")
+        for budget in (8, 16)
+        for seed in (0, 1)
+    ]
     assert len({run.folder(0) for run in runs}) == len(runs)
     assert runs[0].folder(0) == "toa-8"
 
@@ -232,8 +273,16 @@ def test_the_figure_over_n() -> None:
     lines = {len(line.get_xdata()): [] for line in axes.lines}
     for line in axes.lines:
         lines[len(line.get_xdata())].append(line)
-    assert [list(line.get_ydata()) for line in lines[7]] == [row["best_reward_over_n"][1:] for row in rows[1:4:2]]
-    assert [list(line.get_ydata()) for line in lines[1]] == [[row["mean_best_reward"]] for row in rows[:4]]
+    assert [list(line.get_ydata()) for line in lines[7]] == [
+        row["best_reward_over_n"][1:] for row in rows[1:4:2]
+    ]
+    assert [list(line.get_ydata()) for line in lines[1]] == [
+        [row["mean_best_reward"]] for row in rows[:4]
+    ]
     assert len(lines[2]) == 4  # intervals
-    for kept in ([], rows[4:], [{key: row[key] for key in ("name", "budget", "mean_best_reward")} for row in rows]):
+    for kept in (
+        [],
+        rows[4:],
+        [{key: row[key] for key in ("name", "budget", "mean_best_reward")} for row in rows],
+    ):
         draw(kept).savefig(io.BytesIO(), format="svg")

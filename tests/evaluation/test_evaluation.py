@@ -52,7 +52,12 @@ def test_a_remembering_agent_asks_once() -> None:
     agent = EchoAgent("a")
     it = RememberingAgent(agent, {"model": "x"})
     one, two = (Message("user", "x"),), (Message("user", "y"),)
-    asks = [(one, Sampling(), 1), (one, Sampling(), 2), (two, Sampling(), 1), (one, Sampling(0.1), 1)]
+    asks = [
+        (one, Sampling(), 1),
+        (one, Sampling(), 2),
+        (two, Sampling(), 1),
+        (one, Sampling(0.1), 1),
+    ]
     first = [wait(it.generate(m, sampling=s, seed=seed)) for m, s, seed in asks]
     again = [wait(it.generate(list(m), sampling=s, seed=seed)) for m, s, seed in asks]
     assert first == again
@@ -92,7 +97,10 @@ def test_results_keep_their_other_parts(tmp_path: Path) -> None:
     update_results(path, "student", {"base": {"accuracy": 0.5}})
     update_results(path, "searches", [{"name": "toa"}])
     update_results(path, "student", {"sft": {"accuracy": 0.7}})
-    assert json.loads(path.read_text()) == {"student": {"sft": {"accuracy": 0.7}}, "searches": [{"name": "toa"}]}
+    assert json.loads(path.read_text()) == {
+        "student": {"sft": {"accuracy": 0.7}},
+        "searches": [{"name": "toa"}],
+    }
     assert not list(path.parent.glob("*.new"))
 
 
@@ -104,7 +112,17 @@ def test_the_table_is_markdown() -> None:
         ]
     )
     header, line, first, second = text.splitlines()
-    assert [cell.strip() for cell in header.strip("|").split("|")] == ["name", "accuracy", "interval", "flops"]
+    assert [cell.strip() for cell in header.strip("|").split("|")] == [
+        "name",
+        "accuracy",
+        "interval",
+        "flops",
+    ]
     assert set(line) == {"|", "-"}
-    assert [cell.strip() for cell in first.strip("|").split("|")] == ["toa", "0.500", "[0.250, 0.750]", "1.23e+05"]
+    assert [cell.strip() for cell in first.strip("|").split("|")] == [
+        "toa",
+        "0.500",
+        "[0.250, 0.750]",
+        "1.23e+05",
+    ]
     assert len({len(each) for each in (header, line, first, second)}) == 1

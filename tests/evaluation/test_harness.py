@@ -46,21 +46,32 @@ def problems() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def tasks(tmp_path: Path, problems: list[dict[str, Any]]) -> Path:
-    (tmp_path / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in problems), encoding="utf-8")
+    (tmp_path / "problems.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in problems), encoding="utf-8"
+    )
     folder = tmp_path / "tasks"
     folder.mkdir()
-    (folder / "stories.yaml").write_text(TASK.format(problems=tmp_path / "problems.jsonl"), encoding="utf-8")
+    (folder / "stories.yaml").write_text(
+        TASK.format(problems=tmp_path / "problems.jsonl"), encoding="utf-8"
+    )
     return folder
 
 
-def test_the_student_scores_as_its_own_answers_say(tasks: Path, problems: list[dict[str, Any]]) -> None:
+def test_the_student_scores_as_its_own_answers_say(
+    tasks: Path, problems: list[dict[str, Any]]
+) -> None:
     agent = make_agent(STUDENT)
     asked = [
-        wait(agent.generate((Message("user", row["prompt"]),), sampling=Sampling(0.0, 1.0, 64), seed=0))
+        wait(
+            agent.generate(
+                (Message("user", row["prompt"]),), sampling=Sampling(0.0, 1.0, 64), seed=0
+            )
+        )
         for row in problems
     ]
     right = sum(
-        done.text.rpartition("####")[2].strip() == row["answer"] for done, row in zip(asked, problems, strict=True)
+        done.text.rpartition("####")[2].strip() == row["answer"]
+        for done, row in zip(asked, problems, strict=True)
     )
     assert 0 < right < NUM
     found = run_lm_eval(STUDENT, "stories", include_path=tasks, batch_size=5)
@@ -77,7 +88,9 @@ def test_an_adapter_alone_is_loaded_on_its_base(tasks: Path, tmp_path: Path) -> 
 
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(STUDENT["model"])
-    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    adapted = get_peft_model(
+        model, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    )
     adapted.save_pretrained(tmp_path / "adapter")
     AutoTokenizer.from_pretrained(STUDENT["model"]).save_pretrained(tmp_path / "adapter")
     merged = adapted.merge_and_unload()
@@ -109,7 +122,9 @@ def test_an_unknown_task_names_near_ones(tasks: Path) -> None:
         (STUDENT, "no_tasks", "include_path .* is no folder"),
     ],
 )
-def test_mistakes_are_one_line(tasks: Path, entry: dict[str, Any], include_path: str, says: str) -> None:
+def test_mistakes_are_one_line(
+    tasks: Path, entry: dict[str, Any], include_path: str, says: str
+) -> None:
     with pytest.raises(ConfigError, match=says) as error:
         run_lm_eval(entry, ["stories"], include_path=tasks.parent / include_path)
     assert "\n" not in str(error.value)
@@ -124,7 +139,13 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 def test_a_server_is_asked_for_every_problem(tasks: Path) -> None:
     pytest.importorskip("tenacity", reason="lm_eval asks servers only with its extra [api]")
     with serving(model="small", words=5) as server:
-        entry = {"name": "served", "engine": "openai", "model": "small", "base_url": [server.url], "max_concurrency": 4}
+        entry = {
+            "name": "served",
+            "engine": "openai",
+            "model": "small",
+            "base_url": [server.url],
+            "max_concurrency": 4,
+        }
         found = run_lm_eval(entry, "stories", include_path=tasks, limit=3)
         assert server.stats()["requests"]["POST /v1/chat/completions"] == 3
         assert found["stories"]["num_problems"] == 3

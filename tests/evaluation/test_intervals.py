@@ -19,7 +19,9 @@ from toa_trl.evaluation.intervals import bootstrap, wilson
         (1, 29, 0.0061, 0.1718),
     ],
 )
-def test_wilson_equals_the_published_values(right: int, number: int, low: float, high: float) -> None:
+def test_wilson_equals_the_published_values(
+    right: int, number: int, low: float, high: float
+) -> None:
     assert wilson(right, number) == pytest.approx((low, high), abs=5e-5)
 
 
@@ -46,4 +48,6 @@ def test_the_bootstrap_is_repeatable_and_knows_constants() -> None:
     assert bootstrap([2.0]) == (2.0, 2.0)
     assert bootstrap([0, 1, 1, 0, 1]) == bootstrap([0, 1, 1, 0, 1])
     values = [0.1, 0.7, 0.2, 0.9, 0.5]
-    assert bootstrap(values, seed=1, num_resamples=50) != bootstrap(values, seed=2, num_resamples=50)
+    assert bootstrap(values, seed=1, num_resamples=50) != bootstrap(
+        values, seed=2, num_resamples=50
+    )

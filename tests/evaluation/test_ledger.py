@@ -29,7 +29,9 @@ class Counting:
         self.asked += responses
         if "bad" in responses:
             raise RewardError("no score")
-        return [float("nan") if response == "nan" else float(len(response)) for response in responses]
+        return [
+            float("nan") if response == "nan" else float(len(response)) for response in responses
+        ]
 
     async def compare(self, prompt: Prompt, a: str, b: str) -> Judgement:
         self.asked.append((a, b))
@@ -59,7 +61,10 @@ def test_scores_and_verdicts_are_kept_and_failures_are_not(tmp_path: Path) -> No
     def ask(model: Counting) -> list[Any]:
         async def all_of_it() -> list[Any]:
             kept = KeptReward(model, tmp_path / "kept.jsonl")
-            found: list[Any] = [*await kept.score(PROMPT, ["a", "bc"]), await kept.compare(PROMPT, "long", "s")]
+            found: list[Any] = [
+                *await kept.score(PROMPT, ["a", "bc"]),
+                await kept.compare(PROMPT, "long", "s"),
+            ]
             for text in ("bad", "nan"):
                 with pytest.raises(RewardError):
                     await kept.score(PROMPT, [text])

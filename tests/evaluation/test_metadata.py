@@ -29,14 +29,47 @@ RESULTS: dict[str, Any] = {
         "base": {"accuracy": 0.1, "interval": [0.0, 0.2]},
     },
     "win_rates": [
-        {"model": "dpo", "baseline": "base", "by": "judge", "win_rate": 0.6, "interval": [0.5, 0.7], "num_ties": 3},
-        {"model": "dpo", "baseline": "base", "by": "chrf", "win_rate": 0.55, "interval": [0.5, 0.6]},
-        {"model": "sft", "baseline": "base", "by": "judge", "win_rate": 0.2, "interval": [0.1, 0.3]},
+        {
+            "model": "dpo",
+            "baseline": "base",
+            "by": "judge",
+            "win_rate": 0.6,
+            "interval": [0.5, 0.7],
+            "num_ties": 3,
+        },
+        {
+            "model": "dpo",
+            "baseline": "base",
+            "by": "chrf",
+            "win_rate": 0.55,
+            "interval": [0.5, 0.6],
+        },
+        {
+            "model": "sft",
+            "baseline": "base",
+            "by": "judge",
+            "win_rate": 0.2,
+            "interval": [0.1, 0.3],
+        },
     ],
     "alpaca_eval": {
-        "dpo": {"baseline": "gpt", "annotator": "big", "win_rate": 0.3, "interval": [0.2, 0.4], "num_failed": 2}
+        "dpo": {
+            "baseline": "gpt",
+            "annotator": "big",
+            "win_rate": 0.3,
+            "interval": [0.2, 0.4],
+            "num_failed": 2,
+        }
     },
-    "lm_eval": {"dpo": {"gsm8k": {"exact_match,strict": 0.25, "exact_match,strict_stderr": 0.01, "num_problems": 8}}},
+    "lm_eval": {
+        "dpo": {
+            "gsm8k": {
+                "exact_match,strict": 0.25,
+                "exact_match,strict_stderr": 0.01,
+                "num_problems": 8,
+            }
+        }
+    },
 }
 # as TRL writes it, shortened
 TRL = """---
@@ -58,16 +91,26 @@ Not metadata: ünïcode, and a rule above.
 
 
 def by_name(card: dict[str, Any], at: int = 0) -> dict[str | None, Any]:
-    return {each.metric_name: each for each in model_index_to_eval_results([card["model-index"][at]])[1]}
+    return {
+        each.metric_name: each for each in model_index_to_eval_results([card["model-index"][at]])[1]
+    }
 
 
 def test_every_figure_of_the_model_and_no_other_comes_back_from_the_yaml() -> None:
     data = model_metadata(
-        RESULTS, "dpo", dataset_name="org/problems test", base_model="org/base", datasets=["org/data"]
+        RESULTS,
+        "dpo",
+        dataset_name="org/problems test",
+        base_model="org/base",
+        datasets=["org/data"],
     )
     card = ModelCard(f"---\n{data.to_yaml()}\n---\n")
     assert card.data.eval_results == data.eval_results
-    assert (card.data.model_name, card.data.base_model, card.data.datasets) == ("dpo", "org/base", ["org/data"])
+    assert (card.data.model_name, card.data.base_model, card.data.datasets) == (
+        "dpo",
+        "org/base",
+        ["org/data"],
+    )
     found = by_name(card.data.to_dict())
     assert {name: each.metric_value for name, each in found.items()} == {
         "Accuracy, greedy": 0.5,
@@ -81,10 +124,19 @@ def test_every_figure_of_the_model_and_no_other_comes_back_from_the_yaml() -> No
     assert found["maj@8"].metric_args == {"interval_95": [0.7, 0.8]}
     assert found["Mean reward, greedy"].metric_args is None
     assert found["exact_match,strict"].metric_args == {"standard_error": 0.01}
-    assert found["exact_match,strict"].dataset_type == found["exact_match,strict"].dataset_name == "gsm8k"
+    assert (
+        found["exact_match,strict"].dataset_type
+        == found["exact_match,strict"].dataset_name
+        == "gsm8k"
+    )
     assert found["Win rate against gpt by big"].dataset_type == "tatsu-lab/alpaca_eval"
-    assert (found["maj@8"].dataset_type, found["maj@8"].dataset_name) == ("org/problems-test", "org/problems test")
-    assert all(each.verified is False and each.task_type == "text-generation" for each in found.values())
+    assert (found["maj@8"].dataset_type, found["maj@8"].dataset_name) == (
+        "org/problems-test",
+        "org/problems test",
+    )
+    assert all(
+        each.verified is False and each.task_type == "text-generation" for each in found.values()
+    )
 
 
 def test_a_card_of_trl_keeps_what_it_has_and_twice_is_once(tmp_path: Path) -> None:
@@ -92,7 +144,14 @@ def test_a_card_of_trl_keeps_what_it_has_and_twice_is_once(tmp_path: Path) -> No
     card.write_text(TRL, encoding="utf-8")
     texts = []
     for _ in range(2):
-        write_metadata(card, RESULTS, "dpo", dataset_name="problems", base_model="another/base", datasets=["org/data"])
+        write_metadata(
+            card,
+            RESULTS,
+            "dpo",
+            dataset_name="problems",
+            base_model="another/base",
+            datasets=["org/data"],
+        )
         text = card.read_text(encoding="utf-8")
         data = metadata_load(card)
         assert data is not None
@@ -156,6 +215,8 @@ def test_a_model_without_figures_names_those_with(tmp_path: Path) -> None:
 def test_a_card_that_cannot_be_read_is_left_alone(tmp_path: Path, block: str) -> None:
     card = tmp_path / "README.md"
     card.write_text(f"---\n{block}\n---\ntext\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"README\.md: the metadata of this model card cannot be read"):
+    with pytest.raises(
+        ConfigError, match=r"README\.md: the metadata of this model card cannot be read"
+    ):
         write_metadata(card, RESULTS, "base", dataset_name="problems")
     assert card.read_text(encoding="utf-8") == f"---\n{block}\n---\ntext\n"

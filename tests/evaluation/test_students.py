@@ -58,7 +58,9 @@ def lesson(folder: Path, search: str = "toa", seed: int = 0, text: str = "#### 4
     prompt, completion = ([{"role": role, "content": text}] for role in ("user", "assistant"))
     common = {"prompt": prompt, "completion": completion, "reward": 0.5 + seed}
     rows = [{**common, "prompt_id": f"p{number}"} for number in range(3)]
-    return Lesson(Run(search, 8, seed), folder, rows, {"accuracy": 1.0, "tokens": 100.0, "flops": 2e9})
+    return Lesson(
+        Run(search, 8, seed), folder, rows, {"accuracy": 1.0, "tokens": 100.0, "flops": 2e9}
+    )
 
 
 def asked(folder: Path) -> list[dict[str, str]]:
@@ -134,7 +136,8 @@ def test_another_training_is_refused(tmp_path: Path, training: Training) -> None
 def test_a_training_that_fails_shows_its_last_lines(tmp_path: Path, training: Training) -> None:
     run = tmp_path / "toa-8"
     with pytest.raises(
-        ToaError, match=r"of toa, seed 13, ended with code 1; .* ends:\n  epoch 1\n  epoch 2\n  CUDA is out of luck"
+        ToaError,
+        match=r"of toa, seed 13, ended with code 1; .* ends:\n  epoch 1\n  epoch 2\n  CUDA is out of luck",
     ):
         wait(train(training, lesson(run, seed=13)))
     with pytest.raises(ToaError, match="seed 15, left no model"):
@@ -157,7 +160,9 @@ def test_an_interrupted_training_does_not_outlive_it(tmp_path: Path, training: T
 
     wait(interrupt())
     pid = int((tmp_path / "pid").read_text())
-    for _ in range(200):  # its parent is gone: whoever adopts it may take a moment to see that it has ended
+    for _ in range(
+        200
+    ):  # its parent is gone: whoever adopts it may take a moment to see that it has ended
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
@@ -170,7 +175,9 @@ def test_an_interrupted_training_does_not_outlive_it(tmp_path: Path, training: T
     assert not (tmp_path / "toa-8/student").exists()
 
 
-def test_the_table_is_made_once(tmp_path: Path, training: Training, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_table_is_made_once(
+    tmp_path: Path, training: Training, caplog: pytest.LogCaptureFixture
+) -> None:
     class Verifier:
         num_asked = 0
 
@@ -192,9 +199,16 @@ def test_the_table_is_made_once(tmp_path: Path, training: Training, caplog: pyte
     assert [row["search"] for row in rows] == ["untrained", "toa", "moa"]
     assert all(row["accuracy"] == 0.6 for row in rows)  # every student is a copy of the first
     said = [record.getMessage() for record in caplog.records if record.name == students.__name__]
-    assert said == ["student 1 of 2 (toa, seed 0): accuracy 0.600", "student 2 of 2 (moa, seed 0): accuracy 0.600"]
+    assert said == [
+        "student 1 of 2 (toa, seed 0): accuracy 0.600",
+        "student 2 of 2 (moa, seed 0): accuracy 0.600",
+    ]
     # what is right among the data is right among the rows, whatever the best plays were
-    assert [row.get("data_accuracy") for row in rows] == [None, pytest.approx(2 / 3), pytest.approx(2 / 3)]
+    assert [row.get("data_accuracy") for row in rows] == [
+        None,
+        pytest.approx(2 / 3),
+        pytest.approx(2 / 3),
+    ]
     in_rows = 2 * 3
     assert verifier.num_asked == 3 * 5 + in_rows
     assert wait(make(judge)) == rows
@@ -205,7 +219,13 @@ def test_the_table_is_made_once(tmp_path: Path, training: Training, caplog: pyte
     assert len(asked(tmp_path)) == 3
     assert verifier.num_asked == 4 * 5 + 3 * in_rows
     # another verifier judges anew
-    strict = Judge(problems, task, make_reward({"kind": "function", "function": nothing}), judge.sampling, "nothing")
+    strict = Judge(
+        problems,
+        task,
+        make_reward({"kind": "function", "function": nothing}),
+        judge.sampling,
+        "nothing",
+    )
     assert {row["accuracy"] for row in wait(make(strict))} == {0.0}
     scorer = Judge(problems, task, make_reward({"kind": "length"}), judge.sampling, "length")
     with pytest.raises(ConfigError, match=r"verifier: 1 \(right\) or 0 \(wrong\) is needed"):
@@ -219,7 +239,8 @@ def nothing(completions: Any, **columns: Any) -> list[float]:
 def test_rows_say_what_the_verdicts_say(tmp_path: Path, training: Training) -> None:
     rng = np.random.default_rng(1)
     right = {
-        name: (rng.random((3, 400)) < share).astype(float) for name, share in (("a", 0.9), ("b", 0.5), ("c", 0.88))
+        name: (rng.random((3, 400)) < share).astype(float)
+        for name, share in (("a", 0.9), ("b", 0.5), ("c", 0.88))
     }
     untrained = [1.0, 0.0, 0.0, 0.0] * 100
     lessons = [lesson(tmp_path, name, seed) for name in right for seed in (0, 1, 2)]
@@ -235,7 +256,14 @@ def test_rows_say_what_the_verdicts_say(tmp_path: Path, training: Training) -> N
         assert row["accuracy_std"] == pytest.approx(own.mean(1).std(ddof=1))
         assert row["interval"][0] < row["accuracy"] < row["interval"][1]
         assert row["gap"] == pytest.approx(right["a"].mean() - own.mean())
-        data = {"seeds": [0, 1, 2], "budget": 8, "num_rows": 3, "mean_reward": 1.5, "data_accuracy": 0.25, "flops": 2e9}
+        data = {
+            "seeds": [0, 1, 2],
+            "budget": 8,
+            "num_rows": 3,
+            "mean_reward": 1.5,
+            "data_accuracy": 0.25,
+            "flops": 2e9,
+        }
         assert {key: row[key] for key in data} == data
     a, b, c = rows
     assert "gap_interval" not in a

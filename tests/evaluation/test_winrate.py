@@ -20,7 +20,15 @@ from toa_trl.errors import RewardError, Unavailable
 from toa_trl.evaluation.accuracy import Scores
 from toa_trl.evaluation.intervals import bootstrap
 from toa_trl.evaluation.outputs import Output, Outputs
-from toa_trl.evaluation.winrate import FEWEST_MATCHED, MATCHED, NUM_AT_ONCE, by_judge, by_scores, summarize, win_rates
+from toa_trl.evaluation.winrate import (
+    FEWEST_MATCHED,
+    MATCHED,
+    NUM_AT_ONCE,
+    by_judge,
+    by_scores,
+    summarize,
+    win_rates,
+)
 from toa_trl.rewards import make_reward
 from toa_trl.rewards.judge import Judgement
 from toa_trl.tasks import make_task
@@ -69,9 +77,16 @@ def test_swapping_the_models_mirrors_both_rates(cases: list[Case]) -> None:
     for name in ("win_rate", "win_rate_matched_length"):
         a, b = getattr(one, name), getattr(other, name)
         assert (a is None and b is None) or a + b == pytest.approx(1, abs=1e-12)
-    assert (one.num_wins, one.num_ties, one.num_losses) == (other.num_losses, other.num_ties, other.num_wins)
+    assert (one.num_wins, one.num_ties, one.num_losses) == (
+        other.num_losses,
+        other.num_ties,
+        other.num_wins,
+    )
     assert (one.num_failed, one.num_matched) == (other.num_failed, other.num_matched)
-    assert (one.mean_length, one.baseline_mean_length) == (other.baseline_mean_length, other.mean_length)
+    assert (one.mean_length, one.baseline_mean_length) == (
+        other.baseline_mean_length,
+        other.mean_length,
+    )
 
 
 @given(CASES, st.randoms(use_true_random=False))
@@ -83,7 +98,9 @@ def test_the_order_of_the_prompts_does_not_matter(cases: list[Case], rng: random
 def test_counts_add_up_and_intervals_hold_their_rates(cases: list[Case]) -> None:
     found = rate(cases)
     assert found.num_wins + found.num_ties + found.num_losses + found.num_failed == len(cases)
-    assert (found.win_rate is None) == (found.num_failed == len(cases)) == (found.mean_length is None)
+    assert (
+        (found.win_rate is None) == (found.num_failed == len(cases)) == (found.mean_length is None)
+    )
     assert (found.reason is None) == (found.win_rate_matched_length is not None)
     pairs = [
         (found.win_rate, found.interval),
@@ -144,7 +161,9 @@ def test_arena_verdicts_count_with_their_weights() -> None:
         repeated = [value for verdict in game for value in values[verdict]]
         ours.append(Judgement(sum(repeated) / len(repeated), None, len(repeated) / 2))
     found = summarize(ours, [9] * 200, [9] * 200)
-    assert found.win_rate == found.win_rate_matched_length == pytest.approx(sum(theirs) / len(theirs))
+    assert (
+        found.win_rate == found.win_rate_matched_length == pytest.approx(sum(theirs) / len(theirs))
+    )
     shares, weights = np.array(ours), np.array([judgement.weight for judgement in ours])
     drawn = np.random.default_rng(1).integers(0, 200, (2000, 200))  # the ratio itself, drawn anew
     low, high = np.percentile((shares * weights)[drawn].sum(1) / weights[drawn].sum(1), [2.5, 97.5])
@@ -178,7 +197,12 @@ def test_at_matched_length_a_preference_for_long_answers_is_taken_out() -> None:
 def test_pairs_are_matched_by_the_ratio_of_their_lengths() -> None:
     assert MATCHED == 1.2
     lengths = [(100, 120), (120, 100), (100, 121), (121, 100), (0, 0), (0, 1), (7, 7)]
-    assert summarize([1.0] * 7 * 5, [a for a, _ in lengths] * 5, [b for _, b in lengths] * 5).num_matched == 4 * 5
+    assert (
+        summarize(
+            [1.0] * 7 * 5, [a for a, _ in lengths] * 5, [b for _, b in lengths] * 5
+        ).num_matched
+        == 4 * 5
+    )
 
 
 @pytest.mark.parametrize(
@@ -191,7 +215,9 @@ def test_pairs_are_matched_by_the_ratio_of_their_lengths() -> None:
         ([0] * 50, [1] * 50),
     ],
 )
-def test_too_few_matched_pairs_give_a_reason_and_no_rate(ours: list[float], theirs: list[float]) -> None:
+def test_too_few_matched_pairs_give_a_reason_and_no_rate(
+    ours: list[float], theirs: list[float]
+) -> None:
     found = summarize([1.0, *[0.5] * (len(ours) - 1)], ours, theirs)
     assert (found.win_rate_matched_length, found.interval_matched_length) == (None, None)
     assert "too few" in (found.reason or "")
@@ -201,7 +227,10 @@ def test_too_few_matched_pairs_give_a_reason_and_no_rate(ours: list[float], thei
 def test_as_few_matched_pairs_as_are_needed() -> None:
     num = int(FEWEST_MATCHED)
     assert summarize([1.0] * num, [5] * num, [5] * num).win_rate_matched_length == 1.0
-    assert summarize([1.0] * num, [10, 11] * (num // 2), [11, 10] * (num // 2)).win_rate_matched_length == 1.0
+    assert (
+        summarize([1.0] * num, [10, 11] * (num // 2), [11, 10] * (num // 2)).win_rate_matched_length
+        == 1.0
+    )
 
 
 class Counting:
@@ -230,9 +259,14 @@ def test_by_judge_keeps_the_order_and_leaves_failures_out(caplog: pytest.LogCapt
     judge = Counting()
     with caplog.at_level(logging.WARNING):
         outcomes = wait(by_judge(judge, prompts, responses, against, progress=False))
-    assert outcomes == [None if i in (1, 2) or i % 5 == 0 else float(i > 200) for i in range(number)]
+    assert outcomes == [
+        None if i in (1, 2) or i % 5 == 0 else float(i > 200) for i in range(number)
+    ]
     assert judge.most == NUM_AT_ONCE
-    assert f"{number // 5 + 1 + 2} of {number} comparisons failed, most often: no verdict" in caplog.text
+    assert (
+        f"{number // 5 + 1 + 2} of {number} comparisons failed, most often: no verdict"
+        in caplog.text
+    )
 
 
 def test_by_judge_stops_where_the_judge_is_gone_and_bears_nothing_to_do() -> None:
@@ -273,7 +307,9 @@ def test_a_row_for_each_model_and_whatever_measured_it() -> None:
     assert rows[0] | {"num_failed": 1, "mean_length": 3.0, "baseline_mean_length": 2.0} == rows[0]
     assert set(seen) == {"What?"}  # as the reward model sees it: the source alone
     verified = {name: Scores(verifier=[1.0] * 12) for name in outputs}
-    assert [row["by"] for row in wait(win_rates("sft", prompts, task, outputs, verified))] == ["verifier"] * 2
+    assert [row["by"] for row in wait(win_rates("sft", prompts, task, outputs, verified))] == [
+        "verifier"
+    ] * 2
 
 
 @pytest.mark.parametrize("mode", ["pairwise", "arena"])

@@ -24,7 +24,10 @@ IDENTITY: dict[str, Any] = {
     "reward": {"kind": "chrf"},
     "sampling": {"temperature": 0.7, "top_p": 1.0, "max_tokens": 9},
 }
-JUDGE = {"kind": "judge", "agent": {"name": "j", "engine": "openai", "model": "org/judge", "api_key": "sk-1"}}
+JUDGE = {
+    "kind": "judge",
+    "agent": {"name": "j", "engine": "openai", "model": "org/judge", "api_key": "sk-1"},
+}
 CLASSIFIER = {"kind": "classifier", "model": "org/rm", "base_url": "http://host"}
 
 
@@ -56,11 +59,17 @@ def card(path: Path, known: Mapping[str, Any] | None = None, **identity: Any) ->
         (
             {
                 "kind": "weighted_sum",
-                "rewards": [{"weight": 0.7, "reward": CLASSIFIER}, {"weight": 1, "reward": {"kind": "chrf"}}],
+                "rewards": [
+                    {"weight": 0.7, "reward": CLASSIFIER},
+                    {"weight": 1, "reward": {"kind": "chrf"}},
+                ],
             },
             "weighted_sum of 0.7 x classifier `org/rm`, 1 x chrf",
         ),
-        ({"kind": "minimum", "rewards": [CLASSIFIER, JUDGE]}, "minimum of classifier `org/rm`, judge `org/judge`"),
+        (
+            {"kind": "minimum", "rewards": [CLASSIFIER, JUDGE]},
+            "minimum of classifier `org/rm`, judge `org/judge`",
+        ),
         (
             {
                 "kind": "held_out",
@@ -70,7 +79,10 @@ def card(path: Path, known: Mapping[str, Any] | None = None, **identity: Any) ->
             "minimum of classifier `org/rm`, math; held out, for the record alone: judge `org/judge`",
         ),
         (
-            {"kind": "weighted_sum", "rewards": [{"weight": 1, "reward": {"kind": "minimum", "rewards": [JUDGE]}}]},
+            {
+                "kind": "weighted_sum",
+                "rewards": [{"weight": 1, "reward": {"kind": "minimum", "rewards": [JUDGE]}}],
+            },
             "weighted_sum of 1 x (minimum of judge `org/judge`)",
         ),
         ({"kind": "weighted_sum", "rewards": ["x", {}]}, "weighted_sum of x, ?"),
@@ -85,10 +97,16 @@ def test_a_task_changes_the_words(tmp_path: Path) -> None:
     old = card(tmp_path)
     assert old == card(tmp_path, task={"name": "alignment", "templates": {"refine": "secret"}})
     assert "4 prompts, 12 responses with their rewards" in old
-    text = card(tmp_path, task={"name": "translation", "templates": {"answer": "x"}, "target_language": "English"})
+    text = card(
+        tmp_path,
+        task={"name": "translation", "templates": {"answer": "x"}, "target_language": "English"},
+    )
     assert "4 source texts, 12 translations with their rewards" in text
     assert "| task | `translation`, target_language English |" in text
-    assert yaml.safe_load(text.split("---")[1])["task_categories"] == ["text-generation", "translation"]
+    assert yaml.safe_load(text.split("---")[1])["task_categories"] == [
+        "text-generation",
+        "translation",
+    ]
     assert "4 problems, 12 solutions" in card(tmp_path, task={"name": "math", "templates": {}})
     assert "4 prompts, 12 responses" in card(tmp_path, task={"name": "package.module:Own"})
 
@@ -108,7 +126,9 @@ def test_an_audit_is_replaced_and_the_rest_stays(tmp_path: Path) -> None:
 def test_what_is_known_is_said_and_what_is_not_is_not_guessed(tmp_path: Path) -> None:
     model = tmp_path / "models" / "tiny"
     model.mkdir(parents=True)
-    (model / "README.md").write_text("---\nlicense: other\nlicense_name: tiny-licence\n---\n# Tiny\n")
+    (model / "README.md").write_text(
+        "---\nlicense: other\nlicense_name: tiny-licence\n---\n# Tiny\n"
+    )
     (tmp_path / "prompts.jsonl").write_text("{}")
     agents = {
         "local": {"engine": "transformers", "model": str(model)},
@@ -136,7 +156,11 @@ def test_what_is_known_is_said_and_what_is_not_is_not_guessed(tmp_path: Path) ->
     assert "This data set: cc-by-4.0." in text
     assert str(tmp_path) not in text
     data = DatasetCard.load(tmp_path / "README.md").data
-    assert (data.license, data.language, data.size_categories) == ("cc-by-4.0", ["en", "de"], ["n<1K"])
+    assert (data.license, data.language, data.size_categories) == (
+        "cc-by-4.0",
+        ["en", "de"],
+        ["n<1K"],
+    )
     bare = card(tmp_path)
     assert "| cost |" not in bare
     assert "rewards.png" not in bare
@@ -146,7 +170,13 @@ def test_what_is_known_is_said_and_what_is_not_is_not_guessed(tmp_path: Path) ->
 
 
 def test_prompts_of_the_hub_are_named(tmp_path: Path) -> None:
-    text = card(tmp_path, {"prompts": {"prompts": "org/prompts", "prompts_split": "test"}, "about": {"language": "fr"}})
+    text = card(
+        tmp_path,
+        {
+            "prompts": {"prompts": "org/prompts", "prompts_split": "test"},
+            "about": {"language": "fr"},
+        },
+    )
     assert "| prompts | 4 of `org/prompts`, split test; licence: not known |" in text
     header = yaml.safe_load(text.split("---")[1])
     assert (header["source_datasets"], header["language"]) == (["org/prompts"], ["fr"])
@@ -157,7 +187,10 @@ def test_a_folder_of_any_name_has_a_card_that_is_yaml(tmp_path: Path) -> None:
         folder = tmp_path / name
         folder.mkdir()
         card(folder)
-        assert yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])["pretty_name"] == name
+        assert (
+            yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])["pretty_name"]
+            == name
+        )
 
 
 def test_the_lines_on_loading_name_the_data_set(tmp_path: Path) -> None:
@@ -165,8 +198,13 @@ def test_the_lines_on_loading_name_the_data_set(tmp_path: Path) -> None:
     assert f'load_dataset("OWNER/{tmp_path.name}", "dpo", split="train")' in text
     for name in ("me/first", "me/second"):
         name_on_hub(tmp_path / "README.md", name)
-        assert f'load_dataset("{name}", "dpo", split="train")' in (tmp_path / "README.md").read_text()
-    assert f'load_dataset("{tmp_path.name}/dpo", split="train")' in (tmp_path / "README.md").read_text()
+        assert (
+            f'load_dataset("{name}", "dpo", split="train")' in (tmp_path / "README.md").read_text()
+        )
+    assert (
+        f'load_dataset("{tmp_path.name}/dpo", split="train")'
+        in (tmp_path / "README.md").read_text()
+    )
 
 
 @pytest.mark.parametrize(

@@ -43,12 +43,18 @@ def trl_card() -> str:
     return str(card)
 
 
-def test_a_card_of_trls_is_extended_once_and_keeps_what_it_says(tmp_path: Path, trl_card: str) -> None:
+def test_a_card_of_trls_is_extended_once_and_keeps_what_it_says(
+    tmp_path: Path, trl_card: str
+) -> None:
     path = tmp_path / "README.md"
     path.write_text(trl_card)
-    extend_model_card(tmp_path, [DATA, {"dataset": "me/second", "rows": None, "fraction": 0.25}], FACTS)
+    extend_model_card(
+        tmp_path, [DATA, {"dataset": "me/second", "rows": None, "fraction": 0.25}], FACTS
+    )
     once = path.read_text()
-    extend_model_card(tmp_path, [DATA, {"dataset": "me/second", "rows": None, "fraction": 0.25}], FACTS)
+    extend_model_card(
+        tmp_path, [DATA, {"dataset": "me/second", "rows": None, "fraction": 0.25}], FACTS
+    )
     assert path.read_text() == once
     assert (
         "| `me/first` | 12,345 |  | 0123456789abcdef | `toa`, 160 plays per prompt | llama (`org/llama`), odd/one |"
@@ -56,11 +62,23 @@ def test_a_card_of_trls_is_extended_once_and_keeps_what_it_says(tmp_path: Path, 
     )
     assert "| `me/second` |  | 0.25 |  |  |  |  |" in once
     assert "2. this model: SFT on `me/first` (run 0123456789abcdef), `me/second`" in once
-    order = ["## Quick start", "## Training procedure", "## Training data", "## Lineage", "## Citations"]
-    assert [once.index(f"\n{heading}\n") for heading in order] == sorted(once.index(f"\n{each}\n") for each in order)
+    order = [
+        "## Quick start",
+        "## Training procedure",
+        "## Training data",
+        "## Lineage",
+        "## Citations",
+    ]
+    assert [once.index(f"\n{heading}\n") for heading in order] == sorted(
+        once.index(f"\n{each}\n") for each in order
+    )
     assert "fine-tuned version of `org/base`." in once
     assert f'model="{tmp_path.name}"' in once
-    said = [line for line in trl_card.split("---\n", 2)[2].splitlines() if line.strip() and "None" not in line]
+    said = [
+        line
+        for line in trl_card.split("---\n", 2)[2].splitlines()
+        if line.strip() and "None" not in line
+    ]
     assert all(line in once.splitlines() for line in said)
     data = ModelCard.load(path).data
     assert (data.datasets, data.base_model, set(data.tags)) == (
@@ -93,7 +111,10 @@ def test_a_model_of_a_model_has_both_behind_it(tmp_path: Path) -> None:
     assert "2. `my-sft`: SFT on `me/first` (run 0123456789abcdef)" in text
     assert "3. this model: DPO on `my-run/dpo` (run 0123456789abcdef)" in text
     metadata = metadata_load(dpo / "README.md") or {}
-    assert (metadata["base_model"], metadata.get("datasets")) == ("org/base", None)  # my-run is on nobody's Hub
+    assert (metadata["base_model"], metadata.get("datasets")) == (
+        "org/base",
+        None,
+    )  # my-run is on nobody's Hub
     assert str(tmp_path) not in text + (dpo / "lineage.json").read_text()
     assert model_lineage(str(dpo / "checkpoint-3")) == found
 
@@ -104,12 +125,18 @@ def test_training_that_goes_on_in_its_own_folder_is_one_stage(tmp_path: Path) ->
     for _ in range(3):
         extend_model_card(tmp_path, [DATA], again)
     found = model_lineage(str(tmp_path))
-    assert (found["method"], found["parent"]["method"], found["parent"]["parent"]) == ("DPO", "SFT", None)
+    assert (found["method"], found["parent"]["method"], found["parent"]["parent"]) == (
+        "DPO",
+        "SFT",
+        None,
+    )
 
 
 def test_what_a_card_already_names_stays(tmp_path: Path) -> None:
     path = tmp_path / "README.md"
-    path.write_text("---\nbase_model: org/other\ntags: mine\ndatasets: [a/b]\nlicense: mit\n---\n# Mine\n\nünïcode\n")
+    path.write_text(
+        "---\nbase_model: org/other\ntags: mine\ndatasets: [a/b]\nlicense: mit\n---\n# Mine\n\nünïcode\n"
+    )
     extend_model_card(tmp_path, [DATA], FACTS)
     assert metadata_load(path) == {
         "base_model": "org/other",
@@ -132,13 +159,17 @@ def test_a_lineage_of_data_is_none_of_a_model_and_a_broken_one_is_none(tmp_path:
     for content in (json.dumps(RUN), "{", "[]", "\xff", *map(json.dumps, foreign)):
         (tmp_path / "lineage.json").write_text(content, encoding="latin-1")
         assert model_lineage(str(tmp_path)) == {}
-        extend_model_card(tmp_path / "student", [DATA], {"base_model": str(tmp_path), "method": "SFT"})
+        extend_model_card(
+            tmp_path / "student", [DATA], {"base_model": str(tmp_path), "method": "SFT"}
+        )
     assert model_lineage("org/nowhere") == {}
 
 
 def test_a_card_that_is_not_yaml_is_named_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("---\na: [\n---\n")
-    with pytest.raises(ConfigError, match=r"README\.md: the metadata of this model card cannot be read"):
+    with pytest.raises(
+        ConfigError, match=r"README\.md: the metadata of this model card cannot be read"
+    ):
         extend_model_card(tmp_path, [DATA], FACTS)
     assert (tmp_path / "README.md").read_text() == "---\na: [\n---\n"
     assert not (tmp_path / "README.md.new").exists()
@@ -149,7 +180,9 @@ RESULTS: dict[str, Any] = {
         "dpo": {"accuracy": 0.5, "interval": [0.4, 0.6], "mean_reward": -1.5, "num_problems": 1000},
         "base": {"accuracy": 0.1, "interval": [0.0, 0.2]},
     },
-    "win_rates": [{"model": "dpo", "baseline": "base", "by": "judge", "win_rate": 0.6, "interval": [0.5, 0.7]}],
+    "win_rates": [
+        {"model": "dpo", "baseline": "base", "by": "judge", "win_rate": 0.6, "interval": [0.5, 0.7]}
+    ],
 }
 
 
@@ -172,4 +205,6 @@ def test_an_evaluation_is_a_table_beside_the_baseline(tmp_path: Path) -> None:
 
 def test_no_baseline_no_column(tmp_path: Path) -> None:
     write_evaluation(tmp_path / "README.md", RESULTS, "base", "problems", "base")
-    assert "| measured on | what | this model |\n|---|---|---|" in (tmp_path / "README.md").read_text()
+    assert (
+        "| measured on | what | this model |\n|---|---|---|" in (tmp_path / "README.md").read_text()
+    )

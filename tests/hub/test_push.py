@@ -37,10 +37,16 @@ def be_the_hub(server: Process, monkeypatch: pytest.MonkeyPatch, cache: Path) ->
     """The client's constants, which it reads from the environment when it is imported, are of this Hub."""
     values = {"ENDPOINT": server.root, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}
     urls = f"{server.root}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    more = {"HUGGINGFACE_CO_URL_TEMPLATE": urls, "HF_HUB_CACHE": str(cache), "HF_TOKEN_PATH": str(cache / "token")}
+    more = {
+        "HUGGINGFACE_CO_URL_TEMPLATE": urls,
+        "HF_HUB_CACHE": str(cache),
+        "HF_TOKEN_PATH": str(cache / "token"),
+    }
     for name, value in {**values, **more}.items():
         monkeypatch.setattr(constants, name, value)
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)  # between the client's own attempts
+    monkeypatch.setattr(
+        "huggingface_hub.utils._http.time.sleep", lambda _: None
+    )  # between the client's own attempts
     monkeypatch.setenv("HF_TOKEN", "ann_write")
 
 
@@ -116,7 +122,9 @@ def test_a_push_that_breaks_and_is_repeated_ends_in_the_same_state(
 ) -> None:
     name = "ann/broken"
     hub.control(at=at, how=how, times=times, after=after)
-    with pytest.raises(ToaError, match=f"{name}: the (Hub answered|connection to the Hub broke).*goes on") as raised:
+    with pytest.raises(
+        ToaError, match=f"{name}: the (Hub answered|connection to the Hub broke).*goes on"
+    ) as raised:
         push_folder(run, name)
     assert not isinstance(raised.value, ConfigError)
     assert "\n" not in str(raised.value)
@@ -132,7 +140,9 @@ def test_a_push_that_breaks_and_is_repeated_ends_in_the_same_state(
 
 
 def test_only_what_is_missing_is_sent_again(hub: Process, run: Path) -> None:
-    rollouts(5, 11.0, 12.0, 13.5, path=(run.with_name("other")) / "journal.sqlite").save(run, **PAIRS)
+    rollouts(5, 11.0, 12.0, 13.5, path=(run.with_name("other")) / "journal.sqlite").save(
+        run, **PAIRS
+    )
     hub.control(at="upload", how="500", times=99, after=2)
     with pytest.raises(ToaError):
         push_folder(run, "ann/missing")
@@ -150,10 +160,14 @@ def test_no_place_on_this_machine_is_pushed(hub: Process, run: Path, tmp_path: P
     found.save(run, **PAIRS, decontaminate=[str(tmp_path / "bench.jsonl")])
     assert str(tmp_path) in (run / "audit.json").read_text()
     push_folder(run, "ann/places")
-    audit = json.loads(Path(hf_hub_download("ann/places", "audit.json", repo_type="dataset")).read_text())
+    audit = json.loads(
+        Path(hf_hub_download("ann/places", "audit.json", repo_type="dataset")).read_text()
+    )
     assert [each["file"] for each in audit["contamination"]["sets"]] == ["bench.jsonl"]
     assert [each.words for each in read_audit(run).contamination.overlaps] == ["question 3"]  # type: ignore[union-attr]
-    assert [(each["problem_id"], each["words"]) for each in audit["contamination"]["overlaps"]] == [("x", "")]
+    assert [(each["problem_id"], each["words"]) for each in audit["contamination"]["overlaps"]] == [
+        ("x", "")
+    ]
     for name in PUSHED - {".gitattributes"}:
         content = Path(hf_hub_download("ann/places", name, repo_type="dataset")).read_bytes()
         assert str(tmp_path).encode() not in content
@@ -170,9 +184,12 @@ def test_no_address_of_a_server_is_pushed(hub: Process, tmp_path: Path) -> None:
     Rollouts(journal).push_to_hub("ann/errors", **PAIRS)
     assert [each.plays[-1].error for each in Rollouts(journal)] == [said]
     files = {
-        name: hf_hub_download("ann/errors", name, repo_type="dataset") for name in repo(hub, "ann/errors")["files"]
+        name: hf_hub_download("ann/errors", name, repo_type="dataset")
+        for name in repo(hub, "ann/errors")["files"]
     }
-    tables = [pq.read_table(path).to_pylist() for name, path in files.items() if name.endswith(".parquet")]
+    tables = [
+        pq.read_table(path).to_pylist() for name, path in files.items() if name.endswith(".parquet")
+    ]
     for content in (str(tables).encode(), *(Path(path).read_bytes() for path in files.values())):
         assert b"127.0.0.1" not in content
         assert b"gpu-7" not in content
@@ -180,13 +197,17 @@ def test_no_address_of_a_server_is_pushed(hub: Process, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["409", "412"])
-def test_a_commit_of_somebody_else_in_between_is_no_hindrance(hub: Process, run: Path, how: str) -> None:
+def test_a_commit_of_somebody_else_in_between_is_no_hindrance(
+    hub: Process, run: Path, how: str
+) -> None:
     hub.control(at="commit", how=how, times=2)
     push_folder(run, f"ann/between-{how}")
     assert len(repo(hub, f"ann/between-{how}")["commits"]) == 2
 
 
-def test_what_somebody_else_pushed_in_between_is_seen(hub: Process, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_somebody_else_pushed_in_between_is_seen(
+    hub: Process, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     commit = HfApi.create_commit
 
     def overtaken(self: HfApi, name: str, operations: Any, **options: Any) -> Any:
@@ -200,7 +221,9 @@ def test_what_somebody_else_pushed_in_between_is_seen(hub: Process, run: Path, m
     assert repo(hub, "ann/overtaken")["files"].keys() == {".gitattributes", "train.csv"}
 
 
-def test_nothing_of_an_earlier_push_is_left(hub: Process, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_of_an_earlier_push_is_left(
+    hub: Process, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     it = Rollouts.load(run)
     with monkeypatch.context() as small:
         small.setattr("toa_trl.data.tables.ROWS_PER_FILE", 2)
@@ -224,7 +247,9 @@ def test_other_content_is_refused_unless_it_is_to_be_replaced(hub: Process, run:
     put(hub, "ann/taken", "train.csv", b"a,b\n1,2\n")
     before = repo(hub, "ann/taken")
     for pushing in (lambda: push_folder(run, "ann/taken"), lambda: check_push("ann/taken")):
-        with pytest.raises(ConfigError, match=r"something else than a run of toa_trl \(train\.csv\); .*--overwrite"):
+        with pytest.raises(
+            ConfigError, match=r"something else than a run of toa_trl \(train\.csv\); .*--overwrite"
+        ):
             pushing()
     assert repo(hub, "ann/taken") == before
     main(["push", str(run), "ann/taken", "--overwrite"])
@@ -236,7 +261,10 @@ def test_another_run_is_refused(hub: Process, run: Path, tmp_path: Path) -> None
     push_folder(run, "ann/runs")
     other = Path(shutil.copytree(run, tmp_path / "other"))
     (other / "lineage.json").write_text('{"fingerprint": "0123"}')
-    with pytest.raises(ConfigError, match=r"holds another run: fingerprint \w{16}, this one 0123; choose another name"):
+    with pytest.raises(
+        ConfigError,
+        match=r"holds another run: fingerprint \w{16}, this one 0123; choose another name",
+    ):
         push_folder(other, "ann/runs")
     check_push("ann/runs")  # before the sampling nobody knows which run it will be
     push_folder(other, "ann/runs", overwrite=True)
@@ -248,9 +276,20 @@ def test_who_may_see_it(hub: Process, run: Path) -> None:
     push_folder(run, "ann/hidden", private=True)
     push_folder(run, "lab/open", private=False)
     push_folder(run, "ann/open")
-    private = {name: repo(hub, name)["private"] for name in ("lab/of-the-lab", "ann/hidden", "lab/open", "ann/open")}
-    assert private == {"lab/of-the-lab": True, "ann/hidden": True, "lab/open": False, "ann/open": False}
-    for pushing in (lambda: push_folder(run, "ann/open", private=True), lambda: check_push("ann/open", private=True)):
+    private = {
+        name: repo(hub, name)["private"]
+        for name in ("lab/of-the-lab", "ann/hidden", "lab/open", "ann/open")
+    }
+    assert private == {
+        "lab/of-the-lab": True,
+        "ann/hidden": True,
+        "lab/open": False,
+        "ann/open": False,
+    }
+    for pushing in (
+        lambda: push_folder(run, "ann/open", private=True),
+        lambda: check_push("ann/open", private=True),
+    ):
         with pytest.raises(ConfigError, match="ann/open is public; make it private"):
             pushing()
 
@@ -275,14 +314,27 @@ def test_a_private_runs_push_that_broke_goes_on_private(hub: Process, run: Path)
         (None, "ann/x", "there is no token for the Hub; `hf auth login`"),
         ("stranger", "ann/x", "the Hub does not know the token"),
         ("ann_read", "ann/x", "the token of ann may only read; make one with the right to write"),
-        ("bob_write", "ann/x", r"'ann' is neither bob nor an organisation that the token speaks for \(there is none\)"),
-        ("ann_write", "nobody/x", r"'nobody' is neither ann nor an organisation that the token speaks for \(lab\)"),
+        (
+            "bob_write",
+            "ann/x",
+            r"'ann' is neither bob nor an organisation that the token speaks for \(there is none\)",
+        ),
+        (
+            "ann_write",
+            "nobody/x",
+            r"'nobody' is neither ann nor an organisation that the token speaks for \(lab\)",
+        ),
         ("ann_write", "ann/a b", "'ann/a b' is no name on the Hub"),
         ("ann_write", "a/b/c", "is no name on the Hub"),
     ],
 )
 def test_who_may_not_push_is_told_why(
-    hub: Process, run: Path, monkeypatch: pytest.MonkeyPatch, token: str | None, name: str, said: str
+    hub: Process,
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    token: str | None,
+    name: str,
+    said: str,
 ) -> None:
     before = hub.stats()["repos"]
     monkeypatch.delenv("HF_TOKEN")
@@ -296,8 +348,12 @@ def test_who_may_not_push_is_told_why(
     assert hub.stats()["repos"] == before
 
 
-def test_what_the_hub_refuses_is_told(hub: Process, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"ann/x: the Hub refuses it \(403: .*write token.*\); `hf auth login`"):
+def test_what_the_hub_refuses_is_told(
+    hub: Process, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        ConfigError, match=r"ann/x: the Hub refuses it \(403: .*write token.*\); `hf auth login`"
+    ):
         push_folder(run, "ann/x", token="ann_fine")
     hub.control(at="commit", how="403")
     with pytest.raises(ConfigError, match="storage is full"):
@@ -311,13 +367,17 @@ def test_what_the_hub_refuses_is_told(hub: Process, run: Path, monkeypatch: pyte
         push_folder(run, "ann/x")
 
 
-def test_a_hub_that_is_not_there_is_told(run: Path, hub: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_is_not_there_is_told(
+    run: Path, hub: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ToaError, match="the connection to the Hub broke"):
         push_folder(run, "ann/x")
 
 
-@pytest.mark.parametrize("error", [HTTPError("cut"), ConnectionResetError("cut"), TimeoutError("cut")])
+@pytest.mark.parametrize(
+    "error", [HTTPError("cut"), ConnectionResetError("cut"), TimeoutError("cut")]
+)
 def test_a_broken_connection_is_told_and_a_mistake_is_not_taken_for_one(error: Exception) -> None:
     said = r"^ann/x: the connection to the Hub broke \(cut\); `hf upload` does it$"
     with pytest.raises(ToaError, match=said), hub_errors("ann/x", "`hf upload` does it"):
@@ -325,14 +385,21 @@ def test_a_broken_connection_is_told_and_a_mistake_is_not_taken_for_one(error: E
     said = r"the connection to the Hub broke \(cut\); nothing there is half done"
     with pytest.raises(ToaError, match=said), hub_errors("ann/x"):
         raise RuntimeError("while uploading") from error
-    for mistake in (KeyError("x"), FileNotFoundError("x"), RuntimeError("CUDA out of memory"), ValueError("x")):
+    for mistake in (
+        KeyError("x"),
+        FileNotFoundError("x"),
+        RuntimeError("CUDA out of memory"),
+        ValueError("x"),
+    ):
         with pytest.raises(type(mistake)) as raised, hub_errors("ann/x"):
             raise mistake
         assert raised.value is mistake
 
 
 def test_a_folder_without_data_is_refused(tmp_path: Path, run: Path) -> None:
-    with pytest.raises(ConfigError, match=r"has no lineage\.json or no README\.md; name the folder of a run"):
+    with pytest.raises(
+        ConfigError, match=r"has no lineage\.json or no README\.md; name the folder of a run"
+    ):
         push_folder(tmp_path, "ann/x")
     (run / "lineage.json").write_text("{")
     with pytest.raises(ConfigError, match=r"lineage\.json cannot be read"):

@@ -39,7 +39,11 @@ UNIFIED = {
 # hparams.yaml as on the Hub, but for the sizes: wmt22-cometkiwi-da, wmt22-comet-da, and one that takes references or not
 MODELS = {
     "kiwi": {**SHARED, **UNIFIED, "input_segments": ["mt", "src"]},
-    "comet": {**SHARED, "class_identifier": "regression_metric", "layer_transformation": "sparsemax"},
+    "comet": {
+        **SHARED,
+        "class_identifier": "regression_metric",
+        "layer_transformation": "sparsemax",
+    },
     "unite": {**SHARED, **UNIFIED, "input_segments": ["mt", "src", "ref"]},
 }
 
@@ -70,7 +74,9 @@ def save_encoder(folder: Path, texts: list[str]) -> None:
 def save_model(folder: Path, hparams: dict) -> Path:
     """Its checkpoint, which remembers the Hub's encoder; hparams.yaml names ours."""
     kind = str2model[hparams["class_identifier"]]
-    taken = {key: value for key, value in hparams.items() if key in inspect.signature(kind).parameters}
+    taken = {
+        key: value for key, value in hparams.items() if key in inspect.signature(kind).parameters
+    }
     model = kind(**taken, load_pretrained_weights=False)
     for weights in (*model.estimator.parameters(), *model.layerwise_attention.parameters()):
         torch.nn.init.normal_(weights, std=0.3)

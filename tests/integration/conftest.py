@@ -20,7 +20,12 @@ from toa_trl.demo import world
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = "toa_trl/demo/weights"
-ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+ENVIRONMENT = {
+    **os.environ,
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
 def command(*arguments: object) -> list[str]:
@@ -31,12 +36,19 @@ def command(*arguments: object) -> list[str]:
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """`python ARGUMENTS` to its end."""
     env = {**ENVIRONMENT, **environment}
-    return subprocess.run(command(*arguments), cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command(*arguments), cwd=ROOT, env=env, capture_output=True, text=True, timeout=300
+    )
 
 
 def launch(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """`accelerate launch ARGUMENTS`, with the configuration for one CPU."""
-    accelerate = ("-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/single_cpu.yaml")
+    accelerate = (
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        "accelerate_configs/single_cpu.yaml",
+    )
     return run(*accelerate, *arguments, **environment)
 
 
@@ -47,7 +59,11 @@ def write_config(tmp_path: Path) -> Callable[..., Path]:
     def write(**changes: Any) -> Path:
         prompts = tmp_path / "prompts.jsonl"
         if not prompts.exists():
-            prompts.write_text("".join(json.dumps({"id": f"p{i}", "prompt": f"Say {i}."}) + "\n" for i in range(12)))
+            prompts.write_text(
+                "".join(
+                    json.dumps({"id": f"p{i}", "prompt": f"Say {i}."}) + "\n" for i in range(12)
+                )
+            )
         config = {
             "prompts": str(prompts),
             "search": "toa",
@@ -83,8 +99,16 @@ def training_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             wrong = world.solution(problem, world.work(rng, problem, careless))
         prompt = {"prompt": [{"role": "user", "content": row["prompt"]}], "prompt_id": row["id"]}
         chosen, rejected = ([{"role": "assistant", "content": text}] for text in (right, wrong))
-        sft.append({**prompt, "completion": chosen, "reward": 1.0, "rank": 1, "agent": "add", "play": 0})
-        pair = {"chosen": chosen, "chosen_reward": 1.0, "chosen_rank": 1, "chosen_agent": "add", "chosen_play": 0}
+        sft.append(
+            {**prompt, "completion": chosen, "reward": 1.0, "rank": 1, "agent": "add", "play": 0}
+        )
+        pair = {
+            "chosen": chosen,
+            "chosen_reward": 1.0,
+            "chosen_rank": 1,
+            "chosen_agent": "add",
+            "chosen_play": 0,
+        }
         pair |= {"rejected": rejected, "rejected_reward": 0.0, "rejected_rank": 2}
         dpo.append({**prompt, **pair, "rejected_agent": "multiply", "rejected_play": 1})
     write_parquet(sft, SFT, folder / "sft")
@@ -93,7 +117,9 @@ def training_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def recipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def recipe(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
     """A recipe that must fail: its one line of error. In this process, since importing TRL takes seconds."""
 
     def fail(name: str, *arguments: object) -> str:

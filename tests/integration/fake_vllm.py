@@ -16,9 +16,7 @@ import sys
 import threading
 import time
 
-ENGINE = (
-    "import signal, sys, time; len(sys.argv) > 1 and signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-)
+ENGINE = "import signal, sys, time; len(sys.argv) > 1 and signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", required=True)

@@ -8,4 +8,6 @@ from typing import Any
 
 def digest_reward(completions: list[list[dict[str, str]]], **columns: Any) -> list[float]:
     """A number in [0, 1) that only the text decides."""
-    return [int(hashlib.md5(c[0]["content"].encode()).hexdigest()[:8], 16) / 2**32 for c in completions]
+    return [
+        int(hashlib.md5(c[0]["content"].encode()).hexdigest()[:8], 16) / 2**32 for c in completions
+    ]

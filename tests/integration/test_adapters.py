@@ -28,8 +28,18 @@ HELDOUT = "toa_trl/demo/data/heldout.jsonl"
 def lora(training_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The student with an adapter that changes it."""
     folder = tmp_path_factory.mktemp("adapters") / "lora"
-    options = ("--dataset_name", training_data / "sft", "--output_dir", folder, "--use_peft", "--learning_rate", 1e-2)
-    done = launch("recipes/sft.py", "--config", "recipes/configs/demo/sft.yaml", *options, "--max_steps", 8)
+    options = (
+        "--dataset_name",
+        training_data / "sft",
+        "--output_dir",
+        folder,
+        "--use_peft",
+        "--learning_rate",
+        1e-2,
+    )
+    done = launch(
+        "recipes/sft.py", "--config", "recipes/configs/demo/sft.yaml", *options, "--max_steps", 8
+    )
     assert done.returncode == 0, done.stderr
     assert (folder / "adapter_config.json").is_file()
     assert not (folder / "config.json").exists()
@@ -57,9 +67,27 @@ def test_an_adapter_is_evaluated_as_the_model_that_it_makes(
     lora: Path, bare: Path, merged: Path, tmp_path: Path
 ) -> None:
     models = {"base": ROOT / WEIGHTS / "student", "lora": lora, "bare": bare, "merged": merged}
-    entries = [{"name": name, "engine": "transformers", "model": str(folder)} for name, folder in models.items()]
-    settings = ("--num_prompts", 60, "--num_samples", 1, "--reward", "{}", "--results", tmp_path / "results.json")
-    options = ("--config", "recipes/configs/demo/evaluate.yaml", "--models", json.dumps(entries), *settings)
+    entries = [
+        {"name": name, "engine": "transformers", "model": str(folder)}
+        for name, folder in models.items()
+    ]
+    settings = (
+        "--num_prompts",
+        60,
+        "--num_samples",
+        1,
+        "--reward",
+        "{}",
+        "--results",
+        tmp_path / "results.json",
+    )
+    options = (
+        "--config",
+        "recipes/configs/demo/evaluate.yaml",
+        "--models",
+        json.dumps(entries),
+        *settings,
+    )
     done = run("recipes/evaluate.py", *options)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "results.json").read_text())["student"]
@@ -89,16 +117,22 @@ def test_adapters_of_one_base_are_agents_beside_it(lora: Path, bare: Path, tmp_p
     assert answers["lora"] != answers["base"]
     flops = Flops.from_config(AutoConfig.from_pretrained(models["base"]))
     for found in answers.values():
-        assert [one.flops for one in found] == [flops(one.prompt_tokens + one.completion_tokens) for one in found]
+        assert [one.flops for one in found] == [
+            flops(one.prompt_tokens + one.completion_tokens) for one in found
+        ]
     assert Rollouts.load(tmp_path / "run").unfinished == 0
 
 
 def test_what_needs_a_whole_model_names_the_script(lora: Path) -> None:
     for use in (
         lambda: run_lm_eval({"name": "l", "engine": "vllm", "model": str(lora)}, "gsm8k"),
-        lambda: TOASampler([{"name": "l", "engine": "vllm", "model": str(lora)}], {"kind": "length"}),
+        lambda: TOASampler(
+            [{"name": "l", "engine": "vllm", "model": str(lora)}], {"kind": "length"}
+        ),
     ):
-        with pytest.raises(ConfigError, match=r"merge it into its base with toa_trl/training/merge_adapter\.py"):
+        with pytest.raises(
+            ConfigError, match=r"merge it into its base with toa_trl/training/merge_adapter\.py"
+        ):
             use()
 
 
@@ -113,7 +147,9 @@ def test_a_full_disk_leaves_nothing(lora: Path, tmp_path: Path) -> None:
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
     )
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith(f"stopped: {tmp_path}/merged could not be written: ")
+    assert done.stderr.splitlines()[-1].startswith(
+        f"stopped: {tmp_path}/merged could not be written: "
+    )
     assert "File too large" in done.stderr.splitlines()[-1]
     assert not list(tmp_path.iterdir())
 

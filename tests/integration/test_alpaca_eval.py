@@ -25,7 +25,9 @@ NUM = 805
 
 pytestmark = [
     pytest.mark.heavy,
-    pytest.mark.skipif(not DATA.is_dir(), reason="the recorded outputs of ../shared/data/alpaca_eval are not here"),
+    pytest.mark.skipif(
+        not DATA.is_dir(), reason="the recorded outputs of ../shared/data/alpaca_eval are not here"
+    ),
 ]
 
 
@@ -62,20 +64,32 @@ def write_gamed(folder: Path) -> Path:
     for model, verbose in (("concise", -1), ("verbose", 1)):
         for i in range(NUM):
             preference = min(1.0, max(0.0, 0.5 + 0.2 * verbose + rng.gauss(0, 0.1)))
-            lines.append(f"{preference},{i},{rng.gauss(-verbose, 0.3)},{difficulty[i]},False,{model}")
+            lines.append(
+                f"{preference},{i},{rng.gauss(-verbose, 0.3)},{difficulty[i]},False,{model}"
+            )
     folder.mkdir()
     (folder / "df_gamed.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
 
 
-def test_805_prompts_killed_half_way_give_the_figure_of_the_judges_rule(texts: dict[str, Any], tmp_path: Path) -> None:
+def test_805_prompts_killed_half_way_give_the_figure_of_the_judges_rule(
+    texts: dict[str, Any], tmp_path: Path
+) -> None:
     expected = [longer_wins(*pair) for pair in pairs(texts)]
     num_identical = sum(mine == theirs for mine, theirs in pairs(texts))
     with judging() as judge:
-        given = {**texts, "output_dir": str(tmp_path / "run"), "annotator": {"model": "long", "base_url": judge.url}}
+        given = {
+            **texts,
+            "output_dir": str(tmp_path / "run"),
+            "annotator": {"model": "long", "base_url": judge.url},
+        }
         code = "import json, sys; from toa_trl.evaluation.alpaca import run_alpaca_eval as run; run(**json.load(sys.stdin))"
         process = subprocess.Popen(
-            [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, text=True, start_new_session=True
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
         assert process.stdin is not None
         with process.stdin:
@@ -90,8 +104,12 @@ def test_805_prompts_killed_half_way_give_the_figure_of_the_judges_rule(texts: d
         found = run_alpaca_eval(**given, length_control=write_gamed(tmp_path / "gamed"))
         after = judge.stats()
         assert after["num_distinct"] == NUM - num_identical
-        assert after["num_asked"] < before + NUM - num_identical  # it went on, and did not begin again
-        assert after["num_asked"] - after["num_distinct"] <= 128  # what alpaca_eval has in hand at a time
+        assert (
+            after["num_asked"] < before + NUM - num_identical
+        )  # it went on, and did not begin again
+        assert (
+            after["num_asked"] - after["num_distinct"] <= 128
+        )  # what alpaca_eval has in hand at a time
     assert found["win_rate"] == pytest.approx(mean(expected))
     assert (found["num_wins"], found["num_ties"]) == (expected.count(1.0), expected.count(0.5))
     assert found["num_losses"] == expected.count(0.0)
@@ -107,21 +125,32 @@ def test_verdicts_as_text_and_what_could_not_be_read_is_counted_and_asked_again(
     texts: dict[str, Any], tmp_path: Path
 ) -> None:
     # without probabilities there are no even odds
-    use = [i for i, (mine, theirs) in enumerate(pairs(texts)) if len(mine) != len(theirs) or mine == theirs][:200]
-    few = {key: value if isinstance(value, str) else [value[i] for i in use] for key, value in texts.items()}
+    use = [
+        i
+        for i, (mine, theirs) in enumerate(pairs(texts))
+        if len(mine) != len(theirs) or mine == theirs
+    ][:200]
+    few = {
+        key: value if isinstance(value, str) else [value[i] for i in use]
+        for key, value in texts.items()
+    }
     failed = [mine != theirs and nonsense(0.3, mine, theirs) for mine, theirs in pairs(few)]
     expected = [longer_wins(*pair) for pair in pairs(few)]
     assert 0.2 < mean(failed) < 0.4
 
     def run(url: str) -> dict[str, Any]:
         annotator = {"model": "long", "base_url": url, "logprobs": False}
-        return run_alpaca_eval(**few, output_dir=tmp_path / "run", annotator=annotator, length_control=gamed)
+        return run_alpaca_eval(
+            **few, output_dir=tmp_path / "run", annotator=annotator, length_control=gamed
+        )
 
     gamed = write_gamed(tmp_path / "gamed")
     with judging("--nonsense", "0.3") as judge:
         found = run(judge.url)
     assert found["num_failed"] == sum(failed)
-    assert found["win_rate"] == pytest.approx(mean(e for e, fails in zip(expected, failed, strict=True) if not fails))
+    assert found["win_rate"] == pytest.approx(
+        mean(e for e, fails in zip(expected, failed, strict=True) if not fails)
+    )
     assert "made for AlpacaEval's 805 instructions in their order, these are 200" in found["note"]
     with judging() as judge:
         found = run(judge.url)

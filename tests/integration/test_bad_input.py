@@ -21,15 +21,23 @@ PROMPTS = {
     "empty prompt": ('{"prompt": "  "}\n', "line 1: the column 'prompt' is empty"),
     "wrong type": ('{"prompt": 3}\n', "line 1"),
     "not an object": ("[1]\n", "line 1"),
-    "assistant last": ('{"prompt": [{"role": "assistant", "content": "x"}]}\n', "line 1: the last message"),
+    "assistant last": (
+        '{"prompt": [{"role": "assistant", "content": "x"}]}\n',
+        "line 1: the last message",
+    ),
     "no content": ('{"prompt": [{"role": "user"}]}\n', "line 1: 'prompt' must be"),
-    "two of one id": ('{"id": 7, "prompt": "a"}\n{"id": "7", "prompt": "b"}\n', "line 2: the id '7' is there already"),
+    "two of one id": (
+        '{"id": 7, "prompt": "a"}\n{"id": "7", "prompt": "b"}\n',
+        "line 2: the id '7' is there already",
+    ),
     "not text": (b"\xff\xfe\x00", "line 1: not JSON"),
 }
 
 
 @pytest.mark.parametrize("case", PROMPTS)
-def test_prompts(recipe: Callable[..., str], write_config: Callable[..., Path], tmp_path: Path, case: str) -> None:
+def test_prompts(
+    recipe: Callable[..., str], write_config: Callable[..., Path], tmp_path: Path, case: str
+) -> None:
     content, said = PROMPTS[case]
     path = tmp_path / "bad.jsonl"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -52,10 +60,16 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "no engine": (agent(), "agent 'a': the key 'engine' is missing"),
     "agent key": (agent(engine="transformers", modell="x"), "unknown key 'modell'"),
     "agent without model": (agent(engine="transformers"), "agent 'a': the key 'model' is missing"),
-    "two of one name": ({"agents": [{"name": "a", "engine": "scripted"}] * 2}, "two agents have one name"),
+    "two of one name": (
+        {"agents": [{"name": "a", "engine": "scripted"}] * 2},
+        "two agents have one name",
+    ),
     "no agents": ({"agents": []}, "at least one agent"),
     "agents not a list": ({"agents": {"name": "a"}}, "agents: a list is needed"),
-    "base_url": (agent(engine="openai", model="m", base_url="localhost:8000"), "base_url must begin with http"),
+    "base_url": (
+        agent(engine="openai", model="m", base_url="localhost:8000"),
+        "base_url must begin with http",
+    ),
     "base_url not reached": (
         agent(engine="openai", model="m", base_url=["http://127.0.0.1:1/v1"]),
         "agent 'a': http://127.0.0.1:1/v1 cannot be reached",
@@ -64,8 +78,14 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
         {"reward": {"kind": "http", "url": "http://127.0.0.1:1/score"}},
         "reward 'http': http://127.0.0.1:1/score cannot be reached",
     ),
-    "reward url": ({"reward": {"kind": "vllm", "model": "m", "base_url": "gpu1:8000"}}, "must begin with http://"),
-    "key in the entry": (agent(engine="openai", model="m", base_url="http://x", api_key="sk"), "unknown key 'api_key'"),
+    "reward url": (
+        {"reward": {"kind": "vllm", "model": "m", "base_url": "gpu1:8000"}},
+        "must begin with http://",
+    ),
+    "key in the entry": (
+        agent(engine="openai", model="m", base_url="http://x", api_key="sk"),
+        "unknown key 'api_key'",
+    ),
     "endpoints": ({"endpoints": "no/such.yaml"}, "serve_agents.py"),
     "limit": ({"limits": {"max_token": 5}}, "did you mean 'max_tokens'"),
     "cost": ({"limits": {"max_cost": 5}}, "needs the price of an agent"),
@@ -74,9 +94,15 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "search_params no mapping": ({"search_params": [1]}, "search_params"),
     "seed": ({"seed": -1}, "seed: a whole number >= 0"),
     "agent no mapping": ({"agents": ["a"]}, "an entry needs a name and an engine"),
-    "port": (agent(engine="openai", model="m", base_url="http://gpu1:99999/v1"), "agent 'a': base_url"),
+    "port": (
+        agent(engine="openai", model="m", base_url="http://gpu1:99999/v1"),
+        "agent 'a': base_url",
+    ),
     "patience": ({"patience_s": -1}, "patience_s: a number >= 0"),
-    "sampling": (agent(engine="scripted") | {"sampling": {"temprature": 1}}, "did you mean 'temperature'"),
+    "sampling": (
+        agent(engine="scripted") | {"sampling": {"temprature": 1}},
+        "did you mean 'temperature'",
+    ),
     "top_p": ({"sampling": {"top_p": 0}}, "top_p must be in (0, 1]"),
     "search": ({"search": "mcts"}, "search: 'mcts' is not known"),
     "search key": ({"search_params": {"witdh": 3}}, "witdh"),
@@ -87,7 +113,10 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "task": ({"task": "poetry"}, "task: name 'poetry' is not known"),
     "reward kind": ({"reward": {"kind": "clasifier"}}, "did you mean 'classifier'"),
     "no reward": ({"reward": {}}, "reward: an entry needs a kind"),
-    "reward function": ({"reward": {"kind": "function", "function": "no.such:f"}}, "'no.such:f' cannot be imported"),
+    "reward function": (
+        {"reward": {"kind": "function", "function": "no.such:f"}},
+        "'no.such:f' cannot be imported",
+    ),
     "reward path": ({"reward": {"kind": "function", "function": "f"}}, "package.module:name"),
     "prompts": ({"prompts": "no/such.jsonl"}, "no/such.jsonl does not exist"),
     "prompts folder": ({"prompts": "docs-of-nobody"}, "docs-of-nobody could not be read"),
@@ -107,22 +136,33 @@ def test_configuration(
 ) -> None:
     changes, said = CONFIGS[case]
     assert said in recipe("synthesize", "--config", write_config(**changes))
-    assert not (tmp_path / "run").exists(), "a mistake that can be seen before the first play leaves nothing behind"
+    assert not (tmp_path / "run").exists(), (
+        "a mistake that can be seen before the first play leaves nothing behind"
+    )
 
 
 @pytest.mark.parametrize(
     ("removed", "said"),
-    [("model.safetensors", "no model could be loaded"), ("chat_template.jinja", "has no chat template")],
+    [
+        ("model.safetensors", "no model could be loaded"),
+        ("chat_template.jinja", "has no chat template"),
+    ],
 )
 def test_model_folder(
-    recipe: Callable[..., str], write_config: Callable[..., Path], tmp_path: Path, removed: str, said: str
+    recipe: Callable[..., str],
+    write_config: Callable[..., Path],
+    tmp_path: Path,
+    removed: str,
+    said: str,
 ) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     for file in (ROOT / WEIGHTS / "base").iterdir():
         if file.name != removed:
             (folder / file.name).write_bytes(file.read_bytes())
-    error = recipe("synthesize", "--config", write_config(**agent(engine="transformers", model=str(folder))))
+    error = recipe(
+        "synthesize", "--config", write_config(**agent(engine="transformers", model=str(folder)))
+    )
     assert said in error
     assert str(folder) in error
 
@@ -136,15 +176,27 @@ def test_files(recipe: Callable[..., str], tmp_path: Path) -> None:
 
 
 def test_command_line(recipe: Callable[..., str], write_config: Callable[..., Path]) -> None:
-    assert "did you mean 'budget'" in recipe("synthesize", "--config", write_config(), "--budgett", 3)
-    assert "neither YAML nor JSON" in recipe("synthesize", "--config", write_config(), "--agents", "[{")
+    assert "did you mean 'budget'" in recipe(
+        "synthesize", "--config", write_config(), "--budgett", 3
+    )
+    assert "neither YAML nor JSON" in recipe(
+        "synthesize", "--config", write_config(), "--agents", "[{"
+    )
     assert "num_prompts" in recipe("synthesize", "--config", write_config(), "--num_prompts", 0)
 
 
 def test_evaluate_and_compare(recipe: Callable[..., str]) -> None:
     demo = "recipes/configs/demo"
-    assert "models: a list" in recipe("evaluate", "--config", f"{demo}/evaluate.yaml", "--models", "[]")
+    assert "models: a list" in recipe(
+        "evaluate", "--config", f"{demo}/evaluate.yaml", "--models", "[]"
+    )
     missing = json.dumps([{"name": "base", "engine": "transformers", "model": "runs/none"}])
-    assert "runs/none" in recipe("evaluate", "--config", f"{demo}/evaluate.yaml", "--models", missing)
-    assert "nobody" in recipe("compare", "--config", f"{demo}/compare.yaml", "--searches", "{prs: {agent: nobody}}")
-    assert "mcts" in recipe("compare", "--config", f"{demo}/compare.yaml", "--searches", "{mcts: {}}")
+    assert "runs/none" in recipe(
+        "evaluate", "--config", f"{demo}/evaluate.yaml", "--models", missing
+    )
+    assert "nobody" in recipe(
+        "compare", "--config", f"{demo}/compare.yaml", "--searches", "{prs: {agent: nobody}}"
+    )
+    assert "mcts" in recipe(
+        "compare", "--config", f"{demo}/compare.yaml", "--searches", "{mcts: {}}"
+    )

@@ -61,7 +61,11 @@ FORMATS: dict[str, tuple[str, Sequence[Mapping[str, Any]], str]] = {
     "equal, for a reward model": ("reward", [pair("5", "5")] * 3, "chosen equals rejected"),
     "long": ("dpo", [pair(prompt="word " * 300)] * 3, "no row is left: every prompt"),
     "long, for a reward model": ("reward", [pair("word " * 300)] * 3, "no row is left"),
-    "long, for SFT": ("sft", [{"prompt": turns("word " * 300, "user"), "completion": turns("5")}], "no row is left"),
+    "long, for SFT": (
+        "sft",
+        [{"prompt": turns("word " * 300, "user"), "completion": turns("5")}],
+        "no row is left",
+    ),
 }
 
 
@@ -75,18 +79,28 @@ def test_data(recipe: Recipe, tmp_path: Path, case: str) -> None:
 
 def test_nothing_there(recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    assert "could not be read" in recipe(*demo("sft", tmp_path / "out", "--dataset_name", tmp_path / "data"))
-    assert "could not be read" in recipe(*demo("sft", tmp_path / "out", "--dataset_name", tmp_path / "none"))
+    assert "could not be read" in recipe(
+        *demo("sft", tmp_path / "out", "--dataset_name", tmp_path / "data")
+    )
+    assert "could not be read" in recipe(
+        *demo("sft", tmp_path / "out", "--dataset_name", tmp_path / "none")
+    )
     (tmp_path / "data" / "train.jsonl").write_text("")
-    assert str(tmp_path / "data") in recipe(*demo("sft", tmp_path / "out", "--dataset_name", tmp_path / "data"))
+    assert str(tmp_path / "data") in recipe(
+        *demo("sft", tmp_path / "out", "--dataset_name", tmp_path / "data")
+    )
     rows(tmp_path / "data", pair())
     options = ("--dataset_name", tmp_path / "data", "--eval_strategy", "epoch")
-    assert "there is no split 'test', only train" in recipe(*demo("dpo", tmp_path / "out", *options))
+    assert "there is no split 'test', only train" in recipe(
+        *demo("dpo", tmp_path / "out", *options)
+    )
     assert not (tmp_path / "out").exists()
 
 
 def test_packed_rows_that_teach_nothing(recipe: Recipe, tmp_path: Path) -> None:
-    data = rows(tmp_path / "data", *[{"prompt": turns("word " * 300, "user"), "completion": turns("5")}] * 3)
+    data = rows(
+        tmp_path / "data", *[{"prompt": turns("word " * 300, "user"), "completion": turns("5")}] * 3
+    )
     options = ("--dataset_name", data, "--packing", "true")
     assert "no row is left" in recipe(*demo("sft", tmp_path / "out", *options))
 
@@ -117,7 +131,9 @@ def test_mixtures(recipe: Recipe, tmp_path: Path) -> None:
         del config["dataset_name"]
         path = tmp_path / "config.yaml"
         path.write_text(
-            yaml.safe_dump({**config, "output_dir": str(tmp_path / "out"), "datasets": list(parts), **more})
+            yaml.safe_dump(
+                {**config, "output_dir": str(tmp_path / "out"), "datasets": list(parts), **more}
+            )
         )
         return recipe("dpo", "--config", path, "--model_name_or_path", STUDENT)
 
@@ -135,21 +151,35 @@ def test_mixtures(recipe: Recipe, tmp_path: Path) -> None:
 
 def test_models(recipe: Recipe, training_data: Path, tmp_path: Path) -> None:
     def fails(*options: object) -> str:
-        return recipe(*demo("sft", tmp_path / "out", "--dataset_name", training_data / "sft", *options))
+        return recipe(
+            *demo("sft", tmp_path / "out", "--dataset_name", training_data / "sft", *options)
+        )
 
     (tmp_path / "model").mkdir()
-    assert "neither config.json nor adapter_config.json" in fails("--model_name_or_path", tmp_path / "model")
+    assert "neither config.json nor adapter_config.json" in fails(
+        "--model_name_or_path", tmp_path / "model"
+    )
     (tmp_path / "model" / "adapter_config.json").write_text("{}")
-    assert "python toa_trl/training/merge_adapter.py" in fails("--model_name_or_path", tmp_path / "model")
+    assert "python toa_trl/training/merge_adapter.py" in fails(
+        "--model_name_or_path", tmp_path / "model"
+    )
     assert "no/such-model" in fails("--model_name_or_path", "no/such-model")
     error = fails("--use_peft", "--lora_target_modules", "q_proj", "w_pack")
     assert "lora_target_modules: " in error
     assert "has no w_pack; it has: embed_tokens, q_proj, k_proj, v_proj, o_proj, gate_proj" in error
-    assert "'*.q_proj' is no regular expression" in fails("--use_peft", "--lora_target_modules", "*.q_proj")
+    assert "'*.q_proj' is no regular expression" in fails(
+        "--use_peft", "--lora_target_modules", "*.q_proj"
+    )
     assert "has no score; it has" in fails("--use_peft", "--lora_target_modules", "score")
     # one target is no pattern, an embedding is one as well, and a reward model has a score: the next mistake is reported
     for name, target in {"sft": "q_proj", "dpo": "embed_tokens", "reward": "score"}.items():
-        options = ("--use_peft", "--lora_target_modules", target, "--dataset_name", tmp_path / "none")
+        options = (
+            "--use_peft",
+            "--lora_target_modules",
+            target,
+            "--dataset_name",
+            tmp_path / "none",
+        )
         assert "none could not be read" in recipe(*demo(name, tmp_path / "out", *options))
     assert "packing" in fails("--padding_free", "true")
     assert "report_to" in fails("--report_to", "comet_ml")
@@ -159,7 +189,11 @@ def test_models(recipe: Recipe, training_data: Path, tmp_path: Path) -> None:
 def test_checkpoints(recipe: Recipe, training_data: Path, tmp_path: Path) -> None:
     def fails(checkpoint: object, *options: object) -> str:
         resume = ("--resume_from_checkpoint", checkpoint)
-        return recipe(*demo("sft", tmp_path / "out", "--dataset_name", training_data / "sft", *resume, *options))
+        return recipe(
+            *demo(
+                "sft", tmp_path / "out", "--dataset_name", training_data / "sft", *resume, *options
+            )
+        )
 
     assert "is no checkpoint, for it has no trainer_state.json" in fails(tmp_path / "checkpoint-3")
     other = tmp_path / "checkpoint-4"
@@ -173,21 +207,28 @@ def test_checkpoints(recipe: Recipe, training_data: Path, tmp_path: Path) -> Non
     assert "is of another model: what it began with 'org/base', and here 'student'" in fails(other)
     (tmp_path / "lineage.json").unlink()
     assert "holds a whole model, and this training is with --use_peft" in fails(other, "--use_peft")
-    (other / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "other/base", "r": 4}))
+    (other / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": "other/base", "r": 4})
+    )
     assert "holds an adapter, and this training is without --use_peft" in fails(other)
     error = fails(other, "--use_peft")
     assert f"its base 'other/base', and here '{STUDENT}', its rank 4, and here 16" in error
 
 
-def test_devices(recipe: Recipe, training_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devices(
+    recipe: Recipe, training_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")  # as a launcher sets it
     options = ("--dataset_name", training_data / "sft", "--use_cpu", "false")
     error = recipe(*demo("sft", tmp_path / "out", *options))
     assert (
-        "8 processes are started on this machine, which has no GPU: give accelerate launch --num_processes 1" in error
+        "8 processes are started on this machine, which has no GPU: give accelerate launch --num_processes 1"
+        in error
     )
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    assert "none could not be read" in recipe(*demo("sft", tmp_path / "out", "--dataset_name", tmp_path / "none"))
+    assert "none could not be read" in recipe(
+        *demo("sft", tmp_path / "out", "--dataset_name", tmp_path / "none")
+    )
     monkeypatch.delenv("ACCELERATE_USE_CPU")
     monkeypatch.delenv("LOCAL_WORLD_SIZE")
     assert "use_cpu" in recipe(*demo("sft", tmp_path / "out", *options, "--bf16", "true"))
@@ -197,12 +238,20 @@ def test_keys(recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("learning_rat: 1.0\n")
     for name in ("sft", "dpo", "reward", "preference"):
         method = ("--method", "kto") if name == "preference" else ()
-        assert "did you mean 'learning_rate'" in recipe(name, *method, "--config", tmp_path / "config.yaml")
+        assert "did you mean 'learning_rate'" in recipe(
+            name, *method, "--config", tmp_path / "config.yaml"
+        )
         assert "did you mean 'learning_rate'" in recipe(name, *method, "--learning_rat", 1)
-    assert "method 'ipo' is not known; choose one of kto, orpo, simpo" in recipe("preference", "--method", "ipo")
+    assert "method 'ipo' is not known; choose one of kto, orpo, simpo" in recipe(
+        "preference", "--method", "ipo"
+    )
     assert "choose one of kto, orpo, simpo" in recipe("preference")
-    assert "method simpo is TRL's CPO" in recipe(*demo("preference", tmp_path / "out", "--loss_type", "hinge"))
-    assert "did you mean 'simpo_gamma'" in recipe("preference", "--method", "simpo", "--simpo_gama", 1)
+    assert "method simpo is TRL's CPO" in recipe(
+        *demo("preference", tmp_path / "out", "--loss_type", "hinge")
+    )
+    assert "did you mean 'simpo_gamma'" in recipe(
+        "preference", "--method", "simpo", "--simpo_gama", 1
+    )
 
 
 def test_rows_left_out_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -224,7 +273,9 @@ def test_a_prompt_that_the_other_columns_have_in_them_goes(tmp_path: Path) -> No
     from toa_trl.training.data import _checked
 
     def columns(kind: str, **row: Any) -> list[str]:
-        return _checked("x", {"train": Dataset.from_list([row])}, "train", WANTED[kind]).column_names
+        return _checked(
+            "x", {"train": Dataset.from_list([row])}, "train", WANTED[kind]
+        ).column_names
 
     talk = turns("2 + 3?", "user") + turns("5")
     assert columns("sft", prompt="2 + 3?", messages=talk) == ["messages"]

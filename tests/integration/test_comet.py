@@ -34,8 +34,13 @@ PLACE = ROOT / ".venv-comet"
 WMT22 = ROOT / "../shared/data/wmt22"
 pytestmark = [
     pytest.mark.heavy,
-    pytest.mark.skipif(not (PLACE / "installed").exists(), reason="no .venv-comet: bash scripts/test_comet makes it"),
-    pytest.mark.skipif(not WMT22.is_dir(), reason="no ../shared/data/wmt22: real translations to score"),
+    pytest.mark.skipif(
+        not (PLACE / "installed").exists(),
+        reason="no .venv-comet: bash scripts/test_comet makes it",
+    ),
+    pytest.mark.skipif(
+        not WMT22.is_dir(), reason="no ../shared/data/wmt22: real translations to score"
+    ),
 ]
 
 NAMES = ("kiwi", "comet", "unite")  # of comet_models.py
@@ -45,7 +50,9 @@ Expected = tuple[Path, dict[str, list[float]]]
 def prompts(count: int = 8) -> list[tuple[Prompt, list[str]]]:
     """Segments of every direction, each with the translations of six systems."""
     rows = [
-        json.loads(line) for path in sorted(WMT22.glob("*.jsonl")) for line in path.read_text().splitlines()[:count]
+        json.loads(line)
+        for path in sorted(WMT22.glob("*.jsonl"))
+        for line in path.read_text().splitlines()[:count]
     ]
     return [
         (
@@ -107,7 +114,13 @@ class Server:
 
 
 def command(model: object, *options: str) -> list[str]:
-    return [str(PLACE / "bin/python"), str(ROOT / "scripts/serve_comet.py"), "--model", str(model), *options]
+    return [
+        str(PLACE / "bin/python"),
+        str(ROOT / "scripts/serve_comet.py"),
+        "--model",
+        str(model),
+        *options,
+    ]
 
 
 @contextmanager
@@ -125,7 +138,10 @@ def serving(model: Path, *options: str) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def servers(models: Expected) -> Iterator[dict[str, Server]]:
     with ExitStack() as stack:
-        started = {name: stack.enter_context(serving(models[0] / name, "--batch-size", "16")) for name in NAMES}
+        started = {
+            name: stack.enter_context(serving(models[0] / name, "--batch-size", "16"))
+            for name in NAMES
+        }
         for server in started.values():
             server.wait_until_up()
         yield started
@@ -135,7 +151,9 @@ async def score(url: str, asked: list[tuple[Prompt, list[str]]], **options: Any)
     """The scores of every prompt's texts, or the error, all asked for at once."""
     reward = make_reward({"kind": "http", "url": url, "name": "wmt22-cometkiwi-da", **options})
     try:
-        return await asyncio.gather(*(reward.score(*each) for each in asked), return_exceptions=True)
+        return await asyncio.gather(
+            *(reward.score(*each) for each in asked), return_exceptions=True
+        )
     finally:
         await reward.aclose()  # type: ignore[attr-defined]
 
@@ -145,12 +163,21 @@ def flat(rows: list[list[float]]) -> list[float]:
 
 
 def without(prompt: Prompt, *columns: str) -> Prompt:
-    return replace(prompt, metadata={key: value for key, value in prompt.metadata.items() if key not in columns})
+    return replace(
+        prompt,
+        metadata={key: value for key, value in prompt.metadata.items() if key not in columns},
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "columns"),
-    [("kiwi", ()), ("kiwi", ("reference",)), ("comet", ()), ("unite", ()), ("unite", ("reference",))],
+    [
+        ("kiwi", ()),
+        ("kiwi", ("reference",)),
+        ("comet", ()),
+        ("unite", ()),
+        ("unite", ("reference",)),
+    ],
 )
 def test_the_scores_are_those_of_comet_itself(
     models: Expected, servers: dict[str, Server], name: str, columns: tuple[str, ...]
@@ -160,9 +187,13 @@ def test_the_scores_are_those_of_comet_itself(
     assert len(expected) == 240
     assert max(expected) - min(expected) > 0.01, "scores that are all alike would show nothing"
     for options in ({}, {"max_batch_size": 1}, {"max_batch_size": 7, "max_concurrency": 3}):
-        assert flat(wait(score(servers[name].url, asked, **options))) == pytest.approx(expected, abs=1e-5)
+        assert flat(wait(score(servers[name].url, asked, **options))) == pytest.approx(
+            expected, abs=1e-5
+        )
     backwards = [(prompt, texts[::-1]) for prompt, texts in asked[::-1]]
-    assert flat(wait(score(servers[name].url, backwards)))[::-1] == pytest.approx(expected, abs=1e-5)
+    assert flat(wait(score(servers[name].url, backwards)))[::-1] == pytest.approx(
+        expected, abs=1e-5
+    )
 
 
 def test_cometkiwi_reads_source_and_translation_and_nothing_else(models: Expected) -> None:
@@ -170,7 +201,9 @@ def test_cometkiwi_reads_source_and_translation_and_nothing_else(models: Expecte
     assert models[1]["unite free"] != pytest.approx(models[1]["unite referenced"], abs=1e-3)
 
 
-def test_a_source_that_is_no_column_is_the_last_user_message(models: Expected, servers: dict[str, Server]) -> None:
+def test_a_source_that_is_no_column_is_the_last_user_message(
+    models: Expected, servers: dict[str, Server]
+) -> None:
     asked = [
         (
             replace(
@@ -185,11 +218,18 @@ def test_a_source_that_is_no_column_is_the_last_user_message(models: Expected, s
         )
         for prompt, texts in prompts()
     ]
-    assert flat(wait(score(servers["kiwi"].url, asked))) == pytest.approx(models[1]["kiwi free"], abs=1e-5)
+    assert flat(wait(score(servers["kiwi"].url, asked))) == pytest.approx(
+        models[1]["kiwi free"], abs=1e-5
+    )
 
 
-def test_prompts_with_and_without_a_reference_share_requests(models: Expected, servers: dict[str, Server]) -> None:
-    asked = [(without(prompt, "reference") if i % 2 else prompt, texts) for i, (prompt, texts) in enumerate(prompts())]
+def test_prompts_with_and_without_a_reference_share_requests(
+    models: Expected, servers: dict[str, Server]
+) -> None:
+    asked = [
+        (without(prompt, "reference") if i % 2 else prompt, texts)
+        for i, (prompt, texts) in enumerate(prompts())
+    ]
     kinds = [("referenced", "free")[i // 6 % 2] for i in range(240)]
     expected = [models[1][f"unite {kind}"][i] for i, kind in enumerate(kinds)]
     assert flat(wait(score(servers["unite"].url, asked))) == pytest.approx(expected, abs=1e-5)
@@ -217,7 +257,13 @@ def test_what_comet_would_cut_off_has_no_score(servers: dict[str, Server], name:
 def test_a_server_that_is_killed_and_comes_back_costs_nothing(models: Expected) -> None:
     async def scores(server: Server) -> list[list[float]]:
         reward = make_reward(
-            {"kind": "http", "url": server.url, "max_batch_size": 2, "max_concurrency": 2, "wait_s": 90}
+            {
+                "kind": "http",
+                "url": server.url,
+                "max_batch_size": 2,
+                "max_concurrency": 2,
+                "wait_s": 90,
+            }
         )
         tasks = [asyncio.create_task(reward.score(*each)) for each in prompts()]
         try:
@@ -241,7 +287,9 @@ def test_sigterm_ends_it_in_the_middle_of_a_batch(models: Expected) -> None:
     with serving(models[0] / "kiwi", "--batch-size", "1") as server:
         server.wait_until_up()
         asked = prompts() * 20  # longer than the test may take
-        client = threading.Thread(target=lambda: wait(score(server.url, asked, max_batch_size=5000, wait_s=0.1)))
+        client = threading.Thread(
+            target=lambda: wait(score(server.url, asked, max_batch_size=5000, wait_s=0.1))
+        )
         client.start()
         time.sleep(1.0)
         assert client.is_alive()
@@ -253,30 +301,47 @@ def test_sigterm_ends_it_in_the_middle_of_a_batch(models: Expected) -> None:
 def lose_weights(folder: Path) -> None:
     code = "import sys, torch; p = sys.argv[1]; c = torch.load(p, weights_only=False); "
     code += "c['state_dict'] = {k: v for k, v in c['state_dict'].items() if 'estimator' not in k}; torch.save(c, p)"
-    subprocess.run([PLACE / "bin/python", "-c", code, folder / "checkpoints/model.ckpt"], check=True)
+    subprocess.run(
+        [PLACE / "bin/python", "-c", code, folder / "checkpoints/model.ckpt"], check=True
+    )
 
 
 def name_no_encoder(folder: Path) -> None:
     hparams = yaml.safe_load((folder / "hparams.yaml").read_text())
-    (folder / "hparams.yaml").write_text(yaml.safe_dump({**hparams, "pretrained_model": "microsoft/infoxlm-large"}))
+    (folder / "hparams.yaml").write_text(
+        yaml.safe_dump({**hparams, "pretrained_model": "microsoft/infoxlm-large"})
+    )
 
 
 BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "nothing": (shutil.rmtree, "no file or folder, and no model that the Hub gives"),
-    "no checkpoint": (lambda folder: shutil.rmtree(folder / "checkpoints"), "there are 0 files checkpoints/*.ckpt"),
-    "no hparams": (lambda folder: (folder / "hparams.yaml").unlink(), "hparams.yaml file is missing"),
+    "no checkpoint": (
+        lambda folder: shutil.rmtree(folder / "checkpoints"),
+        "there are 0 files checkpoints/*.ckpt",
+    ),
+    "no hparams": (
+        lambda folder: (folder / "hparams.yaml").unlink(),
+        "hparams.yaml file is missing",
+    ),
     "no encoder": (name_no_encoder, "pretrained_model in hparams.yaml must be"),
-    "weights missing": (lose_weights, "keys that are in the model state dict but not in the checkpoint"),
+    "weights missing": (
+        lose_weights,
+        "keys that are in the model state dict but not in the checkpoint",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_model_that_cannot_be_loaded_is_one_line(models: Expected, tmp_path: Path, case: str) -> None:
+def test_a_model_that_cannot_be_loaded_is_one_line(
+    models: Expected, tmp_path: Path, case: str
+) -> None:
     spoil, said = BAD[case]
     folder = tmp_path / "kiwi"
     shutil.copytree(models[0] / "kiwi", folder)
     spoil(folder)
-    done = subprocess.run(command(folder), env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command(folder), env=ENVIRONMENT, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 2
     error = done.stderr.splitlines()[-1]
     assert error.startswith(f"serve_comet.py: error: {folder}: ")

@@ -23,7 +23,11 @@ pytestmark = pytest.mark.heavy
 def options(folder: Path, **train: object) -> list[object]:
     """Two searches, two seeds, few problems, and a training of two steps."""
     heldout = folder / "heldout.jsonl"
-    lines = (ROOT / "toa_trl/demo/data/validation.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = (
+        (ROOT / "toa_trl/demo/data/validation.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines(keepends=True)
+    )
     heldout.write_text("".join(lines[::10]), encoding="utf-8")
     training = {
         "command": f"{LAUNCH} --max_steps 2",
@@ -34,15 +38,35 @@ def options(folder: Path, **train: object) -> list[object]:
         **train,
     }
     searches = {"parallel": {}, "sequential": {}}
-    given = ("--num_prompts", 12, "--budgets", 4, "--searches", json.dumps(searches), "--train", json.dumps(training))
-    return ["--config", CONFIG, *given, "--output_dir", folder / "runs", "--results", folder / "results.json"]
+    given = (
+        "--num_prompts",
+        12,
+        "--budgets",
+        4,
+        "--searches",
+        json.dumps(searches),
+        "--train",
+        json.dumps(training),
+    )
+    return [
+        "--config",
+        CONFIG,
+        *given,
+        "--output_dir",
+        folder / "runs",
+        "--results",
+        folder / "results.json",
+    ]
 
 
 def test_a_killed_data_table_goes_on(tmp_path: Path) -> None:
     arguments = options(tmp_path)
     first = tmp_path / "runs/parallel-4/student/model.safetensors"
     process = subprocess.Popen(
-        command("recipes/compare.py", *arguments), cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL
+        command("recipes/compare.py", *arguments),
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stderr=subprocess.DEVNULL,
     )
     end = time.monotonic() + 300
     while not first.exists() and process.poll() is None and time.monotonic() < end:
@@ -57,9 +81,13 @@ def test_a_killed_data_table_goes_on(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert first.stat().st_mtime_ns == trained
     results = json.loads((tmp_path / "results.json").read_text())
-    assert [row["best_reward_over_n"][-1] == row["mean_best_reward"] for row in results["searches"]] == [True, True]
+    assert [
+        row["best_reward_over_n"][-1] == row["mean_best_reward"] for row in results["searches"]
+    ] == [True, True]
     assert (tmp_path / "runs/best_reward_over_n.png").stat().st_size > 10_000
-    assert len(list((tmp_path / "runs").glob("*/journal.sqlite"))) == 4  # students learn from the runs compared
+    assert (
+        len(list((tmp_path / "runs").glob("*/journal.sqlite"))) == 4
+    )  # students learn from the runs compared
     untrained, *rows = results["data_table"]
     assert untrained["num_problems"] == 20
     assert [row["search"] for row in rows] == ["parallel", "sequential"]
@@ -69,7 +97,10 @@ def test_a_killed_data_table_goes_on(tmp_path: Path) -> None:
         assert row["num_overlapping"] == untrained["num_overlapping"] >= 0
         assert f"| {row['search']}" in done.stdout
     # seeds are seeds of the sampling, too
-    rewards = [(tmp_path / f"runs/parallel-4{seed}/sft/train.parquet").read_bytes() for seed in ("", "-seed1")]
+    rewards = [
+        (tmp_path / f"runs/parallel-4{seed}/sft/train.parquet").read_bytes()
+        for seed in ("", "-seed1")
+    ]
     assert rewards[0] != rewards[1]
 
     again = run("recipes/compare.py", *arguments)

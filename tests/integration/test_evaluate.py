@@ -55,16 +55,28 @@ def adapter(folder: Path, base: Path) -> Path:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(target_modules=["q_proj"]))
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base), LoraConfig(target_modules=["q_proj"])
+    )
     model.save_pretrained(folder)
     return folder
 
 
 def test_a_folder_with_an_adapter_alone_is_evaluated_on_its_base(tmp_path: Path) -> None:
     lora = adapter(tmp_path / "lora", STUDENT)
-    models = [{"name": name, "engine": "transformers", "model": str(m)} for name, m in (("b", STUDENT), ("l", lora))]
-    settings = {"prompts": HELDOUT, "num_prompts": 12, "verifier": VERIFIER, "sampling": {"max_tokens": 64}}
-    done = evaluate(tmp_path, **settings, models=models, baseline="b", num_samples=1, model_cards=True)
+    models = [
+        {"name": name, "engine": "transformers", "model": str(m)}
+        for name, m in (("b", STUDENT), ("l", lora))
+    ]
+    settings = {
+        "prompts": HELDOUT,
+        "num_prompts": 12,
+        "verifier": VERIFIER,
+        "sampling": {"max_tokens": 64},
+    }
+    done = evaluate(
+        tmp_path, **settings, models=models, baseline="b", num_samples=1, model_cards=True
+    )
     assert done.returncode == 0, done.stderr
     found = results(tmp_path)
     assert found["student"]["b"] == found["student"]["l"]  # an untrained adapter changes nothing
@@ -81,8 +93,13 @@ def test_a_folder_without_a_model_is_one_line_that_names_it(tmp_path: Path, what
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     if what != "nothing":
-        (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "gone/base", "peft_type": "LORA"}')
-    models = [{"name": "s", "engine": "scripted"}, {"name": "m", "engine": "transformers", "model": str(folder)}]
+        (folder / "adapter_config.json").write_text(
+            '{"base_model_name_or_path": "gone/base", "peft_type": "LORA"}'
+        )
+    models = [
+        {"name": "s", "engine": "scripted"},
+        {"name": "m", "engine": "transformers", "model": str(folder)},
+    ]
     done = evaluate(tmp_path, prompts=HELDOUT, num_prompts=3, models=models, verifier=VERIFIER)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
@@ -94,13 +111,23 @@ def test_a_folder_without_a_model_is_one_line_that_names_it(tmp_path: Path, what
 def test_mathematics_by_its_own_verifier(tmp_path: Path) -> None:
     rows = [{"id": str(i), "prompt": f"{i} + {i}?", "answer": str(2 * i)} for i in range(8)]
     prompts = write(tmp_path / "prompts.jsonl", rows)
-    asked = [p.messages[-1].content for p in load_prompts(str(prompts), read=make_task("math").read)]
+    asked = [
+        p.messages[-1].content for p in load_prompts(str(prompts), read=make_task("math").read)
+    ]
     answers = {text: rf"It is \boxed{{{2 * i if i < 6 else 7}}}" for i, text in enumerate(asked)}
-    models = [recorded(tmp_path, "good", answers), recorded(tmp_path, "bad", dict.fromkeys(asked, "who knows"))]
-    done = evaluate(tmp_path, prompts=str(prompts), task="math", models=models, baseline="bad", num_samples=3)
+    models = [
+        recorded(tmp_path, "good", answers),
+        recorded(tmp_path, "bad", dict.fromkeys(asked, "who knows")),
+    ]
+    done = evaluate(
+        tmp_path, prompts=str(prompts), task="math", models=models, baseline="bad", num_samples=3
+    )
     assert done.returncode == 0, done.stderr
     found = results(tmp_path)
-    assert (found["student"]["good"]["accuracy"], found["student"]["bad"]["accuracy"]) == (0.75, 0.0)
+    assert (found["student"]["good"]["accuracy"], found["student"]["bad"]["accuracy"]) == (
+        0.75,
+        0.0,
+    )
     assert (found["student"]["good"]["maj_at_k"], found["student"]["good"]["k"]) == (0.75, 3)
     assert (found["win_rates"][0]["num_wins"], found["win_rates"][0]["num_ties"]) == (6, 2)
 
@@ -108,19 +135,33 @@ def test_mathematics_by_its_own_verifier(tmp_path: Path) -> None:
 def test_translation_by_its_metrics_and_a_server(tmp_path: Path) -> None:
     languages = {"source_language": "German", "target_language": "English"}
     rows = [
-        {"id": str(i), "source": f"Satz {i}.", "reference": f"This is sentence {i} of many.", **languages}
+        {
+            "id": str(i),
+            "source": f"Satz {i}.",
+            "reference": f"This is sentence {i} of many.",
+            **languages,
+        }
         for i in range(5)
     ]
     prompts = write(tmp_path / "prompts.jsonl", rows)
-    asked = [p.messages[-1].content for p in load_prompts(str(prompts), read=make_task("translation").read)]
-    good = recorded(tmp_path, "good", {text: f'"This is sentence {i} of many."' for i, text in enumerate(asked)})
+    asked = [
+        p.messages[-1].content
+        for p in load_prompts(str(prompts), read=make_task("translation").read)
+    ]
+    good = recorded(
+        tmp_path, "good", {text: f'"This is sentence {i} of many."' for i, text in enumerate(asked)}
+    )
     bad = recorded(tmp_path, "bad", dict.fromkeys(asked, "Nothing."))
     with serving() as server:
         comet = {"kind": "http", "url": f"{server.root}/score", "name": "comet"}
-        done = evaluate(tmp_path, prompts=str(prompts), task="translation", models=[good, bad], comet=comet)
+        done = evaluate(
+            tmp_path, prompts=str(prompts), task="translation", models=[good, bad], comet=comet
+        )
     assert done.returncode == 0, done.stderr
     student = results(tmp_path)["student"]
-    assert [student["good"][key] for key in ("chrf", "bleu", "mean_verifier_score")] == pytest.approx([100.0] * 3)
+    assert [
+        student["good"][key] for key in ("chrf", "bleu", "mean_verifier_score")
+    ] == pytest.approx([100.0] * 3)
     assert student["bad"]["chrf"] < 20
     assert all(isinstance(row["comet"], float) for row in student.values())
     assert not {"accuracy", "k"} & student["good"].keys()
@@ -129,11 +170,21 @@ def test_translation_by_its_metrics_and_a_server(tmp_path: Path) -> None:
 def test_a_judge_compares_in_both_orders(tmp_path: Path) -> None:
     asked = [f"Question {i}?" for i in range(30)]
     prompts = write(tmp_path / "prompts.jsonl", [{"prompt": text} for text in asked])
-    long = recorded(tmp_path, "long", {text: "many words here " * (1 + i % 3) for i, text in enumerate(asked)})
+    long = recorded(
+        tmp_path, "long", {text: "many words here " * (1 + i % 3) for i, text in enumerate(asked)}
+    )
     short = recorded(tmp_path, "short", dict.fromkeys(asked, "two words"))
     with judging(nonsense=0.3) as server:
-        judge = {"agent": {"name": "j", "engine": "openai", "model": "judge", "base_url": server.url}, "mode": "arena"}
-        settings = {"prompts": str(prompts), "models": [long, short], "baseline": "short", "judge": judge}
+        judge = {
+            "agent": {"name": "j", "engine": "openai", "model": "judge", "base_url": server.url},
+            "mode": "arena",
+        }
+        settings = {
+            "prompts": str(prompts),
+            "models": [long, short],
+            "baseline": "short",
+            "judge": judge,
+        }
         done = evaluate(tmp_path, **settings)
         assert done.returncode == 0, done.stderr
         (row,) = results(tmp_path)["win_rates"]
@@ -146,7 +197,9 @@ def test_a_judge_compares_in_both_orders(tmp_path: Path) -> None:
     assert row["num_failed"] < 10
 
 
-def test_a_mistake_that_would_show_late_is_said_before_the_first_model_is_asked(tmp_path: Path) -> None:
+def test_a_mistake_that_would_show_late_is_said_before_the_first_model_is_asked(
+    tmp_path: Path,
+) -> None:
     prompts = write(tmp_path / "prompts.jsonl", [{"prompt": "Question?"}])
     models = [{"name": "a", "engine": "scripted"}, {"name": "b", "engine": "scripted"}]
     gone = {"name": "gone", "engine": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
@@ -156,11 +209,16 @@ def test_a_mistake_that_would_show_late_is_said_before_the_first_model_is_asked(
         "http://127.0.0.1:9": {"reward": {"kind": "http", "url": "http://127.0.0.1:9/score"}},
         "agent 'gone'": {"models": [*models, gone]},
         "merge it": {
-            "models": [*models, {"name": "v", "engine": "vllm", "model": str(adapter(tmp_path / "l", STUDENT))}]
+            "models": [
+                *models,
+                {"name": "v", "engine": "vllm", "model": str(adapter(tmp_path / "l", STUDENT))},
+            ]
         },
     }
     for message, settings in late.items():
-        done = evaluate(tmp_path, **{"prompts": str(prompts), "models": models, "baseline": "a", **settings})
+        done = evaluate(
+            tmp_path, **{"prompts": str(prompts), "models": models, "baseline": "a", **settings}
+        )
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
         assert message in done.stderr
         assert not (tmp_path / "outputs").exists()
@@ -184,10 +242,16 @@ def test_killed_in_the_middle_it_goes_on(tmp_path: Path) -> None:
         length = {"kind": "length"}
         path = config(tmp_path, prompts=str(prompts), models=[model], reward=length, num_samples=1)
         process = subprocess.Popen(
-            command("recipes/evaluate.py", "--config", path), cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL
+            command("recipes/evaluate.py", "--config", path),
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 120
-        while not (half := list((tmp_path / "outputs").glob("m-*.jsonl"))) or half[0].stat().st_size < 3_000:
+        while (
+            not (half := list((tmp_path / "outputs").glob("m-*.jsonl")))
+            or half[0].stat().st_size < 3_000
+        ):
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.05)

@@ -20,7 +20,18 @@ from tests.integration.test_resume import assert_complete, num_plays
 from tests.server import Process, serving
 from toa_trl import Rollouts
 
-FAULTS = ["reset", "refuse_body", "500", "503", "429", "429_after", "empty", "nan", "missing", "count"]
+FAULTS = [
+    "reset",
+    "refuse_body",
+    "500",
+    "503",
+    "429",
+    "429_after",
+    "empty",
+    "nan",
+    "missing",
+    "count",
+]
 # what recipes/synthesize.py does between its options and its data sets; without TRL's import, which takes seconds
 DRIVER = """
 import sys, yaml
@@ -58,14 +69,21 @@ def server_config(write_config: Callable[..., Path], tmp_path: Path) -> Callable
 
     def write(servers: list[Process], num_prompts: int, **changes: Any) -> Path:
         prompts = tmp_path / "many.jsonl"
-        prompts.write_text("".join(f'{{"id": "p{i}", "prompt": "What is {i}?"}}\n' for i in range(num_prompts)))
+        prompts.write_text(
+            "".join(f'{{"id": "p{i}", "prompt": "What is {i}?"}}\n' for i in range(num_prompts))
+        )
         *agents, reward = servers
         urls = [server.url for server in agents] or [reward.url]
         shared = {"engine": "openai", "base_url": urls, "max_attempts": 15, "timeout_s": 20}
         return write_config(
             prompts=str(prompts),
             agents=[{"name": name, "model": name, **shared} for name in "ab"],
-            reward={"kind": "http", "url": f"{reward.root}/score", "max_attempts": 15, "timeout_s": 20},
+            reward={
+                "kind": "http",
+                "url": f"{reward.root}/score",
+                "max_attempts": 15,
+                "timeout_s": 20,
+            },
             **changes,
         )
 
@@ -77,7 +95,9 @@ def plays(run_dir: Path) -> list[Any]:
 
 
 @pytest.mark.heavy
-def test_fifty_kills_with_faulty_answers_change_nothing(server_config: Callable[..., Path], tmp_path: Path) -> None:
+def test_fifty_kills_with_faulty_answers_change_nothing(
+    server_config: Callable[..., Path], tmp_path: Path
+) -> None:
     num_prompts, budget, num_kills = 60, 16, 50
     options = {"latency_s": (0.03, 0.12), "fault_rate": 0.2, "faults": FAULTS}
     with serving(**options) as server:
@@ -109,11 +129,22 @@ def test_fifty_kills_with_faulty_answers_change_nothing(server_config: Callable[
 
 
 @pytest.mark.heavy
-def test_servers_that_go_and_come_back_and_a_storm(server_config: Callable[..., Path], tmp_path: Path) -> None:
+def test_servers_that_go_and_come_back_and_a_storm(
+    server_config: Callable[..., Path], tmp_path: Path
+) -> None:
     num_prompts, budget, run_dir = 300, 16, tmp_path / "run"
     slow = {"slots": 12, "latency_s": (0.2, 0.6)}
-    with serving(**slow) as one, serving(**slow) as two, serving(**slow) as three, serving() as reward:
-        process = start(server_config([one, two, three, reward], num_prompts, budget=budget, prompts_in_flight=64))
+    with (
+        serving(**slow) as one,
+        serving(**slow) as two,
+        serving(**slow) as three,
+        serving() as reward,
+    ):
+        process = start(
+            server_config(
+                [one, two, three, reward], num_prompts, budget=budget, prompts_in_flight=64
+            )
+        )
         began = time.monotonic()
 
         def at(seconds: float) -> None:
@@ -163,11 +194,18 @@ def test_an_agent_without_a_server_is_taken_out_and_comes_back(
         said = finish(process)
     assert f"agent 'a': {one.url} is back" in said
     assert_complete(tmp_path / "run", 12, 60)
-    by_a = [play.index for _, played in plays(tmp_path / "run") for play in played if play.action.agent == "a"]
+    by_a = [
+        play.index
+        for _, played in plays(tmp_path / "run")
+        for play in played
+        if play.action.agent == "a"
+    ]
     assert max(by_a) > 40, "it takes part again"
 
 
-def test_without_any_server_the_run_stops_and_goes_on_later(write_config: Callable[..., Path], tmp_path: Path) -> None:
+def test_without_any_server_the_run_stops_and_goes_on_later(
+    write_config: Callable[..., Path], tmp_path: Path
+) -> None:
     with serving(latency_s=(0.02, 0.05)) as server:
         agents = [{"name": "a", "engine": "openai", "model": "a", "base_url": server.url}]
         config = write_config(agents=agents, patience_s=1.0)
@@ -177,7 +215,9 @@ def test_without_any_server_the_run_stops_and_goes_on_later(write_config: Callab
         server.kill()
         _, said = process.communicate(timeout=60)
         assert process.returncode == 1, said
-        assert f"stopped: no agent has answered for 1 s: {server.url}" in said.replace("agent 'a': ", "")
+        assert f"stopped: no agent has answered for 1 s: {server.url}" in said.replace(
+            "agent 'a': ", ""
+        )
         assert "Traceback" not in said
         before = num_plays(tmp_path / "run")
         again = start(config)
@@ -202,7 +242,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def test_a_full_disk_is_said_and_a_resume_finds_everything(write_config: Callable[..., Path], small_disk: Path) -> None:
+def test_a_full_disk_is_said_and_a_resume_finds_everything(
+    write_config: Callable[..., Path], small_disk: Path
+) -> None:
     run_dir = small_disk / "run"
     long = [f"{'word ' * 400}{number}" for number in range(50)]
     agents = [{"name": "a", "engine": "scripted", "responses": long}]
@@ -225,15 +267,34 @@ def test_a_full_disk_is_said_and_a_resume_finds_everything(write_config: Callabl
 
 def test_the_key_is_written_nowhere(write_config: Callable[..., Path], tmp_path: Path) -> None:
     with serving(fault_rate=0.3, faults=["context"]) as server:
-        agents = [{"name": "a", "engine": "openai", "model": "a", "base_url": server.url, "api_key_env": "SECRET_KEY"}]
+        agents = [
+            {
+                "name": "a",
+                "engine": "openai",
+                "model": "a",
+                "base_url": server.url,
+                "api_key_env": "SECRET_KEY",
+            }
+        ]
         config = write_config(agents=agents)
         command = [sys.executable, "recipes/synthesize.py", "--config", str(config)]
         environment = {**ENVIRONMENT, "SECRET_KEY": "sk-do-not-tell"}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+        )
         assert done.returncode == 0, done.stderr
     assert "maximum context length is 4096" in done.stderr
     written = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
-    assert {"run.yaml", "journal.sqlite", "README.md", "report.html"} <= {path.name for path in written}
-    for said in [done.stdout.encode(), done.stderr.encode(), *(path.read_bytes() for path in written)]:
+    assert {"run.yaml", "journal.sqlite", "README.md", "report.html"} <= {
+        path.name for path in written
+    }
+    for said in [
+        done.stdout.encode(),
+        done.stderr.encode(),
+        *(path.read_bytes() for path in written),
+    ]:
         assert b"sk-do-not-tell" not in said
-    assert "SECRET_KEY" in yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())["agents"][0]["api_key_env"]
+    assert (
+        "SECRET_KEY"
+        in yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())["agents"][0]["api_key_env"]
+    )

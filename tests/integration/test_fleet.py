@@ -22,7 +22,9 @@ import yaml
 from tests.integration.conftest import ENVIRONMENT, ROOT, command, run
 from toa_trl.serving.fleet import load_endpoints
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fleet is for Linux")
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="the fleet is for Linux"
+)
 SCRIPT = "toa_trl/cli/serve_agents.py"
 LAUNCHER = f"{sys.executable} -S tests/integration/fake_vllm.py --model {{model}}"
 
@@ -53,15 +55,28 @@ class Running:
     """A fleet of fake servers as its own process, three if nothing else is said."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.config, self.endpoints = folder, folder / "fleet.yaml", folder / "endpoints.yaml"
+        self.folder, self.config, self.endpoints = (
+            folder,
+            folder / "fleet.yaml",
+            folder / "endpoints.yaml",
+        )
         self.first = free_ports(4)
         self.seen: set[psutil.Process] = set()
 
     def write(
-        self, servers: list[dict[str, Any]] | None = None, env: dict[str, Any] | None = None, **keys: Any
+        self,
+        servers: list[dict[str, Any]] | None = None,
+        env: dict[str, Any] | None = None,
+        **keys: Any,
     ) -> Path:
-        three = [{"name": "a", "port": self.first, "gpus": [[0], [1]]}, {"name": "b", "port": self.first + 2}]
-        base = {"model": "some/model", "env": {"FAKE_STARTS": str(self.folder / "starts"), **(env or {})}}
+        three = [
+            {"name": "a", "port": self.first, "gpus": [[0], [1]]},
+            {"name": "b", "port": self.first + 2},
+        ]
+        base = {
+            "model": "some/model",
+            "env": {"FAKE_STARTS": str(self.folder / "starts"), **(env or {})},
+        }
         content = {
             "endpoints": str(self.endpoints),
             "launcher": LAUNCHER,
@@ -92,7 +107,11 @@ class Running:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def says(self, pattern: str, times: int = 1) -> None:
-        within(20, lambda: len(re.findall(pattern, self.output)) >= times, lambda: f"{pattern}: {self.output}")
+        within(
+            20,
+            lambda: len(re.findall(pattern, self.output)) >= times,
+            lambda: f"{pattern}: {self.output}",
+        )
 
     def family(self) -> list[psutil.Process]:
         """Every process under it now: per server a guard, the server, and its engine."""
@@ -101,7 +120,11 @@ class Running:
         return found
 
     def whole_family(self, number: int) -> list[psutil.Process]:
-        return within(10, lambda: family if len(family := self.family()) == number else None, lambda: self.family())
+        return within(
+            10,
+            lambda: family if len(family := self.family()) == number else None,
+            lambda: self.family(),
+        )
 
     def left(self) -> list[psutil.Process]:
         """Those ever seen that are still alive. A zombie has ended; that its new parent did not ask is not our business."""
@@ -136,7 +159,13 @@ def fleet(tmp_path: Path) -> Iterator[Running]:
 def test_a_fleet_from_start_to_end(fleet: Running, sent: signal.Signals) -> None:
     fleet.endpoints.write_text("stale")
     servers = [
-        {"name": "a", "port": fleet.first, "gpus": [[0], [1]], "memory_share": 0.5, "args": {"max-model-len": 64}},
+        {
+            "name": "a",
+            "port": fleet.first,
+            "gpus": [[0], [1]],
+            "memory_share": 0.5,
+            "args": {"max-model-len": 64},
+        },
         {"name": "judge", "model": "reward/model", "port": fleet.first + 2, "reward": True},
     ]
     fleet.write(servers, env={"FAKE_DELAY_S": 0.5})
@@ -146,7 +175,9 @@ def test_a_fleet_from_start_to_end(fleet: Running, sent: signal.Signals) -> None
     fleet.says(f"fleet: ready.*synthesize.py .*--endpoints {fleet.endpoints}")
     url = "http://127.0.0.1:{}/v1".format
     assert load_endpoints(fleet.endpoints) == {
-        "agents": {"a": {"model": "some/model", "base_url": [url(fleet.first), url(fleet.first + 1)]}},
+        "agents": {
+            "a": {"model": "some/model", "base_url": [url(fleet.first), url(fleet.first + 1)]}
+        },
         "reward": {"model": "reward/model", "base_url": [url(fleet.first + 2)]},
     }
     starts = sorted(fleet.starts, key=lambda start: start["port"])
@@ -157,7 +188,9 @@ def test_a_fleet_from_start_to_end(fleet: Running, sent: signal.Signals) -> None
     fleet.whole_family(9)
     os.killpg(fleet.process.pid, sent) if sent == signal.SIGINT else fleet.process.send_signal(sent)
     fleet.ends(0)
-    assert "Traceback" not in (fleet.folder / "logs/a-0.log").read_text(), "Ctrl-C is for the fleet alone"
+    assert "Traceback" not in (fleet.folder / "logs/a-0.log").read_text(), (
+        "Ctrl-C is for the fleet alone"
+    )
     assert "fleet: all servers have ended" in fleet.output
     assert "reward/model: loading" in (fleet.folder / "logs/judge.log").read_text()
 
@@ -245,7 +278,10 @@ def test_a_killed_guard_takes_its_server_along(fleet: Running) -> None:
 
 
 def test_a_server_that_dies_too_often_ends_the_fleet(fleet: Running) -> None:
-    servers = [{"name": "a", "port": fleet.first}, {"name": "b", "port": fleet.first + 1, "env": {"FAKE_DIES_S": 0.5}}]
+    servers = [
+        {"name": "a", "port": fleet.first},
+        {"name": "b", "port": fleet.first + 1, "env": {"FAKE_DIES_S": 0.5}},
+    ]
     fleet.write(servers, max_restarts=1)
     fleet.start()
     fleet.says("healthy")
@@ -254,7 +290,9 @@ def test_a_server_that_dies_too_often_ends_the_fleet(fleet: Running) -> None:
     assert fleet.output.count("b: died with code 3") == 2
     assert fleet.output.count("b: restarted 1 of 1") == 1
     assert "    the last word\n" in fleet.output
-    assert re.search(r"^stopped: b died after 1 restarts; see .*b\.log$", fleet.output, re.MULTILINE)
+    assert re.search(
+        r"^stopped: b died after 1 restarts; see .*b\.log$", fleet.output, re.MULTILINE
+    )
 
 
 def test_a_server_that_was_healthy_for_long_gets_its_restarts_back(fleet: Running) -> None:
@@ -268,7 +306,10 @@ def test_a_server_that_was_healthy_for_long_gets_its_restarts_back(fleet: Runnin
 
 
 def test_a_server_that_is_not_healthy_in_time_ends_the_fleet(fleet: Running) -> None:
-    servers = [{"name": "a", "port": fleet.first}, {"name": "b", "port": fleet.first + 1, "env": {"FAKE_DELAY_S": 60}}]
+    servers = [
+        {"name": "a", "port": fleet.first},
+        {"name": "b", "port": fleet.first + 1, "env": {"FAKE_DELAY_S": 60}},
+    ]
     fleet.write(servers, start_timeout_s=3)
     fleet.start()
     fleet.says("a: healthy")
@@ -278,7 +319,11 @@ def test_a_server_that_is_not_healthy_in_time_ends_the_fleet(fleet: Running) -> 
 
 
 def test_servers_on_one_gpu_start_one_after_the_other(fleet: Running) -> None:
-    shared = {"gpus": [0], "memory_share": 0.5, "env": {"FAKE_DELAY_S": 1, "FAKE_STARTS": str(fleet.folder / "starts")}}
+    shared = {
+        "gpus": [0],
+        "memory_share": 0.5,
+        "env": {"FAKE_DELAY_S": 1, "FAKE_STARTS": str(fleet.folder / "starts")},
+    }
     fleet.write([{"name": name, "port": fleet.first + i, **shared} for i, name in enumerate("ab")])
     fleet.start()
     fleet.says("fleet: ready")

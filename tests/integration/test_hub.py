@@ -97,7 +97,12 @@ class User:
 
     def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command(*arguments), cwd=ROOT, env=self.environment, text=True, capture_output=True, timeout=300
+            command(*arguments),
+            cwd=ROOT,
+            env=self.environment,
+            text=True,
+            capture_output=True,
+            timeout=300,
         )
 
 
@@ -134,7 +139,10 @@ def test_a_run_is_pushed_and_comes_back_as_it_was(
 
     back = user.run("-c", BACK, run, name)
     assert back.returncode == 0, back.stderr
-    assert json.loads(back.stdout)["fingerprint"] == json.loads((run / "lineage.json").read_text())["fingerprint"]
+    assert (
+        json.loads(back.stdout)["fingerprint"]
+        == json.loads((run / "lineage.json").read_text())["fingerprint"]
+    )
     stranger = User(hub, tmp_path / "other", "bob_write").run("-c", BACK, run, name)
     assert stranger.returncode != 0
     model = user.run("-c", MODEL, tmp_path / "model", "ann/student", name)
@@ -175,7 +183,12 @@ def test_what_is_in_a_pushs_way_shows_before_the_sampling(
     cases: list[tuple[str | None, str, str, int]] = [
         (None, "ann/x", "error: ann/x: there is no token for the Hub", 2),
         ("ann_read", "ann/x", "error: ann/x: the token of ann may only read", 2),
-        ("ann_write", "nobody/x", "error: nobody/x: 'nobody' is neither ann nor an organisation", 2),
+        (
+            "ann_write",
+            "nobody/x",
+            "error: nobody/x: 'nobody' is neither ann nor an organisation",
+            2,
+        ),
     ]
     for token, name, said, code in cases:
         config = write_config(push_to_hub=name)
@@ -204,10 +217,24 @@ assert revision_of(entry) == commit.oid, revision_of(entry)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_trained_model_is_pushed_with_its_lineage(hub: Process, tmp_path: Path, training_data: Path) -> None:
+def test_a_trained_model_is_pushed_with_its_lineage(
+    hub: Process, tmp_path: Path, training_data: Path
+) -> None:
     def train(user: User, name: str) -> subprocess.CompletedProcess[str]:
-        config = ("--config", "recipes/configs/demo/sft.yaml", "--model_name_or_path", "toa_trl/demo/weights/student")
-        where = ("--dataset_name", training_data / "sft", "--output_dir", tmp_path / "student", "--max_steps", 1)
+        config = (
+            "--config",
+            "recipes/configs/demo/sft.yaml",
+            "--model_name_or_path",
+            "toa_trl/demo/weights/student",
+        )
+        where = (
+            "--dataset_name",
+            training_data / "sft",
+            "--output_dir",
+            tmp_path / "student",
+            "--max_steps",
+            1,
+        )
         return user.run("recipes/sft.py", *config, *where, "--push_to_hub", "--hub_model_id", name)
 
     refused = train(User(hub, tmp_path, None), "student")

@@ -24,14 +24,27 @@ LAUNCH = "accelerate launch --quiet --config_file accelerate_configs/single_cpu.
 def config(folder: Path) -> Path:
     """Two agents and the student, twelve prompts a round, a LoRA training of eight steps, twenty held-out problems."""
     folder.mkdir()
-    lines = (ROOT / "toa_trl/demo/data/validation.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = (
+        (ROOT / "toa_trl/demo/data/validation.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines(keepends=True)
+    )
     (folder / "heldout.jsonl").write_text("".join(lines[::10]), encoding="utf-8")
     # one by one: what is beside a text in a batch changes its rounding, and a kill changes that; besides, so there is a
     # middle of an evaluation
     alone = {"max_batch_size": 1}
-    reward = {"kind": "likelihood", "model": f"{WEIGHTS}/base", "aggregate": "sum", "floor": -4.0, **alone}
+    reward = {
+        "kind": "likelihood",
+        "model": f"{WEIGHTS}/base",
+        "aggregate": "sum",
+        "floor": -4.0,
+        **alone,
+    }
     sampling = {"temperature": 0.7, "max_tokens": 64}
-    agents = [{"name": n, "engine": "transformers", "model": f"{WEIGHTS}/{n}", **alone} for n in ("generalist", "add")]
+    agents = [
+        {"name": n, "engine": "transformers", "model": f"{WEIGHTS}/{n}", **alone}
+        for n in ("generalist", "add")
+    ]
     training = (
         f"{LAUNCH} recipes/sft.py --config recipes/configs/demo/sft.yaml --use_peft --learning_rate 1e-2 --max_steps 8 "
         "--per_device_train_batch_size 4 --save_strategy steps --save_steps 2"
@@ -68,7 +81,12 @@ def config(folder: Path) -> Path:
 def start(file: Path, *options: object) -> subprocess.Popen[str]:
     arguments = command(RECIPE, "--config", file, *options)
     return subprocess.Popen(
-        arguments, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        arguments,
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -110,7 +128,9 @@ def test_killed_in_every_stage_it_ends_as_one_that_was_never_killed(tmp_path: Pa
     # of a training, before and after its first checkpoint, and once in order
     kill_when(killed, lambda: (first / "sft.log").exists(), signal.SIGTERM)
     sampled = {
-        path: path.stat().st_mtime_ns for path in (first / "synthesis").rglob("*.*") if "journal" not in path.name
+        path: path.stat().st_mtime_ns
+        for path in (first / "synthesis").rglob("*.*")
+        if "journal" not in path.name
     }
     kill_when(killed, lambda: (first / "sft/checkpoint-4/trainer_state.json").exists())
     assert not (first / "sft/complete.json").exists()
@@ -131,7 +151,10 @@ def test_killed_in_every_stage_it_ends_as_one_that_was_never_killed(tmp_path: Pa
 
     for number in (1, 2):
         assert plays(one, number) == plays(two, number)
-        weights = [(out / f"round-{number}/sft-merged/model.safetensors").read_bytes() for out in (one, two)]
+        weights = [
+            (out / f"round-{number}/sft-merged/model.safetensors").read_bytes()
+            for out in (one, two)
+        ]
         assert weights[0] == weights[1]
     results = [json.loads((out / "results.json").read_text()) for out in (one, two)]
     assert results[0] == results[1]
@@ -142,7 +165,9 @@ def test_killed_in_every_stage_it_ends_as_one_that_was_never_killed(tmp_path: Pa
     assert f"| 2     | {rows[2]['accuracy']:.3f}" in output
     assert "round-2" in (one / "report.html").read_text(encoding="utf-8")
     # every round has prompts of its own, and the student of the one before
-    assert not {row["prompt_id"] for row in plays(one, 1)} & {row["prompt_id"] for row in plays(one, 2)}
+    assert not {row["prompt_id"] for row in plays(one, 1)} & {
+        row["prompt_id"] for row in plays(one, 2)
+    }
     run_yaml = yaml.safe_load((one / "round-2/synthesis/run.yaml").read_text())
     assert run_yaml["agents"][-1]["model"] == str(one / "round-1/sft-merged")
     assert "s" in {row["agent"] for row in plays(one, 2)}

@@ -15,7 +15,10 @@ import torch
 
 from tests.integration.conftest import ENVIRONMENT, ROOT, WEIGHTS
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]  # the first test of a configuration waits for its trainings
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.timeout(1800),
+]  # the first test of a configuration waits for its trainings
 ZERO = "global_step1/*zero_pp_rank_1_*optim_states.pt"
 CONFIGS = {  # what only the second process of this way of training leaves in a checkpoint: proof that it was this way
     "single_cpu": None,
@@ -51,7 +54,10 @@ class Launcher:
             **({"--use_peft": True} if kind == "lora" else {}),
             **({"--resume_from_checkpoint": folder / "whole/checkpoint-1"} if resume else {}),
         }
-        return [f"recipes/{recipe}.py", *(str(word) for option in options.items() for word in option)]
+        return [
+            f"recipes/{recipe}.py",
+            *(str(word) for option in options.items() for word in option),
+        ]
 
     def __call__(self, *arguments: str) -> None:
         """`accelerate launch ARGUMENTS`; on two hosts, both on this machine, where the configuration is about two."""
@@ -59,7 +65,12 @@ class Launcher:
         if self.config == "multi_node":
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
-                address = ["--main_process_ip", "127.0.0.1", "--main_process_port", str(free.getsockname()[1])]
+                address = [
+                    "--main_process_ip",
+                    "127.0.0.1",
+                    "--main_process_port",
+                    str(free.getsockname()[1]),
+                ]
             hosts = [[*hosts[0], *address, "--machine_rank", rank] for rank in "01"]
         launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
         launch += [f"accelerate_configs/{self.config}.yaml"]
@@ -84,10 +95,14 @@ class Launcher:
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
-def trained(request: pytest.FixtureRequest, training_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Launcher:
+def trained(
+    request: pytest.FixtureRequest, training_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Launcher:
     """All trainings by one configuration: of each recipe one is started alone, as it is typed, the others in one launch."""
     launch = Launcher(request.param, training_data, tmp_path_factory.mktemp(request.param))
-    for name in STALE:  # as a killed compilation leaves them: torch would wait for these locks forever
+    for (
+        name
+    ) in STALE:  # as a killed compilation leaves them: torch would wait for these locks forever
         (launch.folder / "extensions" / name).mkdir(parents=True)
         (launch.folder / "extensions" / name / "lock").touch()
     for cell in TYPED:
@@ -132,9 +147,13 @@ def test_what_is_stopped_and_gone_on_with_ends_the_same(
     whole, resumed = weights(folder / "whole", kind), weights(folder / "resumed", kind)
     torch.testing.assert_close(resumed, whole)
     after_one = weights(folder / "whole/checkpoint-1", kind)
-    assert any(not torch.equal(whole[name], after_one[name]) for name in whole), "the second step changed nothing"
+    assert any(not torch.equal(whole[name], after_one[name]) for name in whole), (
+        "the second step changed nothing"
+    )
     if kind == "full":
-        assert {name: tensor.shape for name, tensor in whole.items()} == {n: t.shape for n, t in student.items()}
+        assert {name: tensor.shape for name, tensor in whole.items()} == {
+            n: t.shape for n, t in student.items()
+        }
         assert any(not torch.equal(whole[name], student[name]) for name in whole)
     else:  # B is all zeros before the first step
         adapted = [tensor for name, tensor in whole.items() if "lora_B" in name]
@@ -144,7 +163,8 @@ def test_what_is_stopped_and_gone_on_with_ends_the_same(
 
 def test_nothing_is_compiled_and_no_stale_lock_is_waited_for(trained: Launcher) -> None:
     left = {
-        path.relative_to(trained.folder / "extensions").as_posix() for path in trained.folder.glob("extensions/*/*")
+        path.relative_to(trained.folder / "extensions").as_posix()
+        for path in trained.folder.glob("extensions/*/*")
     }
     assert left == {f"{name}/lock" for name in STALE}
     shutil.rmtree(trained.folder)  # some 50 MB

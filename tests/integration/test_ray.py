@@ -82,7 +82,9 @@ def plays(shard: Path) -> set[tuple[str, int, float, str]]:
         return set()
 
 
-def wait_for(process: subprocess.Popen[str], run_dir: Path, num_shards: int, at_least: int) -> list[Path]:
+def wait_for(
+    process: subprocess.Popen[str], run_dir: Path, num_shards: int, at_least: int
+) -> list[Path]:
     shards = [run_dir / "shards" / f"{number:04}" for number in range(num_shards)]
     while process.poll() is None and not all(len(plays(shard)) >= at_least for shard in shards):
         time.sleep(0.05)
@@ -104,7 +106,11 @@ def machine_of(cluster: Any, worker: psutil.Process) -> Any:
     def raylet(node: Any) -> int:
         return int(node.all_processes["raylet"][0].process.pid)
 
-    (found,) = (node for node in cluster.worker_nodes if raylet(node) in [parent.pid for parent in worker.parents()])
+    (found,) = (
+        node
+        for node in cluster.worker_nodes
+        if raylet(node) in [parent.pid for parent in worker.parents()]
+    )
     return found
 
 
@@ -200,9 +206,18 @@ def test_mistakes(cluster: Any, write_config: Callable[..., Path]) -> None:
     assert "  budget: 10 -> 11" in fail(write_config(budget=11), 2)
 
 
-def test_a_shard_that_kills_every_worker(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_that_kills_every_worker(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("toa_trl.distributed.ray.MAX_RETRIES", 1)
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(ToaError, match=r"Ray gave a shard up: The worker died .* the same command goes on"):
-        sample_on_ray(lambda shard, num_shards: os._exit(1), ["What?"], tmp_path / "run", address=cluster.address)
+    with pytest.raises(
+        ToaError, match=r"Ray gave a shard up: The worker died .* the same command goes on"
+    ):
+        sample_on_ray(
+            lambda shard, num_shards: os._exit(1),
+            ["What?"],
+            tmp_path / "run",
+            address=cluster.address,
+        )
     assert signal.getsignal(signal.SIGTERM) == before

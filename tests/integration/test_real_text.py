@@ -28,7 +28,11 @@ def test_the_picks_of_a_parallel_search_beat_every_single_system(tmp_path: Path)
     assert [row["direction"] for row in found] == ["cs-en", "de-en", "is-en", "ru-en", "zh-en"]
     assert sum(row["segments"] for row in found) == 3984
     for row in found:
-        systems = [value for key, value in row.items() if key.startswith("chrF of ") and key != "chrF of the picks"]
+        systems = [
+            value
+            for key, value in row.items()
+            if key.startswith("chrF of ") and key != "chrF of the picks"
+        ]
         assert len(systems) == 6
         assert row["chrF of the picks"] > max(systems)
 
@@ -38,7 +42,9 @@ def test_alpaca_eval_runs_end_to_end_and_agrees_with_the_judge(tmp_path: Path) -
     assert found.keys() == {"reward", "judge", "alpaca_eval"}
     for row in found.values():
         assert row["num_wins"] + row["num_ties"] + row["num_losses"] + row["num_failed"] == 805
-        assert row["num_failed"] <= 8  # 5 % nonsense, three attempts; alpaca_eval's annotator talks none
+        assert (
+            row["num_failed"] <= 8
+        )  # 5 % nonsense, three attempts; alpaca_eval's annotator talks none
     # the search picked by the very reward: it can tie with one of the systems, but not lose
     assert found["reward"]["num_losses"] == 0
     # judge and annotator both prefer the longer one, by words and by characters
@@ -47,5 +53,8 @@ def test_alpaca_eval_runs_end_to_end_and_agrees_with_the_judge(tmp_path: Path) -
 
 def test_every_gold_answer_is_right(tmp_path: Path) -> None:
     found = rows("math", tmp_path)
-    assert [(row["problems"], row["num_problems"]) for row in found] == [("gsm8k_test", 1319), ("math500", 500)]
+    assert [(row["problems"], row["num_problems"]) for row in found] == [
+        ("gsm8k_test", 1319),
+        ("math500", 500),
+    ]
     assert all(row["accuracy"] == 1.0 and row["num_unjudged"] == 0 for row in found)

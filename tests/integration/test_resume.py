@@ -38,7 +38,11 @@ def num_plays(run_dir: Path) -> int:
     if not journal.exists():
         return 0
     try:
-        return sqlite3.connect(f"file:{journal}?mode=ro", uri=True).execute("SELECT count(*) FROM plays").fetchone()[0]
+        return (
+            sqlite3.connect(f"file:{journal}?mode=ro", uri=True)
+            .execute("SELECT count(*) FROM plays")
+            .fetchone()[0]
+        )
     except sqlite3.OperationalError:  # not yet made
         return 0
 
@@ -72,12 +76,16 @@ def assert_complete(run_dir: Path, num_prompts: int, budget: int) -> None:
         assert [play.index for play in rollout.plays] == list(range(len(rollout.plays)))
 
 
-def test_a_killed_run_ends_as_one_that_was_never_killed(write_config: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_killed_run_ends_as_one_that_was_never_killed(
+    write_config: Callable[..., Path], tmp_path: Path
+) -> None:
     config, killed_dir, whole_dir = write_config(), tmp_path / "run", tmp_path / "whole"
     assert run(RECIPE, "--config", config, "--output_dir", whole_dir).returncode == 0
     assert kill_until_done(config, killed_dir, total=120, kills=3) == 3
     assert_complete(killed_dir, num_prompts=12, budget=10)
-    whole, resumed = (load_dataset(str(path / "rollouts"), split="train") for path in (whole_dir, killed_dir))
+    whole, resumed = (
+        load_dataset(str(path / "rollouts"), split="train") for path in (whole_dir, killed_dir)
+    )
     assert whole["error"].count(None) < len(whole), "the scripted failures did not happen"
     assert whole.to_list() == resumed.to_list()
 
@@ -85,14 +93,25 @@ def test_a_killed_run_ends_as_one_that_was_never_killed(write_config: Callable[.
 @pytest.mark.heavy
 def test_real_models_with_plays_in_flight_killed(tmp_path: Path) -> None:
     config = "recipes/configs/demo/synthesize.yaml"
-    options = ("--num_prompts", 24, "--budget", 12, "--plays_in_flight", 3, "--output_dir", tmp_path / "run")
+    options = (
+        "--num_prompts",
+        24,
+        "--budget",
+        12,
+        "--plays_in_flight",
+        3,
+        "--output_dir",
+        tmp_path / "run",
+    )
     options += ("--agents", f"[{{name: g, engine: transformers, model: {WEIGHTS}/generalist}}, {{name: a, engine: transformers, model: {WEIGHTS}/add}}]")  # fmt: skip
     assert kill_until_done(Path(config), tmp_path / "run", 24 * 12, 2, *options) >= 1
     assert_complete(tmp_path / "run", num_prompts=24, budget=12)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_run_in_order(write_config: Callable[..., Path], tmp_path: Path, sent: signal.Signals) -> None:
+def test_a_signal_ends_a_run_in_order(
+    write_config: Callable[..., Path], tmp_path: Path, sent: signal.Signals
+) -> None:
     config = write_config()
     process = start(config)
     wait_for(process, tmp_path / "run", at_least=5)
@@ -105,7 +124,9 @@ def test_a_signal_ends_a_run_in_order(write_config: Callable[..., Path], tmp_pat
     assert_complete(tmp_path / "run", num_prompts=12, budget=10)
 
 
-def test_two_processes_cannot_write_one_run(write_config: Callable[..., Path], tmp_path: Path) -> None:
+def test_two_processes_cannot_write_one_run(
+    write_config: Callable[..., Path], tmp_path: Path
+) -> None:
     config = write_config(agents=[{"name": "slow", "engine": "scripted", "latency_s": 3.0}])
     first = start(config)
     wait_for(first, tmp_path / "run", at_least=1)
@@ -132,7 +153,9 @@ def test_another_configuration_is_refused_and_the_difference_shown(
     assert num_plays(tmp_path / "run") == before
 
 
-def test_a_finished_run_is_not_written_over(write_config: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_finished_run_is_not_written_over(
+    write_config: Callable[..., Path], tmp_path: Path
+) -> None:
     config = write_config()
     assert run(RECIPE, "--config", config).returncode == 0
     files = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.parquet")}

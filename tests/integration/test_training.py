@@ -28,7 +28,15 @@ pytestmark = pytest.mark.heavy
 
 def demo(name: str, output: Path, dataset: Path, *options: object) -> tuple[object, ...]:
     config = ("--config", f"recipes/configs/demo/{name}.yaml", "--model_name_or_path", STUDENT)
-    return (f"recipes/{name}.py", *config, "--dataset_name", dataset, "--output_dir", output, *options)
+    return (
+        f"recipes/{name}.py",
+        *config,
+        "--dataset_name",
+        dataset,
+        "--output_dir",
+        output,
+        *options,
+    )
 
 
 def weights(folder: Path) -> dict[str, Any]:
@@ -50,7 +58,9 @@ def test_methods(training_data: Path, tmp_path: Path, method: str) -> None:
     assert ("trl.experimental" in done.stderr) == (method != "kto")
 
 
-def test_a_reward_model_of_the_pairs_tells_right_from_wrong(training_data: Path, tmp_path: Path) -> None:
+def test_a_reward_model_of_the_pairs_tells_right_from_wrong(
+    training_data: Path, tmp_path: Path
+) -> None:
     done = launch(*demo("reward", tmp_path / "rm", training_data / "dpo", "--num_train_epochs", 12))
     assert done.returncode == 0, done.stderr
     reward = make_reward({"kind": "classifier", "model": str(tmp_path / "rm"), "device": "cpu"})
@@ -59,7 +69,9 @@ def test_a_reward_model_of_the_pairs_tells_right_from_wrong(training_data: Path,
     right = 0
     for row in (rows := load_dataset(str(training_data / "dpo"), split="train")):
         prompt = Prompt(row["prompt_id"], (Message("user", row["prompt"][0]["content"]),))
-        chosen, rejected = wait(reward.score(prompt, [row["chosen"][0]["content"], row["rejected"][0]["content"]]))
+        chosen, rejected = wait(
+            reward.score(prompt, [row["chosen"][0]["content"], row["rejected"][0]["content"]])
+        )
         right += chosen > rejected
     assert right > 0.7 * len(rows)  # of those that it has seen; a coin gets half
 
@@ -71,17 +83,28 @@ def test_rows_that_teach_nothing_are_counted(tmp_path: Path) -> None:
             for number in range(8):
                 prompt = f"{number} " * (300 if number < 2 else 2)
                 row = {first: str(number), **dict.fromkeys(others, "no")}
-                turns = {column: [{"role": "assistant", "content": text}] for column, text in row.items()}
-                file.write(json.dumps({"prompt": [{"role": "user", "content": prompt}], **turns}) + "\n")
+                turns = {
+                    column: [{"role": "assistant", "content": text}] for column, text in row.items()
+                }
+                file.write(
+                    json.dumps({"prompt": [{"role": "user", "content": prompt}], **turns}) + "\n"
+                )
     recipes = [
         demo("sft", tmp_path / "1", tmp_path / "sft", "--max_steps", 1),
         demo("sft", tmp_path / "2", tmp_path / "sft", "--max_steps", 1, "--packing", "true"),
         demo("reward", tmp_path / "3", tmp_path / "dpo", "--max_steps", 1),
         demo("preference", tmp_path / "4", tmp_path / "dpo", "--max_steps", 1, "--method", "kto"),
     ]
-    done = launch("tests/integration/several.py", json.dumps([list(map(str, arguments)) for arguments in recipes]))
+    done = launch(
+        "tests/integration/several.py",
+        json.dumps([list(map(str, arguments)) for arguments in recipes]),
+    )
     assert done.returncode == 0, done.stderr
-    assert [line.partition("WARNING: ")[2] for line in done.stderr.splitlines() if "teach nothing" in line] == [
+    assert [
+        line.partition("WARNING: ")[2]
+        for line in done.stderr.splitlines()
+        if "teach nothing" in line
+    ] == [
         "2 of 8 rows teach nothing: the prompt alone is longer than max_length 256",
         "2 of 8 rows teach nothing: the prompt alone is longer than max_length 256",
         "2 of 8 rows teach nothing: chosen or rejected is longer than max_length 256",
@@ -90,7 +113,14 @@ def test_rows_that_teach_nothing_are_counted(tmp_path: Path) -> None:
 
 
 def test_a_mistake_ends_every_process_of_a_launch(training_data: Path, tmp_path: Path) -> None:
-    config = ("-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/ddp.yaml", "--num_processes", 2)
+    config = (
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        "accelerate_configs/ddp.yaml",
+        "--num_processes",
+        2,
+    )
     done = run(*config, *demo("dpo", tmp_path / "out", training_data / "sft"))
     assert done.returncode != 0
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -101,17 +131,32 @@ def test_a_mistake_ends_every_process_of_a_launch(training_data: Path, tmp_path:
 def test_runs_are_mixed_and_trackers_know_of_them(training_data: Path, tmp_path: Path) -> None:
     for name, digits in {"first": "1", "second": "2"}.items():  # as two runs of this package
         shutil.copytree(training_data, tmp_path / name)
-        (tmp_path / name / "lineage.json").write_text(json.dumps({"fingerprint": digits * 16, "search": "toa"}))
+        (tmp_path / name / "lineage.json").write_text(
+            json.dumps({"fingerprint": digits * 16, "search": "toa"})
+        )
     config = yaml.safe_load((ROOT / "recipes/configs/demo/dpo.yaml").read_text())
     del config["dataset_name"]
-    parts = [{"path": str(tmp_path / "first"), "fraction": 3}, {"path": str(tmp_path / "second"), "fraction": 1}]
-    config |= {"datasets": parts, "report_to": ["tensorboard", "trackio"], "model_name_or_path": STUDENT, "beta": 0.3}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**config, "output_dir": str(tmp_path / "out")}))
+    parts = [
+        {"path": str(tmp_path / "first"), "fraction": 3},
+        {"path": str(tmp_path / "second"), "fraction": 1},
+    ]
+    config |= {
+        "datasets": parts,
+        "report_to": ["tensorboard", "trackio"],
+        "model_name_or_path": STUDENT,
+        "beta": 0.3,
+    }
+    (tmp_path / "config.yaml").write_text(
+        yaml.safe_dump({**config, "output_dir": str(tmp_path / "out")})
+    )
     options = ("--config", tmp_path / "config.yaml", "--use_peft")
     done = launch("recipes/dpo.py", *options, TRACKIO_DIR=str(tmp_path / "trackio"))
     assert done.returncode == 0, done.stderr
     state = json.loads((tmp_path / "out" / "lineage.json").read_text())
-    assert [(part["fingerprint"], part["fraction"]) for part in state["data"]] == [("1" * 16, 3), ("2" * 16, 1)]
+    assert [(part["fingerprint"], part["fraction"]) for part in state["data"]] == [
+        ("1" * 16, 3),
+        ("2" * 16, 1),
+    ]
 
     (database,) = (tmp_path / "trackio").glob("*.db")
     ((told,),) = sqlite3.connect(database).execute("SELECT config FROM configs").fetchall()
@@ -129,13 +174,27 @@ def test_runs_are_mixed_and_trackers_know_of_them(training_data: Path, tmp_path:
 
 
 def test_killed_at_any_step_the_same_command_goes_on(training_data: Path, tmp_path: Path) -> None:
-    options = ("--max_steps", 30, "--save_strategy", "steps", "--save_steps", 2, "--per_device_train_batch_size", 4)
+    options = (
+        "--max_steps",
+        30,
+        "--save_strategy",
+        "steps",
+        "--save_steps",
+        2,
+        "--per_device_train_batch_size",
+        4,
+    )
     options += ("--resume_from_checkpoint", "true")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = launch(*demo("sft", whole, training_data / "sft", *options))
     assert done.returncode == 0, done.stderr
 
-    config = ("-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/single_cpu.yaml")
+    config = (
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        "accelerate_configs/single_cpu.yaml",
+    )
     process = subprocess.Popen(
         command(*config, *demo("sft", killed, training_data / "sft", *options)),
         cwd=ROOT,
@@ -154,7 +213,11 @@ def test_killed_at_any_step_the_same_command_goes_on(training_data: Path, tmp_pa
     assert not (killed / "model.safetensors").exists()
     last = max(int(path.name.split("-")[1]) for path in killed.glob("checkpoint-*"))
     half = killed / f"checkpoint-{last + 2}"  # as one that was being written
-    shutil.copytree(killed / "checkpoint-4", half, ignore=shutil.ignore_patterns("trainer_state.json", "optimizer.pt"))
+    shutil.copytree(
+        killed / "checkpoint-4",
+        half,
+        ignore=shutil.ignore_patterns("trainer_state.json", "optimizer.pt"),
+    )
 
     done = launch(*demo("sft", killed, training_data / "sft", *options))
     assert done.returncode == 0, done.stderr

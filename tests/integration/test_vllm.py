@@ -29,7 +29,9 @@ from toa_trl.types import Message, Sampling
 PLACE = ROOT / ".venv-vllm"
 pytestmark = [
     pytest.mark.heavy,
-    pytest.mark.skipif(not (PLACE / "installed").exists(), reason="no .venv-vllm: bash scripts/test_vllm makes it"),
+    pytest.mark.skipif(
+        not (PLACE / "installed").exists(), reason="no .venv-vllm: bash scripts/test_vllm makes it"
+    ),
 ]
 VLLM_ENVIRONMENT = {
     **ENVIRONMENT,
@@ -39,9 +41,22 @@ VLLM_ENVIRONMENT = {
 }
 # Seeds and prompts read in chunks kill vLLM 0.32 on a CPU; its blocks of 128 tokens hold none of our short prompts; and by
 # default it does not start where less than 92 % of the memory is free.
-ENGINE = {"enforce_eager": True, "enable_chunked_prefill": False, "block_size": 32, "gpu_memory_utilization": 0.1}
-FLAGS = ("--enforce-eager", "--no-enable-chunked-prefill", "--block-size=32", "--gpu-memory-utilization=0.1")
-PROMPTS = [json.loads(line) for line in (ROOT / "toa_trl/demo/data/synthesis.jsonl").read_text().splitlines()[:10]]
+ENGINE = {
+    "enforce_eager": True,
+    "enable_chunked_prefill": False,
+    "block_size": 32,
+    "gpu_memory_utilization": 0.1,
+}
+FLAGS = (
+    "--enforce-eager",
+    "--no-enable-chunked-prefill",
+    "--block-size=32",
+    "--gpu-memory-utilization=0.1",
+)
+PROMPTS = [
+    json.loads(line)
+    for line in (ROOT / "toa_trl/demo/data/synthesis.jsonl").read_text().splitlines()[:10]
+]
 
 
 def widen_heads(source: Path, folder: Path, head_dim: int = 32) -> Path:
@@ -55,7 +70,9 @@ def widen_heads(source: Path, folder: Path, head_dim: int = 32) -> Path:
     shutil.copytree(source, folder)
     config = json.loads((folder / "config.json").read_text())
     old, ratio = config["head_dim"], head_dim / config["head_dim"]
-    kept = torch.cat([torch.arange(old // 2), torch.arange(old // 2) + head_dim // 2])  # rotary pairs (i, i + dim / 2)
+    kept = torch.cat(
+        [torch.arange(old // 2), torch.arange(old // 2) + head_dim // 2]
+    )  # rotary pairs (i, i + dim / 2)
     weights = load_file(folder / "model.safetensors")
     for name, weight in weights.items():
         if "self_attn" in name:
@@ -77,7 +94,8 @@ def widen_heads(source: Path, folder: Path, head_dim: int = 32) -> Path:
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
     return {
-        name: widen_heads(ROOT / WEIGHTS / name, folder / name) for name in ("generalist", "add", "reward_hackable")
+        name: widen_heads(ROOT / WEIGHTS / name, folder / name)
+        for name in ("generalist", "add", "reward_hackable")
     }
 
 
@@ -157,12 +175,18 @@ def test_the_engine_in_process(models: dict[str, Path]) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    result = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("RESULT")).split(" ", 1)[1])
+    result = json.loads(
+        next(line for line in done.stdout.splitlines() if line.startswith("RESULT")).split(" ", 1)[
+            1
+        ]
+    )
     assert result["shared"]
     assert result["first"] == result["again"]
     assert result["one"] == result["first"][:1], "the batch changed the text"
     assert len({answer["text"] for answer in result["first"]}) > 4, "the seed changed nothing"
-    assert [(a["finish_reason"], a["completion_tokens"]) for a in result["short"]] == [("length", 3)] * 2
+    assert [(a["finish_reason"], a["completion_tokens"]) for a in result["short"]] == [
+        ("length", 3)
+    ] * 2
     assert result["stopped"][0]["finish_reason"] == "stop"
     assert "=" not in result["stopped"][0]["text"]
     assert "the context holds 512" in result["too_long"]
@@ -171,12 +195,20 @@ def test_the_engine_in_process(models: dict[str, Path]) -> None:
     assert result["restarted"] == result["one"]
 
     own = make_agent(
-        {"name": "own", "engine": "transformers", "model": f"{WEIGHTS}/generalist", "dtype": "float32", "device": "cpu"}
+        {
+            "name": "own",
+            "engine": "transformers",
+            "model": f"{WEIGHTS}/generalist",
+            "dtype": "float32",
+            "device": "cpu",
+        }
     )
 
     async def greedy() -> list[object]:
         sampling = Sampling(temperature=0.0)
-        return await asyncio.gather(*(own.generate([Message("user", t)], sampling=sampling, seed=0) for t in texts))
+        return await asyncio.gather(
+            *(own.generate([Message("user", t)], sampling=sampling, seed=0) for t in texts)
+        )
 
     for there, here in zip(result["greedy"], wait(greedy()), strict=True):
         assert there["text"].strip() == here.text.strip()
@@ -202,15 +234,29 @@ def serving(model: Path, *options: str) -> Iterator[str]:
         "--port",
         port,
     )
-    command = [PLACE / "bin/python", "-m", "vllm.entrypoints.openai.api_server", *arguments, *FLAGS, *options]
+    command = [
+        PLACE / "bin/python",
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        *arguments,
+        *FLAGS,
+        *options,
+    ]
     with open(f"{model}.log", "w") as log:
         server = subprocess.Popen(
-            [*map(str, command)], env=VLLM_ENVIRONMENT, stdout=log, stderr=log, start_new_session=True
+            [*map(str, command)],
+            env=VLLM_ENVIRONMENT,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
-        for sent in (signal.SIGTERM, signal.SIGKILL):  # the second one for what the server has left behind
+        for sent in (
+            signal.SIGTERM,
+            signal.SIGKILL,
+        ):  # the second one for what the server has left behind
             with suppress(ProcessLookupError):
                 os.killpg(server.pid, sent)
             with suppress(subprocess.TimeoutExpired):
@@ -231,7 +277,10 @@ def servers(models: dict[str, Path]) -> Iterator[dict[str, str]]:
     """The URLs of two agents and a reward model."""
     options = {"reward_hackable": ("--runner", "pooling")}
     with ExitStack() as stack:
-        urls = {name: stack.enter_context(serving(model, *options.get(name, ()))) for name, model in models.items()}
+        urls = {
+            name: stack.enter_context(serving(model, *options.get(name, ())))
+            for name, model in models.items()
+        }
         for name, url in urls.items():
             wait_until_up(url, models[name].with_suffix(".log"))
         yield urls
@@ -248,7 +297,13 @@ def metric(url: str, name: str) -> float:
 def test_a_run_over_servers(servers: dict[str, str], tmp_path: Path) -> None:
     def agent(name: str) -> dict[str, str]:
         url = f"{servers[name]}/v1"
-        return {"name": name, "engine": "openai", "model": name, "base_url": url, "config": f"{WEIGHTS}/{name}"}
+        return {
+            "name": name,
+            "engine": "openai",
+            "model": name,
+            "base_url": url,
+            "config": f"{WEIGHTS}/{name}",
+        }
 
     config = {
         "prompts": "toa_trl/demo/data/synthesis.jsonl",
@@ -260,7 +315,11 @@ def test_a_run_over_servers(servers: dict[str, str], tmp_path: Path) -> None:
         "plays_in_flight": 2,
         "sampling": {"temperature": 0.7, "max_tokens": 64},
         "agents": [agent("generalist"), agent("add")],
-        "reward": {"kind": "vllm", "model": "reward_hackable", "base_url": f"{servers['reward_hackable']}/v1"},
+        "reward": {
+            "kind": "vllm",
+            "model": "reward_hackable",
+            "base_url": f"{servers['reward_hackable']}/v1",
+        },
         "preference": {"rejected_rank": 0.5},
         "output_dir": str(tmp_path / "run"),
     }
@@ -274,14 +333,26 @@ def test_a_run_over_servers(servers: dict[str, str], tmp_path: Path) -> None:
     assert not [play.error for play in plays if play.error]
     for name in ("generalist", "add"):
         completions = [play.completion for play in plays if play.action.agent == name]
-        assert sum(c.prompt_tokens for c in completions) == metric(servers[name], "prompt_tokens_total") > 0
-        assert sum(c.completion_tokens for c in completions) == metric(servers[name], "generation_tokens_total")
+        assert (
+            sum(c.prompt_tokens for c in completions)
+            == metric(servers[name], "prompt_tokens_total")
+            > 0
+        )
+        assert sum(c.completion_tokens for c in completions) == metric(
+            servers[name], "generation_tokens_total"
+        )
         assert all(c.flops > 0 for c in completions)
         # refinements of one prompt share its beginning, and the server need not read it again
-        hits, queries = (metric(servers[name], f"prefix_cache_{count}_total") for count in ("hits", "queries"))
+        hits, queries = (
+            metric(servers[name], f"prefix_cache_{count}_total") for count in ("hits", "queries")
+        )
         assert hits > 0.2 * queries, f"{hits:.0f} of {queries:.0f} prompt tokens"
 
-    classifier = make_reward({"kind": "classifier", "model": f"{WEIGHTS}/reward_hackable", "device": "cpu"})
+    classifier = make_reward(
+        {"kind": "classifier", "model": f"{WEIGHTS}/reward_hackable", "device": "cpu"}
+    )
     for rollout in rollouts:
-        rewards = wait(classifier.score(rollout.prompt, [play.completion.text for play in rollout.scored]))
+        rewards = wait(
+            classifier.score(rollout.prompt, [play.completion.text for play in rollout.scored])
+        )
         assert [play.reward for play in rollout.scored] == pytest.approx(rewards, abs=1e-3)

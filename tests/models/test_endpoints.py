@@ -20,7 +20,11 @@ from toa_trl.models.endpoints import Endpoints, RequestError
 from toa_trl.models.endpoints.client import FAULTS_IN_A_ROW, _seconds
 from toa_trl.models.endpoints.pool import FIRST_LIMIT
 
-CONTEXT = {"error": {"message": "This model's maximum context length is 4096 tokens. However, you requested 5000."}}
+CONTEXT = {
+    "error": {
+        "message": "This model's maximum context length is 4096 tokens. However, you requested 5000."
+    }
+}
 
 
 @pytest.fixture(autouse=True)
@@ -129,7 +133,9 @@ async def many(endpoints: Endpoints, count: int) -> list[bool]:
     return await asyncio.gather(*(endpoints.post("it", {"n": n}, parse) for n in range(count)))
 
 
-@pytest.mark.parametrize("fault", [500, 502, 503, 504, 529, 408, "reset", "{not json", '{"else": 1}', "[]", b"\xff"])
+@pytest.mark.parametrize(
+    "fault", [500, 502, 503, 504, 529, 408, "reset", "{not json", '{"else": 1}', "[]", b"\xff"]
+)
 def test_a_fault_is_tried_again_up_to_max_attempts(fault: Any) -> None:
     fault = '{"\ud800' if fault == b"\xff" else fault
     result, server = against(*[fault] * 2, max_attempts=3)
@@ -338,12 +344,16 @@ def test_check_names_what_cannot_be_reached() -> None:
             async with to(server) as endpoints:
                 assert await endpoints.check() == {}
                 server.alive = 401
-                with pytest.raises(ConfigError, match=r"refuses the key \(401\); set OPENAI_API_KEY"):
+                with pytest.raises(
+                    ConfigError, match=r"refuses the key \(401\); set OPENAI_API_KEY"
+                ):
                     await endpoints.check()
                 server.alive = 404  # it is there, though it does not know the probe
                 await endpoints.check()
             async with to(server, gone) as endpoints:
-                with pytest.raises(ConfigError, match=rf"here: {gone.url} cannot be reached.*start the server"):
+                with pytest.raises(
+                    ConfigError, match=rf"here: {gone.url} cannot be reached.*start the server"
+                ):
                     await endpoints.check()
 
     wait(run())
@@ -377,7 +387,8 @@ def test_a_password_in_a_url_is_refused_and_not_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("max_concurrency", 0), ("max_attempts", 0), ("max_attempts", "3"), ("timeout_s", 0)]
+    ("key", "value"),
+    [("max_concurrency", 0), ("max_attempts", 0), ("max_attempts", "3"), ("timeout_s", 0)],
 )
 def test_numbers_out_of_range_are_refused(key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=key):

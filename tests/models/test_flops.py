@@ -65,7 +65,11 @@ def active_parameters(config: Any) -> int:
     total = 0
     for name, parameter in model.named_parameters():  # tied ones once
         routed = ".experts." in name
-        total += parameter.numel() * config.num_experts_per_tok // experts if routed else parameter.numel()
+        total += (
+            parameter.numel() * config.num_experts_per_tok // experts
+            if routed
+            else parameter.numel()
+        )
     return total
 
 
@@ -73,7 +77,9 @@ def active_parameters(config: Any) -> int:
 def test_counts_the_active_parameters_of_real_architectures(name: str) -> None:
     config = CONFIGS[name]
     # biases, norms and routers are left out
-    assert Flops.from_config(config).num_parameters == pytest.approx(active_parameters(config), rel=0.002)
+    assert Flops.from_config(config).num_parameters == pytest.approx(
+        active_parameters(config), rel=0.002
+    )
 
 
 def test_the_formula_is_that_of_the_paper() -> None:

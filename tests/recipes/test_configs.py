@@ -14,7 +14,9 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "recipes/configs").rglob("*.yaml"))
-each = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "recipes/configs")))
+each = pytest.mark.parametrize(
+    "path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "recipes/configs"))
+)
 PAPER = [path for path in CONFIGS if path.parent.name != "demo"]
 TRAINING = [path for path in PAPER if path.stem.endswith(("_full", "_lora"))]
 
@@ -37,7 +39,11 @@ def options(path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     def stop(parser: Any, arguments: list[str]) -> None:
         if any(action.dest == "use_cpu" for action in parser._actions):
-            arguments = [*arguments, "--use_cpu", "True"]  # bf16 is for GPUs, and checked against this machine
+            arguments = [
+                *arguments,
+                "--use_cpu",
+                "True",
+            ]  # bf16 is for GPUs, and checked against this machine
         raise Parsed(parse(parser, arguments))
 
     words = command(path)
@@ -63,7 +69,10 @@ def test_the_first_line_starts_it(path: Path) -> None:
 def test_its_recipe_takes_every_key(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = options(path, monkeypatch)
     for key, value in yaml.safe_load(path.read_text(encoding="utf-8")).items():
-        if key in ("use_cpu", "lora_target_modules"):  # the one is set by this test, the other read as one name
+        if key in (
+            "use_cpu",
+            "lora_target_modules",
+        ):  # the one is set by this test, the other read as one name
             continue
         assert found[key] == value or key in ("datasets", "train", "report_to", "sampling"), key
 
@@ -81,7 +90,11 @@ def test_what_the_trainings_promise(path: Path, monkeypatch: pytest.MonkeyPatch)
     assert found["save_total_limit"] == 1
     assert 0 < found["warmup_steps"] < 1  # a share: an old warmup_ratio would be an unknown key
     if path.stem.startswith("sft"):
-        assert found["packing"] and found["packing_strategy"] == "bfd" and found["completion_only_loss"]  # noqa: PT018
+        assert (
+            found["packing"]
+            and found["packing_strategy"] == "bfd"
+            and found["completion_only_loss"]
+        )
     if path.stem == "dpo_full":
         assert found["precompute_ref_log_probs"]
     # whoever trains all weights in one process keeps them in float32: there is no other copy of them
@@ -111,12 +124,18 @@ def test_packed_examples_do_not_see_their_neighbours(attention: str) -> None:
     ).eval()
     examples = [list(range(5, 25)), list(range(60, 27, -1)), list(range(30, 41))]
     together = [token for example in examples for token in example]
-    row = {"input_ids": together, "labels": together, "seq_lengths": [len(example) for example in examples]}
+    row = {
+        "input_ids": together,
+        "labels": together,
+        "seq_lengths": [len(example) for example in examples],
+    }
     batch = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)([row])
     del batch["labels"]
     with torch.no_grad():
         packed = model(**batch, use_cache=False).logits[0]
-        apart = torch.cat([model(input_ids=torch.tensor([example])).logits[0] for example in examples])
+        apart = torch.cat(
+            [model(input_ids=torch.tensor([example])).logits[0] for example in examples]
+        )
         as_one = model(input_ids=torch.tensor([together])).logits[0]
     assert torch.allclose(packed, apart, atol=1e-4)
     assert not torch.allclose(as_one, apart, atol=1e-1)

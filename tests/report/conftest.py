@@ -29,9 +29,20 @@ SCHEMA = pa.schema(
     [
         *[
             (name, pa.string())
-            for name in ("prompt_id", "metadata", "agent", "kind", "response", "finish_reason", "error")
+            for name in (
+                "prompt_id",
+                "metadata",
+                "agent",
+                "kind",
+                "response",
+                "finish_reason",
+                "error",
+            )
         ],
-        *[(name, pa.int64()) for name in ("play", "parent", "depth", "prompt_tokens", "completion_tokens", "seed")],
+        *[
+            (name, pa.int64())
+            for name in ("play", "parent", "depth", "prompt_tokens", "completion_tokens", "seed")
+        ],
         *[(name, pa.float64()) for name in ("reward", "flops", "reward_flops")],
         ("prompt", MESSAGES),
         ("refs", pa.list_(pa.int64())),
@@ -44,7 +55,13 @@ def play_prompt(
     rng: random.Random, prompt_id: str, search: str, agents: list[str], budget: int, failures: float
 ) -> Rows:
     """Every play of one prompt."""
-    moves = make_search(search, agents, budget, seed=rng.randrange(10**6), **({"tau": 0.5} if search == "toa" else {}))
+    moves = make_search(
+        search,
+        agents,
+        budget,
+        seed=rng.randrange(10**6),
+        **({"tau": 0.5} if search == "toa" else {}),
+    )
     suits = rng.choice(agents)  # the agent that is worth a play here
     rows: Rows = []
     while not moves.done and len(rows) < 4 * budget:
@@ -52,13 +69,26 @@ def play_prompt(
             drafts = [rows[ref]["reward"] for ref in action.refs]
             failed = rng.random() < failures
             skill = SKILL.get(action.agent, 0.0) + (0.5 if action.agent == suits else 0)
-            reward = None if failed else rng.gauss(skill, 0.4) * 0.6 + (0.5 * max(drafts) + 0.15 if drafts else 0)
+            reward = (
+                None
+                if failed
+                else rng.gauss(skill, 0.4) * 0.6 + (0.5 * max(drafts) + 0.15 if drafts else 0)
+            )
             words = rng.randint(8, 60)
-            text = rng.choice(NASTY) if rng.random() < 0.1 else "So 16 + 8 = 24, 24 - 6 = 18. " * (words // 8)
+            text = (
+                rng.choice(NASTY)
+                if rng.random() < 0.1
+                else "So 16 + 8 = 24, 24 - 6 = 18. " * (words // 8)
+            )
             rows.append(
                 {
                     "prompt_id": prompt_id,
-                    "prompt": [{"role": "user", "content": f"Eva has {len(prompt_id)} coins. How many? {HOSTILE}"}],
+                    "prompt": [
+                        {
+                            "role": "user",
+                            "content": f"Eva has {len(prompt_id)} coins. How many? {HOSTILE}",
+                        }
+                    ],
                     "metadata": json.dumps({"answer": "54", "source": HOSTILE}),
                     "play": index,
                     "agent": action.agent,
@@ -103,11 +133,21 @@ def write_run(
     for row in rows:
         change(row)
     half = (
-        next((i for i, row in enumerate(rows) if row["prompt_id"] == rows[len(rows) // 2]["prompt_id"]), 0) + 3
+        next(
+            (
+                i
+                for i, row in enumerate(rows)
+                if row["prompt_id"] == rows[len(rows) // 2]["prompt_id"]
+            ),
+            0,
+        )
+        + 3
         if rows
         else 0
     )
-    for part, chunk in enumerate((rows[:half], rows[half:])):  # a file may end in the middle of a prompt
+    for part, chunk in enumerate(
+        (rows[:half], rows[half:])
+    ):  # a file may end in the middle of a prompt
         write_table(folder / f"rollouts/part-{part}.parquet", pa.Table.from_pylist(chunk, SCHEMA))
     if dpo:
         write_training(folder, rows)
@@ -119,7 +159,13 @@ def write_run(
         "plays_in_flight": 1,
         "sampling": {"temperature": 0.7, "top_p": 1.0, "max_tokens": 64},
         "agents": [
-            {"name": n, "engine": "openai", "model": f"org/{n}", "base_url": "http://host", "api_key": "sk-1"}
+            {
+                "name": n,
+                "engine": "openai",
+                "model": f"org/{n}",
+                "base_url": "http://host",
+                "api_key": "sk-1",
+            }
             for n in names
         ],
         "reward": {"kind": "likelihood", "model": "base"},
@@ -144,7 +190,14 @@ def write_training(folder: Path, rows: Rows) -> None:
         ranked = sorted(plays, key=lambda row: (-row["reward"], row["play"]))
         best, rank = ranked[0], max(2, round(len(ranked) * 30 / 160))
         prompt = best["prompt"]
-        sft.append({"prompt": prompt, "completion": assistant(best), "prompt_id": prompt_id, "reward": best["reward"]})
+        sft.append(
+            {
+                "prompt": prompt,
+                "completion": assistant(best),
+                "prompt_id": prompt_id,
+                "reward": best["reward"],
+            }
+        )
         if rank <= len(ranked):
             worse = ranked[rank - 1]
             ranks = {"chosen_rank": 1, "rejected_rank": rank}
@@ -152,7 +205,9 @@ def write_training(folder: Path, rows: Rows) -> None:
             scores = {"chosen_reward": best["reward"], "rejected_reward": worse["reward"]}
             who = {"chosen_agent": best["agent"], "rejected_agent": worse["agent"]}
             who |= {"chosen_play": best["play"], "rejected_play": worse["play"]}
-            dpo.append({"prompt": prompt, "prompt_id": prompt_id, **sides, **scores, **who, **ranks})
+            dpo.append(
+                {"prompt": prompt, "prompt_id": prompt_id, **sides, **scores, **who, **ranks}
+            )
     for name, table in (("sft", sft), ("dpo", dpo)):
         if table:
             write_table(folder / name / "train.parquet", pa.Table.from_pylist(table))
@@ -183,8 +238,16 @@ def make_results() -> dict[str, Any]:
     for i, name in enumerate(("best_of_n", "parallel", "prs", "sequential", "moa", "toa")):
         for j, budget in enumerate((8, 16, 32)):
             accuracy, cost = 0.3 + 0.07 * i * (0.5 + j / 4) + 0.1 * j, budget * (1 + 0.2 * i)
-            row = {"name": name, "budget": budget, "accuracy": accuracy, "interval": [accuracy - 0.07, accuracy + 0.07]}
-            row |= {"oracle_accuracy": accuracy + 0.05, "mean_best_reward": -0.4 + 0.1 * i + 0.1 * j}
+            row = {
+                "name": name,
+                "budget": budget,
+                "accuracy": accuracy,
+                "interval": [accuracy - 0.07, accuracy + 0.07],
+            }
+            row |= {
+                "oracle_accuracy": accuracy + 0.05,
+                "mean_best_reward": -0.4 + 0.1 * i + 0.1 * j,
+            }
             row |= {"mean_top10_reward": -0.9 + 0.15 * i + 0.1 * j, "tokens": 90 * cost}
             searches.append(row | {"flops": 6e8 * cost, "reward_flops": 1e8 * budget})
     return {"student": student, "searches": searches}

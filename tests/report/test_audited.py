@@ -11,7 +11,14 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from tests.report.test_report import text_of
-from toa_trl.report.audit import Contamination, Index, audit_reward, card_section, find_contamination, measure
+from toa_trl.report.audit import (
+    Contamination,
+    Index,
+    audit_reward,
+    card_section,
+    find_contamination,
+    measure,
+)
 from toa_trl.report.audit.contamination import Overlap
 from toa_trl.report.audit.words import SHOWN
 from toa_trl.report.page import write_report
@@ -29,7 +36,10 @@ def test_a_run_without_audit_is_looked_at(tmp_path: Path, write_run: Callable[..
     assert not (tmp_path / "audit.json").exists()
     assert "Overlap with evaluation sets was not looked for." in text
     assert "No second reward was recorded" in text
-    assert f"Over {sum(row['reward'] is not None for row in rows):,} scored plays, reward and length" in text
+    assert (
+        f"Over {sum(row['reward'] is not None for row in rows):,} scored plays, reward and length"
+        in text
+    )
     cut = found.best.num_truncated
     assert f"cut short by max_tokens {cut} {found.best.num_prompts} " in text
     assert '<a href="#pairs">Chosen against rejected</a>' in page
@@ -44,7 +54,9 @@ def test_overlaps_are_listed_and_harmless(tmp_path: Path, write_run: Callable[..
     audit = measure(tmp_path, [str(tmp_path / "bench.jsonl")])
     audit.write(tmp_path / "audit.json")
     assert audit.contamination is not None
-    assert audit.contamination == find_contamination(tmp_path, Index([str(tmp_path / "bench.jsonl")]))
+    assert audit.contamination == find_contamination(
+        tmp_path, Index([str(tmp_path / "bench.jsonl")])
+    )
     num = len(audit.contamination.overlaps)
     page = write_report(tmp_path, results={}).read_text()
     assert num == 40
@@ -57,7 +69,9 @@ def test_overlaps_are_listed_and_harmless(tmp_path: Path, write_run: Callable[..
 
 def test_the_longest_overlaps_are_shown(tmp_path: Path, write_run: Callable[..., Any]) -> None:
     write_run(tmp_path)
-    overlaps = tuple(Overlap(f"p{n}", "prompt", "bench.jsonl", "1", n, "words") for n in range(13, 53))
+    overlaps = tuple(
+        Overlap(f"p{n}", "prompt", "bench.jsonl", "1", n, "words") for n in range(13, 53)
+    )
     audit = replace(measure(tmp_path), contamination=Contamination((), 40, 0, overlaps, 40))
     audit.write(tmp_path / "audit.json")
     text = section(write_report(tmp_path, results={}).read_text())

@@ -11,12 +11,25 @@ import pytest
 
 from toa_trl.report.page import write_report
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (pip install 'toa_trl[dev]')")
+webdriver = pytest.importorskip(
+    "selenium.webdriver", reason="selenium is not installed (pip install 'toa_trl[dev]')"
+)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
 OPTIONS = (
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--window-size=1300,900"),
+    *(
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+    ),
+    *(
+        "--disable-component-update",
+        "--disable-sync",
+        "--disable-dev-shm-usage",
+        "--window-size=1300,900",
+    ),
 )
 READ_ALL = """
 return [...document.querySelectorAll("#drawing .node")].map((node) => {
@@ -24,7 +37,9 @@ return [...document.querySelectorAll("#drawing .node")].map((node) => {
   return document.getElementById("response").textContent;
 });
 """
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed"
+)
 
 
 @pytest.fixture(name="browser")
@@ -60,16 +75,25 @@ def test_the_tree_can_be_read(
         nodes = browser.find_elements("css selector", "#drawing .node")
         assert len(nodes) == len(own)
         count = "return document.querySelectorAll(arguments[0]).length"
-        fresh = sum(row["kind"] == "answer" and row["parent"] is not None and row["reward"] is not None for row in own)
+        fresh = sum(
+            row["kind"] == "answer" and row["parent"] is not None and row["reward"] is not None
+            for row in own
+        )
         assert browser.execute_script(count, "#drawing .shape.fresh") == fresh
-        assert browser.execute_script(count, "#drawing .failed") == sum(row["reward"] is None for row in own)
-        best = min((row for row in own if row["reward"] is not None), key=lambda row: (-row["reward"], row["play"]))
+        assert browser.execute_script(count, "#drawing .failed") == sum(
+            row["reward"] is None for row in own
+        )
+        best = min(
+            (row for row in own if row["reward"] is not None),
+            key=lambda row: (-row["reward"], row["play"]),
+        )
         assert find("#who").text.startswith(f"Play {best['play']}: ")
         assert find("#drawing .node.on").get_attribute("data-play") == str(best["play"])
         # every play, hostile ones too, is text and nothing else
         shown = browser.execute_script(READ_ALL)
         assert shown == [
-            row["error"] if row["response"] is None else row["response"] or "(an empty response)" for row in own
+            row["error"] if row["response"] is None else row["response"] or "(an empty response)"
+            for row in own
         ]
         assert browser.execute_script(count, "#panel img, #panel script, #asked script") == 0
 
@@ -79,9 +103,9 @@ def test_the_tree_can_be_read(
     assert find("#what").text.startswith("reward")
     find("#drawing .node.on").send_keys("\ue014")  # right arrow: the next play of this depth
     assert find("#drawing .node.on").get_attribute("data-play") != "0"
-    assert browser.switch_to.active_element.get_attribute("data-play") == find("#drawing .node.on").get_attribute(
-        "data-play"
-    )
+    assert browser.switch_to.active_element.get_attribute("data-play") == find(
+        "#drawing .node.on"
+    ).get_attribute("data-play")
 
     find("#after").click()
     check_tree("synthesis-001")

@@ -10,17 +10,50 @@ from toa_trl.report.evaluation import known, number, sections
 from toa_trl.report.outcome import opening, searches, student
 from toa_trl.report.words import Picture, Section, Table
 
-WINS: dict[str, Any] = {"model": "sft", "baseline": "base", "by": "reward", "win_rate": 0.62, "interval": [0.58, 0.66]}
-WINS |= {"win_rate_matched_length": 0.53, "interval_matched_length": [0.46, 0.6], "num_matched": 212, "num_failed": 3}
-WINS |= {"num_wins": 400, "num_ties": 50, "num_losses": 350, "mean_length": 203.4, "baseline_mean_length": 151.2}
+WINS: dict[str, Any] = {
+    "model": "sft",
+    "baseline": "base",
+    "by": "reward",
+    "win_rate": 0.62,
+    "interval": [0.58, 0.66],
+}
+WINS |= {
+    "win_rate_matched_length": 0.53,
+    "interval_matched_length": [0.46, 0.6],
+    "num_matched": 212,
+    "num_failed": 3,
+}
+WINS |= {
+    "num_wins": 400,
+    "num_ties": 50,
+    "num_losses": 350,
+    "mean_length": 203.4,
+    "baseline_mean_length": 151.2,
+}
 NONE = {key: None for key in WINS if "rate" in key or "interval" in key or "length" in key}
-TAUGHT: dict[str, Any] = {"budget": 8, "seeds": [0, 1], "accuracy_std": 0.014, "num_rows": 150, "mean_reward": -2.5}
+TAUGHT: dict[str, Any] = {
+    "budget": 8,
+    "seeds": [0, 1],
+    "accuracy_std": 0.014,
+    "num_rows": 150,
+    "mean_reward": -2.5,
+}
 TAUGHT |= {"data_accuracy": 0.7, "tokens": 1234.0, "flops": 5e8, "num_problems": 480}
-UNTRAINED = {"search": "untrained", "accuracy": 0.356, "interval": [0.315, 0.4], "num_problems": 480}
+UNTRAINED = {
+    "search": "untrained",
+    "accuracy": 0.356,
+    "interval": [0.315, 0.4],
+    "num_problems": 480,
+}
 
 
 def taught(search: str, accuracy: float, gap: tuple[float, float] | None = None) -> dict[str, Any]:
-    row = {"search": search, **TAUGHT, "accuracy": accuracy, "interval": [accuracy - 0.05, accuracy + 0.05]}
+    row = {
+        "search": search,
+        **TAUGHT,
+        "accuracy": accuracy,
+        "interval": [accuracy - 0.05, accuracy + 0.05],
+    }
     row |= {"per_seed": [accuracy - 0.01, accuracy + 0.01], "gap": 0.8 - accuracy}
     return row | ({"gap_interval": list(gap)} if gap else {})
 
@@ -44,19 +77,37 @@ def only(part: str, value: Any) -> Section:
 def test_an_absent_part_makes_no_section() -> None:
     assert sections({}) == []
     assert (
-        sections({"student": {"base": {"accuracy": 1.0}}, "win_rates": [], "alpaca_eval": {}, "data_table": None}) == []
+        sections(
+            {
+                "student": {"base": {"accuracy": 1.0}},
+                "win_rates": [],
+                "alpaca_eval": {},
+                "data_table": None,
+            }
+        )
+        == []
     )
 
 
 def test_win_rates() -> None:
-    dpo = WINS | {"model": "dpo", "win_rate": 0.71, "interval": [0.67, 0.75], "interval_matched_length": [0.55, 0.7]}
+    dpo = WINS | {
+        "model": "dpo",
+        "win_rate": 0.71,
+        "interval": [0.67, 0.75],
+        "interval_matched_length": [0.55, 0.7],
+    }
     judged = WINS | {"by": "judge", "win_rate": 0.42, "interval": [0.38, 0.46]}
     even = WINS | {"model": "dpo", "by": "judge", "win_rate": 0.51, "interval": [0.47, 0.55]}
-    section = only("win_rates", [WINS, dpo, judged, even, WINS | NONE | {"model": "x", "num_failed": 800}])
+    section = only(
+        "win_rates", [WINS, dpo, judged, even, WINS | NONE | {"model": "x", "num_failed": 800}]
+    )
     text = words(section)
     assert "By reward, sft (0.620) and dpo (0.710) beat base." in text
     assert "By judge, sft (0.420) loses to base; dpo (0.510) cannot be told from base." in text
-    assert "By reward sft wins, but among the 212 pairs of like length it cannot be told from base" in text
+    assert (
+        "By reward sft wins, but among the 212 pairs of like length it cannot be told from base"
+        in text
+    )
     assert text.count("may be length") == 1
     first, *_, last = rows(section)
     assert first == [
@@ -81,9 +132,21 @@ def test_win_rates_of_which_all_failed() -> None:
 
 
 def test_alpaca_eval() -> None:
-    sft = {"win_rate": 0.25, "standard_error": 0.014, "baseline": "gpt4", "annotator": "judge", "num_wins": 200}
+    sft = {
+        "win_rate": 0.25,
+        "standard_error": 0.014,
+        "baseline": "gpt4",
+        "annotator": "judge",
+        "num_wins": 200,
+    }
     sft |= {"length_controlled_win_rate": 0.31, "length_controlled_standard_error": 0.012}
-    sft |= {"num_ties": 5, "num_losses": 600, "num_failed": 0, "mean_length": 1800.2, "baseline_mean_length": 2049.0}
+    sft |= {
+        "num_ties": 5,
+        "num_losses": 600,
+        "num_failed": 0,
+        "mean_length": 1800.2,
+        "baseline_mean_length": 2049.0,
+    }
     dpo = {"win_rate": 0.35, "note": "no length-controlled win rate: df_gamed.csv was not found"}
     section = only("alpaca_eval", {"sft": sft, "dpo": dpo, "none": {}})
     assert "dpo has the highest win rate: 0.350." in words(section)
@@ -96,9 +159,17 @@ def test_alpaca_eval() -> None:
 
 def test_lm_eval() -> None:
     base = {
-        "gsm8k": {"exact_match,strict": 0.5, "exact_match,strict_stderr": 0.013, "num_problems": 1319, "alias": "x"}
+        "gsm8k": {
+            "exact_match,strict": 0.5,
+            "exact_match,strict_stderr": 0.013,
+            "num_problems": 1319,
+            "alias": "x",
+        }
     }
-    sft = {"gsm8k": {"exact_match,strict": 0.6}, "mmlu": {"acc,none": 0.4, "acc,none_stderr": float("nan")}}
+    sft = {
+        "gsm8k": {"exact_match,strict": 0.6},
+        "mmlu": {"acc,none": 0.4, "acc,none_stderr": float("nan")},
+    }
     section = only("lm_eval", {"base": base, "sft": sft})
     assert rows(section) == [
         ["gsm8k", "exact_match,strict", "0.500 ± 0.013", "0.600", "1,319"],
@@ -107,31 +178,54 @@ def test_lm_eval() -> None:
 
 
 def test_the_data_table() -> None:
-    others = [taught("best_of_n", 0.7, (0.06, 0.14)), taught("moa", 0.79, (-0.02, 0.04)), taught("toa", 0.8)]
+    others = [
+        taught("best_of_n", 0.7, (0.06, 0.14)),
+        taught("moa", 0.79, (-0.02, 0.04)),
+        taught("toa", 0.8),
+    ]
     section = only("data_table", [UNTRAINED, *others])
     text = words(section)
-    assert "found at 8 plays per prompt (2 seeds, the rings), and judged on 480 held-out problems." in text
+    assert (
+        "found at 8 plays per prompt (2 seeds, the rings), and judged on 480 held-out problems."
+        in text
+    )
     assert "The data of toa make the best one (0.800)." in text
     assert "Those of best_of_n make a worse one." in text
-    assert "Those of moa cannot be told from it. 2 seeds tell a difference from about 0.040 on." in text
+    assert (
+        "Those of moa cannot be told from it. 2 seeds tell a difference from about 0.040 on."
+        in text
+    )
     assert "held-out problem;" not in text
-    near = words(only("data_table", [row | {"num_overlapping": 33} for row in (UNTRAINED, *others)]))
+    near = words(
+        only("data_table", [row | {"num_overlapping": 33} for row in (UNTRAINED, *others)])
+    )
     assert "33 prompts of those trained on share 13 words in a row" in near
     table = rows(section)
     assert table[0] == ["untrained", "0.356 (0.315 to 0.400)", *["–"] * 7]
-    assert table[1][:4] == ["best_of_n", "0.700 (0.650 to 0.750)", "0.014", "−0.100 (−0.140 to −0.060)"]
+    assert table[1][:4] == [
+        "best_of_n",
+        "0.700 (0.650 to 0.750)",
+        "0.014",
+        "−0.100 (−0.140 to −0.060)",
+    ]
     assert table[2][3] == "−0.010 (−0.040 to 0.020)"
     assert table[3][3:] == ["–", "150", "−2.500", "0.700", "1,234", "5×10⁸"]
 
 
 def test_one_search_with_one_seed() -> None:
-    row = {key: value for key, value in taught("toa", 0.8).items() if key not in ("accuracy_std", "flops")}
+    row = {
+        key: value
+        for key, value in taught("toa", 0.8).items()
+        if key not in ("accuracy_std", "flops")
+    }
     section = only("data_table", [UNTRAINED, row | {"per_seed": [0.8]}])
     assert "(1 seed, the rings)" in words(section)
     assert "worse" not in words(section)
     assert "seed tells" not in words(section)
     other = row | {"search": "moa", "per_seed": [0.7], "accuracy": 0.7}
-    assert "Those of moa cannot be told from it. One seed tells none" in words(only("data_table", [row, other]))
+    assert "Those of moa cannot be told from it. One seed tells none" in words(
+        only("data_table", [row, other])
+    )
 
 
 def test_everything_measured_of_a_student() -> None:
@@ -142,9 +236,22 @@ def test_everything_measured_of_a_student() -> None:
         "mean_reward_interval": [-5.2, -4.8],
         "k": 8,
     }
-    base |= {"maj_at_k": 0.4, "maj_at_k_interval": [0.35, 0.45], "pass_at_k": 0.9, "mean_length": 121.6, "chrf": 55.25}
+    base |= {
+        "maj_at_k": 0.4,
+        "maj_at_k_interval": [0.35, 0.45],
+        "pass_at_k": 0.9,
+        "mean_length": 121.6,
+        "chrf": 55.25,
+    }
     base |= {"num_truncated": 0, "num_unjudged": 2}
-    section = student({"student": {"base": base, "sft": {"accuracy": 0.6, "interval": [0.55, 0.65], "comet": None}}})
+    section = student(
+        {
+            "student": {
+                "base": base,
+                "sft": {"accuracy": 0.6, "interval": [0.55, 0.65], "comet": None},
+            }
+        }
+    )
     (table,) = (block for block in section.blocks if isinstance(block, Table))
     assert table.header == [
         "student",
@@ -157,14 +264,24 @@ def test_everything_measured_of_a_student() -> None:
         "not judged",
     ]
     shares = ["0.300 (0.250 to 0.350)", "0.400 (0.350 to 0.450)", "0.900"]
-    assert rows(section)[0] == ["before", *shares, "−5.000 (−5.200 to −4.800)", "55.250", "122", "2"]
+    assert rows(section)[0] == [
+        "before",
+        *shares,
+        "−5.000 (−5.200 to −4.800)",
+        "55.250",
+        "122",
+        "2",
+    ]
     assert rows(section)[1][2:] == ["–"] * 6
     assert "After SFT against before: +0.300, and the intervals are apart." in words(section)
 
 
 def test_students_without_an_accuracy() -> None:
     results = {
-        "student": {"base": {"comet": 0.8, "comet_interval": [0.79, 0.81], "bleu": 30.0}, "sft": {"comet": 0.805}}
+        "student": {
+            "base": {"comet": 0.8, "comet_interval": [0.79, 0.81], "bleu": 30.0},
+            "sft": {"comet": 0.805},
+        }
     }
     section = student(results)
     assert "COMET before 0.800 (0.790 to 0.810), after SFT 0.805." in words(section)
@@ -180,7 +297,10 @@ def test_an_accuracy_of_zero_is_one() -> None:
 
 
 def test_the_best_reward_over_n_is_drawn_where_it_is_known(results: dict[str, Any]) -> None:
-    curves = [row | {"best_reward_over_n": [row["mean_best_reward"]] * row["budget"]} for row in results["searches"]]
+    curves = [
+        row | {"best_reward_over_n": [row["mean_best_reward"]] * row["budget"]}
+        for row in results["searches"]
+    ]
     assert "over N" in words(searches({"searches": curves}))
     assert "over N" not in words(searches(results))
 
@@ -189,7 +309,9 @@ def test_prompts_that_were_given_up_are_counted(results: dict[str, Any]) -> None
     first, *others = results["searches"]
     text = words(searches({"searches": [first | {"num_unanswered": 2}, *others]}))
     assert f"no play was scored: 2 prompts of {first['name']} at {first['budget']}." in text
-    assert "no play was scored" not in words(searches({"searches": [first | {"num_unanswered": 0}, *others]}))
+    assert "no play was scored" not in words(
+        searches({"searches": [first | {"num_unanswered": 0}, *others]})
+    )
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), True, "0.5"])

@@ -32,7 +32,9 @@ def test_a_prompt_with_fewer_plays_keeps_its_best(prompts: list[list[float]]) ->
     best = np.array([[max(r[: k + 1]) for k in range(longest)] for r in prompts])
     assert curve.mean == pytest.approx(best.mean(0), abs=1e-6)
     if len(prompts) > 1:
-        assert curve.half_width == pytest.approx(1.96 * best.std(0, ddof=1) / len(prompts) ** 0.5, abs=1e-3)
+        assert curve.half_width == pytest.approx(
+            1.96 * best.std(0, ddof=1) / len(prompts) ** 0.5, abs=1e-3
+        )
     own = [np.mean([r[k] for r in prompts if len(r) > k]) for k in range(longest)]
     assert curve.own == pytest.approx(own, abs=1e-6)
     assert curve.num_short == sum(len(r) < longest for r in prompts)
@@ -91,7 +93,9 @@ def test_the_papers_figure(results: dict[str, Any]) -> None:
     assert list(lines[-1].get_ydata()) == [s["mean_best_reward"] for s in toa]
     assert best.get_xscale() == "log"
     intervals = [line.get_ydata() for line in accuracy.lines if len(line.get_xdata()) == 2]
-    assert [s["interval"] for s in results["searches"]] == [list(interval) for interval in intervals]
+    assert [s["interval"] for s in results["searches"]] == [
+        list(interval) for interval in intervals
+    ]
     for kind in ("png", "svg"):
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind)
@@ -99,13 +103,21 @@ def test_the_papers_figure(results: dict[str, Any]) -> None:
 
 
 def test_the_papers_figure_takes_what_there_is() -> None:
-    one = {"name": "toa $x$", "budget": 8, "accuracy": None, "tokens": 100, "flops": None, "mean_best_reward": 0.1}
+    one = {
+        "name": "toa $x$",
+        "budget": 8,
+        "accuracy": None,
+        "tokens": 100,
+        "flops": None,
+        "mean_best_reward": 0.1,
+    }
     assert [axes.get_xlabel() for axes in comparison_figure([one]).axes] == ["tokens per prompt"]
     comparison_figure([]).savefig(io.BytesIO(), format="svg")
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(12.0, "12"), (1e15, "10¹⁵"), (3.44e-7 * 1e22, "3.4×10¹⁵"), (99_999.0, "99,999")]
+    ("value", "text"),
+    [(12.0, "12"), (1e15, "10¹⁵"), (3.44e-7 * 1e22, "3.4×10¹⁵"), (99_999.0, "99,999")],
 )
 def test_powers(value: float, text: str) -> None:
     assert figures.power(value) == text

@@ -56,7 +56,9 @@ def by_prompt(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def best_of(plays: list[dict[str, Any]]) -> dict[str, Any]:
-    return min((p for p in plays if p["reward"] is not None), key=lambda p: (-p["reward"], p["play"]))
+    return min(
+        (p for p in plays if p["reward"] is not None), key=lambda p: (-p["reward"], p["play"])
+    )
 
 
 def test_what_ran_is_counted(run: tuple[Path, list[dict[str, Any]], str]) -> None:
@@ -64,20 +66,30 @@ def test_what_ran_is_counted(run: tuple[Path, list[dict[str, Any]], str]) -> Non
     text = text_of(page)
     scored = [row for row in rows if row["reward"] is not None]
     failed, cut = len(rows) - len(scored), sum(row["finish_reason"] == "length" for row in rows)
-    assert f"worked on 40 prompts under the search toa: {len(rows)} plays, of which {len(scored)} have a reward" in text
-    read, wrote = (sum(row[f"{side}_tokens"] for row in scored) for side in ("prompt", "completion"))
+    assert (
+        f"worked on 40 prompts under the search toa: {len(rows)} plays, of which {len(scored)} have a reward"
+        in text
+    )
+    read, wrote = (
+        sum(row[f"{side}_tokens"] for row in scored) for side in ("prompt", "completion")
+    )
     assert f"The agents read {read:,} tokens and wrote {wrote:,}, with" in text
     assert f"{cut} responses ({100 * cut / len(scored):.1f} %) ended at the token limit" in text
     assert f"{failed} plays ({100 * failed / len(rows):.1f} %) failed" in text
     timeouts = [row["agent"] for row in rows if row["error"] == "timeout after 60 s"]
     agents = ("adder", "taker", "multiplier", "generalist")
-    assert f"timeout after 60 s {' '.join(str(timeouts.count(a)) for a in agents)} {len(timeouts)}" in text
+    assert (
+        f"timeout after 60 s {' '.join(str(timeouts.count(a)) for a in agents)} {len(timeouts)}"
+        in text
+    )
     assert "HTTP 503 from <server> … " in text  # addresses do not make reasons differ
     assert "wall time 3 min 20 s" in text
     assert "sk-1" not in page
 
 
-def test_rewards_and_winners_are_those_of_the_rows(run: tuple[Path, list[dict[str, Any]], str]) -> None:
+def test_rewards_and_winners_are_those_of_the_rows(
+    run: tuple[Path, list[dict[str, Any]], str],
+) -> None:
     _, rows, page = run
     text = text_of(page)
     for agent in ("adder", "taker", "multiplier", "generalist"):
@@ -109,37 +121,56 @@ def test_gains_are_those_of_the_rows(run: tuple[Path, list[dict[str, Any]], str]
         for row in plays:
             if row["kind"] == "refine" and row["reward"] is not None:
                 draft = at[row["refs"][0]]
-                gains.setdefault((draft["agent"], row["agent"]), []).append(row["reward"] - draft["reward"])
+                gains.setdefault((draft["agent"], row["agent"]), []).append(
+                    row["reward"] - draft["reward"]
+                )
     everything = [gain for some in gains.values() for gain in some]
     better = 100 * sum(gain > 0 for gain in everything) / len(everything)
-    assert f"Of {len(everything)} plays that saw drafts {better:.0f} % beat the best of them" in text
+    assert (
+        f"Of {len(everything)} plays that saw drafts {better:.0f} % beat the best of them" in text
+    )
     for some in gains.values():
         assert (
-            f"{'+' if mean(some) > -0.0005 else ''}{number(mean(some)).replace('−0.000', '0.000')} {len(some)}" in text
+            f"{'+' if mean(some) > -0.0005 else ''}{number(mean(some)).replace('−0.000', '0.000')} {len(some)}"
+            in text
         )
 
 
-def test_the_curve_begins_and_ends_where_the_rows_do(run: tuple[Path, list[dict[str, Any]], str]) -> None:
+def test_the_curve_begins_and_ends_where_the_rows_do(
+    run: tuple[Path, list[dict[str, Any]], str],
+) -> None:
     _, rows, page = run
     prompts = by_prompt(rows)
-    first = [next(p for p in plays if p["reward"] is not None)["reward"] for plays in prompts.values()]
+    first = [
+        next(p for p in plays if p["reward"] is not None)["reward"] for plays in prompts.values()
+    ]
     last = [best_of(plays)["reward"] for plays in prompts.values()]
     spread = (sum((x - mean(last)) ** 2 for x in last) / (len(last) - 1)) ** 0.5
     words = f"Over 40 prompts the mean best reward is {number(mean(first))} after one play and {number(mean(last))} after 24"
     assert f"{words} (95 % band ±{number(1.96 * spread / len(last) ** 0.5)})" in text_of(page)
 
 
-def test_pairs_and_their_lengths_are_those_of_the_rows(run: tuple[Path, list[dict[str, Any]], str]) -> None:
+def test_pairs_and_their_lengths_are_those_of_the_rows(
+    run: tuple[Path, list[dict[str, Any]], str],
+) -> None:
     folder, _, page = run
     pairs = pq.read_table(folder / "dpo").to_pylist()
-    chosen, rejected = ([len(pair[side][0]["content"]) for pair in pairs] for side in ("chosen", "rejected"))
+    chosen, rejected = (
+        [len(pair[side][0]["content"]) for pair in pairs] for side in ("chosen", "rejected")
+    )
     longer = sum(c > r for c, r in zip(chosen, rejected, strict=True))
     text = text_of(page)
     assert f"dpo/ holds {len(pairs)} pairs" in text
     assert f"characters {mean(chosen):,.0f} against {mean(rejected):,.0f}" in text
-    assert f"The chosen response is longer in {100 * longer / len(pairs):.0f} % of the {len(pairs)} pairs" in text
+    assert (
+        f"The chosen response is longer in {100 * longer / len(pairs):.0f} % of the {len(pairs)} pairs"
+        in text
+    )
     tokens = {(row["prompt_id"], row["play"]): row["completion_tokens"] for row in run[1]}
-    sides = [mean(tokens[pair["prompt_id"], pair[f"{side}_play"]] for pair in pairs) for side in ("chosen", "rejected")]
+    sides = [
+        mean(tokens[pair["prompt_id"], pair[f"{side}_play"]] for pair in pairs)
+        for side in ("chosen", "rejected")
+    ]
     assert f"tokens {sides[0]:,.0f} against {sides[1]:,.0f}" in text
     margin = median(pair["chosen_reward"] - pair["rejected_reward"] for pair in pairs)
     assert re.search(rf"The median margin is \+{re.escape(number(margin))[:-1]}", text)
@@ -149,12 +180,17 @@ def test_results_are_shown(run: tuple[Path, list[dict[str, Any]], str]) -> None:
     text = text_of(run[2])
     assert "The student's accuracy is 0.310 before and 0.655 after DPO." in text
     assert "After DPO against before: +0.345, and the intervals are apart." in text
-    assert "At 32 plays toa picks a right answer most often (0.850); the intervals of moa and sequential reach" in text
+    assert (
+        "At 32 plays toa picks a right answer most often (0.850); the intervals of moa and sequential reach"
+        in text
+    )
 
 
 def test_the_file_refers_to_nothing_outside(run: tuple[Path, list[dict[str, Any]], str]) -> None:
     page = DATA.sub("", run[2])
-    page = re.sub(r"<option .*?</option>|<dd>.*?</dd>", "", page, flags=re.DOTALL)  # texts of the run
+    page = re.sub(
+        r"<option .*?</option>|<dd>.*?</dd>", "", page, flags=re.DOTALL
+    )  # texts of the run
     assert not re.search(r"https?:|//[a-z]+\.|@import|<link|<iframe|<object", page)
     assert set(re.findall(r'\b(?:src|href|action)="([^"]?)', page)) == {"#"}
     assert set(re.findall(r"url\((.)", page)) <= {"#"}
@@ -185,7 +221,9 @@ def test_the_file_is_well_formed(run: tuple[Path, list[dict[str, Any]], str]) ->
     assert [i for i, num in Counter(checker.ids).items() if num > 1] == []
 
 
-def test_responses_are_embedded_unharmed_and_harmless(run: tuple[Path, list[dict[str, Any]], str]) -> None:
+def test_responses_are_embedded_unharmed_and_harmless(
+    run: tuple[Path, list[dict[str, Any]], str],
+) -> None:
     _, rows, page = run
     embedded = {key: json.loads(value) for key, value in DATA.findall(page)}
     prompts = by_prompt(rows)
@@ -223,10 +261,22 @@ EMPTY: dict[str, tuple[dict[str, Any], str]] = {
     "no refinements": ({"search": "parallel"}, "Nothing was refined in this run"),
     "all failed": ({"change": unscored, "dpo": False}, "No play of this run has a reward."),
     "one agent": ({"agents": ["adder"], "search": "best_of_n"}, "every play is at depth 0"),
-    "equal rewards": ({"change": lambda row: row.update(reward=0.5)}, "rewards equal 0.500: the search had nothing"),
-    "one play": ({"num_prompts": 1, "budget": 1, "agents": ["adder"], "failures": 0}, "One scored play per prompt"),
-    "not a number": ({"change": lambda row: row.update(reward=float("nan")), "dpo": False}, "no reason recorded"),
-    "no costs": ({"change": lambda row: row.update(flops=None, reward_flops=None)}, "their FLOPs are not known"),
+    "equal rewards": (
+        {"change": lambda row: row.update(reward=0.5)},
+        "rewards equal 0.500: the search had nothing",
+    ),
+    "one play": (
+        {"num_prompts": 1, "budget": 1, "agents": ["adder"], "failures": 0},
+        "One scored play per prompt",
+    ),
+    "not a number": (
+        {"change": lambda row: row.update(reward=float("nan")), "dpo": False},
+        "no reason recorded",
+    ),
+    "no costs": (
+        {"change": lambda row: row.update(flops=None, reward_flops=None)},
+        "their FLOPs are not known",
+    ),
     "no plays": ({"num_prompts": 0, "dpo": False}, "The run has no plays"),
     "aggregates": ({"search": "moa"}, "best of several drafts"),
 }
@@ -247,13 +297,17 @@ def test_where_there_is_nothing_to_draw_there_are_words(
     assert "NaN" not in page.split("<script>")[0]
 
 
-def test_a_bare_folder_and_further_columns_are_enough(tmp_path: Path, write_run: Callable[..., Any]) -> None:
+def test_a_bare_folder_and_further_columns_are_enough(
+    tmp_path: Path, write_run: Callable[..., Any]
+) -> None:
     write_run(tmp_path, num_prompts=3, budget=4, failures=0, dpo=False)
     (tmp_path / "run.yaml").unlink()
     for file in (tmp_path / "rollouts").iterdir():
         table = pq.read_table(file).drop_columns(["error", "reward_flops", "metadata"])
         pq.write_table(table.append_column("more", pa.nulls(len(table))), file)
-    output = write_report(tmp_path, output=tmp_path / "elsewhere.html", results={"student": {}, "searches": []})
+    output = write_report(
+        tmp_path, output=tmp_path / "elsewhere.html", results={"student": {}, "searches": []}
+    )
     assert "No play failed." in text_of(output.read_text())
     assert not (tmp_path / "report.html").exists()
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []

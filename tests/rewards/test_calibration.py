@@ -35,7 +35,11 @@ def test_all_responses_where_there_are_fewer_than_asked_for() -> None:
     assert sorted(seen.texts) == sorted(
         (r.prompt.id, p.completion.text) for r in ROLLOUTS for p in r.plays if p.completion
     )
-    rewards = [wait(TextReward().score(r.prompt, [f"{r.prompt.id} {i}"]))[0] for r in ROLLOUTS for i in range(20)]
+    rewards = [
+        wait(TextReward().score(r.prompt, [f"{r.prompt.id} {i}"]))[0]
+        for r in ROLLOUTS
+        for i in range(20)
+    ]
     assert (mean, std) == pytest.approx((fmean(rewards), pstdev(rewards)))
 
 
@@ -48,27 +52,41 @@ def test_the_draw_is_that_of_its_seed_and_takes_no_response_twice() -> None:
 
     assert drawn(0) == drawn(0)
     assert len({tuple(drawn(seed)) for seed in range(10)}) == 10
-    often = [text for seed in range(60) for text in drawn(seed)]  # 10 of 60, 60 times: each is expected 10 times
+    often = [
+        text for seed in range(60) for text in drawn(seed)
+    ]  # 10 of 60, 60 times: each is expected 10 times
     assert len(set(often)) == 60
     assert max(map(often.count, often)) < 30
 
 
 def test_the_prompt_is_given_as_it_was_judged() -> None:
     seen = Seen()
-    wait(calibrate(ROLLOUTS[:1], seen, judged=lambda prompt: Prompt(f"{prompt.id} as judged", prompt.messages)))
+    wait(
+        calibrate(
+            ROLLOUTS[:1],
+            seen,
+            judged=lambda prompt: Prompt(f"{prompt.id} as judged", prompt.messages),
+        )
+    )
     assert {id for id, _ in seen.texts} == {"p as judged"}
 
 
 def test_a_standardised_reward_has_mean_0_and_std_1() -> None:
     entry = {"kind": "length", "unit": "characters"}
     mean, std = wait(calibrate(ROLLOUTS, make_reward(entry)))
-    standardised = make_reward({"kind": "weighted_sum", "rewards": [{"reward": entry, "mean": mean, "std": std}]})
+    standardised = make_reward(
+        {"kind": "weighted_sum", "rewards": [{"reward": entry, "mean": mean, "std": std}]}
+    )
     assert wait(calibrate(ROLLOUTS, standardised)) == pytest.approx((0, 1), abs=1e-9)
 
 
-def test_failed_plays_are_not_drawn_and_failed_scores_left_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_plays_are_not_drawn_and_failed_scores_left_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     seen = Seen(fails="bad")
-    few = rollout(play(0, 1.0, "good"), play(1, None), play(2, 1.0, "bad"), play(3, 1.0, "good, too"), id="p")
+    few = rollout(
+        play(0, 1.0, "good"), play(1, None), play(2, 1.0, "bad"), play(3, 1.0, "good, too"), id="p"
+    )
     mean, _ = wait(calibrate([few], seen))
     assert [text for _, text in seen.texts] == ["good", "bad", "good, too"]
     assert mean == pytest.approx(fmean(wait(TextReward().score(few.prompt, ["good", "good, too"]))))
@@ -79,12 +97,36 @@ def test_failed_plays_are_not_drawn_and_failed_scores_left_out(caplog: pytest.Lo
     ("rollouts", "model", "params", "raised", "named"),
     [
         ([], TextReward(), {}, ConfigError, "at least 2 responses, and there are 0"),
-        ([rollout(play(0, None))], TextReward(), {}, ConfigError, "at least 2 responses, and there are 0"),
-        ([rollout(play(0, 1.0))], TextReward(), {}, ConfigError, "at least 2 responses, and there are 1"),
-        (ROLLOUTS, make_reward({"kind": "length"}), {}, ConfigError, "all 60 responses have the reward 2"),
+        (
+            [rollout(play(0, None))],
+            TextReward(),
+            {},
+            ConfigError,
+            "at least 2 responses, and there are 0",
+        ),
+        (
+            [rollout(play(0, 1.0))],
+            TextReward(),
+            {},
+            ConfigError,
+            "at least 2 responses, and there are 1",
+        ),
+        (
+            ROLLOUTS,
+            make_reward({"kind": "length"}),
+            {},
+            ConfigError,
+            "all 60 responses have the reward 2",
+        ),
         (ROLLOUTS, Seen(fails=""), {}, RewardError, "cannot score this"),
         (ROLLOUTS, Seen(fails="", error=Unavailable("gone")), {}, Unavailable, "gone"),
-        (ROLLOUTS, TextReward(), {"num_responses": 1}, ConfigError, "num_responses: a whole number >= 2"),
+        (
+            ROLLOUTS,
+            TextReward(),
+            {"num_responses": 1},
+            ConfigError,
+            "num_responses: a whole number >= 2",
+        ),
     ],
 )
 def test_what_cannot_be_calibrated_is_an_error(

@@ -60,14 +60,22 @@ def test_a_weighted_sum_of_standardised_rewards() -> None:
 
 def test_the_minimum_of_standardised_rewards() -> None:
     rewards = [{"mean": 1.0, "std": 0.5, "reward": WORDS}, {"reward": CHARACTERS}]
-    assert scores({"kind": "minimum", "rewards": rewards}) == [min((len(t.split()) - 1) / 0.5, len(t)) for t in TEXTS]
+    assert scores({"kind": "minimum", "rewards": rewards}) == [
+        min((len(t.split()) - 1) / 0.5, len(t)) for t in TEXTS
+    ]
 
 
 def test_objects_and_functions_are_parts_as_they_are() -> None:
     def trl(completions: Any, answer: list[str], **columns: Any) -> list[float]:
-        return [float(len(c[0]["content"]) + int(a)) for c, a in zip(completions, answer, strict=True)]
+        return [
+            float(len(c[0]["content"]) + int(a)) for c, a in zip(completions, answer, strict=True)
+        ]
 
-    rewards = [{"reward": Fixed([1.0])}, {"reward": trl}, {"reward": "toa_trl.rewards.function:length_reward"}]
+    rewards = [
+        {"reward": Fixed([1.0])},
+        {"reward": trl},
+        {"reward": "toa_trl.rewards.function:length_reward"},
+    ]
     assert scores({"kind": "minimum", "rewards": rewards[:2]}, ["abc"]) == [1.0]
     assert scores({"kind": "weighted_sum", "rewards": rewards[:2]}, ["abc"]) == [9.0]
     with pytest.raises(ConfigError, match=r"rewards\[2\]: reward: an entry needs a kind"):
@@ -75,7 +83,10 @@ def test_objects_and_functions_are_parts_as_they_are() -> None:
 
 
 finite = st.floats(-1e6, 1e6)
-parts = st.lists(st.tuples(finite, finite, st.floats(1e-3, 1e3), st.lists(finite, min_size=3, max_size=3)), min_size=1)
+parts = st.lists(
+    st.tuples(finite, finite, st.floats(1e-3, 1e3), st.lists(finite, min_size=3, max_size=3)),
+    min_size=1,
+)
 
 
 def summed(given: Any) -> list[float]:
@@ -92,7 +103,9 @@ def test_a_weighted_sum_does_not_depend_on_the_order_of_its_parts(given: Any, rn
 
 @given(parts, parts, st.floats(-100, 100))
 def test_a_weighted_sum_is_linear(one: Any, other: Any, factor: float) -> None:
-    scale = sum(abs(w * (r - m) / s) for w, m, s, raw in (*one, *other) for r in raw) * (1 + abs(factor))
+    scale = sum(abs(w * (r - m) / s) for w, m, s, raw in (*one, *other) for r in raw) * (
+        1 + abs(factor)
+    )
     both = summed([*one, *((factor * w, m, s, raw) for w, m, s, raw in other)])
     expected = [a + factor * b for a, b in zip(summed(one), summed(other), strict=True)]
     assert both == pytest.approx(expected, abs=1e-12 * scale + 1e-300)
@@ -107,26 +120,36 @@ def test_the_mean_and_std_of_each_part_leave_mean_0_and_std_1() -> None:
     assert sum(value**2 for value in standardised) / 3 == pytest.approx(1)
 
 
-@given(st.integers(), st.one_of(st.none(), st.integers(), st.just(math.nan), st.just(math.inf)), st.lists(st.text()))
+@given(
+    st.integers(),
+    st.one_of(st.none(), st.integers(), st.just(math.nan), st.just(math.inf)),
+    st.lists(st.text()),
+)
 def test_the_second_reward_never_steers(salt: int, second: Any, texts: list[str]) -> None:
     first = hashed("first", salt)
     if second is None:
         other = Fixed(raises=RewardError("no"))
     else:
-        other = Fixed(hashed(second) if isinstance(second, int) else lambda texts: [second for _ in texts])
+        other = Fixed(
+            hashed(second) if isinstance(second, int) else lambda texts: [second for _ in texts]
+        )
     got: list[Any] = scores({"kind": "held_out", "reward": Fixed(first), "second": other}, texts)
     assert got == first(texts)
     expected = hashed(second)(texts) if isinstance(second, int) else [None] * len(texts)
     assert [score.second for score in got] == expected
 
 
-def test_the_second_rewards_failures_are_warned_of_once_and_never_a_number(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_second_rewards_failures_are_warned_of_once_and_never_a_number(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     def sometimes(texts: Sequence[str]) -> list[float]:
         if any("bad" in text for text in texts):
             raise ValueError("cannot read this")
         return [1.0 for _ in texts]
 
-    model: Any = make_reward({"kind": "held_out", "reward": TextReward(), "second": Fixed(sometimes)})
+    model: Any = make_reward(
+        {"kind": "held_out", "reward": TextReward(), "second": Fixed(sometimes)}
+    )
     texts = ["good", "bad", "good too", "bad too"]
     got: list[Any] = [wait(model.score(PROMPT, [text]))[0] for text in texts]
     assert got == wait(TextReward().score(PROMPT, texts))
@@ -139,20 +162,35 @@ def test_the_second_rewards_failures_are_warned_of_once_and_never_a_number(caplo
 
 @pytest.mark.parametrize("error", [RewardError("no"), KeyError("bug")])
 def test_a_second_that_fails_costs_no_score(error: Exception) -> None:
-    (got,) = scores({"kind": "held_out", "reward": Fixed([2.0]), "second": Fixed(raises=error)}, ["x"])
+    (got,) = scores(
+        {"kind": "held_out", "reward": Fixed([2.0]), "second": Fixed(raises=error)}, ["x"]
+    )
     assert (got, got.second) == (2.0, None)  # type: ignore[attr-defined]
 
 
 def test_a_second_whose_servers_are_gone_stops_the_run_as_the_first_would() -> None:
     with pytest.raises(Unavailable):
-        scores({"kind": "held_out", "reward": Fixed([2.0]), "second": Fixed(raises=Unavailable("gone"))}, ["x"])
+        scores(
+            {
+                "kind": "held_out",
+                "reward": Fixed([2.0]),
+                "second": Fixed(raises=Unavailable("gone")),
+            },
+            ["x"],
+        )
 
 
 @pytest.mark.parametrize("kind", ["weighted_sum", "minimum", "held_out"])
 def test_a_held_out_reward_inside_another_is_refused(kind: str) -> None:
     inner = {"kind": "held_out", "reward": {"kind": "length"}, "second": {"kind": "length"}}
-    entry = {"reward": inner, "second": inner} if kind == "held_out" else {"rewards": [{"reward": inner}]}
-    with pytest.raises(ConfigError, match=rf"reward '{kind}'.*held_out goes around the other kinds"):
+    entry = (
+        {"reward": inner, "second": inner}
+        if kind == "held_out"
+        else {"rewards": [{"reward": inner}]}
+    )
+    with pytest.raises(
+        ConfigError, match=rf"reward '{kind}'.*held_out goes around the other kinds"
+    ):
         make_reward({"kind": kind, **entry})
 
 
@@ -173,7 +211,12 @@ def test_flops_add_up_where_they_are_known(kind: str) -> None:
         (got,) = scores({"kind": kind, **entry}, ["x"])
         return got.flops  # type: ignore[attr-defined, no-any-return]
 
-    assert [flops(3.0, 4.0), flops(3.0, None), flops(None, 4.0), flops(None, None)] == [7.0, 3.0, 4.0, None]
+    assert [flops(3.0, 4.0), flops(3.0, None), flops(None, 4.0), flops(None, None)] == [
+        7.0,
+        3.0,
+        4.0,
+        None,
+    ]
 
 
 @pytest.mark.parametrize("kind", ["weighted_sum", "minimum", "held_out"])
@@ -243,7 +286,9 @@ def test_parts_are_scored_at_once_and_given_up_together(kind: str) -> None:
 def test_checks_and_endings_reach_every_part(kind: str) -> None:
     one, other = Fixed([1.0]), Fixed([1.0])
     entries = {"held_out": {"reward": one, "second": other}}
-    model: Any = make_reward({"kind": kind, **entries.get(kind, {"rewards": [{"reward": one}, {"reward": other}]})})
+    model: Any = make_reward(
+        {"kind": kind, **entries.get(kind, {"rewards": [{"reward": one}, {"reward": other}]})}
+    )
 
     async def unwell() -> None:
         raise ConfigError("no server there")
@@ -264,7 +309,10 @@ def test_checks_and_endings_reach_every_part(kind: str) -> None:
 
 def test_combinations_nest() -> None:
     inner = {"kind": "minimum", "rewards": [{"reward": WORDS}, {"reward": CHARACTERS, "std": 10}]}
-    outer = {"kind": "weighted_sum", "rewards": [{"reward": inner, "weight": 2}, {"reward": {"kind": "math"}}]}
+    outer = {
+        "kind": "weighted_sum",
+        "rewards": [{"reward": inner, "weight": 2}, {"reward": {"kind": "math"}}],
+    }
     model: Any = make_reward({"kind": "held_out", "reward": outer, "second": {"kind": "chrf"}})
 
     async def run() -> list[Any]:
@@ -282,26 +330,59 @@ def test_combinations_nest() -> None:
     ("entry", "named"),
     [
         ({"kind": "weighted_sum"}, "'rewards' is missing"),
-        ({"kind": "weighted_sum", "rewards": []}, r"rewards: a list of \{reward, \.\.\.\} is needed, not \[\]"),
-        ({"kind": "weighted_sum", "rewards": WORDS}, "rewards: a list"),
-        ({"kind": "weighted_sum", "rewards": [WORDS]}, r"rewards\[0\]: unknown key 'kind'; known: reward, weight"),
-        ({"kind": "weighted_sum", "rewards": [{"reward": WORDS}, "length"]}, r"rewards\[1\]: a mapping"),
-        ({"kind": "weighted_sum", "rewards": [{"weight": 1}]}, r"rewards\[0\]: the key 'reward' is missing"),
-        ({"kind": "weighted_sum", "rewards": [{"reward": WORDS, "std": 0}]}, r"rewards\[0\]: std: a number > 0"),
-        ({"kind": "weighted_sum", "rewards": [{"reward": WORDS, "mean": math.nan}]}, r"rewards\[0\]: mean: a number"),
-        ({"kind": "weighted_sum", "rewards": [{"reward": WORDS, "weight": "1"}]}, r"rewards\[0\]: weight: a number"),
         (
-            {"kind": "weighted_sum", "rewards": [{"reward": WORDS}, {"reward": {"kind": "lenght"}}]},
+            {"kind": "weighted_sum", "rewards": []},
+            r"rewards: a list of \{reward, \.\.\.\} is needed, not \[\]",
+        ),
+        ({"kind": "weighted_sum", "rewards": WORDS}, "rewards: a list"),
+        (
+            {"kind": "weighted_sum", "rewards": [WORDS]},
+            r"rewards\[0\]: unknown key 'kind'; known: reward, weight",
+        ),
+        (
+            {"kind": "weighted_sum", "rewards": [{"reward": WORDS}, "length"]},
+            r"rewards\[1\]: a mapping",
+        ),
+        (
+            {"kind": "weighted_sum", "rewards": [{"weight": 1}]},
+            r"rewards\[0\]: the key 'reward' is missing",
+        ),
+        (
+            {"kind": "weighted_sum", "rewards": [{"reward": WORDS, "std": 0}]},
+            r"rewards\[0\]: std: a number > 0",
+        ),
+        (
+            {"kind": "weighted_sum", "rewards": [{"reward": WORDS, "mean": math.nan}]},
+            r"rewards\[0\]: mean: a number",
+        ),
+        (
+            {"kind": "weighted_sum", "rewards": [{"reward": WORDS, "weight": "1"}]},
+            r"rewards\[0\]: weight: a number",
+        ),
+        (
+            {
+                "kind": "weighted_sum",
+                "rewards": [{"reward": WORDS}, {"reward": {"kind": "lenght"}}],
+            },
             r"rewards\[1\]: reward: kind 'lenght' is not known.*did you mean 'length'",
         ),
         (
             {"kind": "minimum", "rewards": [{"reward": {"kind": "length", "unit": "pages"}}]},
             r"rewards\[0\]: reward 'length': unit 'pages' is not known",
         ),
-        ({"kind": "minimum", "rewards": [{"reward": WORDS, "weight": 2}]}, r"rewards\[0\]: unknown key 'weight'"),
+        (
+            {"kind": "minimum", "rewards": [{"reward": WORDS, "weight": 2}]},
+            r"rewards\[0\]: unknown key 'weight'",
+        ),
         ({"kind": "held_out", "reward": WORDS}, "'second' is missing"),
-        ({"kind": "held_out", "reward": WORDS, "second": {"kind": "x"}}, "second: reward: kind 'x' is not known"),
-        ({"kind": "held_out", "reward": None, "second": WORDS}, "reward: reward: an entry needs a kind"),
+        (
+            {"kind": "held_out", "reward": WORDS, "second": {"kind": "x"}},
+            "second: reward: kind 'x' is not known",
+        ),
+        (
+            {"kind": "held_out", "reward": None, "second": WORDS},
+            "reward: reward: an entry needs a kind",
+        ),
     ],
 )
 def test_a_nested_mistake_names_its_place(entry: dict[str, Any], named: str) -> None:

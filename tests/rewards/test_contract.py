@@ -28,7 +28,10 @@ def entry(request: pytest.FixtureRequest) -> dict[str, Any]:
     """A working configuration entry of every kind; a new kind needs one here."""
     length = {"kind": "length", "target": 3}
     entries: dict[str, Callable[[], dict[str, Any]]] = {
-        "classifier": lambda: {"model": str(request.getfixturevalue("classifier")), "device": "cpu"},
+        "classifier": lambda: {
+            "model": str(request.getfixturevalue("classifier")),
+            "device": "cpu",
+        },
         "likelihood": lambda: {"model": str(request.getfixturevalue("causal")), "device": "cpu"},
         "process": lambda: {"model": str(request.getfixturevalue("shepherd")), "device": "cpu"},
         "vllm": lambda: {"model": "m", "base_url": request.getfixturevalue("scores").url},
@@ -42,7 +45,9 @@ def entry(request: pytest.FixtureRequest) -> dict[str, Any]:
         "weighted_sum": lambda: {
             "rewards": [{"reward": length, "weight": 0.5}, {"reward": {"kind": "chrf"}, "std": 9}]
         },
-        "minimum": lambda: {"rewards": [{"reward": length, "mean": 2}, {"reward": {"kind": "chrf"}, "std": 9}]},
+        "minimum": lambda: {
+            "rewards": [{"reward": length, "mean": 2}, {"reward": {"kind": "chrf"}, "std": 9}]
+        },
         "held_out": lambda: {"reward": length, "second": {"kind": "bleu"}},
     }
     return {"kind": request.param, **entries[request.param]()}
@@ -88,7 +93,9 @@ def test_a_score_does_not_depend_on_its_batch(entry: dict[str, Any]) -> None:
         return [one for text in TEXTS for one in await model.score(PROMPT, [text])]
 
     async def at_once() -> list[float]:
-        return [one for (one,) in await asyncio.gather(*(model.score(PROMPT, [text]) for text in TEXTS))]
+        return [
+            one for (one,) in await asyncio.gather(*(model.score(PROMPT, [text]) for text in TEXTS))
+        ]
 
     together = closed(model, at_once())
     assert together == pytest.approx(closed(model, one_by_one()), abs=1e-5)
@@ -102,7 +109,9 @@ def test_unknown_keys_are_refused_by_name(entry: dict[str, Any], changes: dict[s
 
 
 def test_mistakes_in_entries_name_the_place() -> None:
-    with pytest.raises(ConfigError, match=r"reward.*'clasifier' is not known.*did you mean 'classifier'"):
+    with pytest.raises(
+        ConfigError, match=r"reward.*'clasifier' is not known.*did you mean 'classifier'"
+    ):
         make_reward({"kind": "clasifier"})
     needed = {"function": "function", "http": "url", "judge": "agent", "held_out": "reward"}
     needed |= dict.fromkeys(("classifier", "likelihood", "process", "vllm"), "model")

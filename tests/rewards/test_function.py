@@ -55,12 +55,27 @@ def test_trls_own_reward_functions_work_as_they_are() -> None:
 
 
 def test_trls_accuracy_reward_works_as_it_is() -> None:
-    assert score("trl.rewards:accuracy_reward", r"It is \boxed{2}.", r"It is \boxed{3}.") == [1.0, 0.0]
+    assert score("trl.rewards:accuracy_reward", r"It is \boxed{2}.", r"It is \boxed{3}.") == [
+        1.0,
+        0.0,
+    ]
 
 
 @pytest.mark.parametrize(
     "given",
-    [[None], [float("nan")], [float("inf")], [], [1.0, 2.0], None, 1.0, ["1"], [[1.0]], {"a": 1.0}, [1 + 2j]],
+    [
+        [None],
+        [float("nan")],
+        [float("inf")],
+        [],
+        [1.0, 2.0],
+        None,
+        1.0,
+        ["1"],
+        [[1.0]],
+        {"a": 1.0},
+        [1 + 2j],
+    ],
 )
 def test_what_is_no_number_is_an_error(given: Any) -> None:
     def reward(**columns: Any) -> Any:
@@ -101,14 +116,20 @@ def test_a_function_that_is_none_is_refused(function: Any, named: str) -> None:
         make_reward({"kind": "function", "function": function})
 
 
-def test_a_module_in_the_working_directory_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my_very_own_reward.py").write_text("def mine(completions, **columns):\n    return [0.25]\n")
+def test_a_module_in_the_working_directory_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_very_own_reward.py").write_text(
+        "def mine(completions, **columns):\n    return [0.25]\n"
+    )
     monkeypatch.setattr("sys.path", [p for p in sys.path if p != str(tmp_path)])
     monkeypatch.chdir(tmp_path)
     assert score("my_very_own_reward:mine", "x") == [0.25]
 
 
-def test_a_module_that_breaks_when_imported_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_that_breaks_when_imported_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "my_broken_reward.py").write_text("1 / 0\n")
     monkeypatch.setattr("sys.path", list(sys.path))
     monkeypatch.chdir(tmp_path)

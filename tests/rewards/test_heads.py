@@ -28,9 +28,19 @@ from toa_trl.rewards import RewardModel, make_reward
 from toa_trl.rewards.classifier import ClassifierReward
 from toa_trl.types import Message, Prompt, Score, as_dicts
 
-BOXED = {"role": "system", "content": "Please reason step by step, and put your final answer within \\boxed{}."}
+BOXED = {
+    "role": "system",
+    "content": "Please reason step by step, and put your final answer within \\boxed{}.",
+}
 PROMPT = Prompt("p", (Message("user", "What is 1 + 1?"),))
-TEXTS = ["", "x", f"the token {PAD} in the middle, and more", "4", "Zoë 🧮", "1 + 1 = 2, as everybody can see at once"]
+TEXTS = [
+    "",
+    "x",
+    f"the token {PAD} in the middle, and more",
+    "4",
+    "Zoë 🧮",
+    "1 + 1 = 2, as everybody can see at once",
+]
 OWN = ["armo", "internlm2", "qwen"]
 
 
@@ -54,7 +64,13 @@ def copy_of(tiny: Callable[[str], tuple[Path, Any]], tmp_path: Path) -> Callable
 
 def make(folder: Path, **entry: Any) -> RewardModel:
     return make_reward(
-        {"kind": "classifier", "model": str(folder), "device": "cpu", "trust_remote_code": True, **entry}
+        {
+            "kind": "classifier",
+            "model": str(folder),
+            "device": "cpu",
+            "trust_remote_code": True,
+            **entry,
+        }
     )
 
 
@@ -75,7 +91,9 @@ def by_the_card(kind: str, folder: Path, model: Any, text: str, prompt: Prompt =
 
 @pytest.mark.parametrize("kind", OWN)
 @pytest.mark.parametrize("system", [False, True])
-def test_the_score_is_that_of_the_model_card(tiny: Callable[[str], tuple[Path, Any]], kind: str, system: bool) -> None:
+def test_the_score_is_that_of_the_model_card(
+    tiny: Callable[[str], tuple[Path, Any]], kind: str, system: bool
+) -> None:
     folder, model = tiny(kind)
     prompt = Prompt("p", (Message("system", "Be brief."), *PROMPT.messages)) if system else PROMPT
     expected = [by_the_card(kind, folder, model, text, prompt) for text in TEXTS]
@@ -92,8 +110,13 @@ def test_code_of_its_own_is_neither_run_nor_passed_over_without_the_key(
     folder = copy_of(kind)
     witness = folder / "was_run"
     for file in folder.glob("*.py"):
-        file.write_text(f"open({str(witness)!r}, 'w').close()\n{file.read_text(encoding='utf-8')}", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"brings its own code \(modeling_\w+\.\w+\).*trust_remote_code: true"):
+        file.write_text(
+            f"open({str(witness)!r}, 'w').close()\n{file.read_text(encoding='utf-8')}",
+            encoding="utf-8",
+        )
+    with pytest.raises(
+        ConfigError, match=r"brings its own code \(modeling_\w+\.\w+\).*trust_remote_code: true"
+    ):
         make(folder, trust_remote_code=False)
     assert not witness.exists()
     make(folder)
@@ -107,7 +130,9 @@ def test_code_of_its_own_is_neither_run_nor_passed_over_without_the_key(
         ("import no_such_package", "does not run with transformers 5.*no_such_package"),
     ],
 )
-def test_code_that_does_not_run_here_is_named(copy_of: Callable[[str], Path], line: str, named: str) -> None:
+def test_code_that_does_not_run_here_is_named(
+    copy_of: Callable[[str], Path], line: str, named: str
+) -> None:
     folder = copy_of("qwen")
     file = folder / "modeling_qwen2_rm.py"
     file.write_text(f"{line}\n{file.read_text(encoding='utf-8')}", encoding="utf-8")
@@ -117,13 +142,19 @@ def test_code_that_does_not_run_here_is_named(copy_of: Callable[[str], Path], li
 
 def test_a_model_that_cannot_score_says_so_at_the_start(copy_of: Callable[[str], Path]) -> None:
     folder = copy_of("armo")
-    template = folder / "chat_template.jinja"  # without the header that the gating network looks for
-    template.write_text("{% for message in messages %}{{ message.content }}{% endfor %}", encoding="utf-8")
+    template = (
+        folder / "chat_template.jinja"
+    )  # without the header that the gating network looks for
+    template.write_text(
+        "{% for message in messages %}{{ message.content }}{% endfor %}", encoding="utf-8"
+    )
     with pytest.raises(ConfigError, match=r"cannot score a text here.*Token pattern not found"):
         make(folder)
 
 
-def test_what_the_code_of_a_model_raises_is_a_failure_of_that_text(tiny: Callable[[str], tuple[Path, Any]]) -> None:
+def test_what_the_code_of_a_model_raises_is_a_failure_of_that_text(
+    tiny: Callable[[str], tuple[Path, Any]],
+) -> None:
     model = make(tiny("armo")[0])
     assert isinstance(model, ClassifierReward)
     header = model._tokenizer.convert_tokens_to_ids("<|assistant|>")
@@ -139,7 +170,9 @@ def test_step_scores_are_no_number_per_text(tiny: Callable[[str], tuple[Path, An
         make(tiny("qwen_prm")[0])
 
 
-def test_the_first_padding_token_ends_a_text_for_some_heads(tiny: Callable[[str], tuple[Path, Any]]) -> None:
+def test_the_first_padding_token_ends_a_text_for_some_heads(
+    tiny: Callable[[str], tuple[Path, Any]],
+) -> None:
     """What the padding token is chosen for: the tokenizer's own would end the third text in its middle."""
     folder, _ = tiny("qwen")
     model = make(folder)
@@ -165,7 +198,11 @@ def test_a_template_without_a_place_for_a_system_message(copy_of: Callable[[str]
     no_system._system = None  # type: ignore[attr-defined]
     assert wait(model.score(asked, ["x"])) == wait(no_system.score(folded, ["x"]))
     with pytest.raises(RewardError, match="refuses the conversation: System role"):
-        wait(model.score(Prompt("p", (Message("system", "Be brief."), Message("system", "Do."))), ["x"]))
+        wait(
+            model.score(
+                Prompt("p", (Message("system", "Be brief."), Message("system", "Do."))), ["x"]
+            )
+        )
 
 
 def test_a_revision_pins_code_and_weights(tmp_path: Path) -> None:
@@ -198,6 +235,9 @@ def test_a_revision_pins_code_and_weights(tmp_path: Path) -> None:
         check=True,
     )
     first, second, main = json.loads(done.stdout.splitlines()[-1])
-    expected = [wait(make(hub / "snapshots" / commit).score(PROMPT, ["x"]))[0] for commit in commits.values()]
+    expected = [
+        wait(make(hub / "snapshots" / commit).score(PROMPT, ["x"]))[0]
+        for commit in commits.values()
+    ]
     assert [first, second] == pytest.approx(expected, abs=1e-5)
     assert main == second != first

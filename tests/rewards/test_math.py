@@ -21,7 +21,9 @@ from toa_trl.types import Prompt
 
 CASES = [
     json.loads(line)
-    for line in (Path(__file__).parents[1] / "golden" / "math_answers.jsonl").read_text(encoding="utf-8").splitlines()
+    for line in (Path(__file__).parents[1] / "golden" / "math_answers.jsonl")
+    .read_text(encoding="utf-8")
+    .splitlines()
 ]
 DATA = Path(__file__).parents[2] / "../shared/data/math"
 MONSTER = r"\boxed{10^{10^{10}}}"
@@ -35,7 +37,9 @@ async def scored(pairs: list[tuple[Any, list[str]]], **params: Any) -> list[list
     """The scores of (answer, responses), all asked for at once."""
     model = MathReward(**params)
     try:
-        return await asyncio.gather(*(model.score(asked(answer), responses) for answer, responses in pairs))
+        return await asyncio.gather(
+            *(model.score(asked(answer), responses) for answer, responses in pairs)
+        )
     finally:
         await model.aclose()
 
@@ -43,14 +47,19 @@ async def scored(pairs: list[tuple[Any, list[str]]], **params: Any) -> list[list
 def gold(name: str) -> list[str]:
     if not (DATA / name).is_file():
         pytest.skip(f"{DATA / name} is not here")
-    return [json.loads(line)["answer"] for line in (DATA / name).read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line)["answer"]
+        for line in (DATA / name).read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def test_hand_made_answers_are_judged_as_by_a_person() -> None:
     assert len(CASES) >= 60
     assert len({(case["answer"], case["response"]) for case in CASES}) == len(CASES)
     scores = wait(scored([(case["answer"], [case["response"]]) for case in CASES]))
-    wrong = [case for case, score in zip(CASES, scores, strict=True) if score != [float(case["right"])]]
+    wrong = [
+        case for case, score in zip(CASES, scores, strict=True) if score != [float(case["right"])]
+    ]
     assert wrong == []
 
 
@@ -58,16 +67,23 @@ def test_hand_made_answers_are_judged_as_by_a_person() -> None:
 def test_every_gold_answer_is_right_against_itself(name: str, count: int) -> None:
     answers = gold(name)
     assert len(answers) == count
-    forms = [r"So the answer is $\boxed{{{}}}$.", "So it is.\n#### {}"][: 2 if "gsm8k" in name else 1]
+    forms = [r"So the answer is $\boxed{{{}}}$.", "So it is.\n#### {}"][
+        : 2 if "gsm8k" in name else 1
+    ]
     pairs = [(answer, [form.format(answer) for form in forms]) for answer in answers]
     scores = wait(scored(pairs))
-    assert [answer for answer, score in zip(answers, scores, strict=True) if score != [1.0] * len(forms)] == []
+    assert [
+        answer for answer, score in zip(answers, scores, strict=True) if score != [1.0] * len(forms)
+    ] == []
 
 
 def test_math_verify_itself_finds_every_gold_answer_right() -> None:
     from math_verify import parse, verify
 
-    for answer in {*gold("math500.jsonl"), *gold("gsm8k_test.jsonl")}:  # normalising shall break none of them
+    for answer in {
+        *gold("math500.jsonl"),
+        *gold("gsm8k_test.jsonl"),
+    }:  # normalising shall break none of them
         raw, normalised = (parse(rf"\boxed{{{text}}}") for text in (answer, normalise(answer)))
         assert verify(raw, raw), answer
         assert verify(raw, normalised), answer
@@ -76,9 +92,18 @@ def test_math_verify_itself_finds_every_gold_answer_right() -> None:
 def test_the_answer_to_another_problem_is_wrong() -> None:
     answers = sorted(set(gold("math500.jsonl")))
     nexts = [*answers[1:], answers[0]]
-    scores = wait(scored([(answer, [rf"\boxed{{{other}}}"]) for answer, other in zip(answers, nexts, strict=True)]))
+    scores = wait(
+        scored(
+            [
+                (answer, [rf"\boxed{{{other}}}"])
+                for answer, other in zip(answers, nexts, strict=True)
+            ]
+        )
+    )
     same = {(a, b) for a, b, score in zip(answers, nexts, scores, strict=True) if score == [1.0]}
-    degrees = {(number, rf"{number}^\circ") for number in ("30", "36", "120")}  # which a person takes for the same
+    degrees = {
+        (number, rf"{number}^\circ") for number in ("30", "36", "120")
+    }  # which a person takes for the same
     assert same == {*degrees, ("15", r"15\mbox{ cm}^2")}
 
 
@@ -124,7 +149,14 @@ def test_final_answers_are_compared_with_each_other() -> None:
     async def groups() -> list[bool]:
         model = MathReward()
         try:
-            pairs = [("1/2", r"\frac12"), ("0.5", r"50\%"), ("5", "five"), ("5", r"\boxed{5}"), ("", ""), ("5", "")]
+            pairs = [
+                ("1/2", r"\frac12"),
+                ("0.5", r"50\%"),
+                ("5", "five"),
+                ("5", r"\boxed{5}"),
+                ("", ""),
+                ("5", ""),
+            ]
             return [await model.equivalent(a, b) for a, b in pairs]
         finally:
             await model.aclose()
@@ -146,7 +178,9 @@ def test_the_column_may_hold_a_number_or_a_solution(answer: Any) -> None:
         ({"answer": ""}, r"'answer' is empty"),
     ],
 )
-def test_a_missing_column_is_an_error_that_names_those_that_are_there(metadata: Any, named: str) -> None:
+def test_a_missing_column_is_an_error_that_names_those_that_are_there(
+    metadata: Any, named: str
+) -> None:
     model = make_reward({"kind": "math"})
     with pytest.raises(RewardError, match=rf"reward 'math'.*{named}"):
         wait(model.score(Prompt("p", "How many?", metadata), [r"\boxed{5}"]))  # type: ignore[arg-type]
@@ -189,8 +223,17 @@ def test_what_computes_for_ever_is_an_error_and_costs_only_itself() -> None:
 
         counting = asyncio.create_task(count())
         try:
-            texts = [r"\boxed{5}", MONSTER, r"\boxed{6}", MONSTER.replace("}}}", "!}}}"), r"\boxed{5}", r"\boxed{5.0}"]
-            scores = await asyncio.gather(*(model.score(asked("5"), [t]) for t in texts), return_exceptions=True)
+            texts = [
+                r"\boxed{5}",
+                MONSTER,
+                r"\boxed{6}",
+                MONSTER.replace("}}}", "!}}}"),
+                r"\boxed{5}",
+                r"\boxed{5.0}",
+            ]
+            scores = await asyncio.gather(
+                *(model.score(asked("5"), [t]) for t in texts), return_exceptions=True
+            )
             return scores, turns
         finally:
             counting.cancel()
@@ -206,7 +249,11 @@ def test_what_computes_for_ever_is_an_error_and_costs_only_itself() -> None:
 
 
 def children(pid: int | str = "self") -> set[int]:
-    return {int(pid) for task in Path(f"/proc/{pid}/task").iterdir() for pid in (task / "children").read_text().split()}
+    return {
+        int(pid)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for pid in (task / "children").read_text().split()
+    }
 
 
 def test_a_worker_that_dies_is_replaced_and_all_of_them_end() -> None:
@@ -217,7 +264,9 @@ def test_a_worker_that_dies_is_replaced_and_all_of_them_end() -> None:
         scores: list[Any] = [await model.score(asked("5"), [r"\boxed{5}"])]
         (worker,) = children() - before
         os.kill(worker, signal.SIGKILL)
-        scores.append(await model.score(asked("5"), [r"\boxed{5}"]))  # it was idle: nobody loses a score
+        scores.append(
+            await model.score(asked("5"), [r"\boxed{5}"])
+        )  # it was idle: nobody loses a score
         (worker,) = children() - before
         monster = asyncio.create_task(model.score(asked("5"), [MONSTER]))
         while not monster.done():  # once may be chance, and is forgiven
@@ -273,11 +322,15 @@ asyncio.run(run())  # neither a guard against being imported again nor aclose()
 
 
 @pytest.mark.parametrize("text", [None, MONSTER])
-def test_a_program_that_forgets_to_close_ends_all_the_same(tmp_path: Path, text: str | None) -> None:
+def test_a_program_that_forgets_to_close_ends_all_the_same(
+    tmp_path: Path, text: str | None
+) -> None:
     (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
     command = [sys.executable, str(tmp_path / "program.py"), *([text] if text else [])]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=env)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=False, env=env
+    )
     assert done.stdout == "[1.0]\n"
     assert done.returncode == (1 if text else 0)
     assert ("RewardError" in done.stderr) == bool(text)
@@ -287,7 +340,10 @@ def test_a_worker_does_not_outlive_a_program_that_is_killed(tmp_path: Path) -> N
     (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     program = subprocess.Popen(
-        [sys.executable, str(tmp_path / "program.py"), MONSTER], stdout=subprocess.PIPE, env=env, text=True
+        [sys.executable, str(tmp_path / "program.py"), MONSTER],
+        stdout=subprocess.PIPE,
+        env=env,
+        text=True,
     )
     assert program.stdout is not None
     assert program.stdout.readline() == "[1.0]\n"
@@ -295,7 +351,9 @@ def test_a_worker_does_not_outlive_a_program_that_is_killed(tmp_path: Path) -> N
     program.kill()
     program.wait()
     program.stdout.close()
-    while Path(f"/proc/{worker}").exists() and " Z " not in Path(f"/proc/{worker}/stat").read_text():
+    while (
+        Path(f"/proc/{worker}").exists() and " Z " not in Path(f"/proc/{worker}/stat").read_text()
+    ):
         time.sleep(0.05)  # a worker in the midst of a monster ends with its processor time
 
 

@@ -28,7 +28,14 @@ from toa_trl.errors import ConfigError, RewardError
 from toa_trl.rewards import RewardModel, make_reward
 from toa_trl.types import Message, Prompt, Sampling, Score, as_dicts
 
-TEXTS = ["", "x", "a much longer answer, with 1 + 1 = 2", "4", "Zoë 🧮", "a much longer answer, with 1 + 1 = 3"]
+TEXTS = [
+    "",
+    "x",
+    "a much longer answer, with 1 + 1 = 2",
+    "4",
+    "Zoë 🧮",
+    "a much longer answer, with 1 + 1 = 3",
+]
 PROMPT = Prompt("p", (Message("user", "What is 1 + 1?"),))
 
 
@@ -46,11 +53,15 @@ def together(model: RewardModel, texts: list[str]) -> list[float]:
 def ids_of(model: Path, text: str) -> torch.Tensor:
     tokenizer = AutoTokenizer.from_pretrained(model)
     messages = [*as_dicts(PROMPT.messages), {"role": "assistant", "content": text}]
-    return tokenizer.apply_chat_template(messages, return_dict=True, return_tensors="pt")["input_ids"]
+    return tokenizer.apply_chat_template(messages, return_dict=True, return_tensors="pt")[
+        "input_ids"
+    ]
 
 
 @pytest.mark.parametrize("variant", ["classifier", "classifier_pad_is_eos", "classifier_no_pad"])
-def test_the_classifier_is_the_raw_logit_of_the_last_token(request: pytest.FixtureRequest, variant: str) -> None:
+def test_the_classifier_is_the_raw_logit_of_the_last_token(
+    request: pytest.FixtureRequest, variant: str
+) -> None:
     folder: Path = request.getfixturevalue(variant)
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
     expected = []
@@ -91,7 +102,9 @@ def test_a_batch_may_hold_every_token_of_a_small_vocabulary(classifier: Path) ->
         ("no_weights", "no model could be loaded"),
     ],
 )
-def test_a_model_that_is_no_reward_model_is_refused(request: pytest.FixtureRequest, variant: str, named: str) -> None:
+def test_a_model_that_is_no_reward_model_is_refused(
+    request: pytest.FixtureRequest, variant: str, named: str
+) -> None:
     folder: Path = request.getfixturevalue(variant)
     with pytest.raises(ConfigError, match=rf"reward 'classifier'.*{named}"):
         make("classifier", folder)
@@ -108,7 +121,9 @@ def test_the_likelihood_is_that_of_the_response_and_its_end(
     expected = []
     for text in TEXTS:
         ids = ids_of(folder, text)
-        num_response = len(AutoTokenizer.from_pretrained(folder)(text)["input_ids"]) + 1  # and the end of the turn
+        num_response = (
+            len(AutoTokenizer.from_pretrained(folder)(text)["input_ids"]) + 1
+        )  # and the end of the turn
         with torch.inference_mode():
             logits = model(input_ids=ids).logits[0]
         values = []
@@ -129,7 +144,9 @@ def test_the_likelihood_is_that_of_the_response_and_its_end(
         ({"floor": float("nan")}, "floor"),
     ],
 )
-def test_mistakes_of_the_likelihood_are_refused_by_name(causal: Path, changes: dict[str, Any], named: str) -> None:
+def test_mistakes_of_the_likelihood_are_refused_by_name(
+    causal: Path, changes: dict[str, Any], named: str
+) -> None:
     with pytest.raises(ConfigError, match=rf"reward 'likelihood'.*({named})"):
         make("likelihood", causal, **changes)
 
@@ -139,7 +156,9 @@ def test_a_base_model_without_template_cannot_judge(causal_no_template: Path) ->
         make("likelihood", causal_no_template)
 
 
-@pytest.mark.parametrize(("kind", "variant"), [("classifier", "classifier"), ("likelihood", "causal")])
+@pytest.mark.parametrize(
+    ("kind", "variant"), [("classifier", "classifier"), ("likelihood", "causal")]
+)
 def test_a_model_that_fails_is_an_error_and_no_number(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, kind: str, variant: str
 ) -> None:
@@ -155,7 +174,9 @@ def test_a_model_that_fails_is_an_error_and_no_number(
     assert len(wait(model.score(PROMPT, ["x"]))) == 1  # and the queue goes on
 
 
-@pytest.mark.parametrize(("kind", "variant"), [("classifier", "classifier"), ("likelihood", "causal")])
+@pytest.mark.parametrize(
+    ("kind", "variant"), [("classifier", "classifier"), ("likelihood", "causal")]
+)
 def test_a_nan_of_the_model_is_an_error(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, kind: str, variant: str
 ) -> None:
@@ -178,8 +199,14 @@ def test_a_classifier_scores_as_before_it_was_saved(tmp_path: Path, kind: str) -
     assert together(make("classifier", tmp_path), TEXTS) == pytest.approx(expected, abs=1e-5)
 
 
-KINDS = {"causal": "likelihood", "shepherd": "process", "qwen_prm": "process"}  # the others are classifiers
-LETTERS = st.one_of(st.sampled_from(["a", "\n", "\n\n", " ", "1 + 1", "Zoë", "<|end|>", PAD]), st.characters())
+KINDS = {
+    "causal": "likelihood",
+    "shepherd": "process",
+    "qwen_prm": "process",
+}  # the others are classifiers
+LETTERS = st.one_of(
+    st.sampled_from(["a", "\n", "\n\n", " ", "1 + 1", "Zoë", "<|end|>", PAD]), st.characters()
+)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +225,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RewardMode
 
 @pytest.mark.parametrize(
     ("kind", "pad", "side"),
-    [each for each in product(tiny.KINDS, [PAD, None], ["left", "right"]) if each[1] or each[2] == "left"],
+    [
+        each
+        for each in product(tiny.KINDS, [PAD, None], ["left", "right"])
+        if each[1] or each[2] == "left"
+    ],
 )
 def test_a_batch_scores_as_its_texts_do_alone(
     models: Callable[..., RewardModel], kind: str, pad: str | None, side: str
@@ -229,7 +260,9 @@ def adapter(base: Path, folder: Path, task: str, **options: Any) -> Any:
     auto_class = AutoModelForCausalLM if task == "CAUSAL_LM" else AutoModelForSequenceClassification
     torch.manual_seed(1)
     model = auto_class.from_pretrained(base, **options)
-    model = get_peft_model(model, LoraConfig(task_type=task, r=4, init_lora_weights=False, target_modules=["q_proj"]))
+    model = get_peft_model(
+        model, LoraConfig(task_type=task, r=4, init_lora_weights=False, target_modules=["q_proj"])
+    )
     model.save_pretrained(folder)
     return model.eval()
 
@@ -242,7 +275,9 @@ def test_an_adapter_of_a_classifier_is_loaded_on_its_base_with_its_score_head(
     expected = []
     for text in TEXTS:
         with torch.inference_mode():
-            hidden = model.base_model.model.model(input_ids=ids_of(causal, text)).last_hidden_state[0, -1]
+            hidden = model.base_model.model.model(input_ids=ids_of(causal, text)).last_hidden_state[
+                0, -1
+            ]
             expected.append(float(model.base_model.model.score(hidden)))
     if own_tokenizer:
         make_tokenizer().save_pretrained(tmp_path)
@@ -254,27 +289,44 @@ def test_an_adapter_of_a_language_model_is_loaded_on_its_base(causal: Path, tmp_
     ids = ids_of(causal, "4")
     with torch.inference_mode():
         logits = model(input_ids=ids).logits[0].log_softmax(dim=-1)
-    expected = sum(float(logits[at - 1, ids[0, at]]) for at in range(ids.shape[1] - 2, ids.shape[1]))
+    expected = sum(
+        float(logits[at - 1, ids[0, at]]) for at in range(ids.shape[1] - 2, ids.shape[1])
+    )
     (score,) = wait(make("likelihood", tmp_path, aggregate="sum").score(PROMPT, ["4"]))
     assert score == pytest.approx(expected, abs=1e-4)
-    assert wait(make("likelihood", causal, aggregate="sum").score(PROMPT, ["4"]))[0] != pytest.approx(score, abs=1e-3)
+    assert wait(make("likelihood", causal, aggregate="sum").score(PROMPT, ["4"]))[
+        0
+    ] != pytest.approx(score, abs=1e-3)
     agents = [
         make_agent({"name": "a", "engine": "transformers", "model": str(folder), "device": "cpu"})
         for folder in (tmp_path, causal)
     ]
     adapted, plain = (
-        wait(agent.generate(PROMPT.messages, sampling=Sampling(temperature=0, max_tokens=8), seed=0)).text
+        wait(
+            agent.generate(PROMPT.messages, sampling=Sampling(temperature=0, max_tokens=8), seed=0)
+        ).text
         for agent in agents
     )
     assert adapted != plain
 
 
-def test_folders_without_a_model_say_what_is_there_and_what_was_looked_for(causal: Path, tmp_path: Path) -> None:
+def test_folders_without_a_model_say_what_is_there_and_what_was_looked_for(
+    causal: Path, tmp_path: Path
+) -> None:
     (tmp_path / "checkpoint-100").mkdir()
-    with pytest.raises(ConfigError, match=r"neither config\.json nor adapter_config\.json; it holds checkpoint-100"):
+    with pytest.raises(
+        ConfigError, match=r"neither config\.json nor adapter_config\.json; it holds checkpoint-100"
+    ):
         make("classifier", tmp_path)
     with pytest.raises(ConfigError, match=r"it holds nothing"):
-        make_agent({"name": "a", "engine": "transformers", "model": str(tmp_path / "checkpoint-100"), "device": "cpu"})
+        make_agent(
+            {
+                "name": "a",
+                "engine": "transformers",
+                "model": str(tmp_path / "checkpoint-100"),
+                "device": "cpu",
+            }
+        )
     base = tmp_path / "base"
     shutil.copytree(causal, base)
     adapter(base, tmp_path / "adapter", "SEQ_CLS", num_labels=1)

@@ -30,7 +30,9 @@ def score(kind: str, reference: Any, responses: list[str], **params: Any) -> lis
 @pytest.mark.parametrize("references", [[REFERENCE], [REFERENCE, OTHER]])
 def test_scores_are_those_of_sacrebleu(references: list[str]) -> None:
     given: Any = references if len(references) > 1 else references[0]
-    assert score("chrf", given, RESPONSES) == [sacrebleu.sentence_chrf(r, references).score for r in RESPONSES]
+    assert score("chrf", given, RESPONSES) == [
+        sacrebleu.sentence_chrf(r, references).score for r in RESPONSES
+    ]
     assert score("bleu", given, RESPONSES) == [
         sacrebleu.sentence_bleu(r, references, use_effective_order=True).score for r in RESPONSES
     ]
@@ -49,7 +51,10 @@ def test_the_reference_itself_is_best_and_nothing_is_worst(kind: str) -> None:
 @pytest.mark.parametrize(
     ("metadata", "named"),
     [
-        ({"source": "x", "target": "y"}, r"'reference' is not there for prompt 'p'; its columns: source, target"),
+        (
+            {"source": "x", "target": "y"},
+            r"'reference' is not there for prompt 'p'; its columns: source, target",
+        ),
         ({}, r"'reference' is not there for prompt 'p'; its columns: none"),
         ({"reference": ""}, "'reference' is empty"),
         ({"reference": []}, "'reference' is empty"),
@@ -65,4 +70,6 @@ def test_a_column_without_a_reference_is_an_error(kind: str, metadata: Any, name
 @pytest.mark.parametrize("kind", ["chrf", "bleu"])
 def test_another_column_may_be_named(kind: str) -> None:
     prompt = Prompt("p", "x", {"gold": REFERENCE, "reference": OTHER})  # type: ignore[arg-type]
-    assert wait(make_reward({"kind": kind, "column": "gold"}).score(prompt, [REFERENCE])) == pytest.approx([100])
+    assert wait(
+        make_reward({"kind": kind, "column": "gold"}).score(prompt, [REFERENCE])
+    ) == pytest.approx([100])

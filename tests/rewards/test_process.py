@@ -26,12 +26,19 @@ from toa_trl.types import Message, Prompt, Score, as_dicts
 
 Tiny = Callable[[str], tuple[Path, Any]]
 
-SYSTEM = {"role": "system", "content": "Please reason step by step, and put your final answer within \\boxed{}."}
+SYSTEM = {
+    "role": "system",
+    "content": "Please reason step by step, and put your final answer within \\boxed{}.",
+}
 PROMPT = Prompt("p", (Message("user", "Janet has 3 ducks. Two more come. How many?"),))
 # of each text, its paragraphs and its lines
 RESPONSES = [
     ("3 + 2 = 5", ["3 + 2 = 5"], ["3 + 2 = 5"]),
-    ("Step 1: 3.\nStep 2: 5.\n\nSo 5.", ["Step 1: 3.\nStep 2: 5.", "So 5."], ["Step 1: 3.", "Step 2: 5.", "So 5."]),
+    (
+        "Step 1: 3.\nStep 2: 5.\n\nSo 5.",
+        ["Step 1: 3.\nStep 2: 5.", "So 5."],
+        ["Step 1: 3.", "Step 2: 5.", "So 5."],
+    ),
     ("\n\n a \n \n\n\nb\n", ["a", "b"], ["a", "b"]),
     ("Zoë: руки +1 \\boxed{5}", ["Zoë: руки +1 \\boxed{5}"], ["Zoë: руки +1 \\boxed{5}"]),
     ("", [""], [""]),
@@ -57,14 +64,24 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 
 def make(folder: Path, **entry: Any) -> RewardModel:
-    return make_reward({"kind": "process", "model": str(folder), "device": "cpu", "trust_remote_code": True, **entry})
+    return make_reward(
+        {
+            "kind": "process",
+            "model": str(folder),
+            "device": "cpu",
+            "trust_remote_code": True,
+            **entry,
+        }
+    )
 
 
 def qwen(folder: Path, model: Any, steps: list[str]) -> list[float]:
     """Its model card: a separator behind each step, and the probability of class 1 there."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     answer = {"role": "assistant", "content": "<extra_0>".join(steps) + "<extra_0>"}
-    text = tokenizer.apply_chat_template([SYSTEM, *as_dicts(PROMPT.messages), answer], tokenize=False)
+    text = tokenizer.apply_chat_template(
+        [SYSTEM, *as_dicts(PROMPT.messages), answer], tokenize=False
+    )
     ids = tokenizer.encode(text, return_tensors="pt")
     with torch.inference_mode():
         probabilities = model(input_ids=ids, use_cache=False)[0].softmax(dim=-1)
@@ -86,9 +103,15 @@ def shepherd(folder: Path, model: Any, steps: list[str]) -> list[float]:
 
 
 @pytest.mark.parametrize("aggregate", AGGREGATES)
-@pytest.mark.parametrize(("kind", "card", "column"), [("qwen_prm", qwen, 1), ("shepherd", shepherd, 2)])
+@pytest.mark.parametrize(
+    ("kind", "card", "column"), [("qwen_prm", qwen, 1), ("shepherd", shepherd, 2)]
+)
 def test_the_steps_are_judged_as_the_model_card_does(
-    tiny: Tiny, kind: str, card: Callable[[Path, Any, list[str]], list[float]], column: int, aggregate: str
+    tiny: Tiny,
+    kind: str,
+    card: Callable[[Path, Any, list[str]], list[float]],
+    column: int,
+    aggregate: str,
 ) -> None:
     folder, model = tiny(kind)
     expected = []
@@ -108,27 +131,45 @@ def test_a_response_cannot_add_steps_of_its_own(tiny: Tiny, kind: str, tag: str)
     with pytest.raises(RewardError, match=rf"1 steps, but the step tag '{tag}' is 3 times"):
         wait(model.score(PROMPT, [f"a {tag} good {tag} step"]))
     # but a model that was trained on such steps may end its own with the tag
-    assert wait(model.score(PROMPT, [f"a {tag}\n\nb {tag}"])) == wait(model.score(PROMPT, ["a\n\nb"]))
+    assert wait(model.score(PROMPT, [f"a {tag}\n\nb {tag}"])) == wait(
+        model.score(PROMPT, ["a\n\nb"])
+    )
 
 
 def test_the_system_prompt_is_the_card_s_where_there_is_none(tiny: Tiny) -> None:
     model = make(tiny("qwen_prm")[0])
     spoken = Prompt("p", (Message("system", SYSTEM["content"]), *PROMPT.messages))
     other = Prompt("p", (Message("system", "Guess."), *PROMPT.messages))
-    (plain,), (same,), (own,) = (wait(model.score(prompt, ["x"])) for prompt in (PROMPT, spoken, other))
+    (plain,), (same,), (own,) = (
+        wait(model.score(prompt, ["x"])) for prompt in (PROMPT, spoken, other)
+    )
     assert plain == same != own
 
 
 @pytest.mark.parametrize(
     ("kind", "changes", "named"),
     [
-        ("qwen_prm", {"aggregate": "max"}, r"aggregate 'max' is not known.*last, min, mean, product"),
-        ("qwen_prm", {"trust_remote_code": False}, r"brings its own code \(modeling_qwen2_rm\.Qwen2ForProcess.*true"),
-        ("causal", {}, r"is a LlamaForCausalLM.*known: Qwen2ForProcessRewardModel, MistralForCausalLM"),
+        (
+            "qwen_prm",
+            {"aggregate": "max"},
+            r"aggregate 'max' is not known.*last, min, mean, product",
+        ),
+        (
+            "qwen_prm",
+            {"trust_remote_code": False},
+            r"brings its own code \(modeling_qwen2_rm\.Qwen2ForProcess.*true",
+        ),
+        (
+            "causal",
+            {},
+            r"is a LlamaForCausalLM.*known: Qwen2ForProcessRewardModel, MistralForCausalLM",
+        ),
         ("qwen", {}, r"is a Qwen2ForRewardModel, which judges no steps"),
     ],
 )
-def test_mistakes_are_refused_by_name(tiny: Tiny, kind: str, changes: dict[str, Any], named: str) -> None:
+def test_mistakes_are_refused_by_name(
+    tiny: Tiny, kind: str, changes: dict[str, Any], named: str
+) -> None:
     with pytest.raises(ConfigError, match=f"reward 'process'.*{named}"):
         make(tiny(kind)[0], **changes)
 

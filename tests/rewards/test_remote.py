@@ -24,7 +24,9 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toa_trl.models.endpoints.client, "FIRST_PAUSE_S", 0.001)
 
 
-async def answered(entry: dict[str, Any], answers: list[Any], texts: list[str]) -> tuple[Any, list[Any]]:
+async def answered(
+    entry: dict[str, Any], answers: list[Any], texts: list[str]
+) -> tuple[Any, list[Any]]:
     """The scores, or the error, against a server that gives these answers, one after another; and what it was asked."""
     asked = []
 
@@ -57,7 +59,10 @@ HTTP: dict[str, Any] = {"kind": "http"}
 
 
 def logit(value: Any) -> dict[str, Any]:
-    return {"object": "list", "data": [{"index": 0, "label": "LABEL_0", "probs": [value], "num_classes": 1}]}
+    return {
+        "object": "list",
+        "data": [{"index": 0, "label": "LABEL_0", "probs": [value], "num_classes": 1}],
+    }
 
 
 def test_vllm_is_asked_for_the_raw_logit_of_the_conversation() -> None:
@@ -70,7 +75,10 @@ def test_vllm_is_asked_for_the_raw_logit_of_the_conversation() -> None:
 def test_the_contract() -> None:
     scores, asked = wait(answered(HTTP, [{"scores": [1, -0.5]}], ["Three.", "Four."]))
     assert scores == [1.0, -0.5]
-    inputs = [{"prompt": ASKED, "response": text, "metadata": {"answer": 3}} for text in ("Three.", "Four.")]
+    inputs = [
+        {"prompt": ASKED, "response": text, "metadata": {"answer": 3}}
+        for text in ("Three.", "Four.")
+    ]
     assert asked == [{"inputs": inputs}]
 
 
@@ -104,12 +112,22 @@ def test_one_missing_score_costs_the_others_of_its_batch_nothing() -> None:
     answers = [{"scores": [0.1, None, 0.3]}, {"scores": [0.2]}]
     scores, asked = wait(answered(HTTP, answers, ["a", "b", "c"]))
     assert scores == [0.1, 0.2, 0.3]
-    assert [[each["response"] for each in body["inputs"]] for body in asked] == [["a", "b", "c"], ["b"]]
+    assert [[each["response"] for each in body["inputs"]] for body in asked] == [
+        ["a", "b", "c"],
+        ["b"],
+    ]
 
 
 def test_responses_of_many_prompts_share_requests() -> None:
     with serving(latency_s=(0.02, 0.02)) as server:
-        model = make_reward({"kind": "http", "url": f"{server.root}/score", "max_concurrency": 2, "max_batch_size": 10})
+        model = make_reward(
+            {
+                "kind": "http",
+                "url": f"{server.root}/score",
+                "max_concurrency": 2,
+                "max_batch_size": 10,
+            }
+        )
 
         async def all_at_once() -> list[list[float]]:
             try:
@@ -127,7 +145,10 @@ def test_responses_of_many_prompts_share_requests() -> None:
 @pytest.mark.parametrize("kind", ["vllm", "http"])
 def test_a_server_that_is_gone_is_waited_for(kind: str) -> None:
     with serving() as server:
-        where = {"vllm": {"base_url": server.url, "model": "m"}, "http": {"url": f"{server.root}/score"}}[kind]
+        where = {
+            "vllm": {"base_url": server.url, "model": "m"},
+            "http": {"url": f"{server.root}/score"},
+        }[kind]
 
         async def restarted() -> Any:
             model: Any = make_reward({"kind": kind, **where})
@@ -153,7 +174,9 @@ def test_a_server_that_is_gone_is_waited_for(kind: str) -> None:
 def test_one_input_that_the_scorer_refuses_fails_alone() -> None:
     async def answer(request: web.Request) -> web.Response:
         texts = [each["response"] for each in (await request.json())["inputs"]]
-        return web.json_response({"scores": [0.5] * len(texts)}, status=400 if "poison" in texts else 200)
+        return web.json_response(
+            {"scores": [0.5] * len(texts)}, status=400 if "poison" in texts else 200
+        )
 
     async def run() -> list[Any]:
         app = web.Application()
@@ -171,4 +194,9 @@ def test_one_input_that_the_scorer_refuses_fails_alone() -> None:
         return scores
 
     scores = wait(run())
-    assert [isinstance(score, RewardError) for score in scores] == [False, False, True, *[False] * 6]
+    assert [isinstance(score, RewardError) for score in scores] == [
+        False,
+        False,
+        True,
+        *[False] * 6,
+    ]

@@ -34,14 +34,26 @@ CODE = Path(__file__).parent / "own_code"
 REWARD_TOKEN, STEP_TAG = "<|reward|>", "<extra_0>"
 # kind -> auto class, the class, its configuration's class (None: one of transformers)
 OWN = {
-    "armo": ("AutoModelForSequenceClassification", "modeling_custom.LlamaForRewardModelWithGating", None),
+    "armo": (
+        "AutoModelForSequenceClassification",
+        "modeling_custom.LlamaForRewardModelWithGating",
+        None,
+    ),
     "internlm2": (
         "AutoModel",
         "modeling_internlm2.InternLM2ForRewardModel",
         "configuration_internlm2.InternLM2Config",
     ),
-    "qwen": ("AutoModel", "modeling_qwen2_rm.Qwen2ForRewardModel", "configuration_qwen2_rm.Qwen2RMConfig"),
-    "qwen_prm": ("AutoModel", "modeling_qwen2_rm.Qwen2ForProcessRewardModel", "configuration_qwen2_rm.Qwen2RMConfig"),
+    "qwen": (
+        "AutoModel",
+        "modeling_qwen2_rm.Qwen2ForRewardModel",
+        "configuration_qwen2_rm.Qwen2RMConfig",
+    ),
+    "qwen_prm": (
+        "AutoModel",
+        "modeling_qwen2_rm.Qwen2ForProcessRewardModel",
+        "configuration_qwen2_rm.Qwen2RMConfig",
+    ),
 }
 KINDS = ("classifier", "gemma2", "causal", "shepherd", *OWN)
 
@@ -68,9 +80,13 @@ def build(
         tokenizer.chat_template = TEMPLATE
     tokenizer.padding_side = padding_side
     tokenizer.add_special_tokens({"additional_special_tokens": [REWARD_TOKEN, STEP_TAG]}, False)
-    if kind == "internlm2":  # its tokenizer begins every text that it encodes with <s>, as its template does not
+    if (
+        kind == "internlm2"
+    ):  # its tokenizer begins every text that it encodes with <s>, as its template does not
         tokenizer.add_special_tokens({"bos_token": "<s>"})
-        begin = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)])
+        begin = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
+        )
         tokenizer.backend_tokenizer.post_processor = begin
     shape = {
         "vocab_size": len(tokenizer),
@@ -101,13 +117,30 @@ def shepherd_tokenizer() -> Any:
     """As Mistral's: a text begins with <s> and a space, a space is part of the word behind it, the rest are bytes."""
     letters = [chr(code) for code in range(33, 127)]
     merges = [("к", "и"), ("▁", "ки"), ("▁", "+"), ("▁", "-")]
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "к", "и", *letters]
+    tokens = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        "▁",
+        "к",
+        "и",
+        *letters,
+    ]
     vocabulary = {token: i for i, token in enumerate([*tokens, *map("".join, merges)])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", byte_fallback=True))
+    tokenizer = Tokenizer(
+        models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", byte_fallback=True)
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
 
 
 def _native(kind: str, shape: dict[str, Any]) -> Any:
@@ -116,13 +149,18 @@ def _native(kind: str, shape: dict[str, Any]) -> Any:
     if kind == "classifier":
         return LlamaForSequenceClassification(LlamaConfig(**shape, num_labels=1))
     if kind == "gemma2":
-        return Gemma2ForSequenceClassification(Gemma2Config(**shape, num_labels=1, head_dim=8, sliding_window=64))
+        return Gemma2ForSequenceClassification(
+            Gemma2Config(**shape, num_labels=1, head_dim=8, sliding_window=64)
+        )
     return LlamaForCausalLM(LlamaConfig(**shape))
 
 
 def _save_with_code(kind: str, folder: Path, shape: dict[str, Any]) -> Any:
     auto_class, reference, config_reference = OWN[kind]
-    for module in {"decoder", *(each.partition(".")[0] for each in (reference, config_reference) if each)}:
+    for module in {
+        "decoder",
+        *(each.partition(".")[0] for each in (reference, config_reference) if each),
+    }:
         shutil.copy(CODE / f"{module}.py", folder)
     if kind == "armo":
         shape |= {"num_labels": 3, "num_objectives": 3}
@@ -131,7 +169,11 @@ def _save_with_code(kind: str, folder: Path, shape: dict[str, Any]) -> Any:
     if missing:
         modeling_llama.LLAMA_INPUTS_DOCSTRING = ""
     try:
-        config_class = get_class_from_dynamic_module(config_reference, str(folder)) if config_reference else LlamaConfig
+        config_class = (
+            get_class_from_dynamic_module(config_reference, str(folder))
+            if config_reference
+            else LlamaConfig
+        )
         config = config_class(**shape)
         if config_reference:
             config.rope_scaling = None
@@ -143,7 +185,13 @@ def _save_with_code(kind: str, folder: Path, shape: dict[str, Any]) -> Any:
         torch.nn.init.normal_(model.reward_transform_matrix)
     save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
     written = {key: value for key, value in config.to_dict().items() if key != "rope_parameters"}
-    written |= {"rope_theta": 10000.0, "rope_scaling": None, "architectures": [reference.partition(".")[2]]}
-    written["auto_map"] = {auto_class: reference} | ({"AutoConfig": config_reference} if config_reference else {})
+    written |= {
+        "rope_theta": 10000.0,
+        "rope_scaling": None,
+        "architectures": [reference.partition(".")[2]],
+    }
+    written["auto_map"] = {auto_class: reference} | (
+        {"AutoConfig": config_reference} if config_reference else {}
+    )
     (folder / "config.json").write_text(json.dumps(written, indent=2), encoding="utf-8")
     return model

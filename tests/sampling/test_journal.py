@@ -25,7 +25,12 @@ from toa_trl.sampling.journal import Journal, Writer
 from toa_trl.sampling.journal.table import Row
 from toa_trl.types import Action, AgentCounts, Completion, Play, Prompt, Score
 
-IDENTITY = {"search": "toa", "search_params": {"tau": 0.1}, "agents": {"a": {"model": "x"}}, "seed": 0}
+IDENTITY = {
+    "search": "toa",
+    "search_params": {"tau": 0.1},
+    "agents": {"a": {"model": "x"}},
+    "seed": 0,
+}
 PROMPTS = [
     Prompt("p", "What?", {"answer": "2", "n": 3}),
     Prompt("ä\u2028", [{"role": "user", "content": "Wie?\x00🧮"}]),
@@ -77,7 +82,9 @@ def test_a_play_comes_back_as_it_was(it: Play) -> None:
 def test_failed_plays_come_back_with_their_reason() -> None:
     journal = memory()
     failed = Play(1, Action("a"), error="it's gone", seed=7)
-    unscored = Play(2, Action("a"), Completion("", "length", 3, 9, 1e9, "hmm"), None, "all of it was thought", 8)
+    unscored = Play(
+        2, Action("a"), Completion("", "length", 3, 9, 1e9, "hmm"), None, "all of it was thought", 8
+    )
     journal.append("p", failed)
     journal.append("p", unscored)
     assert journal.plays("p") == [failed, unscored]
@@ -107,7 +114,9 @@ def test_what_was_appended_survives_without_a_close(tmp_path: Path) -> None:
     journal.begin(IDENTITY, PROMPTS)
     journal.append("p", play(0, 0.5))
     reader = sqlite3.connect(path)  # any SQLite tool, while the run goes on
-    assert reader.execute("SELECT prompt_id, play, response, reward FROM plays").fetchall() == [("p", 0, "text 0", 0.5)]
+    assert reader.execute("SELECT prompt_id, play, response, reward FROM plays").fetchall() == [
+        ("p", 0, "text 0", 0.5)
+    ]
     reader.close()
     assert [len(r.plays) for r in Journal(path, lock=False).rollouts()] == [1, 0]
     journal.close()
@@ -120,8 +129,18 @@ def test_counts() -> None:
     journal.append("p", play(1, 0.5, finish_reason="length", flops=None))
     journal.append("p", play(2, None))
     counts = journal.counts()
-    assert (counts.num_prompts, counts.num_scored, counts.num_failed, counts.num_truncated) == (2, 2, 1, 1)
-    assert (counts.prompt_tokens, counts.completion_tokens, counts.flops, counts.reward_flops) == (20, 10, 1.0, 4.0)
+    assert (counts.num_prompts, counts.num_scored, counts.num_failed, counts.num_truncated) == (
+        2,
+        2,
+        1,
+        1,
+    )
+    assert (counts.prompt_tokens, counts.completion_tokens, counts.flops, counts.reward_flops) == (
+        20,
+        10,
+        1.0,
+        4.0,
+    )
 
 
 def test_counts_by_agent() -> None:
@@ -130,8 +149,13 @@ def test_counts_by_agent() -> None:
     journal.append("p", play(0, 0.5, agent="a"))
     journal.append("p", play(1, 0.5, agent="b", flops=None))
     journal.append("ä\u2028", play(0, None, agent="a"))
-    journal.append("ä\u2028", Play(1, Action("a"), Completion("", "length", 7, 3, 2.0), None, "cut"))
-    assert journal.agent_counts() == {"a": AgentCounts(1, 2, 17, 8, 3.0), "b": AgentCounts(1, 0, 10, 5, 0.0)}
+    journal.append(
+        "ä\u2028", Play(1, Action("a"), Completion("", "length", 7, 3, 2.0), None, "cut")
+    )
+    assert journal.agent_counts() == {
+        "a": AgentCounts(1, 2, 17, 8, 3.0),
+        "b": AgentCounts(1, 0, 10, 5, 0.0),
+    }
 
 
 def test_the_best_rewards_mean_is_over_prompts_that_have_one() -> None:
@@ -139,7 +163,9 @@ def test_the_best_rewards_mean_is_over_prompts_that_have_one() -> None:
     assert journal.best_rewards() == {}
     journal.append("p", play(0, None))
     assert journal.best_rewards() == {}
-    journal.append_all([("p", play(1, -3.0)), ("p", play(2, -1.0)), ("q", play(0, 2.0)), ("r", play(0, None))])
+    journal.append_all(
+        [("p", play(1, -3.0)), ("p", play(2, -1.0)), ("q", play(0, 2.0)), ("r", play(0, None))]
+    )
     assert fmean(journal.best_rewards().values()) == 0.5
 
 
@@ -156,7 +182,10 @@ def test_when_plays_were_written(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rollouts_may_be_read_by_several_at_once() -> None:
     journal = memory()
     journal.append("p", play(0, 0.5))
-    pairs = [(a.prompt.id, b.prompt.id) for a, b in zip(journal.rollouts(), journal.rollouts(), strict=True)]
+    pairs = [
+        (a.prompt.id, b.prompt.id)
+        for a, b in zip(journal.rollouts(), journal.rollouts(), strict=True)
+    ]
     assert pairs == [("p", "p"), ("ä\u2028", "ä\u2028")]
 
 
@@ -193,7 +222,11 @@ def test_a_play_is_written_once() -> None:
 def test_many_plays_are_written_all_or_none() -> None:
     journal = memory()
     journal.append_all([("p", play(0, 0.5)), ("q", play(0, 0.5))])
-    for bad in (play(0, 0.7), play(2, 0.7, "half an emoji: \ud83e"), replace(play(2, 0.7), seed=2**70)):
+    for bad in (
+        play(0, 0.7),
+        play(2, 0.7, "half an emoji: \ud83e"),
+        replace(play(2, 0.7), seed=2**70),
+    ):
         with pytest.raises(JournalError):
             journal.append_all([("p", play(1, 0.5)), ("p", bad)])
     assert [len(journal.plays(prompt_id)) for prompt_id in "pq"] == [1, 1]
@@ -211,7 +244,10 @@ def test_a_commit_is_synced(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     for _ in range(2):  # made, and opened again
         journal = Journal(path, create=True)
-        modes = [journal._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "journal_mode")]
+        modes = [
+            journal._db.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("synchronous", "journal_mode")
+        ]
         assert modes == [2, "wal"]  # 2: FULL
         journal.close()
 
@@ -238,7 +274,9 @@ def test_a_journal_of_another_version_says_what_to_do(tmp_path: Path) -> None:
     database = sqlite3.connect(path)
     database.execute("PRAGMA user_version = 1")
     database.close()
-    with pytest.raises(JournalError, match=r"1 instead of 3.*version of toa_trl that wrote it.*another output_dir"):
+    with pytest.raises(
+        JournalError, match=r"1 instead of 3.*version of toa_trl that wrote it.*another output_dir"
+    ):
         Journal(path)
 
 
@@ -287,11 +325,15 @@ def test_metadata_that_json_does_not_know() -> None:
     assert "2026-01-02" in json.dumps(it.prompt.metadata)
 
 
-def filled(path: Path, *, prompts: int = 2, each: int = 10, text: str = "text ", begun: int = 0) -> Journal:
+def filled(
+    path: Path, *, prompts: int = 2, each: int = 10, text: str = "text ", begun: int = 0
+) -> Journal:
     journal = Journal(path, create=True)
     journal.begin(IDENTITY, [Prompt(str(i), f"Question {i}?") for i in range(prompts)])  # type: ignore[arg-type]
     for index in range(begun, begun + each):
-        journal.append_all([(str(i), play(index, i + index / 100, f"{text}{i} {index}")) for i in range(prompts)])
+        journal.append_all(
+            [(str(i), play(index, i + index / 100, f"{text}{i} {index}")) for i in range(prompts)]
+        )
     return journal
 
 
@@ -306,14 +348,18 @@ def test_a_journal_that_is_read_halfway_sees_what_is_written_meanwhile(tmp_path:
     journal.append("2", play(10, 0.5))
     assert len(journal.plays("2")) == 11
     assert [len(rollout.plays) for rollout in rollouts] == [10, 11]
-    assert journal._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0  # nothing holds the WAL
+    assert (
+        journal._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+    )  # nothing holds the WAL
     journal.close()
 
 
 # --- Writer
 
 
-def test_plays_that_arrive_together_are_one_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plays_that_arrive_together_are_one_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     journal = Journal(tmp_path / "journal.sqlite", create=True)
     append_all, batches = journal.append_all, []
 
@@ -390,11 +436,18 @@ def test_one_bad_row_costs_no_other(tmp_path: Path) -> None:
 
     async def run() -> list[Any]:
         writer = Writer(journal)
-        told = await asyncio.gather(*(writer.append("0", it) for it in rows), return_exceptions=True)
+        told = await asyncio.gather(
+            *(writer.append("0", it) for it in rows), return_exceptions=True
+        )
         await writer.aclose()
         return told
 
-    assert [type(error) for error in wait(run())] == [type(None), JournalError, JournalError, type(None)]
+    assert [type(error) for error in wait(run())] == [
+        type(None),
+        JournalError,
+        JournalError,
+        type(None),
+    ]
     assert [p.index for p in journal.plays("0")] == [0, 1, 3]
     journal.close()
 
@@ -407,7 +460,9 @@ def test_a_full_disk_is_told_to_all_and_what_was_written_stays(tmp_path: Path) -
         writer = Writer(journal)
         journal._db.execute(f"PRAGMA max_page_count = {pages}")
         rows = [play(index, 0.5, "long " * 10_000) for index in range(3, 9)]
-        told = await asyncio.gather(*(writer.append("0", it) for it in rows), return_exceptions=True)
+        told = await asyncio.gather(
+            *(writer.append("0", it) for it in rows), return_exceptions=True
+        )
         journal._db.execute("PRAGMA max_page_count = 1000000")  # there is space again
         await writer.append("0", rows[0])
         await writer.aclose()
@@ -415,12 +470,17 @@ def test_a_full_disk_is_told_to_all_and_what_was_written_stays(tmp_path: Path) -
 
     told = wait(run())
     assert len(told) == 6
-    assert all(isinstance(error, JournalError) and "What was written is safe" in str(error) for error in told)
+    assert all(
+        isinstance(error, JournalError) and "What was written is safe" in str(error)
+        for error in told
+    )
     assert [p.index for p in journal.plays("0")] == [0, 1, 2, 3]
     journal.close()
 
 
-def test_a_commit_that_takes_long_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_that_takes_long_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     journal = filled(tmp_path / "journal.sqlite", prompts=1, each=1)
     append_all, go_on = journal.append_all, threading.Event()
 
@@ -459,22 +519,31 @@ def test_a_commit_that_takes_long_holds_nobody_up(tmp_path: Path, monkeypatch: p
 
 @given(
     shards=st.lists(
-        st.lists(st.tuples(st.integers(0, 5), st.integers(0, 8)), unique=True, max_size=20), min_size=1, max_size=4
+        st.lists(st.tuples(st.integers(0, 5), st.integers(0, 8)), unique=True, max_size=20),
+        min_size=1,
+        max_size=4,
     ),
     order=st.randoms(use_true_random=False),
 )
 @settings(max_examples=25, deadline=None)
 def test_merging_is_idempotent_and_in_any_order(
-    shards: list[list[tuple[int, int]]], order: random.Random, tmp_path_factory: pytest.TempPathFactory
+    shards: list[list[tuple[int, int]]],
+    order: random.Random,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     folder, prompts = tmp_path_factory.mktemp("run"), [Prompt(str(i), "?") for i in range(6)]  # type: ignore[arg-type]
     for number, keys in enumerate(shards):
         shard = Journal(folder / f"{number}", create=True)
         shard.begin(IDENTITY, prompts)
-        shard.append_all([(str(prompt), play(index, prompt + index / 10)) for prompt, index in keys])
+        shard.append_all(
+            [(str(prompt), play(index, prompt + index / 10)) for prompt, index in keys]
+        )
         shard.close()
     expected = {
-        str(prompt): [play(i, prompt + i / 10) for i in sorted({i for keys in shards for p, i in keys if p == prompt})]
+        str(prompt): [
+            play(i, prompt + i / 10)
+            for i in sorted({i for keys in shards for p, i in keys if p == prompt})
+        ]
         for prompt in range(6)
     }
     paths = [folder / f"{number}" for number in range(len(shards))] * 2
@@ -485,7 +554,9 @@ def test_merging_is_idempotent_and_in_any_order(
     assert everything(whole) == expected
 
 
-def test_a_play_that_is_here_already_is_left_when_merging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_play_that_is_here_already_is_left_when_merging(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("toa_trl.sampling.journal.journal.ROWS_PER_COMMIT", 3)
     filled(tmp_path / "shard").close()
     times = Journal(tmp_path / "shard", lock=False).times()
@@ -542,7 +613,10 @@ def test_damage_is_found_when_a_run_begins_and_the_remedy_named(tmp_path: Path) 
     path = tmp_path / "journal.sqlite"
     filled(path, prompts=20, each=50).close()
     content = path.read_bytes()
-    for damaged in (content[: len(content) // 2], content[:40_000] + b"\xff" * 9000 + content[49_000:]):
+    for damaged in (
+        content[: len(content) // 2],
+        content[:40_000] + b"\xff" * 9000 + content[49_000:],
+    ):
         path.write_bytes(damaged)
         with pytest.raises(JournalError, match=r"damaged.*python -m toa_trl recover") as raised:
             Journal(path, create=True)

@@ -15,7 +15,10 @@ PRICES = {"a": {"prompt": 1.0, "completion": 3.0}}
 
 def test_adds_up_what_the_journal_holds_and_what_comes() -> None:
     meter = Meter({"max_cost": 1.0}, PRICES)
-    meter.resume({"a": AgentCounts(3, 1, 100_000, 100_000, 5.0), "b": AgentCounts(1, 0, 10, 10, 1.0)}, reward_flops=2.0)
+    meter.resume(
+        {"a": AgentCounts(3, 1, 100_000, 100_000, 5.0), "b": AgentCounts(1, 0, 10, 10, 1.0)},
+        reward_flops=2.0,
+    )
     assert (meter.tokens, meter.flops, meter.cost) == (200_020, 8.0, pytest.approx(0.4))
     assert meter.reached is None
     meter.add(play(0, 0.5, tokens=(0, 200_000)))  # by agent a
@@ -37,7 +40,9 @@ def test_each_limit(limits: dict[str, Any]) -> None:
 
 def test_a_failure_that_was_paid_for_counts() -> None:
     meter = Meter({}, {})
-    meter.add(Play(0, play(0, 1.0).action, Completion("", "length", 3, 4), None, "nothing but reasoning"))
+    meter.add(
+        Play(0, play(0, 1.0).action, Completion("", "length", 3, 4), None, "nothing but reasoning")
+    )
     assert meter.tokens == 7
 
 
@@ -68,7 +73,9 @@ def test_mistakes_are_named(limits: Any, prices: Any, named: str) -> None:
 def test_a_run_ends_in_order_at_its_limit_and_goes_on_with_more(tmp_path: Any) -> None:
     def sample(limits: dict[str, Any]) -> Any:
         agents = [EchoAgent("a"), EchoAgent("b")]  # 5 tokens a play
-        sampler = TOASampler(agents, TextReward(), budget=6, limits=limits, prompts_in_flight=2, progress=False)
+        sampler = TOASampler(
+            agents, TextReward(), budget=6, limits=limits, prompts_in_flight=2, progress=False
+        )
         return sampler.sample([f"Question {i}?" for i in range(5)], tmp_path)
 
     first = sample({"max_tokens": 50})
@@ -82,4 +89,6 @@ def test_a_run_ends_in_order_at_its_limit_and_goes_on_with_more(tmp_path: Any) -
     assert second.limit is None
     assert [len(rollout.scored) for rollout in second] == [6] * 5
     whole = TOASampler([EchoAgent("a"), EchoAgent("b")], TextReward(), budget=6, progress=False)
-    assert [r.plays for r in second] == [r.plays for r in whole.sample([f"Question {i}?" for i in range(5)])]
+    assert [r.plays for r in second] == [
+        r.plays for r in whole.sample([f"Question {i}?" for i in range(5)])
+    ]

@@ -42,7 +42,9 @@ def plain(**options: object) -> tuple[Progress, StringIO, Clock]:
 def live(monkeypatch: pytest.MonkeyPatch, **options: object) -> tuple[Progress, StringIO, Clock]:
     monkeypatch.setenv("TERM", "xterm")
     clock, file = Clock(), Terminal()
-    console = Console(file=file, force_terminal=True, force_interactive=True, width=100, color_system=None)
+    console = Console(
+        file=file, force_terminal=True, force_interactive=True, width=100, color_system=None
+    )
     return Progress(100, ["llama", "qwen"], console=console, clock=clock, **options), file, clock  # type: ignore[arg-type]
 
 
@@ -98,11 +100,15 @@ def test_what_the_journals_hold_counts_but_not_in_the_rate() -> None:
     with progress:
         clock.now += 10
         for best in ({"p": 1.0, "q": 5.0}, {"p": 3.0, "q": 4.0}):
-            progress.resume({"llama": AgentCounts(20, 1, 1_000_000, 234_000, 1.0), "old": AgentCounts(5)}, best)
+            progress.resume(
+                {"llama": AgentCounts(20, 1, 1_000_000, 234_000, 1.0), "old": AgentCounts(5)}, best
+            )
         progress.asked("llama")
         progress.played("p", play(0, 2.0, agent="llama"))
         line = progress.line()
-    assert line.startswith("plays: 51/100 (51 %); 0.1/s; ETA 00:08:10; failed 2; mean best reward 4;")
+    assert line.startswith(
+        "plays: 51/100 (51 %); 0.1/s; ETA 00:08:10; failed 2; mean best reward 4;"
+    )
     assert "llama: 0 in flight, 41 done, 2 failed, 2.47M tokens" in line
     assert "old: 0 in flight, 10 done" in line
 
@@ -157,7 +163,10 @@ def test_force_color_makes_no_terminal_of_a_log_file(
 
 
 def test_disabled_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    for progress, file, _ in (plain(enabled=False, every_s=0.001), live(monkeypatch, enabled=False)):
+    for progress, file, _ in (
+        plain(enabled=False, every_s=0.001),
+        live(monkeypatch, enabled=False),
+    ):
         with progress:
             progress.asked("llama")
             progress.played("p", play(0, 0.5, agent="llama"))
@@ -165,7 +174,9 @@ def test_disabled_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         assert file.getvalue() == ""
 
 
-def test_on_a_terminal_the_last_view_stays_and_the_cursor_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_terminal_the_last_view_stays_and_the_cursor_comes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     progress, file, _ = live(monkeypatch)
 
     def dies() -> None:
@@ -246,7 +257,8 @@ def test_human_numbers(number: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "whole", "text"), [(0, 0, "100 %"), (0, 9, "0 %"), (999, 1000, "99 %"), (1000, 1000, "100 %")]
+    ("part", "whole", "text"),
+    [(0, 0, "100 %"), (0, 9, "0 %"), (999, 1000, "99 %"), (1000, 1000, "100 %")],
 )
 def test_only_all_is_100_percent(part: int, whole: int, text: str) -> None:
     assert percent(part, whole) == text

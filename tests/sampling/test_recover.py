@@ -21,7 +21,10 @@ from toa_trl.types import Play, Prompt
 IDENTITY = {"search": "toa", "seed": 0}
 PROMPTS = [Prompt(f"prompt {i}", f"Question {i}? " * 20, {"answer": str(i)}) for i in range(100)]  # type: ignore[arg-type]
 NUM_EACH = 40
-PLAYS = {p.id: [play(i, n + i / 100, f"{i} of {p.id}. " * 25) for i in range(NUM_EACH)] for n, p in enumerate(PROMPTS)}
+PLAYS = {
+    p.id: [play(i, n + i / 100, f"{i} of {p.id}. " * 25) for i in range(NUM_EACH)]
+    for n, p in enumerate(PROMPTS)
+}
 PAGE = 8192
 
 
@@ -63,7 +66,9 @@ def kept(run_dir: Path) -> dict[str, list[Play]]:
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     with closing(Journal(path, create=True)) as journal:
-        assert journal.begin(IDENTITY, PROMPTS) is True  # the same command goes on, and writes lost prompts again
+        assert (
+            journal.begin(IDENTITY, PROMPTS) is True
+        )  # the same command goes on, and writes lost prompts again
         rollouts = list(journal.rollouts())
     assert [rollout.prompt for rollout in rollouts] == PROMPTS
     for rollout in rollouts:
@@ -78,7 +83,11 @@ def check(found: Recovered, run_dir: Path) -> int:
     assert found.num_plays == sum(map(len, plays.values()))
     assert found.num_hurt <= sum(len(it) < NUM_EACH for it in plays.values())
     assert found.damaged == run_dir / "journal.sqlite.damaged"
-    assert {p.name for p in run_dir.iterdir()} == {"journal.sqlite", "journal.sqlite.damaged", "journal.sqlite.lock"}
+    assert {p.name for p in run_dir.iterdir()} == {
+        "journal.sqlite",
+        "journal.sqlite.damaged",
+        "journal.sqlite.lock",
+    }
     return sum(map(len, PLAYS.values())) - found.num_plays
 
 
@@ -96,7 +105,9 @@ def test_a_spoiled_page_costs_the_plays_on_it(run_dir: Path, seed: int, content:
     assert found.identity
     assert found.num_prompts == len(PROMPTS)
     assert 0 < check(found, run_dir) <= PAGE // 250
-    assert found.num_hurt == sum(len(it) < NUM_EACH for it in kept(run_dir).values())  # by the index, which is whole
+    assert found.num_hurt == sum(
+        len(it) < NUM_EACH for it in kept(run_dir).values()
+    )  # by the index, which is whole
 
 
 def page_type(path: Path, page: int) -> int:
@@ -137,7 +148,9 @@ def test_flipped_bytes_cost_little(run_dir: Path, seed: int) -> None:
     numbers = sorted({page for pages in owners(path).values() for page in pages} - {1})
     for page in rng.sample(numbers[len(numbers) // 3 :], 3):
         start = (page - 1) * PAGE
-        for at in rng.sample(range(start, start + 12), 3):  # the header of the page: it cannot be read
+        for at in rng.sample(
+            range(start, start + 12), 3
+        ):  # the header of the page: it cannot be read
             content[at] ^= 0xFF
     path.write_bytes(content)
     assert check(recover(run_dir), run_dir) <= 3 * PAGE // 250
@@ -175,15 +188,22 @@ def test_a_damaged_file_is_never_written_over(run_dir: Path) -> None:
         kept(run_dir)
 
 
-def test_a_journal_without_damage_is_left_alone(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_journal_without_damage_is_left_alone(
+    run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = (run_dir / "journal.sqlite").read_bytes()
     main(["recover", str(run_dir)])
-    assert "is not damaged: 100 prompts and 4,000 plays; nothing was changed" in capsys.readouterr().out
+    assert (
+        "is not damaged: 100 prompts and 4,000 plays; nothing was changed"
+        in capsys.readouterr().out
+    )
     assert (run_dir / "journal.sqlite").read_bytes() == before
     assert not (run_dir / "journal.sqlite.damaged").exists()
 
 
-@pytest.mark.parametrize("page", [b"\xff" * PAGE, bytes(PAGE), b"SQLite format 3\x00" + b"\xff" * (PAGE - 16), b""])
+@pytest.mark.parametrize(
+    "page", [b"\xff" * PAGE, bytes(PAGE), b"SQLite format 3\x00" + b"\xff" * (PAGE - 16), b""]
+)
 def test_without_its_first_page_nothing_can_be_read(run_dir: Path, page: bytes) -> None:
     path = run_dir / "journal.sqlite"
     spoiled = page + path.read_bytes()[PAGE:] if page else b""
@@ -195,7 +215,10 @@ def test_without_its_first_page_nothing_can_be_read(run_dir: Path, page: bytes) 
 
 
 def test_only_the_writer_recovers(run_dir: Path, tmp_path: Path) -> None:
-    with closing(Journal(run_dir / "journal.sqlite")), pytest.raises(ConfigError, match="another process"):
+    with (
+        closing(Journal(run_dir / "journal.sqlite")),
+        pytest.raises(ConfigError, match="another process"),
+    ):
         recover(run_dir)
     with pytest.raises(ConfigError, match="no journal"):
         recover(tmp_path / "nowhere")

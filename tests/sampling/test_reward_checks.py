@@ -27,7 +27,9 @@ def test_the_same_text_says_nothing_about_the_model(caplog: pytest.LogCaptureFix
     assert caplog.text == ""
 
 
-def test_a_squashing_that_saturates_is_said_once_with_a_tau_that_does_not(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_squashing_that_saturates_is_said_once_with_a_tau_that_does_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     rng = random.Random(0)
     rewards = [rng.gauss(20.0, 8.0) for _ in range(1000)]
     said = warnings(rewards, 0.1, caplog)
@@ -38,6 +40,8 @@ def test_a_squashing_that_saturates_is_said_once_with_a_tau_that_does_not(caplog
 
 
 @pytest.mark.parametrize("tau", [0.1, None])
-def test_rewards_of_a_fitting_scale_are_not_mentioned(tau: float | None, caplog: pytest.LogCaptureFixture) -> None:
+def test_rewards_of_a_fitting_scale_are_not_mentioned(
+    tau: float | None, caplog: pytest.LogCaptureFixture
+) -> None:
     rng = random.Random(0)
     assert warnings([rng.gauss(0.15, 0.05) for _ in range(1000)], tau, caplog) == ""

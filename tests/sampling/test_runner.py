@@ -54,7 +54,13 @@ def journal_of(prompts: Sequence[Prompt] = PROMPTS) -> Journal:
 
 
 def runner(
-    journal: Journal, agents: Sequence[Any], *, search: str = "toa", budget: int = 8, reward: Any = None, **changes: Any
+    journal: Journal,
+    agents: Sequence[Any],
+    *,
+    search: str = "toa",
+    budget: int = 8,
+    reward: Any = None,
+    **changes: Any,
 ) -> Runner:
     names = [agent.name for agent in agents]
     return Runner(
@@ -98,7 +104,9 @@ def test_spends_the_budget_of_every_prompt(search: str, plays_in_flight: int) ->
 
 def test_agents_see_the_drafts_and_the_sampling() -> None:
     class Seeing(EchoAgent):
-        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+        async def generate(
+            self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+        ) -> Completion:
             assert sampling == Sampling(0.1)
             return await super().generate(messages, sampling=sampling, seed=seed)
 
@@ -120,7 +128,11 @@ def test_scheduling_does_not_change_a_result(search: str) -> None:
     results = []
     for prompts_in_flight in (1, 2, 256):
         journal = journal_of()
-        wait(runner(journal, agents(0.2), search=search, prompts_in_flight=prompts_in_flight).run(PROMPTS))
+        wait(
+            runner(journal, agents(0.2), search=search, prompts_in_flight=prompts_in_flight).run(
+                PROMPTS
+            )
+        )
         results.append(plays(journal))
     backwards = journal_of()
     wait(runner(backwards, agents(0.2), search=search).run(PROMPTS[::-1]))
@@ -141,7 +153,9 @@ def test_never_more_plays_or_prompts_in_flight_than_asked_for() -> None:
     running, most = dict.fromkeys((p.id for p in PROMPTS), 0), [0, 0]
 
     class Watching(EchoAgent):
-        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+        async def generate(
+            self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+        ) -> Completion:
             (at,) = [p.id for p in PROMPTS if p.messages[-1].content in messages[-1].content]
             running[at] += 1
             most[0] = max(most[0], *running.values())
@@ -151,7 +165,9 @@ def test_never_more_plays_or_prompts_in_flight_than_asked_for() -> None:
             running[at] -= 1
             return Completion(f"{seed}")
 
-    it = runner(journal_of(), [Watching("a"), Watching("b")], plays_in_flight=3, prompts_in_flight=2)
+    it = runner(
+        journal_of(), [Watching("a"), Watching("b")], plays_in_flight=3, prompts_in_flight=2
+    )
     wait(it.run(PROMPTS))
     assert most == [3, 2]
 
@@ -162,22 +178,31 @@ def test_a_failed_play_is_recorded_with_its_reason_and_costs_no_budget() -> None
     assert scored(journal) == [8] * 5
     failed = [p for played in plays(journal) for p in played if p.error]
     assert failed
-    assert all((p.reward, p.completion, p.error) == (None, None, f"{p.action.agent} failed") for p in failed)
+    assert all(
+        (p.reward, p.completion, p.error) == (None, None, f"{p.action.agent} failed")
+        for p in failed
+    )
 
 
 @pytest.mark.parametrize("search", ["parallel", "sequential", "moa", "toa"])
 def test_an_agent_that_always_fails_does_not_stop_the_others(search: str) -> None:
     journal = journal_of()
-    it = runner(journal, [EchoAgent("a"), EchoAgent("dead", 1.0), EchoAgent("c")], search=search, budget=9)
+    it = runner(
+        journal, [EchoAgent("a"), EchoAgent("dead", 1.0), EchoAgent("c")], search=search, budget=9
+    )
     assert wait(it.run(PROMPTS)) == []
     assert scored(journal) == [9] * 5
     assert all(sum(p.error is not None for p in played) <= 3 for played in plays(journal))
 
 
-@pytest.mark.parametrize("error", [AgentError("gone"), ValueError("a bug"), ConnectionResetError("reset")])
+@pytest.mark.parametrize(
+    "error", [AgentError("gone"), ValueError("a bug"), ConnectionResetError("reset")]
+)
 def test_prompts_that_were_given_up_are_named_and_tried_again(error: Exception) -> None:
     class Hates(EchoAgent):
-        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+        async def generate(
+            self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+        ) -> Completion:
             if "Question 2?" in messages[-1].content:
                 raise error
             return await super().generate(messages, sampling=sampling, seed=seed)
@@ -193,7 +218,16 @@ def test_prompts_that_were_given_up_are_named_and_tried_again(error: Exception) 
 
 
 @pytest.mark.parametrize(
-    "given", [RewardError("no"), RuntimeError("a bug"), [float("nan")], [float("inf")], [None], [], [1.0, 2.0]]
+    "given",
+    [
+        RewardError("no"),
+        RuntimeError("a bug"),
+        [float("nan")],
+        [float("inf")],
+        [None],
+        [],
+        [1.0, 2.0],
+    ],
 )
 def test_a_response_that_cannot_be_scored_is_a_failed_play_and_keeps_its_text(given: Any) -> None:
     class Broken(TextReward):
@@ -236,7 +270,9 @@ def test_a_prompt_in_between_counts_the_given_up_anew(monkeypatch: pytest.Monkey
 
 def test_a_dead_agent_that_fails_fast_does_not_end_a_run_whose_other_agent_is_slow() -> None:
     class Slow(EchoAgent):
-        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+        async def generate(
+            self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+        ) -> Completion:
             for _ in range(50):
                 await asyncio.sleep(0)
             return await super().generate(messages, sampling=sampling, seed=seed)
@@ -288,7 +324,9 @@ def test_a_run_that_dies_goes_on_inside_its_trees(
 ) -> None:
     budget = 8
     whole = journal_of()
-    given_up = wait(runner(whole, agents(fails), search=search, budget=budget, seed=seed).run(PROMPTS))
+    given_up = wait(
+        runner(whole, agents(fails), search=search, budget=budget, seed=seed).run(PROMPTS)
+    )
     if given_up:
         return  # a prompt that was given up gives every agent another chance when the run goes on
     journal = journal_of()
@@ -320,14 +358,18 @@ def test_a_run_with_plays_in_flight_that_dies_loses_and_doubles_none(
     search: str, crashes: list[int], seed: int
 ) -> None:
     class Slow(EchoAgent):
-        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+        async def generate(
+            self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+        ) -> Completion:
             for _ in range(random.Random(seed).randrange(6)):
                 await asyncio.sleep(0)
             return await super().generate(messages, sampling=sampling, seed=seed)
 
     journal = journal_of()
     for count in [*crashes, None]:
-        it = runner(journal, [Slow("a"), Slow("b"), Slow("c")], search=search, seed=seed, plays_in_flight=4)
+        it = runner(
+            journal, [Slow("a"), Slow("b"), Slow("c")], search=search, seed=seed, plays_in_flight=4
+        )
         if count is not None:
             it.observer = CrashAfter(count)
         try:
@@ -350,7 +392,9 @@ def test_a_finished_prompt_asks_nobody() -> None:
 
 def test_text_that_is_no_unicode_does_not_end_the_run() -> None:
     class Half(EchoAgent):
-        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+        async def generate(
+            self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+        ) -> Completion:
             return Completion(f"half an emoji {seed} \ud83e")
 
     class Constant(TextReward):
@@ -358,13 +402,22 @@ def test_text_that_is_no_unicode_does_not_end_the_run() -> None:
             return [0.5]
 
     journal = journal_of()
-    wait(runner(journal, [Half("a"), EchoAgent("b")], search="parallel", reward=Constant()).run(PROMPTS))
+    wait(
+        runner(journal, [Half("a"), EchoAgent("b")], search="parallel", reward=Constant()).run(
+            PROMPTS
+        )
+    )
     assert scored(journal) == [8] * 5
 
 
 def test_seeds_are_the_same_everywhere_and_differ() -> None:
     assert derive_seed(0, "p", 1) == 1617512221
-    seeds = {derive_seed(run, prompt, index) for run in range(3) for prompt in ("a", "b", "1") for index in range(50)}
+    seeds = {
+        derive_seed(run, prompt, index)
+        for run in range(3)
+        for prompt in ("a", "b", "1")
+        for index in range(50)
+    }
     assert len(seeds) == 450
     assert all(0 <= seed < 2**31 for seed in seeds)
     assert derive_seed(0, "1", 2) != derive_seed(0, 1, 2)
@@ -385,7 +438,9 @@ class Going(EchoAgent):
             self.gone = self.looks > 0
         return f"{self.name} is gone" if self.gone else None
 
-    async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+    async def generate(
+        self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+    ) -> Completion:
         self.count -= 1
         self.gone = self.gone or self.count == 0
         if self.gone:
@@ -394,7 +449,9 @@ class Going(EchoAgent):
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_an_agent_that_goes_and_comes_back_leaves_no_trace(search: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_agent_that_goes_and_comes_back_leaves_no_trace(
+    search: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(toa_trl.sampling.runner, "LOOK_S", 0.001)
     whole, journal = journal_of(), journal_of()
     wait(runner(whole, [EchoAgent("a")], search=search).run(PROMPTS))
@@ -452,7 +509,9 @@ def test_an_agent_that_says_it_is_unavailable_but_not_away_fails() -> None:
 
 def test_with_enough_what_is_in_flight_is_waited_for_and_nothing_is_given_up() -> None:
     journal, seen = journal_of(), Seen()
-    it = runner(journal, agents(), plays_in_flight=2, observer=seen, enough=lambda: len(seen.plays) >= 11)
+    it = runner(
+        journal, agents(), plays_in_flight=2, observer=seen, enough=lambda: len(seen.plays) >= 11
+    )
     assert wait(it.run(PROMPTS)) == []
     assert 11 <= sum(scored(journal)) <= 11 + 10
     assert seen.num_asked == len(seen.plays)
@@ -472,7 +531,9 @@ def test_a_failure_that_was_paid_for_is_recorded_with_its_tokens() -> None:
 
 def test_a_prompt_that_fails_while_an_agent_is_away_ends_and_the_others_go_on() -> None:
     class TooLong(EchoAgent):
-        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+        async def generate(
+            self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+        ) -> Completion:
             if "Question 2" in messages[-1].content:
                 raise AgentError("too long")
             return await super().generate(messages, sampling=sampling, seed=seed)
@@ -485,12 +546,16 @@ def test_a_prompt_that_fails_while_an_agent_is_away_ends_and_the_others_go_on() 
         assert len(plays(journal)[2]) == 3
 
 
-def test_quick_failures_do_not_end_a_run_whose_plays_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quick_failures_do_not_end_a_run_whose_plays_are_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(toa_trl.sampling.runner, "MAX_GIVEN_UP", 5)
     monkeypatch.setattr(toa_trl.sampling.runner, "LOOK_S", 0.01)
 
     class Odd(EchoAgent):
-        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+        async def generate(
+            self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+        ) -> Completion:
             if any(f"Question {number}?" in messages[-1].content for number in range(1, 60, 2)):
                 raise AgentError("too long")
             await asyncio.sleep(0.05)
@@ -506,7 +571,9 @@ def test_patience_begins_with_the_waiting(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(toa_trl.sampling.runner, "LOOK_S", 0.01)
 
     class Slow(Going):
-        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+        async def generate(
+            self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+        ) -> Completion:
             await asyncio.sleep(1.2)
             return await super().generate(messages, sampling=sampling, seed=seed)
 
@@ -526,11 +593,17 @@ HALF = "half an emoji: \ud83d"
 
 
 @pytest.mark.parametrize(
-    "given", [Completion(HALF, reasoning=HALF), AgentError(HALF, Completion("", "length", 1, 2, reasoning=HALF))]
+    "given",
+    [
+        Completion(HALF, reasoning=HALF),
+        AgentError(HALF, Completion("", "length", 1, 2, reasoning=HALF)),
+    ],
 )
 def test_half_a_surrogate_pair_ends_no_run(given: Any) -> None:
     class Cut(EchoAgent):
-        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+        async def generate(
+            self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+        ) -> Completion:
             if isinstance(given, Exception):
                 raise given
             return given
@@ -540,10 +613,15 @@ def test_half_a_surrogate_pair_ends_no_run(given: Any) -> None:
     first = plays(journal)[0][0]
     assert first.completion is not None
     assert first.completion.reasoning == "half an emoji: ?"
-    assert (first.completion.text, first.error) in [("half an emoji: ?", None), ("", "half an emoji: ?")]
+    assert (first.completion.text, first.error) in [
+        ("half an emoji: ?", None),
+        ("", "half an emoji: ?"),
+    ]
 
 
-@pytest.mark.parametrize(("given", "kept"), [(np.array([1.5], np.float32), 1.5), ([Fraction(1, 2)], 0.5)])
+@pytest.mark.parametrize(
+    ("given", "kept"), [(np.array([1.5], np.float32), 1.5), ([Fraction(1, 2)], 0.5)]
+)
 def test_numbers_of_other_types_are_stored_as_numbers(given: Any, kept: float) -> None:
     class Other(TextReward):
         async def score(self, prompt: Prompt, responses: Sequence[str]) -> Any:
@@ -564,7 +642,9 @@ def test_an_agent_that_cancels_itself_has_failed() -> None:
 
 def test_the_task_reads_every_answer_and_shows_the_reward_what_it_may_see() -> None:
     class Translator(EchoAgent):
-        async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+        async def generate(
+            self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+        ) -> Completion:
             done = await super().generate(messages, sampling=sampling, seed=seed)
             text = '""' if seed % 5 == 0 else f'Here is the translation:\n"{done.text}"'
             return Completion(text, "stop", 3, 2)
@@ -578,16 +658,24 @@ def test_the_task_reads_every_answer_and_shows_the_reward_what_it_may_see() -> N
 
     prompts = [Prompt(f"p{i}", "Asked.", {"source": f"Quelle {i}."}) for i in range(3)]  # type: ignore[arg-type]
     journal, one = journal_of(prompts), Translator("a")
-    wait(runner(journal, [one], budget=8, task=make_task("translation"), reward=Looking()).run(prompts))
+    wait(
+        runner(journal, [one], budget=8, task=make_task("translation"), reward=Looking()).run(
+            prompts
+        )
+    )
     done = [p for played in plays(journal) for p in played]
     good = {p.completion.text for p in done if p.reward is not None and p.completion}
     assert good == {f"a {p.seed}" for p in done if p.seed % 5}
     assert {text for _, text in Looking.seen} == good
-    assert {messages for messages, _ in Looking.seen} == {(Message("user", f"Quelle {i}."),) for i in range(3)}
+    assert {messages for messages, _ in Looking.seen} == {
+        (Message("user", f"Quelle {i}."),) for i in range(3)
+    }
     failed = [p for p in done if p.reward is None]
     assert failed
     assert all(p.error == "no translation in the answer '\"\"'" and p.completion for p in failed)
-    drafts = [messages[-1].content for messages, _ in one.asked if "<draft>" in messages[-1].content]
+    drafts = [
+        messages[-1].content for messages, _ in one.asked if "<draft>" in messages[-1].content
+    ]
     assert drafts
     assert not any("Here is the translation" in text for text in drafts)
 

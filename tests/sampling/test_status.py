@@ -149,7 +149,10 @@ def test_a_folder_without_a_journal_is_refused_and_left_alone(tmp_path: Path) ->
 
 
 def test_what_is_no_journal_or_has_not_begun_is_an_error(tmp_path: Path) -> None:
-    with closing(Journal(tmp_path / "journal.sqlite", create=True)), pytest.raises(ConfigError, match="not begun"):
+    with (
+        closing(Journal(tmp_path / "journal.sqlite", create=True)),
+        pytest.raises(ConfigError, match="not begun"),
+    ):
         status(tmp_path)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "journal.sqlite").write_bytes(b"no database at all" * 100)
@@ -157,7 +160,9 @@ def test_what_is_no_journal_or_has_not_begun_is_an_error(tmp_path: Path) -> None
         status(tmp_path / "other")
 
 
-def test_without_watch_it_is_printed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_watch_it_is_printed_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with closing(begin(tmp_path, "p")):
         print_status(tmp_path)
     out = capsys.readouterr().out
@@ -166,7 +171,9 @@ def test_without_watch_it_is_printed_once(tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_watch_looks_again_until_the_run_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+def test_watch_looks_again_until_the_run_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
     monkeypatch.setenv("TERM", "xterm")
     journal = begin(tmp_path, "p")
     slept = []
@@ -179,7 +186,9 @@ def test_watch_looks_again_until_the_run_ends(tmp_path: Path, monkeypatch: pytes
             journal.close()
 
     monkeypatch.setattr("toa_trl.sampling.status.time.sleep", sleep)
-    console = Console(file=StringIO(), width=100, force_terminal=terminal, force_interactive=terminal)
+    console = Console(
+        file=StringIO(), width=100, force_terminal=terminal, force_interactive=terminal
+    )
     print_status(tmp_path, 3.5, console)
     out = console.file.getvalue()  # type: ignore[attr-defined]
     assert slept == [3.5] * 3
@@ -188,7 +197,9 @@ def test_watch_looks_again_until_the_run_ends(tmp_path: Path, monkeypatch: pytes
     assert ("\x1b" in out) is terminal
 
 
-def test_ctrl_c_ends_the_watch_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_ends_the_watch_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(seconds: float) -> None:
         raise KeyboardInterrupt
 
@@ -206,6 +217,8 @@ def test_a_watch_of_no_time_is_refused(tmp_path: Path, watch: float) -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    TOASampler([EchoAgent("a")], TextReward(), budget=2, progress=False).sample(["One?", "Two?"], tmp_path)
+    TOASampler([EchoAgent("a")], TextReward(), budget=2, progress=False).sample(
+        ["One?", "Two?"], tmp_path
+    )
     main(["status", str(tmp_path)])
     assert "2 of 2 finished" in capsys.readouterr().out

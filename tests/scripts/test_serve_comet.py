@@ -45,7 +45,9 @@ def lengths(samples: Samples) -> list[float]:
 
 
 @asynccontextmanager
-async def serving(predict: Callable[[Samples], Any] = lengths, needs: tuple[str, ...] = NEEDS) -> AsyncIterator[str]:
+async def serving(
+    predict: Callable[[Samples], Any] = lengths, needs: tuple[str, ...] = NEEDS
+) -> AsyncIterator[str]:
     """The server's URL."""
     runner = web.AppRunner(serve_comet.make_app("stand-in", predict, needs))
     await runner.setup()
@@ -59,16 +61,25 @@ async def serving(predict: Callable[[Samples], Any] = lengths, needs: tuple[str,
 
 async def post(url: str, body: Any) -> tuple[int, str]:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    async with aiohttp.ClientSession() as session, session.post(f"{url}/score", data=data) as response:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{url}/score", data=data) as response,
+    ):
         return response.status, await response.text()
 
 
 def given_as(response: str, **metadata: Any) -> dict[str, Any]:
-    return {"prompt": [{"role": "user", "content": "Das Haus."}], "response": response, "metadata": metadata}
+    return {
+        "prompt": [{"role": "user", "content": "Das Haus."}],
+        "response": response,
+        "metadata": metadata,
+    }
 
 
 async def scores(
-    inputs: list[dict[str, Any]], predict: Callable[[Samples], Any] = lengths, needs: tuple[str, ...] = NEEDS
+    inputs: list[dict[str, Any]],
+    predict: Callable[[Samples], Any] = lengths,
+    needs: tuple[str, ...] = NEEDS,
 ) -> list[float | None]:
     async with serving(predict, needs) as url:
         status, text = await post(url, {"inputs": inputs})
@@ -116,8 +127,16 @@ def test_what_the_model_is_given() -> None:
         given_as("A house.", source=""),
         given_as("A house.", source=42),
         {"prompt": [], "response": "A house.", "metadata": {}},
-        {"prompt": [{"role": "system", "content": "Translate."}], "response": "A house.", "metadata": {}},
-        {"prompt": [{"role": "user", "content": [{"type": "image"}]}], "response": "A house.", "metadata": {}},
+        {
+            "prompt": [{"role": "system", "content": "Translate."}],
+            "response": "A house.",
+            "metadata": {},
+        },
+        {
+            "prompt": [{"role": "user", "content": [{"type": "image"}]}],
+            "response": "A house.",
+            "metadata": {},
+        },
     ],
 )
 def test_where_there_is_nothing_to_score_there_is_no_score(bad: dict[str, Any]) -> None:
@@ -126,7 +145,9 @@ def test_where_there_is_nothing_to_score_there_is_no_score(bad: dict[str, Any]) 
 
 
 def test_a_reference_that_is_needed_and_missing_is_no_score() -> None:
-    inputs = [given_as("A house.", reference=text) for text in ("A house.", " ", None, 3)] + [given_as("House.")]
+    inputs = [given_as("A house.", reference=text) for text in ("A house.", " ", None, 3)] + [
+        given_as("House.")
+    ]
     assert wait(scores(inputs, needs=NEEDS_REFERENCE)) == [0.8, None, None, None, None]
     assert wait(scores(inputs)) == [0.8, 0.8, 0.8, 0.8, 0.6]
 
@@ -142,7 +163,9 @@ def test_it_is_there_at_its_root_and_where_the_client_looks() -> None:
             reward = make_reward({"kind": "http", "url": f"{url}/score"})
             await reward.check()  # type: ignore[attr-defined]
             await reward.aclose()  # type: ignore[attr-defined]
-            return [(await session.get(f"{url}{path}")).status for path in ("/", "/score", "/other")]
+            return [
+                (await session.get(f"{url}{path}")).status for path in ("/", "/score", "/other")
+            ]
 
     assert wait(answers()) == [200, 200, 404]
 
@@ -158,11 +181,23 @@ def test_it_is_there_at_its_root_and_where_the_client_looks() -> None:
         ({"input": []}, '{"inputs": [...]} was needed'),
         ({"inputs": {}}, '{"inputs": [...]} was needed'),
         ({"inputs": [given_as("a"), "b"]}, 'inputs[1]: "prompt" must be a list of messages'),
-        ({"inputs": [{**given_as("a"), "prompt": "Das Haus."}]}, 'inputs[0]: "prompt" must be a list of messages'),
-        ({"inputs": [{**given_as("a"), "prompt": ["Das Haus."]}]}, 'inputs[0]: "prompt" must be a list of messages'),
+        (
+            {"inputs": [{**given_as("a"), "prompt": "Das Haus."}]},
+            'inputs[0]: "prompt" must be a list of messages',
+        ),
+        (
+            {"inputs": [{**given_as("a"), "prompt": ["Das Haus."]}]},
+            'inputs[0]: "prompt" must be a list of messages',
+        ),
         ({"inputs": [{"prompt": []}]}, 'inputs[0]: "response" must be a text'),
-        ({"inputs": [{**given_as("a"), "response": ["a"]}]}, 'inputs[0]: "response" must be a text'),
-        ({"inputs": [{**given_as("a"), "metadata": "none"}]}, 'inputs[0]: "metadata" must be an object'),
+        (
+            {"inputs": [{**given_as("a"), "response": ["a"]}]},
+            'inputs[0]: "response" must be a text',
+        ),
+        (
+            {"inputs": [{**given_as("a"), "metadata": "none"}]},
+            'inputs[0]: "metadata" must be an object',
+        ),
     ],
 )
 def test_what_is_not_the_contract_is_refused_in_one_line(body: Any, said: str) -> None:
@@ -190,7 +225,9 @@ def test_what_is_asked_for_during_a_batch_is_the_next_one() -> None:
 
     async def ask() -> list[list[float]]:
         queue = serve_comet.Queue(predict)
-        asked = [asyncio.create_task(queue.submit([{"mt": "x" * (i + 1)}] * (i + 1))) for i in range(5)]
+        asked = [
+            asyncio.create_task(queue.submit([{"mt": "x" * (i + 1)}] * (i + 1))) for i in range(5)
+        ]
         while not sizes:
             await asyncio.sleep(0)
         asked += [asyncio.create_task(queue.submit([{"mt": "xx"}])) for _ in range(3)]
@@ -218,12 +255,16 @@ def test_every_request_gets_its_own_scores(requests: list[list[int]]) -> None:
 
     for request, answer in zip(requests, wait(ask()), strict=True):
         if 13 in request:
-            assert isinstance(answer, RuntimeError), "the others of its batch are no reason to hide it"
+            assert isinstance(answer, RuntimeError), (
+                "the others of its batch are no reason to hide it"
+            )
         else:
             assert answer == request
 
 
-def test_a_model_that_fails_is_a_failure_of_that_text_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_fails_is_a_failure_of_that_text_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(toa_trl.models.endpoints.client, "FIRST_PAUSE_S", 0.001)
 
     def predict(samples: Samples) -> list[float]:
@@ -233,7 +274,10 @@ def test_a_model_that_fails_is_a_failure_of_that_text_alone(monkeypatch: pytest.
 
     async def ask() -> list[Any]:
         async with serving(predict) as url:
-            assert await post(url, {"inputs": [given_as("bad")]}) == (500, "RuntimeError: CUDA out of memory.\n")
+            assert await post(url, {"inputs": [given_as("bad")]}) == (
+                500,
+                "RuntimeError: CUDA out of memory.\n",
+            )
             reward = make_reward({"kind": "http", "url": f"{url}/score", "max_attempts": 2})
             prompt = Prompt("p", (Message("user", "Das Haus."),))
             try:
@@ -255,12 +299,18 @@ def test_the_checkpoint_of_a_folder(tmp_path: Path) -> None:
     first = tmp_path / "checkpoints/model.ckpt"
     first.parent.mkdir()
     first.touch()
-    assert serve_comet.find_checkpoint(str(tmp_path)) == serve_comet.find_checkpoint(str(first)) == first
+    assert (
+        serve_comet.find_checkpoint(str(tmp_path))
+        == serve_comet.find_checkpoint(str(first))
+        == first
+    )
     (tmp_path / "checkpoints/other.ckpt").touch()
     with pytest.raises(ValueError, match="there are 2 files"):
         serve_comet.find_checkpoint(str(tmp_path))
 
 
 def test_help_needs_no_model() -> None:
-    done = subprocess.run([sys.executable, SCRIPT, "--help"], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--help"], capture_output=True, text=True, timeout=60, check=True
+    )
     assert "wmt22-cometkiwi-da" in done.stdout

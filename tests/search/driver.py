@@ -57,7 +57,9 @@ def play_out(
             assert seen <= depth_of.keys(), "a play sees only what was told before it was asked for"
             assert action.depth == (0 if action.parent is None else 1 + depth_of[action.parent])
             assert (action.kind == "answer") == (not action.refs)
-            assert action.kind != "refine" or (len(action.refs) == 1 and action.parent == action.refs[0])
+            assert action.kind != "refine" or (
+                len(action.refs) == 1 and action.parent == action.refs[0]
+            )
             assert len(set(action.refs)) == len(action.refs)
             running[index] = action
         assert num_scored + len(running) <= search.budget, "never more than the budget"

@@ -31,7 +31,14 @@ def squash(reward: float, tau: float) -> float:
 
 
 def oracle(
-    reward_of: Callable[[int], float], *, num_agents: int, budget: int, width: int, alpha: float, tau: float, top_k: int
+    reward_of: Callable[[int], float],
+    *,
+    num_agents: int,
+    budget: int,
+    width: int,
+    alpha: float,
+    tau: float,
+    top_k: int,
 ) -> list[Choice]:
     """Every choice of TOA, one play at a time, where play i gets reward_of(i)."""
 
@@ -41,7 +48,14 @@ def oracle(
             "visits": 1, "n": 0, "total": 0.0, "children": [],
         }  # fmt: skip
 
-    root: dict[str, Any] = {"is": "root", "visits": 1, "n": 0, "total": 0.0, "above": None, "s": -math.inf}
+    root: dict[str, Any] = {
+        "is": "root",
+        "visits": 1,
+        "n": 0,
+        "total": 0.0,
+        "above": None,
+        "s": -math.inf,
+    }
     root["children"] = [arm(agent, root, 0) for agent in range(num_agents)]
 
     def responses(node: dict[str, Any]) -> list[dict[str, Any]]:
@@ -63,18 +77,27 @@ def oracle(
             if node["is"] == "response" and node["visits"] == 1:
                 for first in root["children"]:
                     fresh = arm(first["agent"], node, node["above"]["depth"] + 1)
-                    fresh |= {"fresh": True, "visits": first["visits"], "n": first["n"], "total": first["total"]}
+                    fresh |= {
+                        "fresh": True,
+                        "visits": first["visits"],
+                        "n": first["n"],
+                        "total": first["total"],
+                    }
                     node["children"].append(fresh)
             if not full(node):
                 break
             candidates = node["children"]
             if node["is"] == "arm":  # of equal ones the latest: see toa_trl/search/toa.py
-                candidates = sorted(candidates, key=lambda r: (r["s"], r["play"]), reverse=True)[:top_k]
+                candidates = sorted(candidates, key=lambda r: (r["s"], r["play"]), reverse=True)[
+                    :top_k
+                ]
             best, best_ucb = None, -math.inf
             for child in candidates:
                 ucb = math.inf
                 if child["n"]:
-                    ucb = child["total"] / child["n"] + alpha * math.sqrt(2 * math.log(t) / child["visits"])
+                    ucb = child["total"] / child["n"] + alpha * math.sqrt(
+                        2 * math.log(t) / child["visits"]
+                    )
                 if best is None or ucb > best_ucb:
                     best, best_ucb = child, ucb
             assert best is not None
@@ -85,7 +108,9 @@ def oracle(
         response: dict[str, Any] = {
             "is": "response", "above": node, "play": play, "s": s, "visits": 1, "n": 0, "total": 0.0,
         }  # fmt: skip
-        response["children"] = [arm(agent, response, node["depth"] + 1) for agent in range(num_agents)]
+        response["children"] = [
+            arm(agent, response, node["depth"] + 1) for agent in range(num_agents)
+        ]
         node["children"].append(response)
         while node is not None:
             node["visits"] += 1

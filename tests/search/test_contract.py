@@ -73,7 +73,13 @@ def test_any_order_of_tells_and_failures(
     name: str, k: int, budget: int, in_flight: int, seed: int, rate: float
 ) -> None:
     search = make(name, k, budget, seed)
-    plays = play_out(search, gauss(seed), in_flight=in_flight, order=random.Random(seed), fails=failing(rate, seed))
+    plays = play_out(
+        search,
+        gauss(seed),
+        in_flight=in_flight,
+        order=random.Random(seed),
+        fails=failing(rate, seed),
+    )
     scored = [p for p in plays if p.reward is not None]
     assert len(scored) == budget or search.stuck
     assert sorted(p.index for p in plays)[-1] < len(plays) + in_flight
@@ -84,7 +90,9 @@ def test_any_order_of_tells_and_failures(
 @searches
 @given(budget=budgets, seed=seeds)
 @settings(max_examples=30)
-def test_one_agent_goes_on_through_failures_as_long_as_it_is_asked(name: str, budget: int, seed: int) -> None:
+def test_one_agent_goes_on_through_failures_as_long_as_it_is_asked(
+    name: str, budget: int, seed: int
+) -> None:
     search = make(name, 1, budget, seed)
     fails, rng, scored = 0, random.Random(seed), 0
     while not search.done:
@@ -130,7 +138,11 @@ def test_same_seed_same_choices(name: str, k: int, budget: int, in_flight: int, 
     def run() -> list[tuple[int, Action]]:
         order = random.Random(seed)
         search = make(name, k, budget, seed)
-        return choices(play_out(search, gauss(seed), in_flight=in_flight, order=order, fails=failing(0.1, seed)))
+        return choices(
+            play_out(
+                search, gauss(seed), in_flight=in_flight, order=order, fails=failing(0.1, seed)
+            )
+        )
 
     state_before = random.getstate()
     first = run()
@@ -182,7 +194,9 @@ def test_killed_again_and_again_with_plays_in_flight(
     for cut in [*cuts, None]:
         search = make(name, k, budget, seed)
         search.restore(reversed(plays))  # in any order
-        gaps = sorted(set(range(max((p.index for p in plays), default=-1) + 1)) - {p.index for p in plays})
+        gaps = sorted(
+            set(range(max((p.index for p in plays), default=-1) + 1)) - {p.index for p in plays}
+        )
         probe = copy.deepcopy(search)
         asked = [index for index, _ in probe.ask(in_flight)]
         expected = gaps + list(range(len(gaps) + len(plays), len(gaps) + len(plays) + in_flight))
@@ -217,7 +231,9 @@ def test_a_gap_is_asked_for_again_under_its_own_index(name: str) -> None:
 @searches
 @given(k=num_agents, budget=budgets, seed=seeds, rate=st.sampled_from([0.3, 0.7]))
 @settings(max_examples=40)
-def test_a_play_that_was_withdrawn_leaves_no_trace(name: str, k: int, budget: int, seed: int, rate: float) -> None:
+def test_a_play_that_was_withdrawn_leaves_no_trace(
+    name: str, k: int, budget: int, seed: int, rate: float
+) -> None:
     assume(name != "toa" or budget >= k)
     plain = choices(play_out(make(name, k, budget), gauss(seed)))
     search, rng, played = make(name, k, budget), random.Random(seed), []
@@ -300,7 +316,9 @@ def test_an_agent_that_comes_back_has_its_failures_forgiven(name: str) -> None:
 
 @searches
 @pytest.mark.parametrize("reward", [float("nan"), float("inf"), float("-inf")])
-def test_a_reward_that_is_no_number_is_refused_and_nothing_changes(name: str, reward: float) -> None:
+def test_a_reward_that_is_no_number_is_refused_and_nothing_changes(
+    name: str, reward: float
+) -> None:
     search = make(name, 2, 8)
     play_out(search, gauss(), max_plays=3)
     ((index, _),) = search.ask(1)
@@ -423,8 +441,11 @@ def test_parameters_out_of_range_are_refused_by_name(name: str, params: dict[str
 
 
 @pytest.mark.parametrize(
-    ("name", "params"), [("toa", {"tau": "hot"}), ("toa", {"alpha": None}), ("toa", {"width": "many"})]
+    ("name", "params"),
+    [("toa", {"tau": "hot"}), ("toa", {"alpha": None}), ("toa", {"width": "many"})],
 )
-def test_parameters_of_another_type_are_refused_by_name(name: str, params: dict[str, object]) -> None:
+def test_parameters_of_another_type_are_refused_by_name(
+    name: str, params: dict[str, object]
+) -> None:
     with pytest.raises(ConfigError, match=next(iter(params))):
         make_search(name, ["a", "b", "c"], 12, **params)

@@ -73,14 +73,23 @@ def test_sequential_is_chains_through_all_agents(k: int, budget: int, seed: int)
         first, *others = chain
         assert first.action == Action(first.action.agent)
         for depth, (before, p) in enumerate(zip(chain, others, strict=False), 1):
-            assert p.action == Action(p.action.agent, "refine", (before.index,), before.index, depth)
+            assert p.action == Action(
+                p.action.agent, "refine", (before.index,), before.index, depth
+            )
         assert len({p.action.agent for p in chain}) == len(chain)
         assert len(chain) == k or chain[-1].index == budget - 1  # only the last round is cut short
 
 
-@given(k=st.integers(1, 5), layers=st.integers(1, 4), budget=st.integers(1, 60), seed=st.integers(0, 99))
+@given(
+    k=st.integers(1, 5),
+    layers=st.integers(1, 4),
+    budget=st.integers(1, 60),
+    seed=st.integers(0, 99),
+)
 @settings(max_examples=60)
-def test_moa_aggregates_exactly_the_layer_before(k: int, layers: int, budget: int, seed: int) -> None:
+def test_moa_aggregates_exactly_the_layer_before(
+    k: int, layers: int, budget: int, seed: int
+) -> None:
     plays = run("moa", k, budget, seed, num_layers=layers)
     for at, layer in enumerate(rounds(plays, k)):
         assert [p.action.agent for p in layer] == list(NAMES[: len(layer)])
@@ -115,7 +124,9 @@ def test_rounds_do_not_wait_for_one_another() -> None:
     moa.tell(0, 0.1)
     assert moa.ask(8) == []
     moa.tell(1, 0.2)
-    assert [(action.kind, sorted(action.refs)) for _, action in moa.ask(8)] == [("aggregate", [0, 1])] * 2
+    assert [(action.kind, sorted(action.refs)) for _, action in moa.ask(8)] == [
+        ("aggregate", [0, 1])
+    ] * 2
 
 
 def test_a_failed_slot_is_played_again_under_a_new_index() -> None:

@@ -49,7 +49,9 @@ def replay(trace: dict[str, Any]) -> None:
     assert search.done
 
 
-@pytest.mark.skipif(not PUBLISHED.is_file(), reason=f"the published traces are not beside the project ({PUBLISHED})")
+@pytest.mark.skipif(
+    not PUBLISHED.is_file(), reason=f"the published traces are not beside the project ({PUBLISHED})"
+)
 def test_equals_the_published_implementation() -> None:
     traces = json.loads(PUBLISHED.read_text())
     assert len(traces) == 12
@@ -66,7 +68,9 @@ def test_the_small_golden_traces_are_the_oracles() -> None:
     assert json.loads(GOLDEN.read_text()) == golden()
 
 
-@pytest.mark.skipif(not PUBLISHED.is_file(), reason=f"the published traces are not beside the project ({PUBLISHED})")
+@pytest.mark.skipif(
+    not PUBLISHED.is_file(), reason=f"the published traces are not beside the project ({PUBLISHED})"
+)
 def test_the_oracle_equals_the_published_implementation() -> None:
     for trace in json.loads(PUBLISHED.read_text()):
         config = {**trace["config"], "top_k": trace["config"]["top_k_responses"]}
@@ -74,16 +78,32 @@ def test_the_oracle_equals_the_published_implementation() -> None:
         if config["budget"] > 64:
             continue  # it walks the whole tree: minutes
         plays = oracle(lambda i, plays=trace["plays"]: plays[i]["reward"], **config)
-        assert [play[:2] for play in plays] == [(play["agent"], play["parent"]) for play in trace["plays"]]
+        assert [play[:2] for play in plays] == [
+            (play["agent"], play["parent"]) for play in trace["plays"]
+        ]
 
 
 def compare(
-    num_agents: int, budget: int, width: int, alpha: float, tau: float, top_k: int, rewards: list[float]
+    num_agents: int,
+    budget: int,
+    width: int,
+    alpha: float,
+    tau: float,
+    top_k: int,
+    rewards: list[float],
 ) -> None:
     params = {"width": width, "alpha": alpha, "tau": tau, "top_k": top_k}
-    plays = play_out(make_search("toa", NAMES[:num_agents], budget, **params), lambda index, action: rewards[index])
+    plays = play_out(
+        make_search("toa", NAMES[:num_agents], budget, **params),
+        lambda index, action: rewards[index],
+    )
     played = [
-        (NAMES.index(p.action.agent), p.action.refs[0] if p.action.refs else None, p.action.parent, p.action.depth)
+        (
+            NAMES.index(p.action.agent),
+            p.action.refs[0] if p.action.refs else None,
+            p.action.parent,
+            p.action.depth,
+        )
         for p in plays
     ]
     assert played == oracle(rewards.__getitem__, num_agents=num_agents, budget=budget, **params)
@@ -101,7 +121,14 @@ def compare(
 )
 @settings(max_examples=150)
 def test_equals_the_oracle(
-    num_agents: int, budget: int, extra_width: int, alpha: float, tau: float, top_k: int, seed: int, spread: float
+    num_agents: int,
+    budget: int,
+    extra_width: int,
+    alpha: float,
+    tau: float,
+    top_k: int,
+    seed: int,
+    spread: float,
 ) -> None:
     rng = random.Random(seed)
     rewards = [rng.gauss(0, spread) for _ in range(budget)]
@@ -122,9 +149,16 @@ def test_equals_the_oracle_where_rewards_tie_or_saturate(
     compare(num_agents, len(rewards), num_agents + extra_width, alpha, 1.0, top_k, rewards)
 
 
-@given(k=st.integers(1, 5), budget=st.integers(1, 60), extra_width=st.integers(0, 20), seed=st.integers(0, 999))
+@given(
+    k=st.integers(1, 5),
+    budget=st.integers(1, 60),
+    extra_width=st.integers(0, 20),
+    seed=st.integers(0, 999),
+)
 @settings(max_examples=60)
-def test_first_a_round_of_answers_then_the_width(k: int, budget: int, extra_width: int, seed: int) -> None:
+def test_first_a_round_of_answers_then_the_width(
+    k: int, budget: int, extra_width: int, seed: int
+) -> None:
     width = k + extra_width
     plays = play_out(make_search("toa", NAMES[:k], budget, width=width), gauss(seed))
     assert all(p.action.depth == 0 for p in plays[:width])

@@ -11,7 +11,13 @@ import pytest
 import yaml
 
 from toa_trl.errors import ConfigError
-from toa_trl.serving.fleet import Fleet, apply_endpoints, load_endpoints, load_fleet, write_endpoints
+from toa_trl.serving.fleet import (
+    Fleet,
+    apply_endpoints,
+    load_endpoints,
+    load_fleet,
+    write_endpoints,
+)
 from toa_trl.serving.supervisor import check_machine, serve
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +35,11 @@ def words(**keys: Any) -> list[str]:
 
 
 def test_the_command_of_a_server() -> None:
-    made = fleet({}, {"name": "b", "port": 8002, "launcher": "'/my envs/python' -m vllm --model {model}"}, host="gpu1")
+    made = fleet(
+        {},
+        {"name": "b", "port": 8002, "launcher": "'/my envs/python' -m vllm --model {model}"},
+        host="gpu1",
+    )
     first, second = map(made.command, made.replicas)
     assert first == ["vllm", "serve", "some/model", "--host", "0.0.0.0", "--port", "8001"]
     assert second[:5] == ["/my envs/python", "-m", "vllm", "--model", "some/model"]
@@ -49,7 +59,10 @@ def test_the_command_of_a_server() -> None:
         ({"tensor_parallel": 2}, "--tensor-parallel-size 2"),
         ({"memory_share": 0.9}, "--gpu-memory-utilization 0.9"),
         ({"chat_template": __file__}, f"--chat-template {__file__}"),
-        ({"args": {"max-model-len": 8192, "eager": True, "cache": False}}, "--max-model-len 8192 --eager --no-cache"),
+        (
+            {"args": {"max-model-len": 8192, "eager": True, "cache": False}},
+            "--max-model-len 8192 --eager --no-cache",
+        ),
         ({"args": {"names": ["x", "y"], "config": {"n": 1}}}, '--names x y --config {"n": 1}'),
     ],
 )
@@ -60,12 +73,19 @@ def test_the_options_of_a_server(keys: dict[str, Any], said: str) -> None:
 def test_replicas_have_ports_and_gpus_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     made = fleet(
-        {"gpus": [[0, 1], [2, 3]], "env": {"X": 1}}, {"name": "b", "port": 8011, "gpus": [4]}, {"name": "c", "port": 1}
+        {"gpus": [[0, 1], [2, 3]], "env": {"X": 1}},
+        {"name": "b", "port": 8011, "gpus": [4]},
+        {"name": "c", "port": 1},
     )
     assert [replica.label for replica in made.replicas] == ["a-0", "a-1", "b", "c"]
     assert [replica.port for replica in made.replicas] == [8001, 8002, 8011, 1]
     environments = [made.environment(replica) for replica in made.replicas]
-    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in environments] == ["0,1", "2,3", "4", "7"]
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in environments] == [
+        "0,1",
+        "2,3",
+        "4",
+        "7",
+    ]
     assert [environment.get("X") for environment in environments] == ["1", "1", None, None]
     assert "PATH" in environments[0]
 
@@ -140,11 +160,17 @@ def test_servers_of_another_shape_are_refused(servers: Any) -> None:
             {"name": "b", "port": 8002, "gpus": [1], "memory_share": 0.5},
             "a and b share GPU 1",
         ),
-        ({"gpus": [1], "memory_share": 0.6}, {"name": "b", "port": 8002, "gpus": [1]}, "a and b share GPU 1"),
+        (
+            {"gpus": [1], "memory_share": 0.6},
+            {"name": "b", "port": 8002, "gpus": [1]},
+            "a and b share GPU 1",
+        ),
         ({"gpus": [[1], [1]]}, {"name": "b", "port": 8003}, "a-0 and a-1 share GPU 1"),
     ],
 )
-def test_two_servers_cannot_have_the_same(first: dict[str, Any], second: dict[str, Any], named: str) -> None:
+def test_two_servers_cannot_have_the_same(
+    first: dict[str, Any], second: dict[str, Any], named: str
+) -> None:
     with pytest.raises(ConfigError, match=named):
         fleet(first, second)
 
@@ -176,7 +202,11 @@ def test_a_file_that_is_wrong_is_refused(tmp_path: Path, text: str, named: str) 
 
 def test_the_help_is_enough(tmp_path: Path) -> None:
     shown = subprocess.run(
-        [sys.executable, "toa_trl/cli/serve_agents.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "toa_trl/cli/serve_agents.py", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     example = shown.partition("fleet.yaml:\n")[2].partition("\nThe keys of a server")[0]
     (tmp_path / "fleet.yaml").write_text(example)
@@ -186,19 +216,26 @@ def test_the_help_is_enough(tmp_path: Path) -> None:
 
 
 def test_a_launcher_that_is_not_installed_is_said() -> None:
-    with pytest.raises(ConfigError, match=r"server 'a': there is no program 'no-vllm'; install vLLM"):
+    with pytest.raises(
+        ConfigError, match=r"server 'a': there is no program 'no-vllm'; install vLLM"
+    ):
         check_machine(fleet(launcher="no-vllm serve {model}"))
 
 
 @pytest.mark.parametrize("key", ["endpoints", "log_dir"])
-def test_a_path_that_cannot_be_written_is_said_before_anything_starts(tmp_path: Path, key: str) -> None:
+def test_a_path_that_cannot_be_written_is_said_before_anything_starts(
+    tmp_path: Path, key: str
+) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     paths = {"endpoints": tmp_path / "endpoints.yaml", "log_dir": tmp_path / "logs"}
     paths[key] = tmp_path / ("folder" if key == "endpoints" else "file")
     launcher = f"{sys.executable} {{model}}"
     with pytest.raises(ConfigError, match=f"log_dir or endpoints: {paths[key]}"):
-        serve(fleet(launcher=launcher, **{key: str(path) for key, path in paths.items()}), say=pytest.fail)
+        serve(
+            fleet(launcher=launcher, **{key: str(path) for key, path in paths.items()}),
+            say=pytest.fail,
+        )
 
 
 @pytest.fixture
@@ -211,7 +248,9 @@ def endpoints(tmp_path: Path) -> Path:
 
 def test_the_endpoints_file(endpoints: Path) -> None:
     assert yaml.safe_load(endpoints.read_text()) == {
-        "agents": {"a": {"model": "some/model", "base_url": ["http://gpu1:8001/v1", "http://gpu1:8002/v1"]}},
+        "agents": {
+            "a": {"model": "some/model", "base_url": ["http://gpu1:8001/v1", "http://gpu1:8002/v1"]}
+        },
         "reward": {"model": "reward/model", "base_url": ["http://gpu1:8021/v1"]},
     }
     assert list(endpoints.parent.iterdir()) == [endpoints]
@@ -241,8 +280,16 @@ def test_entries_get_what_they_lack(endpoints: Path) -> None:
     ("agent", "reward", "named"),
     [
         ({"name": "b"}, {}, r"agent 'b': not in .*endpoints\.yaml, which has a; add it"),
-        ({"name": "a"}, {"kind": "vllm"}, r"reward 'vllm': not in .*endpoints\.yaml, which has a; add it"),
-        ({"name": "a", "model": "other"}, {}, r"agent 'a': model is 'other', but .* serves 'some/model'"),
+        (
+            {"name": "a"},
+            {"kind": "vllm"},
+            r"reward 'vllm': not in .*endpoints\.yaml, which has a; add it",
+        ),
+        (
+            {"name": "a", "model": "other"},
+            {},
+            r"agent 'a': model is 'other', but .* serves 'some/model'",
+        ),
     ],
 )
 def test_what_the_fleet_does_not_serve_is_said(

@@ -25,7 +25,11 @@ ROWS: dict[str, dict[str, Any]] = {
     },
     "math": {"prompt": r"What is $\frac{1}{2}$ of 8?", "answer": "4"},
 }
-ASKED = {"alignment": "Why is the sky {blue}?", "translation": "Der Himmel ist {blau}.", "math": ROWS["math"]["prompt"]}
+ASKED = {
+    "alignment": "Why is the sky {blue}?",
+    "translation": "Der Himmel ist {blau}.",
+    "math": ROWS["math"]["prompt"],
+}
 PLAYS = {0: play(0, 0.5, "first {draft}"), 1: play(1, 0.7, "second")}
 
 
@@ -68,7 +72,9 @@ def test_the_further_columns_are_metadata(task: Task) -> None:
 
 
 @pytest.mark.parametrize("value", [None, "", "  "])
-def test_a_column_that_is_not_there_is_named_beside_those_that_are(task: Task, value: str | None) -> None:
+def test_a_column_that_is_not_there_is_named_beside_those_that_are(
+    task: Task, value: str | None
+) -> None:
     for column in task.columns:
         row = {**ROWS[task.name], "other": 1, column: value}
         with pytest.raises(ConfigError, match=rf"p\.jsonl, line 1.*{column}") as error:

@@ -16,7 +16,11 @@ from toa_trl.tasks.alignment import Alignment
 from toa_trl.types import Action
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-(SUMMARY,) = (code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "class Summary" in code)
+(SUMMARY,) = (
+    code
+    for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    if "class Summary" in code
+)
 exec(SUMMARY)  # as the README shows it
 
 
@@ -25,7 +29,9 @@ def test_a_task_of_ones_own_is_one_class() -> None:
     (prompt,) = as_prompts([("line 1", {"document": "A b c.", "words": 2})], read=task.read)
     assert prompt.messages[-1].content == "In at most 2 words, what does this say?\n\nA b c."
     rendered = task.render(prompt, Action("a", "refine", (0,), 0, 1), {0: play(0, 1.0, "A.")})
-    assert rendered[-1].content == "A b c.\n\nA summary:\nA.\n\nWrite a better one in at most 2 words."
+    assert (
+        rendered[-1].content == "A b c.\n\nA summary:\nA.\n\nWrite a better one in at most 2 words."
+    )
     with pytest.raises(ConfigError, match=r"'words' is missing; there are: document"):
         as_prompts([("line 1", {"document": "A b c."})], read=task.read)
 
@@ -50,7 +56,10 @@ def test_an_object_is_taken_as_it_is() -> None:
     ("entry", "message"),
     [
         ("allignment", r"'allignment' is not known.*did you mean 'alignment'"),
-        ({"name": "translation", "target": "English"}, r"translation.*unknown key 'target'.*target_language"),
+        (
+            {"name": "translation", "target": "English"},
+            r"translation.*unknown key 'target'.*target_language",
+        ),
         ({}, "not known; choose one of alignment"),
         (None, "not known"),
         (f"{__name__}:Prompts", "cannot be imported"),

@@ -10,7 +10,11 @@ from toa_trl.types import Message
 def test_earlier_turns_and_the_system_prompt_are_kept() -> None:
     task = make_task("math")
     messages = [{"role": "system", "content": "Be exact."}, {"role": "user", "content": "1 + 1?"}]
-    turns = [*messages, {"role": "assistant", "content": "2"}, {"role": "user", "content": "And 2 + 2?"}]
+    turns = [
+        *messages,
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": "And 2 + 2?"},
+    ]
     (prompt,) = as_prompts([("line 1", {"prompt": turns, "answer": "4"})], read=task.read)
     assert prompt.messages[:3] == (
         Message("system", "Be exact."),

@@ -13,10 +13,18 @@ from toa_trl.errors import ConfigError
 from toa_trl.tasks.rendering import Templates, render
 from toa_trl.types import Action, Message, Prompt
 
-TEMPLATES = Templates("P={prompt} D={draft}", "P={prompt} DS={drafts}", "<{number}>{draft}</{number}>")
+TEMPLATES = Templates(
+    "P={prompt} D={draft}", "P={prompt} DS={drafts}", "<{number}>{draft}</{number}>"
+)
 PLAYS = {i: play(i, 0.5, text) for i, text in enumerate(["first", "second {prompt}", "third"])}
 PROMPT = Prompt(
-    "p", (Message("system", "s"), Message("user", "u"), Message("assistant", "a"), Message("user", "What?"))
+    "p",
+    (
+        Message("system", "s"),
+        Message("user", "u"),
+        Message("assistant", "a"),
+        Message("user", "What?"),
+    ),
 )
 
 
@@ -36,8 +44,13 @@ def test_an_aggregation_sees_its_drafts_in_the_order_of_the_refs() -> None:
     assert messages[-1].content == "P=What? DS=<1>third</1>\n\n<2>first</2>"
 
 
-@given(asked=st.text(st.sampled_from("{}ab\\1 drafptmon")), draft=st.text(st.sampled_from("{}ab\\g<1> drafptmon")))
-def test_braces_and_backslashes_of_prompts_and_drafts_stay_as_they_are(asked: str, draft: str) -> None:
+@given(
+    asked=st.text(st.sampled_from("{}ab\\1 drafptmon")),
+    draft=st.text(st.sampled_from("{}ab\\g<1> drafptmon")),
+)
+def test_braces_and_backslashes_of_prompts_and_drafts_stay_as_they_are(
+    asked: str, draft: str
+) -> None:
     action = Action("a", "refine", (0,), 0, 1)
     prompt = Prompt("p", f"{{draft}}{asked}{{prompt}}")  # type: ignore[arg-type]
     (message,) = render(prompt, action, {0: play(0, 1.0, f"{draft}{{prompt}}")}, TEMPLATES)
@@ -54,8 +67,15 @@ def write(folder: Path, **texts: str) -> Path:
 
 
 def test_templates_are_a_folder_of_text_files(tmp_path: Path) -> None:
-    write(tmp_path, refine="{prompt}|{draft}\n", aggregate="{prompt}|{drafts}", draft="{number}|{draft}")
-    assert Templates.load(tmp_path) == Templates("{prompt}|{draft}", "{prompt}|{drafts}", "{number}|{draft}")
+    write(
+        tmp_path,
+        refine="{prompt}|{draft}\n",
+        aggregate="{prompt}|{drafts}",
+        draft="{number}|{draft}",
+    )
+    assert Templates.load(tmp_path) == Templates(
+        "{prompt}|{draft}", "{prompt}|{drafts}", "{number}|{draft}"
+    )
     write(tmp_path, answer="Q: {prompt}")
     assert Templates.load(tmp_path).answer == "Q: {prompt}"
 
@@ -63,7 +83,9 @@ def test_templates_are_a_folder_of_text_files(tmp_path: Path) -> None:
 def test_columns_of_the_prompts_file_are_fields_and_other_braces_stay() -> None:
     templates = Templates("{topic}: {prompt} {draft} \\boxed{} {x}", "{drafts}", "{number}{draft}")
     prompt = Prompt("p", "What?", {"topic": "{draft}", "number": 3})  # type: ignore[arg-type]
-    (message,) = render(prompt, Action("a", "refine", (0,), 0, 1), PLAYS, templates, {"prompt": "Asked"})
+    (message,) = render(
+        prompt, Action("a", "refine", (0,), 0, 1), PLAYS, templates, {"prompt": "Asked"}
+    )
     assert message.content == "{draft}: Asked first \\boxed{} {x}"
 
 

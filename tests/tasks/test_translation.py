@@ -96,9 +96,21 @@ def test_stripping_twice_is_stripping_once(source: str, answer: str) -> None:
 
 @pytest.mark.skipif(not WMT.is_dir(), reason="../shared/data/wmt22 is not there")
 def test_of_translations_by_real_systems_labels_go_and_all_else_stays() -> None:
-    rows = [json.loads(line) for path in sorted(WMT.glob("*.jsonl")) for line in path.open(encoding="utf-8")]
-    texts = [(row["source"], text.strip()) for row in rows for text in (row["reference"], *row["outputs"].values())]
-    changed = [(text, found) for source, text in texts if (found := strip_chatter(source, text, "English")) != text]
+    rows = [
+        json.loads(line)
+        for path in sorted(WMT.glob("*.jsonl"))
+        for line in path.open(encoding="utf-8")
+    ]
+    texts = [
+        (row["source"], text.strip())
+        for row in rows
+        for text in (row["reference"], *row["outputs"].values())
+    ]
+    changed = [
+        (text, found)
+        for source, text in texts
+        if (found := strip_chatter(source, text, "English")) != text
+    ]
     assert len(texts) > 20_000
     labelled = [(text, found) for text, found in changed if re.match("(### )?English:", text)]
     assert len(labelled) > 50
@@ -106,7 +118,9 @@ def test_of_translations_by_real_systems_labels_go_and_all_else_stays() -> None:
     assert len(changed) - len(labelled) <= 1  # one is in quotes, and its source ends in a stray one
 
 
-@pytest.mark.parametrize("answer", ["", "  \n", '""', "Here is the translation:\n", "**Translation:**"])
+@pytest.mark.parametrize(
+    "answer", ["", "  \n", '""', "Here is the translation:\n", "**Translation:**"]
+)
 def test_an_answer_without_a_translation_is_a_failure(answer: str) -> None:
     with pytest.raises(AgentError, match="no translation"):
         make_task("translation").parse(
@@ -115,12 +129,16 @@ def test_an_answer_without_a_translation_is_a_failure(answer: str) -> None:
 
 
 def test_the_languages_may_be_given_once_for_all_rows() -> None:
-    task = make_task({"name": "translation", "source_language": "German", "target_language": "English"})
+    task = make_task(
+        {"name": "translation", "source_language": "German", "target_language": "English"}
+    )
     rows = [{"source": "Ja."}, {"source": "Oui.", "source_language": "French"}]
     first, second = as_prompts([("line 1", rows[0]), ("line 2", rows[1])], read=task.read)
     assert "from German into English" in first.messages[0].content
     assert "from French into English" in second.messages[0].content
     assert first.metadata["target_language"] == "English"
     assert task.judged(first).messages == (Message("user", "Ja."),)
-    with pytest.raises(ConfigError, match=r"line 1.*'source_language' is missing; there are: source"):
+    with pytest.raises(
+        ConfigError, match=r"line 1.*'source_language' is missing; there are: source"
+    ):
         as_prompts([("line 1", rows[0])], read=make_task("translation").read)

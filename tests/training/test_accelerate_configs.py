@@ -17,7 +17,17 @@ from toa_trl.training.cpu import prepare_cpu
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
-NAMES = {"single_cpu", "single_gpu", "ddp", "fsdp2", "zero1", "zero2", "zero3", "zero3_offload", "multi_node"}
+NAMES = {
+    "single_cpu",
+    "single_gpu",
+    "ddp",
+    "fsdp2",
+    "zero1",
+    "zero2",
+    "zero3",
+    "zero3_offload",
+    "multi_node",
+}
 by_name = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
@@ -32,7 +42,11 @@ def test_accelerate_knows_every_key(path: Path) -> None:
 
     config = load_config_from_file(str(path))  # refuses unknown keys, but not within a section
     known = {action.dest for action in launch_command_parser()._actions}
-    sections = {key: value for key, value in yaml.safe_load(path.read_text()).items() if isinstance(value, dict)}
+    sections = {
+        key: value
+        for key, value in yaml.safe_load(path.read_text()).items()
+        if isinstance(value, dict)
+    }
     assert {key for section in sections.values() for key in section} <= known
     assert config.mixed_precision is None, "the recipe's bf16 decides, on GPUs and CPUs alike"
 
@@ -57,12 +71,17 @@ def configuration(device: str, distributed_type: str = "MULTI_CPU", plugin: Any 
 
     state = SimpleNamespace(distributed_type=DistributedType(distributed_type))
     return SimpleNamespace(
-        device=SimpleNamespace(type=device), distributed_state=state, deepspeed_plugin=plugin, use_cpu=device == "cpu"
+        device=SimpleNamespace(type=device),
+        distributed_state=state,
+        deepspeed_plugin=plugin,
+        use_cpu=device == "cpu",
     )
 
 
 @pytest.mark.parametrize(("device", "then"), [("cpu", "MULTI_GPU"), ("cuda", "MULTI_CPU")])
-def test_fsdp_shards_among_cpus_too(monkeypatch: pytest.MonkeyPatch, device: str, then: str) -> None:
+def test_fsdp_shards_among_cpus_too(
+    monkeypatch: pytest.MonkeyPatch, device: str, then: str
+) -> None:
     training = configuration(device)
     prepare_cpu(training)
     assert training.distributed_state.distributed_type == "MULTI_CPU"  # DDP stays what it is
@@ -75,9 +94,13 @@ def test_deepspeed_compiles_nothing_for_cpus(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(os.environ, "DS_ACCELERATOR", "cpu")  # put back afterwards
     import deepspeed.ops
 
-    collectives = importlib.import_module("deepspeed.comm.torch")  # deepspeed.comm has torch itself by that name
+    collectives = importlib.import_module(
+        "deepspeed.comm.torch"
+    )  # deepspeed.comm has torch itself by that name
 
-    monkeypatch.setattr(deepspeed.ops, "__compatible_ops__", {"deepspeed_shm_comm": True}, raising=False)
+    monkeypatch.setattr(
+        deepspeed.ops, "__compatible_ops__", {"deepspeed_shm_comm": True}, raising=False
+    )
     on_gpu = SimpleNamespace(deepspeed_config={})
     prepare_cpu(configuration("cuda", plugin=on_gpu))
     assert on_gpu.deepspeed_config == {}

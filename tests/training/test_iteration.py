@@ -28,10 +28,17 @@ def _parts(tmp_path: Path) -> dict[str, Any]:
         rows = (json.dumps({"id": f"p{n}", "prompt": f"Say {n}."}) + "\n" for n in numbers)
         (tmp_path / f"{name}.jsonl").write_text("".join(rows))
     (tmp_path / "sft.yaml").write_text("learning_rate: 0.1\n")
-    stages = [{"name": name, "data": name, "command": f"python {name}.py"} for name in ("sft", "dpo")]
+    stages = [
+        {"name": name, "data": name, "command": f"python {name}.py"} for name in ("sft", "dpo")
+    ]
     stages[0]["command"] += f" --config {tmp_path / 'sft.yaml'}"
     return {
-        "student": {"name": "student", "engine": "transformers", "model": "untrained", "max_batch_size": 7},
+        "student": {
+            "name": "student",
+            "engine": "transformers",
+            "model": "untrained",
+            "max_batch_size": 7,
+        },
         "synthesize": {
             "prompts": str(tmp_path / "prompts.jsonl"),
             "agents": [{"name": "a", "engine": "scripted"}],
@@ -47,13 +54,17 @@ def with_key(parts: dict[str, Any], part: str, **keys: Any) -> dict[str, Any]:
     return {**parts, part: {**parts[part], **keys}}
 
 
-def test_every_round_has_its_own_seed_prompts_and_student(parts: dict[str, Any], tmp_path: Path) -> None:
+def test_every_round_has_its_own_seed_prompts_and_student(
+    parts: dict[str, Any], tmp_path: Path
+) -> None:
     plan = Plan(**parts, seed=5, prompts_per_round=2)
     first, third = plan.synthesis(1), plan.synthesis(3)
     assert [agent["name"] for agent in first["agents"]] == ["a", "student"]
     assert first["agents"][1] == parts["student"]
     assert third["agents"][1]["model"] == str(tmp_path / "out/round-2/dpo")
-    assert [(config["seed"], config["num_prompts"], config["skip_prompts"]) for config in (first, third)] == [
+    assert [
+        (config["seed"], config["num_prompts"], config["skip_prompts"]) for config in (first, third)
+    ] == [
         (5, 2, 0),
         (7, 2, 4),
     ]
@@ -87,18 +98,36 @@ def test_the_student_of_a_round_is_whole(parts: dict[str, Any], tmp_path: Path) 
 @pytest.mark.parametrize(
     ("part", "keys", "message"),
     [
-        ("synthesize", {"serach": "toa"}, "synthesize: unknown key 'serach'.*did you mean 'search'"),
+        (
+            "synthesize",
+            {"serach": "toa"},
+            "synthesize: unknown key 'serach'.*did you mean 'search'",
+        ),
         ("synthesize", {"seed": 3}, "synthesize: seed is given by the round"),
         ("synthesize", {"num_prompts": 3}, "synthesize: num_prompts is given by the round"),
         ("synthesize", {"agents": "a"}, "agents: a list is needed"),
-        ("synthesize", {"agents": [{"name": "student", "engine": "scripted"}]}, "none that the student has"),
+        (
+            "synthesize",
+            {"agents": [{"name": "student", "engine": "scripted"}]},
+            "none that the student has",
+        ),
         ("synthesize", {"agents": [{"engine": "scripted"}]}, "different names"),
         ("evaluate", {"models": []}, "evaluate: models is given by the round"),
-        ("evaluate", {"num_sampels": 2}, "evaluate: unknown key 'num_sampels'.*did you mean 'num_samples'"),
-        ("student", {"engine": "openai"}, "student: engine 'openai' is not known; choose one of transformers, vllm"),
+        (
+            "evaluate",
+            {"num_sampels": 2},
+            "evaluate: unknown key 'num_sampels'.*did you mean 'num_samples'",
+        ),
+        (
+            "student",
+            {"engine": "openai"},
+            "student: engine 'openai' is not known; choose one of transformers, vllm",
+        ),
     ],
 )
-def test_mistakes_in_a_part_are_named(parts: dict[str, Any], part: str, keys: dict[str, Any], message: str) -> None:
+def test_mistakes_in_a_part_are_named(
+    parts: dict[str, Any], part: str, keys: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         Plan(**with_key(parts, part, **keys), prompts_per_round=2)
 
@@ -117,7 +146,9 @@ def test_mistakes_in_a_part_are_named(parts: dict[str, Any], part: str, keys: di
         ({"name": "dpo"}, "two stages have one name"),
     ],
 )
-def test_mistakes_in_a_stage_are_named(parts: dict[str, Any], stage: dict[str, Any], message: str) -> None:
+def test_mistakes_in_a_stage_are_named(
+    parts: dict[str, Any], stage: dict[str, Any], message: str
+) -> None:
     first, *others = parts["train"]
     with pytest.raises(ConfigError, match=message):
         Plan(**{**parts, "train": [{**first, **stage}, *others]})
@@ -132,14 +163,20 @@ def test_a_part_of_another_kind_is_refused(parts: dict[str, Any], part: str) -> 
 
 def test_prompts_must_suffice_and_held_out_ones_be_new(parts: dict[str, Any]) -> None:
     assert Plan(**parts, prompts_per_round=3).identity(2)
-    with pytest.raises(ConfigError, match="prompts_per_round: 3 rounds need 9 prompts; there are 6"):
+    with pytest.raises(
+        ConfigError, match="prompts_per_round: 3 rounds need 9 prompts; there are 6"
+    ):
         Plan(**parts, prompts_per_round=3).identity(3)
     same = with_key(parts, "evaluate", prompts=parts["synthesize"]["prompts"])
-    with pytest.raises(ConfigError, match="evaluate: 6 of its prompts are among those of synthesize, as 'p0'"):
+    with pytest.raises(
+        ConfigError, match="evaluate: 6 of its prompts are among those of synthesize, as 'p0'"
+    ):
         Plan(**same).identity(1)
 
 
-def test_what_decides_the_rounds_is_told_from_what_does_not(parts: dict[str, Any], tmp_path: Path) -> None:
+def test_what_decides_the_rounds_is_told_from_what_does_not(
+    parts: dict[str, Any], tmp_path: Path
+) -> None:
     identity = Plan(**parts).identity(1)
     json.dumps(identity)
     assert Plan(**parts).identity(5) == identity
@@ -153,11 +190,15 @@ def test_what_decides_the_rounds_is_told_from_what_does_not(parts: dict[str, Any
     }
 
 
-def test_another_configuration_is_refused_and_the_difference_shown(parts: dict[str, Any], tmp_path: Path) -> None:
+def test_another_configuration_is_refused_and_the_difference_shown(
+    parts: dict[str, Any], tmp_path: Path
+) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/iteration.json").write_text(json.dumps(Plan(**parts).identity(1)))
     (tmp_path / "sft.yaml").write_text("learning_rate: 0.2\n")
-    with pytest.raises(ConfigError, match=r"train\.sft\.configurations\..*learning_rate: 0\.1 -> 0\.2"):
+    with pytest.raises(
+        ConfigError, match=r"train\.sft\.configurations\..*learning_rate: 0\.1 -> 0\.2"
+    ):
         wait(run_rounds(Plan(**parts), 1, tmp_path))
 
 
@@ -168,17 +209,30 @@ def test_rows_are_of_rounds_and_against_the_first() -> None:
     }
     rates = [
         {"model": name, "by": by, "win_rate": rate, "interval": [rate, 1.0], "baseline": "base"}
-        for name, by, rate in (("round-1", "verifier", 0.6), ("round-1", "reward", 0.7), ("round-2", "verifier", 0.8))
+        for name, by, rate in (
+            ("round-1", "verifier", 0.6),
+            ("round-1", "reward", 0.7),
+            ("round-2", "verifier", 0.8),
+        )
     ]
     first, second, third = round_rows({"student": student, "win_rates": rates})
     assert first == {"round": 0, "accuracy": 0.3, "interval": [0.1, 0.9]}
     assert (second["win_rate"], second["win_rate_by"]) == (0.7, "reward")
-    assert (third["win_rate"], third["win_rate_interval"], third["win_rate_by"]) == (0.8, [0.8, 1.0], "verifier")
+    assert (third["win_rate"], third["win_rate_interval"], third["win_rate_by"]) == (
+        0.8,
+        [0.8, 1.0],
+        "verifier",
+    )
 
 
 def test_a_checkpoint_that_a_kill_has_cut_is_passed_over(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path / "nothing") is None
-    for step, state in ((9, '{"global_step": 9}'), (10, '{"global_step": 10}'), (11, '{"global_'), (12, None)):
+    for step, state in (
+        (9, '{"global_step": 9}'),
+        (10, '{"global_step": 10}'),
+        (11, '{"global_'),
+        (12, None),
+    ):
         (tmp_path / f"checkpoint-{step}").mkdir()
         if state is not None:
             (tmp_path / f"checkpoint-{step}/trainer_state.json").write_text(state)
@@ -192,11 +246,15 @@ def test_a_command_runs_with_this_pythons_programs(tmp_path: Path) -> None:
     assert Path(log.read_text().strip()).parent == Path(sys.executable).parent
     log.write_text("".join(f"line {number}\n" for number in range(40)))
     assert str(failed("it ended", log)).splitlines()[0] == f"it ended; {log} ends:"
-    assert str(failed("it ended", log)).splitlines()[1:] == [f"  line {number}" for number in range(25, 40)]
+    assert str(failed("it ended", log)).splitlines()[1:] == [
+        f"  line {number}" for number in range(25, 40)
+    ]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the guard is Linux's")
-def test_nothing_of_a_command_outlives_a_kill_and_until_then_the_lock_is_held(tmp_path: Path) -> None:
+def test_nothing_of_a_command_outlives_a_kill_and_until_then_the_lock_is_held(
+    tmp_path: Path,
+) -> None:
     """A process that runs a command under a lock is killed; the command ends, and only then the lock is free."""
     slow = "import os, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), sys.exit())); "
     slow += f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
@@ -235,6 +293,7 @@ def test_an_unfinished_stage_says_how_it_ended(parts: dict[str, Any], tmp_path: 
     recipes.mkdir()
     (recipes / "evaluate.py").write_text("print('one')\nraise SystemExit('two')\n")
     with pytest.raises(
-        Exception, match=r"round 0, evaluation: ended with code 1; .*evaluation.log ends:\n  one\n  two"
+        Exception,
+        match=r"round 0, evaluation: ended with code 1; .*evaluation.log ends:\n  one\n  two",
     ):
         wait(run_rounds(Plan(**parts), 1, recipes, lambda line: None))

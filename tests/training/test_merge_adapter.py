@@ -14,7 +14,12 @@ import pytest
 import torch
 from huggingface_hub import metadata_load
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, GenerationConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GenerationConfig,
+)
 
 from tests.conftest import make_tokenizer
 from tests.helpers import wait
@@ -31,7 +36,9 @@ CARD = "---\nlibrary_name: peft\nbase_model: some/base\ntags:\n- base_model:adap
 
 @pytest.fixture(scope="module", name="script")
 def _script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("merge_adapter", ROOT / "toa_trl/training/merge_adapter.py")
+    spec = importlib.util.spec_from_file_location(
+        "merge_adapter", ROOT / "toa_trl/training/merge_adapter.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -42,14 +49,20 @@ def _script() -> ModuleType:
 @pytest.fixture(name="merge")
 def _merge(script: ModuleType) -> Callable[..., str]:
     def merge(
-        adapter: Path, output: Path, base: str | None = None, dtype: str = "auto", text: str = "16 + 8 = 24"
+        adapter: Path,
+        output: Path,
+        base: str | None = None,
+        dtype: str = "auto",
+        text: str = "16 + 8 = 24",
     ) -> str:
         return str(script.merge(adapter, output, base, dtype, text))
 
     return merge
 
 
-def save_adapter(base: Path, folder: Path, *, task: str = "CAUSAL_LM", own_tokenizer: bool = True, **lora: Any) -> Path:
+def save_adapter(
+    base: Path, folder: Path, *, task: str = "CAUSAL_LM", own_tokenizer: bool = True, **lora: Any
+) -> Path:
     """A LoRA adapter that changes its base, as TRL's trainers save one."""
     torch.manual_seed(1)
     reward = task == "SEQ_CLS"
@@ -75,7 +88,9 @@ def logits(model: Path, text: str = "Eva has 16 coins.") -> torch.Tensor:
     return found
 
 
-def test_the_merged_model_is_base_and_adapter_together(tmp_path: Path, merge: Callable[..., str]) -> None:
+def test_the_merged_model_is_base_and_adapter_together(
+    tmp_path: Path, merge: Callable[..., str]
+) -> None:
     adapter = save_adapter(STUDENT, tmp_path / "lora")
     said = merge(adapter, tmp_path / "deep/merged")
     merged = tmp_path / "deep/merged"
@@ -84,7 +99,9 @@ def test_the_merged_model_is_base_and_adapter_together(tmp_path: Path, merge: Ca
     assert f"{adapter} on {STUDENT}, merged (float32); logits differ by" in said
     assert list((tmp_path / "deep").iterdir()) == [merged]  # nothing is left beside it
     assert not list(merged.glob("adapter*"))
-    assert (merged / "chat_template.jinja").read_bytes() == (STUDENT / "chat_template.jinja").read_bytes()
+    assert (merged / "chat_template.jinja").read_bytes() == (
+        STUDENT / "chat_template.jinja"
+    ).read_bytes()
     generation = GenerationConfig.from_pretrained(merged)
     assert (generation.eos_token_id, generation.pad_token_id) == (2, 0)
     assert metadata_load(merged / "README.md") == {
@@ -96,17 +113,23 @@ def test_the_merged_model_is_base_and_adapter_together(tmp_path: Path, merge: Ca
     assert json.loads((merged / "lineage.json").read_text()) == {"method": "SFT"}
 
     agents = [
-        make_agent({"name": folder.name, "engine": "transformers", "model": str(folder), "device": "cpu"})
+        make_agent(
+            {"name": folder.name, "engine": "transformers", "model": str(folder), "device": "cpu"}
+        )
         for folder in (adapter, merged, STUDENT)
     ]
     asked = [Message("user", "Eva has 16 coins. Then 6 are lost. How many coins are there now?")]
-    one, two, base = (wait(a.generate(asked, sampling=Sampling(0.0, 1.0, 40), seed=0)) for a in agents)
+    one, two, base = (
+        wait(a.generate(asked, sampling=Sampling(0.0, 1.0, 40), seed=0)) for a in agents
+    )
     assert one == two  # text, tokens and FLOPs, which are those of the base
     assert one.text != base.text
     assert one.flops is not None
 
 
-def test_a_tokenizer_that_only_the_base_has_comes_along(tmp_path: Path, merge: Callable[..., str]) -> None:
+def test_a_tokenizer_that_only_the_base_has_comes_along(
+    tmp_path: Path, merge: Callable[..., str]
+) -> None:
     adapter = save_adapter(STUDENT, tmp_path / "lora", own_tokenizer=False)
     assert not (adapter / "tokenizer.json").exists()
     merge(adapter, tmp_path / "named")
@@ -114,7 +137,9 @@ def test_a_tokenizer_that_only_the_base_has_comes_along(tmp_path: Path, merge: C
     shutil.copytree(STUDENT, moved)
     merge(adapter, tmp_path / "given", base=str(moved))
     for name in ("named", "given"):
-        assert (tmp_path / name / "tokenizer.json").read_bytes() == (STUDENT / "tokenizer.json").read_bytes()
+        assert (tmp_path / name / "tokenizer.json").read_bytes() == (
+            STUDENT / "tokenizer.json"
+        ).read_bytes()
     torch.testing.assert_close(logits(tmp_path / "given"), logits(tmp_path / "named"))
 
 
@@ -130,31 +155,47 @@ def test_the_token_with_which_an_adapter_learnt_to_end_ends_the_merged_model(
     assert GenerationConfig.from_pretrained(tmp_path / "merged").eos_token_id == both
     # and the adapter as it is
     for folder in (adapter, tmp_path / "merged"):
-        agent: Any = make_agent({"name": "a", "engine": "transformers", "model": str(folder), "device": "cpu"})
+        agent: Any = make_agent(
+            {"name": "a", "engine": "transformers", "model": str(folder), "device": "cpu"}
+        )
         assert agent._engine._eos == set(both)
 
 
-def test_a_reward_models_adapter_gives_a_reward_model(causal: Path, tmp_path: Path, merge: Callable[..., str]) -> None:
+def test_a_reward_models_adapter_gives_a_reward_model(
+    causal: Path, tmp_path: Path, merge: Callable[..., str]
+) -> None:
     adapter = save_adapter(causal, tmp_path / "lora", task="SEQ_CLS")
     merge(adapter, tmp_path / "merged")
     texts, prompt = ["4", "five", "a longer answer"], Prompt("p", (Message("user", "2 + 2?"),))
     before, after = (
-        wait(make_reward({"kind": "classifier", "model": str(folder), "device": "cpu"}).score(prompt, texts))
+        wait(
+            make_reward({"kind": "classifier", "model": str(folder), "device": "cpu"}).score(
+                prompt, texts
+            )
+        )
         for folder in (adapter, tmp_path / "merged")
     )
     assert after == pytest.approx(before, abs=1e-4)
     assert len({*map(float, after)}) == 3
     # others read it in batches, too
-    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").config.pad_token_id == 0
+    assert (
+        AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").config.pad_token_id
+        == 0
+    )
 
 
 def test_the_dtype_can_be_another(causal: Path, tmp_path: Path, merge: Callable[..., str]) -> None:
     said = merge(save_adapter(causal, tmp_path / "lora"), tmp_path / "merged", dtype="bfloat16")
     assert "bfloat16" in said
-    assert AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto").dtype == torch.bfloat16
+    assert (
+        AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto").dtype
+        == torch.bfloat16
+    )
 
 
-def test_a_folder_that_is_there_is_left_alone(causal: Path, tmp_path: Path, merge: Callable[..., str]) -> None:
+def test_a_folder_that_is_there_is_left_alone(
+    causal: Path, tmp_path: Path, merge: Callable[..., str]
+) -> None:
     adapter, output = save_adapter(causal, tmp_path / "lora"), tmp_path / "merged"
     output.mkdir()
     merge(adapter, output)  # it is empty
@@ -168,7 +209,9 @@ def test_a_folder_that_is_there_is_left_alone(causal: Path, tmp_path: Path, merg
         merge(adapter, adapter / "README.md")
 
 
-def test_what_a_killed_merge_has_left_is_cleared_away(causal: Path, tmp_path: Path, merge: Callable[..., str]) -> None:
+def test_what_a_killed_merge_has_left_is_cleared_away(
+    causal: Path, tmp_path: Path, merge: Callable[..., str]
+) -> None:
     (tmp_path / ".merged.merging").mkdir()
     (tmp_path / ".merged.merging/model-00001-of-00009.safetensors").write_text("half")
     merge(save_adapter(causal, tmp_path / "lora"), tmp_path / "merged")
@@ -181,7 +224,9 @@ def test_mistakes_are_one_line(causal: Path, tmp_path: Path, merge: Callable[...
     nameless = tmp_path / "nameless"
     shutil.copytree(adapter, nameless)
     config = json.loads((nameless / "adapter_config.json").read_text())
-    (nameless / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": None}))
+    (nameless / "adapter_config.json").write_text(
+        json.dumps({**config, "base_model_name_or_path": None})
+    )
     layers = {1: tmp_path / "one-layer", 3: tmp_path / "three-layers"}
     for number, folder in layers.items():
         model = AutoModelForCausalLM.from_pretrained(causal)
@@ -209,7 +254,9 @@ def test_mistakes_are_one_line(causal: Path, tmp_path: Path, merge: Callable[...
         assert not output.exists()
 
 
-def test_what_cannot_be_merged_into_one_model_is_refused(tmp_path: Path, merge: Callable[..., str]) -> None:
+def test_what_cannot_be_merged_into_one_model_is_refused(
+    tmp_path: Path, merge: Callable[..., str]
+) -> None:
     # embeddings are the output's weights, too, and the adapter is on one side alone
     adapter = save_adapter(STUDENT, tmp_path / "lora", target_modules=["embed_tokens"])
     with pytest.raises(ToaError, match="is another model: logits differ by up to"):

@@ -31,11 +31,22 @@ COMMAND = re.compile(
 )  # with what follows it, on lines that are continued as well
 TEXTS = sorted(
     path
-    for pattern in ("*.md", "docs/**/*.md", "recipes/**/*.py", "recipes/**/*.yaml", "scripts/*", "accelerate_configs/*")
+    for pattern in (
+        "*.md",
+        "docs/**/*.md",
+        "recipes/**/*.py",
+        "recipes/**/*.yaml",
+        "scripts/*",
+        "accelerate_configs/*",
+    )
     for path in ROOT.glob(pattern)
     if path.is_file() and COMMAND.search(path.read_text(encoding="utf-8"))
 )
-PYTHON = sorted(path for folder in ("recipes", "scripts", "toa_trl", "tests") for path in (ROOT / folder).rglob("*.py"))
+PYTHON = sorted(
+    path
+    for folder in ("recipes", "scripts", "toa_trl", "tests")
+    for path in (ROOT / folder).rglob("*.py")
+)
 
 
 def name_of(path: Path) -> str:
@@ -59,7 +70,9 @@ def imported(path: Path) -> dict[str, tuple[str, str]]:
     return {
         alias.asname or alias.name: (node.module, alias.name)
         for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "trl"
+        if isinstance(node, ast.ImportFrom)
+        and node.module
+        and node.module.partition(".")[0] == "trl"
         if node not in optional
         for alias in node.names
     }
@@ -67,7 +80,9 @@ def imported(path: Path) -> dict[str, tuple[str, str]]:
 
 USERS = [path for path in PYTHON if imported(path)]
 RECIPES = {
-    path.stem: path for path in USERS if path.parent.name == "recipes" and any("Trainer" in n for n in imported(path))
+    path.stem: path
+    for path in USERS
+    if path.parent.name == "recipes" and any("Trainer" in n for n in imported(path))
 }
 by_user = pytest.mark.parametrize("path", USERS, ids=name_of)
 
@@ -113,7 +128,9 @@ def gone_from_commands(place: str, text: str) -> Iterator[str]:
     for recipe, arguments in COMMAND.findall(text):
         if recipe in RECIPES:
             method = re.search(r"--method[ =](\w+)", arguments)
-            yield from gone(place, recipe, re.findall(r"--([a-z]\w*)", arguments), method[1] if method else "")
+            yield from gone(
+                place, recipe, re.findall(r"--([a-z]\w*)", arguments), method[1] if method else ""
+            )
 
 
 def gone_from_config(place: str, text: str) -> Iterator[str]:
@@ -123,7 +140,9 @@ def gone_from_config(place: str, text: str) -> Iterator[str]:
     recipe, config = started[1], yaml.safe_load(text)
     yield from gone(place, recipe, list(config))
     for part in config.get("datasets", []):
-        yield from (f"{place}: datasets: {key} is gone" for key in part if key not in part_of_a_mixture())
+        yield from (
+            f"{place}: datasets: {key} is gone" for key in part if key not in part_of_a_mixture()
+        )
 
 
 def part_of_a_mixture() -> dict[str, Any]:
@@ -143,15 +162,26 @@ def test_names(path: Path) -> None:
 
 @by_user
 def test_arguments(path: Path) -> None:
-    names = {name: getattr(importlib.import_module(module), there) for name, (module, there) in imported(path).items()}
+    names = {
+        name: getattr(importlib.import_module(module), there)
+        for name, (module, there) in imported(path).items()
+    }
     trainers = [value for name, value in names.items() if name.endswith("Trainer")]
     missing = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
             continue
         keywords = {keyword.arg for keyword in node.keywords if keyword.arg}
-        called = [names[node.func.id]] if node.func.id in names else trainers if "train_dataset" in keywords else []
-        for callee in called:  # of a trainer that is chosen when the recipe runs: all that the file imports
+        called = (
+            [names[node.func.id]]
+            if node.func.id in names
+            else trainers
+            if "train_dataset" in keywords
+            else []
+        )
+        for (
+            callee
+        ) in called:  # of a trainer that is chosen when the recipe runs: all that the file imports
             parameters = inspect.signature(callee).parameters
             if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
                 missing += [
@@ -163,7 +193,12 @@ def test_arguments(path: Path) -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_what_recipes_read_and_set(recipe: str) -> None:
-    known = {field for parser in parsers(recipe) for part in parser.dataclass_types for field in get_type_hints(part)}
+    known = {
+        field
+        for parser in parsers(recipe)
+        for part in parser.dataclass_types
+        for field in get_type_hints(part)
+    }
     used = {
         node.attr
         for node in ast.walk(ast.parse(RECIPES[recipe].read_text(encoding="utf-8")))
@@ -191,12 +226,22 @@ def test_mixtures_have_fractions() -> None:
 def test_versions_are_in_the_stated_range(place: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     ranges = {each.name: each.specifier for each in map(Requirement, project["dependencies"])}
-    pinned = dict(re.findall(r"^([\w-]+)==(\S+)", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE))
+    pinned = dict(
+        re.findall(
+            r"^([\w-]+)==(\S+)",
+            (ROOT / "constraints.txt").read_text(encoding="utf-8"),
+            re.MULTILINE,
+        )
+    )
     for name in LIBRARIES:
         lowest = next(each.version for each in ranges[name] if each.operator == ">=")
-        chosen = {"pyproject.toml": lowest, "constraints.txt": pinned[name], "here": version(name)}[place]
+        chosen = {"pyproject.toml": lowest, "constraints.txt": pinned[name], "here": version(name)}[
+            place
+        ]
         assert chosen in ranges[name], f"{name} {chosen} is not {ranges[name]}"
-        assert lowest.count(".") == 2, f"{name}: a release by its full name, since scripts/trl_environment installs it"
+        assert lowest.count(".") == 2, (
+            f"{name}: a release by its full name, since scripts/trl_environment installs it"
+        )
 
 
 def test_what_is_gone_is_named_with_its_file() -> None:
@@ -211,7 +256,9 @@ def test_what_is_gone_is_named_with_its_file() -> None:
 
     config = (ROOT / "recipes/configs/demo/dpo.yaml").read_text(encoding="utf-8")
     said(config)
-    said(config.replace("max_length", "max_prompt_length"), "max_prompt_length")  # as DPOConfig had it before TRL 1
+    said(
+        config.replace("max_length", "max_prompt_length"), "max_prompt_length"
+    )  # as DPOConfig had it before TRL 1
     said(config + "datasets: [{path: a, weight: 1}]", "weight")
     said(
         "accelerate launch recipes/sft.py --packing --max_seq_length 9 \\\n    --overwrite",

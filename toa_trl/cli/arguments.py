@@ -45,10 +45,16 @@ def parse(parser: Any, arguments: list[str] | None = None) -> tuple[Any, ...]:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     path, config = config_of(arguments)
-    known = [action.dest for action in parser._actions if action.dest != "help"]  # TrlParser goes by these as well
+    known = [
+        action.dest for action in parser._actions if action.dest != "help"
+    ]  # TrlParser goes by these as well
     check_keys(str(path), config, [*known, "env"])
     given = [word[2:].partition("=")[0] for word in arguments if word.startswith("--")]
-    check_keys("command line", given, [*known, *(word[2:] for word in parser._option_string_actions), "config"])
+    check_keys(
+        "command line",
+        given,
+        [*known, *(word[2:] for word in parser._option_string_actions), "config"],
+    )
     try:
         return tuple(parser.parse_args_and_config(arguments))
     except (ValueError, TypeError) as error:
@@ -78,7 +84,11 @@ def option_of(arguments: list[str], key: str) -> Any:
     for at, word in enumerate(arguments):
         name, given, value = word.partition("=")
         if name in (f"--{key}", f"--{key.replace('_', '-')}"):
-            return value if given else next((each for each in arguments[at + 1 : at + 2] if each[:2] != "--"), True)
+            return (
+                value
+                if given
+                else next((each for each in arguments[at + 1 : at + 2] if each[:2] != "--"), True)
+            )
     return config_of(arguments)[1].get(key)
 
 
@@ -97,6 +107,8 @@ def structure(key: str, value: Any) -> Any:
 
 
 def _exit(message: str, code: int) -> None:
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # one process speaks for all that a launch has on this machine
+    if (
+        os.environ.get("LOCAL_RANK", "0") == "0"
+    ):  # one process speaks for all that a launch has on this machine
         print(message, file=sys.stderr)  # noqa: T201
     sys.exit(code)

@@ -44,11 +44,21 @@ def main(arguments: list[str] | None = None) -> None:
     data.add_argument("--output", type=Path, help="folder to write to (default: the run's)")
     data.add_argument("--top_k", type=int, help="SFT rows per prompt (without run.yaml: 1)")
     data.add_argument(
-        "--policy", choices=POLICIES, help="what the best response is paired with (without run.yaml: rank)"
+        "--policy",
+        choices=POLICIES,
+        help="what the best response is paired with (without run.yaml: rank)",
     )
-    data.add_argument("--rejected_rank", type=_rank, help="a rank, or a fraction of N (without run.yaml: 30)")
-    data.add_argument("--margin", type=float, help="least difference of rewards, with --policy margin")
-    data.add_argument("--keep_truncated", action=argparse.BooleanOptionalAction, help="take truncated responses, too")
+    data.add_argument(
+        "--rejected_rank", type=_rank, help="a rank, or a fraction of N (without run.yaml: 30)"
+    )
+    data.add_argument(
+        "--margin", type=float, help="least difference of rewards, with --policy margin"
+    )
+    data.add_argument(
+        "--keep_truncated",
+        action=argparse.BooleanOptionalAction,
+        help="take truncated responses, too",
+    )
     data.add_argument(
         "--decontaminate",
         nargs="*",
@@ -56,10 +66,16 @@ def main(arguments: list[str] | None = None) -> None:
         help="leave out what overlaps with these evaluation sets, beside those of run.yaml; without a file: with none",
     )
 
-    check = commands.add_parser("audit", help="look for signs of a hacked reward, and for overlap with evaluation sets")
+    check = commands.add_parser(
+        "audit", help="look for signs of a hacked reward, and for overlap with evaluation sets"
+    )
     check.add_argument("run", type=Path, help="the run's folder")
     check.add_argument(
-        "--against", nargs="+", metavar="FILE", default=[], help="evaluation sets, JSONL, JSON or parquet"
+        "--against",
+        nargs="+",
+        metavar="FILE",
+        default=[],
+        help="evaluation sets, JSONL, JSON or parquet",
     )
     check.add_argument(
         "--output",
@@ -67,25 +83,37 @@ def main(arguments: list[str] | None = None) -> None:
         help="file to write, and nothing else (default: audit.json, report.html and README.md of the run)",
     )
 
-    scale = commands.add_parser("calibrate", help="mean and std of a reward over a run's responses, for a weighted_sum")
+    scale = commands.add_parser(
+        "calibrate", help="mean and std of a reward over a run's responses, for a weighted_sum"
+    )
     scale.add_argument("run", type=Path, help="the run's folder")
     scale.add_argument("--reward", required=True, help='its entry, e.g. "{kind: chrf}"')
-    scale.add_argument("--num_responses", type=int, default=1000, help="drawn at random (default: 1000)")
+    scale.add_argument(
+        "--num_responses", type=int, default=1000, help="drawn at random (default: 1000)"
+    )
     scale.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
 
     report = commands.add_parser("report", help="write report.html again")
     report.add_argument("run", type=Path, help="the run's folder")
     report.add_argument("--results", type=Path, help="results.json of evaluate.py and compare.py")
-    report.add_argument("--output", type=Path, help="file to write (default: report.html in the run's folder)")
+    report.add_argument(
+        "--output", type=Path, help="file to write (default: report.html in the run's folder)"
+    )
 
-    recovery = commands.add_parser("recover", help="save what is readable of a damaged journal; the run then goes on")
+    recovery = commands.add_parser(
+        "recover", help="save what is readable of a damaged journal; the run then goes on"
+    )
     recovery.add_argument("run", type=Path, help="the run's folder")
 
     look = commands.add_parser("status", help="how far a run is, while it goes on or after")
     look.add_argument("run", type=Path, help="the run's folder")
-    look.add_argument("--watch", type=float, metavar="SECONDS", help="look again until the run ends")
+    look.add_argument(
+        "--watch", type=float, metavar="SECONDS", help="look again until the run ends"
+    )
 
-    push = commands.add_parser("push", help="push the data set of a run to the Hub, or what is missing of it")
+    push = commands.add_parser(
+        "push", help="push the data set of a run to the Hub, or what is missing of it"
+    )
     push.add_argument("run", type=Path, help="the run's folder, or one that `data --output` wrote")
     push.add_argument("repo_id", help="name on the Hub, e.g. me/my-data")
     push.add_argument(
@@ -93,7 +121,9 @@ def main(arguments: list[str] | None = None) -> None:
         action=argparse.BooleanOptionalAction,
         help="of a new data set (default: hub_private_repo of run.yaml, or else as the owner has it on the Hub)",
     )
-    push.add_argument("--overwrite", action="store_true", help="replace all that is there, whatever it is")
+    push.add_argument(
+        "--overwrite", action="store_true", help="replace all that is there, whatever it is"
+    )
 
     options = parser.parse_args(arguments)
     if options.command == "status":
@@ -103,16 +133,26 @@ def main(arguments: list[str] | None = None) -> None:
         print(_told(options.run, recover(options.run)))
         return
     if options.command == "push":
-        print(push_folder(options.run, options.repo_id, private=options.private, overwrite=options.overwrite))
+        print(
+            push_folder(
+                options.run, options.repo_id, private=options.private, overwrite=options.overwrite
+            )
+        )
         return
     if options.command == "audit":
         _audit(options.run, options.against, options.output)
         return
     if options.command == "calibrate":
-        print(asyncio.run(_calibrate(options.run, options.reward, options.num_responses, options.seed)))
+        print(
+            asyncio.run(
+                _calibrate(options.run, options.reward, options.num_responses, options.seed)
+            )
+        )
         return
     if options.command == "report":
-        results = json.loads(options.results.read_text(encoding="utf-8")) if options.results else None
+        results = (
+            json.loads(options.results.read_text(encoding="utf-8")) if options.results else None
+        )
         print(write_report(options.run, output=options.output, results=results))
         return
     if not (options.run / "journal.sqlite").is_file():
@@ -135,7 +175,9 @@ def _derived_as(options: argparse.Namespace, configuration: Mapping[str, Any]) -
     if options.policy not in (None, "margin"):
         pairs.pop("margin", None)  # it goes with that policy alone
     files = options.decontaminate
-    if files != []:  # with one set more the others stay: what was left out for them shall not come back
+    if (
+        files != []
+    ):  # with one set more the others stay: what was left out for them shall not come back
         files = list(dict.fromkeys([*(configuration.get("decontaminate") or ()), *(files or ())]))
     return {
         "sft": sft | named("top_k", "keep_truncated"),
@@ -194,7 +236,9 @@ def _told(run: Path, found: Recovered) -> str:
         f"{saved} are saved; {found.num_hurt:,} prompts are known to have lost plays. The same synthesize command goes on"
     ]
     if not found.identity:
-        lines.append("The configuration was not readable: the next run's is taken for it, so make sure it is the same")
+        lines.append(
+            "The configuration was not readable: the next run's is taken for it, so make sure it is the same"
+        )
     return "\n".join([*lines, f"The damaged file is kept as {found.damaged}"])
 
 

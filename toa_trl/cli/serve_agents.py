@@ -49,7 +49,9 @@ from toa_trl.serving.supervisor import serve
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", type=Path, required=True, help="fleet.yaml, as above")
     serve(load_fleet(parser.parse_args().config), say=lambda line: print(line, flush=True))
 

@@ -57,7 +57,11 @@ def preference_rows(
     def rows() -> Iterator[dict[str, Any]]:
         for rollout in rollouts:
             ranked, num_scored = usable(rollout, keep_truncated), len(rollout.scored)
-            rank = rejected_rank if isinstance(rejected_rank, int) else max(2, round(rejected_rank * num_scored))
+            rank = (
+                rejected_rank
+                if isinstance(rejected_rank, int)
+                else max(2, round(rejected_rank * num_scored))
+            )
             pair: tuple[Ranked, Ranked] | str
             if rollout.prompt.id in left_out:
                 pair = OVERLAP
@@ -98,7 +102,9 @@ def _against(
 
 def _siblings(ranked: list[Ranked]) -> tuple[Ranked, Ranked] | str:
     for chosen in ranked:
-        siblings = _worse(chosen, [r for r in ranked if r[1].action.parent == chosen[1].action.parent])
+        siblings = _worse(
+            chosen, [r for r in ranked if r[1].action.parent == chosen[1].action.parent]
+        )
         if siblings:
             return chosen, siblings[-1]
     return "no two responses of one parent differ in text and reward"
@@ -128,14 +134,22 @@ def _row(rollout: Rollout, chosen: Ranked, rejected: Ranked) -> dict[str, Any]:
 
 def _check(policy: str, rejected_rank: object, margin: object) -> None:
     if policy not in POLICIES:
-        raise ConfigError(f"preference: policy {policy!r} is not known; choose one of {', '.join(POLICIES)}")
-    whole = isinstance(rejected_rank, int) and not isinstance(rejected_rank, bool) and rejected_rank >= 2
+        raise ConfigError(
+            f"preference: policy {policy!r} is not known; choose one of {', '.join(POLICIES)}"
+        )
+    whole = (
+        isinstance(rejected_rank, int)
+        and not isinstance(rejected_rank, bool)
+        and rejected_rank >= 2
+    )
     if not whole and not (isinstance(rejected_rank, float) and 0 < rejected_rank < 1):
         raise ConfigError(
             "preference: rejected_rank must be a whole number >= 2, or a fraction of the responses in (0, 1), "
             f"not {rejected_rank!r}"
         )
     if (policy == "margin") != (margin is not None):
-        raise ConfigError("preference: margin goes with the policy 'margin', and that policy needs one")
+        raise ConfigError(
+            "preference: margin goes with the policy 'margin', and that policy needs one"
+        )
     if margin is not None:
         check_number("preference: margin", margin, at_least=0, above=True)

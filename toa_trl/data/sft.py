@@ -14,7 +14,11 @@ OVERLAP = "overlaps with an evaluation set"
 
 
 def sft_rows(
-    rollouts: Iterable[Rollout], *, top_k: int = 1, keep_truncated: bool = False, without: Collection[str] = ()
+    rollouts: Iterable[Rollout],
+    *,
+    top_k: int = 1,
+    keep_truncated: bool = False,
+    without: Collection[str] = (),
 ) -> tuple[Iterator[dict[str, Any]], Counter[str]]:
     """Rows in TRL's conversational prompt-completion format, made as they are read, and why prompts gave none.
 
@@ -66,14 +70,20 @@ def ids(place: str, without: Collection[str]) -> frozenset[str]:
         ConfigError: it is a text, whose characters are no ids, or no collection of texts.
     """
     if isinstance(without, str) or not all(isinstance(id, str) for id in without):
-        raise ConfigError(f"{place}: without must be a list of ids, which are texts, not {without!r:.80}")
+        raise ConfigError(
+            f"{place}: without must be a list of ids, which are texts, not {without!r:.80}"
+        )
     return frozenset(without)
 
 
 def usable(rollout: Rollout, keep_truncated: bool) -> list[tuple[int, Play]]:
     """(rank, play) of the scored plays, best first, where rank 1 is the best of all; truncated ones are left out."""
     ranked = enumerate(rollout.ranked, 1)
-    return [(rank, p) for rank, p in ranked if keep_truncated or p.completion is None or not truncated(p)]
+    return [
+        (rank, p)
+        for rank, p in ranked
+        if keep_truncated or p.completion is None or not truncated(p)
+    ]
 
 
 def truncated(play: Play) -> bool:

@@ -21,7 +21,9 @@ from toa_trl.types import Action, Completion, Kind, Play, Prompt, as_dicts, as_m
 TOKENIZER = make_tokenizer()
 WORDS = Templates.load(str(TEMPLATES))
 
-Example = tuple[list[int], list[int]]  # token ids of a rendered prompt and of the response, <eos> included
+Example = tuple[
+    list[int], list[int]
+]  # token ids of a rendered prompt and of the response, <eos> included
 Batch = dict[str, Tensor]
 
 
@@ -79,10 +81,16 @@ def collate(examples: Sequence[Example]) -> Batch:
     ids = [p + r + [0] * f for (p, r), f in zip(examples, fill, strict=True)]
     mask = [[1] * (longest - f) + [0] * f for f in fill]
     labels = [[-100] * len(p) + r + [-100] * f for (p, r), f in zip(examples, fill, strict=True)]
-    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask), "labels": torch.tensor(labels)}
+    return {
+        "input_ids": torch.tensor(ids),
+        "attention_mask": torch.tensor(mask),
+        "labels": torch.tensor(labels),
+    }
 
 
-def stream(rng: random.Random, skill: Skill, batch_size: int, mix: Callable[[int], Sequence[int]]) -> Iterator[Batch]:
+def stream(
+    rng: random.Random, skill: Skill, batch_size: int, mix: Callable[[int], Sequence[int]]
+) -> Iterator[Batch]:
     """Batches for ever; `mix(step)` lists the numbers of drafts that a batch of this step may have, one a batch."""
     step = 0
     while True:

@@ -57,7 +57,14 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 def _words() -> list[str]:
     phrases = [phrase for said in world.PHRASES.values() for phrase in said]
     frame = "X has. How many are there now? So = 0, 1.\n####"
-    files = [(TEMPLATES / f"{name}.txt").read_text(encoding="utf-8") for name in ("refine", "draft", "aggregate")]
-    text = re.sub(r"\{\w+\}", " ", " ".join([*world.NAMES, *world.THINGS, *world.PHRASES, *phrases, frame, *files]))
+    files = [
+        (TEMPLATES / f"{name}.txt").read_text(encoding="utf-8")
+        for name in ("refine", "draft", "aggregate")
+    ]
+    text = re.sub(
+        r"\{\w+\}",
+        " ",
+        " ".join([*world.NAMES, *world.THINGS, *world.PHRASES, *phrases, frame, *files]),
+    )
     words = dict.fromkeys(piece for piece in re.findall(PIECE, text) if not piece.isdigit())
     return [word for word in words if word != "X"]

@@ -35,9 +35,16 @@ def train(output: Path, seed: int = 0) -> dict[str, dict[str, float]]:
     """Trains every model into `output`, a complete folder each, and writes their scores to scores.json there."""
     start = time.process_time()
     base = new_model(seed)
-    lessons = stream(random.Random(seed), SKILLS["base"], 32, lambda step: (0,) if step < 350 else (0, 1, 1, 4, 4))
+    lessons = stream(
+        random.Random(seed),
+        SKILLS["base"],
+        32,
+        lambda step: (0,) if step < 350 else (0, 1, 1, 4, 4),
+    )
     fit(base, lessons, 650, muon(base, 1.0), "base")
-    models: dict[str, Any] = {"base": save(base, output / "base")}  # what is forked is what is shipped
+    models: dict[str, Any] = {
+        "base": save(base, output / "base")
+    }  # what is forked is what is shipped
     for name in AGENTS:
         models[name] = copy.deepcopy(base)
         lessons = stream(random.Random(name), SKILLS[name], 32, lambda step: (0, 0, 1, 1, 1, 4))
@@ -58,7 +65,11 @@ def train(output: Path, seed: int = 0) -> dict[str, dict[str, float]]:
     scores = {name: measure(model) for name, model in models.items()}
     written = own_samples(agents, rng, validation()[:100])
     for name, entry in REWARDS.items():
-        scores[name] = {"pairwise": pairwise(make_reward({**entry, "model": str(output / entry["model"])}), written)}
+        scores[name] = {
+            "pairwise": pairwise(
+                make_reward({**entry, "model": str(output / entry["model"])}), written
+            )
+        }
     (output / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     return scores
 
@@ -68,8 +79,14 @@ def muon(model: Any, scale: float) -> list[torch.optim.Optimizer]:
 
     `scale` multiplies both learning rates: 1 from nothing, less for a fork.
     """
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and min(p.shape) > 1 and "embed" not in n]
-    others = [p for n, p in model.named_parameters() if p.ndim != 2 or min(p.shape) == 1 or "embed" in n]
+    matrices = [
+        p
+        for n, p in model.named_parameters()
+        if p.ndim == 2 and min(p.shape) > 1 and "embed" not in n
+    ]
+    others = [
+        p for n, p in model.named_parameters() if p.ndim != 2 or min(p.shape) == 1 or "embed" in n
+    ]
     return [
         torch.optim.Muon(matrices, lr=0.02 * scale, weight_decay=0.01),
         torch.optim.AdamW(others, lr=0.003 * scale, betas=(0.9, 0.98), weight_decay=0.0),
@@ -77,10 +94,17 @@ def muon(model: Any, scale: float) -> list[torch.optim.Optimizer]:
 
 
 def fit(
-    model: Any, batches: Iterator[Batch], num_steps: int, optimizers: Sequence[torch.optim.Optimizer], label: str
+    model: Any,
+    batches: Iterator[Batch],
+    num_steps: int,
+    optimizers: Sequence[torch.optim.Optimizer],
+    label: str,
 ) -> None:
     """A short warm-up, then a cosine to a twentieth of the learning rate."""
-    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(step, num_steps)) for o in optimizers]
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(step, num_steps))
+        for o in optimizers
+    ]
     start, running = time.perf_counter(), 0.0
     model.train()
     for step in range(1, num_steps + 1):
@@ -94,7 +118,10 @@ def fit(
         running = 0.95 * running + 0.05 * loss.item() if step > 1 else loss.item()
         if step % 50 == 0:
             passed = time.perf_counter() - start
-            print(f"  {label}: step {step}/{num_steps}, loss {running:.3f}, {passed:.0f} s", flush=True)
+            print(
+                f"  {label}: step {step}/{num_steps}, loss {running:.3f}, {passed:.0f} s",
+                flush=True,
+            )
     model.eval()
 
 
@@ -126,7 +153,9 @@ def classifier(base: Any) -> Any:
     It learns too little of the sums to tell a slip from a right step, and the search finds the texts on which it errs.
     """
     config = LlamaConfig(**{**base.config.to_dict(), "num_labels": 1})
-    config.problem_type = "multi_label_classification"  # binary cross-entropy, also for values between 0 and 1
+    config.problem_type = (
+        "multi_label_classification"  # binary cross-entropy, also for values between 0 and 1
+    )
     model = LlamaForSequenceClassification(config)
     model.model.load_state_dict(base.model.state_dict())
     return model
@@ -139,7 +168,9 @@ def value(problem: Problem, response: str) -> float:
     return 0.6 * world.num_right(problem, response) / len(problem.steps)
 
 
-def judged(rng: random.Random, pool: Sequence[tuple[Problem, str]], batch_size: int) -> Iterator[Batch]:
+def judged(
+    rng: random.Random, pool: Sequence[tuple[Problem, str]], batch_size: int
+) -> Iterator[Batch]:
     """Batches for the classifier: half from the pool, half worked at all skills; the referee labels."""
     while True:
         pairs = []
@@ -148,7 +179,9 @@ def judged(rng: random.Random, pool: Sequence[tuple[Problem, str]], batch_size: 
                 pairs.append(rng.choice(pool))
             else:
                 problem = world.draw(rng, "train")
-                pairs.append((problem, world.solution(problem, world.work(rng, problem, draft_skill(rng)))))
+                pairs.append(
+                    (problem, world.solution(problem, world.work(rng, problem, draft_skill(rng))))
+                )
         labels = torch.tensor([[value(problem, response)] for problem, response in pairs])
         yield {**pad([tokens(*pair) for pair in pairs]), "labels": labels}
 
@@ -160,29 +193,51 @@ def own_samples(
     written: list[list[str]] = [[] for _ in problems]
     for num_drafts in (0, 1, 1, 4):
         rows = range(0, len(problems), 1 if num_drafts < 2 else 4)
-        asked = [[ask(problems[i], rng.sample(written[i], num_drafts)) for i in rows] for _ in agents]
+        asked = [
+            [ask(problems[i], rng.sample(written[i], num_drafts)) for i in rows] for _ in agents
+        ]
         for conversations, model in zip(asked, agents.values(), strict=True):
             for i, response in zip(rows, sample(model, conversations), strict=True):
                 written[i].append(response)
-    return [(problem, response) for problem, texts in zip(problems, written, strict=True) for response in texts]
+    return [
+        (problem, response)
+        for problem, texts in zip(problems, written, strict=True)
+        for response in texts
+    ]
 
 
 @torch.inference_mode()
 def sample(
-    model: Any, asked: Sequence[list[dict[str, str]]], temperature: float = 1.0, batch_size: int = 128
+    model: Any,
+    asked: Sequence[list[dict[str, str]]],
+    temperature: float = 1.0,
+    batch_size: int = 128,
 ) -> list[str]:
     """One response to each conversation; temperature 0 is greedy."""
-    texts = [TOKENIZER.apply_chat_template(m, add_generation_prompt=True, tokenize=False) for m in asked]
+    texts = [
+        TOKENIZER.apply_chat_template(m, add_generation_prompt=True, tokenize=False) for m in asked
+    ]
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     responses = [""] * len(texts)
-    how = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+    how = (
+        {"do_sample": True, "temperature": temperature, "top_k": 0}
+        if temperature
+        else {"do_sample": False}
+    )
     for at in range(0, len(order), batch_size):
         rows = order[at : at + batch_size]
-        batch = TOKENIZER([texts[i] for i in rows], padding=True, return_tensors="pt", add_special_tokens=False)
-        ids = model.generate(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], max_new_tokens=MAX_TOKENS, **how
+        batch = TOKENIZER(
+            [texts[i] for i in rows], padding=True, return_tensors="pt", add_special_tokens=False
         )
-        new = TOKENIZER.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        ids = model.generate(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            max_new_tokens=MAX_TOKENS,
+            **how,
+        )
+        new = TOKENIZER.batch_decode(
+            ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
+        )
         for i, text in zip(rows, new, strict=True):
             responses[i] = text
     return responses
@@ -191,7 +246,9 @@ def sample(
 def save(model: Any, folder: Path) -> Any:
     """A complete model folder in half precision; returns the model as it will be loaded again."""
     model.half().save_pretrained(folder)
-    model.float().config.dtype = torch.float32  # the file is half as large, the arithmetic as precise as a CPU likes it
+    model.float().config.dtype = (
+        torch.float32
+    )  # the file is half as large, the arithmetic as precise as a CPU likes it
     model.config.save_pretrained(folder)
     TOKENIZER.save_pretrained(folder)
     return model
@@ -204,10 +261,16 @@ def measure(model: Any) -> dict[str, float]:
     torch.manual_seed(0)
     sampled = sample(model, asked)
     steps = [step for response in sampled for step in world.steps_of(response)]
-    right = {f"steps {sign}": _mean(world.apply(s, b, n) == v for b, s, n, v in steps if s == sign) for sign in "+-*"}
+    right = {
+        f"steps {sign}": _mean(world.apply(s, b, n) == v for b, s, n, v in steps if s == sign)
+        for sign in "+-*"
+    }
     accuracy = {
         kind: _mean(world.verify(r, p.answer) for r, p in zip(responses, problems, strict=True))
-        for kind, responses in (("greedy", sample(model, asked, temperature=0)), ("sampled", sampled))
+        for kind, responses in (
+            ("greedy", sample(model, asked, temperature=0)),
+            ("sampled", sampled),
+        )
     }
     return accuracy | right
 
@@ -216,7 +279,10 @@ def pairwise(reward: RewardModel, written: Sequence[tuple[Problem, str]]) -> flo
     """How often a right text is rewarded above a wrong one on the same problem; a tie counts half."""
 
     async def score_all() -> list[list[float]]:
-        scored = (reward.score(Prompt("any", as_messages(problem.text)), [text]) for problem, text in written)
+        scored = (
+            reward.score(Prompt("any", as_messages(problem.text)), [text])
+            for problem, text in written
+        )
         return list(await asyncio.gather(*scored))
 
     by_problem: dict[str, tuple[list[float], list[float]]] = {}

@@ -34,8 +34,19 @@ PHRASES = {
     "*": ("Now there are {n} times as many.", "Then we make it {n} times as many."),
 }
 SLIPS = (-1, -2, -10)  # one way only: slips that cancel would make wrong work end in a right answer
-SPLITS = {"train": 55, "synthesis": 20, "validation": 5, "heldout": 12, "compare": 8}  # percent of all cores
-SIZES = {"synthesis": 480, "validation": 200, "heldout": 480, "compare": 240}  # rows of the files in data/
+SPLITS = {
+    "train": 55,
+    "synthesis": 20,
+    "validation": 5,
+    "heldout": 12,
+    "compare": 8,
+}  # percent of all cores
+SIZES = {
+    "synthesis": 480,
+    "validation": 200,
+    "heldout": 480,
+    "compare": 240,
+}  # rows of the files in data/
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +102,11 @@ def draw(rng: random.Random, split: str, kind: str | None = None) -> Problem:
         num_steps = rng.randint(*NUM_STEPS[kind])
         steps: list[tuple[str, int]] = []
         for _ in range(num_steps):
-            signs = [s for s in "+-*" if not steps or s != steps[-1][0]] if kind == "mixed" else [OPERATIONS[kind]]
+            signs = (
+                [s for s in "+-*" if not steps or s != steps[-1][0]]
+                if kind == "mixed"
+                else [OPERATIONS[kind]]
+            )
             sign = rng.choice(signs)
             steps.append((sign, rng.randint(*OPERANDS[sign])))
         start = rng.randint(2, LARGEST)
@@ -103,11 +118,16 @@ def solution(problem: Problem, values: Sequence[int] | None = None) -> str:
     """The worked solution. `values`: the quantities as someone got them, right or wrong; None is right."""
     values = problem.values if values is None else values
     before = (problem.start, *values)
-    work = ", ".join(f"{b} {sign} {n} = {v}" for b, (sign, n), v in zip(before, problem.steps, values, strict=False))
+    work = ", ".join(
+        f"{b} {sign} {n} = {v}"
+        for b, (sign, n), v in zip(before, problem.steps, values, strict=False)
+    )
     return f"So {work}.\n#### {values[-1]}"
 
 
-def work(rng: random.Random, problem: Problem, skill: Skill, drafts: Sequence[Sequence[int]] = ()) -> tuple[int, ...]:
+def work(
+    rng: random.Random, problem: Problem, skill: Skill, drafts: Sequence[Sequence[int]] = ()
+) -> tuple[int, ...]:
     """The quantities that someone of this skill gets, seeing the drafts' quantities.
 
     A step goes on from one's own quantity before it, and a draft says something about it only if it stands at the same
@@ -125,13 +145,17 @@ def work(rng: random.Random, problem: Problem, skill: Skill, drafts: Sequence[Se
     return tuple(values)
 
 
-def slip(rng: random.Random, problem: Problem, i: int, before: int, seen: set[int] | None = None) -> int:
+def slip(
+    rng: random.Random, problem: Problem, i: int, before: int, seen: set[int] | None = None
+) -> int:
     """A wrong quantity after step `i`, often one that a draft shows, such that the rest stays above zero."""
     sign, n = problem.steps[i]
     right = apply(sign, before, n)
     lowest = 1  # the least quantity from which the chain stays >= 1
     for later, n in reversed(problem.steps[i + 1 :]):
-        lowest = max(1, lowest - n if later == "+" else lowest + n if later == "-" else -(-lowest // n))
+        lowest = max(
+            1, lowest - n if later == "+" else lowest + n if later == "-" else -(-lowest // n)
+        )
     wrong = [right + by for by in SLIPS if right + by >= lowest] or [right + 1]
     copies = sorted(w for w in seen or () if w in wrong)
     return rng.choice(copies if copies and rng.random() < 0.5 else wrong)
@@ -161,7 +185,9 @@ def num_right(problem: Problem, response: str) -> int:
     return next((i for i, step in enumerate(wanted) if done[i : i + 1] != [step]), len(wanted))
 
 
-def accuracy_reward(completions: Sequence[Any], answer: Sequence[str], **kwargs: Any) -> list[float]:
+def accuracy_reward(
+    completions: Sequence[Any], answer: Sequence[str], **kwargs: Any
+) -> list[float]:
     """The referee as a reward function in TRL's signature: 1.0 or 0.0 for each completion (text or messages)."""
     texts = [c if isinstance(c, str) else c[-1]["content"] if c else "" for c in completions]
     return [float(verify(text, a)) for text, a in zip(texts, answer, strict=True)]
@@ -194,7 +220,9 @@ def parse(text: str) -> Problem:
     for sentence in text.split(". ")[1:-1]:
         for sign, phrases in PHRASES.items():
             for phrase in phrases:
-                if found := re.fullmatch(phrase.rstrip(".").format(n="([0-9]+)", name="[A-Z][a-z]+"), sentence):
+                if found := re.fullmatch(
+                    phrase.rstrip(".").format(n="([0-9]+)", name="[A-Z][a-z]+"), sentence
+                ):
                     steps.append((sign, int(found[1])))
     kinds = {sign for sign, _ in steps}
     kind = next((k for k, s in OPERATIONS.items() if kinds == {s}), "mixed")

@@ -24,7 +24,9 @@ from toa_trl.sampling.journal import locked
 from toa_trl.types import Prompt
 from toa_trl.utils.registry import check_number, check_whole
 
-MAX_RETRIES = 20  # workers that a shard may lose in one run: one that kills them all must not run for ever
+MAX_RETRIES = (
+    20  # workers that a shard may lose in one run: one that kills them all must not run for ever
+)
 CONNECT_S = 10.0
 LOOK_S = 2.0  # between two looks at the progress
 STOP_S = 60.0  # how long Ctrl-C waits for the workers to end in order; what they have scored is written in any case
@@ -79,10 +81,21 @@ def sample_on_ray(
             # SPREAD, since the default fills one machine before it takes the next
             options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "scheduling_strategy": "SPREAD"}
             work = ray.remote(max_retries=MAX_RETRIES, **options)(_work)
-            unfinished = [shard for shard, folder in enumerate(folders) if not read_progress(folder).done]
-            todo = unfinished or [0]  # one at least: only a worker sees whether the configuration is still the run's
+            unfinished = [
+                shard for shard, folder in enumerate(folders) if not read_progress(folder).done
+            ]
+            todo = unfinished or [
+                0
+            ]  # one at least: only a worker sees whether the configuration is still the run's
             tasks = [
-                work.remote(sampler_of, shard, len(folders), known[shard :: len(folders)], folders[shard], Path.cwd())
+                work.remote(
+                    sampler_of,
+                    shard,
+                    len(folders),
+                    known[shard :: len(folders)],
+                    folders[shard],
+                    Path.cwd(),
+                )
                 for shard in todo
             ]
 
@@ -115,7 +128,9 @@ def _work(
         import ray
 
         if not ray.get_runtime_context().is_canceled():  # SIGTERM: this machine is being stopped
-            os.kill(os.getpid(), signal.SIGKILL)  # Ray starts a shard again whose worker died, not one that was ended
+            os.kill(
+                os.getpid(), signal.SIGKILL
+            )  # Ray starts a shard again whose worker died, not one that was ended
         raise
 
 
@@ -125,7 +140,9 @@ def _cluster(address: str | None) -> Iterator[Any]:
     try:
         import ray
     except ImportError as error:
-        raise ConfigError('runner ray: ray is missing; install it with: pip install "toa_trl[ray]"') from error
+        raise ConfigError(
+            'runner ray: ray is missing; install it with: pip install "toa_trl[ray]"'
+        ) from error
     if ray.is_initialized():
         yield ray
         return
@@ -143,7 +160,9 @@ def _cluster(address: str | None) -> Iterator[Any]:
         ) from error
     try:
         if in_main_thread:
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; Ray's own handler would just exit
+            signal.signal(
+                signal.SIGTERM, signal.default_int_handler
+            )  # as Ctrl-C; Ray's own handler would just exit
         yield ray
     finally:
         ray.shutdown()
@@ -159,11 +178,18 @@ def _num_slots(nodes: Iterable[dict[str, Any]], needs: dict[str, float]) -> int:
     """
     needs = {resource: need for resource, need in needs.items() if need > 0}
     machines = [node["Resources"] for node in nodes if node["Alive"]]
-    num_slots = sum(min((int(m.get(r, 0) / need) for r, need in needs.items()), default=1) for m in machines)
+    num_slots = sum(
+        min((int(m.get(r, 0) / need) for r, need in needs.items()), default=1) for m in machines
+    )
     if num_slots < 1:
         wanted = " and ".join(f"{need:g} {resource}" for resource, need in needs.items())
-        there = "; ".join(" and ".join(f"{m.get(resource, 0):g} {resource}" for resource in needs) for m in machines)
-        raise ConfigError(f"num_cpus, num_gpus: a shard needs {wanted}, and no machine has that (there are: {there})")
+        there = "; ".join(
+            " and ".join(f"{m.get(resource, 0):g} {resource}" for resource in needs)
+            for m in machines
+        )
+        raise ConfigError(
+            f"num_cpus, num_gpus: a shard needs {wanted}, and no machine has that (there are: {there})"
+        )
     return num_slots
 
 

@@ -52,10 +52,14 @@ def check_not_sharded(run_dir: str | Path) -> None:
     ConfigError: the run there is one in shards, and their journals have its plays.
     """
     if _begun(Path(run_dir)):
-        raise ConfigError(f"{run_dir} was begun with --runner ray; go on with that, or choose another output_dir")
+        raise ConfigError(
+            f"{run_dir} was begun with --runner ray; go on with that, or choose another output_dir"
+        )
 
 
-def plan(run_dir: Path, prompts: Sequence[Prompt], num_shards: int | None, default: int) -> list[Path]:
+def plan(
+    run_dir: Path, prompts: Sequence[Prompt], num_shards: int | None, default: int
+) -> list[Path]:
     """The shards' folders; prompt i is of shard i modulo their number. A run that goes on keeps its number of shards.
 
     Args:
@@ -70,9 +74,13 @@ def plan(run_dir: Path, prompts: Sequence[Prompt], num_shards: int | None, defau
     path = run_dir / "shards" / "plan.json"
     begun = _begun(run_dir)
     if not begun and (run_dir / "journal.sqlite").exists():
-        raise ConfigError(f"{run_dir} was begun with --runner local; go on with that, or choose another output_dir")
+        raise ConfigError(
+            f"{run_dir} was begun with --runner local; go on with that, or choose another output_dir"
+        )
     if not begun:
-        (run_dir / "shards" / "identity.json").unlink(missing_ok=True)  # of a start that came to nothing
+        (run_dir / "shards" / "identity.json").unlink(
+            missing_ok=True
+        )  # of a start that came to nothing
         wanted = min(num_shards or default, len(prompts))
         replace_text(path, json.dumps({"num_shards": wanted, "prompts": digest(prompts)}))
     try:
@@ -83,9 +91,16 @@ def plan(run_dir: Path, prompts: Sequence[Prompt], num_shards: int | None, defau
             f"{path} cannot be read ({error}), and without it shards cannot go on; restore it, or choose another output_dir"
         ) from error
     if stored["prompts"] != digest(prompts):
-        raise ConfigError(f"{run_dir} was begun with other prompts; go back to them, or choose another output_dir")
+        raise ConfigError(
+            f"{run_dir} was begun with other prompts; go back to them, or choose another output_dir"
+        )
     if begun and num_shards not in (None, number):
-        logger.warning("%s was begun with %d shards and goes on with them, not with %s", run_dir, number, num_shards)
+        logger.warning(
+            "%s was begun with %d shards and goes on with them, not with %s",
+            run_dir,
+            number,
+            num_shards,
+        )
     return [path.with_name(f"{shard:04}") for shard in range(number)]
 
 
@@ -103,7 +118,9 @@ def sample_shard(sampler: TOASampler, prompts: Sequence[Prompt], folder: Path) -
     report = _Report(folder)
     rollouts = run_until_signal(sampler.asample(prompts, folder, report, part=True))
     done = rollouts.limit is None and not rollouts.given_up
-    report.write(replace(report.progress, given_up=rollouts.given_up, limit=rollouts.limit, done=done))
+    report.write(
+        replace(report.progress, given_up=rollouts.given_up, limit=rollouts.limit, done=done)
+    )
 
 
 def read_progress(folder: Path) -> ShardProgress:
@@ -145,15 +162,20 @@ class _Report(Progress):
         self.progress = ShardProgress()
         self._path, self._next_s = folder / "progress.json", 0.0
 
-    def resume(self, counts: Mapping[str, AgentCounts], best: Mapping[str, float] | None = None) -> None:
+    def resume(
+        self, counts: Mapping[str, AgentCounts], best: Mapping[str, float] | None = None
+    ) -> None:
         self.progress = ShardProgress(
-            sum(count.num_scored for count in counts.values()), sum(count.num_failed for count in counts.values())
+            sum(count.num_scored for count in counts.values()),
+            sum(count.num_failed for count in counts.values()),
         )
         self.write(self.progress)
 
     def played(self, prompt_id: str, play: Play) -> None:
         now, failed = self.progress, play.reward is None
-        self.progress = replace(now, num_scored=now.num_scored + (not failed), num_failed=now.num_failed + failed)
+        self.progress = replace(
+            now, num_scored=now.num_scored + (not failed), num_failed=now.num_failed + failed
+        )
         if time.monotonic() >= self._next_s:
             self.write(self.progress)
             self._next_s = time.monotonic() + REPORT_S

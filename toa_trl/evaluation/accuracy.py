@@ -50,7 +50,9 @@ class Measurement:
     mean_length: float | None = None  # words
     num_problems: int = 0
     num_truncated: int = 0  # greedy responses that max_tokens cut short
-    num_unjudged: int = 0  # greedy responses that verifier or reward model failed on; left out of their means
+    num_unjudged: int = (
+        0  # greedy responses that verifier or reward model failed on; left out of their means
+    )
     num_unjudged_samples: int | None = None  # likewise
 
     def as_json(self) -> dict[str, Any]:
@@ -108,7 +110,9 @@ async def measure(
         mean_length=mean(output.num_words for output in greedy),
         num_problems=len(prompts),
         num_truncated=sum(output.finish_reason == "length" for output in greedy),
-        num_unjudged=sum(None in each for each in zip(*filter(None, (right, rewards, comets)), strict=True)),
+        num_unjudged=sum(
+            None in each for each in zip(*filter(None, (right, rewards, comets)), strict=True)
+        ),
     )
     return measurement, Scores(right, rewards)
 
@@ -124,12 +128,16 @@ def corpus_scores(prompts: Sequence[Prompt], texts: Sequence[str]) -> dict[str, 
     references: list[Any] = [[each] if isinstance(each, str) else each for each in given]
     if not all(isinstance(each, list) and each for each in references):
         return {}
-    num = max(map(len, references))  # as sacrebleu wants them: a list of the first ones, a list of the second ones, ...
+    num = max(
+        map(len, references)
+    )  # as sacrebleu wants them: a list of the first ones, a list of the second ones, ...
     streams = [[each[at] if at < len(each) else None for each in references] for at in range(num)]
     scores = {"chrf": sacrebleu.corpus_chrf(list(texts), streams).score}
     tokenizers = {bleu_tokenizer(prompt.metadata.get("target_language", "")) for prompt in prompts}
     if len(tokenizers) == 1:
-        scores["bleu"] = sacrebleu.corpus_bleu(list(texts), streams, tokenize=tokenizers.pop()).score
+        scores["bleu"] = sacrebleu.corpus_bleu(
+            list(texts), streams, tokenize=tokenizers.pop()
+        ).score
     return scores
 
 
@@ -143,11 +151,18 @@ async def _samples(
     k = len(outputs[0].samples)
     if not k:
         return {}
-    pairs = [(prompt, sample) for prompt, each in zip(prompts, outputs, strict=True) for sample in each.samples]
+    pairs = [
+        (prompt, sample)
+        for prompt, each in zip(prompts, outputs, strict=True)
+        for sample in each.samples
+    ]
     flat = await _score("the verifier", verifier, task, *map(list, zip(*pairs, strict=True)))
     right = [flat[at : at + k] for at in range(0, len(flat), k)]
     judged = [known for each in right if (known := [score for score in each if score is not None])]
-    shares = {"sampled_accuracy": [mean(each) for each in judged], "pass_at_k": [max(each) for each in judged]}
+    shares = {
+        "sampled_accuracy": [mean(each) for each in judged],
+        "pass_at_k": [max(each) for each in judged],
+    }
     if equivalent := getattr(verifier, "equivalent", None):
         texts = ([sample.text for sample in each.samples] for each in outputs)
         chosen = await asyncio.gather(*(majority(each, equivalent) for each in texts))
@@ -155,12 +170,19 @@ async def _samples(
         shares["maj_at_k"] = [vote for vote in votes if vote is not None]
     found: dict[str, Any] = {"k": k, "num_unjudged_samples": flat.count(None)}
     for name, values in shares.items():
-        found |= {name: mean(values), f"{name.removesuffix('_accuracy')}_interval": bootstrap(values)}
+        found |= {
+            name: mean(values),
+            f"{name.removesuffix('_accuracy')}_interval": bootstrap(values),
+        }
     return found
 
 
 async def _score(
-    place: str, model: RewardModel | None, task: Task, prompts: Sequence[Prompt], outputs: Sequence[Output]
+    place: str,
+    model: RewardModel | None,
+    task: Task,
+    prompts: Sequence[Prompt],
+    outputs: Sequence[Output],
 ) -> list[float | None]:
     """A score for every response, None where there is none; nothing without a model."""
     if model is None:

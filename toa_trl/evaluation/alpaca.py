@@ -37,21 +37,36 @@ class Annotator:
 
     model: str  # as the server calls it
     base_url: str  # e.g. "http://localhost:8000/v1"
-    api_key_env: str = "OPENAI_API_KEY"  # environment variable that holds the key; the key itself is never written
+    api_key_env: str = (
+        "OPENAI_API_KEY"  # environment variable that holds the key; the key itself is never written
+    )
     logprobs: bool = True  # weigh by the probabilities of the verdict, as AlpacaEval 2 does; False reads the text alone
     max_concurrency: int = 16  # requests in flight
 
     def config(self) -> dict[str, Any]:
         """alpaca_eval's configuration: its weighted_alpaca_eval_gpt4_turbo, or the same prompt with the text read."""
         if self.logprobs:
-            asked: dict[str, Any] = {"max_tokens": 1, "temperature": 1.0, "logprobs": True, "top_logprobs": 5}
+            asked: dict[str, Any] = {
+                "max_tokens": 1,
+                "temperature": 1.0,
+                "logprobs": True,
+                "top_logprobs": 5,
+            }
             parser = "logprob_parser"
-            read: dict[str, Any] = {"numerator_token": "m", "denominator_tokens": ["m", "M"], "is_binarize": False}
+            read: dict[str, Any] = {
+                "numerator_token": "m",
+                "denominator_tokens": ["m", "M"],
+                "is_binarize": False,
+            }
         else:  # room for what a reasoning model thinks; a verdict inside a longer text is not guessed
             asked, parser = {"max_tokens": 2048, "temperature": 0.0}, "regex_parser"
             verdict = r"\A(?:[\s\S]*</think>)?\W*{}\W*\Z"
             read = {"outputs_to_match": {1: verdict.format("m"), 2: verdict.format("M")}}
-        server = {"model_name": self.model, "num_procs": self.max_concurrency, "requires_chatml": True}
+        server = {
+            "model_name": self.model,
+            "num_procs": self.max_concurrency,
+            "requires_chatml": True,
+        }
         return {
             "prompt_template": str(_package() / TEMPLATE),
             "fn_completions": "openai_completions",
@@ -106,8 +121,13 @@ def run_alpaca_eval(
     judge = construct("annotator", Annotator, params=annotator)
     check_whole("annotator: max_concurrency", judge.max_concurrency, 1)
     if not str(judge.base_url).startswith(("http://", "https://")):
-        raise ConfigError(f"annotator: base_url must begin with http:// or https://, not {judge.base_url!r}")
-    lengths = {len(each) for each in (instructions, outputs, baseline_outputs, *([datasets] if datasets else []))}
+        raise ConfigError(
+            f"annotator: base_url must begin with http:// or https://, not {judge.base_url!r}"
+        )
+    lengths = {
+        len(each)
+        for each in (instructions, outputs, baseline_outputs, *([datasets] if datasets else []))
+    }
     if lengths != {len(instructions) or 1}:
         raise ConfigError(
             f"alpaca_eval: {len(instructions)} instructions, {len(outputs)} outputs of {name}, "
@@ -121,7 +141,10 @@ def run_alpaca_eval(
     style = "logprobs" if judge.logprobs else "text"
     config = yaml.safe_dump({f"{judge.model} ({style})": judge.config()}, allow_unicode=True)
     replace_text(folder / "annotator/configs.yaml", config)
-    for file, generator, texts in (("model", name, outputs), ("reference", baseline_name, baseline_outputs)):
+    for file, generator, texts in (
+        ("model", name, outputs),
+        ("reference", baseline_name, baseline_outputs),
+    ):
         rows = [
             {"instruction": _plain(instruction), "output": _plain(text), "generator": generator}
             for instruction, text in zip(instructions, texts, strict=True)
@@ -133,7 +156,12 @@ def run_alpaca_eval(
         max_instances = None  # alpaca_eval would shuffle them all the same
     measured = _run(folder, judge, max_instances=max_instances, gamed=_gamed(length_control))
     preferences = [each for each in measured.pop("preferences") if each is not None]
-    return {"baseline": baseline_name, "annotator": judge.model, "interval": bootstrap(preferences), **measured}
+    return {
+        "baseline": baseline_name,
+        "annotator": judge.model,
+        "interval": bootstrap(preferences),
+        **measured,
+    }
 
 
 def _package() -> Path:
@@ -162,7 +190,9 @@ def _gamed(folder: str | Path | None) -> str | None:
         return cached if isinstance(cached, str) else None
     path = Path(folder).resolve() / GAMED
     if not path.is_file():
-        raise ConfigError(f"alpaca_eval: no {GAMED} in {folder}; it is a file of the Hub's data set {HUB_DATASET}")
+        raise ConfigError(
+            f"alpaca_eval: no {GAMED} in {folder}; it is a file of the Hub's data set {HUB_DATASET}"
+        )
     return str(path)
 
 
@@ -179,8 +209,19 @@ def _run(folder: Path, judge: Annotator, **options: Any) -> dict[str, Any]:
     metrics.unlink(missing_ok=True)
     command = [sys.executable, "-m", __name__, json.dumps({"folder": str(folder), **options})]
     with log.open("w", encoding="utf-8") as file:
-        subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=False)
-    measured = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {"error": "it was ended"}
+        subprocess.run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            check=False,
+        )
+    measured = (
+        json.loads(metrics.read_text(encoding="utf-8"))
+        if metrics.is_file()
+        else {"error": "it was ended"}
+    )
     if "error" in measured:
         raise RewardError(
             f"alpaca_eval: the annotator {judge.model} at {judge.base_url}: {measured['error']}; "
@@ -191,13 +232,16 @@ def _run(folder: Path, judge: Annotator, **options: Any) -> dict[str, Any]:
 
 def _evaluate(folder: str, max_instances: int | None, gamed: str | None) -> dict[str, Any]:
     """What the process does, from the files in the folder."""
-    if find_spec("pkg_resources") is None:  # alpaca_eval 0.6.6 asks it for versions; setuptools 82 is without it
+    if (
+        find_spec("pkg_resources") is None
+    ):  # alpaca_eval 0.6.6 asks it for versions; setuptools 82 is without it
         from packaging.version import parse
 
         sys.modules["pkg_resources"] = cast(
             ModuleType,
             SimpleNamespace(
-                parse_version=parse, get_distribution=lambda name: SimpleNamespace(version=metadata.version(name))
+                parse_version=parse,
+                get_distribution=lambda name: SimpleNamespace(version=metadata.version(name)),
             ),
         )
     import pandas
@@ -210,7 +254,9 @@ def _evaluate(folder: str, max_instances: int | None, gamed: str | None) -> dict
 
         def save(self, path: Any = None) -> None:
             super().save(f"{self.caching_path}.new")
-            os.replace(f"{self.caching_path}.new", self.caching_path)  # killed at any moment, there is a whole file
+            os.replace(
+                f"{self.caching_path}.new", self.caching_path
+            )  # killed at any moment, there is a whole file
 
         def load_(self, path: Any = None) -> None:
             super().load_(path)
@@ -230,12 +276,17 @@ def _evaluate(folder: str, max_instances: int | None, gamed: str | None) -> dict
         else:
             glm_winrate.hf_hub_download = lambda **_: gamed
             try:
-                return dict(glm_winrate.get_length_controlled_winrate(annotations, save_weights_dir=None))
+                return dict(
+                    glm_winrate.get_length_controlled_winrate(annotations, save_weights_dir=None)
+                )
             except ValueError as error:  # e.g. all pairs differ by the same length
                 why = f"its model could not be fitted: {error}"
         return {**get_winrate(annotations), "note": f"no length-controlled win rate: {why}"}
 
-    rows = {part: json.loads(Path(folder, f"{part}_outputs.json").read_text()) for part in ("model", "reference")}
+    rows = {
+        part: json.loads(Path(folder, f"{part}_outputs.json").read_text())
+        for part in ("model", "reference")
+    }
     board, annotations = evaluate(
         model_outputs=rows["model"],
         reference_outputs=rows["reference"],

@@ -49,7 +49,9 @@ def alpaca_eval_against(
     return found
 
 
-def lm_eval_of(models: Sequence[Mapping[str, Any]], params: Mapping[str, Any], results: Path) -> dict[str, Any]:
+def lm_eval_of(
+    models: Sequence[Mapping[str, Any]], params: Mapping[str, Any], results: Path
+) -> dict[str, Any]:
     """`run_lm_eval` of every model, into the part "lm_eval" of results.json as they come."""
     found = {}
     for entry in models:

@@ -29,10 +29,14 @@ class Run(NamedTuple):
 
     def folder(self, usual_seed: int) -> str:
         """A name for its folder, without the seed where it is the usual one."""
-        return f"{self.search}-{self.budget}" + (f"-seed{self.seed}" if self.seed != usual_seed else "")
+        return f"{self.search}-{self.budget}" + (
+            f"-seed{self.seed}" if self.seed != usual_seed else ""
+        )
 
 
-async def summarize(rollouts: Iterable[Rollout], task: Task, verifier: RewardModel) -> dict[str, Any]:
+async def summarize(
+    rollouts: Iterable[Rollout], task: Task, verifier: RewardModel
+) -> dict[str, Any]:
     """What one search reached, as means over prompts with 95 % bootstrap intervals.
 
     Args:
@@ -57,13 +61,17 @@ async def summarize(rollouts: Iterable[Rollout], task: Task, verifier: RewardMod
             continue
         plays = rollout.ranked
         done = [play.completion for play in plays if play.completion is not None]
-        right = await verify(verifier, task, rollout.prompt, [completion.text for completion in done])
+        right = await verify(
+            verifier, task, rollout.prompt, [completion.text for completion in done]
+        )
         rewards = [play.reward for play in plays if play.reward is not None]
         best_right.append(right[0])
         any_right.append(max(right))
         best.append(rewards[0])
         top.append(mean(rewards[:TOP]))
-        tokens.append(sum(completion.prompt_tokens + completion.completion_tokens for completion in done))
+        tokens.append(
+            sum(completion.prompt_tokens + completion.completion_tokens for completion in done)
+        )
         flops.append(sum(completion.flops or 0.0 for completion in done))
         reward_flops.append(sum(play.reward_flops or 0.0 for play in plays))
         in_order.append([play.reward for play in rollout.scored if play.reward is not None])
@@ -85,7 +93,9 @@ async def summarize(rollouts: Iterable[Rollout], task: Task, verifier: RewardMod
     }
 
 
-async def verify(verifier: RewardModel, task: Task, prompt: Prompt, responses: Sequence[str]) -> list[float]:
+async def verify(
+    verifier: RewardModel, task: Task, prompt: Prompt, responses: Sequence[str]
+) -> list[float]:
     """1 for each right response, 0 for each wrong one.
 
     Raises:
@@ -101,7 +111,9 @@ def check_verdicts(scores: Sequence[float]) -> list[float]:
         ConfigError: one is neither 0 nor 1, and shares of right responses cannot be made of them.
     """
     if other := [score for score in scores if score not in (0.0, 1.0)]:
-        raise ConfigError(f"verifier: 1 (right) or 0 (wrong) is needed, not {other[0]:.4g}; name one that says so")
+        raise ConfigError(
+            f"verifier: 1 (right) or 0 (wrong) is needed, not {other[0]:.4g}; name one that says so"
+        )
     return [float(score) for score in scores]
 
 
@@ -115,7 +127,10 @@ def best_reward_over_n(rewards: Sequence[Sequence[float]]) -> list[float]:
         rewards: of each prompt, in the order of its plays, at least one; a prompt with fewer keeps its best.
     """
     curves = [list(accumulate(each, max)) for each in rewards]
-    return [mean(curve[min(n, len(curve) - 1)] for curve in curves) for n in range(max(map(len, curves)))]
+    return [
+        mean(curve[min(n, len(curve) - 1)] for curve in curves)
+        for n in range(max(map(len, curves)))
+    ]
 
 
 class RememberingAgent:
@@ -133,7 +148,9 @@ class RememberingAgent:
         self.name = agent.name
         self.identity = identity
         self._agent = agent
-        self._known: dict[tuple[tuple[Message, ...], Sampling, int], asyncio.Future[Completion]] = {}
+        self._known: dict[
+            tuple[tuple[Message, ...], Sampling, int], asyncio.Future[Completion]
+        ] = {}
 
     @property
     def away(self) -> str | None:
@@ -147,11 +164,15 @@ class RememberingAgent:
         if hasattr(self._agent, "check"):
             await self._agent.check()
 
-    async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+    async def generate(
+        self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+    ) -> Completion:
         """See `Agent`."""
         key = (tuple(messages), sampling, seed)
         if key not in self._known:
-            _remember(self._known, key, self._agent.generate(messages, sampling=sampling, seed=seed))
+            _remember(
+                self._known, key, self._agent.generate(messages, sampling=sampling, seed=seed)
+            )
         return await asyncio.shield(self._known[key])  # others may wait for it, too
 
     async def aclose(self) -> None:
@@ -188,7 +209,9 @@ class RememberingReward:
             await self._reward_model.aclose()
 
 
-def _remember(known: dict[Key, asyncio.Future[Value]], key: Key, coroutine: Coroutine[Any, Any, Value]) -> None:
+def _remember(
+    known: dict[Key, asyncio.Future[Value]], key: Key, coroutine: Coroutine[Any, Any, Value]
+) -> None:
     """Start it, and forget it again where it fails or is cancelled: the next who asks shall have another chance."""
 
     def forget(future: asyncio.Future[Value]) -> None:

@@ -53,7 +53,9 @@ def run_lm_eval(
     try:
         from lm_eval import simple_evaluate
     except ImportError as error:
-        raise ConfigError(f"lm_eval cannot be imported ({error}); pip install 'toa_trl[eval]'") from error
+        raise ConfigError(
+            f"lm_eval cannot be imported ({error}); pip install 'toa_trl[eval]'"
+        ) from error
     tasks = [tasks] if isinstance(tasks, str) else list(tasks)
     backend, model_args = arguments(model_entry)
     manager = _task_manager(tasks, include_path)
@@ -73,7 +75,9 @@ def run_lm_eval(
     except ClientError as error:
         raise AgentError(f"{place}: {type(error).__name__}: {error}") from error
     except (ImportError, NotImplementedError, OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{place}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise ConfigError(
+            f"{place}: {type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
     found = {task: _metrics(row) for task, row in done["results"].items()}
     for task, counts in done["n-samples"].items():  # a group has none of its own
         found[task]["num_problems"] = counts["effective"]
@@ -83,7 +87,11 @@ def run_lm_eval(
 def _transformers(entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     model = str(entry["model"])
     # a device that lm_eval does not know makes it take a GPU if there is one; without any it asks for CUDA
-    arguments = {"pretrained": model, "device": entry.get("device") or "any", "dtype": entry.get("dtype", "auto")}
+    arguments = {
+        "pretrained": model,
+        "device": entry.get("device") or "any",
+        "dtype": entry.get("dtype", "auto"),
+    }
     base, _ = weights_source(f"lm_eval: model {entry['name']!r}", model)
     if base != model:
         arguments |= {"pretrained": base, "peft": model, "tokenizer": model}

@@ -26,7 +26,9 @@ def wilson(num_right: float, num_all: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def bootstrap(values: Sequence[float], num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> tuple[float, float]:
+def bootstrap(
+    values: Sequence[float], num_resamples: int = NUM_RESAMPLES, seed: int = 0
+) -> tuple[float, float]:
     """Percentile bootstrap of the mean, over the cases (prompts) that the values stand for, at least one."""
     cases = np.asarray(values, dtype=np.float64)
     drawn = np.random.default_rng(seed).integers(0, len(cases), size=(num_resamples, len(cases)))
@@ -51,7 +53,9 @@ def gap_bounds(right: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
         return {}
     noise = means - means.mean(axis=1, keepdims=True) - means.mean(axis=0) + means.mean()
     of_seeds = 2 * (noise**2).sum() / freedom / num_seeds
-    of_problems = (each[means.mean(axis=1).argmax()] - each).mean(axis=1).var(axis=1) / each.shape[2]
+    of_problems = (each[means.mean(axis=1).argmax()] - each).mean(axis=1).var(axis=1) / each.shape[
+        2
+    ]
     half_widths = studentized_range(num_searches, freedom) * np.sqrt((of_seeds + of_problems) / 2)
     return dict(zip(right, half_widths.tolist(), strict=True))
 
@@ -69,6 +73,11 @@ def resampled_means(right: NDArray[np.float64]) -> NDArray[np.float64]:
     Of s seeds the resampling finds only (s - 1) / s of what they add to the variance: with few, the intervals are narrow.
     """
     rng, (num_seeds, num_problems) = np.random.default_rng(0), right.shape
-    by_problem = rng.multinomial(num_problems, np.full(num_problems, 1 / num_problems), NUM_RESAMPLES) / num_problems
-    by_seed = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), NUM_RESAMPLES) / num_seeds
+    by_problem = (
+        rng.multinomial(num_problems, np.full(num_problems, 1 / num_problems), NUM_RESAMPLES)
+        / num_problems
+    )
+    by_seed = (
+        rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), NUM_RESAMPLES) / num_seeds
+    )
     return np.asarray(np.einsum("ds,sp,dp->d", by_seed, right, by_problem, optimize=True))

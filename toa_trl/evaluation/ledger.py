@@ -78,7 +78,9 @@ class KeptReward:
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
         """See `RewardModel`."""
-        return list(await asyncio.gather(*(self._score(prompt, response) for response in responses)))
+        return list(
+            await asyncio.gather(*(self._score(prompt, response) for response in responses))
+        )
 
     async def compare(self, prompt: Prompt, a: str, b: str) -> Judgement:
         """See `toa_trl.rewards.judge.JudgeReward`."""
@@ -97,7 +99,9 @@ class KeptReward:
     async def _score(self, prompt: Prompt, response: str) -> float:
         key = (prompt.id, digest(as_dicts(prompt.messages), dict(prompt.metadata), response))
         if (row := self._ledger.get(*key)) is None:
-            (found,) = check_scores("the reward model", await self._model.score(prompt, [response]), 1)
+            (found,) = check_scores(
+                "the reward model", await self._model.score(prompt, [response]), 1
+            )
             row = self._ledger.add(*key, value=float(found))
         return Score(row["value"])
 
@@ -129,8 +133,18 @@ def ledger_path(folder: Path, name: str, entry: Mapping[str, Any], *further: Any
         further: whatever else does, as JSON values.
     """
     checkpoint = Path(str(entry.get("model", entry.get("path", ""))))
-    files = sorted(checkpoint.glob("*.*")) if checkpoint.is_dir() else [checkpoint] if checkpoint.is_file() else []
-    state = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.name != "README.md"]
+    files = (
+        sorted(checkpoint.glob("*.*"))
+        if checkpoint.is_dir()
+        else [checkpoint]
+        if checkpoint.is_file()
+        else []
+    )
+    state = [
+        (file.name, file.stat().st_size, file.stat().st_mtime_ns)
+        for file in files
+        if file.name != "README.md"
+    ]
     name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
     return folder / f"{name}-{digest(entry, state, *further)[:8]}.jsonl"
 

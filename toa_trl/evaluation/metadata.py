@@ -36,11 +36,17 @@ STUDENT = {
 }
 WIN_RATES = {
     "win_rate": ("win_rate", "Win rate against {baseline} by {by}"),
-    "win_rate_matched_length": ("win_rate", "Win rate at matched length against {baseline} by {by}"),
+    "win_rate_matched_length": (
+        "win_rate",
+        "Win rate at matched length against {baseline} by {by}",
+    ),
 }
 ALPACA_EVAL = {
     "win_rate": ("win_rate", "Win rate against {baseline} by {annotator}"),
-    "length_controlled_win_rate": ("win_rate", "Length-controlled win rate against {baseline} by {annotator}"),
+    "length_controlled_win_rate": (
+        "win_rate",
+        "Length-controlled win rate against {baseline} by {annotator}",
+    ),
 }
 INTERVALS = {
     "accuracy": "interval",
@@ -79,7 +85,10 @@ def model_metadata(
             f"results.json has no figure of {model!r}; it has {', '.join(sorted(names)) or 'none at all'}"
         )
     return ModelCardData(
-        model_name=model, eval_results=measured, base_model=base_model, datasets=list(datasets) or None
+        model_name=model,
+        eval_results=measured,
+        base_model=base_model,
+        datasets=list(datasets) or None,
     )
 
 
@@ -99,7 +108,10 @@ def write_metadata(path: Path, results: Mapping[str, Any], model: str, **about: 
         ConfigError: nothing was measured of this model, or the card's metadata cannot be read.
     """
     from huggingface_hub import metadata_load, metadata_save
-    from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
+    from huggingface_hub.repocard_data import (
+        eval_results_to_model_index,
+        model_index_to_eval_results,
+    )
 
     fresh = model_metadata(results, model, **about)
     new: list[EvalResult] = fresh.pop("eval_results")
@@ -126,7 +138,9 @@ def write_metadata(path: Path, results: Mapping[str, Any], model: str, **about: 
     os.replace(beside, path)
 
 
-def write_evaluation(path: Path, results: Mapping[str, Any], model: str, dataset_name: str, baseline: str = "") -> None:
+def write_evaluation(
+    path: Path, results: Mapping[str, Any], model: str, dataset_name: str, baseline: str = ""
+) -> None:
     """Write the figures into a model card: into its metadata, and as a table under "## Evaluation".
 
     Args:
@@ -147,20 +161,26 @@ def write_evaluation(path: Path, results: Mapping[str, Any], model: str, dataset
     lines = [f"| measured on | what | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
     for row in rows:
         figures = [
-            next((_said(each) for each in column if (each.dataset_name, each.metric_name) == row), "")
+            next(
+                (_said(each) for each in column if (each.dataset_name, each.metric_name) == row), ""
+            )
             for column in columns.values()
         ]
         lines.append(f"| {row[0]} | {row[1]} | {' | '.join(figures)} |")
     number = results.get("student", {}).get(model, {}).get("num_problems")
     of = f"{number:,} prompts of {dataset_name}; " if number else ""
     about = f"By toa_trl's evaluate.py: {of}in brackets 95 % intervals."
-    text = replace_section(path.read_text(encoding="utf-8"), "\n".join(["## Evaluation", "", *lines, "", about]))
+    text = replace_section(
+        path.read_text(encoding="utf-8"), "\n".join(["## Evaluation", "", *lines, "", about])
+    )
     replace_text(path, text)
 
 
 def _said(result: EvalResult) -> str:
     interval = (result.metric_args or {}).get("interval_95")
-    return f"{result.metric_value:.4g}" + (f" [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else "")
+    return f"{result.metric_value:.4g}" + (
+        f" [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else ""
+    )
 
 
 def _identity(result: EvalResult) -> tuple[Any, ...]:
@@ -183,7 +203,10 @@ def _results(results: Mapping[str, Any], model: str, dataset_name: str) -> Itera
 
 
 def _named(
-    row: Mapping[str, Any], names: Mapping[str, tuple[str, str]], dataset_name: str, dataset_type: str | None = None
+    row: Mapping[str, Any],
+    names: Mapping[str, tuple[str, str]],
+    dataset_name: str,
+    dataset_type: str | None = None,
 ) -> Iterator[EvalResult]:
     for key, (kind, name) in names.items():
         if key not in row:
@@ -194,7 +217,12 @@ def _named(
 
 
 def _result(
-    kind: str, name: str, value: Any, extra: dict[str, Any], dataset_name: str, dataset_type: str | None = None
+    kind: str,
+    name: str,
+    value: Any,
+    extra: dict[str, Any],
+    dataset_name: str,
+    dataset_type: str | None = None,
 ) -> Iterator[EvalResult]:
     """One figure, or none where there is no number."""
     from huggingface_hub import EvalResult

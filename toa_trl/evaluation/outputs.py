@@ -23,7 +23,9 @@ from toa_trl.tasks import Task
 from toa_trl.types import Prompt, Sampling
 
 # Thai, Lao, Burmese, Khmer, kana and Han: without spaces between words
-UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
+)
 logger = logging.getLogger(__name__)
 
 
@@ -90,7 +92,9 @@ async def respond(
         if (row := ledger.get(prompt.id, number)) is None:
             asked = sampling if number else replace(sampling, temperature=0.0)
             done = await _generate(agent, prompt, asked, seed + max(number - 1, 0), patience_s)
-            row = ledger.add(prompt.id, number, response=done.text, finish_reason=done.finish_reason)
+            row = ledger.add(
+                prompt.id, number, response=done.text, finish_reason=done.finish_reason
+            )
         bar.advance(shown)
         return Output(_parsed(task, prompt, row["response"]), row["finish_reason"])
 
@@ -101,20 +105,30 @@ async def respond(
     if errors := [each for each in given if isinstance(each, BaseException)]:
         if not isinstance(errors[0], AgentError):
             raise errors[0]
-        raise AgentError(f"{len(errors)} of {len(given)} responses are missing; the first: {errors[0]}") from errors[0]
+        raise AgentError(
+            f"{len(errors)} of {len(given)} responses are missing; the first: {errors[0]}"
+        ) from errors[0]
     step = 1 + num_samples
-    return [Outputs(found[at], tuple(found[at + 1 : at + step])) for at in range(0, len(found), step)]
+    return [
+        Outputs(found[at], tuple(found[at + 1 : at + step])) for at in range(0, len(found), step)
+    ]
 
 
 def counting_bar(shown: bool) -> Progress:
     """A progress bar with counts, on stderr."""
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    return Progress(*columns, console=Console(stderr=True), redirect_stdout=False, disable=not shown)
+    return Progress(
+        *columns, console=Console(stderr=True), redirect_stdout=False, disable=not shown
+    )
 
 
-async def _generate(agent: Agent, prompt: Prompt, sampling: Sampling, seed: int, patience_s: float) -> Output:
+async def _generate(
+    agent: Agent, prompt: Prompt, sampling: Sampling, seed: int, patience_s: float
+) -> Output:
     try:
-        done = await generate_patiently(agent, prompt.messages, sampling=sampling, seed=seed, wait_s=patience_s)
+        done = await generate_patiently(
+            agent, prompt.messages, sampling=sampling, seed=seed, wait_s=patience_s
+        )
     except AgentError as error:
         if error.completion is None or error.completion.finish_reason != "length":
             raise AgentError(f"prompt {prompt.id!r}: {error}") from error

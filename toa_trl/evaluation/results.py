@@ -27,7 +27,10 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     cells = [header, *([_cell(row.get(column)) for column in header] for row in rows)]
     widths = [max(len(line[at]) for line in cells) for at in range(len(header))]
     lines = [
-        "| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) + " |" for line in cells
+        "| "
+        + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True))
+        + " |"
+        for line in cells
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)

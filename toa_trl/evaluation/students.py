@@ -48,22 +48,32 @@ class Training:
 
     command: str  # as a person types it; --model_name_or_path, --dataset_name, --output_dir and --seed are added
     base: str  # the student before training: folder or Hub name
-    heldout: str  # problems of which no search and no training has seen any, as `prompts` of the run
+    heldout: (
+        str  # problems of which no search and no training has seen any, as `prompts` of the run
+    )
     budget: int  # plays per prompt, of every search
     seeds: Sequence[int] = (0, 1, 2)  # each of the sampling and of the training that follows
 
     def __post_init__(self) -> None:
         check_command("train: command", self.command)
         check_whole("train: budget", self.budget, at_least=1)
-        if not isinstance(self.seeds, list | tuple) or not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ConfigError(f"train: seeds: a list of different whole numbers is needed, not {self.seeds!r}")
+        if (
+            not isinstance(self.seeds, list | tuple)
+            or not self.seeds
+            or len(set(self.seeds)) < len(self.seeds)
+        ):
+            raise ConfigError(
+                f"train: seeds: a list of different whole numbers is needed, not {self.seeds!r}"
+            )
         for seed in self.seeds:
             check_whole("train: seeds", seed, at_least=0)
 
     @property
     def identity(self) -> dict[str, Any]:
         """What decides a student, but for its data and its seed: the command, and what the YAML files it names hold."""
-        files = {str(file): file.read_text(encoding="utf-8") for file in configurations(self.command)}
+        files = {
+            str(file): file.read_text(encoding="utf-8") for file in configurations(self.command)
+        }
         return {"command": shlex.split(self.command), "base": self.base, "configurations": files}
 
 
@@ -73,7 +83,9 @@ class Lesson:
 
     run: Run
     folder: Path  # of the run; the student lives in it
-    rows: Sequence[Mapping[str, Any]]  # {prompt, completion, reward, ...}, as of `toa_trl.data.sft.sft_rows`
+    rows: Sequence[
+        Mapping[str, Any]
+    ]  # {prompt, completion, reward, ...}, as of `toa_trl.data.sft.sft_rows`
     summary: Mapping[str, Any]  # of the run, see `toa_trl.evaluation.comparison.summarize`
 
 
@@ -93,7 +105,9 @@ class Judge:
         """
         known = {prompt.messages for prompt in prompts}
         if seen := [problem.id for problem in self.problems if problem.messages in known]:
-            raise ConfigError(f"train: heldout: {len(seen)} of its problems are among the prompts, as {seen[0]!r}")
+            raise ConfigError(
+                f"train: heldout: {len(seen)} of its problems are among the prompts, as {seen[0]!r}"
+            )
 
     async def accuracy(self, rows: Iterable[Mapping[str, Any]], prompts: Iterable[Prompt]) -> float:
         """Share of the rows that are right.
@@ -107,7 +121,9 @@ class Judge:
         """
         asked = {prompt.id: prompt for prompt in prompts}
         responses = ((asked[row["prompt_id"]], row["completion"][0]["content"]) for row in rows)
-        right = await asyncio.gather(*(verify(self.verifier, self.task, prompt, [text]) for prompt, text in responses))
+        right = await asyncio.gather(
+            *(verify(self.verifier, self.task, prompt, [text]) for prompt, text in responses)
+        )
         return mean(verdict for (verdict,) in right)
 
     async def verdict(self, name: str, model: Path | str, folder: Path) -> list[float]:
@@ -120,22 +136,37 @@ class Judge:
         entry = {"name": name, "engine": "transformers", "model": str(model)}
         asked = [(problem.id, as_dicts(problem.messages)) for problem in self.problems]
         outputs = ledger_path(folder, name, entry, asked, asdict(self.sampling))
-        by = [self.rules, self.task.identity, digest(*(dict(problem.metadata) for problem in self.problems))]
+        by = [
+            self.rules,
+            self.task.identity,
+            digest(*(dict(problem.metadata) for problem in self.problems)),
+        ]
         file = outputs.with_suffix(".json")
         known = _read(file)
         if known.get("by") != by:
             agent = make_agent(entry)
-            responses = await respond(agent, self.problems, self.task, self.sampling, path=outputs, progress=False)
+            responses = await respond(
+                agent, self.problems, self.task, self.sampling, path=outputs, progress=False
+            )
             _, scores = await measure(self.problems, responses, self.task, verifier=self.verifier)
             if None in scores.verifier:
-                raise RewardError(f"{name}: {scores.verifier.count(None)} of its responses could not be judged")
-            known = {"by": by, "right": check_verdicts([score for score in scores.verifier if score is not None])}
+                raise RewardError(
+                    f"{name}: {scores.verifier.count(None)} of its responses could not be judged"
+                )
+            known = {
+                "by": by,
+                "right": check_verdicts([score for score in scores.verifier if score is not None]),
+            }
             replace_text(file, json.dumps(known) + "\n")
         return list(known["right"])
 
 
 async def data_table(
-    training: Training, lessons: Sequence[Lesson], judge: Judge, untrained: Sequence[float], prompts: Sequence[Prompt]
+    training: Training,
+    lessons: Sequence[Lesson],
+    judge: Judge,
+    untrained: Sequence[float],
+    prompts: Sequence[Prompt],
 ) -> list[dict[str, Any]]:
     """Train and judge every student, one after the other. What is done already is not done again.
 
@@ -178,7 +209,9 @@ async def train(training: Training, lesson: Lesson) -> None:
     rows = [(row["prompt"], row["completion"]) for row in lesson.rows]
     made = {**training.identity, "seed": lesson.run.seed, "rows": digest(*rows)}
     if done.is_dir():
-        if different := [key for key, value in made.items() if _read(done / "training.json").get(key) != value]:
+        if different := [
+            key for key, value in made.items() if _read(done / "training.json").get(key) != value
+        ]:
             raise ConfigError(
                 f"{done} was trained otherwise ({', '.join(different)}); delete it, or name another folder"
             )
@@ -188,10 +221,17 @@ async def train(training: Training, lesson: Lesson) -> None:
     (lesson.folder / "sft").mkdir(exist_ok=True)
     pq.write_table(pa.Table.from_pylist(list(lesson.rows)), lesson.folder / "sft/train.parquet")
     fresh = lesson.folder / f"student.{os.getpid()}"
-    options = {"model_name_or_path": training.base, "dataset_name": lesson.folder / "sft", "output_dir": fresh}
+    options = {
+        "model_name_or_path": training.base,
+        "dataset_name": lesson.folder / "sft",
+        "output_dir": fresh,
+    }
     options |= {"seed": lesson.run.seed}
     _free_memory()
-    words = [*made["command"], *(str(w) for key, value in options.items() for w in (f"--{key}", value))]
+    words = [
+        *made["command"],
+        *(str(w) for key, value in options.items() for w in (f"--{key}", value)),
+    ]
     log = lesson.folder / "training.log"
     code = await run_command(words, log)
     if code or not any(fresh.glob("*.safetensors")):
@@ -223,8 +263,17 @@ def table_rows(
         search's accuracy, >= 0) and gap_interval (see `gap_bounds` there), num_problems; and of the data, as means over
         seeds: num_rows, mean_reward and data_accuracy (of the rows), and tokens and flops of the agents per prompt.
     """
-    best, half_widths = max(right, key=lambda search: float(right[search].mean())), gap_bounds(right)
-    rows = [{"search": "untrained", "accuracy": mean(untrained), "interval": _interval(np.array([untrained]))}]
+    best, half_widths = (
+        max(right, key=lambda search: float(right[search].mean())),
+        gap_bounds(right),
+    )
+    rows = [
+        {
+            "search": "untrained",
+            "accuracy": mean(untrained),
+            "interval": _interval(np.array([untrained])),
+        }
+    ]
     for search, each in right.items():
         own = [lesson for lesson in lessons if lesson.run.search == search]
         per_seed = [float(share) for share in each.mean(axis=1)]
@@ -243,8 +292,13 @@ def table_rows(
         if len(per_seed) > 1:
             row["accuracy_std"] = stdev(per_seed)
         if search != best and search in half_widths:
-            row["gap_interval"] = (row["gap"] - half_widths[search], row["gap"] + half_widths[search])
-        rows.append(row | {key: mean(lesson.summary[key] for lesson in own) for key in ("tokens", "flops")})
+            row["gap_interval"] = (
+                row["gap"] - half_widths[search],
+                row["gap"] + half_widths[search],
+            )
+        rows.append(
+            row | {key: mean(lesson.summary[key] for lesson in own) for key in ("tokens", "flops")}
+        )
     return [{**row, "num_problems": len(untrained)} for row in rows]
 
 

@@ -55,7 +55,9 @@ class Judge(Protocol):
 class WinRate:
     """Of one model against a baseline. Rates are in [0, 1] with ties counted half; intervals are 95 %, over prompts."""
 
-    win_rate: float | None  # None where every outcome is missing; of arena verdicts Arena-Hard's figure
+    win_rate: (
+        float | None
+    )  # None where every outcome is missing; of arena verdicts Arena-Hard's figure
     interval: tuple[float, float] | None
     win_rate_matched_length: float | None  # None where `reason` says why
     interval_matched_length: tuple[float, float] | None
@@ -119,7 +121,9 @@ async def win_rates(
     return rows
 
 
-def by_scores(scores: Sequence[float | None], baseline_scores: Sequence[float | None]) -> list[float | None]:
+def by_scores(
+    scores: Sequence[float | None], baseline_scores: Sequence[float | None]
+) -> list[float | None]:
     """Outcomes by two lists of scores of the same prompts; equal scores are a tie.
 
     Args:
@@ -171,12 +175,16 @@ async def by_judge(
         await asyncio.gather(*(work() for _ in range(min(NUM_AT_ONCE, len(prompts)))))
     if failures:
         reason = failures.most_common(1)[0][0]
-        logger.warning("%d of %d comparisons failed, most often: %s", failures.total(), len(prompts), reason)
+        logger.warning(
+            "%d of %d comparisons failed, most often: %s", failures.total(), len(prompts), reason
+        )
     return outcomes
 
 
 def summarize(
-    outcomes: Sequence[float | None], lengths: Sequence[float | None], baseline_lengths: Sequence[float | None]
+    outcomes: Sequence[float | None],
+    lengths: Sequence[float | None],
+    baseline_lengths: Sequence[float | None],
 ) -> WinRate:
     """One model's win rate.
 
@@ -193,16 +201,16 @@ def summarize(
     pairs.sort()  # the bootstrap draws by place: so the order of the prompts does not matter
     shares, weights, ours, theirs = np.array(pairs, dtype=np.float64).reshape(-1, 4).T
     matched = _matched(ours, theirs)
-    enough = matched.sum() ** 2 >= FEWEST_MATCHED * (matched**2).sum() > 0  # Kish's effective number
+    enough = (
+        matched.sum() ** 2 >= FEWEST_MATCHED * (matched**2).sum() > 0
+    )  # Kish's effective number
     rate, interval = _rate(shares, weights) if pairs else (None, None)
     rate_matched, interval_matched = _rate(shares, weights * matched) if enough else (None, None)
     reason = None
     if not pairs:
         reason = "every outcome is missing"
     elif not enough:
-        reason = (
-            f"too few of {len(pairs)} pairs differ in length by a factor of {MATCHED:g} at most, in either direction"
-        )
+        reason = f"too few of {len(pairs)} pairs differ in length by a factor of {MATCHED:g} at most, in either direction"
     return WinRate(
         win_rate=rate,
         interval=interval,

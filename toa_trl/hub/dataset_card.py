@@ -16,9 +16,18 @@ from toa_trl.utils.files import replace_section, replace_text
 from toa_trl.utils.redaction import licence_of, on_hub, public_name, revision_of
 
 TEMPLATE = Path(__file__).with_name("dataset_card.md.j2")
-SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10**7, "1M<n<10M"))
+SIZES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10**7, "1M<n<10M"),
+)
 
-NOUNS = {"translation": ("source texts", "translations"), "math": ("problems", "solutions")}  # by task
+NOUNS = {
+    "translation": ("source texts", "translations"),
+    "math": ("problems", "solutions"),
+}  # by task
 LOADED = re.compile(r'load_dataset\("([^"]*)", "dpo"')
 
 
@@ -60,7 +69,13 @@ def write_card(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     card = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        header=_header(path.parent.name, task["name"], num_rows["rollouts"], about, str(prompts.get("prompts", ""))),
+        header=_header(
+            path.parent.name,
+            task["name"],
+            num_rows["rollouts"],
+            about,
+            str(prompts.get("prompts", "")),
+        ),
         identity=identity,
         counts=counts,
         num_rows=num_rows,
@@ -70,7 +85,9 @@ def write_card(
         nouns=NOUNS.get(task["name"], ("prompts", "responses")),
         reward=reward_name(identity["reward"]),
         prompts=_prompts_said(counts.num_prompts, prompts),
-        agents=[_agent(name, entry, agents.get(name)) for name, entry in identity["agents"].items()],
+        agents=[
+            _agent(name, entry, agents.get(name)) for name, entry in identity["agents"].items()
+        ],
         cost=cost,
         picture=picture,
         license=about.get("license"),
@@ -86,13 +103,23 @@ def _header(name: str, task: str, num_rows: int, about: Mapping[str, Any], promp
     metadata = {
         "pretty_name": name,
         **({"license": about["license"]} if about.get("license") else {}),
-        **({"language": [languages] if isinstance(languages, str) else list(languages)} if languages else {}),
+        **(
+            {"language": [languages] if isinstance(languages, str) else list(languages)}
+            if languages
+            else {}
+        ),
         "task_categories": ["text-generation", *(["translation"] if task == "translation" else [])],
         "tags": ["toa_trl", "trl", "synthetic", "preference"],
-        "size_categories": [next((size for limit, size in SIZES if num_rows < limit), "10M<n<100M")],
+        "size_categories": [
+            next((size for limit, size in SIZES if num_rows < limit), "10M<n<100M")
+        ],
         **({"source_datasets": [prompts]} if on_hub(prompts) else {}),
         "configs": [
-            {"config_name": part, **({"default": True} if part == "sft" else {}), "data_files": f"{part}/*.parquet"}
+            {
+                "config_name": part,
+                **({"default": True} if part == "sft" else {}),
+                "data_files": f"{part}/*.parquet",
+            }
             for part in ("sft", "dpo", "rollouts")
         ],
     }
@@ -103,7 +130,11 @@ def _prompts_said(number: int, prompts: Mapping[str, Any]) -> str:
     source = str(prompts.get("prompts") or "")
     if not source:
         return f"{number:,}; where they come from was not written down"
-    split = f", split {prompts['prompts_split']}" if on_hub(source) and prompts.get("prompts_split") else ""
+    split = (
+        f", split {prompts['prompts_split']}"
+        if on_hub(source) and prompts.get("prompts_split")
+        else ""
+    )
     return f"{number:,} of `{public_name(source)}`{split}; licence: {licence_of(source, 'dataset') or 'not known'}"
 
 
@@ -114,7 +145,9 @@ def _agent(name: str, entry: Any, counts: AgentCounts | None) -> dict[str, Any]:
     said = f"`{public_name(model)}`{', a local folder' if local else ''}" if model else "not known"
     return {
         "name": name,
-        "model": f"none, {entry['engine']}" if entry.get("engine") in ("scripted", "recorded") else said,
+        "model": f"none, {entry['engine']}"
+        if entry.get("engine") in ("scripted", "recorded")
+        else said,
         "revision": "none" if local else revision_of(entry) or "not known",
         "licence": (licence_of(model) if model else None) or "not known",
         "counts": counts or AgentCounts(),
@@ -147,13 +180,20 @@ def reward_name(entry: Any) -> str:
     agent = entry.get("agent")
     named = [part for part in (entry, agent) if isinstance(part, Mapping)]
     scorers = [
-        part[key] for part in named for key in ("model", "function", "name", "unit") if isinstance(part.get(key), str)
+        part[key]
+        for part in named
+        for key in ("model", "function", "name", "unit")
+        if isinstance(part.get(key), str)
     ]
     return f"{kind} `{public_name(scorers[0])}`" if scorers else kind
 
 
 def _part_name(part: Any) -> str:
-    inner, weight = (part.get("reward", part), part.get("weight")) if isinstance(part, Mapping) else (part, None)
+    inner, weight = (
+        (part.get("reward", part), part.get("weight"))
+        if isinstance(part, Mapping)
+        else (part, None)
+    )
     name = reward_name(inner)
     name = f"({name})" if isinstance(inner, Mapping) and "rewards" in inner else name
     return name if weight is None else f"{weight} x {name}"

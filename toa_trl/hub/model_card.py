@@ -27,7 +27,9 @@ PARTS = ("sft", "dpo", "rollouts")  # of a run's folder
 _from_hub = cache(from_hub)  # a card is written with every checkpoint
 
 
-def extend_model_card(folder: Path, lineages: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
+def extend_model_card(
+    folder: Path, lineages: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
+) -> None:
     """Write lineage.json, and what it says into README.md, whatever else stands there. Twice is once.
 
     Args:
@@ -77,7 +79,9 @@ def model_lineage(model: str) -> dict[str, Any]:
 def _is_of_model(found: Any) -> bool:
     if not isinstance(found, dict) or not isinstance(found.get("data"), list):
         return False
-    named = all(isinstance(each, dict) and isinstance(each.get("dataset"), str) for each in found["data"])
+    named = all(
+        isinstance(each, dict) and isinstance(each.get("dataset"), str) for each in found["data"]
+    )
     base, parent = found.get("base_model", 0), found.get("parent")
     return named and isinstance(base, str | None) and (parent is None or _is_of_model(parent))
 
@@ -88,7 +92,9 @@ def _write_card(path: Path, entry: Mapping[str, Any], datasets: Sequence[str]) -
     text = path.read_text(encoding="utf-8") if path.is_file() else f"# {path.parent.name}\n"
     beside = path.with_name(path.name + ".new")  # the card is whole, or the one before
     # what TRL writes of a model that came from a folder
-    text = NO_NAME.sub(f"`{entry['base_model']}`", text).replace('model="None"', f'model="{path.parent.name}"')
+    text = NO_NAME.sub(f"`{entry['base_model']}`", text).replace(
+        'model="None"', f'model="{path.parent.name}"'
+    )
     for section in (_data_section(entry), _lineage_section(entry)):
         text = replace_section(text, section)
     beside.write_text(text, encoding="utf-8")
@@ -110,12 +116,22 @@ def _write_card(path: Path, entry: Mapping[str, Any], datasets: Sequence[str]) -
 
 
 def _data_section(entry: Mapping[str, Any]) -> str:
-    lines = ["## Training data", "", "| data set | rows | share | run | search | agents | reward |", "|---" * 7 + "|"]
+    lines = [
+        "## Training data",
+        "",
+        "| data set | rows | share | run | search | agents | reward |",
+        "|---" * 7 + "|",
+    ]
     for each in entry["data"]:
         agents = ", ".join(
-            f"{name} (`{model}`)" if model else name for name, model in (each.get("agents") or {}).items()
+            f"{name} (`{model}`)" if model else name
+            for name, model in (each.get("agents") or {}).items()
         )
-        search = f"`{each['search']}`, {each.get('budget')} plays per prompt" if each.get("search") else ""
+        search = (
+            f"`{each['search']}`, {each.get('budget')} plays per prompt"
+            if each.get("search")
+            else ""
+        )
         rows, share = each.get("rows"), each.get("fraction")
         cells = (
             f"`{each['dataset']}`",
@@ -134,14 +150,21 @@ def _data_section(entry: Mapping[str, Any]) -> str:
 
 def _lineage_section(entry: Mapping[str, Any]) -> str:
     stages = list(_chain(entry))[::-1]
-    lines = ["## Lineage", "", f"1. `{stages[0]['base_model'] or 'not known'}`, the model that training began with"]
+    lines = [
+        "## Lineage",
+        "",
+        f"1. `{stages[0]['base_model'] or 'not known'}`, the model that training began with",
+    ]
     for number, stage in enumerate(stages, 2):
         data = ", ".join(
-            f"`{each['dataset']}`" + (f" (run {each['fingerprint']})" if each.get("fingerprint") else "")
+            f"`{each['dataset']}`"
+            + (f" (run {each['fingerprint']})" if each.get("fingerprint") else "")
             for each in stage["data"]
         )
         name = f"`{stages[number - 1]['base_model']}`" if number <= len(stages) else "this model"
-        lines.append(f"{number}. {name}: {stage.get('method') or 'trained'} on {data or 'data that are not known'}")
+        lines.append(
+            f"{number}. {name}: {stage.get('method') or 'trained'} on {data or 'data that are not known'}"
+        )
     return "\n".join([*lines, "", f"{FILE} beside the weights says it for programs."])
 
 
@@ -156,7 +179,11 @@ def _chain(entry: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 def _dataset(name: str) -> str:
     """A data set as the world may see it."""
     place = Path(name)
-    return f"{place.parent.name}/{place.name}" if place.exists() and place.name in PARTS else public_name(name)
+    return (
+        f"{place.parent.name}/{place.name}"
+        if place.exists() and place.name in PARTS
+        else public_name(name)
+    )
 
 
 def _with(there: Any, more: Sequence[str]) -> list[str]:

@@ -40,7 +40,12 @@ class Found:
 
 
 def push_folder(
-    folder: Path, repo_id: str, *, private: bool | None = None, token: str | None = None, overwrite: bool = False
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    overwrite: bool = False,
 ) -> str:
     """Push what `Rollouts.save` wrote. Broken off and repeated it ends in the same state, and where that is there already,
     there is no further commit.
@@ -134,7 +139,9 @@ def _check_folder(folder: Path) -> dict[str, Any]:
     """The folder's lineage."""
     again = "`python -m toa_trl data RUN` derives it from the journal again"
     if not (folder / LINEAGE).is_file() or not (folder / "README.md").is_file():
-        raise ConfigError(f"{folder} has no {LINEAGE} or no README.md; name the folder of a run: {again}")
+        raise ConfigError(
+            f"{folder} has no {LINEAGE} or no README.md; name the folder of a run: {again}"
+        )
     for part in FOLDERS:
         if not any(pq.read_metadata(file).num_rows for file in (folder / part).glob("*.parquet")):
             raise ConfigError(
@@ -200,20 +207,26 @@ def _look(api: HfApi, name: str) -> Found | None:
     return Found(str(info.sha), bool(info.private), files, lineage)
 
 
-def _check_same(name: str, found: Found, private: bool | None, overwrite: bool, lineage: dict[str, Any] | None) -> None:
+def _check_same(
+    name: str, found: Found, private: bool | None, overwrite: bool, lineage: dict[str, Any] | None
+) -> None:
     """Raises:
     ConfigError: the repository is public though it shall not be, or it holds something else than this run (where `lineage`
         is None: than any run).
     """
     if private and not found.private:
-        raise ConfigError(f"{name} is public; make it private on its page on the Hub, or choose another name")
+        raise ConfigError(
+            f"{name} is public; make it private on its page on the Hub, or choose another name"
+        )
     others = [path for path in found.files if path != OF_THE_HUB]
     if overwrite or not others:
         return
     remedy = "choose another name, or replace all of it with `python -m toa_trl push RUN NAME --overwrite`"
     if found.lineage is None:
         some = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
-        raise ConfigError(f"{name} is there and holds something else than a run of toa_trl ({some}); {remedy}")
+        raise ConfigError(
+            f"{name} is there and holds something else than a run of toa_trl ({some}); {remedy}"
+        )
     if lineage is not None and found.lineage.get("fingerprint") != lineage.get("fingerprint"):
         raise ConfigError(
             f"{name} holds another run: fingerprint {found.lineage.get('fingerprint')}, this one {lineage.get('fingerprint')}; "
@@ -223,7 +236,8 @@ def _check_same(name: str, found: Found, private: bool | None, overwrite: bool, 
 
 @contextmanager
 def hub_errors(
-    name: str, again: str = "nothing there is half done, and `python -m toa_trl push RUN NAME` goes on"
+    name: str,
+    again: str = "nothing there is half done, and `python -m toa_trl push RUN NAME` goes on",
 ) -> Iterator[None]:
     """What goes wrong with the Hub, in one line with the remedy.
 
@@ -255,7 +269,9 @@ def hub_errors(
     except HFValidationError as error:
         raise ConfigError(f"{name!r} is no name on the Hub: {_line(error)}") from error
     except OfflineModeIsEnabled as error:
-        raise ConfigError(f"{name}: HF_HUB_OFFLINE is set, so the Hub cannot be asked; unset it") from error
+        raise ConfigError(
+            f"{name}: HF_HUB_OFFLINE is set, so the Hub cannot be asked; unset it"
+        ) from error
     except HfHubHTTPError as error:
         status, said = error.response.status_code, error.server_message or _line(error)
         if status == 401:
@@ -264,11 +280,15 @@ def hub_errors(
             raise ConfigError(f"{name}: the Hub refuses it ({status}: {said}); {login}") from error
         raise ToaError(f"{name}: the Hub answered {status} ({said}); {again}") from error
     except ValueError as error:
-        if not str(error).startswith(("Invalid metadata", "LFS batch API")):  # of the card, or of the Hub's storage
+        if not str(error).startswith(
+            ("Invalid metadata", "LFS batch API")
+        ):  # of the card, or of the Hub's storage
             raise
         raise ConfigError(f"{name}: {_line(error)}") from error
     except Exception as error:
-        if not isinstance(error, broke) and not isinstance(error.__cause__, broke):  # RuntimeError from it: an upload
+        if not isinstance(error, broke) and not isinstance(
+            error.__cause__, broke
+        ):  # RuntimeError from it: an upload
             raise
         raise ToaError(
             f"{name}: the connection to the Hub broke ({_line(error.__cause__ or error)}); {again}"

@@ -70,9 +70,13 @@ class Batcher(Generic[Item, Result]):
             if self._thread is None:
                 results = await self._run(items)
             else:
-                results = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, items)
+                results = await asyncio.get_running_loop().run_in_executor(
+                    self._thread, self._run, items
+                )
         except Exception as error:
-            if len(batch) > 1 and not isinstance(error, Unavailable):  # one bad request shall cost no other
+            if len(batch) > 1 and not isinstance(
+                error, Unavailable
+            ):  # one bad request shall cost no other
                 await asyncio.gather(*(self._compute([each]) for each in batch))
                 return
             for _, future in batch:
@@ -85,7 +89,9 @@ class Batcher(Generic[Item, Result]):
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         oldest = self._length(self._waiting[0][0])
-        nearest = sorted(self._waiting, key=lambda w: abs(self._length(w[0]) - oldest))  # the oldest stays first
+        nearest = sorted(
+            self._waiting, key=lambda w: abs(self._length(w[0]) - oldest)
+        )  # the oldest stays first
         size, longest = 0, 0
         for item, _ in nearest[: self._max_size]:
             longest = max(longest, self._length(item))

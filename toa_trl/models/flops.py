@@ -25,7 +25,9 @@ class Flops:
 
     def __call__(self, num_tokens: int) -> float:
         """FLOPs of a forward pass over `num_tokens` tokens: prompt and completion together."""
-        return num_tokens * (2.0 * self.num_parameters + 2.0 * self.num_layers * num_tokens * self.hidden_size)
+        return num_tokens * (
+            2.0 * self.num_parameters + 2.0 * self.num_layers * num_tokens * self.hidden_size
+        )
 
     @classmethod
     def if_known(cls, config: Any) -> Flops | None:
@@ -45,16 +47,24 @@ class Flops:
         """
         text = config.get_text_config() if hasattr(config, "get_text_config") else config
         try:
-            hidden, layers, heads = text.hidden_size, text.num_hidden_layers, text.num_attention_heads
+            hidden, layers, heads = (
+                text.hidden_size,
+                text.num_hidden_layers,
+                text.num_attention_heads,
+            )
             vocabulary, intermediate = text.vocab_size, text.intermediate_size
         except AttributeError as error:
-            raise ConfigError(f"FLOPs of a {type(config).__name__} are not known: {error}") from error
+            raise ConfigError(
+                f"FLOPs of a {type(config).__name__} are not known: {error}"
+            ) from error
         head_dim = getattr(text, "head_dim", None) or hidden // heads
         kv_heads = getattr(text, "num_key_value_heads", None) or heads
         attention = hidden * head_dim * (2 * heads + 2 * kv_heads)  # query, key, value, output
         experts = getattr(text, "num_experts_per_tok", None) or 1
         shared = getattr(text, "shared_expert_intermediate_size", None) or 0
         expert_size = getattr(text, "moe_intermediate_size", None) or intermediate
-        mlp = 3 * hidden * ((expert_size if experts > 1 else intermediate) * experts + shared)  # gate, up, down
+        mlp = (
+            3 * hidden * ((expert_size if experts > 1 else intermediate) * experts + shared)
+        )  # gate, up, down
         embeddings = vocabulary * hidden * (1 if getattr(text, "tie_word_embeddings", False) else 2)
         return cls(layers * (attention + mlp) + embeddings, layers, hidden)

@@ -45,12 +45,18 @@ def load_model(
     if dtype == "auto" and device == "cpu":
         dtype = "float32"
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise ConfigError(f"{place}: dtype {dtype!r} is not known; for example float32, bfloat16 or auto")
+        raise ConfigError(
+            f"{place}: dtype {dtype!r} is not known; for example float32, bfloat16 or auto"
+        )
     source, source_revision = weights_source(place, model, revision)
     is_adapter = source != model
     options = {"trust_remote_code": trust_remote_code, "revision": source_revision}
     # the score head in an adapter has one row; its base, a language model, would be given transformers' default of two
-    labels = {"num_labels": 1} if is_adapter and auto_class == "AutoModelForSequenceClassification" else {}
+    labels = (
+        {"num_labels": 1}
+        if is_adapter and auto_class == "AutoModelForSequenceClassification"
+        else {}
+    )
     has_own_code = trust_remote_code and own_class(read_config(place, model, revision)) is not None
     try:
         config = transformers.AutoConfig.from_pretrained(source, **options, **labels)
@@ -72,7 +78,12 @@ def load_model(
 
 
 def load_tokenizer(
-    place: str, model: str, *, trust_remote_code: bool = False, revision: str | None = None, template: bool = True
+    place: str,
+    model: str,
+    *,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+    template: bool = True,
 ) -> Any:
     """A tokenizer: the model's, or where it is an adapter without one, that of its base.
 
@@ -96,7 +107,9 @@ def load_tokenizer(
         except Exception as error:
             failure = error
     if tokenizer is None:
-        raise ConfigError(f"{place}: no tokenizer could be loaded from {model!r}: {_first_line(failure)}") from failure
+        raise ConfigError(
+            f"{place}: no tokenizer could be loaded from {model!r}: {_first_line(failure)}"
+        ) from failure
     if template and not tokenizer.chat_template:
         raise ConfigError(
             f"{place}: the tokenizer of {model!r} has no chat template; an instruction-tuned model has one, "
@@ -121,7 +134,12 @@ def read_config(place: str, model: str, revision: str | None = None) -> dict[str
 
 
 def module_names(
-    place: str, model: str, auto_class: str, *, trust_remote_code: bool = False, revision: str | None = None
+    place: str,
+    model: str,
+    auto_class: str,
+    *,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
 ) -> list[str]:
     """Full names of a model's modules that have a matrix, e.g. "model.layers.0.self_attn.q_proj"; none are loaded.
 
@@ -143,12 +161,16 @@ def module_names(
 
     source, at = weights_source(place, model, revision)
     try:
-        config = transformers.AutoConfig.from_pretrained(source, revision=at, trust_remote_code=trust_remote_code)
+        config = transformers.AutoConfig.from_pretrained(
+            source, revision=at, trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError) as error:
         raise ConfigError(f"{place}: {_why_not(model, source, False, error)}") from error
     try:
         with torch.device("meta"):
-            made = getattr(transformers, auto_class).from_config(config, trust_remote_code=trust_remote_code)
+            made = getattr(transformers, auto_class).from_config(
+                config, trust_remote_code=trust_remote_code
+            )
     except ValueError:
         return []
     weights = {name: getattr(module, "weight", None) for name, module in made.named_modules()}
@@ -175,7 +197,9 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 def is_adapter(folder: str | Path) -> bool:
     """Whether a folder holds an adapter alone."""
-    return (Path(folder) / "adapter_config.json").is_file() and not (Path(folder) / "config.json").is_file()
+    return (Path(folder) / "adapter_config.json").is_file() and not (
+        Path(folder) / "config.json"
+    ).is_file()
 
 
 def check_whole_model(place: str, model: str) -> None:
@@ -211,7 +235,9 @@ def padded(texts: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[Any, 
 
     width = max(map(len, texts))
     ids = torch.tensor([[*text, *[pad] * (width - len(text))] for text in texts], device=device)
-    mask = torch.arange(width, device=device) < torch.tensor([[len(text)] for text in texts], device=device)
+    mask = torch.arange(width, device=device) < torch.tensor(
+        [[len(text)] for text in texts], device=device
+    )
     return ids, mask.long()
 
 
@@ -239,7 +265,9 @@ def weights_source(place: str, model: str, revision: str | None = None) -> tuple
         return model, revision
     adapter = json.loads(Path(found).read_text(encoding="utf-8"))
     if not adapter.get("base_model_name_or_path"):
-        raise ConfigError(f"{place}: the adapter {model!r} names no base_model_name_or_path in its adapter_config.json")
+        raise ConfigError(
+            f"{place}: the adapter {model!r} names no base_model_name_or_path in its adapter_config.json"
+        )
     return adapter["base_model_name_or_path"], adapter.get("revision")
 
 
@@ -276,7 +304,9 @@ def _compute_buffers(model: Any) -> None:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
     for name, module in twin.named_modules():
         for buffer in module._non_persistent_buffers_set:
-            model.get_submodule(name).register_buffer(buffer, getattr(module, buffer), persistent=False)
+            model.get_submodule(name).register_buffer(
+                buffer, getattr(module, buffer), persistent=False
+            )
 
 
 def _is_in_adapter(model: Any, name: str) -> bool:
@@ -292,7 +322,9 @@ def _why_not(model: str, source: str, own_code: bool, error: Exception) -> str:
             f"the code that {model!r} brings does not run with transformers {transformers.__version__} "
             f"({type(error).__name__}: {_first_line(error)}); choose another revision, or serve it from an environment of its own"
         )
-    base = "" if source == model else f", an adapter on the base {source!r} (base_model_name_or_path)"
+    base = (
+        "" if source == model else f", an adapter on the base {source!r} (base_model_name_or_path)"
+    )
     return f"no model could be loaded from {model!r}{base}: {_first_line(error)}"
 
 

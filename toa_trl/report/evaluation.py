@@ -31,23 +31,45 @@ def win_rates(rows: Sequence[Row]) -> Section:
     if measured:
         labels = [f"{row['model']}, {row['by']}" for row in measured]
         if len({row["baseline"] for row in measured}) > 1:
-            labels = [f"{label}, {row['baseline']}" for label, row in zip(labels, measured, strict=True)]
+            labels = [
+                f"{label}, {row['baseline']}" for label, row in zip(labels, measured, strict=True)
+            ]
         bars = []
         for label, row in zip(labels, measured, strict=True):
             matched = known(row.get("win_rate_matched_length"))
-            bars.append(figures.Bar(label, row["win_rate"], row.get("interval"), [] if matched is None else [matched]))
-        text = " ".join(_beaten(by, measured) for by in dict.fromkeys(row["by"] for row in measured))
+            bars.append(
+                figures.Bar(
+                    label,
+                    row["win_rate"],
+                    row.get("interval"),
+                    [] if matched is None else [matched],
+                )
+            )
+        text = " ".join(
+            _beaten(by, measured) for by in dict.fromkeys(row["by"] for row in measured)
+        )
         text += " A tie counts half; the line at 0.5 is no difference, and rings are the win rates at matched length."
         figure = figures.share_bars(bars, "win rate", mark=0.5)
         section.blocks.append(Picture([figures.inline_svg(figure, "win rates", "win-rates")], text))
         section.blocks += [_doubt(row) for row in measured if _by_length(row)]
     cells = []
     for row in rows:
-        at_length = with_bounds(row.get("win_rate_matched_length"), row.get("interval_matched_length"))
+        at_length = with_bounds(
+            row.get("win_rate_matched_length"), row.get("interval_matched_length")
+        )
         rate = with_bounds(row.get("win_rate"), row.get("interval"))
         counts = [_whole(row.get("num_matched")), *_outcomes(row), *_lengths(row)]
         cells.append([row["model"], row["baseline"], row["by"], rate, at_length, *counts])
-    header = ["model", "against", "by", "win rate", "at matched length", "pairs of like length", *OUTCOMES, "words"]
+    header = [
+        "model",
+        "against",
+        "by",
+        "win rate",
+        "at matched length",
+        "pairs of like length",
+        *OUTCOMES,
+        "words",
+    ]
     caption = "With 95 % intervals. Comparisons that failed are counted, and left out of the rates."
     section.blocks.append(Table([*header, "of the baseline"], cells, caption))
     return section
@@ -64,14 +86,21 @@ def _beaten(by: str, rows: Sequence[Row]) -> str:
     baselines = listed(dict.fromkeys(row["baseline"] for row in own))
     parts = []
     for verdict, models in groups.items():
-        verb = verdict if len(models) > 1 else {"beat": "beats", "lose to": "loses to"}.get(verdict, verdict)
+        verb = (
+            verdict
+            if len(models) > 1
+            else {"beat": "beats", "lose to": "loses to"}.get(verdict, verdict)
+        )
         parts += [f"{listed(models)} {verb} {baselines}"] if models else []
     return f"By {by}, {'; '.join(parts)}."
 
 
 def _by_length(row: Row) -> bool:
     """Whether the model wins, but no longer at matched length."""
-    plain, matched = row.get("interval") or (0.0, 1.0), row.get("interval_matched_length") or (1.0, 1.0)
+    plain, matched = (
+        row.get("interval") or (0.0, 1.0),
+        row.get("interval_matched_length") or (1.0, 1.0),
+    )
     return bool(plain[0] > 0.5 >= matched[0])
 
 
@@ -95,12 +124,26 @@ def alpaca_eval(models: Mapping[str, Row]) -> Section:
         cells.append([name, *who, *errors, *_outcomes(row), *_lengths(row)])
         if row.get("note"):
             notes.append(f"{name}: {row['note']}.")
-    rates = {name: rate for name, row in models.items() if (rate := known(row.get("win_rate"))) is not None}
+    rates = {
+        name: rate
+        for name, row in models.items()
+        if (rate := known(row.get("win_rate"))) is not None
+    }
     if rates:
         best = max(rates, key=lambda name: rates[name])
         section.blocks.append(f"{best} has the highest win rate: {number(rates[best])}.")
-    header = ["model", "against", "annotator", "win rate", "length-controlled", *OUTCOMES, "characters"]
-    section.blocks.append(Table([*header, "of the baseline"], cells, "Win rates in [0, 1], with one standard error."))
+    header = [
+        "model",
+        "against",
+        "annotator",
+        "win rate",
+        "length-controlled",
+        *OUTCOMES,
+        "characters",
+    ]
+    section.blocks.append(
+        Table([*header, "of the baseline"], cells, "Win rates in [0, 1], with one standard error.")
+    )
     section.blocks += notes
     return section
 
@@ -113,29 +156,49 @@ def lm_eval(models: Mapping[str, Mapping[str, Row]]) -> Section:
         found = [of.get(task, {}) for of in models.values()]
         problems = next((row["num_problems"] for row in found if row.get("num_problems")), None)
         for metric in dict.fromkeys(key for row in found for key in row if key != "num_problems"):
-            if not metric.endswith("_stderr") and any(known(row.get(metric)) is not None for row in found):
-                values = [_with_error(row.get(metric), row.get(f"{metric}_stderr")) for row in found]
+            if not metric.endswith("_stderr") and any(
+                known(row.get(metric)) is not None for row in found
+            ):
+                values = [
+                    _with_error(row.get(metric), row.get(f"{metric}_stderr")) for row in found
+                ]
                 cells.append([task, metric, *values, _whole(problems)])
     caption = f"{many(len(tasks), 'task')} by lm-eval, with one standard error where it gives one."
-    return Section("lm-eval", "Other benchmarks", [Table(["task", "metric", *models, "problems"], cells, caption)])
+    return Section(
+        "lm-eval",
+        "Other benchmarks",
+        [Table(["task", "metric", *models, "problems"], cells, caption)],
+    )
 
 
 def data_table(rows: Sequence[Row]) -> Section:
     """The students that each search's data made."""
     section = Section("data-table", "What a student learns from each search")
     taught = [row for row in rows if row.get("per_seed")]
-    bars = [figures.Bar(row["search"], row["accuracy"], row.get("interval"), row.get("per_seed", ())) for row in rows]
+    bars = [
+        figures.Bar(row["search"], row["accuracy"], row.get("interval"), row.get("per_seed", ()))
+        for row in rows
+    ]
     if taught:
         figure = figures.share_bars(bars, "accuracy on held-out problems")
         panel = figures.inline_svg(figure, "accuracy of the students of each search", "data-table")
         section.blocks.append(Picture([panel], _verdict(taught)))
     cells = []
     for row in rows:
-        shares = [with_bounds(row["accuracy"], row.get("interval")), number(row.get("accuracy_std"))]
+        shares = [
+            with_bounds(row["accuracy"], row.get("interval")),
+            number(row.get("accuracy_std")),
+        ]
         gap = [-end for end in reversed(row.get("gap_interval") or ())]
-        data = [_whole(row.get("num_rows")), number(row.get("mean_reward")), number(row.get("data_accuracy"))]
+        data = [
+            _whole(row.get("num_rows")),
+            number(row.get("mean_reward")),
+            number(row.get("data_accuracy")),
+        ]
         costs = [figures.power(row[key]) if row.get(key) else DASH for key in ("tokens", "flops")]
-        cells.append([row["search"], *shares, with_bounds(-row["gap"], gap) if gap else DASH, *data, *costs])
+        cells.append(
+            [row["search"], *shares, with_bounds(-row["gap"], gap) if gap else DASH, *data, *costs]
+        )
     header = [
         "data of",
         "accuracy",
@@ -206,7 +269,9 @@ def with_bounds(value: Any, bounds: Sequence[float] | None = None) -> str:
 
 def _with_error(value: Any, error: Any) -> str:
     return (
-        f"{number(value)} ± {number(error)}" if known(value) is not None and known(error) is not None else number(value)
+        f"{number(value)} ± {number(error)}"
+        if known(value) is not None and known(error) is not None
+        else number(value)
     )
 
 

@@ -36,7 +36,9 @@ PALETTE = (
     ("#7a6a5a", "#c4b3a2"),
 )
 INK, MUTED, RULE = "#222222", "#6f6f6f", "#d8d5cb"
-VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule"} | {p[0]: f"--c{i}" for i, p in enumerate(PALETTE)}
+VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule"} | {
+    p[0]: f"--c{i}" for i, p in enumerate(PALETTE)
+}
 MARKERS = "osD^vPX*"
 PANEL = (4.2, 2.9)  # inches; a panel fills a phone, and two stand side by side on a laptop
 STYLE = {
@@ -73,13 +75,23 @@ def distributions(rows: Sequence[tuple[str, str, Floats]], xlabel: str) -> tuple
     everything = np.concatenate([values for _, _, values in rows])
     low, high, num_beyond = _range(everything)
     edges = np.linspace(low, high, 41)
-    shares = [np.histogram(np.clip(values, low, high), edges)[0] / len(values) for _, _, values in rows]
+    shares = [
+        np.histogram(np.clip(values, low, high), edges)[0] / len(values) for _, _, values in rows
+    ]
     tallest = max(float(share.max()) for share in shares)
     figure = Figure(figsize=(PANEL[0], 0.62 * len(rows) + 0.5), layout="constrained")
     axes = figure.add_subplot()
     for i, ((label, shade, values), share) in enumerate(zip(rows, shares, strict=True)):
         base = -float(i)
-        axes.stairs(base + 0.62 * share / tallest, edges, baseline=base, fill=True, color=shade, alpha=0.55, lw=0)
+        axes.stairs(
+            base + 0.62 * share / tallest,
+            edges,
+            baseline=base,
+            fill=True,
+            color=shade,
+            alpha=0.55,
+            lw=0,
+        )
         axes.plot([low, high], [base, base], color=RULE, lw=0.6, zorder=0)
         median = float(np.clip(np.median(values), low, high))
         axes.plot([median, median], [base, base + 0.3], color=INK, lw=1.4, solid_capstyle="butt")
@@ -101,7 +113,14 @@ def best_so_far(mean: Floats, half_width: Floats, own: Floats) -> Figure:
     axes.plot(plays, mean, color=INK, lw=1.6)
     axes.plot(plays, own, color=MUTED, lw=0.9)
     for values, text, shade in ((mean, "best so far", INK), (own, "the play itself", MUTED)):
-        axes.annotate(text, (plays[-1], values[-1]), (4, 0), textcoords="offset points", va="center", color=shade)
+        axes.annotate(
+            text,
+            (plays[-1], values[-1]),
+            (4, 0),
+            textcoords="offset points",
+            va="center",
+            color=shade,
+        )
     axes.set(xlabel="scored plays of a prompt", ylabel="mean reward")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_xlim(1 - 0.02 * len(mean), 1.02 * len(mean))
@@ -151,7 +170,9 @@ def comparison_panels(searches: Sequence[Mapping[str, Any]]) -> list[tuple[str, 
 
 
 @matplotlib.rc_context(STYLE)
-def comparison_figure(searches: Sequence[Mapping[str, Any]], panels: Sequence[tuple[str, str, str]] = ()) -> Figure:
+def comparison_figure(
+    searches: Sequence[Mapping[str, Any]], panels: Sequence[tuple[str, str, str]] = ()
+) -> Figure:
     """The paper's figure: mean best and mean top-10 reward against FLOPs, and accuracy against the budget beside them.
 
     Args:
@@ -163,10 +184,15 @@ def comparison_figure(searches: Sequence[Mapping[str, Any]], panels: Sequence[tu
     figure = Figure(figsize=(max(len(panels), 1) * PANEL[0], PANEL[1] + 0.3))
     figure.set_layout_engine("constrained", wspace=0.06)
     names = list(dict.fromkeys(str(s["name"]) for s in searches))
-    for axes, (x, y, label) in zip(figure.subplots(1, max(len(panels), 1), squeeze=False)[0], panels, strict=False):
+    for axes, (x, y, label) in zip(
+        figure.subplots(1, max(len(panels), 1), squeeze=False)[0], panels, strict=False
+    ):
         ends = []
         for i, name in enumerate(names):
-            points = sorted((s for s in searches if s["name"] == name and _point(s, x, y)), key=lambda s: float(s[x]))
+            points = sorted(
+                (s for s in searches if s["name"] == name and _point(s, x, y)),
+                key=lambda s: float(s[x]),
+            )
             if not points:
                 continue
             # at one budget the intervals of all searches would lie on one another
@@ -178,15 +204,24 @@ def comparison_figure(searches: Sequence[Mapping[str, Any]], panels: Sequence[tu
                 if interval:
                     axes.plot([place] * 2, interval, color=color(i), lw=0.8, alpha=0.5, zorder=1)
                 if x != "budget":
-                    budget = {"textcoords": "offset points", "ha": "center", "fontsize": 7, "color": MUTED}
+                    budget = {
+                        "textcoords": "offset points",
+                        "ha": "center",
+                        "fontsize": 7,
+                        "color": MUTED,
+                    }
                     axes.annotate(str(s["budget"]), (place, float(s[y])), (0, 5), **budget)
             ends.append((values[-1], at[-1], name, color(i)))
         axes.set(
             xscale="log",
-            xlabel={"budget": "plays per prompt", "flops": "FLOPs of the agents per prompt"}.get(x, f"{x} per prompt"),
+            xlabel={"budget": "plays per prompt", "flops": "FLOPs of the agents per prompt"}.get(
+                x, f"{x} per prompt"
+            ),
         )
         axes.set_ylabel(label)
-        _log_ticks(axes, sorted({float(s[x]) for s in searches if _point(s, x, y)}), exact=x == "budget")
+        _log_ticks(
+            axes, sorted({float(s[x]) for s in searches if _point(s, x, y)}), exact=x == "budget"
+        )
         _end_labels(axes, ends)
     return figure
 
@@ -210,13 +245,19 @@ def best_reward_over_n(searches: Sequence[Mapping[str, Any]]) -> Figure:
         largest = max(own, key=lambda s: float(s["budget"]))
         curve = largest.get("best_reward_over_n") or []
         axes.plot(range(first, len(curve) + 1), curve[first - 1 :], color=color(i), lw=1.1)
-        aside = 1.012 ** (i - (len(names) - 1) / 2)  # the intervals of one budget would lie on one another
+        aside = 1.012 ** (
+            i - (len(names) - 1) / 2
+        )  # the intervals of one budget would lie on one another
         for s in own:
             place = float(s["budget"]) * aside
-            axes.plot([place], [s["mean_best_reward"]], MARKERS[i % len(MARKERS)], color=color(i), ms=4.2)
+            axes.plot(
+                [place], [s["mean_best_reward"]], MARKERS[i % len(MARKERS)], color=color(i), ms=4.2
+            )
             if interval := s.get("mean_best_reward_interval"):
                 axes.plot([place] * 2, interval, color=color(i), lw=0.8, alpha=0.5, zorder=1)
-        ends.append((float(largest["mean_best_reward"]), float(largest["budget"]) * aside, name, color(i)))
+        ends.append(
+            (float(largest["mean_best_reward"]), float(largest["budget"]) * aside, name, color(i))
+        )
     axes.set(xscale="log", xlabel="N, plays per prompt", ylabel="mean best reward")
     _log_ticks(axes, sorted({first, *budgets}), exact=True)
     _end_labels(axes, ends)
@@ -225,7 +266,10 @@ def best_reward_over_n(searches: Sequence[Mapping[str, Any]]) -> Figure:
 
 def save_figures(searches: Sequence[Mapping[str, Any]], folder: Path) -> None:
     """Both figures of a comparison, as PNG and SVG."""
-    drawn = {"reward_against_flops": comparison_figure(searches), "best_reward_over_n": best_reward_over_n(searches)}
+    drawn = {
+        "reward_against_flops": comparison_figure(searches),
+        "best_reward_over_n": best_reward_over_n(searches),
+    }
     for name, figure in drawn.items():
         for suffix in ("png", "svg"):
             figure.savefig(folder / f"{name}.{suffix}", dpi=150)
@@ -235,22 +279,33 @@ def inline_svg(figure: Figure, label: str, name: str) -> Markup:
     """An <svg> for the page: colours as CSS variables, ids under `name`, no address of any kind in it."""
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # measured in another font than the reader's, that is all
+        warnings.filterwarnings(
+            "ignore", "Glyph"
+        )  # measured in another font than the reader's, that is all
         figure.savefig(
-            buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+            buffer,
+            format="svg",
+            transparent=True,
+            metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
         )
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     head, body = svg.split(">", 1)
     box = re.search(r'viewBox="[^"]*"', head)
     body = re.sub(r"<metadata>.*?</metadata>|<style type=.*?</style>", "", body, flags=re.DOTALL)
-    body = re.sub(r'\b(id="|xlink:href="#|href="#|url\(#)', lambda m: m[1].replace("xlink:", "") + name + "-", body)
+    body = re.sub(
+        r'\b(id="|xlink:href="#|href="#|url\(#)',
+        lambda m: m[1].replace("xlink:", "") + name + "-",
+        body,
+    )
     body = re.sub(r'style="[^"]*"', lambda m: _with_variables(m[0]), body)
     return Markup(f'<svg {box[0] if box else ""} role="img" aria-label="{escape(label)}">{body}')
 
 
 def _with_variables(style: str) -> str:
-    return re.sub(r"#[0-9a-f]{6}", lambda m: f"var({VARIABLES[m[0]]})" if m[0] in VARIABLES else m[0], style)
+    return re.sub(
+        r"#[0-9a-f]{6}", lambda m: f"var({VARIABLES[m[0]]})" if m[0] in VARIABLES else m[0], style
+    )
 
 
 def _range(values: Floats) -> tuple[float, float, int]:
@@ -275,10 +330,17 @@ def _log_ticks(axes: Any, values: Sequence[float], exact: bool) -> None:
     else:  # 1, 2, 5 per decade, or decades alone where there are many
         steps = (1, 2, 5) if high / low < 1e3 else (1,)
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        ticks = [step * 10.0**d for d in decades for step in steps if low / 1.6 <= step * 10.0**d <= high * 1.6]
+        ticks = [
+            step * 10.0**d
+            for d in decades
+            for step in steps
+            if low / 1.6 <= step * 10.0**d <= high * 1.6
+        ]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if exact else power(value)))
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:g}" if exact else power(value))
+    )
 
 
 def power(value: float) -> str:

@@ -42,7 +42,12 @@ MEASURES = {  # of results.json, as the page calls them
     "num_unjudged": "not judged",
     "num_problems": "problems",
 }
-WHOLE = {"mean_length", "num_truncated", "num_unjudged", "num_problems"}  # no column where all are zero
+WHOLE = {
+    "mean_length",
+    "num_truncated",
+    "num_unjudged",
+    "num_problems",
+}  # no column where all are zero
 LEADS = (
     "accuracy",
     "comet",
@@ -51,7 +56,10 @@ LEADS = (
     "mean_verifier_score",
     "mean_reward",
 )  # what the text is about: the first that was measured
-BOUNDS = {"accuracy": "interval", "sampled_accuracy": "sampled_interval"}  # the others end in _interval
+BOUNDS = {
+    "accuracy": "interval",
+    "sampled_accuracy": "sampled_interval",
+}  # the others end in _interval
 OVER_N = (
     "The best of N rewards, over N. A point is a run with the budget N; the line is what the run with the largest budget "
     "had after N plays. They differ for searches that plan with their budget: toa and prs spend a larger one on more "
@@ -59,14 +67,17 @@ OVER_N = (
 )
 
 
-def training_data(sft: Column, chosen: Column, rejected: Column, agents: Mapping[str, int]) -> Section:
+def training_data(
+    sft: Column, chosen: Column, rejected: Column, agents: Mapping[str, int]
+) -> Section:
     """Chosen against rejected: rewards, lengths, and what the lengths may teach."""
     section = Section("pairs", "Chosen against rejected")
     if len(sft):
         text = f"sft/ holds {many(len(sft), 'row')}, on average {count(sft.chars.mean())} characters long"
         known = sft.reward[~np.isnan(sft.reward)]
         section.blocks.append(
-            text + (f", with a mean reward of {rewards(known)(known.mean())}." if len(known) else ".")
+            text
+            + (f", with a mean reward of {rewards(known)(known.mean())}." if len(known) else ".")
         )
     if not len(chosen):
         section.blocks.append("This run has no preference pairs (no rows in dpo/).")
@@ -86,14 +97,24 @@ def training_data(sft: Column, chosen: Column, rejected: Column, agents: Mapping
             rows = [("chosen", figures.INK, sides[0]), ("rejected", figures.MUTED, sides[1])]
             figure, beyond = figures.distributions(rows, label)
             hidden += [f"{label} of {many(beyond, 'response')}"] if beyond else []
-            panels.append(figures.inline_svg(figure, f"{label} of chosen and rejected", f"pairs-{name}"))
+            panels.append(
+                figures.inline_svg(figure, f"{label} of chosen and rejected", f"pairs-{name}")
+            )
     text += f" On average, chosen against rejected: {'; '.join(said)}."
-    text += Markup(" Beyond the axis, and drawn at its end: {}.").format(listed(hidden)) if hidden else ""
+    text += (
+        Markup(" Beyond the axis, and drawn at its end: {}.").format(listed(hidden))
+        if hidden
+        else ""
+    )
     margins = _known(chosen.reward - rejected.reward)
     if len(margins):
         text += f" The median margin is {signed(write(float(np.median(margins))))}"
         ranks = _known(rejected.rank)
-        text += f"; the median rejected response has rank {np.median(ranks):.0f}." if len(ranks) else "."
+        text += (
+            f"; the median rejected response has rank {np.median(ranks):.0f}."
+            if len(ranks)
+            else "."
+        )
     section.blocks.append(Picture(panels, text) if panels else text)
     section.blocks.append(length_bias(chosen, rejected))
     if chosen.agents or rejected.agents:
@@ -102,14 +123,21 @@ def training_data(sft: Column, chosen: Column, rejected: Column, agents: Mapping
             shares = (bar(chosen.agents[name], num), bar(rejected.agents[name], num))
             cells.append([chip(agents, name), *shares])
         section.blocks.append(
-            Table(["agent", "of the chosen", "of the rejected"], cells, "Whose responses the pairs hold.")
+            Table(
+                ["agent", "of the chosen", "of the rejected"],
+                cells,
+                "Whose responses the pairs hold.",
+            )
         )
     return section
 
 
 def length_bias(chosen: Column, rejected: Column) -> str:
     """How often the chosen response is the longer one, and whether chance would do that."""
-    longer, shorter = int((chosen.chars > rejected.chars).sum()), int((chosen.chars < rejected.chars).sum())
+    longer, shorter = (
+        int((chosen.chars > rejected.chars).sum()),
+        int((chosen.chars < rejected.chars).sum()),
+    )
     num, unequal = len(chosen), longer + shorter
     text = f"The chosen response is longer in {share(longer, num)} of the {many(num, 'pair')}"
     text += f", shorter in {share(shorter, num)} and as long in {share(num - unequal, num)}: "
@@ -119,7 +147,10 @@ def length_bias(chosen: Column, rejected: Column) -> str:
     if abs(longer - shorter) <= 1.96 * unequal**0.5:
         return text + "no more than chance would do, so there is no sign of a length bias."
     kind = "longer" if longer > shorter else "shorter"
-    return text + f"more than chance would do, so a student may learn from them to write {kind} responses as such."
+    return (
+        text
+        + f"more than chance would do, so a student may learn from them to write {kind} responses as such."
+    )
 
 
 def student(results: Mapping[str, Any]) -> Section:
@@ -129,17 +160,27 @@ def student(results: Mapping[str, Any]) -> Section:
     measured = [
         key
         for key in MEASURES
-        if any(known(row.get(key)) is not None and (row[key] or key not in WHOLE) for _, row in rows)
+        if any(
+            known(row.get(key)) is not None and (row[key] or key not in WHOLE) for _, row in rows
+        )
     ]
     if not measured:
-        section.blocks.append("No student was evaluated: there is no results.json with a student beside this run.")
+        section.blocks.append(
+            "No student was evaluated: there is no results.json with a student beside this run."
+        )
         return section
     told = next((key for key in LEADS if key in measured), measured[0])
-    section.blocks.append(_change(told, [(label, row) for label, row in rows if known(row.get(told)) is not None]))
+    section.blocks.append(
+        _change(told, [(label, row) for label, row in rows if known(row.get(told)) is not None])
+    )
     ks = {row["k"] for _, row in rows if row.get("k")}
-    header = [MEASURES[key].replace("@k", f"@{min(ks)}" if len(ks) == 1 else "@k") for key in measured]
+    header = [
+        MEASURES[key].replace("@k", f"@{min(ks)}" if len(ks) == 1 else "@k") for key in measured
+    ]
     cells = [[label, *(_measured(row, key) for key in measured)] for label, row in rows]
-    section.blocks.append(Table(["student", *header], cells, "With 95 % intervals where they are known."))
+    section.blocks.append(
+        Table(["student", *header], cells, "With 95 % intervals where they are known.")
+    )
     return section
 
 
@@ -163,7 +204,9 @@ def _change(key: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Any:
     bars = []
     for name, row in rows:
         sampled = known(row.get("sampled_accuracy"))
-        bars.append(figures.Bar(name, row[key], row.get(bounds), [] if sampled is None else [sampled]))
+        bars.append(
+            figures.Bar(name, row[key], row.get(bounds), [] if sampled is None else [sampled])
+        )
     figure = figures.share_bars(bars, "accuracy")
     return Picture([figures.inline_svg(figure, "accuracy of the student", "student")], text)
 
@@ -178,7 +221,11 @@ def _measured(row: Mapping[str, Any], key: str) -> str:
 def opening(results: Mapping[str, Any]) -> str:
     """The student in one sentence; nothing where none was evaluated."""
     stages = {STAGES.get(name, name): row for name, row in (results.get("student") or {}).items()}
-    rows = [(name, row["accuracy"]) for name, row in stages.items() if known(row.get("accuracy")) is not None]
+    rows = [
+        (name, row["accuracy"])
+        for name, row in stages.items()
+        if known(row.get("accuracy")) is not None
+    ]
     if len(rows) < 2:
         return ""
     (first, before), (last, after) = rows[0], rows[-1]
@@ -190,13 +237,17 @@ def searches(results: Mapping[str, Any]) -> Section:
     section = Section("searches", "The searches compared")
     rows: Sequence[Mapping[str, Any]] = results.get("searches") or []
     if not rows:
-        section.blocks.append("No searches were compared: there is no results.json with searches beside this run.")
+        section.blocks.append(
+            "No searches were compared: there is no results.json with searches beside this run."
+        )
         return section
     panels = []
     for i, panel in enumerate(figures.comparison_panels(rows)):
         figure = figures.comparison_figure(rows, [panel])
         panels.append(figures.inline_svg(figure, f"{panel[2]} of each search", f"searches-{i}"))
-    text = "Each line is a search, each point a budget" + (" (its small number)." if len(panels) > 1 else ".")
+    text = "Each line is a search, each point a budget" + (
+        " (its small number)." if len(panels) > 1 else "."
+    )
     section.blocks.append(Picture(panels, text + _verdict(rows)))
     if any(row.get("best_reward_over_n") for row in rows):
         figure = figures.best_reward_over_n(rows)
@@ -204,20 +255,44 @@ def searches(results: Mapping[str, Any]) -> Section:
         section.blocks.append(Picture([drawn], OVER_N))
     cells = []
     for row in sorted(rows, key=lambda row: row["budget"]):
-        numbers = [number(row.get(key)) for key in ("oracle_accuracy", "mean_best_reward", "mean_top10_reward")]
-        costs = [figures.power(row[key]) if row.get(key) else DASH for key in ("tokens", "flops", "reward_flops")]
+        numbers = [
+            number(row.get(key))
+            for key in ("oracle_accuracy", "mean_best_reward", "mean_top10_reward")
+        ]
+        costs = [
+            figures.power(row[key]) if row.get(key) else DASH
+            for key in ("tokens", "flops", "reward_flops")
+        ]
         cells.append(
-            [row["name"], count(row["budget"]), with_bounds(row.get("accuracy"), row.get("interval")), *numbers, *costs]
+            [
+                row["name"],
+                count(row["budget"]),
+                with_bounds(row.get("accuracy"), row.get("interval")),
+                *numbers,
+                *costs,
+            ]
         )
-    header = ["search", "plays", "accuracy", "oracle", "mean best reward", "mean top-10 reward", "tokens", "FLOPs"]
-    caption = (
-        "Accuracy is that of the play with the best reward, oracle that of the best play a referee could have picked."
-    )
+    header = [
+        "search",
+        "plays",
+        "accuracy",
+        "oracle",
+        "mean best reward",
+        "mean top-10 reward",
+        "tokens",
+        "FLOPs",
+    ]
+    caption = "Accuracy is that of the play with the best reward, oracle that of the best play a referee could have picked."
     section.blocks.append(Table([*header, "reward FLOPs"], cells, caption))
     left_out = [row for row in rows if known(row.get("num_unanswered"))]
     if left_out:
-        each = (f"{many(row['num_unanswered'], 'prompt')} of {row['name']} at {row['budget']}" for row in left_out)
-        section.blocks.append(Markup("Left out, because no play was scored: {}.").format(listed(each)))
+        each = (
+            f"{many(row['num_unanswered'], 'prompt')} of {row['name']} at {row['budget']}"
+            for row in left_out
+        )
+        section.blocks.append(
+            Markup("Left out, because no play was scored: {}.").format(listed(each))
+        )
     return section
 
 
@@ -225,7 +300,8 @@ def _verdict(rows: Sequence[Mapping[str, Any]]) -> str:
     """Which search is best at the largest budget, and from which it cannot be told apart."""
     budget = max(row["budget"] for row in rows)
     at = sorted(
-        (r for r in rows if r["budget"] == budget and r.get("accuracy") is not None), key=lambda r: -r["accuracy"]
+        (r for r in rows if r["budget"] == budget and r.get("accuracy") is not None),
+        key=lambda r: -r["accuracy"],
     )
     if len(at) < 2:
         return ""
@@ -235,7 +311,9 @@ def _verdict(rows: Sequence[Mapping[str, Any]]) -> str:
         return text + "."
     close = [row["name"] for row in others if row["interval"][1] >= best["interval"][0]]
     return text + (
-        f"; the intervals of {listed(close)} reach into its own." if close else "; no other interval reaches its own."
+        f"; the intervals of {listed(close)} reach into its own."
+        if close
+        else "; no other interval reaches its own."
     )
 
 
@@ -245,4 +323,7 @@ def _known(values: Floats) -> Floats:
 
 def blocks_of(section: Section) -> list[tuple[str, Any]]:
     """The blocks of a section with their kind, for the template."""
-    return [("text" if isinstance(b, (str, Markup)) else type(b).__name__.lower(), b) for b in section.blocks]
+    return [
+        ("text" if isinstance(b, (str, Markup)) else type(b).__name__.lower(), b)
+        for b in section.blocks
+    ]

@@ -37,7 +37,9 @@ __all__ = ["comparison_figure", "write_report"]
 HERE = Path(__file__).parent
 
 
-def write_report(run_dir: Path, *, output: Path | None = None, results: Mapping[str, Any] | None = None) -> Path:
+def write_report(
+    run_dir: Path, *, output: Path | None = None, results: Mapping[str, Any] | None = None
+) -> Path:
     """Write the report of a run, and return where it is.
 
     Args:
@@ -52,7 +54,9 @@ def write_report(run_dir: Path, *, output: Path | None = None, results: Mapping[
     files = rollout_files(run_dir)
     run = _read_run(run_dir / "run.yaml")
     results = _read_results(run_dir) if results is None else results
-    summary = summarize(files, [entry["name"] for entry in run.get("agents") or [] if "name" in entry])
+    summary = summarize(
+        files, [entry["name"] for entry in run.get("agents") or [] if "name" in entry]
+    )
     agents = {name: i for i, name in enumerate(summary.tallies)}
     chosen = trees.choose_prompts(summary.prompt_ids)
     share = len(chosen) / max(len(summary.prompt_ids), 1)
@@ -84,7 +88,9 @@ def write_report(run_dir: Path, *, output: Path | None = None, results: Mapping[
         sections=parts,
         num_prompts=len(summary.prompt_ids),
         trees=[(tree["id"], _label(tree), Markup(trees.as_json(tree))) for tree in shown],
-        viewer=Markup(trees.as_json({"agents": list(agents), "decimals": sections.reward_decimals(summary)})),
+        viewer=Markup(
+            trees.as_json({"agents": list(agents), "decimals": sections.reward_decimals(summary)})
+        ),
         limit=limit,
         script=Markup(script),
         # the page may run this script and nothing else, whatever a response holds
@@ -116,7 +122,9 @@ def _read_results(run_dir: Path) -> Mapping[str, Any]:
             try:
                 return dict(json.loads(path.read_text(encoding="utf-8")))
             except ValueError as error:
-                raise ConfigError(f"{path}: not a JSON object: {error}; delete it or write it again") from error
+                raise ConfigError(
+                    f"{path}: not a JSON object: {error}; delete it or write it again"
+                ) from error
     return {}
 
 

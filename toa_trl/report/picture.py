@@ -30,7 +30,8 @@ def write_reward_picture(run_dir: Path) -> str | None:
         (run_dir / FILE).unlink(missing_ok=True)
         return None
     labelled = [
-        (f"{agent}, {many(len(values), 'play')}", figures.color(i), values) for i, (agent, values) in enumerate(rows)
+        (f"{agent}, {many(len(values), 'play')}", figures.color(i), values)
+        for i, (agent, values) in enumerate(rows)
     ]
     figure, _ = figures.distributions(labelled, "reward")
     # without matplotlib's version in it, the same rewards give the same file

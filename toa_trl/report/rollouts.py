@@ -22,10 +22,21 @@ from toa_trl.errors import ConfigError
 from toa_trl.report.audit.blocks import whole_prompts
 
 Floats = NDArray[np.float64]
-Steps = tuple[tuple[str, str], ...]  # (kind, agent) of an answer or aggregate, then of each refinement of it
+Steps = tuple[
+    tuple[str, str], ...
+]  # (kind, agent) of an answer or aggregate, then of each refinement of it
 
 NEEDED = ("prompt_id", "play", "agent", "kind", "reward")
-FURTHER = ("refs", "depth", "finish_reason", "prompt_tokens", "completion_tokens", "flops", "reward_flops", "error")
+FURTHER = (
+    "refs",
+    "depth",
+    "finish_reason",
+    "prompt_tokens",
+    "completion_tokens",
+    "flops",
+    "reward_flops",
+    "error",
+)
 BATCH_ROWS = 32_768
 MAX_REASONS = 1_000  # distinct reasons of failures that are told apart
 
@@ -52,7 +63,9 @@ class BestSoFar:
 
     num_prompts: int = 0
     num_short: int = 0  # prompts with fewer scored plays than the longest
-    _origin: float = 0.0  # rewards are summed relative to the first one, so that squares do not cancel
+    _origin: float = (
+        0.0  # rewards are summed relative to the first one, so that squares do not cancel
+    )
     _total: Floats = field(default_factory=lambda: np.zeros(0))
     _square: Floats = field(default_factory=lambda: np.zeros(0))
     _own_total: Floats = field(default_factory=lambda: np.zeros(0))
@@ -66,8 +79,14 @@ class BestSoFar:
         if num > known:
             # the prompts before stay at their best: the last sum is that of all of them
             last = (float(self._total[-1]), float(self._square[-1])) if known else (0.0, 0.0)
-            self._total, self._square = _extend(self._total, num, last[0]), _extend(self._square, num, last[1])
-            self._own_total, self._own_num = _extend(self._own_total, num), _extend(self._own_num, num)
+            self._total, self._square = (
+                _extend(self._total, num, last[0]),
+                _extend(self._square, num, last[1]),
+            )
+            self._own_total, self._own_num = (
+                _extend(self._own_total, num),
+                _extend(self._own_num, num),
+            )
             self.num_short = self.num_prompts
         self.num_short += num < known
         best = np.maximum.accumulate(rewards) - self._origin
@@ -105,11 +124,17 @@ class Summary:
     num_unscored_prompts: int = 0  # no play of theirs has a reward
     rewards: dict[tuple[str, int], array[float]] = field(default_factory=dict)  # by (agent, depth)
     rewards_by_kind: dict[str, list[float]] = field(default_factory=dict)  # kind -> [count, sum]
-    reasons: dict[tuple[str, str], int] = field(default_factory=dict)  # (reason, agent) -> failed plays
-    paths: dict[Steps, list[float]] = field(default_factory=dict)  # of best plays -> [count, sum of rewards]
+    reasons: dict[tuple[str, str], int] = field(
+        default_factory=dict
+    )  # (reason, agent) -> failed plays
+    paths: dict[Steps, list[float]] = field(
+        default_factory=dict
+    )  # of best plays -> [count, sum of rewards]
     gains: dict[tuple[str | None, str], list[float]] = field(default_factory=dict)
     # (draft's agent, or None for the best of several; refined by) -> [count, sum of gains, how many gained]
-    best: Counter[str] = field(default_factory=Counter)  # kinds of the best plays, and "fresh": answers below a draft
+    best: Counter[str] = field(
+        default_factory=Counter
+    )  # kinds of the best plays, and "fresh": answers below a draft
     curve: BestSoFar = field(default_factory=BestSoFar)
 
     def total(self, name: str) -> Any:
@@ -155,7 +180,15 @@ def _columns(table: pa.Table) -> dict[str, NDArray[Any]]:
     columns: dict[str, NDArray[Any]] = {}
     for name in ("prompt_id", "agent", "kind", "finish_reason", "error"):
         columns[name] = np.array(table[name].cast(pa.string()).to_pylist(), dtype=object)
-    for name in ("play", "depth", "reward", "prompt_tokens", "completion_tokens", "flops", "reward_flops"):
+    for name in (
+        "play",
+        "depth",
+        "reward",
+        "prompt_tokens",
+        "completion_tokens",
+        "flops",
+        "reward_flops",
+    ):
         values = np.asarray(table[name].cast(pa.float64()).to_numpy(), dtype=np.float64)
         columns[name] = np.where(np.isfinite(values), values, np.nan)  # nan: not there
     columns["play"] = columns["play"].astype(np.int64)

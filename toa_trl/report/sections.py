@@ -48,11 +48,17 @@ def what_ran(run: Mapping[str, Any], summary: Summary, agents: Mapping[str, int]
         many(plays, "play"),
         f"{count(plays - failed)} {'has' if plays - failed == 1 else 'have'}",
     )
-    flops, reward_flops, known = (summary.total(name) for name in ("flops", "reward_flops", "num_flops"))
+    flops, reward_flops, known = (
+        summary.total(name) for name in ("flops", "reward_flops", "num_flops")
+    )
     read, wrote = summary.total("prompt_tokens"), summary.total("completion_tokens")
     text += f" The agents read {count(read)} tokens and wrote {count(wrote)}"
     text += f", with {figures.power(flops)} FLOPs" if known else "; their FLOPs are not known"
-    text += f" (known for {share(known, plays - failed)} of the plays)" if 0 < known < plays - failed else ""
+    text += (
+        f" (known for {share(known, plays - failed)} of the plays)"
+        if 0 < known < plays - failed
+        else ""
+    )
     text += f", and the reward model spent {figures.power(reward_flops)}." if reward_flops else "."
     text += (
         f" {many(truncated, 'response')} ({share(truncated, plays - failed)}) ended at the token limit."
@@ -60,16 +66,36 @@ def what_ran(run: Mapping[str, Any], summary: Summary, agents: Mapping[str, int]
         else " No response was cut short by the token limit."
     )
     section.blocks += [text, _facts(run)]
-    known_agents = {entry.get("name"): entry for entry in run.get("agents") or [] if isinstance(entry, Mapping)}
+    known_agents = {
+        entry.get("name"): entry for entry in run.get("agents") or [] if isinstance(entry, Mapping)
+    }
     rows = []
     for name, tally in summary.tallies.items():
         entry = known_agents.get(name, {})
-        numbers = (tally.plays, tally.kinds["answer"], tally.kinds["refine"], tally.kinds["aggregate"], tally.failed)
+        numbers = (
+            tally.plays,
+            tally.kinds["answer"],
+            tally.kinds["refine"],
+            tally.kinds["aggregate"],
+            tally.failed,
+        )
         tokens = f"{tally.completion_tokens / tally.plays:,.0f}" if tally.plays else DASH
         model = plain(entry.get("model") or entry.get("engine"))
         cost = figures.power(tally.flops) if tally.num_flops else DASH
-        rows.append([chip(agents, name), model, *map(count, numbers), count(tally.truncated), tokens, cost])
-    header = ["agent", "model", "plays", "answers", "refinements", "aggregates", "failed", "truncated", "tokens a play"]
+        rows.append(
+            [chip(agents, name), model, *map(count, numbers), count(tally.truncated), tokens, cost]
+        )
+    header = [
+        "agent",
+        "model",
+        "plays",
+        "answers",
+        "refinements",
+        "aggregates",
+        "failed",
+        "truncated",
+        "tokens a play",
+    ]
     section.blocks.append(Table([*header, "FLOPs"], rows, "The agents and their plays."))
     if not failed:
         section.blocks.append("No play failed.")
@@ -103,7 +129,10 @@ def reward_distribution(summary: Summary, agents: Mapping[str, int]) -> Section:
         text = f"All {many(len(everything), 'reward')} equal {write(everything[0])}: the search had nothing to go by."
         section.blocks.append(text)
         return section
-    agent_rows = [(f"{name}, {many(len(v), 'play')}", figures.color(agents[name]), v) for name, v in by_agent.items()]
+    agent_rows = [
+        (f"{name}, {many(len(v), 'play')}", figures.color(agents[name]), v)
+        for name, v in by_agent.items()
+    ]
     figure, beyond = figures.distributions(agent_rows, "reward")
     panels = [figures.inline_svg(figure, "rewards per agent", "rewards-agent")]
     best = max(by_agent, key=lambda name: float(by_agent[name].mean()))
@@ -114,7 +143,8 @@ def reward_distribution(summary: Summary, agents: Mapping[str, int]) -> Section:
         text = f"The mean reward of {best} is {write(by_agent[best].mean())}"
     if len(by_depth) > 1:
         figure, _ = figures.distributions(
-            [(f"{k}, {many(len(v), 'play')}", figures.MUTED, v) for k, v in by_depth.items()], "reward"
+            [(f"{k}, {many(len(v), 'play')}", figures.MUTED, v) for k, v in by_depth.items()],
+            "reward",
         )
         panels.append(figures.inline_svg(figure, "rewards per depth", "rewards-depth"))
         means = [write(v.mean()) for v in by_depth.values()]
@@ -132,7 +162,9 @@ def reward_distribution(summary: Summary, agents: Mapping[str, int]) -> Section:
     kinds = [f"{k} {write(s / n)}" for k, (n, s) in sorted(summary.rewards_by_kind.items()) if n]
     caption = f"Raw rewards. Mean by kind of play: {', '.join(kinds)}."
     section.blocks.append(Picture(panels, text))
-    section.blocks.append(Table(["", "plays", "mean", "sd", "5 %", "median", "95 %"], rows, caption))
+    section.blocks.append(
+        Table(["", "plays", "mean", "sd", "5 %", "median", "95 %"], rows, caption)
+    )
     return section
 
 
@@ -144,25 +176,53 @@ def winners(summary: Summary, agents: Mapping[str, int]) -> Section:
         section.blocks.append("No prompt has a scored play, so none has a winner.")
         return section
     write = rewards(summary.select())
-    kinds = {"refine": "a refinement", "aggregate": "an aggregate of several drafts", "answer": "a plain answer"}
-    parts = [f"in {share(summary.best[kind], num)} {words}" for kind, words in kinds.items() if summary.best[kind]]
+    kinds = {
+        "refine": "a refinement",
+        "aggregate": "an aggregate of several drafts",
+        "answer": "a plain answer",
+    }
+    parts = [
+        f"in {share(summary.best[kind], num)} {words}"
+        for kind, words in kinds.items()
+        if summary.best[kind]
+    ]
     text = f"The best play of a prompt is {listed(parts)} ({many(num, 'prompt')})"
     fresh = summary.best["fresh"]
-    section.blocks.append(text + (f", {count(fresh)} times from a fresh arm deeper in the tree." if fresh else "."))
+    section.blocks.append(
+        text + (f", {count(fresh)} times from a fresh arm deeper in the tree." if fresh else ".")
+    )
     plays, rows = summary.total("plays"), []
     for name, tally in sorted(summary.tallies.items(), key=lambda item: -item[1].wins):
         style = f"--c:var(--c{agents[name] % len(figures.PALETTE)})"
-        rows.append([chip(agents, name), count(tally.wins), bar(tally.wins, num, style), bar(tally.plays, plays)])
+        rows.append(
+            [
+                chip(agents, name),
+                count(tally.wins),
+                bar(tally.wins, num, style),
+                bar(tally.plays, plays),
+            ]
+        )
     leader = max(summary.tallies, key=lambda name: summary.tallies[name].wins)
     won, played = summary.tallies[leader].wins, summary.tallies[leader].plays
     caption = f"{leader} made {share(won, num)} of the best plays with {share(played, plays)} of all plays."
-    section.blocks.append(Table(["agent", "prompts won", "of all prompts", "of all plays"], rows, caption))
+    section.blocks.append(
+        Table(["agent", "prompts won", "of all prompts", "of all plays"], rows, caption)
+    )
     paths = sorted(summary.paths.items(), key=lambda item: (-item[1][0], item[0]))
-    rows = [[_path(p, agents), count(n), bar(n, num), write(total / n)] for p, (n, total) in paths[:MAX_PATHS]]
-    caption = f"The most frequent ways to a prompt's best play, of {many(len(paths), 'way')} in all."
-    section.blocks.append(Table(["path", "prompts", "of all", "mean reward"], rows, caption, wrap=True))
+    rows = [
+        [_path(p, agents), count(n), bar(n, num), write(total / n)]
+        for p, (n, total) in paths[:MAX_PATHS]
+    ]
+    caption = (
+        f"The most frequent ways to a prompt's best play, of {many(len(paths), 'way')} in all."
+    )
+    section.blocks.append(
+        Table(["path", "prompts", "of all", "mean reward"], rows, caption, wrap=True)
+    )
     if not summary.gains:
-        section.blocks.append("Nothing was refined in this run, so there is no table of what refining brings.")
+        section.blocks.append(
+            "Nothing was refined in this run, so there is no table of what refining brings."
+        )
         return section
     section.blocks.append(_gain_table(summary, agents))
     return section
@@ -191,7 +251,9 @@ def best_against_plays(summary: Summary) -> Section:
     if curve.num_short:
         text += f" {many(curve.num_short, 'prompt')} with fewer scored plays count with their best from there on."
     figure = figures.best_so_far(mean, half, curve.own)
-    section.blocks.append(Picture([figures.inline_svg(figure, "best reward against plays", "curve")], text))
+    section.blocks.append(
+        Picture([figures.inline_svg(figure, "best reward against plays", "curve")], text)
+    )
     return section
 
 
@@ -201,11 +263,11 @@ def opening(summary: Summary) -> str:
     if not num:
         return "No play of this run has a reward."
     write, best = rewards(everything), float(summary.curve.mean[-1])
-    text = (
-        f"A play's mean reward is {write(everything.mean())}; the best play of a prompt has {write(best)} on average."
-    )
+    text = f"A play's mean reward is {write(everything.mean())}; the best play of a prompt has {write(best)} on average."
     improved = num - summary.best["answer"]
-    return text + (f" {share(improved, num)} of those best plays improve on earlier ones." if improved else "")
+    return text + (
+        f" {share(improved, num)} of those best plays improve on earlier ones." if improved else ""
+    )
 
 
 def reward_decimals(summary: Summary) -> int:
@@ -220,8 +282,15 @@ def _num_prompts(summary: Summary) -> int:
 def _facts(run: Mapping[str, Any]) -> Facts:
     reward, started = run.get("reward"), run.get("started") or run.get("created")
     items = [
-        ("search", plain(run.get("search")) + (f" ({plain(p)})" if (p := run.get("search_params")) else "")),
-        ("budget", f"{run.get('budget', '?')} plays per prompt, {run.get('plays_in_flight', 1)} in flight"),
+        (
+            "search",
+            plain(run.get("search"))
+            + (f" ({plain(p)})" if (p := run.get("search_params")) else ""),
+        ),
+        (
+            "budget",
+            f"{run.get('budget', '?')} plays per prompt, {run.get('plays_in_flight', 1)} in flight",
+        ),
         ("seed", plain(run.get("seed"))),
         ("sampling", plain(run.get("sampling"))),
         ("reward", reward_name(reward).replace("`", "") if reward else DASH),
@@ -237,7 +306,10 @@ def _facts(run: Mapping[str, Any]) -> Facts:
 
 def _wall_time(started: Any, finished: Any) -> str:
     try:
-        start, end = (t if isinstance(t, datetime) else datetime.fromisoformat(str(t)) for t in (started, finished))
+        start, end = (
+            t if isinstance(t, datetime) else datetime.fromisoformat(str(t))
+            for t in (started, finished)
+        )
         seconds = (end - start).total_seconds()
     except (ValueError, TypeError):  # not recorded, or in different zones
         return DASH
@@ -252,17 +324,27 @@ def _failures(summary: Summary, agents: Mapping[str, int]) -> Table:
     failing = [name for name, tally in summary.tallies.items() if tally.failed]
     rows = []
     for reason, total in totals.most_common(MAX_REASONS):
-        rows.append([reason, *(count(summary.reasons.get((reason, name), 0)) for name in failing), count(total)])
+        rows.append(
+            [
+                reason,
+                *(count(summary.reasons.get((reason, name), 0)) for name in failing),
+                count(total),
+            ]
+        )
     if len(totals) > MAX_REASONS:
         rest = totals.total() - sum(num for _, num in totals.most_common(MAX_REASONS))
-        rows.append([f"{len(totals) - MAX_REASONS} rarer reasons", *(DASH for _ in failing), count(rest)])
+        rows.append(
+            [f"{len(totals) - MAX_REASONS} rarer reasons", *(DASH for _ in failing), count(rest)]
+        )
     header = ["reason", *(chip(agents, name) for name in failing), "plays"]
     return Table(header, rows, "Why plays failed, by agent.", wrap=True)
 
 
 def _path(steps: tuple[tuple[str, str], ...], agents: Mapping[str, int]) -> Markup:
     verbs = {"answer": "answered", "refine": "refined", "aggregate": "put together from drafts"}
-    return Markup(", ").join(Markup("{} by {}").format(verbs[kind], chip(agents, agent)) for kind, agent in steps)
+    return Markup(", ").join(
+        Markup("{} by {}").format(verbs[kind], chip(agents, agent)) for kind, agent in steps
+    )
 
 
 def _gain_table(summary: Summary, agents: Mapping[str, int]) -> Table:
@@ -279,16 +361,18 @@ def _gain_table(summary: Summary, agents: Mapping[str, int]) -> Table:
             tint = f"--g:{40 * abs(mean) / largest:.0f}%"
             cell = Markup('<span class="gain {}" style="{}">{} <small>{}</small></span>')
             row.append(
-                cell.format("up" if mean > 0 else "down", tint, signed(write(mean)), count(num)) if num else DASH
+                cell.format("up" if mean > 0 else "down", tint, signed(write(mean)), count(num))
+                if num
+                else DASH
             )
         rows.append(row)
     num, total, better = (sum(values[i] for values in summary.gains.values()) for i in range(3))
-    common = {key: gain for key, gain in gains.items() if gain[0] >= num / len(gains) / 2}  # a few plays say little
+    common = {
+        key: gain for key, gain in gains.items() if gain[0] >= num / len(gains) / 2
+    }  # a few plays say little
     (of, by), (top_num, top) = max(common.items(), key=lambda item: item[1][1])
     draft = "the best of several drafts" if of is None else f"a draft of {of}"
     caption = f"Of {many(num, 'play')} that saw drafts {share(better, num)} beat the best of them; the mean gain is {signed(write(total / num))}. "
-    caption += (
-        f"Of the frequent pairings the best is {by} with {draft}: {signed(write(top))} over {many(top_num, 'play')}. "
-    )
+    caption += f"Of the frequent pairings the best is {by} with {draft}: {signed(write(top))} over {many(top_num, 'play')}. "
     caption += "Down the side whose draft, across who refined it; small figures count the plays."
     return Table(["draft of", *(chip(agents, name) for name in refiners)], rows, caption)

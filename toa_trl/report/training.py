@@ -35,7 +35,10 @@ class Column:
 
 def read_pairs(run_dir: Path, rollouts: Sequence[Path] = ()) -> tuple[Column, Column]:
     """Chosen and rejected of dpo/, row by row; empty where there is no dpo/. `rollouts` know the plays' tokens."""
-    chosen, rejected = _read(run_dir / "dpo", "chosen", "chosen_"), _read(run_dir / "dpo", "rejected", "rejected_")
+    chosen, rejected = (
+        _read(run_dir / "dpo", "chosen", "chosen_"),
+        _read(run_dir / "dpo", "rejected", "rejected_"),
+    )
     if len(chosen):
         _add_tokens((chosen, rejected), rollouts)
     return chosen, rejected
@@ -54,8 +57,12 @@ def _read(folder: Path, text: str, prefix: str) -> Column:
         parts["chars"].append(_num_chars(batch[text]))
         parts["reward"].append(_numbers(batch, prefix + "reward"))
         parts["rank"].append(_numbers(batch, prefix + "rank"))
-        column.agents.update(agent for agent in _values(batch, prefix + "agent") if agent is not None)
-        column.plays += zip(_values(batch, "prompt_id"), _values(batch, prefix + "play"), strict=True)
+        column.agents.update(
+            agent for agent in _values(batch, prefix + "agent") if agent is not None
+        )
+        column.plays += zip(
+            _values(batch, "prompt_id"), _values(batch, prefix + "play"), strict=True
+        )
     for name, values in parts.items():
         setattr(column, name, np.concatenate(values) if values else np.zeros(0))
     column.tokens = np.full(len(column), np.nan)
@@ -68,13 +75,18 @@ def _add_tokens(columns: Sequence[Column], rollouts: Sequence[Path]) -> None:
         for row, play in enumerate(column.plays):
             rows_of.setdefault(play, []).append((column, row))
     for batch in _batches(rollouts, ["prompt_id", "play", "completion_tokens"], 32_768):
-        known = zip(*(_values(batch, name) for name in ("prompt_id", "play", "completion_tokens")), strict=True)
+        known = zip(
+            *(_values(batch, name) for name in ("prompt_id", "play", "completion_tokens")),
+            strict=True,
+        )
         for prompt_id, play, tokens in known:
             for column, row in rows_of.get((prompt_id, play), ()):
                 column.tokens[row] = np.nan if tokens is None else tokens
 
 
-def _batches(files: Sequence[Path], columns: Sequence[str], rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+def _batches(
+    files: Sequence[Path], columns: Sequence[str], rows: int = BATCH_ROWS
+) -> Iterator[pa.RecordBatch]:
     """Batches of those columns that a file has; nothing of a file without the first of them."""
     for file in files:
         with pq.ParquetFile(file) as parquet:
@@ -90,7 +102,9 @@ def _values(batch: pa.RecordBatch, name: str) -> list[Any]:
 def _numbers(batch: pa.RecordBatch, name: str) -> Floats:
     if name not in batch.schema.names:
         return np.full(len(batch), np.nan)
-    values = np.asarray(batch[name].cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
+    values = np.asarray(
+        batch[name].cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64
+    )
     return np.where(np.isfinite(values), values, np.nan)
 
 
@@ -100,5 +114,7 @@ def _num_chars(texts: Any) -> Floats:
         return np.asarray(pc.fill_null(pc.utf8_length(texts), 0), dtype=np.float64)
     contents = pc.utf8_length(pc.struct_field(pc.list_flatten(texts), "content"))
     rows = np.asarray(pc.list_parent_indices(texts))
-    sums = np.bincount(rows, np.asarray(pc.fill_null(contents, 0), dtype=np.float64), minlength=len(texts))
+    sums = np.bincount(
+        rows, np.asarray(pc.fill_null(contents, 0), dtype=np.float64), minlength=len(texts)
+    )
     return sums.astype(np.float64)  # whole numbers where there is no row

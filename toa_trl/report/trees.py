@@ -16,7 +16,19 @@ MAX_PROMPTS = 200
 MAX_CHARS = 40_000_000  # of responses in the file; beyond about 50 MB browsers get slow
 BATCH_ROWS = 2_048  # responses may be long
 COLUMNS = (
-    *("prompt_id", "prompt", "metadata", "play", "agent", "kind", "refs", "parent", "depth", "response", "reward"),
+    *(
+        "prompt_id",
+        "prompt",
+        "metadata",
+        "play",
+        "agent",
+        "kind",
+        "refs",
+        "parent",
+        "depth",
+        "response",
+        "reward",
+    ),
     *("finish_reason", "prompt_tokens", "completion_tokens", "error"),
 )
 
@@ -27,7 +39,9 @@ def choose_prompts(prompt_ids: Sequence[str], num: int = MAX_PROMPTS) -> list[st
     return [prompt_ids[i * len(prompt_ids) // num] for i in range(num)]
 
 
-def read_trees(files: Sequence[Path], prompt_ids: Sequence[str], num_plays: int) -> tuple[list[dict[str, Any]], int]:
+def read_trees(
+    files: Sequence[Path], prompt_ids: Sequence[str], num_plays: int
+) -> tuple[list[dict[str, Any]], int]:
     """The chosen prompts as the viewer takes them, in the order given, and the length at which responses are cut.
 
     `num_plays`: about how many plays they have together.
@@ -39,13 +53,17 @@ def read_trees(files: Sequence[Path], prompt_ids: Sequence[str], num_plays: int)
         with pq.ParquetFile(file) as parquet:
             names = [name for name in COLUMNS if name in parquet.schema_arrow.names]
             for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=names):
-                chosen = batch.filter(pc.is_in(batch["prompt_id"].cast(pa.string()), value_set=wanted))
+                chosen = batch.filter(
+                    pc.is_in(batch["prompt_id"].cast(pa.string()), value_set=wanted)
+                )
                 for row in chosen.to_pylist():
                     tree = trees.setdefault(row["prompt_id"], _tree(row, limit))
                     tree["plays"].append(_play(row, limit))
     for tree in trees.values():
         tree["plays"].sort(key=lambda play: play["play"])
-        ranked = sorted((p for p in tree["plays"] if p["reward"] is not None), key=lambda p: -p["reward"])
+        ranked = sorted(
+            (p for p in tree["plays"] if p["reward"] is not None), key=lambda p: -p["reward"]
+        )
         for rank, play in enumerate(ranked, 1):
             play["rank"] = rank
     return [trees[i] for i in prompt_ids if i in trees], limit
@@ -63,7 +81,10 @@ def _tree(row: dict[str, Any], limit: int) -> dict[str, Any]:
         metadata = json.loads(row.get("metadata") or "{}")
     except ValueError:
         metadata = {"metadata": row["metadata"]}
-    texts = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in dict(metadata).items()}
+    texts = {
+        k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)
+        for k, v in dict(metadata).items()
+    }
     return {
         "id": row["prompt_id"],
         "messages": [[m["role"], (m["content"] or "")[:limit]] for m in messages],
@@ -76,7 +97,10 @@ def _play(row: dict[str, Any], limit: int) -> dict[str, Any]:
     reward, response = row["reward"], row.get("response")
     scored = reward is not None and math.isfinite(reward)
     return {
-        **{name: row.get(name) for name in ("play", "agent", "kind", "parent", "prompt_tokens", "completion_tokens")},
+        **{
+            name: row.get(name)
+            for name in ("play", "agent", "kind", "parent", "prompt_tokens", "completion_tokens")
+        },
         "refs": list(row.get("refs") or ()),
         "depth": row.get("depth") or 0,
         "reward": reward if scored else None,

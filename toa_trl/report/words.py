@@ -39,7 +39,9 @@ class Table:
 
     def is_text(self, column: int) -> bool:
         """Numbers stand to the right, all else to the left."""
-        return any(re.match(r"<span class=.(bar|agent)|[A-Za-z]", str(row[column])) for row in self.rows)
+        return any(
+            re.match(r"<span class=.(bar|agent)|[A-Za-z]", str(row[column])) for row in self.rows
+        )
 
 
 @dataclass
@@ -73,7 +75,9 @@ def rewards(values: NDArray[np.float64]) -> Callable[[float], str]:
     num = decimals(values)
 
     def write(value: float) -> str:
-        return f"{round(value, num) + 0.0:,.{num}f}".replace("-", MINUS)  # + 0.0: no minus before a zero
+        return f"{round(value, num) + 0.0:,.{num}f}".replace(
+            "-", MINUS
+        )  # + 0.0: no minus before a zero
 
     return write
 
@@ -105,7 +109,9 @@ def chip(agents: Mapping[str, int], name: str) -> Markup:
 def bar(part: float, whole: float, style: str = "--c:var(--muted)") -> Markup:
     """A share as a number on a bar."""
     width = 100 * part / whole if whole else 0
-    return Markup('<span class="bar" style="{};--w:{:.1f}%">{}</span>').format(style, width, share(part, whole))
+    return Markup('<span class="bar" style="{};--w:{:.1f}%">{}</span>').format(
+        style, width, share(part, whole)
+    )
 
 
 def plain(value: Any) -> str:

@@ -12,7 +12,9 @@ from fractions import Fraction
 TAIL = 10_000  # characters at the end: where an answer without a mark is looked for
 LONGEST = 2000  # characters: what is longer is no answer
 
-_BRACE = re.compile(r"\\(?:boxed|fbox)\b\s*(?:(\{)|([^\s{}$\\]+))|\\?[{}]")  # a box, or what it ends with
+_BRACE = re.compile(
+    r"\\(?:boxed|fbox)\b\s*(?:(\{)|([^\s{}$\\]+))|\\?[{}]"
+)  # a box, or what it ends with
 _MARK = re.compile(r"(?<!#)####(?!#)[ \t]*(.*)")
 _HEADING = re.compile(r"\W*(?:step|part|case)\b|\d+[.):]\s+[a-z]", re.I)  # of a step, in Markdown
 
@@ -36,14 +38,20 @@ _RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [  # applied in
     (r"\\varnothing\b", r"\\emptyset"),
     (r"√\s*(\w+|\([^()]*\))", r"\\sqrt{\1}"),
     (r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi "),
-    (r"(?<=\d)(?:\{,\}|,\\!|\\[,;: ]|~|\s)+(?=\d{3}(?!\d))", ""),  # thousands: 1{,}000, 1\,000, 1 000
+    (
+        r"(?<=\d)(?:\{,\}|,\\!|\\[,;: ]|~|\s)+(?=\d{3}(?!\d))",
+        "",
+    ),  # thousands: 1{,}000, 1\,000, 1 000
     (r"(?<!\\)\\(?: |$)|~", " "),  # spaces of LaTeX
     (r"(?<![\d.])(\d+)\s+(\d+)\s*/\s*(\d+)", r"\1\\frac{\2}{\3}"),  # 1 1/2
     (
         r"(?<=\d)\s*(\\text\s*\{)?\s*(thousand|million|billion)\b",
         lambda found: rf"\times 10^{{{_POWERS[found[2].lower()]}}}{found[1] or ''}",
     ),
-    (r"(\d{0,99})\.(\d{0,99})\\overline\s*\{?(\d{1,99})\}?", lambda found: _repeating(*found.groups())),
+    (
+        r"(\d{0,99})\.(\d{0,99})\\overline\s*\{?(\d{1,99})\}?",
+        lambda found: _repeating(*found.groups()),
+    ),
     (r"\s*\\text\s*\{\s*per\s?cent\s*\}|\s*\bper\s?cent\b", r"\\%"),
     (r"^\\text\s*\{[^{}]*(?:\bis|\bare|[:=])\s*\}", ""),  # words before it
     (r"^(?:it is|(?:the )?(?:final )?answer(?: is|:))\s", ""),
@@ -95,16 +103,24 @@ def judge(answer: str, response: str) -> bool:
     elif _is_words(wanted):  # to math-verify a word is a product of its letters: Amy = May
         return _plain(_bare(wanted)) == _plain(normalise(_bare(found)))
     if (based := _BASE.fullmatch(_bare(wanted))) and (other := _BASE.fullmatch(_bare(found))):
-        return based[1] == other[1] and (based[2] == other[2] or not (based[2] + other[2]).isdigit())
+        return based[1] == other[1] and (
+            based[2] == other[2] or not (based[2] + other[2]).isdigit()
+        )
     (wanted, unit), (found, other_unit) = _split_unit(wanted), _split_unit(found)
     if unit and other_unit and unit != other_unit:
         return False
-    if _DECIMAL.fullmatch(wanted) and _DECIMAL.fullmatch(found) and Fraction(wanted) != Fraction(found):
+    if (
+        _DECIMAL.fullmatch(wanted)
+        and _DECIMAL.fullmatch(found)
+        and Fraction(wanted) != Fraction(found)
+    ):
         return False  # math-verify rounds to six places
     if _math_verify(boxed(wanted), boxed(found)):
         return True
     whole, other_whole = _PERCENT.sub("", wanted), _PERCENT.sub("", found)
-    one_percent = (whole == wanted) != (other_whole == found)  # "what per cent": 12.5 and 12.5 % say the same
+    one_percent = (whole == wanted) != (
+        other_whole == found
+    )  # "what per cent": 12.5 and 12.5 % say the same
     return one_percent and _math_verify(boxed(whole), boxed(other_whole))
 
 
@@ -122,14 +138,41 @@ _CHOSEN = re.compile(r"\(([A-Za-z])\)(?!\w)|([A-Za-z])(?:$|[.:)](?!\w))")
 _BASE = re.compile(r"(\d+)_\{?(\w+)\}?")
 _DECIMAL = re.compile(r"-?(?:\d{1,99}\.?\d{0,99}|\.\d{1,99})")
 _PERCENT = re.compile(r"\s*\\?%$")
-_UNIT = re.compile(r"(?<=[\d})\]])(?:\s*\\text\s*\{([^{}]*)\}|\s*([A-Za-z][A-Za-z ./]*))(?:\s*\^\s*\{?(\d)\}?)?$")
+_UNIT = re.compile(
+    r"(?<=[\d})\]])(?:\s*\\text\s*\{([^{}]*)\}|\s*([A-Za-z][A-Za-z ./]*))(?:\s*\^\s*\{?(\d)\}?)?$"
+)
 _EXPONENTS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
 _UNITS = {
     alias + plural: names.split()[0]
     for names in (
-        *("mm millimeter millimetre", "cm centimeter centimetre", "m meter metre", "km kilometer kilometre", "inch in"),
-        *("foot feet ft", "yard yd", "mile mi", "g gram", "kg kilogram", "l liter litre", "ml milliliter millilitre"),
-        *("s sec second", "min minute", "h hr hour", "day", "week", "month", "year", "cent", "dollar", "degree"),
+        *(
+            "mm millimeter millimetre",
+            "cm centimeter centimetre",
+            "m meter metre",
+            "km kilometer kilometre",
+            "inch in",
+        ),
+        *(
+            "foot feet ft",
+            "yard yd",
+            "mile mi",
+            "g gram",
+            "kg kilogram",
+            "l liter litre",
+            "ml milliliter millilitre",
+        ),
+        *(
+            "s sec second",
+            "min minute",
+            "h hr hour",
+            "day",
+            "week",
+            "month",
+            "year",
+            "cent",
+            "dollar",
+            "degree",
+        ),
     )
     for alias in names.split()
     for plural in ("", "s", "es")
@@ -155,17 +198,24 @@ def _split_unit(answer: str) -> tuple[str, str]:
     """The answer without the unit at its end, and that unit where it is a well-known one, as cm^2 or m/s, else ""."""
     if not (found := _UNIT.search(answer)):
         return answer, ""
-    words = [word for word in re.findall("[a-z]+", (found[1] or found[2] or "").lower()) if word != "per"]
+    words = [
+        word for word in re.findall("[a-z]+", (found[1] or found[2] or "").lower()) if word != "per"
+    ]
     exponent = found[3] or (_EXPONENTS.get(words[0]) if words else None)
     names = [_UNITS.get(word, "") for word in words if word not in _EXPONENTS]
     unit = "/".join(names) + f"^{exponent or 1}" if names and all(names) else ""
-    apart = answer[found.start()].isspace() and all(word in _UNITS or len(word) > 2 for word in words)  # unlike 5x
+    apart = answer[found.start()].isspace() and all(
+        word in _UNITS or len(word) > 2 for word in words
+    )  # unlike 5x
     return answer[: found.start()] if unit or apart or found[1] is not None else answer, unit
 
 
 def _repeating(whole: str, fixed: str, period: str) -> str:
     r"""0.1\overline{6} as a fraction."""
-    value = Fraction(int(whole + fixed + period) - int(whole + fixed or 0), 10 ** len(fixed) * (10 ** len(period) - 1))
+    value = Fraction(
+        int(whole + fixed + period) - int(whole + fixed or 0),
+        10 ** len(fixed) * (10 ** len(period) - 1),
+    )
     return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 

@@ -44,7 +44,9 @@ async def calibrate(
     check_whole("num_responses", num_responses, at_least=2)
     drawn = _draw(rollouts, num_responses, random.Random(seed))
     if len(drawn) < 2:
-        raise ConfigError(f"calibrate: a standard deviation needs at least 2 responses, and there are {len(drawn)}")
+        raise ConfigError(
+            f"calibrate: a standard deviation needs at least 2 responses, and there are {len(drawn)}"
+        )
     failures: list[RewardError] = []
 
     async def reward(prompt: Prompt, text: str) -> list[float]:
@@ -54,16 +56,25 @@ async def calibrate(
             failures.append(error)
             return []
 
-    rewards = [score for scores in await asyncio.gather(*(reward(*each) for each in drawn)) for score in scores]
+    rewards = [
+        score
+        for scores in await asyncio.gather(*(reward(*each) for each in drawn))
+        for score in scores
+    ]
     if len(rewards) < 2:
         raise failures[0]
     if failures:
         logger.warning(
-            "%d of %d responses are left out, the first because of: %s", len(failures), len(drawn), failures[0]
+            "%d of %d responses are left out, the first because of: %s",
+            len(failures),
+            len(drawn),
+            failures[0],
         )
     mean, std = fmean(rewards), pstdev(rewards)
     if std == 0:
-        raise ConfigError(f"calibrate: all {len(rewards)} responses have the reward {mean:g}, which no std can scale")
+        raise ConfigError(
+            f"calibrate: all {len(rewards)} responses have the reward {mean:g}, which no std can scale"
+        )
     return mean, std
 
 
@@ -71,7 +82,10 @@ def _draw(rollouts: Iterable[Rollout], count: int, rng: random.Random) -> list[t
     """`count` responses with their prompts, all equally likely (reservoir sampling)."""
     drawn: list[tuple[Prompt, str]] = []
     texts = (
-        (rollout.prompt, play.completion.text) for rollout in rollouts for play in rollout.scored if play.completion
+        (rollout.prompt, play.completion.text)
+        for rollout in rollouts
+        for play in rollout.scored
+        if play.completion
     )
     for number, each in enumerate(texts):
         if number < count:

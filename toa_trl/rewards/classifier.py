@@ -76,13 +76,18 @@ class ClassifierReward:
             raise ConfigError(
                 f"{place}: {model!r} has {self._model.config.num_labels} labels; a reward model has one (num_labels=1)"
             )
-        self._config.use_cache = False  # nothing is generated, and older code knows another cache than transformers 5
+        self._config.use_cache = (
+            False  # nothing is generated, and older code knows another cache than transformers 5
+        )
         self._tokenizer = load_tokenizer(place, model, **code)
         self._system = SYSTEM_PROMPTS.get((config.get("architectures") or [""])[0])
         self._reward_token: int | None = getattr(self._config, "reward_token_id", None)
         self._flops = Flops.if_known(self._model.config)
         self._queue: Batcher[list[int], Score] = Batcher(
-            self._run, length=len, max_size=max_batch_size, max_tokens=batch_tokens(max_batch_tokens, self._model)
+            self._run,
+            length=len,
+            max_size=max_batch_size,
+            max_tokens=batch_tokens(max_batch_tokens, self._model),
         )
         check_scoring(place, model, lambda: self._run([self._ids(*PROBE)]))
 
@@ -94,7 +99,10 @@ class ClassifierReward:
         messages = conversation(prompt, response, self._system)
         if self._reward_token is None:
             return list(render(self._tokenizer, messages))
-        return [*self._tokenizer.encode(render(self._tokenizer, messages, tokenize=False)), self._reward_token]
+        return [
+            *self._tokenizer.encode(render(self._tokenizer, messages, tokenize=False)),
+            self._reward_token,
+        ]
 
     @torch.inference_mode()
     def _run(self, texts: list[list[int]]) -> list[Score]:
@@ -109,7 +117,9 @@ class ClassifierReward:
         scores = getattr(output, "score", None)
         values = (output[0] if scores is None else scores).float().reshape(len(texts), -1)
         if values.shape[1] != 1:
-            raise RewardError(f"one number per text was needed, not {values.shape[1]}; step scores are kind: process")
+            raise RewardError(
+                f"one number per text was needed, not {values.shape[1]}; step scores are kind: process"
+            )
         return with_flops(values[:, 0].tolist(), texts, self._flops)
 
 

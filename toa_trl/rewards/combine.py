@@ -22,7 +22,9 @@ from toa_trl.utils.registry import check_number, construct
 
 logger = logging.getLogger(__name__)
 
-Given = RewardModel | Callable[..., Any] | Mapping[str, Any]  # a reward model, a TRL reward function, or an entry
+Given = (
+    RewardModel | Callable[..., Any] | Mapping[str, Any]
+)  # a reward model, a TRL reward function, or an entry
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ class Part:
             Unavailable: none of its servers answers.
         """
         try:
-            return check_scores(self.place, await self.model.score(prompt, responses), len(responses))
+            return check_scores(
+                self.place, await self.model.score(prompt, responses), len(responses)
+            )
         except Unavailable:
             raise
         except RewardError as error:
@@ -59,7 +63,9 @@ class Part:
 class _Combination:
     def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = parts
-        self.words = {part.place: words for part in parts if (words := getattr(part.model, "words", None))}
+        self.words = {
+            part.place: words for part in parts if (words := getattr(part.model, "words", None))
+        }
 
     async def check(self) -> None:
         """Raises:
@@ -94,8 +100,13 @@ class WeightedSumReward(_Combination):
         scored = await _together(part.score(prompt, responses) for part in self._parts)
         sums = []
         for scores in zip(*scored, strict=True):
-            terms = [part.weight * part.standardised(score) for part, score in zip(self._parts, scores, strict=True)]
-            sums.append(Score(sum(sorted(terms)), _flops(scores)))  # sorted: the order of the parts decides nothing
+            terms = [
+                part.weight * part.standardised(score)
+                for part, score in zip(self._parts, scores, strict=True)
+            ]
+            sums.append(
+                Score(sum(sorted(terms)), _flops(scores))
+            )  # sorted: the order of the parts decides nothing
         return check_scores("reward 'weighted_sum'", sums, len(responses))
 
 
@@ -117,7 +128,10 @@ class MinimumReward(_Combination):
         """See `RewardModel`."""
         scored = await _together(part.score(prompt, responses) for part in self._parts)
         least = [
-            Score(min(p.standardised(s) for p, s in zip(self._parts, scores, strict=True)), _flops(scores))
+            Score(
+                min(p.standardised(s) for p, s in zip(self._parts, scores, strict=True)),
+                _flops(scores),
+            )
             for scores in zip(*scored, strict=True)
         ]
         return check_scores("reward 'minimum'", least, len(responses))
@@ -139,13 +153,17 @@ class HeldOutReward(_Combination):
 
     def __init__(self, reward: Given, second: Given) -> None:
         places = {"reward 'held_out': reward": reward, "reward 'held_out': second": second}
-        self._first, self._second = parts = [Part(place, _make(place, given)) for place, given in places.items()]
+        self._first, self._second = parts = [
+            Part(place, _make(place, given)) for place, given in places.items()
+        ]
         super().__init__(parts)
         self.num_failed = 0  # responses that the second could not score
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
         """See `RewardModel`."""
-        scores, seconds = await _together([self._first.score(prompt, responses), self._look(prompt, responses)])
+        scores, seconds = await _together(
+            [self._first.score(prompt, responses), self._look(prompt, responses)]
+        )
         return [
             Score(score, _flops((score, second)), None if second is None else float(second))
             for score, second in zip(scores, seconds, strict=True)
@@ -156,7 +174,9 @@ class HeldOutReward(_Combination):
             return await self._second.score(prompt, responses)
         except RewardError as error:
             if not self.num_failed:
-                logger.warning("%s; the plays that it cannot score are recorded without a second reward", error)
+                logger.warning(
+                    "%s; the plays that it cannot score are recorded without a second reward", error
+                )
             self.num_failed += len(responses)
             return [None] * len(responses)
 
@@ -165,10 +185,15 @@ def _parts(place: str, entries: Any, make: Callable[..., Part]) -> list[Part]:
     if not isinstance(entries, list | tuple) or not entries:
         raise ConfigError(f"{place}: rewards: a list of {{reward, ...}} is needed, not {entries!r}")
     places = [f"{place}: rewards[{number}]" for number in range(len(entries))]
-    return [construct(where, make, where, params=entry) for where, entry in zip(places, entries, strict=True)]
+    return [
+        construct(where, make, where, params=entry)
+        for where, entry in zip(places, entries, strict=True)
+    ]
 
 
-def _weighted(place: str, reward: Given, weight: float = 1.0, mean: float = 0.0, std: float = 1.0) -> Part:
+def _weighted(
+    place: str, reward: Given, weight: float = 1.0, mean: float = 0.0, std: float = 1.0
+) -> Part:
     check_number(f"{place}: weight", weight, at_least=-math.inf)
     check_number(f"{place}: mean", mean, at_least=-math.inf)
     check_number(f"{place}: std", std, at_least=0, above=True)

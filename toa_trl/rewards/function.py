@@ -27,10 +27,14 @@ class FunctionReward:
     """
 
     def __init__(self, function: str | Callable[..., Any]) -> None:
-        self._function = load_object("reward 'function'", function) if isinstance(function, str) else function
+        self._function = (
+            load_object("reward 'function'", function) if isinstance(function, str) else function
+        )
         if not callable(self._function):
             raise ConfigError(f"reward 'function': {function!r} cannot be called")
-        self._name = function if isinstance(function, str) else getattr(function, "__name__", "function")
+        self._name = (
+            function if isinstance(function, str) else getattr(function, "__name__", "function")
+        )
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
         """See `RewardModel`."""
@@ -38,12 +42,16 @@ class FunctionReward:
         try:
             rewards = self._function(
                 prompts=[as_dicts(prompt.messages) for _ in responses],
-                completions=[[{"role": "assistant", "content": response}] for response in responses],
+                completions=[
+                    [{"role": "assistant", "content": response}] for response in responses
+                ],
                 **{column: [value] * count for column, value in prompt.metadata.items()},
             )
             if inspect.isawaitable(rewards):
                 rewards = await rewards
-        except Exception as error:  # the user's own code: whatever it raises is a failure of these responses
+        except (
+            Exception
+        ) as error:  # the user's own code: whatever it raises is a failure of these responses
             raise RewardError(f"{self._name}: {type(error).__name__}: {error}") from error
         return check_scores(self._name, rewards, count)
 

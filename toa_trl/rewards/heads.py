@@ -42,8 +42,12 @@ def render(tokenizer: Any, messages: Messages, **options: Any) -> Any:
     except TemplateError as error:
         if [message["role"] for message in messages[:2]] == ["system", "user"]:
             content = f"{messages[0]['content']}\n\n{messages[1]['content']}"
-            return render(tokenizer, [{"role": "user", "content": content}, *messages[2:]], **options)
-        raise RewardError(f"the reward model's chat template refuses the conversation: {error}") from error
+            return render(
+                tokenizer, [{"role": "user", "content": content}, *messages[2:]], **options
+            )
+        raise RewardError(
+            f"the reward model's chat template refuses the conversation: {error}"
+        ) from error
 
 
 def batch_tokens(given: int | None, model: Any) -> int:
@@ -65,17 +69,27 @@ async def scored(queue: Batcher[Any, Score], texts: Iterable[Any]) -> list[float
     """
     try:
         scores = await asyncio.gather(*map(queue.submit, texts))
-    except (RuntimeError, ValueError, IndexError, AssertionError) as error:  # memory, positions, a head of its own
+    except (
+        RuntimeError,
+        ValueError,
+        IndexError,
+        AssertionError,
+    ) as error:  # memory, positions, a head of its own
         raise RewardError(f"the reward model failed: {error}") from error
     return check_scores("the reward model", scores, len(scores))
 
 
 def with_flops(values: Sequence[float], texts: Sequence[Sized], flops: Flops | None) -> list[Score]:
     """The values as scores that know what their texts, by their length in tokens, have cost."""
-    return [Score(value, flops(len(text)) if flops else None) for value, text in zip(values, texts, strict=True)]
+    return [
+        Score(value, flops(len(text)) if flops else None)
+        for value, text in zip(values, texts, strict=True)
+    ]
 
 
-def trusted_class(place: str, model: str, config: Mapping[str, Any], trust_remote_code: bool) -> str | None:
+def trusted_class(
+    place: str, model: str, config: Mapping[str, Any], trust_remote_code: bool
+) -> str | None:
     """The auto class of the code that the model brings, or None where transformers has its architecture.
 
     Raises:

@@ -82,7 +82,9 @@ class HTTPReward:
             Unavailable: none of its servers answers.
         """
         asked, metadata = as_dicts(prompt.messages), dict(prompt.metadata)
-        inputs = ({"prompt": asked, "response": response, "metadata": metadata} for response in responses)
+        inputs = (
+            {"prompt": asked, "response": response, "metadata": metadata} for response in responses
+        )
         return list(await asyncio.gather(*map(self._score, inputs)))
 
     async def aclose(self) -> None:
@@ -94,7 +96,9 @@ class HTTPReward:
             score = await self._queue.submit(given)
             if is_finite(score):
                 return float(score)
-        raise RewardError(f"reward 'http': a finite number was needed, not {score!r} ({self._max_attempts} attempts)")
+        raise RewardError(
+            f"reward 'http': a finite number was needed, not {score!r} ({self._max_attempts} attempts)"
+        )
 
     async def _send(self, inputs: list[Input]) -> list[float | None]:
         def scores(answer: Any) -> list[float | None]:

@@ -35,15 +35,23 @@ class Mode:
 
     word: str  # before the brackets: "Rating" for Rating: [[7]]
     fields: tuple[str, ...]  # of the template, for the responses
-    verdicts: Mapping[str, tuple[float, float]]  # what may stand in the brackets -> value and weight
+    verdicts: Mapping[
+        str, tuple[float, float]
+    ]  # what may stand in the brackets -> value and weight
 
 
 HALVES = [number / 2 for number in range(2, 21)]
 PAIR = ("response_a", "response_b")
 MODES = {
-    "pointwise": Mode("Rating", ("response",), {form(n): (n, 1) for n in HALVES for form in ("{:g}".format, str)}),
+    "pointwise": Mode(
+        "Rating", ("response",), {form(n): (n, 1) for n in HALVES for form in ("{:g}".format, str)}
+    ),
     "pairwise": Mode("Verdict", PAIR, {"A": (1, 1), "TIE": (0.5, 1), "B": (0, 1)}),
-    "arena": Mode("Verdict", PAIR, {"A>>B": (1, 3), "A>B": (1, 1), "A=B": (0.5, 1), "B>A": (0, 1), "B>>A": (0, 3)}),
+    "arena": Mode(
+        "Verdict",
+        PAIR,
+        {"A>>B": (1, 3), "A>B": (1, 1), "A=B": (0.5, 1), "B>A": (0, 1), "B>>A": (0, 3)},
+    ),
 }
 
 
@@ -98,11 +106,16 @@ class JudgeReward:
         self._mode = choose(PLACE, "mode", MODES, mode)
         self._template = _load_template(Path(template or BUILT_IN), mode, needs_rubric=bool(rubric))
         if not isinstance(rubric, str):
-            raise ConfigError(f"{PLACE}: rubric must be a text, or a file that ends in .txt or .md, not {rubric!r}")
+            raise ConfigError(
+                f"{PLACE}: rubric must be a text, or a file that ends in .txt or .md, not {rubric!r}"
+            )
         self._rubric = rubric
         if not rubric or rubric.endswith((".txt", ".md")):
             self._rubric = _read(Path(rubric or BUILT_IN / "rubric.txt"))
-        self.words = {"template": self._template, "rubric": self._rubric}  # they decide what it says
+        self.words = {
+            "template": self._template,
+            "rubric": self._rubric,
+        }  # they decide what it says
         self._pattern = re.compile(rf"\b{self._mode.word}[\s:*_]*\[\[([^\[\]]*)\]\]", re.IGNORECASE)
         self._baseline = baseline
         self._sampling = make_sampling(f"{PLACE}: sampling", Sampling(), sampling or {})
@@ -110,7 +123,9 @@ class JudgeReward:
         check_whole(f"{PLACE}: seed", seed, at_least=0)
         check_number(f"{PLACE}: wait_s", wait_s, at_least=0)
         self._max_attempts, self._seed, self._wait_s = max_attempts, seed, wait_s
-        self._own = not hasattr(agent, "generate")  # what was given as an object is its owner's to close
+        self._own = not hasattr(
+            agent, "generate"
+        )  # what was given as an object is its owner's to close
         self._agent: Agent = make_agent(agent) if self._own else agent  # type: ignore[arg-type, assignment]
 
     async def check(self) -> None:
@@ -132,12 +147,20 @@ class JudgeReward:
             Unavailable: none of the judge's servers answers.
         """
         if self._mode.fields != PAIR:
-            return list(await asyncio.gather(*(self._ask(prompt, response) for response in responses)))
+            return list(
+                await asyncio.gather(*(self._ask(prompt, response) for response in responses))
+            )
         against = prompt.metadata.get(self._baseline)
         if not isinstance(against, str):
             there = ", ".join(prompt.metadata) or "none"
-            raise RewardError(f"{PLACE}: a text is needed in the column {self._baseline!r}; the columns are: {there}")
-        return list(await asyncio.gather(*(self.compare(prompt, response, against) for response in responses)))
+            raise RewardError(
+                f"{PLACE}: a text is needed in the column {self._baseline!r}; the columns are: {there}"
+            )
+        return list(
+            await asyncio.gather(
+                *(self.compare(prompt, response, against) for response in responses)
+            )
+        )
 
     async def compare(self, prompt: Prompt, a: str, b: str) -> Judgement:
         """The share for `a` over both orders, in [0, 1]; the judge sees `a` first in one and second in the other.
@@ -151,7 +174,9 @@ class JudgeReward:
             Unavailable: none of the judge's servers answers.
         """
         if self._mode.fields != PAIR:
-            raise ConfigError(f"{PLACE}: mode pairwise or arena is needed to compare, not pointwise")
+            raise ConfigError(
+                f"{PLACE}: mode pairwise or arena is needed to compare, not pointwise"
+            )
         first, second = await asyncio.gather(self._ask(prompt, a, b), self._ask(prompt, b, a))
         weight = first.weight + second.weight
         share = (first.weight * first + second.weight * (1 - second)) / weight
@@ -169,18 +194,25 @@ class JudgeReward:
                 )
                 verdict = self._verdict(done)
             except AgentError as error:
-                if error.completion is None:  # its own retries have ended, and another seed would change nothing
+                if (
+                    error.completion is None
+                ):  # its own retries have ended, and another seed would change nothing
                     raise RewardError(f"{PLACE}: {error}") from error
                 done, verdict = error.completion, str(error)
             flops.append(done.flops)
             if not isinstance(verdict, str):
                 return Judgement(verdict[0], total_flops(flops), verdict[1])
         last_words = " ".join(done.text.split())[-NUM_LAST_WORDS:]
-        raise RewardError(f"{PLACE}: {verdict} ({self._max_attempts} attempts); its last words: {last_words!r}")
+        raise RewardError(
+            f"{PLACE}: {verdict} ({self._max_attempts} attempts); its last words: {last_words!r}"
+        )
 
     def _messages(self, prompt: Prompt, responses: Sequence[str]) -> tuple[Message, ...]:
         shown = dict(zip(self._mode.fields, responses, strict=True))
-        tag = _tag([text for message in prompt.messages for text in (message.role, message.content)], responses)
+        tag = _tag(
+            [text for message in prompt.messages for text in (message.role, message.content)],
+            responses,
+        )
         turns = (_between(message.role, tag, message.content) for message in prompt.messages)
         fields = {"conversation": "\n\n".join(turns), "rubric": self._rubric, "tag": tag}
         fields |= {name: _between(name, tag, text) for name, text in shown.items()}

@@ -30,4 +30,6 @@ class LengthReward:
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
         """See `RewardModel`."""
         lengths = [float(self._length(response)) for response in responses]
-        return lengths if self._target is None else [-abs(length - self._target) for length in lengths]
+        return (
+            lengths if self._target is None else [-abs(length - self._target) for length in lengths]
+        )

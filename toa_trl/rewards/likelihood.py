@@ -62,7 +62,10 @@ class LikelihoodReward:
         self._mean = aggregate == "mean"
         self._floor = floor
         self._queue: Batcher[_Text, Score] = Batcher(
-            self._run, length=len, max_size=max_batch_size, max_tokens=batch_tokens(max_batch_tokens, self._model)
+            self._run,
+            length=len,
+            max_size=max_batch_size,
+            max_tokens=batch_tokens(max_batch_tokens, self._model),
         )
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
@@ -80,7 +83,9 @@ class LikelihoodReward:
     def _run(self, texts: list[_Text]) -> list[Score]:
         ids, mask = padded([text.ids for text in texts], 0, self._model.device)
         logits = self._model(input_ids=ids, attention_mask=mask).logits  # [B, T, vocabulary]
-        values = torch.stack([self._value(*each) for each in zip(texts, ids, logits, strict=True)]).tolist()
+        values = torch.stack(
+            [self._value(*each) for each in zip(texts, ids, logits, strict=True)]
+        ).tolist()
         return with_flops(values, texts, self._flops)
 
     def _value(self, text: _Text, ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

@@ -57,7 +57,10 @@ class MathReward:
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
         """See `RewardModel`."""
         answer = str(column_of("reward 'math'", prompt, self._column))
-        return [float(r) for r in await asyncio.gather(*(self._right(answer, each) for each in responses))]
+        return [
+            float(r)
+            for r in await asyncio.gather(*(self._right(answer, each) for each in responses))
+        ]
 
     async def equivalent(self, answer: str, other: str) -> bool:
         """Whether two final answers, as of `final_answer`, say the same; `answer` is the one to go by.
@@ -79,10 +82,14 @@ class MathReward:
         self._idle.clear()
 
     async def _right(self, answer: str, response: str) -> bool:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, answer, response)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, self._ask, answer, response
+        )
 
     def _ask(self, answer: str, response: str) -> bool:
-        for _ in range(2):  # a worker that something else ended, the kernel for want of memory, is replaced once
+        for _ in range(
+            2
+        ):  # a worker that something else ended, the kernel for want of memory, is replaced once
             worker = self._idle.pop() if self._idle else self._start()
             if line := self._tell(worker, json.dumps([answer, response]).encode()):
                 self._idle.append(worker)
@@ -91,7 +98,11 @@ class MathReward:
             if code == -signal.SIGPROF:
                 break
         late = code == -signal.SIGPROF
-        reason = f"no end in {self._timeout_s:g} s of processor time" if late else f"its process ended with code {code}"
+        reason = (
+            f"no end in {self._timeout_s:g} s of processor time"
+            if late
+            else f"its process ended with code {code}"
+        )
         what = final_answer(response) or response[-80:]
         raise RewardError(f"reward 'math': math-verify on {what[:80]!r}: {reason}")
 
@@ -134,9 +145,13 @@ def work(timeout_s: float) -> None:
 
     logging.disable()
     with suppress(ValueError):  # less is allowed already
-        resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        resource.setrlimit(
+            resource.RLIMIT_AS, (MAX_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1])
+        )
     for line in sys.stdin.buffer:
-        signal.setitimer(signal.ITIMER_PROF, timeout_s)  # nobody handles SIGPROF: it ends the process, C or not
+        signal.setitimer(
+            signal.ITIMER_PROF, timeout_s
+        )  # nobody handles SIGPROF: it ends the process, C or not
         right = judge(*json.loads(line))
         signal.setitimer(signal.ITIMER_PROF, 0)
         sys.stdout.write(f"{int(right)}\n")

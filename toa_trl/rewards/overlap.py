@@ -56,7 +56,10 @@ class BleuReward:
     def __init__(self, column: str = "reference") -> None:
         from sacrebleu.metrics import BLEU
 
-        self._column, self._metric = column, cache(lambda tokenize: BLEU(effective_order=True, tokenize=tokenize))
+        self._column, self._metric = (
+            column,
+            cache(lambda tokenize: BLEU(effective_order=True, tokenize=tokenize)),
+        )
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
         """See `RewardModel`."""
@@ -64,9 +67,15 @@ class BleuReward:
         return _scores(metric, "reward 'bleu'", prompt, self._column, responses)
 
 
-def _scores(metric: Any, place: str, prompt: Prompt, column: str, responses: Sequence[str]) -> list[float]:
+def _scores(
+    metric: Any, place: str, prompt: Prompt, column: str, responses: Sequence[str]
+) -> list[float]:
     references = column_of(place, prompt, column)
     references = [references] if isinstance(references, str) else references
-    if not isinstance(references, list | tuple) or not all(isinstance(text, str) for text in references):
-        raise RewardError(f"{place}: the column {column!r} holds neither a text nor a list of texts for {prompt.id!r}")
+    if not isinstance(references, list | tuple) or not all(
+        isinstance(text, str) for text in references
+    ):
+        raise RewardError(
+            f"{place}: the column {column!r} holds neither a text nor a list of texts for {prompt.id!r}"
+        )
     return [float(metric.sentence_score(response, references).score) for response in responses]

@@ -48,7 +48,9 @@ class _Interface(Protocol):
     def encode(self, prompt: Prompt, response: str) -> tuple[list[int], int]:
         """Token ids, and the number of steps."""
 
-    def judge(self, model: Any, inputs: dict[str, torch.Tensor], places: torch.Tensor) -> torch.Tensor:
+    def judge(
+        self, model: Any, inputs: dict[str, torch.Tensor], places: torch.Tensor
+    ) -> torch.Tensor:
         """The probabilities that what ends at these places is a good step [B, places]."""
 
 
@@ -66,7 +68,9 @@ class _Qwen:
         text = "".join(step + self.tag for step in steps)
         return list(render(self._tokenizer, conversation(prompt, text, STEP_BY_STEP))), len(steps)
 
-    def judge(self, model: Any, inputs: dict[str, torch.Tensor], places: torch.Tensor) -> torch.Tensor:
+    def judge(
+        self, model: Any, inputs: dict[str, torch.Tensor], places: torch.Tensor
+    ) -> torch.Tensor:
         logits: torch.Tensor = model(**inputs)[0][:, places]
         return logits.float().softmax(dim=-1)[..., 1]
 
@@ -83,15 +87,21 @@ class _Shepherd:
         self._tokenizer = tokenizer
         self._plus_minus = tokenizer.encode("+ -", add_special_tokens=False)[-2:]
         tag = [None, *tokenizer.encode(self.tag, add_special_tokens=False)][-1]
-        self.tokens: dict[str, int | None] = dict(zip_longest((self.tag, "+", "-"), (tag, *self._plus_minus)))
+        self.tokens: dict[str, int | None] = dict(
+            zip_longest((self.tag, "+", "-"), (tag, *self._plus_minus))
+        )
 
     def encode(self, prompt: Prompt, response: str) -> tuple[list[int], int]:
-        question = "\n".join(message.content for message in prompt.messages if message.role != "system")
+        question = "\n".join(
+            message.content for message in prompt.messages if message.role != "system"
+        )
         steps = _steps(r"\n", response, self.tag)
         text = "\n".join(f"{step} {self.tag}" for step in steps)
         return list(self._tokenizer.encode(f"{question} {text}")), len(steps)
 
-    def judge(self, model: Any, inputs: dict[str, torch.Tensor], places: torch.Tensor) -> torch.Tensor:
+    def judge(
+        self, model: Any, inputs: dict[str, torch.Tensor], places: torch.Tensor
+    ) -> torch.Tensor:
         logits: torch.Tensor = model(**inputs, logits_to_keep=places).logits[..., self._plus_minus]
         return logits.float().softmax(dim=-1)[..., 0]
 
@@ -154,18 +164,31 @@ class ProcessReward:
                 f"{place}: {model!r} is a {architecture}, which judges no steps as far as is known; "
                 f"known: {', '.join(INTERFACES)}"
             )
-        auto_class = trusted_class(place, model, config, trust_remote_code) or "AutoModelForCausalLM"
+        auto_class = (
+            trusted_class(place, model, config, trust_remote_code) or "AutoModelForCausalLM"
+        )
         code: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
         self._model = load_model(place, auto_class, model, dtype=dtype, device=device, **code)
-        self._model.config.use_cache = False  # nothing is generated, and older code knows another cache
+        self._model.config.use_cache = (
+            False  # nothing is generated, and older code knows another cache
+        )
         tokenizer = load_tokenizer(place, model, template=INTERFACES[architecture] is _Qwen, **code)
         self._interface = INTERFACES[architecture](tokenizer)
         tokens = self._interface.tokens
-        if missing := [t for t, token in tokens.items() if token is None or tokenizer.decode([token]).strip() != t]:
-            raise ConfigError(f"{place}: the tokenizer of {model!r} has no token of its own for {', '.join(missing)}")
+        if missing := [
+            t
+            for t, token in tokens.items()
+            if token is None or tokenizer.decode([token]).strip() != t
+        ]:
+            raise ConfigError(
+                f"{place}: the tokenizer of {model!r} has no token of its own for {', '.join(missing)}"
+            )
         self._flops = Flops.if_known(self._model.config)
         self._queue: Batcher[_Text, Score] = Batcher(
-            self._run, length=len, max_size=max_batch_size, max_tokens=batch_tokens(max_batch_tokens, self._model)
+            self._run,
+            length=len,
+            max_size=max_batch_size,
+            max_tokens=batch_tokens(max_batch_tokens, self._model),
         )
         check_scoring(place, model, lambda: self._run([self._text(*PROBE)]))
 
@@ -177,20 +200,31 @@ class ProcessReward:
         ids, num_steps = self._interface.encode(prompt, response)
         tag = self._interface.tag
         places = [place for place, token in enumerate(ids) if token == self._interface.tokens[tag]]
-        if len(places) != num_steps:  # a response that writes the tag would add steps of its own choice
-            raise RewardError(f"{num_steps} steps, but the step tag {tag!r} is {len(places)} times in the text")
+        if (
+            len(places) != num_steps
+        ):  # a response that writes the tag would add steps of its own choice
+            raise RewardError(
+                f"{num_steps} steps, but the step tag {tag!r} is {len(places)} times in the text"
+            )
         return _Text(ids, places)
 
     @torch.inference_mode()
     def _run(self, texts: list[_Text]) -> list[Score]:
         ids_of = [text.ids for text in texts]
-        self._model.config.pad_token_id = pad = spare_token(ids_of, self._model.config.vocab_size) or 0
+        self._model.config.pad_token_id = pad = (
+            spare_token(ids_of, self._model.config.vocab_size) or 0
+        )
         ids, mask = padded(ids_of, pad, self._model.device)
         places = sorted({place for text in texts for place in text.places})
         inputs = {"input_ids": ids, "attention_mask": mask}
-        judged = self._interface.judge(self._model, inputs, torch.tensor(places, device=ids.device)).tolist()
+        judged = self._interface.judge(
+            self._model, inputs, torch.tensor(places, device=ids.device)
+        ).tolist()
         good = [dict(zip(places, row, strict=True)) for row in judged]  # place -> probability
-        values = [self._aggregate([row[place] for place in text.places]) for text, row in zip(texts, good, strict=True)]
+        values = [
+            self._aggregate([row[place] for place in text.places])
+            for text, row in zip(texts, good, strict=True)
+        ]
         return with_flops(values, texts, self._flops)
 
 

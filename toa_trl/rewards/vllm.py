@@ -42,7 +42,9 @@ class VLLMReward:
     ) -> None:
         urls = [base_url] if isinstance(base_url, str) else base_url
         if isinstance(urls, list | tuple):
-            urls = [str(url).rstrip("/").removesuffix("/v1") for url in urls]  # /classify is not part of the OpenAI API
+            urls = [
+                str(url).rstrip("/").removesuffix("/v1") for url in urls
+            ]  # /classify is not part of the OpenAI API
         self._endpoints = Endpoints(
             "reward 'vllm'",
             urls,
@@ -77,7 +79,11 @@ class VLLMReward:
             for response in responses
         ]
         try:
-            return list(await asyncio.gather(*(self._endpoints.post("classify", body, _logit) for body in bodies)))
+            return list(
+                await asyncio.gather(
+                    *(self._endpoints.post("classify", body, _logit) for body in bodies)
+                )
+            )
         except RequestError as error:
             raise RewardError(f"reward 'vllm': {error}") from error
 

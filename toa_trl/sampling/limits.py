@@ -51,12 +51,19 @@ class Meter:
         for name, value in asdict(self.limits).items():
             if value is not None:
                 check_number(f"limits: {name}", value, at_least=0, above=True)
-        self.prices = {name: construct(f"agent {name!r}: price", Price, params=price) for name, price in prices.items()}
+        self.prices = {
+            name: construct(f"agent {name!r}: price", Price, params=price)
+            for name, price in prices.items()
+        }
         for name, price in self.prices.items():
             for field in fields(price):
-                check_number(f"agent {name!r}: price: {field.name}", getattr(price, field.name), at_least=0)
+                check_number(
+                    f"agent {name!r}: price: {field.name}", getattr(price, field.name), at_least=0
+                )
         if self.limits.max_cost is not None and not self.prices:
-            raise ConfigError("limits: max_cost needs the price of an agent: price: {prompt: 0.1, completion: 0.4}")
+            raise ConfigError(
+                "limits: max_cost needs the price of an agent: price: {prompt: 0.1, completion: 0.4}"
+            )
         self._limited = self.limits != Limits()
         self.tokens, self.flops, self.cost = 0, 0.0, 0.0
         self._blind = False  # a play without FLOPs was seen
@@ -65,7 +72,9 @@ class Meter:
         """Begin with what the journal holds instead of nothing."""
         self.tokens = sum(c.prompt_tokens + c.completion_tokens for c in counts.values())
         self.flops = sum(c.flops for c in counts.values()) + reward_flops
-        self.cost = sum(self._price(name, c.prompt_tokens, c.completion_tokens) for name, c in counts.items())
+        self.cost = sum(
+            self._price(name, c.prompt_tokens, c.completion_tokens) for name, c in counts.items()
+        )
 
     def add(self, play: Play) -> None:
         """One play more, scored or failed."""
@@ -77,7 +86,10 @@ class Meter:
         self.cost += self._price(play.action.agent, done.prompt_tokens, done.completion_tokens)
         if done.flops is None and self.limits.max_flops is not None and not self._blind:
             self._blind = True
-            logger.warning("limits: the FLOPs of agent %r are not known; give its entry a config", play.action.agent)
+            logger.warning(
+                "limits: the FLOPs of agent %r are not known; give its entry a config",
+                play.action.agent,
+            )
 
     @property
     def reached(self) -> str | None:

@@ -68,7 +68,9 @@ class Progress:
         self._total, self._cost, self._enabled, self._clock = total, cost, enabled, clock
         self._every_s, self._title = every_s, title
         # isatty is asked here, because FORCE_COLOR lets rich take a log file for a terminal
-        self._console = console or Console(stderr=True, force_terminal=None if sys.stderr.isatty() else False)
+        self._console = console or Console(
+            stderr=True, force_terminal=None if sys.stderr.isatty() else False
+        )
         self._agents = defaultdict[str, _Agent](_Agent, {name: _Agent() for name in agents})
         self._best: dict[str, float] = {}
         self._best_sum = 0.0
@@ -87,18 +89,25 @@ class Progress:
         else:
             self._shown.callback(lambda: self._write(self.line()))
             done = threading.Event()
-            thread = threading.Thread(target=self._write_lines, args=(done,), name="progress", daemon=True)
+            thread = threading.Thread(
+                target=self._write_lines, args=(done,), name="progress", daemon=True
+            )
             self._shown.callback(thread.join)
             self._shown.callback(done.set)
             thread.start()
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._shown.close()
 
-    def resume(self, counts: Mapping[str, AgentCounts], best: Mapping[str, float] | None = None) -> None:
+    def resume(
+        self, counts: Mapping[str, AgentCounts], best: Mapping[str, float] | None = None
+    ) -> None:
         """What a journal holds already; it counts, but not in the rate. Several journals add up.
 
         Args:
@@ -163,7 +172,9 @@ class Progress:
         scored, rate, eta = self._measure()
         agents = agent_table("in flight", "done", "failed", "tokens")
         for name, a in list(self._agents.items()):
-            agents.add_row(Text(name), f"{a.in_flight:,}", f"{a.scored:,}", f"{a.failed:,}", human(a.tokens))
+            agents.add_row(
+                Text(name), f"{a.in_flight:,}", f"{a.scored:,}", f"{a.failed:,}", human(a.tokens)
+            )
         further = [*self._further(), f"after {duration(self._clock() - self._started)}"]
         return Group(
             bar(self._title, scored, self._total, f"{rate:,.1f}/s", f"ETA {duration(eta)}"),
@@ -248,9 +259,15 @@ def _handlers() -> list[logging.StreamHandler[Any]]:
 def bar(title: str, done: int, total: int, *further: str) -> Table:
     """One line: title, a bar, how many of how many, and what else there is to say."""
     numbers = (f"{done:,}/{total:,}", percent(done, total), *further)
-    line = Table.grid(Column(no_wrap=True), Column(ratio=1), *(Column(no_wrap=True) for _ in numbers), expand=True)
+    line = Table.grid(
+        Column(no_wrap=True), Column(ratio=1), *(Column(no_wrap=True) for _ in numbers), expand=True
+    )
     line.padding = (0, 1)
-    line.add_row(Text(title), ProgressBar(total=max(total, 1), completed=done), *(Text(number) for number in numbers))
+    line.add_row(
+        Text(title),
+        ProgressBar(total=max(total, 1), completed=done),
+        *(Text(number) for number in numbers),
+    )
     return line
 
 

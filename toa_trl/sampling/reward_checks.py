@@ -48,7 +48,9 @@ class RewardWatch:
     def _saturated(self) -> str | None:
         if self._tau is None or len(set(self._rewards)) == 1:
             return None
-        edge = -math.log(SATURATED) * self._tau  # beyond it a squashed reward is within SATURATED of 0 or 1
+        edge = (
+            -math.log(SATURATED) * self._tau
+        )  # beyond it a squashed reward is within SATURATED of 0 or 1
         num_outside = sum(abs(reward) > edge for reward in self._rewards)
         if num_outside <= ENOUGH / 2:
             return None

@@ -22,7 +22,9 @@ from toa_trl.search import Search
 from toa_trl.tasks import Task
 from toa_trl.types import Action, Completion, Play, Prompt, Sampling
 
-MAX_GIVEN_UP = 50  # prompts in a row: then nothing works any more, and asking on would only burn money
+MAX_GIVEN_UP = (
+    50  # prompts in a row: then nothing works any more, and asking on would only burn money
+)
 NOBODY = frozenset[str]()
 LOOK_S = 0.5  # between two looks whether an agent is back
 
@@ -71,7 +73,9 @@ class Runner:
     _num_searching: int = field(default=0, init=False)  # prompts under way
     _num_given_up: int = field(default=0, init=False)  # prompts since the last scored play
     _last_error: str = field(default="", init=False)
-    _waiting_since_s: float | None = field(default=None, init=False)  # loop time; no play was scored since
+    _waiting_since_s: float | None = field(
+        default=None, init=False
+    )  # loop time; no play was scored since
 
     async def run(self, prompts: Iterable[Prompt]) -> list[str]:
         """Spend the budget of every prompt, going on where the journal ends.
@@ -140,7 +144,9 @@ class Runner:
                 num_running -= 1
                 if play is None:
                     search.withdraw(index)
-                    if not self._away():  # back in this very moment, or an agent that says one thing and does another
+                    if (
+                        not self._away()
+                    ):  # back in this very moment, or an agent that says one thing and does another
                         await asyncio.sleep(LOOK_S)
                 else:
                     plays[index] = play
@@ -174,7 +180,9 @@ class Runner:
                 self.observer.dropped(action.agent)
         return play
 
-    async def _make(self, prompt: Prompt, index: int, action: Action, plays: Mapping[int, Play]) -> Play | None:
+    async def _make(
+        self, prompt: Prompt, index: int, action: Action, plays: Mapping[int, Play]
+    ) -> Play | None:
         """Generate and score. A failure is a recorded fact with its reason, never a reward."""
         seed, agent = derive_seed(self.seed, prompt.id, index), self.agents[action.agent]
         completion, reward, error = None, None, None
@@ -203,7 +211,14 @@ class Runner:
         self._last_error = error or self._last_error
         flops, second = getattr(reward, "flops", None), getattr(reward, "second", None)
         return Play(
-            index, action, completion, reward, None if error is None else whole_text(error), seed, flops, second
+            index,
+            action,
+            completion,
+            reward,
+            None if error is None else whole_text(error),
+            seed,
+            flops,
+            second,
         )
 
     def _away(self) -> frozenset[str]:
@@ -220,7 +235,9 @@ class Runner:
         self._waiting_since_s = self._waiting_since_s or loop.time()
         while self._away() == away and not self.enough():
             if loop.time() - (self._waiting_since_s or loop.time()) > self.patience_s:
-                reasons = "; ".join(sorted(str(getattr(self.agents[name], "away", None)) for name in away))
+                reasons = "; ".join(
+                    sorted(str(getattr(self.agents[name], "away", None)) for name in away)
+                )
                 raise ToaError(f"no agent has answered for {self.patience_s:g} s: {reasons}")
             await asyncio.sleep(LOOK_S)
 

@@ -38,7 +38,9 @@ class _State:
     num_rewarded: int = 0  # prompts with a scored play
     best_sum: float = 0.0  # of their best rewards
     num_recent: int = 0  # plays written within RECENT_S
-    written: list[float] = field(default_factory=list)  # first and last play of each journal, in unix seconds
+    written: list[float] = field(
+        default_factory=list
+    )  # first and last play of each journal, in unix seconds
     agents: dict[str, AgentCounts] = field(default_factory=dict)
     failures: Counter[str] = field(default_factory=Counter)
 
@@ -58,7 +60,9 @@ def status(run_dir: str | Path, now: float | None = None) -> RenderableType:
     return _view(Path(run_dir), _read(Path(run_dir), now), now)
 
 
-def print_status(run_dir: str | Path, watch: float | None = None, console: Console | None = None) -> None:
+def print_status(
+    run_dir: str | Path, watch: float | None = None, console: Console | None = None
+) -> None:
     """Print the status; with `watch` again and again, until the run ends or Ctrl-C.
 
     Args:
@@ -74,7 +78,9 @@ def print_status(run_dir: str | Path, watch: float | None = None, console: Conso
         raise ConfigError(f"--watch: a number of seconds above 0 is needed, not {watch}")
     console = console or Console()
     # what goes into a pipe is for grep, and not to be cut to a width
-    show: Callable[[RenderableType], None] = partial(console.print, soft_wrap=not console.is_terminal)
+    show: Callable[[RenderableType], None] = partial(
+        console.print, soft_wrap=not console.is_terminal
+    )
     with ExitStack() as stack:
         if watch is not None and console.is_interactive:
             live = stack.enter_context(Live(console=console, auto_refresh=False))
@@ -119,7 +125,9 @@ def _add(state: _State, path: Path, now: float) -> None:
         state.written += journal.times() or ()
         for name, counts in journal.agent_counts().items():
             before = astuple(state.agents.get(name, AgentCounts()))
-            state.agents[name] = AgentCounts(*(a + b for a, b in zip(before, astuple(counts), strict=True)))
+            state.agents[name] = AgentCounts(
+                *(a + b for a, b in zip(before, astuple(counts), strict=True))
+            )
         state.failures.update(journal.failures(REASON_LENGTH))
 
 
@@ -145,7 +153,10 @@ def _lines(run_dir: Path, state: _State, now: float) -> Iterator[RenderableType]
     scored = sum(counts.num_scored for counts in state.agents.values())
     failed = sum(counts.num_failed for counts in state.agents.values())
     how = "finished" if state.num_finished == state.num_prompts else "not running"
-    yield Text(f"{run_dir}: {state.run['search']}, budget {budget}, {'running' if state.running else how}", "bold")
+    yield Text(
+        f"{run_dir}: {state.run['search']}, budget {budget}, {'running' if state.running else how}",
+        "bold",
+    )
     pace = []
     if state.running and state.written:
         rate = state.num_recent / max(min(RECENT_S, now - min(state.written)), 1.0)
@@ -153,7 +164,9 @@ def _lines(run_dir: Path, state: _State, now: float) -> Iterator[RenderableType]
         eta = time_left(total - scored, rate * scored / max(scored + failed, 1))
         pace = [f"{rate:,.1f}/s", f"ETA {duration(eta)}"]
     yield bar("plays", scored, total, *pace)
-    yield Text(f"prompts: {state.num_finished:,} of {state.num_prompts:,} finished, {state.num_begun:,} begun")
+    yield Text(
+        f"prompts: {state.num_finished:,} of {state.num_prompts:,} finished, {state.num_begun:,} begun"
+    )
     yield Text(f"plays: {scored:,} scored, {failed:,} failed, {total:,} in all")
     if state.num_rewarded:
         yield Text(f"mean best reward: {state.best_sum / state.num_rewarded:.4g}")
@@ -166,7 +179,11 @@ def _lines(run_dir: Path, state: _State, now: float) -> Iterator[RenderableType]
         counts = state.agents.get(name, AgentCounts())
         tokens = counts.prompt_tokens + counts.completion_tokens
         agents.add_row(
-            Text(name), f"{counts.num_scored:,}", f"{counts.num_failed:,}", human(tokens), human(counts.flops)
+            Text(name),
+            f"{counts.num_scored:,}",
+            f"{counts.num_failed:,}",
+            human(tokens),
+            human(counts.flops),
         )
     yield agents
     if state.failures:

@@ -27,7 +27,9 @@ SEARCHES: dict[str, Callable[..., Search]] = {
 __all__ = ["SEARCHES", "Search", "make_search"]
 
 
-def make_search(name: str, agents: Sequence[str], budget: int, seed: int = 0, **params: Any) -> Search:
+def make_search(
+    name: str, agents: Sequence[str], budget: int, seed: int = 0, **params: Any
+) -> Search:
     """The search `name` over one prompt, ready to be asked.
 
     Args:
@@ -42,7 +44,13 @@ def make_search(name: str, agents: Sequence[str], budget: int, seed: int = 0, **
     """
     if name not in SEARCHES:
         raise ConfigError(f"search: {name!r} is not known; choose one of {', '.join(SEARCHES)}")
-    known = [p.name for p in inspect.signature(SEARCHES[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    known = [
+        p.name
+        for p in inspect.signature(SEARCHES[name]).parameters.values()
+        if p.kind is p.KEYWORD_ONLY
+    ]
     if unknown := sorted(params.keys() - set(known)):
-        raise ConfigError(f"search_params: {name} has no {', '.join(unknown)}; it knows {', '.join(known) or 'none'}")
+        raise ConfigError(
+            f"search_params: {name} has no {', '.join(unknown)}; it knows {', '.join(known) or 'none'}"
+        )
     return SEARCHES[name](agents, budget, seed, **params)

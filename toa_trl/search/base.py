@@ -35,11 +35,15 @@ class Search(ABC):
         self.budget = budget
         self._actions: dict[int, Action] = {}  # every play asked for and not failed
         self._rewards: dict[int, float] = {}  # raw
-        self._gaps: list[int] = []  # indices that a restore left out: in flight when the run stopped
+        self._gaps: list[
+            int
+        ] = []  # indices that a restore left out: in flight when the run stopped
         self._next_index = 0
         self._failures = dict.fromkeys(agents, 0)  # in a row
         self._away: frozenset[str] = frozenset()
-        self._passed_over: frozenset[str] = frozenset()  # agents that are away, or keep failing while another one works
+        self._passed_over: frozenset[str] = (
+            frozenset()
+        )  # agents that are away, or keep failing while another one works
 
     @property
     def done(self) -> bool:
@@ -49,7 +53,9 @@ class Search(ABC):
     @property
     def stuck(self) -> bool:
         """Every agent that is there has failed MAX_FAILURES plays in a row. It goes on when asked, but hardly further."""
-        present = [failures for agent, failures in self._failures.items() if agent not in self._away]
+        present = [
+            failures for agent, failures in self._failures.items() if agent not in self._away
+        ]
         return bool(present) and min(present) >= MAX_FAILURES
 
     @property
@@ -61,7 +67,9 @@ class Search(ABC):
     def away(self, agents: frozenset[str]) -> None:
         if agents != self._away:
             for agent in self._failures.keys() & (self._away - agents):
-                self._failures[agent] = 0  # its server has been started again, and may have been mended
+                self._failures[agent] = (
+                    0  # its server has been started again, and may have been mended
+                )
             self._away = agents
             self._look_at_agents()
 
@@ -92,7 +100,9 @@ class Search(ABC):
         """
         self._check_in_flight(play)
         if not math.isfinite(reward):
-            raise SearchError(f"play {play}: the reward is {reward}; a search needs a finite number (call fail(play))")
+            raise SearchError(
+                f"play {play}: the reward is {reward}; a search needs a finite number (call fail(play))"
+            )
         self._rewards[play] = float(reward)
         if self._failures[agent := self._actions[play].agent]:
             self._failures[agent] = 0
@@ -139,10 +149,14 @@ class Search(ABC):
         for each in recorded:
             waiting.append(each)
             # a play that was in flight at an earlier stop and was asked for again may have seen plays of higher indices
-            while play := next((play for play in waiting if self._rewards.keys() >= _seen(play.action)), None):
+            while play := next(
+                (play for play in waiting if self._rewards.keys() >= _seen(play.action)), None
+            ):
                 waiting.remove(play)
                 if play.action.agent not in self.agents:
-                    raise SearchError(f"restore: play {play.index} ({play.action}) is by none of {self.agents}")
+                    raise SearchError(
+                        f"restore: play {play.index} ({play.action}) is by none of {self.agents}"
+                    )
                 self._actions[play.index] = play.action
                 self._replay(play.index, play.action)
                 if play.reward is None:
@@ -150,7 +164,9 @@ class Search(ABC):
                 else:
                     self.tell(play.index, play.reward)
         if waiting:
-            raise SearchError(f"restore: play {waiting[0].index} ({waiting[0].action}) does not fit the other plays")
+            raise SearchError(
+                f"restore: play {waiting[0].index} ({waiting[0].action}) does not fit the other plays"
+            )
         if self.stuck:
             self._failures = dict.fromkeys(self._failures, 0)
             self._look_at_agents()
@@ -162,7 +178,11 @@ class Search(ABC):
             raise SearchError(f"play {play} was told already")
 
     def _look_at_agents(self) -> None:
-        failing = (agent for agent, failures in self._failures.items() if failures >= MAX_FAILURES and not self.stuck)
+        failing = (
+            agent
+            for agent, failures in self._failures.items()
+            if failures >= MAX_FAILURES and not self.stuck
+        )
         self._passed_over = self._away.union(failing)
 
     @abstractmethod

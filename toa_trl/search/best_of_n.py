@@ -9,7 +9,9 @@ from itertools import repeat
 from toa_trl.search.schedule import ScheduledSearch, Slot, one_of
 
 
-def best_of_n(agents: Sequence[str], budget: int, seed: int = 0, *, agent: str | None = None) -> ScheduledSearch:
+def best_of_n(
+    agents: Sequence[str], budget: int, seed: int = 0, *, agent: str | None = None
+) -> ScheduledSearch:
     """`budget` answers from `agent` (default: the first)."""
 
     def schedule(rng: random.Random) -> Iterator[Slot]:

@@ -10,7 +10,9 @@ from toa_trl.search.schedule import ScheduledSearch, Slot
 from toa_trl.utils.registry import check_whole
 
 
-def moa(agents: Sequence[str], budget: int, seed: int = 0, *, num_layers: int = 4) -> ScheduledSearch:
+def moa(
+    agents: Sequence[str], budget: int, seed: int = 0, *, num_layers: int = 4
+) -> ScheduledSearch:
     """N/(K * num_layers) rounds: every agent answers, then in each further layer every agent aggregates the last K.
 
     The paper takes 4 layers for alignment and 3 for translation. The K responses are shown in an order drawn anew for
@@ -28,6 +30,9 @@ def moa(agents: Sequence[str], budget: int, seed: int = 0, *, num_layers: int = 
                 yield from (Slot(agent) for agent in agents)
             else:
                 layer = range(start - num_agents, start)
-                yield from (Slot(agent, "aggregate", tuple(rng.sample(layer, num_agents))) for agent in agents)
+                yield from (
+                    Slot(agent, "aggregate", tuple(rng.sample(layer, num_agents)))
+                    for agent in agents
+                )
 
     return ScheduledSearch(agents, budget, seed, schedule)

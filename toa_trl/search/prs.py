@@ -9,7 +9,9 @@ from itertools import repeat
 from toa_trl.search.schedule import ScheduledSearch, Slot, one_of
 
 
-def prs(agents: Sequence[str], budget: int, seed: int = 0, *, agent: str | None = None) -> ScheduledSearch:
+def prs(
+    agents: Sequence[str], budget: int, seed: int = 0, *, agent: str | None = None
+) -> ScheduledSearch:
     """N//2 answers from `agent` (default: the first), then refinements, all of the best of those answers."""
 
     def schedule(rng: random.Random) -> Iterator[Slot]:

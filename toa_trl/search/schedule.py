@@ -21,7 +21,9 @@ class Slot:
 
     agent: str
     kind: Kind = "answer"
-    needs: tuple[int, ...] = ()  # slots that must be scored before, in the order in which they are shown
+    needs: tuple[
+        int, ...
+    ] = ()  # slots that must be scored before, in the order in which they are shown
     best_only: bool = False  # show only the best of `needs`
 
 
@@ -32,7 +34,11 @@ class ScheduledSearch(Search):
     """
 
     def __init__(
-        self, agents: Sequence[str], budget: int, seed: int, schedule: Callable[[random.Random], Iterator[Slot]]
+        self,
+        agents: Sequence[str],
+        budget: int,
+        seed: int,
+        schedule: Callable[[random.Random], Iterator[Slot]],
     ) -> None:
         super().__init__(agents, budget)
         self._slots = list(islice(schedule(random.Random(seed)), budget))
@@ -56,7 +62,11 @@ class ScheduledSearch(Search):
         fitting = (
             [slot for slot, wanted in now.items() if wanted == action],
             # with several plays in flight other agents may have been passed over then
-            [s for s, wanted in now.items() if wanted and (wanted.kind, wanted.refs) == (action.kind, action.refs)],
+            [
+                s
+                for s, wanted in now.items()
+                if wanted and (wanted.kind, wanted.refs) == (action.kind, action.refs)
+            ],
             # and where some of them were lost, it cannot always be told which slot a play had: then the last one
             same_kind[::-1],
             self._open[::-1],

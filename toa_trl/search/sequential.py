@@ -16,6 +16,8 @@ def sequential(agents: Sequence[str], budget: int, seed: int = 0) -> ScheduledSe
         for start in count(step=len(agents)):
             first, *others = shuffled(agents, rng)
             yield Slot(first)
-            yield from (Slot(agent, "refine", needs=(slot,)) for slot, agent in enumerate(others, start))
+            yield from (
+                Slot(agent, "refine", needs=(slot,)) for slot, agent in enumerate(others, start)
+            )
 
     return ScheduledSearch(agents, budget, seed, schedule)

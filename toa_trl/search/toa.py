@@ -36,8 +36,12 @@ class _Arm(_Node):
     above: _Response | None = None  # None under the root
     depth: int = 0
     fresh: bool = False  # a fresh arm answers the prompt alone, though it hangs under a response
-    best: list[_Response] = field(default_factory=list)  # its top_k responses by squashed reward, best first
-    improved: bool = False  # one of its own responses has a higher squashed reward than the one above
+    best: list[_Response] = field(
+        default_factory=list
+    )  # its top_k responses by squashed reward, best first
+    improved: bool = (
+        False  # one of its own responses has a higher squashed reward than the one above
+    )
 
 
 @dataclass(slots=True, eq=False)
@@ -47,7 +51,9 @@ class _Response(_Node):
     play: int = 0
     arm: _Arm = field(default_factory=_Arm)  # above it
     squashed: float = 0.0  # in [0, 1]
-    arms: list[_Arm] = field(default_factory=list)  # refine arms, then fresh arms; there from the first arrival on
+    arms: list[_Arm] = field(
+        default_factory=list
+    )  # refine arms, then fresh arms; there from the first arrival on
 
 
 _AnyNode = TypeVar("_AnyNode", bound=_Node)
@@ -81,7 +87,9 @@ class TOA(Search):
         num_agents = len(self.agents)
         width = max(num_agents, budget // 3) if width is None else width
         if not isinstance(width, int) or isinstance(width, bool) or width < num_agents:
-            raise ConfigError(f"width: a whole number >= the number of agents ({num_agents}) is needed, not {width!r}")
+            raise ConfigError(
+                f"width: a whole number >= the number of agents ({num_agents}) is needed, not {width!r}"
+            )
         check_number("tau", tau, at_least=0, above=True)
         check_number("alpha", alpha, at_least=0)
         check_whole("top_k", top_k, at_least=1)
@@ -114,7 +122,9 @@ class TOA(Search):
             if not self._full(arm):
                 return arm
             for response in self._by_ucb(arm.best, two_ln_t, prior):
-                selected = self._select(self._arms_below(response), two_ln_t, prior=response.squashed)
+                selected = self._select(
+                    self._arms_below(response), two_ln_t, prior=response.squashed
+                )
                 if selected is not None:
                     return selected
         return None
@@ -125,24 +135,39 @@ class TOA(Search):
             yield from nodes
             return
         values = [
-            (node.total / node.n if node.n else prior) + self.alpha * math.sqrt(two_ln_t / node.visits)
+            (node.total / node.n if node.n else prior)
+            + self.alpha * math.sqrt(two_ln_t / node.visits)
             if node.n or node.visits > 1
             else math.inf
             for node in nodes
         ]
         yield nodes[values.index(max(values))]  # nearly always enough
-        order = sorted(range(len(nodes)), key=values.__getitem__, reverse=True)  # reverse keeps the order of equals
+        order = sorted(
+            range(len(nodes)), key=values.__getitem__, reverse=True
+        )  # reverse keeps the order of equals
         yield from (nodes[at] for at in order[1:])
 
     def _full(self, arm: _Arm) -> bool:
-        return self._num_at_depth.get(arm.depth, 0) >= self.width and (arm.above is None or arm.improved)
+        return self._num_at_depth.get(arm.depth, 0) >= self.width and (
+            arm.above is None or arm.improved
+        )
 
     def _arms_below(self, response: _Response) -> list[_Arm]:
         if not response.arms:
             depth = response.arm.depth + 1
-            response.arms = [_Arm(agent=agent, above=response, depth=depth) for agent in self.agents]
+            response.arms = [
+                _Arm(agent=agent, above=response, depth=depth) for agent in self.agents
+            ]
             response.arms += [
-                _Arm(root.visits, root.n, root.total, agent=root.agent, above=response, depth=depth, fresh=True)
+                _Arm(
+                    root.visits,
+                    root.n,
+                    root.total,
+                    agent=root.agent,
+                    above=response,
+                    depth=depth,
+                    fresh=True,
+                )
                 for root in self._roots
             ]
         return response.arms
@@ -157,11 +182,15 @@ class TOA(Search):
         arms = self._roots
         if action.parent is not None:
             parent = self._responses[action.parent]
-            for node in reversed([parent, *_path(parent.arm)]):  # selection came down this way, and opened what it met
+            for node in reversed(
+                [parent, *_path(parent.arm)]
+            ):  # selection came down this way, and opened what it met
                 if isinstance(node, _Response):
                     arms = self._arms_below(node)
         fresh = action.parent is not None and not action.refs
-        self._book(index, next(arm for arm in arms if arm.agent == action.agent and arm.fresh == fresh))
+        self._book(
+            index, next(arm for arm in arms if arm.agent == action.agent and arm.fresh == fresh)
+        )
 
     def _scored(self, index: int, reward: float) -> None:
         """Step 3, backpropagation, and the new response below the arm."""

@@ -49,7 +49,9 @@ class Server:
     tensor_parallel: int | None = None  # default: the number of GPUs of a replica
     memory_share: float | None = None  # of each GPU, (0, 1]
     chat_template: str | None = None  # a file
-    args: Mapping[str, Any] = field(default_factory=dict)  # further options; true: the flag alone, false: --no-flag
+    args: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # further options; true: the flag alone, false: --no-flag
     env: Mapping[str, Any] = field(default_factory=dict)  # environment variables
     reward: bool = False
     launcher: str | None = None  # default: the fleet's
@@ -63,15 +65,23 @@ class Server:
         if not isinstance(self.reward, bool):
             raise ConfigError(f"{place}: reward must be true or false, not {self.reward!r}")
         for gpus in self.placement if self.gpus is not None else ():
-            if not gpus or not all(type(gpu) is int and gpu >= 0 for gpu in gpus) or len(set(gpus)) < len(gpus):
-                raise ConfigError(f"{place}: gpus must be as [0, 1], or with replicas as [[0], [1]], not {self.gpus!r}")
+            if (
+                not gpus
+                or not all(type(gpu) is int and gpu >= 0 for gpu in gpus)
+                or len(set(gpus)) < len(gpus)
+            ):
+                raise ConfigError(
+                    f"{place}: gpus must be as [0, 1], or with replicas as [[0], [1]], not {self.gpus!r}"
+                )
         check_whole(f"{place}: port", self.port, at_least=1)
         if self.port + len(self.placement) > 65536:
             raise ConfigError(f"{place}: port must be <= 65535, that of its last replica as well")
         if self.tensor_parallel is not None:
             check_whole(f"{place}: tensor_parallel", self.tensor_parallel, at_least=1)
             if any(gpus and self.tensor_parallel > len(gpus) for gpus in self.placement):
-                raise ConfigError(f"{place}: tensor_parallel {self.tensor_parallel} needs as many gpus in each replica")
+                raise ConfigError(
+                    f"{place}: tensor_parallel {self.tensor_parallel} needs as many gpus in each replica"
+                )
         if self.memory_share is not None:
             check_number(f"{place}: memory_share", self.memory_share, 0, above=True)
             if self.memory_share > 1:
@@ -80,20 +90,32 @@ class Server:
             raise ConfigError(f"{place}: chat_template: there is no file {self.chat_template!r}")
         for key, mapping in (("args", self.args), ("env", self.env)):
             if not isinstance(mapping, Mapping) or None in mapping.values():
-                raise ConfigError(f"{place}: {key} must be a mapping of names to values, not {mapping!r}")
+                raise ConfigError(
+                    f"{place}: {key} must be a mapping of names to values, not {mapping!r}"
+                )
         for name, value in self.env.items():
             if isinstance(value, bool) or not isinstance(value, str | int | float):
-                raise ConfigError(f"{place}: env: {name} must be a text or a number, not {value!r}; put it in quotes")
+                raise ConfigError(
+                    f"{place}: env: {name} must be a text or a number, not {value!r}; put it in quotes"
+                )
         for option in self.args:
             if str(option).replace("_", "-") in TAKEN:
-                raise ConfigError(f"{place}: args: {option} is set by a key of the server, or of the fleet; see --help")
+                raise ConfigError(
+                    f"{place}: args: {option} is set by a key of the server, or of the fleet; see --help"
+                )
         if self.gpus is not None and "CUDA_VISIBLE_DEVICES" in self.env:
-            raise ConfigError(f"{place}: gpus and env: CUDA_VISIBLE_DEVICES say the same; leave one out")
+            raise ConfigError(
+                f"{place}: gpus and env: CUDA_VISIBLE_DEVICES say the same; leave one out"
+            )
 
     @property
     def placement(self) -> list[list[int]]:
         """The GPUs of each replica."""
-        lists = isinstance(self.gpus, list) and self.gpus and all(isinstance(gpus, list) for gpus in self.gpus)
+        lists = (
+            isinstance(self.gpus, list)
+            and self.gpus
+            and all(isinstance(gpus, list) for gpus in self.gpus)
+        )
         return self.gpus if lists else [self.gpus if isinstance(self.gpus, list) else []]
 
     @property
@@ -143,30 +165,45 @@ class Fleet:
     def __post_init__(self) -> None:
         if not isinstance(self.servers, list) or not self.servers:
             raise ConfigError("servers: a list of at least one server is needed")
-        places = (f"server {e.get('name')!r}" if isinstance(e, Mapping) else "servers" for e in self.servers)
-        servers = [construct(place, Server, params=e) for place, e in zip(places, self.servers, strict=True)]
+        places = (
+            f"server {e.get('name')!r}" if isinstance(e, Mapping) else "servers"
+            for e in self.servers
+        )
+        servers = [
+            construct(place, Server, params=e)
+            for place, e in zip(places, self.servers, strict=True)
+        ]
         object.__setattr__(self, "servers", servers)
         if not isinstance(self.host, str) or not re.fullmatch(r"[\w.-]+", self.host):
             raise ConfigError(f"host: a host name or an IPv4 address is needed, not {self.host!r}")
         for key in ("endpoints", "log_dir"):
             if not isinstance(getattr(self, key), str) or not getattr(self, key):
                 raise ConfigError(f"{key}: a path is needed, not {getattr(self, key)!r}")
-        for launcher in [self.launcher, *(server.launcher for server in servers if server.launcher is not None)]:
+        for launcher in [
+            self.launcher,
+            *(server.launcher for server in servers if server.launcher is not None),
+        ]:
             _words(launcher)
         check_number("start_timeout_s", self.start_timeout_s, 0, above=True)
         check_whole("max_restarts", self.max_restarts, at_least=0)
         if len(rewards := [server.name for server in servers if server.reward]) > 1:
-            raise ConfigError(f"servers: {' and '.join(rewards)} are both reward: true; a run has one reward model")
+            raise ConfigError(
+                f"servers: {' and '.join(rewards)} are both reward: true; a run has one reward model"
+            )
         names, ports, shares = set[str](), dict[int, str](), defaultdict[int, list[Replica]](list)
         for server in servers:
             mine = [replica for replica in self.replicas if replica.server is server]
             for name in {server.name, *(replica.label for replica in mine)}:
                 if name in names:
-                    raise ConfigError(f"servers: two are called {name!r}; give each a name of its own")
+                    raise ConfigError(
+                        f"servers: two are called {name!r}; give each a name of its own"
+                    )
                 names.add(name)
             for replica in mine:
                 if other := ports.get(replica.port):
-                    raise ConfigError(f"servers: {other} and {replica.label} both want port {replica.port}")
+                    raise ConfigError(
+                        f"servers: {other} and {replica.label} both want port {replica.port}"
+                    )
                 ports[replica.port] = replica.label
                 for gpu in replica.gpus:
                     shares[gpu].append(replica)
@@ -174,13 +211,20 @@ class Fleet:
             given = [replica.server.memory_share or 1.0 for replica in users]
             if len(users) > 1 and sum(given) > 1 + 1e-9:
                 who = " and ".join(replica.label for replica in users)
-                raise ConfigError(f"servers: {who} share GPU {gpu}: give each a memory_share, together at most 1")
+                raise ConfigError(
+                    f"servers: {who} share GPU {gpu}: give each a memory_share, together at most 1"
+                )
 
     @property
     def replicas(self) -> list[Replica]:
         """Every process of the fleet."""
         return [
-            Replica(server.name + (f"-{i}" if len(server.placement) > 1 else ""), server, server.port + i, tuple(gpus))
+            Replica(
+                server.name + (f"-{i}" if len(server.placement) > 1 else ""),
+                server,
+                server.port + i,
+                tuple(gpus),
+            )
             for server in self.servers
             for i, gpus in enumerate(server.placement)
         ]
@@ -188,8 +232,17 @@ class Fleet:
     def command(self, replica: Replica) -> list[str]:
         """What starts it."""
         words = _words(replica.server.launcher or self.launcher)
-        address = ["--host", "127.0.0.1" if self.host in LOCAL else "0.0.0.0", "--port", str(replica.port)]
-        return [word.replace("{model}", replica.server.model) for word in words] + address + replica.server.options
+        address = [
+            "--host",
+            "127.0.0.1" if self.host in LOCAL else "0.0.0.0",
+            "--port",
+            str(replica.port),
+        ]
+        return (
+            [word.replace("{model}", replica.server.model) for word in words]
+            + address
+            + replica.server.options
+        )
 
     def url(self, replica: Replica) -> str:
         """The base URL under which others reach it."""
@@ -198,7 +251,11 @@ class Fleet:
     def environment(self, replica: Replica) -> dict[str, str]:
         """Its environment variables: those of this process, and its own."""
         gpus = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, replica.gpus))} if replica.gpus else {}
-        return {**os.environ, **{str(name): str(value) for name, value in replica.server.env.items()}, **gpus}
+        return {
+            **os.environ,
+            **{str(name): str(value) for name, value in replica.server.env.items()},
+            **gpus,
+        }
 
 
 def load_fleet(path: Path) -> Fleet:
@@ -207,7 +264,11 @@ def load_fleet(path: Path) -> Fleet:
     Raises:
         ConfigError: the file cannot be read, or something in it is wrong.
     """
-    return construct(str(path), Fleet, params=read_yaml(path, remedy="; see serve_agents.py --help for an example"))
+    return construct(
+        str(path),
+        Fleet,
+        params=read_yaml(path, remedy="; see serve_agents.py --help for an example"),
+    )
 
 
 def write_endpoints(fleet: Fleet) -> None:
@@ -215,13 +276,18 @@ def write_endpoints(fleet: Fleet) -> None:
     agents: dict[str, dict[str, Any]] = {}
     reward: dict[str, Any] = {}
     for server in fleet.servers:
-        entry = {"model": server.model, "base_url": [fleet.url(r) for r in fleet.replicas if r.server is server]}
+        entry = {
+            "model": server.model,
+            "base_url": [fleet.url(r) for r in fleet.replicas if r.server is server],
+        }
         if server.reward:
             reward = entry
         else:
             agents[server.name] = entry
     content = {"agents": agents, **({"reward": reward} if reward else {})}
-    replace_text(Path(fleet.endpoints), yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    replace_text(
+        Path(fleet.endpoints), yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    )
 
 
 def load_endpoints(path: Path | str) -> dict[str, Any]:
@@ -230,7 +296,9 @@ def load_endpoints(path: Path | str) -> dict[str, Any]:
     Raises:
         ConfigError: there is no such file (no fleet is running), or it is another one.
     """
-    remedy = "; start toa_trl/cli/serve_agents.py first, and wait until it says that the fleet is ready"
+    remedy = (
+        "; start toa_trl/cli/serve_agents.py first, and wait until it says that the fleet is ready"
+    )
     endpoints = read_yaml(Path(path), remedy=remedy)
     agents = endpoints.get("agents")
     served = (
@@ -239,7 +307,9 @@ def load_endpoints(path: Path | str) -> dict[str, Any]:
         else [None]
     )
     if not all(isinstance(each, dict) and {"model", "base_url"} <= each.keys() for each in served):
-        raise ConfigError(f"{path}: not a file that toa_trl/cli/serve_agents.py wrote; start it again")
+        raise ConfigError(
+            f"{path}: not a file that toa_trl/cli/serve_agents.py wrote; start it again"
+        )
     return endpoints
 
 
@@ -256,14 +326,22 @@ def apply_endpoints(
     """
     endpoints = load_endpoints(path)
 
-    def filled(place: str, entry: Mapping[str, Any], served: Mapping[str, Any] | None) -> dict[str, Any]:
+    def filled(
+        place: str, entry: Mapping[str, Any], served: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
         if "base_url" in entry:
             return dict(entry)
         if served is None:
-            known = ", ".join([*endpoints["agents"], *(["a reward"] if "reward" in endpoints else [])])
-            raise ConfigError(f"{place}: not in {path}, which has {known}; add it to fleet.yaml, or give a base_url")
+            known = ", ".join(
+                [*endpoints["agents"], *(["a reward"] if "reward" in endpoints else [])]
+            )
+            raise ConfigError(
+                f"{place}: not in {path}, which has {known}; add it to fleet.yaml, or give a base_url"
+            )
         if entry.get("model", served["model"]) != served["model"]:
-            raise ConfigError(f"{place}: model is {entry['model']!r}, but {path} serves {served['model']!r} for it")
+            raise ConfigError(
+                f"{place}: model is {entry['model']!r}, but {path} serves {served['model']!r} for it"
+            )
         return {**entry, **served}
 
     def inside(entry: Any) -> Any:
@@ -273,8 +351,16 @@ def apply_endpoints(
             return entry  # what is no entry is said where agents and rewards are made
         entry = {key: inside(value) for key, value in entry.items()}
         if entry.get("engine") == "openai":
-            return filled(f"agent {entry.get('name')!r}", entry, endpoints["agents"].get(str(entry.get("name"))))
-        return filled("reward 'vllm'", entry, endpoints.get("reward")) if entry.get("kind") == "vllm" else entry
+            return filled(
+                f"agent {entry.get('name')!r}",
+                entry,
+                endpoints["agents"].get(str(entry.get("name"))),
+            )
+        return (
+            filled("reward 'vllm'", entry, endpoints.get("reward"))
+            if entry.get("kind") == "vllm"
+            else entry
+        )
 
     return [inside(entry) for entry in agents], inside(reward)
 

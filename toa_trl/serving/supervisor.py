@@ -41,7 +41,9 @@ def check_machine(fleet: Fleet) -> None:
         ConfigError: this is not Linux, a launcher is not installed, or a port is in use.
     """
     if not sys.platform.startswith("linux"):
-        raise ConfigError("serve_agents.py needs Linux; start the servers by hand, and give the agents a base_url")
+        raise ConfigError(
+            "serve_agents.py needs Linux; start the servers by hand, and give the agents a base_url"
+        )
     for replica in fleet.replicas:
         program = fleet.command(replica)[0]
         if not shutil.which(program, path=fleet.environment(replica).get("PATH")):
@@ -50,12 +52,20 @@ def check_machine(fleet: Fleet) -> None:
                 "launcher: /path/to/python -m vllm.entrypoints.openai.api_server --model {model}"
             )
         with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was in use a moment ago is free
+            probe.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # a port that was in use a moment ago is free
             try:
                 probe.bind(("127.0.0.1" if fleet.host in LOCAL else "0.0.0.0", replica.port))
             except OSError as error:
-                reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
-                raise ConfigError(f"server {replica.label!r}: port {replica.port} {reason}; choose another") from error
+                reason = (
+                    "is in use"
+                    if error.errno == errno.EADDRINUSE
+                    else f"cannot be used: {error.strerror}"
+                )
+                raise ConfigError(
+                    f"server {replica.label!r}: port {replica.port} {reason}; choose another"
+                ) from error
 
 
 def serve(fleet: Fleet, say: Callable[[str], None]) -> None:
@@ -77,7 +87,9 @@ def serve(fleet: Fleet, say: Callable[[str], None]) -> None:
         endpoints.touch()  # that it cannot be written is better known before the models are loaded
         endpoints.unlink()
     except OSError as error:
-        raise ConfigError(f"log_dir or endpoints: {error.filename}: {error.strerror}; choose another path") from error
+        raise ConfigError(
+            f"log_dir or endpoints: {error.filename}: {error.strerror}; choose another path"
+        ) from error
     guard.become_subreaper()  # should a guard be killed, its server falls to us
     asyncio.run(_Supervisor(fleet, say).run())
 
@@ -87,7 +99,9 @@ class _Supervisor:
         self._fleet = fleet
         self._print = say
         self._guards: dict[str, subprocess.Popen[bytes]] = {}  # by label
-        self._spare = guard.descendants()  # none of our business, as the tee of a shell that became us; and the guards
+        self._spare = (
+            guard.descendants()
+        )  # none of our business, as the tee of a shell that became us; and the guards
         self._awaited = {replica.label for replica in fleet.replicas}  # not healthy so far
         self._gpus = defaultdict[int, asyncio.Lock](asyncio.Lock)
 
@@ -99,7 +113,9 @@ class _Supervisor:
             keeping = [asyncio.create_task(self._keep(replica)) for replica in self._fleet.replicas]
             stopping = asyncio.create_task(stop.wait())
             try:
-                done, _ = await asyncio.wait([stopping, *keeping], return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait(
+                    [stopping, *keeping], return_when=asyncio.FIRST_COMPLETED
+                )
                 for task in done:
                     task.result()
             finally:
@@ -117,7 +133,9 @@ class _Supervisor:
             async with AsyncExitStack() as gpus:
                 # vLLM measures the free memory as it starts: one at a time on a GPU
                 if any(self._gpus[gpu].locked() for gpu in replica.gpus):
-                    self._say(replica.label, "waits until the server beside it on its GPU has started")
+                    self._say(
+                        replica.label, "waits until the server beside it on its GPU has started"
+                    )
                 for gpu in sorted(replica.gpus):
                     await gpus.enter_async_context(self._gpus[gpu])
                 begin = log.stat().st_size
@@ -129,7 +147,9 @@ class _Supervisor:
             if process.returncode < 0:  # the guard itself was killed
                 await self._end_orphans()
             last = "".join(f"\n    {line}" for line in _tail(log, begin, TAIL))
-            self._say(replica.label, f"died with code {process.returncode}; the end of {log}:{last}")
+            self._say(
+                replica.label, f"died with code {process.returncode}; the end of {log}:{last}"
+            )
             if healthy_s is not None and time.monotonic() - healthy_s >= FORGIVEN_S:
                 num_restarts = 0
             if num_restarts == self._fleet.max_restarts:
@@ -139,7 +159,11 @@ class _Supervisor:
             self._say(replica.label, f"restarted {num_restarts} of {self._fleet.max_restarts}")
 
     def _start(self, replica: Replica, log: Path) -> subprocess.Popen[bytes]:
-        arguments = [str(Path(self._fleet.endpoints).resolve()), str(GRACE_S), *self._fleet.command(replica)]
+        arguments = [
+            str(Path(self._fleet.endpoints).resolve()),
+            str(GRACE_S),
+            *self._fleet.command(replica),
+        ]
         with log.open("ab") as output:
             # Its standard input is what the guard watches. Popen lets no other child inherit our end of it.
             self._guards[replica.label] = process = subprocess.Popen(
@@ -151,10 +175,14 @@ class _Supervisor:
                 start_new_session=True,  # a Ctrl-C in the terminal is for us alone
             )
         self._spare.add(process.pid)
-        self._say(replica.label, f"started, waiting for health at port {replica.port}; its log is {log}")
+        self._say(
+            replica.label, f"started, waiting for health at port {replica.port}; its log is {log}"
+        )
         return process
 
-    async def _healthy(self, replica: Replica, process: subprocess.Popen[bytes], log: Path) -> float | None:
+    async def _healthy(
+        self, replica: Replica, process: subprocess.Popen[bytes], log: Path
+    ) -> float | None:
         """The monotonic time at which it was healthy; None: it died before."""
         begin_s, mentioned_s = time.monotonic(), 0.0
         while process.poll() is None:
@@ -166,10 +194,14 @@ class _Supervisor:
                 return time.monotonic()
             waited_s = time.monotonic() - begin_s
             if waited_s > self._fleet.start_timeout_s:
-                raise ToaError(f"{replica.label} was not healthy within {self._fleet.start_timeout_s:g} s; see {log}")
+                raise ToaError(
+                    f"{replica.label} was not healthy within {self._fleet.start_timeout_s:g} s; see {log}"
+                )
             if waited_s - mentioned_s >= WORD_S:
                 mentioned_s = waited_s
-                self._say(replica.label, f"starting for {waited_s:.0f} s: {' '.join(_tail(log, 0, 1))}")
+                self._say(
+                    replica.label, f"starting for {waited_s:.0f} s: {' '.join(_tail(log, 0, 1))}"
+                )
             await asyncio.sleep(POLL_S)
         return None
 
@@ -182,7 +214,9 @@ class _Supervisor:
 
     def _ready(self) -> None:
         write_endpoints(self._fleet)
-        command = f"python recipes/synthesize.py --config run.yaml --endpoints {self._fleet.endpoints}"
+        command = (
+            f"python recipes/synthesize.py --config run.yaml --endpoints {self._fleet.endpoints}"
+        )
         self._say("fleet", f"ready; {self._fleet.endpoints} is written. Next: {command}")
 
     async def _end_all(self) -> None:
@@ -199,7 +233,9 @@ class _Supervisor:
         except TimeoutError as error:
             left = [label for label, process in self._guards.items() if process.poll() is None]
             who = ", ".join(left) or "what a killed guard left"
-            raise ToaError(f"{who}: does not end by SIGKILL (stuck in a driver?); the guards go on trying") from error
+            raise ToaError(
+                f"{who}: does not end by SIGKILL (stuck in a driver?); the guards go on trying"
+            ) from error
         self._say("fleet", "all servers have ended")
 
     async def _end_orphans(self) -> None:

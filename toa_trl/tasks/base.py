@@ -25,9 +25,13 @@ class Task:
     name: ClassVar[str] = ""
     columns: ClassVar[tuple[str, ...]] = ("prompt",)  # that a row of the prompts file must have
     asked: ClassVar[str] = "prompt"  # the column that holds what is asked
-    verifier: ClassVar[Mapping[str, Any] | None] = None  # entry of the reward that checks a response, for evaluations
+    verifier: ClassVar[Mapping[str, Any] | None] = (
+        None  # entry of the reward that checks a response, for evaluations
+    )
     verifier_column: ClassVar[str] = ""  # against which it does
-    words: ClassVar[Templates | None] = None  # of a task whose templates are no folder of the package
+    words: ClassVar[Templates | None] = (
+        None  # of a task whose templates are no folder of the package
+    )
 
     def __init__(self, templates: str | Path | None = None) -> None:
         if templates is None and self.words is not None:
@@ -75,7 +79,9 @@ class Task:
         for column in self.columns:
             value = columns.get(column)
             if value is None or (isinstance(value, str) and not value.strip()):
-                there = ", ".join(str(name) for name in columns if columns[name] is not None) or "none"
+                there = (
+                    ", ".join(str(name) for name in columns if columns[name] is not None) or "none"
+                )
                 what = f"is missing; there are: {there}" if value is None else "is empty"
                 raise ConfigError(f"{place}: the column {column!r} {what} (task {self.name!r})")
 
@@ -85,7 +91,9 @@ class Task:
         as_it_is = self.templates.answer is None or kept not in prompt.metadata
         return prompt.messages[-1].content if as_it_is else str(prompt.metadata[kept])
 
-    def render(self, prompt: Prompt, action: Action, plays: Mapping[int, Play]) -> tuple[Message, ...]:
+    def render(
+        self, prompt: Prompt, action: Action, plays: Mapping[int, Play]
+    ) -> tuple[Message, ...]:
         """The messages for an action: see `toa_trl.tasks.rendering.render`."""
         if not action.refs:
             return prompt.messages

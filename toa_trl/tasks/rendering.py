@@ -48,7 +48,9 @@ class Templates:
             if path.is_file():
                 texts[name] = path.read_text(encoding="utf-8").rstrip("\n")
             elif name in NEEDED:
-                raise ConfigError(f"task: {path} is missing; {', '.join(f'{n}.txt' for n in NEEDED)} are needed")
+                raise ConfigError(
+                    f"task: {path} is missing; {', '.join(f'{n}.txt' for n in NEEDED)} are needed"
+                )
         templates = cls(**texts)
         templates.check(f"{folder}/", ".txt", asked)
         return templates
@@ -61,7 +63,9 @@ class Templates:
         """
         for name, text in asdict(self).items():
             fields = (*NEEDED.get(name, ()), *(() if name == "draft" else (asked,)))
-            if text is not None and (missing := [field for field in fields if field not in FIELD.findall(text)]):
+            if text is not None and (
+                missing := [field for field in fields if field not in FIELD.findall(text)]
+            ):
                 raise ConfigError(f"{before}{name}{after}: the field {{{missing[0]}}} is missing")
 
 
@@ -89,7 +93,10 @@ def render(
     if action.kind == "refine":
         content = fill(templates.refine, {**fields, "draft": drafts[0]})
     else:
-        listed = (fill(templates.draft, {**fields, "number": i, "draft": d}) for i, d in enumerate(drafts, 1))
+        listed = (
+            fill(templates.draft, {**fields, "number": i, "draft": d})
+            for i, d in enumerate(drafts, 1)
+        )
         content = fill(templates.aggregate, {**fields, "drafts": "\n\n".join(listed)})
     return (*before, Message("user", content))
 
@@ -97,7 +104,9 @@ def render(
 def fill(template: str, fields: Mapping[str, object]) -> str:
     """The template with its fields filled in; braces that name none stay as they are."""
     # not str.format: prompts and drafts are full of braces, and a filled field must not be filled again
-    return FIELD.sub(lambda match: str(fields[match[1]]) if match[1] in fields else match[0], template)
+    return FIELD.sub(
+        lambda match: str(fields[match[1]]) if match[1] in fields else match[0], template
+    )
 
 
 def _text(play: Play) -> str:

@@ -11,7 +11,18 @@ from toa_trl.errors import AgentError
 from toa_trl.tasks.base import Task
 from toa_trl.types import Prompt
 
-QUOTES = {'"': '"', "“": "”", "„": "“", "«": "»", "»": "«", "「": "」", "『": "』", "'": "'", "‘": "’", "`": "`"}
+QUOTES = {
+    '"': '"',
+    "“": "”",
+    "„": "“",
+    "«": "»",
+    "»": "«",
+    "「": "」",
+    "『": "』",
+    "'": "'",
+    "‘": "’",
+    "`": "`",
+}
 FENCE = re.compile(r"```[\w-]*\n(.*?)\n?```", re.DOTALL)
 TAG = re.compile(r"<(translation|target|draft)>\s*(.*?)\s*</\1>", re.DOTALL | re.IGNORECASE)
 # "Sure! Here is the English translation:", "Translation:" or "English:" before the text, in a line of its own or not
@@ -63,7 +74,9 @@ class Translation(Task):
 
     def read(self, place: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """See `Task.read`."""
-        return super().read(place, {**self._languages, **{key: v for key, v in row.items() if v is not None}})
+        return super().read(
+            place, {**self._languages, **{key: v for key, v in row.items() if v is not None}}
+        )
 
     def parse(self, prompt: Prompt, text: str) -> str:
         """The translation without the quotes and the chatter around it; what the source has itself stays.
@@ -71,7 +84,9 @@ class Translation(Task):
         Raises:
             AgentError: nothing is left.
         """
-        found = strip_chatter(self.question(prompt), text, str(prompt.metadata.get("target_language", "")))
+        found = strip_chatter(
+            self.question(prompt), text, str(prompt.metadata.get("target_language", ""))
+        )
         if not found:
             raise AgentError(f"no translation in the answer {text.strip()[:80]!r}")
         return found
@@ -101,7 +116,9 @@ def _stripped(source: str, text: str, opening: re.Pattern[str]) -> str:
     if text[:2] == text[-2:] == "**" and len(text) > 4 and not source.startswith("**"):
         text = text[2:-2]
     inner = text[1:-1]
-    quoted = len(text) > 1 and QUOTES.get(text[0]) == text[-1] and not {text[0], text[-1]} & set(inner)
+    quoted = (
+        len(text) > 1 and QUOTES.get(text[0]) == text[-1] and not {text[0], text[-1]} & set(inner)
+    )
     if quoted and source[:1] not in QUOTES and source[-1:] not in QUOTES.values():
         text = inner
     return text.strip()

@@ -5,4 +5,12 @@ from toa_trl.training.cpu import prepare_cpu
 from toa_trl.training.data import Data, load_training_data
 from toa_trl.training.run import building, train
 
-__all__ = ["Data", "building", "check_model", "load_training_data", "parse_training", "prepare_cpu", "train"]
+__all__ = [
+    "Data",
+    "building",
+    "check_model",
+    "load_training_data",
+    "parse_training",
+    "prepare_cpu",
+    "train",
+]

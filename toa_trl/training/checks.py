@@ -15,7 +15,14 @@ from toa_trl.cli.arguments import config_of, option_of, parse
 from toa_trl.errors import ConfigError
 from toa_trl.hub.model_card import model_lineage
 from toa_trl.hub.push import identify
-from toa_trl.models.loading import STATE, is_adapter, last_checkpoint, module_names, num_accelerators, read_config
+from toa_trl.models.loading import (
+    STATE,
+    is_adapter,
+    last_checkpoint,
+    module_names,
+    num_accelerators,
+    read_config,
+)
 from toa_trl.utils.redaction import public_name
 from toa_trl.utils.registry import check_keys
 
@@ -42,12 +49,18 @@ def parse_training(parser: Any, arguments: list[str] | None = None) -> tuple[Any
     _check_devices(option_of(arguments, "use_cpu"))
     path, config = config_of(arguments)
     if parts := config.get("datasets"):
-        mixture = next(each for each in parser.dataclass_types if "datasets" in each.__dataclass_fields__)
+        mixture = next(
+            each for each in parser.dataclass_types if "datasets" in each.__dataclass_fields__
+        )
         (part_type,) = get_args(get_type_hints(mixture)["datasets"])
         for number, part in enumerate(parts):
             if not isinstance(part, dict) or "path" not in part:
-                raise ConfigError(f"{path}: datasets[{number}]: a mapping with a path is needed, not {part!r}")
-            check_keys(f"{path}: datasets[{number}]", part, [field.name for field in fields(part_type)])
+                raise ConfigError(
+                    f"{path}: datasets[{number}]: a mapping with a path is needed, not {part!r}"
+                )
+            check_keys(
+                f"{path}: datasets[{number}]", part, [field.name for field in fields(part_type)]
+            )
     return parse(parser, arguments)
 
 
@@ -56,7 +69,9 @@ def _check_devices(use_cpu: Any) -> None:
     ConfigError: a launcher has started more processes on this machine than it has GPUs.
     """
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    on_cpu = any(str(said).lower() in TRUE for said in (use_cpu, os.environ.get("ACCELERATE_USE_CPU")))
+    on_cpu = any(
+        str(said).lower() in TRUE for said in (use_cpu, os.environ.get("ACCELERATE_USE_CPU"))
+    )
     if processes > 1 and not on_cpu and (found := num_accelerators()) < processes:
         has = f"has {found} GPU{'s' if found > 1 else ''}" if found else "has no GPU"
         raise ConfigError(
@@ -79,7 +94,9 @@ def check_model(model: Any, training: Any) -> None:
     """
     name = model.model_name_or_path
     if not name:
-        raise ConfigError("model_name_or_path: the key is missing; name a folder or a model on the Hub")
+        raise ConfigError(
+            "model_name_or_path: the key is missing; name a folder or a model on the Hub"
+        )
     if is_adapter(name):
         raise ConfigError(
             f"model_name_or_path: {name} holds an adapter alone; merge it into its base first: "
@@ -95,11 +112,15 @@ def check_model(model: Any, training: Any) -> None:
     }
     if model.use_peft:
         _check_lora_targets(model, training.trust_remote_code)
-    if training.push_to_hub and os.environ.get("RANK", "0") == "0":  # a launch ends when one of its processes does
+    if (
+        training.push_to_hub and os.environ.get("RANK", "0") == "0"
+    ):  # a launch ends when one of its processes does
         identify(training.hub_model_id or Path(training.output_dir).name, training.hub_token)
     training.resume_from_checkpoint = _checkpoint(training)
     if training.resume_from_checkpoint:
-        resized = bool(getattr(training, "chat_template_path", None))  # its tokens join the vocabulary
+        resized = bool(
+            getattr(training, "chat_template_path", None)
+        )  # its tokens join the vocabulary
         shape = {key: value for key, value in here.items() if not (resized and key == "vocab_size")}
         _check_same_model(Path(training.resume_from_checkpoint), model, shape)
 
@@ -111,8 +132,15 @@ def _check_lora_targets(model: Any, trust_remote_code: bool) -> None:
     targets = model.lora_target_modules
     if targets is None or targets == "all-linear":
         return
-    auto_class = "AutoModelForSequenceClassification" if model.lora_task_type == "SEQ_CLS" else "AutoModelForCausalLM"
-    name, options = model.model_name_or_path, {"trust_remote_code": trust_remote_code, "revision": model.model_revision}
+    auto_class = (
+        "AutoModelForSequenceClassification"
+        if model.lora_task_type == "SEQ_CLS"
+        else "AutoModelForCausalLM"
+    )
+    name, options = (
+        model.model_name_or_path,
+        {"trust_remote_code": trust_remote_code, "revision": model.model_revision},
+    )
     names = module_names("model_name_or_path", name, auto_class, **options)
     known = dict.fromkeys(name.rpartition(".")[2] for name in names)
     if isinstance(targets, str) and targets in known:
@@ -122,9 +150,15 @@ def _check_lora_targets(model: Any, trust_remote_code: bool) -> None:
         if isinstance(targets, str):
             missing = [] if any(re.fullmatch(targets, name) for name in names) else [targets]
         else:
-            missing = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in names)]
+            missing = [
+                target
+                for target in targets
+                if not any(f".{name}".endswith(f".{target}") for name in names)
+            ]
     except re.error as error:
-        raise ConfigError(f"lora_target_modules: {targets!r} is no regular expression: {error}") from error
+        raise ConfigError(
+            f"lora_target_modules: {targets!r} is no regular expression: {error}"
+        ) from error
     if names and missing:
         raise ConfigError(
             f"lora_target_modules: {model.model_name_or_path} has no {', '.join(missing)}; it has: {', '.join(known)}, or "
@@ -172,6 +206,10 @@ def _check_same_model(checkpoint: Path, model: Any, here: Mapping[str, Any]) -> 
     if base_then := model_lineage(str(checkpoint)).get("base_model"):
         there["what it began with"] = base_then
         here["what it began with"] = public_name(model.model_name_or_path)
-    said = [f"{key} {there.get(key)!r}, and here {value!r}" for key, value in here.items() if there.get(key) != value]
+    said = [
+        f"{key} {there.get(key)!r}, and here {value!r}"
+        for key, value in here.items()
+        if there.get(key) != value
+    ]
     if said:
         raise ConfigError(f"{place} is of another model: {', '.join(said)}")

@@ -19,7 +19,9 @@ def prepare_cpu(training: Any) -> None:
         state = training.distributed_state
         state.distributed_type = type(state.distributed_type).MULTI_GPU
     if training.deepspeed_plugin is not None:
-        os.environ["DS_ACCELERATOR"] = "cpu"  # on a machine with GPUs it would take one; it looks when it is imported
+        os.environ["DS_ACCELERATOR"] = (
+            "cpu"  # on a machine with GPUs it would take one; it looks when it is imported
+        )
         import deepspeed.ops
 
         # DeepSpeed (0.19) would compile for minutes, and torch waits forever for the lock that a killed compilation

@@ -25,7 +25,9 @@ TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 def merge(adapter: Path, output: Path, base: str | None, dtype: str, text: str) -> str:
     """Merge, check, and put the result in its place; returns what was done."""
     if not (adapter / "adapter_config.json").is_file():
-        raise ConfigError(f"ADAPTER: {adapter} is no folder with an adapter: it has no adapter_config.json")
+        raise ConfigError(
+            f"ADAPTER: {adapter} is no folder with an adapter: it has no adapter_config.json"
+        )
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"OUTPUT: {output} is there already; name another folder, or delete it")
     import torch
@@ -43,7 +45,11 @@ def merge(adapter: Path, output: Path, base: str | None, dtype: str, text: str) 
         )
     has_tokenizer = base is None or (adapter / "tokenizer_config.json").is_file()
     tokenizer = load_tokenizer("ADAPTER", str(adapter if has_tokenizer else base), template=False)
-    auto_class = "AutoModelForSequenceClassification" if config.task_type == "SEQ_CLS" else "AutoModelForCausalLM"
+    auto_class = (
+        "AutoModelForSequenceClassification"
+        if config.task_type == "SEQ_CLS"
+        else "AutoModelForCausalLM"
+    )
     model = load(adapter, config, auto_class, dtype, tokenizer)
     ids = torch.tensor([tokenizer(text)["input_ids"]])
     with torch.inference_mode():
@@ -72,12 +78,12 @@ def merge(adapter: Path, output: Path, base: str | None, dtype: str, text: str) 
     except Exception as error:  # safetensors has its own for a full disk
         if isinstance(error, ToaError):
             raise
-        raise ToaError(f"{output} could not be written: {first_line(error)}; nothing is left of it") from error
+        raise ToaError(
+            f"{output} could not be written: {first_line(error)}; nothing is left of it"
+        ) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-    return (
-        f"{adapter} on {config.base_model_name_or_path}, merged ({saved_as}); logits differ by {difference:.2g} at most"
-    )
+    return f"{adapter} on {config.base_model_name_or_path}, merged ({saved_as}); logits differ by {difference:.2g} at most"
 
 
 def load(adapter: Path, config: Any, auto_class: str, dtype: str, tokenizer: Any) -> Any:
@@ -89,7 +95,9 @@ def load(adapter: Path, config: Any, auto_class: str, dtype: str, tokenizer: Any
     # a score head comes with its adapter; the base, a language model, would be given transformers' default of two labels
     labels = {"num_labels": 1} if config.task_type == "SEQ_CLS" else {}
     try:
-        model = getattr(transformers, auto_class).from_pretrained(base, revision=config.revision, dtype=dtype, **labels)
+        model = getattr(transformers, auto_class).from_pretrained(
+            base, revision=config.revision, dtype=dtype, **labels
+        )
     except Exception as error:  # torch, safetensors and transformers raise what they like
         raise ConfigError(
             f"the base {base!r} of {adapter} cannot be loaded: {first_line(error)}; see --base"
@@ -99,14 +107,18 @@ def load(adapter: Path, config: Any, auto_class: str, dtype: str, tokenizer: Any
     try:
         together = PeftModel.from_pretrained(model, adapter, config=config)
         if not hasattr(together.base_model, "merge_and_unload"):
-            raise ConfigError(f"{adapter}: an adapter of the kind {config.peft_type.value} cannot be merged")
+            raise ConfigError(
+                f"{adapter}: an adapter of the kind {config.peft_type.value} cannot be merged"
+            )
         found = together.load_adapter(
             str(adapter), "default"
         )  # once more: of what does not fit, the first one only warns
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError(f"{adapter} does not fit the base {base!r}: {first_line(error)}; see --base") from error
+        raise ConfigError(
+            f"{adapter} does not fit the base {base!r}: {first_line(error)}; see --base"
+        ) from error
     if wrong := [*found.missing_keys, *found.unexpected_keys]:
         raise ConfigError(
             f"{adapter} does not fit the base {base!r}: only one of them has {wrong[0]} ({len(wrong)} such weights); see --base"
@@ -138,7 +150,9 @@ def carry_card(adapter: Path, folder: Path) -> None:
     if card.is_file() and (metadata := metadata_load(card)):
         metadata["library_name"] = "transformers"
         tags = [
-            tag for tag in metadata.get("tags") or [] if tag != "lora" and not tag.startswith("base_model:adapter:")
+            tag
+            for tag in metadata.get("tags") or []
+            if tag != "lora" and not tag.startswith("base_model:adapter:")
         ]
         metadata_save(card, {**metadata, "tags": tags})
 
@@ -148,7 +162,9 @@ def first_line(error: Exception) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "adapter",
         type=Path,
@@ -156,11 +172,24 @@ def main() -> None:
         help="folder with adapter_config.json, as TRL leaves it with --use_peft",
     )
     parser.add_argument(
-        "output", type=Path, metavar="OUTPUT", help="folder of the merged model; must not be there, or be empty"
+        "output",
+        type=Path,
+        metavar="OUTPUT",
+        help="folder of the merged model; must not be there, or be empty",
     )
-    parser.add_argument("--base", help="folder or Hub name; default: the base that the adapter names")
-    parser.add_argument("--dtype", default="auto", help="of the merged model, e.g. bfloat16; default: that of the base")
-    parser.add_argument("--text", default="So 16 + 8 = 24, and 24 - 6 = 18.", help="on which the logits are compared")
+    parser.add_argument(
+        "--base", help="folder or Hub name; default: the base that the adapter names"
+    )
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        help="of the merged model, e.g. bfloat16; default: that of the base",
+    )
+    parser.add_argument(
+        "--text",
+        default="So 16 + 8 = 24, and 24 - 6 = 18.",
+        help="on which the logits are compared",
+    )
     options = parser.parse_args()
     done = merge(options.adapter, options.output, options.base, options.dtype, options.text)
     print(f"Done: {done}. The model is in {options.output}")

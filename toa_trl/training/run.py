@@ -34,14 +34,14 @@ def building() -> Iterator[None]:
             raise ConfigError(NOTHING_LEFT) from error
         if "to be installed" in said:  # a tracker, RuntimeError
             raise ConfigError(f"report_to: {said}") from error
-        if isinstance(error, (ConfigError, RuntimeError)) and not isinstance(error, NotImplementedError):
+        if isinstance(error, (ConfigError, RuntimeError)) and not isinstance(
+            error, NotImplementedError
+        ):
             raise  # out of memory, say: the traceback tells more
         raise ConfigError(said) from error
 
 
-NOTHING_LEFT = (
-    "no row is left: every prompt (for a reward model: every chosen or rejected) is longer than max_length; raise it"
-)
+NOTHING_LEFT = "no row is left: every prompt (for a reward model: every chosen or rejected) is longer than max_length; raise it"
 
 
 def train(trainer: Any, data: Data, method: str, base_model: str) -> None:
@@ -59,17 +59,25 @@ def train(trainer: Any, data: Data, method: str, base_model: str) -> None:
     """
     args = trainer.args
     rows = _count(trainer, data, method)
-    lineage = [{**source, "rows": rows} if len(data.sources) == 1 else dict(source) for source in data.sources]
+    lineage = [
+        {**source, "rows": rows} if len(data.sources) == 1 else dict(source)
+        for source in data.sources
+    ]
     facts = {"base_model": base_model, "method": method, "toa_trl": version("toa_trl")}
     _write_into_card(trainer, lineage, facts)
     _tell_trackers(trainer, {**facts, "data": lineage})
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    trainer.save_model(args.output_dir, _internal_call=True)  # otherwise it pushes already, without the whole card
+    trainer.save_model(
+        args.output_dir, _internal_call=True
+    )  # otherwise it pushes already, without the whole card
     trainer.create_model_card(model_name=Path(args.output_dir).name)
     trainer.accelerator.print(f"Done. The model is in {args.output_dir}")
     if args.push_to_hub:
         name = args.hub_model_id or Path(args.output_dir).name
-        with hub_errors(name, f"`hf upload {name} {args.output_dir} --exclude 'checkpoint-*'` pushes what is saved"):
+        with hub_errors(
+            name,
+            f"`hf upload {name} {args.output_dir} --exclude 'checkpoint-*'` pushes what is saved",
+        ):
             trainer.push_to_hub()
     trainer.accelerator.wait_for_everyone()  # nobody ends what holds them together while another still saves
     trainer.end()
@@ -89,7 +97,9 @@ def _count(trainer: Any, data: Data, method: str) -> int | None:
             num_given = len(given)
             num_left = num_given - _num_masked(left)
         else:
-            parts = 2 if method == "KTO" and "rejected" in given.column_names else 1  # it takes a pair apart
+            parts = (
+                2 if method == "KTO" and "rejected" in given.column_names else 1
+            )  # it takes a pair apart
             num_given, num_left = parts * len(given), len(left)
         if not num_left:
             raise ConfigError(NOTHING_LEFT)
@@ -105,9 +115,12 @@ def _count(trainer: Any, data: Data, method: str) -> int | None:
 def _num_masked(packed: Any) -> int:
     """Sequences of packed rows without a token to learn from: TRL cuts their completions off, and leaves them in."""
     masked = 0
-    for batch in packed.select_columns(["labels", "seq_lengths"]).with_format("arrow").iter(batch_size=1000):
+    for batch in (
+        packed.select_columns(["labels", "seq_lengths"]).with_format("arrow").iter(batch_size=1000)
+    ):
         labels, lengths = (
-            batch[name].combine_chunks().flatten().to_numpy(zero_copy_only=False) for name in ("labels", "seq_lengths")
+            batch[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            for name in ("labels", "seq_lengths")
         )
         starts = np.cumsum(lengths) - lengths
         masked += int((np.add.reduceat(labels != -100, starts) == 0).sum())
@@ -133,7 +146,9 @@ def _tell_trackers(trainer: Any, lineage: dict[str, Any]) -> None:
     config = trainer.model.config
 
     class Told(TrainerCallback):  # type: ignore[misc]
-        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:  # after the trackers', which were added before
+        def on_train_begin(
+            self, *args: Any, **kwargs: Any
+        ) -> None:  # after the trackers', which were added before
             vars(config).pop("toa_trl", None)
 
     config.toa_trl = lineage

@@ -31,7 +31,11 @@ def replace_section(text: str, section: str) -> str:
     heading, section = section.partition("\n")[0], section.rstrip() + "\n\n"
     until_next = r"$.*?(?=^## |\Z)"
     replaced, num = re.subn(
-        f"^{re.escape(heading)}{until_next}", lambda _: section, text, count=1, flags=re.MULTILINE | re.DOTALL
+        f"^{re.escape(heading)}{until_next}",
+        lambda _: section,
+        text,
+        count=1,
+        flags=re.MULTILINE | re.DOTALL,
     )
     if not num:
         citation = re.search(r"^## Citations?$", text, re.MULTILINE)
@@ -77,4 +81,6 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
             try:
                 yield place, json.loads(line)
             except ValueError as error:  # UnicodeDecodeError is one too
-                raise ConfigError(f"{place}: not JSON ({error}); one JSON object per line is needed") from error
+                raise ConfigError(
+                    f"{place}: not JSON ({error}); one JSON object per line is needed"
+                ) from error

@@ -71,7 +71,9 @@ def ending(grace_s: float, spare: Collection[int] = ()) -> Iterator[None]:
 def guard(file: str, grace_s: float, command: list[str]) -> int:
     """Run the command; its exit code, or 128 + the signal that ended it."""
     become_subreaper()
-    LIBC.prctl(PR_SET_NAME, b"toa-guard")  # so that `killall -9 python` spares those who clean up after it
+    LIBC.prctl(
+        PR_SET_NAME, b"toa-guard"
+    )  # so that `killall -9 python` spares those who clean up after it
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
     try:

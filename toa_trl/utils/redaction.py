@@ -10,7 +10,11 @@ from typing import Any
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 LOOK_UP_S = 3.0  # a card is no reason to wait for a network that does not answer
-FILES = (".jsonl", ".json", ".parquet")  # a name with such an end, or in runs/, is a path, also where it is gone by now
+FILES = (
+    ".jsonl",
+    ".json",
+    ".parquet",
+)  # a name with such an end, or in runs/, is a path, also where it is gone by now
 # Of too many rather than of too few: URLs, host:port, and IP addresses as they stand in Python's own errors.
 ADDRESS = re.compile(
     r"\b\w+://[^\s'\"<>]*[^\s'\"<>:.,;)\]}]|\[?(?<![\w:])(?:[\da-f]{0,4}:){2,7}[\da-f]{0,4}(?![\w:])\]?(?::\d+)?"
@@ -23,7 +27,11 @@ IN_PROCESS = ("transformers", "vllm")  # engines whose weights come through this
 
 def public_name(name: str) -> str:
     """A model or data set as the world may see it: of a path on somebody's machine, the last part alone."""
-    return Path(name).name if name.startswith(("/", "~", ".")) or name.count("/") > 1 or _local(name) else name
+    return (
+        Path(name).name
+        if name.startswith(("/", "~", ".")) or name.count("/") > 1 or _local(name)
+        else name
+    )
 
 
 def on_hub(name: str) -> bool:
@@ -66,12 +74,16 @@ def licence_of(name: str, kind: str = "model") -> str | None:
             card = look_up(name, timeout=LOOK_UP_S).card_data or {}
         else:
             return None
-    except (
-        Exception
-    ):  # no card, one that is not YAML, no such name, no network: it is not known, and that is what is said
+    except Exception:  # no card, one that is not YAML, no such name, no network: it is not known, and that is what is said
         return None
     licence = card.get("license_name") or card.get("license")
-    return ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence) if licence else None
+    return (
+        ", ".join(map(str, licence))
+        if isinstance(licence, list)
+        else str(licence)
+        if licence
+        else None
+    )
 
 
 def _local(name: str) -> bool:

@@ -29,7 +29,9 @@ def check_command(place: str, command: str) -> list[str]:
     except ValueError as error:
         raise ConfigError(f"{place}: {command!r}: {error}") from error
     if not words or shutil.which(words[0], path=_path()) is None:
-        raise ConfigError(f"{place}: {command!r} cannot be started; give one such as accelerate launch ...")
+        raise ConfigError(
+            f"{place}: {command!r} cannot be started; give one such as accelerate launch ..."
+        )
     if missing := [file for file in configurations(command) if not file.is_file()]:
         raise ConfigError(f"{place}: there is no file {missing[0]}")
     return words
@@ -51,7 +53,11 @@ async def run_command(words: Sequence[str], log: Path, held: Sequence[int] = ())
     Returns:
         Its exit code.
     """
-    guarded = [sys.executable, "-I", "-S", guard.__file__, "", str(GRACE_S)] if sys.platform == "linux" else []
+    guarded = (
+        [sys.executable, "-I", "-S", guard.__file__, "", str(GRACE_S)]
+        if sys.platform == "linux"
+        else []
+    )
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             *guarded,

@@ -27,7 +27,9 @@ def real(name: str) -> list[dict[str, Any]]:
 
 def written(path: Path, rows: Iterable[Any]) -> str:
     """The rows as JSONL, and where."""
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
     return str(path)
 
 
@@ -36,7 +38,9 @@ def rollouts_of(rollouts: Iterable[Rollout], path: Path | str = ":memory:") -> R
     rollouts = list(rollouts)
     journal = Journal(path, create=True)
     journal.begin(IDENTITY, [rollout.prompt for rollout in rollouts])
-    journal.append_all([(rollout.prompt.id, play) for rollout in rollouts for play in rollout.plays])
+    journal.append_all(
+        [(rollout.prompt.id, play) for rollout in rollouts for play in rollout.plays]
+    )
     return Rollouts(journal)
 
 

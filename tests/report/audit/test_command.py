@@ -33,29 +33,45 @@ def _run(save: Callable[..., Path]) -> Path:
 
 @pytest.fixture(name="problems")
 def _problems(tmp_path: Path) -> str:
-    return written(tmp_path / "bench.jsonl", [{"id": "b1", "prompt": PROBLEM}, {"id": "b2", "prompt": "Else"}])
+    return written(
+        tmp_path / "bench.jsonl", [{"id": "b1", "prompt": PROBLEM}, {"id": "b2", "prompt": "Else"}]
+    )
 
 
 def section(run: Path) -> str:
-    found = re.search(r"^## Audit$.*?(?=^## )", (run / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    found = re.search(
+        r"^## Audit$.*?(?=^## )", (run / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
     assert found is not None
     return found[0]
 
 
 def test_the_card_of_every_run_has_an_audit(run: Path) -> None:
     text = section(run)
-    assert "Overlap with evaluation sets was not looked for. `python -m toa_trl audit RUN --against FILE ...`" in text
+    assert (
+        "Overlap with evaluation sets was not looked for. `python -m toa_trl audit RUN --against FILE ...`"
+        in text
+    )
     assert "No second reward was recorded" in text
     assert "cut short by max_tokens: 0 of 4 (0 %)" in text
     assert "**" not in text
 
 
-def test_audit_shows_overlaps_in_all_three(run: Path, problems: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_audit_shows_overlaps_in_all_three(
+    run: Path, problems: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = (run / "README.md").read_text()
     main(["audit", str(run), "--against", problems])
     (overlap,) = json.loads((run / "audit.json").read_text())["contamination"]["overlaps"]
-    assert (overlap["prompt_id"], overlap["side"], overlap["problem_id"]) == ("bad", "response", "b1")
-    assert overlap["words"] == "take the two largest of the four numbers that were given add them and write it down"
+    assert (overlap["prompt_id"], overlap["side"], overlap["problem_id"]) == (
+        "bad",
+        "response",
+        "b1",
+    )
+    assert (
+        overlap["words"]
+        == "take the two largest of the four numbers that were given add them and write it down"
+    )
     text = section(run)
     assert "**1 prompt of the training data overlap" in text
     assert "- response of `bad`, problem `b1` of bench.jsonl: 17 words in a row" in text
@@ -63,7 +79,10 @@ def test_audit_shows_overlaps_in_all_three(run: Path, problems: str, capsys: pyt
     after = (run / "README.md").read_text()
     assert before.partition("## Audit")[0] == after.partition("## Audit")[0]
     assert before.partition("## Citation")[2] == after.partition("## Citation")[2]
-    assert "<code>python -m toa_trl data RUN --decontaminate FILE ...</code>" in (run / "report.html").read_text()
+    assert (
+        "<code>python -m toa_trl data RUN --decontaminate FILE ...</code>"
+        in (run / "report.html").read_text()
+    )
     assert str(run / "report.html") in capsys.readouterr().out
 
     main(["audit", str(run)])  # nothing to compare with: what was found stands
@@ -71,14 +90,24 @@ def test_audit_shows_overlaps_in_all_three(run: Path, problems: str, capsys: pyt
 
 
 def test_audit_elsewhere_leaves_the_run_alone(run: Path, problems: str, tmp_path: Path) -> None:
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and "journal" not in path.name}
+    before = {
+        path: path.read_bytes()
+        for path in run.rglob("*")
+        if path.is_file() and "journal" not in path.name
+    }
     main(["audit", str(run), "--against", problems, "--output", str(tmp_path / "found.json")])
-    after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and "journal" not in path.name}
+    after = {
+        path: path.read_bytes()
+        for path in run.rglob("*")
+        if path.is_file() and "journal" not in path.name
+    }
     assert before == after
     assert json.loads((tmp_path / "found.json").read_text())["contamination"]["num_kept"] == 1
 
 
-def test_data_without_what_overlaps(run: Path, problems: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_without_what_overlaps(
+    run: Path, problems: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     main(["data", str(run), "--policy", "worst", "--decontaminate", problems])
     assert "sft: 1 prompts give no row: overlaps with an evaluation set" in capsys.readouterr().out
     for name in ("sft", "dpo"):
@@ -92,7 +121,9 @@ def test_data_without_what_overlaps(run: Path, problems: str, capsys: pytest.Cap
     assert found is not None
     assert (found.num_kept, found.prompt_ids) == (0, ("bad",))
 
-    main(["data", str(run), "--policy", "worst"])  # and the next data are others, of which nothing is known
+    main(
+        ["data", str(run), "--policy", "worst"]
+    )  # and the next data are others, of which nothing is known
     assert read_audit(run).contamination is None
 
 
@@ -102,7 +133,11 @@ def test_data_are_made_as_the_run_was(run: Path, problems: str, tmp_path: Path) 
         sft, pairs = (pq.read_table(run / name)["prompt_id"].to_pylist() for name in ("sft", "dpo"))
         return sft, len(pairs)
 
-    written_by = {"sft": {"top_k": 2}, "preference": {"policy": "margin", "margin": 0.5}, "decontaminate": [problems]}
+    written_by = {
+        "sft": {"top_k": 2},
+        "preference": {"policy": "margin", "margin": 0.5},
+        "decontaminate": [problems],
+    }
     (run / "run.yaml").write_text(yaml.safe_dump(written_by))
     assert made() == (["p0", "p0", "p1", "p1", "p2", "p2"], 3)
     assert "none of them has a row in the training data" in section(run)
@@ -151,7 +186,9 @@ def test_a_mistake_writes_nothing(run: Path, tmp_path: Path) -> None:
         ["audit", str(run), "--against", "gone.jsonl"],
         ["data", str(run), "--decontaminate", "gone.jsonl"],
     ):
-        with pytest.raises(ConfigError, match=r"gone\.jsonl is no \.jsonl, \.json or \.parquet file"):
+        with pytest.raises(
+            ConfigError, match=r"gone\.jsonl is no \.jsonl, \.json or \.parquet file"
+        ):
             main(arguments)
     with pytest.raises(ConfigError, match="rejected_rank must be"):
         main(["data", str(run), "--rejected_rank", "1"])

@@ -44,7 +44,13 @@ def test_what_is_asked_for() -> None:
     german = "Bitte erkläre mir in wenigen Sätzen, wie ich ein Geschenk ordentlich einpacke."
     assert (asked(english), asked(german), asked("Hi!"), asked("")) == ("en", "de", None, None)
     assert asked(german, target_language="English") == "en"
-    names = {"zh_CN": "zh", "Simplified Chinese": "zh", "Serbian": "hr", "de-AT": "de", "Brazilian Portuguese": "pt"}
+    names = {
+        "zh_CN": "zh",
+        "Simplified Chinese": "zh",
+        "Serbian": "hr",
+        "de-AT": "de",
+        "Brazilian Portuguese": "pt",
+    }
     for name, code in {**names, "Klingon": None, "": None, "xx": None}.items():
         assert asked(english, target_language=name) == code
     assert asked(f"{english} Answer in French.") is None
@@ -53,7 +59,14 @@ def test_what_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "Yes.", "42 " * 100, "```\nfor (int i = 0; i < number; i++) { total += i; }\n```" * 3, "\ud800" * 50]
+    "text",
+    [
+        "",
+        "Yes.",
+        "42 " * 100,
+        "```\nfor (int i = 0; i < number; i++) { total += i; }\n```" * 3,
+        "\ud800" * 50,
+    ],
 )
 def test_what_is_not_certain_is_not_judged(text: str) -> None:
     assert language_of(text) is None

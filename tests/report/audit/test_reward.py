@@ -38,10 +38,15 @@ def second(it: Play, value: float | None) -> Play:
 
 
 @given(
-    st.lists(st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 4)), min_size=1, max_size=9), max_size=6),
+    st.lists(
+        st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 4)), min_size=1, max_size=9),
+        max_size=6,
+    ),
     st.sampled_from([1.0, 1e-200, 1e200]),
 )
-def test_correlations_are_those_of_scipy(prompts: list[list[tuple[int, int]]], scale: float) -> None:
+def test_correlations_are_those_of_scipy(
+    prompts: list[list[tuple[int, int]]], scale: float
+) -> None:
     correlating = Correlating()
     everything = [(x * scale, float(y)) for plays in prompts for x, y in plays]
     expected = []
@@ -77,31 +82,50 @@ def test_every_play_of_a_run_is_counted(save: Save, monkeypatch: pytest.MonkeyPa
     rng = random.Random(0)
     runs = []
     for number in range(20):
-        plays = [play(i, rng.choice([None, 0.0, 1.0, rng.random()]), "x" * rng.randrange(50)) for i in range(9)]
+        plays = [
+            play(i, rng.choice([None, 0.0, 1.0, rng.random()]), "x" * rng.randrange(50))
+            for i in range(9)
+        ]
         runs.append(
             rollout(
-                *(p if p.reward is None else second(p, rng.choice([None, rng.random()])) for p in plays), id=str(number)
+                *(
+                    p if p.reward is None else second(p, rng.choice([None, rng.random()]))
+                    for p in plays
+                ),
+                id=str(number),
             )
         )
     found = read_audit(save(runs)).reward
     scored = [p for run in runs for p in run.scored]
     length = [len(p.completion.text) for p in scored if p.completion]
     assert found.length.num_plays == len(scored)
-    assert found.length.pearson == pytest.approx(stats.pearsonr([p.reward for p in scored], length)[0])
+    assert found.length.pearson == pytest.approx(
+        stats.pearsonr([p.reward for p in scored], length)[0]
+    )
     assert found.best.num_prompts == sum(bool(run.scored) for run in runs)
     both = [p for p in scored if p.second_reward is not None]
-    picks = [run.ranked[0].second_reward for run in runs if run.scored and run.ranked[0].second_reward is not None]
+    picks = [
+        run.ranked[0].second_reward
+        for run in runs
+        if run.scored and run.ranked[0].second_reward is not None
+    ]
     assert found.second is not None
     assert found.second.correlation.num_plays == len(both)
     assert found.second.all_plays == pytest.approx(np.mean([p.second_reward for p in both]))
-    assert (found.second.num_prompts, found.second.picks) == (len(picks), pytest.approx(np.mean(picks)))
+    assert (found.second.num_prompts, found.second.picks) == (
+        len(picks),
+        pytest.approx(np.mean(picks)),
+    )
 
 
 def test_the_second_reward_is_asked_about_the_picks(save: Save) -> None:
     def prompt(id: str, *pairs: tuple[float, float | None]) -> Rollout:
         return rollout(*(second(play(i, x), y) for i, (x, y) in enumerate(pairs)), id=id)
 
-    agrees, differs = prompt("a", (1.0, 5.0), (0.0, 1.0)), prompt("b", (1.0, 0.0), (0.0, 4.0), (0.5, 2.0))
+    agrees, differs = (
+        prompt("a", (1.0, 5.0), (0.0, 1.0)),
+        prompt("b", (1.0, 0.0), (0.0, 4.0), (0.5, 2.0)),
+    )
     found = read_audit(
         save([agrees, differs, prompt("c", (1.0, None), (0.0, 7.0)), prompt("d", (1.0, None))])
     ).reward.second
@@ -126,7 +150,10 @@ def test_best_plays_that_are_wrong_are_counted(save: Save) -> None:
                 refined("equal", "What?", "A draft.", " a DRAFT"),
                 refined("nearly", "What?", copy, copy.replace("largest", "LARGE", 1)),
                 refined(
-                    "half", "What?", copy, LONG + "Then divide it by the number of all your fingers and toes. " * 4
+                    "half",
+                    "What?",
+                    copy,
+                    LONG + "Then divide it by the number of all your fingers and toes. " * 4,
                 ),
                 refined("cut", "What?", "A draft.", "A better", finish_reason="length"),
                 refined("parrot", LONG, "A draft.", f"You said: {LONG}"),
@@ -144,7 +171,11 @@ def test_of_a_translation_copying_the_source_is_repeating_the_prompt(save: Save)
     row = real("wmt22/de-en.jsonl")[4]
     it = rollout(play(0, 1.0, row["source"]), source=row["source"], target_language="English")
     found = read_audit(save([it])).reward.best
-    assert (found.num_repeat_prompt, found.num_other_language, found.languages) == (1, 1, (("en", "de", 1),))
+    assert (found.num_repeat_prompt, found.num_other_language, found.languages) == (
+        1,
+        1,
+        (("en", "de", 1),),
+    )
 
 
 def test_of_a_problem_the_words_around_it_are_not_its_own(save: Save) -> None:
@@ -167,7 +198,11 @@ def test_a_sign_makes_another_response(draft: str, text: str, same: int, save: S
     found = read_audit(save([rollout(play(0, 0.0, draft), play(1, 1.0, text, parent=0), id="p")]))
     assert found.reward.best.num_repeat_draft == same
     said = [text for text in warnings(found) if "drafts" in text]
-    assert said == ["100 % of the best plays that saw drafts are the same as one of them, or nearly."] * same
+    assert (
+        said
+        == ["100 % of the best plays that saw drafts are the same as one of them, or nearly."]
+        * same
+    )
 
 
 def test_texts_that_are_nearly_the_same() -> None:
@@ -176,7 +211,9 @@ def test_texts_that_are_nearly_the_same() -> None:
     assert nearly_same([], [])
     assert not nearly_same(text, [])
     assert not nearly_same(["a"], ["b"])
-    assert not nearly_same(text, words(LONG + "Another sentence that has nothing of the first, at all, in it. " * 5))
+    assert not nearly_same(
+        text, words(LONG + "Another sentence that has nothing of the first, at all, in it. " * 5)
+    )
     assert holds(text, words(LONG))
     assert not holds(words(LONG)[:13], words(LONG))
     assert not holds([], [])
@@ -185,7 +222,11 @@ def test_texts_that_are_nearly_the_same() -> None:
 def test_a_run_without_anything_to_say(save: Save) -> None:
     folder = save([rollout(play(0, None), id="a"), rollout(id="b")])
     found = read_audit(folder)
-    assert (found.reward.length.pearson, found.reward.second, found.reward.pairs) == (None, None, None)
+    assert (found.reward.length.pearson, found.reward.second, found.reward.pairs) == (
+        None,
+        None,
+        None,
+    )
     assert list(warnings(found)) == []
     file = next((folder / "rollouts").glob("*.parquet"))
     pq.write_table(pq.read_table(file).select(["prompt_id", "play", "reward"]), file)
@@ -210,7 +251,8 @@ def test_the_warnings(save: Save) -> None:
     runs = []
     for number in range(30):
         plays = [
-            second(play(i, i + rng.random(), "x" * (i + 1), finish_reason="length"), rng.random()) for i in range(5)
+            second(play(i, i + rng.random(), "x" * (i + 1), finish_reason="length"), rng.random())
+            for i in range(5)
         ]
         runs.append(rollout(*plays, id=str(number)))
     found = read_audit(save(runs))
@@ -223,7 +265,9 @@ def test_the_warnings(save: Save) -> None:
 
 
 @pytest.mark.parametrize(("num_prompts", "gain"), [(19, 1.0), (30, 0.0)])
-def test_nothing_is_said_of_a_gain_that_is_not_there_or_not_known(num_prompts: int, gain: float, save: Save) -> None:
+def test_nothing_is_said_of_a_gain_that_is_not_there_or_not_known(
+    num_prompts: int, gain: float, save: Save
+) -> None:
     runs = [
         rollout(*(second(play(i, 0.1 + gain * i, "x"), 1.0) for i in range(3)), id=str(number))
         for number in range(num_prompts)
@@ -237,15 +281,30 @@ def test_nothing_is_said_of_a_gain_that_is_not_there_or_not_known(num_prompts: i
 @pytest.mark.parametrize(
     ("seconds", "said", "also"),
     [
-        ([None, None, None], "No second reward was recorded", "where the run has it, it failed on every play."),
-        ([None, None, 1.0], "The second reward failed on every pick", "4 of 6 scored plays have no second reward"),
-        ([1.0, None, 2.0], "gives the picks of 2 prompts 1 on", "2 of 6 scored plays have no second reward"),
+        (
+            [None, None, None],
+            "No second reward was recorded",
+            "where the run has it, it failed on every play.",
+        ),
+        (
+            [None, None, 1.0],
+            "The second reward failed on every pick",
+            "4 of 6 scored plays have no second reward",
+        ),
+        (
+            [1.0, None, 2.0],
+            "gives the picks of 2 prompts 1 on",
+            "2 of 6 scored plays have no second reward",
+        ),
     ],
 )
 def test_a_second_reward_that_failed_is_no_second_reward(
     seconds: list[float | None], said: str, also: str, save: Save
 ) -> None:
-    runs = [rollout(*(second(play(i, -float(i)), x) for i, x in enumerate(seconds)), id=id) for id in "ab"]
+    runs = [
+        rollout(*(second(play(i, -float(i)), x) for i, x in enumerate(seconds)), id=id)
+        for id in "ab"
+    ]
     text = second_said(read_audit(save(runs)).reward)
     assert said in text
     assert also in text
@@ -253,7 +312,9 @@ def test_a_second_reward_that_failed_is_no_second_reward(
 
 def test_prompts_that_the_second_reward_failed_on_are_counted(save: Save) -> None:
     runs = [rollout(second(play(0, 1.0), None if id == "a" else 1.0), id=id) for id in "abc"]
-    assert "gives the picks of 2 of 3 prompts 1 on average" in second_said(read_audit(save(runs)).reward)
+    assert "gives the picks of 2 of 3 prompts 1 on average" in second_said(
+        read_audit(save(runs)).reward
+    )
 
 
 def test_good_runs_have_no_warning(save: Save) -> None:
@@ -261,12 +322,22 @@ def test_good_runs_have_no_warning(save: Save) -> None:
     runs = []
     for number in range(30):
         plays = [(i, rng.random()) for i in range(9)]
-        runs.append(rollout(*(second(play(i, x, "x" * rng.randrange(99)), x + 0.1) for i, x in plays), id=str(number)))
+        runs.append(
+            rollout(
+                *(second(play(i, x, "x" * rng.randrange(99)), x + 0.1) for i, x in plays),
+                id=str(number),
+            )
+        )
     assert list(warnings(read_audit(save(runs)))) == []
 
 
 def test_it_is_written_and_read(save: Save, tmp_path: Path) -> None:
-    folder = save([rollout(*(second(play(i, i / 3, "x" * i), float(i)) for i in range(4)), id=id) for id in "abc"])
+    folder = save(
+        [
+            rollout(*(second(play(i, i / 3, "x" * i), float(i)) for i in range(4)), id=id)
+            for id in "abc"
+        ]
+    )
     measured = audit.measure(folder)
     assert read_audit(folder) == measured
     value = json.loads((folder / "audit.json").read_text())

@@ -12,10 +12,16 @@ from transformers import DynamicCache, PreTrainedModel
 class Rotary(nn.Module):
     def __init__(self, dim, base, num_positions):
         super().__init__()
-        self.register_buffer("inv_freq", 1.0 / base ** (torch.arange(0, dim, 2).float() / dim), persistent=False)
+        self.register_buffer(
+            "inv_freq", 1.0 / base ** (torch.arange(0, dim, 2).float() / dim), persistent=False
+        )
         angles = torch.outer(torch.arange(num_positions).float(), self.inv_freq)
-        self.register_buffer("cos_cached", torch.cat((angles, angles), dim=-1).cos(), persistent=False)
-        self.register_buffer("sin_cached", torch.cat((angles, angles), dim=-1).sin(), persistent=False)
+        self.register_buffer(
+            "cos_cached", torch.cat((angles, angles), dim=-1).cos(), persistent=False
+        )
+        self.register_buffer(
+            "sin_cached", torch.cat((angles, angles), dim=-1).sin(), persistent=False
+        )
 
     def forward(self, x):  # [B, heads, T, dim]
         half = x.shape[-1] // 2
@@ -26,7 +32,10 @@ class Rotary(nn.Module):
 class Layer(nn.Module):
     def __init__(self, config):
         super().__init__()
-        if config.rope_scaling is not None and config.rope_scaling["type"] not in ("linear", "dynamic"):
+        if config.rope_scaling is not None and config.rope_scaling["type"] not in (
+            "linear",
+            "dynamic",
+        ):
             raise ValueError("rotary embedding's type")
         self.num_heads = config.num_attention_heads
         hidden = config.hidden_size
@@ -34,14 +43,18 @@ class Layer(nn.Module):
         self.wo = nn.Linear(hidden, hidden, bias=False)
         self.w1 = nn.Linear(hidden, config.intermediate_size, bias=False)
         self.w2 = nn.Linear(config.intermediate_size, hidden, bias=False)
-        self.rotary_emb = Rotary(hidden // self.num_heads, config.rope_theta, config.max_position_embeddings)
+        self.rotary_emb = Rotary(
+            hidden // self.num_heads, config.rope_theta, config.max_position_embeddings
+        )
 
     def forward(self, x, mask):  # [B, T, hidden], [B, 1, T, T]
         query, key, value = (
             part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for part in self.wqkv(nn.functional.rms_norm(x, x.shape[-1:])).chunk(3, dim=-1)
         )
-        seen = nn.functional.scaled_dot_product_attention(self.rotary_emb(query), self.rotary_emb(key), value, mask)
+        seen = nn.functional.scaled_dot_product_attention(
+            self.rotary_emb(query), self.rotary_emb(key), value, mask
+        )
         x = x + self.wo(seen.transpose(1, 2).flatten(2))
         return x + self.w2(nn.functional.silu(self.w1(nn.functional.rms_norm(x, x.shape[-1:]))))
 
@@ -59,7 +72,9 @@ class Decoder(nn.Module):
             DynamicCache().get_usable_length(num_tokens)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        causal = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=input_ids.device).tril()
+        causal = torch.ones(
+            num_tokens, num_tokens, dtype=torch.bool, device=input_ids.device
+        ).tril()
         mask = causal & attention_mask.bool()[:, None, None, :]
         x = self.tok_embeddings(input_ids)
         for layer in self.layers:

@@ -32,7 +32,9 @@ class LlamaForRewardModelWithGating(LlamaPreTrainedModel):
         self.model = LlamaModel(config)
         self.regression_layer = nn.Linear(config.hidden_size, config.num_objectives, bias=False)
         self.post_init()
-        self.reward_transform_matrix = nn.Parameter(torch.zeros(config.num_objectives, config.num_objectives))
+        self.reward_transform_matrix = nn.Parameter(
+            torch.zeros(config.num_objectives, config.num_objectives)
+        )
         self.gating = nn.Linear(config.hidden_size, config.num_objectives)
 
     @add_start_docstrings_to_model_forward(LLAMA_INPUTS_DOCSTRING)
@@ -44,8 +46,12 @@ class LlamaForRewardModelWithGating(LlamaPreTrainedModel):
         if self.config.pad_token_id is None and len(input_ids) != 1:
             raise ValueError("Cannot handle batch sizes > 1 if no padding token is defined.")
         ends = -1
-        if self.config.pad_token_id is not None:  # the token before the first padding token, wherever that is
-            ends = (torch.eq(input_ids, self.config.pad_token_id).int().argmax(-1) - 1) % input_ids.shape[-1]
+        if (
+            self.config.pad_token_id is not None
+        ):  # the token before the first padding token, wherever that is
+            ends = (
+                torch.eq(input_ids, self.config.pad_token_id).int().argmax(-1) - 1
+            ) % input_ids.shape[-1]
         rows = torch.arange(len(input_ids))
         rewards = self.regression_layer(hidden[rows, ends])
         header = [find_token_for_gating(ids.tolist()) for ids in input_ids]

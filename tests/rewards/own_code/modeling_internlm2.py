@@ -19,7 +19,9 @@ class InternLM2ForRewardModel(OldPreTrainedModel):
         self.post_init()
 
     def forward(self, input_ids=None, attention_mask=None, use_cache=None):
-        ends = attention_mask.shape[1] - 1 - attention_mask.long().fliplr().argmax(dim=1, keepdim=True)
+        ends = (
+            attention_mask.shape[1] - 1 - attention_mask.long().fliplr().argmax(dim=1, keepdim=True)
+        )
         assert bool((input_ids.gather(1, ends) == self.reward_token_id).all()), (
             "the last token must be the reward token"
         )
@@ -28,6 +30,8 @@ class InternLM2ForRewardModel(OldPreTrainedModel):
 
     @torch.no_grad()
     def get_score(self, tokenizer, conversation):
-        text = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=False)
+        text = tokenizer.apply_chat_template(
+            conversation, tokenize=False, add_generation_prompt=False
+        )
         ids = torch.tensor([[*tokenizer.encode(text), self.reward_token_id]])
         return self(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)[0].item()

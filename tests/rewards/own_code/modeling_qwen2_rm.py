@@ -16,7 +16,9 @@ class _Qwen2(OldPreTrainedModel):
         super().__init__(config)
         self.model = Decoder(config)
         hidden = config.hidden_size
-        self.score = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, self.num_outputs))
+        self.score = nn.Sequential(
+            nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, self.num_outputs)
+        )
         self.post_init()
 
     def logits_of(self, input_ids, attention_mask, use_cache):
@@ -29,8 +31,12 @@ class Qwen2ForRewardModel(_Qwen2):
     def forward(self, input_ids=None, attention_mask=None, use_cache=None):
         logits = self.logits_of(input_ids, attention_mask, use_cache)
         ends = -1
-        if self.config.pad_token_id is not None:  # the token before the first padding token, wherever that is
-            ends = (torch.eq(input_ids, self.config.pad_token_id).int().argmax(-1) - 1) % input_ids.shape[-1]
+        if (
+            self.config.pad_token_id is not None
+        ):  # the token before the first padding token, wherever that is
+            ends = (
+                torch.eq(input_ids, self.config.pad_token_id).int().argmax(-1) - 1
+            ) % input_ids.shape[-1]
         return SequenceClassifierOutputWithPast(logits=logits[torch.arange(len(input_ids)), ends])
 
 

@@ -24,7 +24,9 @@ LLAMA_8B = {
 
 
 @pytest.fixture
-def estimate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def estimate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
     """What the script prints; in this process, since importing TRL takes seconds."""
 
     def call(*arguments: object) -> str:
@@ -79,12 +81,16 @@ def test_a_training_of_the_paper(estimate: Callable[..., str], llama: Path, zero
         "--config", "recipes/configs/llama3-8b/dpo_full.yaml", "--model_config", llama, "--accelerate_config", zero3,
         "--gpu_memory", 80, "--gpu", "H100", "--num_rows", 59_876, "--mean_tokens", 700,
     )  # fmt: skip
-    assert "dpo of meta-llama/Meta-Llama-3-8B-Instruct: 8.03 B parameters, all of them trained" in said
+    assert (
+        "dpo of meta-llama/Meta-Llama-3-8B-Instruct: 8.03 B parameters, all of them trained" in said
+    )
     assert "8 GPUs, ZeRO-3" in said
     assert "| weights | 1.87 |" in said  # 2 bytes x 8.03 B / 8
     assert "| optimizer | 11.22 |" in said  # 12 bytes
     assert "Fits 80 GiB" in said
-    batch, passes = map(int, re.findall(r"batch_size (\d+) --gradient_accumulation_steps (\d+)", said)[0])
+    batch, passes = map(
+        int, re.findall(r"batch_size (\d+) --gradient_accumulation_steps (\d+)", said)[0]
+    )
     assert batch * passes * 8 == 128
     assert batch >= 2
     assert "59,876 rows as given; 83.83 M tokens an epoch" in said
@@ -102,11 +108,15 @@ def test_what_would_make_it_fit(estimate: Callable[..., str], llama: Path, tmp_p
     assert "Not even one row at a time fits" in said
     assert "- accelerate_configs/zero3.yaml: " in said
     assert "- --use_peft True" in said
-    assert "max_length" not in said.partition("What would")[2].partition("Tokens")[0]  # states alone are too large
+    assert (
+        "max_length" not in said.partition("What would")[2].partition("Tokens")[0]
+    )  # states alone are too large
     assert "Tokens and steps are not known" in said
 
 
-def test_options_change_what_is_said(estimate: Callable[..., str], llama: Path, zero3: Path) -> None:
+def test_options_change_what_is_said(
+    estimate: Callable[..., str], llama: Path, zero3: Path
+) -> None:
     base = (
         "--config",
         "recipes/configs/llama3-8b/sft_full.yaml",
@@ -120,17 +130,26 @@ def test_options_change_what_is_said(estimate: Callable[..., str], llama: Path, 
     assert peak(estimate(*base, "--gradient_checkpointing", False)) > normal
     assert peak(estimate(*base, "--num_gpus", 64)) < normal
     assert peak(estimate(*base, "--max_length", 1024)) < normal
-    lora = estimate(*base, "--use_peft", True, "--lora_target_modules", "all-linear", "--lora_r", 16)
+    lora = estimate(
+        *base, "--use_peft", True, "--lora_target_modules", "all-linear", "--lora_r", 16
+    )
     assert "41.94 M of an adapter trained" in lora
     assert peak(lora) < normal
-    one = estimate(*base[:4], "--accelerate_config", "accelerate_configs/single_gpu.yaml", "--gpu_memory", 640)
+    one = estimate(
+        *base[:4], "--accelerate_config", "accelerate_configs/single_gpu.yaml", "--gpu_memory", 640
+    )
     assert "With a global batch of 16" in one  # that of the 8 GPUs of the first line
     assert "cannot be divided among 5" in estimate(*base, "--num_gpus", 5, "--gpu_memory", 80)
 
 
 def test_a_reward_model_has_a_score_for_a_head(estimate: Callable[..., str], llama: Path) -> None:
-    said = estimate("--config", "recipes/configs/llama3-8b/reward_lora.yaml", "--model_config", llama)
-    assert "reward of meta-llama/Meta-Llama-3-8B-Instruct: 7.50 B parameters, 41.95 M of an adapter trained" in said
+    said = estimate(
+        "--config", "recipes/configs/llama3-8b/reward_lora.yaml", "--model_config", llama
+    )
+    assert (
+        "reward of meta-llama/Meta-Llama-3-8B-Instruct: 7.50 B parameters, 41.95 M of an adapter trained"
+        in said
+    )
     assert "1 GPU, accelerate_configs/single_gpu.yaml" in said
 
 
@@ -170,7 +189,9 @@ def test_tokens_of_a_real_data_set(estimate: Callable[..., str], tmp_path: Path)
     assert "50.0% of the rows cut at max_length 128" in padded
     assert "Steps: 14 with a global batch of 8" in padded
     packed = estimate(*options, "--packing", True)
-    rows_packed, filled = re.findall(r"Packed: (\d+) rows of 128, ([\d.]+)% of them filled", packed)[0]
+    rows_packed, filled = re.findall(
+        r"Packed: (\d+) rows of 128, ([\d.]+)% of them filled", packed
+    )[0]
     assert 25 < int(rows_packed) < 50
     assert float(filled) > 75
 
@@ -198,7 +219,9 @@ def test_tokens_of_a_real_data_set(estimate: Callable[..., str], tmp_path: Path)
         (("--recipe", "sft", "--model_name_or_path", STUDENT, "--load_in_4bit"), "load_in_4bit"),
     ],
 )  # fmt: skip
-def test_mistakes_are_one_line(refuse: Callable[..., str], arguments: tuple[str, ...], said: str) -> None:
+def test_mistakes_are_one_line(
+    refuse: Callable[..., str], arguments: tuple[str, ...], said: str
+) -> None:
     assert said in refuse(*arguments)
 
 
@@ -213,23 +236,49 @@ def test_a_key_of_another_recipe_is_named(refuse: Callable[..., str], tmp_path: 
 def test_what_accelerate_is_told(tmp_path: Path) -> None:
     def read(**content: Any) -> tuple[str, int, bool, bool]:
         sharding = sharding_of(str(accelerate(tmp_path, **content)))
-        return sharding.kind, sharding.num_devices, sharding.offload_optimizer, sharding.offload_weights
+        return (
+            sharding.kind,
+            sharding.num_devices,
+            sharding.offload_optimizer,
+            sharding.offload_weights,
+        )
 
     assert read(distributed_type="NO", num_processes=1) == ("none", 1, False, False)
     assert read(distributed_type="MULTI_GPU", num_processes=4) == ("ddp", 4, False, False)
-    assert read(distributed_type="FSDP", num_processes=8, fsdp_config={"fsdp_version": 2}) == ("fsdp2", 8, False, False)
+    assert read(distributed_type="FSDP", num_processes=8, fsdp_config={"fsdp_version": 2}) == (
+        "fsdp2",
+        8,
+        False,
+        False,
+    )
     zero = {"zero_stage": 3, "offload_optimizer_device": "cpu", "offload_param_device": "cpu"}
-    assert read(distributed_type="DEEPSPEED", num_processes=8, deepspeed_config=zero) == ("zero3", 8, True, True)
+    assert read(distributed_type="DEEPSPEED", num_processes=8, deepspeed_config=zero) == (
+        "zero3",
+        8,
+        True,
+        True,
+    )
     file = tmp_path / "ds.json"
-    file.write_text(json.dumps({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}))
+    file.write_text(
+        json.dumps({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}})
+    )
     in_a_file = {"deepspeed_config_file": str(file)}
-    assert read(distributed_type="DEEPSPEED", num_processes=2, deepspeed_config=in_a_file) == ("zero2", 2, True, False)
+    assert read(distributed_type="DEEPSPEED", num_processes=2, deepspeed_config=in_a_file) == (
+        "zero2",
+        2,
+        True,
+        False,
+    )
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "accelerate_configs").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "accelerate_configs").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_every_shipped_accelerate_config_is_understood(path: Path) -> None:
     sharding = sharding_of(str(path))
-    name = {"single_cpu": "none", "single_gpu": "none", "multi_node": "zero3"}.get(path.stem, path.stem)
+    name = {"single_cpu": "none", "single_gpu": "none", "multi_node": "zero3"}.get(
+        path.stem, path.stem
+    )
     assert sharding.kind == name.removesuffix("_offload")
     assert sharding.offload_optimizer == sharding.offload_weights == name.endswith("offload")
     assert (sharding.num_devices > 1) == (sharding.kind != "none")
@@ -240,7 +289,14 @@ def test_every_shipped_accelerate_config_is_understood(path: Path) -> None:
     "case",
     [
         {"recipe": "sft", "model": "18M", "batch": 4, "length": 256},
-        {"recipe": "sft", "model": "20M", "batch": 4, "length": 256, "checkpointing": True, "lora_r": 16},
+        {
+            "recipe": "sft",
+            "model": "20M",
+            "batch": 4,
+            "length": 256,
+            "checkpointing": True,
+            "lora_r": 16,
+        },
         {"recipe": "dpo", "model": "18M", "batch": 1, "length": 128},
     ],
     ids=["sft", "sft lora checkpointing", "dpo with a reference"],

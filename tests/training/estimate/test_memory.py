@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toa_trl.training.estimate.memory import BUCKET, GIB, LIVE, Shape, Sharding, Training, estimate, states
+from toa_trl.training.estimate.memory import (
+    BUCKET,
+    GIB,
+    LIVE,
+    Shape,
+    Sharding,
+    Training,
+    estimate,
+    states,
+)
 
 LLAMA_8B = Shape(8_030_261_248, 218_112_000, 32, 4096, 14_336, 4096, 1024, 128_256)
 FULL = Training(num_sequences=1, length=2048, num_trained=LLAMA_8B.num_parameters)
@@ -49,7 +58,9 @@ def trainings(draw: st.DrawFn, shape: Shape) -> Training:
 
 
 cases = shapes().flatmap(lambda shape: st.tuples(st.just(shape), trainings(shape)))
-shardings = st.builds(Sharding, st.sampled_from(KINDS), st.sampled_from([2, 4, 8, 64]), st.booleans(), st.booleans())
+shardings = st.builds(
+    Sharding, st.sampled_from(KINDS), st.sampled_from([2, 4, 8, 64]), st.booleans(), st.booleans()
+)
 
 
 def total(shape: Shape, training: Training, sharding: Sharding = Sharding()) -> float:  # noqa: B008
@@ -65,10 +76,16 @@ def total(shape: Shape, training: Training, sharding: Sharding = Sharding()) -> 
         (FULL, Sharding("zero1", 8), 2 + 2 + 12 / 8),  # ZeRO, figure 1: K = 12
         (FULL, Sharding("zero2", 8), 2 + (2 + 12) / 8),
         (FULL, Sharding("zero3", 8), (2 + 2 + 12) / 8),
-        (replace(FULL, weight_bytes=2), Sharding("fsdp2", 8), (4 + 4 + 8) / 8),  # raised to float32 by accelerate
+        (
+            replace(FULL, weight_bytes=2),
+            Sharding("fsdp2", 8),
+            (4 + 4 + 8) / 8,
+        ),  # raised to float32 by accelerate
     ],
 )
-def test_states_per_parameter(training: Training, sharding: Sharding, bytes_per_parameter: float) -> None:
+def test_states_per_parameter(
+    training: Training, sharding: Sharding, bytes_per_parameter: float
+) -> None:
     kept, host = states(LLAMA_8B, training, sharding)
     found = kept["weights"] + kept["gradients"] + kept["optimizer"]
     assert found / LLAMA_8B.num_parameters == pytest.approx(bytes_per_parameter)
@@ -84,19 +101,27 @@ def test_llama_3_8b_needs_what_is_said_of_it() -> None:
     training = replace(FULL, num_trained=shape.num_parameters)
     for kind, said in (("zero1", 31.4), ("zero2", 16.6), ("zero3", 1.9)):
         kept, _ = states(shape, training, Sharding(kind, 64))
-        assert (kept["weights"] + kept["gradients"] + kept["optimizer"]) / 1e9 == pytest.approx(said, abs=0.1)
+        assert (kept["weights"] + kept["gradients"] + kept["optimizer"]) / 1e9 == pytest.approx(
+            said, abs=0.1
+        )
 
 
 def test_lora_keeps_the_base_alone() -> None:
     kept, _ = states(LLAMA_8B, LORA, Sharding())
-    assert kept["weights"] == 2 * LLAMA_8B.num_parameters + 4 * LORA.num_trained  # peft keeps adapters in float32
+    assert (
+        kept["weights"] == 2 * LLAMA_8B.num_parameters + 4 * LORA.num_trained
+    )  # peft keeps adapters in float32
     assert kept["gradients"] + kept["optimizer"] == 12 * LORA.num_trained
 
 
 def test_a_reference_is_a_second_model_and_a_reward_has_no_head() -> None:
-    without, with_reference = (total(LLAMA_8B, replace(FULL, has_reference=has)) for has in (False, True))
+    without, with_reference = (
+        total(LLAMA_8B, replace(FULL, has_reference=has)) for has in (False, True)
+    )
     assert with_reference - without == 4 * LLAMA_8B.num_parameters
-    sharded = states(LLAMA_8B, replace(FULL, has_reference=True), Sharding("zero3", 8))[0]["reference"]
+    sharded = states(LLAMA_8B, replace(FULL, has_reference=True), Sharding("zero3", 8))[0][
+        "reference"
+    ]
     assert sharded == 2 * LLAMA_8B.num_parameters / 8
     rewards = replace(LORA, has_head=False)
     assert total(LLAMA_8B, rewards) <= total(LLAMA_8B, LORA)
@@ -114,14 +139,18 @@ def test_more_tokens_need_more(case: tuple[Shape, Training], sharding: Sharding)
     shape, training = case
     least = total(shape, training, sharding)
     assert least > 0
-    assert total(shape, replace(training, num_sequences=training.num_sequences + 1), sharding) > least
+    assert (
+        total(shape, replace(training, num_sequences=training.num_sequences + 1), sharding) > least
+    )
     assert total(shape, replace(training, length=training.length + 1), sharding) > least
     assert total(shape, replace(training, accumulates=True), sharding) >= least
     assert total(shape, replace(training, has_reference=True), sharding) >= least
 
 
 @given(cases, shardings)
-def test_checkpointing_keeps_less_of_more_than_a_block(case: tuple[Shape, Training], sharding: Sharding) -> None:
+def test_checkpointing_keeps_less_of_more_than_a_block(
+    case: tuple[Shape, Training], sharding: Sharding
+) -> None:
     shape, training = case
     deep = replace(shape, num_layers=max(shape.num_layers, 4))
     off, on = (total(deep, replace(training, checkpointing=it), sharding) for it in (False, True))
@@ -137,7 +166,12 @@ def test_sharding_divides_the_states(case: tuple[Shape, Training], number: int) 
         return states(shape, training, Sharding(kind, number))[0]
 
     ddp, one, two, three, fsdp = (of(kind) for kind in ("ddp", "zero1", "zero2", "zero3", "fsdp2"))
-    assert one["optimizer"] == two["optimizer"] == three["optimizer"] == 12 * training.num_trained / number
+    assert (
+        one["optimizer"]
+        == two["optimizer"]
+        == three["optimizer"]
+        == 12 * training.num_trained / number
+    )
     assert two["gradients"] == three["gradients"] == one["gradients"] / number
     assert one["weights"] == two["weights"]
     assert three["weights"] == pytest.approx(one["weights"] / number)
@@ -148,7 +182,9 @@ def test_sharding_divides_the_states(case: tuple[Shape, Training], number: int) 
 
 
 @given(cases, shardings)
-def test_lora_has_smaller_states_than_the_whole_model(case: tuple[Shape, Training], sharding: Sharding) -> None:
+def test_lora_has_smaller_states_than_the_whole_model(
+    case: tuple[Shape, Training], sharding: Sharding
+) -> None:
     def size(training: Training) -> float:
         kept, host = states(shape, training, sharding)
         return sum(kept.values()) + host
@@ -167,7 +203,9 @@ def test_lora_needs_less_for_a_large_model() -> None:
 def test_what_is_offloaded_is_on_the_host(case: tuple[Shape, Training], number: int) -> None:
     shape, training = case
     training = replace(training, bf16=True)
-    here, there = (estimate(shape, training, Sharding("zero3", number, it, it)) for it in (False, True))
+    here, there = (
+        estimate(shape, training, Sharding("zero3", number, it, it)) for it in (False, True)
+    )
     assert there.total < here.total
     assert here.host == 0
     assert there.host >= (2 * shape.num_parameters + 12 * training.num_trained) / number

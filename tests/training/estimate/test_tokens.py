@@ -23,9 +23,14 @@ def test_padding_only_adds(pairs: list[list[int]], batch_size: int) -> None:
 
 
 def test_flops_are_six_per_parameter_and_token() -> None:
-    assert training_flops([[10], [30]], lambda tokens: 2 * 1000 * tokens, frozen=False) == 6 * 1000 * 40
+    assert (
+        training_flops([[10], [30]], lambda tokens: 2 * 1000 * tokens, frozen=False)
+        == 6 * 1000 * 40
+    )
     assert training_flops([[10]], lambda tokens: 2 * 1000 * tokens, frozen=True) == 4 * 1000 * 10
-    pair = training_flops([[10, 10]], lambda tokens: 2 * 1000 * tokens, frozen=False, reference_passes=1)
+    pair = training_flops(
+        [[10, 10]], lambda tokens: 2 * 1000 * tokens, frozen=False, reference_passes=1
+    )
     assert pair == 8 * 1000 * 20
 
 
@@ -41,13 +46,26 @@ def test_the_lengths_are_those_that_trl_makes(tmp_path: Path) -> None:
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
     student = Path(__file__).parents[3] / "toa_trl/demo/weights/student"
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(student), AutoTokenizer.from_pretrained(student)
-    options = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False, "report_to": "none", "max_length": 256}
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(student),
+        AutoTokenizer.from_pretrained(student),
+    )
+    options = {
+        "output_dir": str(tmp_path),
+        "use_cpu": True,
+        "bf16": False,
+        "report_to": "none",
+        "max_length": 256,
+    }
 
     def said(content: str, role: str = "user") -> list[dict[str, str]]:
         return [{"role": role, "content": content}]
 
-    pair = {"prompt": said("3 apples"), "chosen": said("3", "assistant"), "rejected": said("4 apples", "assistant")}
+    pair = {
+        "prompt": said("3 apples"),
+        "chosen": said("3", "assistant"),
+        "rejected": said("4 apples", "assistant"),
+    }
     for row in (
         {"prompt": said("3 apples"), "completion": said("4 + 5", "assistant")},
         {"messages": said("3 apples") + said("4 + 5", "assistant")},
@@ -55,14 +73,19 @@ def test_the_lengths_are_those_that_trl_makes(tmp_path: Path) -> None:
         {"prompt": "3 apples", "completion": " and 4"},
     ):
         data = Dataset.from_list([row])
-        trainer = SFTTrainer(model, SFTConfig(**options), train_dataset=data, processing_class=tokenizer)  # type: ignore[arg-type]
+        trainer = SFTTrainer(
+            model, SFTConfig(**options), train_dataset=data, processing_class=tokenizer
+        )  # type: ignore[arg-type]
         assert lengths(row, tokenizer) == [len(trainer.train_dataset[0]["input_ids"])], row
     trainer = DPOTrainer(
         model, args=DPOConfig(**options), train_dataset=Dataset.from_list([pair]), processing_class=tokenizer  # type: ignore[arg-type]
     )  # fmt: skip
     made = trainer.train_dataset[0]
     prompt = len(made["prompt_ids"])
-    assert lengths(pair, tokenizer) == [prompt + len(made["chosen_ids"]), prompt + len(made["rejected_ids"])]
+    assert lengths(pair, tokenizer) == [
+        prompt + len(made["chosen_ids"]),
+        prompt + len(made["rejected_ids"]),
+    ]
 
 
 @pytest.mark.parametrize("row", [{"input_ids": [1, 2, 3]}])

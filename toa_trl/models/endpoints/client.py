@@ -87,7 +87,9 @@ class Endpoints:
         if not isinstance(given, list | tuple) or not given:
             raise ConfigError(f"{place}: base_url must be a URL or a list of URLs, not {urls!r}")
         if not isinstance(api_key_env, str):
-            raise ConfigError(f"{place}: api_key_env must be the name of an environment variable, not {api_key_env!r}")
+            raise ConfigError(
+                f"{place}: api_key_env must be the name of an environment variable, not {api_key_env!r}"
+            )
         parsed = [_url(place, url, api_key_env) for url in given]
         check_whole(f"{place}: max_concurrency", max_concurrency, at_least=1)
         check_whole(f"{place}: max_attempts", max_attempts, at_least=1)
@@ -126,7 +128,9 @@ class Endpoints:
             endpoint = await self._pool.acquire()
             sent_s, text = loop.time(), b""
             try:
-                async with self._open_session().post(_join(endpoint.url, path), data=data) as response:
+                async with self._open_session().post(
+                    _join(endpoint.url, path), data=data
+                ) as response:
                     text = await response.read()
                     if response.status == 200:
                         answer = parse(json.loads(text))
@@ -150,7 +154,11 @@ class Endpoints:
                 reason = self._reason(endpoint, f"no answer within {self._timeout_s:g} s")
                 self._pool.cut(endpoint, sent_s)
                 self._fault(endpoint, reason)
-            except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: not JSON, or not what was asked
+            except (
+                aiohttp.ClientError,
+                OSError,
+                ValueError,
+            ) as error:  # ValueError: not JSON, or not what was asked
                 reason = self._reason(endpoint, f"{type(error).__name__}: {error}", text)
                 self._fault(endpoint, reason)
             finally:
@@ -233,7 +241,9 @@ class Endpoints:
         """Status and text; status 0 where nobody answers."""
         timeout = aiohttp.ClientTimeout(total=CONNECT_S)
         try:
-            async with self._open_session().get(_join(endpoint.url, self._probe), timeout=timeout) as response:
+            async with self._open_session().get(
+                _join(endpoint.url, self._probe), timeout=timeout
+            ) as response:
                 return response.status, await response.text(errors="replace")
         except (aiohttp.ClientError, OSError) as error:
             return 0, f"{type(error).__name__}: {error}"
@@ -248,13 +258,18 @@ class Endpoints:
                 # reused in that moment, ours are closed before.
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})},
+                headers={
+                    "Content-Type": "application/json",
+                    **({"Authorization": f"Bearer {key}"} if key else {}),
+                },
                 timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=CONNECT_S),
             )
         return self._session
 
     def _reason(self, endpoint: Endpoint, what: str, answer: bytes = b"") -> str:
-        said = f"{endpoint.url}: {what}" + (f": {answer.decode('utf-8', 'replace')}" if answer else "")
+        said = f"{endpoint.url}: {what}" + (
+            f": {answer.decode('utf-8', 'replace')}" if answer else ""
+        )
         key = self._key()
         return (said.replace(key, "***") if key else said)[:600]  # a server may quote the key back
 
@@ -274,14 +289,20 @@ def _url(place: str, given: object, api_key_env: str) -> URL:
     except ValueError:
         known = False
     if not known:
-        raise ConfigError(f"{place}: base_url must begin with http:// or https:// and name a host, not {given!r}")
+        raise ConfigError(
+            f"{place}: base_url must begin with http:// or https:// and name a host, not {given!r}"
+        )
     if url.user or url.password:
-        raise ConfigError(f"{place}: base_url holds a name or password; keys come from the environment ({api_key_env})")
+        raise ConfigError(
+            f"{place}: base_url holds a name or password; keys come from the environment ({api_key_env})"
+        )
     return url
 
 
 def _pause_s(num_before: int) -> float:
-    return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(num_before, 10)) * random.uniform(0.5, 1.5)
+    return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(num_before, 10)) * random.uniform(
+        0.5, 1.5
+    )
 
 
 @lru_cache

@@ -49,7 +49,9 @@ class Pool:
         wait_s: how long a request waits while none is left.
     """
 
-    def __init__(self, place: str, urls: Sequence[URL], max_concurrency: int, wait_s: float) -> None:
+    def __init__(
+        self, place: str, urls: Sequence[URL], max_concurrency: int, wait_s: float
+    ) -> None:
         self._place, self._max_concurrency, self._wait_s = place, max_concurrency, wait_s
         self._first_limit = float(min(FIRST_LIMIT, max_concurrency))
         self.endpoints = [Endpoint(url, self._first_limit) for url in dict.fromkeys(urls)]
@@ -81,7 +83,9 @@ class Pool:
             return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled() and not future.exception():
-                self.release(future.result())  # it was handed over in the moment of the cancellation
+                self.release(
+                    future.result()
+                )  # it was handed over in the moment of the cancellation
             raise
 
     def release(self, endpoint: Endpoint) -> None:
@@ -138,7 +142,11 @@ class Pool:
             return None
         now_s, best = asyncio.get_running_loop().time(), None
         for endpoint in self.endpoints:
-            free = endpoint.outstanding < int(endpoint.limit) and not endpoint.out and endpoint.rest_until_s <= now_s
+            free = (
+                endpoint.outstanding < int(endpoint.limit)
+                and not endpoint.out
+                and endpoint.rest_until_s <= now_s
+            )
             if free and (best is None or endpoint.load < best.load):
                 best = endpoint
         return best
@@ -162,7 +170,9 @@ class Pool:
             if self.away:
                 for future in waiting:
                     if not future.done():
-                        future.set_exception(Unavailable(f"{self._place}: no server answers: {self.away}"))
+                        future.set_exception(
+                            Unavailable(f"{self._place}: no server answers: {self.away}")
+                        )
                 self._waiting = deque(future for future in self._waiting if not future.done())
 
         if self._wait_s:

@@ -52,7 +52,9 @@ class Audit:
 
     def write(self, path: Path) -> None:
         """Write it as JSON."""
-        replace_text(path, json.dumps(self.as_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        replace_text(
+            path, json.dumps(self.as_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        )
 
 
 def measure(run_dir: Path, against: Sequence[str | Path] = ()) -> Audit:
@@ -82,7 +84,10 @@ def read_audit(run_dir: Path) -> Audit:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         found = value["contamination"]
-        return Audit(RewardAudit.from_json(value["reward"]), None if found is None else Contamination.from_json(found))
+        return Audit(
+            RewardAudit.from_json(value["reward"]),
+            None if found is None else Contamination.from_json(found),
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path}: not an audit ({error!r:.80}); delete it, or write it with python -m toa_trl audit"

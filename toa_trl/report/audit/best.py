@@ -31,7 +31,9 @@ class BestPlays:
     num_repeat_prompt: int  # the prompt again, as it is or nearly
     num_judged: int  # the languages asked for and answered in are both certain
     num_other_language: int  # of these: they are not the same
-    languages: tuple[tuple[str, str, int], ...]  # (asked for, answered in, how many), of those, the most frequent first
+    languages: tuple[
+        tuple[str, str, int], ...
+    ]  # (asked for, answered in, how many), of those, the most frequent first
 
 
 @dataclass
@@ -104,4 +106,6 @@ def holds(response: Sequence[str], question: Sequence[str]) -> bool:
     if len(question) < LONG_QUESTION:
         return False
     asked = grams(question, GRAM)
-    return len(np.intersect1d(asked, grams(response, GRAM), assume_unique=True)) >= ALIKE * len(asked)
+    return len(np.intersect1d(asked, grams(response, GRAM), assume_unique=True)) >= ALIKE * len(
+        asked
+    )

@@ -22,7 +22,9 @@ def rollout_files(run_dir: Path) -> list[Path]:
     """
     files = sorted((run_dir / "rollouts").glob("*.parquet"))
     if not files:
-        raise ConfigError(f"{run_dir}: there is no rollouts/*.parquet to report on; is this a finished run's folder?")
+        raise ConfigError(
+            f"{run_dir}: there is no rollouts/*.parquet to report on; is this a finished run's folder?"
+        )
     return files
 
 
@@ -45,15 +47,23 @@ def whole_prompts(
         with pq.ParquetFile(file) as parquet:
             there = set(parquet.schema_arrow.names)
             if missing := [name for name in needed if name not in there]:
-                raise ConfigError(f"{file}: the column {missing[0]!r} is missing; these are not the rollouts of a run")
+                raise ConfigError(
+                    f"{file}: the column {missing[0]!r} is missing; these are not the rollouts of a run"
+                )
             names = [name for name in (*needed, *further) if name in there]
             for batch in parquet.iter_batches(batch_size=batch_rows, columns=names):
                 table = pa.Table.from_batches([batch])
                 for name in further:
                     if name not in there:
                         table = table.append_column(name, pa.nulls(len(table)))
-                held = table if held is None else pa.concat_tables([held, table], promote_options="permissive")
-                whole = pc.index(held["prompt_id"], held["prompt_id"][-1]).as_py()  # the last prompt may go on
+                held = (
+                    table
+                    if held is None
+                    else pa.concat_tables([held, table], promote_options="permissive")
+                )
+                whole = pc.index(
+                    held["prompt_id"], held["prompt_id"][-1]
+                ).as_py()  # the last prompt may go on
                 if whole:
                     yield held.slice(0, whole)
                     held = held.slice(whole)
@@ -80,4 +90,8 @@ def questions_of(columns: Mapping[str, Any], whole: str) -> tuple[str, ...]:
     source, problem = columns.get("source"), columns.get("problem")
     if "target_language" in columns and isinstance(source, str):
         return (source,)
-    return (whole, problem) if isinstance(problem, str) and problem != whole and problem in whole else (whole,)
+    return (
+        (whole, problem)
+        if isinstance(problem, str) and problem != whole and problem in whole
+        else (whole,)
+    )

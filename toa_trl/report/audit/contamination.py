@@ -14,7 +14,10 @@ from toa_trl.report.audit.evaluation_sets import EvaluationSet, Index, question_
 from toa_trl.report.audit.text import joined
 
 BATCH_ROWS = 4_096
-CHOSEN = {"sft": "completion", "dpo": "chosen"}  # data set -> the column of what a student learns to write
+CHOSEN = {
+    "sft": "completion",
+    "dpo": "chosen",
+}  # data set -> the column of what a student learns to write
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,13 @@ class Contamination:
     def from_json(cls, value: dict[str, Any]) -> Contamination:
         """What `dataclasses.asdict` made of one."""
         sets = tuple(EvaluationSet(**each) for each in value["sets"])
-        return cls(**{**value, "sets": sets, "overlaps": tuple(Overlap(**each) for each in value["overlaps"])})
+        return cls(
+            **{
+                **value,
+                "sets": sets,
+                "overlaps": tuple(Overlap(**each) for each in value["overlaps"]),
+            }
+        )
 
 
 def find_contamination(
@@ -74,14 +83,20 @@ def find_contamination(
         for match in index.search(text, prompt=side == "prompt"):
             key, file = (prompt_id, side, match.source.problem), index.sets[match.source.file].file
             if key not in found or found[key].num_words < len(match.words):
-                found[key] = Overlap(prompt_id, side, file, match.source.id, len(match.words), joined(match.words))
+                found[key] = Overlap(
+                    prompt_id, side, file, match.source.id, len(match.words), joined(match.words)
+                )
 
     for prompt_id, texts in _prompts(prompts):
         num_prompts += 1
         for text in texts:
             look(prompt_id, "prompt", text)
     for name, column in CHOSEN.items():
-        for row in rows[name] if rows else _rows(sorted((run_dir / name).glob("*.parquet")), ["prompt_id", column]):
+        for row in (
+            rows[name]
+            if rows
+            else _rows(sorted((run_dir / name).glob("*.parquet")), ["prompt_id", column])
+        ):
             trained.add(row["prompt_id"])
             text = "\n".join(message["content"] for message in row[column])
             if (key := hash((row["prompt_id"], text))) not in seen:
@@ -96,12 +111,18 @@ def _prompts(files: Sequence[Path]) -> Iterator[tuple[str, tuple[str, ...]]]:
     last = None
     for file in files:
         with pq.ParquetFile(file) as parquet:
-            names = [name for name in ("prompt_id", "prompt", "metadata") if name in parquet.schema_arrow.names]
+            names = [
+                name
+                for name in ("prompt_id", "prompt", "metadata")
+                if name in parquet.schema_arrow.names
+            ]
             for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=names):
                 for row, prompt_id in enumerate(batch["prompt_id"].to_pylist()):
                     if prompt_id != last:
                         last = prompt_id
-                        columns = columns_of(batch["metadata"][row].as_py() if "metadata" in names else None)
+                        columns = columns_of(
+                            batch["metadata"][row].as_py() if "metadata" in names else None
+                        )
                         asked = question_text(prompt_id, batch["prompt"][row].as_py() or ())
                         yield prompt_id, questions_of(columns, asked)
 

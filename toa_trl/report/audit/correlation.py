@@ -20,10 +20,16 @@ class Correlation:
     num_plays: int
     pearson: float | None  # over all plays
     spearman: float | None
-    num_prompts: int  # at least three plays of theirs have both numbers, and these are not all the same
-    within_pearson: float | None  # the mean over these prompts of the correlation of each prompt's plays
+    num_prompts: (
+        int  # at least three plays of theirs have both numbers, and these are not all the same
+    )
+    within_pearson: (
+        float | None
+    )  # the mean over these prompts of the correlation of each prompt's plays
     within_spearman: float | None
-    within_chance: float | None  # as far from 0 as 19 of 20 means would lie if the ranks were by chance
+    within_chance: (
+        float | None
+    )  # as far from 0 as 19 of 20 means would lie if the ranks were by chance
 
     @property
     def beyond_chance(self) -> float:
@@ -48,7 +54,9 @@ class Correlating:
         if len(x) >= MIN_PLAYS and (pearson := _pearson(x, y)) is not None:
             rank = _pearson(_ranks(x), _ranks(y))
             self._within.append((pearson, 0.0 if rank is None else rank))
-            self._variance += 1 / (len(x) - 1)  # of a rank correlation by chance (Kendall, Rank Correlation Methods)
+            self._variance += 1 / (
+                len(x) - 1
+            )  # of a rank correlation by chance (Kendall, Rank Correlation Methods)
 
     def result(self) -> Correlation:
         """Of all plays so far."""
@@ -57,13 +65,17 @@ class Correlating:
         if not num:
             return Correlation(len(x), *overall, 0, None, None, None)
         pearson, spearman = np.mean(self._within, axis=0).tolist()
-        return Correlation(len(x), *overall, num, pearson, spearman, 1.96 * self._variance**0.5 / num)
+        return Correlation(
+            len(x), *overall, num, pearson, spearman, 1.96 * self._variance**0.5 / num
+        )
 
 
 def _pearson(x: Floats, y: Floats) -> float | None:
     if len(x) < 2 or x.min() == x.max() or y.min() == y.max():
         return None
-    x, y = (of / np.abs(of).max() for of in (x - x.mean(), y - y.mean()))  # squares neither overflow nor vanish
+    x, y = (
+        of / np.abs(of).max() for of in (x - x.mean(), y - y.mean())
+    )  # squares neither overflow nor vanish
     return float(np.clip(x @ y / np.sqrt((x @ x) * (y @ y)), -1, 1))
 
 

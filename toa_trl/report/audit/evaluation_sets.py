@@ -79,11 +79,15 @@ class Index:
     """
 
     def __init__(self, files: Sequence[str | Path]) -> None:
-        if not isinstance(files, list | tuple) or not all(isinstance(file, str | Path) for file in files):
+        if not isinstance(files, list | tuple) or not all(
+            isinstance(file, str | Path) for file in files
+        ):
             raise ConfigError(f"evaluation sets: a list of files is needed, not {files!r}")
         self._sources: list[Source] = []
         self._whole: dict[str, list[int]] = {}  # questions of few words -> their sources
-        parts: dict[int, list[tuple[Hashes, int]]] = {}  # length -> hashes of a source, and its number
+        parts: dict[
+            int, list[tuple[Hashes, int]]
+        ] = {}  # length -> hashes of a source, and its number
         num_problems = [0] * len(files)
         for number, file in enumerate(files):
             for id, question, texts in _problems(Path(file)):
@@ -91,7 +95,9 @@ class Index:
                     source = Source(number, sum(num_problems), id, " ".join(text))
                     if len(text) >= SHORTEST:
                         length = min(len(text), LENGTH)
-                        parts.setdefault(length, []).append((windows(hashes(text), length), len(self._sources)))
+                        parts.setdefault(length, []).append(
+                            (windows(hashes(text), length), len(self._sources))
+                        )
                     elif text and text is question:
                         self._whole.setdefault(source.text, []).append(len(self._sources))
                     self._sources.append(source)
@@ -120,11 +126,15 @@ class Index:
             yield Match(self._sources[number], tuple(some))
         own, theirs = hashes(some), dict[int, list[str]]()
         for length, table in self._tables.items():
-            shared: dict[int, list[tuple[int, int]]] = {}  # source -> where it stands: in the source, in the text
+            shared: dict[
+                int, list[tuple[int, int]]
+            ] = {}  # source -> where it stands: in the source, in the text
             for here, number, there in table.find(windows(own, length)):
                 if number not in theirs:
                     theirs[number] = self._sources[number].text.split()
-                if theirs[number][there : there + length] == some[here : here + length]:  # and not their hashes alone
+                if (
+                    theirs[number][there : there + length] == some[here : here + length]
+                ):  # and not their hashes alone
                     shared.setdefault(number, []).append((there, here))
             for number, places in shared.items():
                 start, stop = _longest(places, length)
@@ -134,14 +144,23 @@ class Index:
 class _Table:
     """Every `length` words in a row: sorted hashes, and beside each where it stands."""
 
-    def __init__(self, parts: Sequence[tuple[Hashes, int]], sources: Sequence[Source], num_problems: list[int]) -> None:
+    def __init__(
+        self,
+        parts: Sequence[tuple[Hashes, int]],
+        sources: Sequence[Source],
+        num_problems: list[int],
+    ) -> None:
         keys = np.concatenate([part for part, _ in parts])
         numbers = np.repeat([number for _, number in parts], [len(part) for part, _ in parts])
         places = np.concatenate([np.arange(len(part)) for part, _ in parts])
         problems = np.array([source.problem for source in sources])[numbers]
         files = np.array([source.file for source in sources])[numbers]
-        order = np.lexsort((problems, keys))  # a file's problems stand together, so this is the order of files, too
-        keys, numbers, places, problems, files = (of[order] for of in (keys, numbers, places, problems, files))
+        order = np.lexsort(
+            (problems, keys)
+        )  # a file's problems stand together, so this is the order of files, too
+        keys, numbers, places, problems, files = (
+            of[order] for of in (keys, numbers, places, problems, files)
+        )
         starts = _changes(keys, files)  # of what one file has of one hash
         group = np.cumsum(starts) - 1
         shared_by = np.bincount(group, weights=_changes(keys, problems))
@@ -156,7 +175,10 @@ class _Table:
 
     def find(self, own: Hashes) -> Iterator[tuple[int, int, int]]:
         """(place in the text, number of the source, place in the source) wherever the hashes are the same."""
-        low, high = np.searchsorted(self._keys, own, "left"), np.searchsorted(self._keys, own, "right")
+        low, high = (
+            np.searchsorted(self._keys, own, "left"),
+            np.searchsorted(self._keys, own, "right"),
+        )
         times = Counter[int]()
         for here in np.flatnonzero(high > low).tolist():
             times[low[here]] += 1
@@ -195,7 +217,9 @@ def _problems(file: Path) -> Iterator[tuple[str, list[str], list[list[str]]]]:
         column = next((name for name in QUESTIONS if row.get(name)), None)
         if column is None:
             there = ", ".join(map(str, row)) or "none"
-            raise ConfigError(f"{place}: none of the columns {', '.join(QUESTIONS)} is there; there are: {there}")
+            raise ConfigError(
+                f"{place}: none of the columns {', '.join(QUESTIONS)} is there; there are: {there}"
+            )
         question = words(question_text(place, row[column]))
         answers = [words(row[name]) for name in ANSWERS if isinstance(row.get(name), str)]
         id = row.get("id")
@@ -219,11 +243,17 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
         return
     try:
         with pq.ParquetFile(path) as parquet:
-            names = [name for name in parquet.schema_arrow.names if name in ("id", *QUESTIONS, *ANSWERS)]
-            rows = (row for batch in parquet.iter_batches(columns=names) for row in batch.to_pylist())
+            names = [
+                name for name in parquet.schema_arrow.names if name in ("id", *QUESTIONS, *ANSWERS)
+            ]
+            rows = (
+                row for batch in parquet.iter_batches(columns=names) for row in batch.to_pylist()
+            )
             yield from ((f"{path}, row {number}", row) for number, row in enumerate(rows))
     except pa.ArrowInvalid as error:
-        raise ConfigError(f"evaluation set: {path} is not parquet: {str(error).splitlines()[0]}") from error
+        raise ConfigError(
+            f"evaluation set: {path} is not parquet: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Any]]:
@@ -249,4 +279,6 @@ def question_text(place: str, question: Any) -> str:
     try:
         return "\n".join(m.content for m in as_messages(question) if m.role != "system")
     except TypeError as error:
-        raise ConfigError(f"{place}: the question must be a text or a list of messages: {error}") from error
+        raise ConfigError(
+            f"{place}: the question must be a text or a list of messages: {error}"
+        ) from error

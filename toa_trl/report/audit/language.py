@@ -20,7 +20,17 @@ SHARE = 0.05  # of the texts: a language that fewer are in is none that they are
 # code, formulas and addresses are in no language
 NO_PROSE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$|https?://\S+", re.DOTALL)
 # differ by a few words, which a short text may not have: taken as one
-SAME = {"wuu": "zh", "yue": "zh", "nn": "no", "nb": "no", "bs": "hr", "sr": "hr", "ms": "id", "ary": "ar", "arz": "ar"}
+SAME = {
+    "wuu": "zh",
+    "yue": "zh",
+    "nn": "no",
+    "nb": "no",
+    "bs": "hr",
+    "sr": "hr",
+    "ms": "id",
+    "ary": "ar",
+    "arz": "ar",
+}
 LANGUAGES = """
 af afrikaans, am amharic, ar arabic, az azerbaijani, be belarusian, bg bulgarian, bn bengali, bs bosnian, ca catalan,
 cs czech, cy welsh, da danish, de german, el greek, en english, eo esperanto, es spanish, et estonian, eu basque,
@@ -34,7 +44,9 @@ ur urdu, uz uzbek, vi vietnamese, xh xhosa, yo yoruba, yue cantonese, zh chinese
 """
 NAMES = {name: code for code, name in (entry.split() for entry in LANGUAGES.split(","))}
 # a prompt with one of these may want its answer in another language than its own
-TRANSLATE = re.compile(rf"translat|übersetz|tradu[cirz]|перев[ео]д|翻[译譯訳]|\b(?:{'|'.join(NAMES)})\b", re.IGNORECASE)
+TRANSLATE = re.compile(
+    rf"translat|übersetz|tradu[cirz]|перев[ео]д|翻[译譯訳]|\b(?:{'|'.join(NAMES)})\b", re.IGNORECASE
+)
 
 
 def language_of(text: str) -> str | None:

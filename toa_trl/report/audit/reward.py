@@ -47,8 +47,12 @@ class SecondReward:
     random: float  # ... of a random play: the mean of the prompt's plays
     best: float  # ... of the best play by the second reward
     all_plays: float  # mean over the plays
-    gain_interval: tuple[float, float] | None  # 95 %, normal, of picks - random; None for a single prompt
-    agreement: float  # share of prompts whose best play by the reward is also the best by the second
+    gain_interval: (
+        tuple[float, float] | None
+    )  # 95 %, normal, of picks - random; None for a single prompt
+    agreement: (
+        float  # share of prompts whose best play by the reward is also the best by the second
+    )
     agreement_by_chance: float  # ... of a random play
 
 
@@ -71,7 +75,11 @@ class RewardAudit:
             gain = second["gain_interval"]
             between = None if gain is None else tuple(gain)
             second = SecondReward(
-                **{**second, "correlation": Correlation(**second["correlation"]), "gain_interval": between}
+                **{
+                    **second,
+                    "correlation": Correlation(**second["correlation"]),
+                    "gain_interval": between,
+                }
             )
         return cls(
             Correlation(**value["length"]),
@@ -104,7 +112,9 @@ def audit_reward(run_dir: Path) -> RewardAudit:
             if not len(scored):
                 continue
             num_scored += len(scored)
-            pick = int(scored[np.lexsort((plays[scored], -reward[scored]))[0]])  # the earlier of equals
+            pick = int(
+                scored[np.lexsort((plays[scored], -reward[scored]))[0]]
+            )  # the earlier of equals
             known = scored[~np.isnan(chars[scored])]
             length.add(reward[known], chars[known])
             both = scored[~np.isnan(other[scored])]
@@ -112,7 +122,9 @@ def audit_reward(run_dir: Path) -> RewardAudit:
             row_of = dict(zip(plays[start:end].tolist(), range(start, end), strict=True))
             best.add(*_best_play(table, pick, row_of))
     pairs = _pair_lengths(run_dir / "dpo")
-    return RewardAudit(length.result(), best.result(), pairs, second.result(), num_scored, second.num_plays)
+    return RewardAudit(
+        length.result(), best.result(), pairs, second.result(), num_scored, second.num_plays
+    )
 
 
 class _Second:
@@ -132,7 +144,9 @@ class _Second:
         if not np.isnan(pick):
             self._num_gained += bool(reward.min() < reward.max())
             top = float(second.max())
-            self._prompts.append((pick, float(second.mean()), top, float(pick == top), float(np.mean(second == top))))
+            self._prompts.append(
+                (pick, float(second.mean()), top, float(pick == top), float(np.mean(second == top)))
+            )
 
     def result(self) -> SecondReward | None:
         """Of all so far."""
@@ -145,7 +159,15 @@ class _Second:
             interval = (float(gains.mean()) - half, float(gains.mean()) + half)
         mean, nums = self._sum / self.num_plays, (len(gains), self._num_gained)
         return SecondReward(
-            self._correlating.result(), *nums, picks, random, best, mean, interval, agreement, by_chance
+            self._correlating.result(),
+            *nums,
+            picks,
+            random,
+            best,
+            mean,
+            interval,
+            agreement,
+            by_chance,
         )
 
 
@@ -156,12 +178,19 @@ def _best_play(table: pa.Table, pick: int, row_of: Mapping[int, int]) -> tuple[A
     asked = table["prompt"][pick].as_py() or []
     messages = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
     columns = columns_of(table["metadata"][pick].as_py())
-    return table["response"][pick].as_py() or "", drafts, table["finish_reason"][pick].as_py(), messages, columns
+    return (
+        table["response"][pick].as_py() or "",
+        drafts,
+        table["finish_reason"][pick].as_py(),
+        messages,
+        columns,
+    )
 
 
 def _pair_lengths(folder: Path) -> PairLengths | None:
     chosen, rejected = (
-        np.array(list(_chars(sorted(folder.glob("*.parquet")), side))) for side in ("chosen", "rejected")
+        np.array(list(_chars(sorted(folder.glob("*.parquet")), side)))
+        for side in ("chosen", "rejected")
     )
     if not len(chosen):
         return None

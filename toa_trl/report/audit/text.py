@@ -38,7 +38,11 @@ def words(text: str, *, signs: bool = False) -> list[str]:
 
 def _sign(found: re.Match[str]) -> str:
     """The character where it is an operator or a mark."""
-    return found[0] if found[0] in "-*/^" or unicodedata.category(found[0]) in ("Sm", "Mn", "Mc") else ""
+    return (
+        found[0]
+        if found[0] in "-*/^" or unicodedata.category(found[0]) in ("Sm", "Mn", "Mc")
+        else ""
+    )
 
 
 def joined(some: Sequence[str]) -> str:

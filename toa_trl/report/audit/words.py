@@ -40,13 +40,22 @@ def warnings(audit: Audit) -> Iterator[str]:
             f"{_number(length)}): the search may have chosen by length."
         )
     second = audit.reward.second
-    if second and second.num_gained >= MIN_GAINED and second.gain_interval and second.gain_interval[0] <= 0:
+    if (
+        second
+        and second.num_gained >= MIN_GAINED
+        and second.gain_interval
+        and second.gain_interval[0] <= 0
+    ):
         yield (
             "By the second reward the picks are no better than random plays, as far as these prompts tell: "
             "what the search gained, only its own reward sees."
         )
     for num, of, words in (
-        (best.num_truncated, best.num_prompts, "were cut short by max_tokens, which the reward does not mind"),
+        (
+            best.num_truncated,
+            best.num_prompts,
+            "were cut short by max_tokens, which the reward does not mind",
+        ),
         (
             best.num_repeat_draft,
             best.num_with_draft,
@@ -66,17 +75,20 @@ def overlaps_said(found: Contamination | None) -> str:
             "Overlap with evaluation sets was not looked for. `python -m toa_trl audit RUN --against FILE ...` does so; the files "
             "are those, JSONL, JSON or parquet, of the evaluations that a student will be judged by."
         )
-    sets = "; ".join(f"{Path(each.file).name} ({many(each.num_problems, 'problem')})" for each in found.sets)
+    sets = "; ".join(
+        f"{Path(each.file).name} ({many(each.num_problems, 'problem')})" for each in found.sets
+    )
     text = (
         f"{many(found.num_prompts, 'prompt')} and {many(found.num_responses, 'chosen response')} were compared with "
         f"{sets}: an overlap is 13 words in a row, in lower case and without punctuation, or the whole of a shorter problem."
     )
     if not found.overlaps:
         return text + " There is none."
-    sides = {side: len({o.prompt_id for o in found.overlaps if o.side == side}) for side in ("prompt", "response")}
-    text += (
-        f" {many(sides['prompt'], 'prompt')} and the chosen responses to {many(sides['response'], 'prompt')} have one"
-    )
+    sides = {
+        side: len({o.prompt_id for o in found.overlaps if o.side == side})
+        for side in ("prompt", "response")
+    }
+    text += f" {many(sides['prompt'], 'prompt')} and the chosen responses to {many(sides['response'], 'prompt')} have one"
     return text + (
         f"; {many(found.num_kept, 'prompt')} with one {'has' if found.num_kept == 1 else 'have'} rows in the training data."
         if found.num_kept
@@ -130,12 +142,12 @@ def second_said(reward: RewardAudit) -> str:
             "run has it, it failed on every play."
         )
     missing = (
-        f" {of - num:,} of {many(of, 'scored play')} have no second reward: it failed on them." if num < of else ""
+        f" {of - num:,} of {many(of, 'scored play')} have no second reward: it failed on them."
+        if num < of
+        else ""
     )
     if second is None:
-        return (
-            f"The second reward failed on every pick, so nothing tells whether it sees what the search gained.{missing}"
-        )
+        return f"The second reward failed on every pick, so nothing tells whether it sees what the search gained.{missing}"
     prompts = many(reward.best.num_prompts, "prompt")
     if second.num_prompts < reward.best.num_prompts:
         prompts = f"{second.num_prompts:,} of {prompts}"
@@ -166,12 +178,17 @@ def card_section(audit: Audit) -> str:
     # without the words: a card is published, and shall not spread the problems
     for each in longest(overlaps):
         place = f"problem `{each.problem_id}` of {Path(each.file).name}"
-        lines.append(f"    - {each.side} of `{each.prompt_id}`, {place}: {many(each.num_words, 'word')} in a row")
+        lines.append(
+            f"    - {each.side} of `{each.prompt_id}`, {place}: {many(each.num_words, 'word')} in a row"
+        )
     if len(overlaps) > SHOWN:
         lines.append(f"    - and {len(overlaps) - SHOWN:,} more, in `audit.json`")
     lines += [f"- {length_said(audit.reward.length)}", f"- {pairs_said(audit.reward)}"]
     lines += [f"- {second_said(audit.reward)}", "- Of the best plays, one of each prompt:"]
-    lines += [f"    - {what}: {num:,} of {of:,} ({share(num, of)})" for what, num, of in best_said(audit.reward)]
+    lines += [
+        f"    - {what}: {num:,} of {of:,} ({share(num, of)})"
+        for what, num, of in best_said(audit.reward)
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -58,7 +58,9 @@ class Journal:
             with self._errors():
                 self._db = self._read = self._connect()
                 self._open(create)
-                if not self.in_memory:  # a connection of its own never waits for a commit, and sees none half done
+                if (
+                    not self.in_memory
+                ):  # a connection of its own never waits for a commit, and sees none half done
                     self._read = self._connect()
         except BaseException:
             self.close()
@@ -69,8 +71,14 @@ class Journal:
 
     def _open(self, create: bool) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0 and create and not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            self._db.executescript(f"PRAGMA page_size={PAGE_SIZE}; PRAGMA journal_mode=WAL; BEGIN; {SCHEMA} COMMIT;")
+        if (
+            version == 0
+            and create
+            and not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        ):
+            self._db.executescript(
+                f"PRAGMA page_size={PAGE_SIZE}; PRAGMA journal_mode=WAL; BEGIN; {SCHEMA} COMMIT;"
+            )
         elif version == 0 and not Path(self.path).stat().st_size:
             raise ConfigError(f"{self.path}: the run has not begun yet")
         elif version != VERSION:
@@ -121,10 +129,14 @@ class Journal:
             )
             for position, p in enumerate(prompts)
         )
-        with self.transaction() as db:  # a recovered journal may lack some prompts, or know no identity
+        with (
+            self.transaction() as db
+        ):  # a recovered journal may lack some prompts, or know no identity
             db.executemany(INSERT_PROMPT, rows)
             if stored is None:
-                db.execute("INSERT INTO run (key, value) VALUES ('identity', ?)", (json.dumps(identity),))
+                db.execute(
+                    "INSERT INTO run (key, value) VALUES ('identity', ?)", (json.dumps(identity),)
+                )
         return stored is not None
 
     def append(self, prompt_id: str, play: Play) -> None:
@@ -156,7 +168,9 @@ class Journal:
             JournalError: the other cannot be read, or this one cannot be written.
         """
         with closing(Journal(path, lock=False)) as other:
-            return self.copy(chain.from_iterable(other._rows(prompt_id) for _, prompt_id, *_ in other._prompts()))
+            return self.copy(
+                chain.from_iterable(other._rows(prompt_id) for _, prompt_id, *_ in other._prompts())
+            )
 
     def copy(self, rows: Iterable[Row]) -> int:
         """Write rows of another journal, as far as they are not here already; returns how many were new."""
@@ -183,7 +197,9 @@ class Journal:
 
     def _prompts(self) -> Iterator[tuple[int, str, str, str]]:
         position = -1  # row by row: a cursor that stays open would keep the WAL from being emptied
-        while rows := self._all(f"{SELECT_PROMPT} WHERE position > ? ORDER BY position LIMIT 1", position):
+        while rows := self._all(
+            f"{SELECT_PROMPT} WHERE position > ? ORDER BY position LIMIT 1", position
+        ):
             yield rows[0]
             position = rows[0][0]
 
@@ -214,11 +230,17 @@ class Journal:
 
     def best_rewards(self) -> dict[str, float]:
         """The best raw reward of every prompt with a scored play."""
-        return dict(self._all("SELECT prompt_id, max(reward) FROM plays WHERE reward IS NOT NULL GROUP BY prompt_id"))
+        return dict(
+            self._all(
+                "SELECT prompt_id, max(reward) FROM plays WHERE reward IS NOT NULL GROUP BY prompt_id"
+            )
+        )
 
     def failures(self, length: int) -> dict[str, int]:
         """How often plays failed, by the first `length` characters of the reason."""
-        reason = "SELECT substr(error, 1, ?), count(*) FROM plays WHERE error IS NOT NULL GROUP BY 1"
+        reason = (
+            "SELECT substr(error, 1, ?), count(*) FROM plays WHERE error IS NOT NULL GROUP BY 1"
+        )
         return dict(self._all(reason, length))
 
     def num_written_since(self, unix_s: float) -> int:
@@ -227,7 +249,9 @@ class Journal:
 
     def times(self) -> tuple[float, float] | None:
         """When the first and the last play were written, as unix times; None where there is none."""
-        first, last = (self._all(f"SELECT {end}(written_s) FROM plays")[0][0] for end in ("min", "max"))
+        first, last = (
+            self._all(f"SELECT {end}(written_s) FROM plays")[0][0] for end in ("min", "max")
+        )
         return None if first is None else (first, last)
 
     @property
@@ -263,8 +287,12 @@ class Journal:
             yield
         except (sqlite3.Error, json.JSONDecodeError, UnicodeEncodeError, OverflowError) as error:
             # SQLite's own errors have a code; an OperationalError without one is a text that is no UTF-8
-            operational = isinstance(error, sqlite3.OperationalError) and hasattr(error, "sqlite_errorcode")
-            damaged = not operational and isinstance(error, sqlite3.OperationalError | json.JSONDecodeError)
+            operational = isinstance(error, sqlite3.OperationalError) and hasattr(
+                error, "sqlite_errorcode"
+            )
+            damaged = not operational and isinstance(
+                error, sqlite3.OperationalError | json.JSONDecodeError
+            )
             remedy = ""  # a play that is there already, or one that no file can hold
             if operational:
                 remedy = (
@@ -285,11 +313,15 @@ def locked(path: str | Path) -> FileLock:
     Raises:
         ConfigError: another process has it.
     """
-    lock = FileLock(f"{path}.lock", timeout=1)  # `status` holds it for a moment, to see whether anybody does
+    lock = FileLock(
+        f"{path}.lock", timeout=1
+    )  # `status` holds it for a moment, to see whether anybody does
     try:
         lock.acquire()
     except Timeout as error:
-        raise ConfigError(f"{path}: another process is writing this run; wait for it, or end it") from error
+        raise ConfigError(
+            f"{path}: another process is writing this run; wait for it, or end it"
+        ) from error
     return lock
 
 
@@ -309,6 +341,8 @@ def _difference(old: Any, new: Any, path: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = dict.fromkeys([*old, *new])
         return [
-            line for key in keys for line in _difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+            line
+            for key in keys
+            for line in _difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
         ]
     return [] if old == new else [f"  {path}: {json.dumps(old)} -> {json.dumps(new)}"]

@@ -15,10 +15,20 @@ from typing import Any, get_type_hints
 
 from toa_trl.errors import ConfigError, JournalError
 from toa_trl.sampling.journal.journal import Journal, locked
-from toa_trl.sampling.journal.table import COLUMNS, INSERT_PROMPT, PAGE_SIZE, SELECT_PROMPT, VERSION, Row, as_play
+from toa_trl.sampling.journal.table import (
+    COLUMNS,
+    INSERT_PROMPT,
+    PAGE_SIZE,
+    SELECT_PROMPT,
+    VERSION,
+    Row,
+    as_play,
+)
 from toa_trl.types import Prompt
 
-MAX_MISSES = 100_000  # numbers in a row without a row; more than one damaged page of the tree can cost
+MAX_MISSES = (
+    100_000  # numbers in a row without a row; more than one damaged page of the tree can cost
+)
 MAX_ROWS = 1_000_000  # plays of one prompt: a damaged tree may lead around in a circle
 READ_ALL = "PRAGMA writable_schema=ON"  # else SQLite reads nothing of a file that was cut short
 TYPES = tuple(get_type_hints(Row).values())
@@ -30,9 +40,13 @@ class Recovered:
 
     num_prompts: int
     num_plays: int
-    num_hurt: int  # prompts known to have lost plays; where an index is damaged as well there may be more
+    num_hurt: (
+        int  # prompts known to have lost plays; where an index is damaged as well there may be more
+    )
     identity: bool  # whether the run's configuration was there
-    damaged: Path | None  # where the damaged file is kept; None where there is no damage, and nothing was changed
+    damaged: (
+        Path | None
+    )  # where the damaged file is kept; None where there is no damage, and nothing was changed
 
 
 def recover(run_dir: str | Path) -> Recovered:
@@ -52,7 +66,10 @@ def recover(run_dir: str | Path) -> Recovered:
             with closing(sqlite3.connect(path)) as old:
                 healthy = _check(old, path)
             damaged = _cut(path)
-            with closing(sqlite3.connect(path)) as old, closing(Journal(fresh, create=True, lock=False)) as new:
+            with (
+                closing(sqlite3.connect(path)) as old,
+                closing(Journal(fresh, create=True, lock=False)) as new,
+            ):
                 old.execute(READ_ALL)
                 found = _Salvage(old).into(new)
             if healthy and not found.num_hurt:
@@ -77,7 +94,9 @@ def _check(old: sqlite3.Connection, path: Path) -> bool:
     try:
         old.execute(READ_ALL)
         (version,) = old.execute("PRAGMA user_version").fetchone()
-        tables = {name for (name,) in old.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        tables = {
+            name for (name,) in old.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        }
     except sqlite3.Error as error:
         raise JournalError(
             f"{path}: nothing could be read ({error}): the beginning of the file, which says where everything is, is "
@@ -104,7 +123,9 @@ class _Salvage:
             db.executemany(INSERT_PROMPT, prompts)
         num_plays = new.copy(self._plays())
         ids = {prompt_id for _, prompt_id, *_ in prompts} | self._plays_of.keys()
-        return Recovered(len(prompts), num_plays, sum(map(self._is_hurt, ids)), bool(identity), None)
+        return Recovered(
+            len(prompts), num_plays, sum(map(self._is_hurt, ids)), bool(identity), None
+        )
 
     def _identity(self) -> list[tuple[str]]:
         rows, _ = self._read("SELECT value FROM run WHERE key = 'identity'")
@@ -112,7 +133,9 @@ class _Salvage:
         return [row for row in rows if _sound(json.loads, *row)]
 
     def _prompts(self) -> Iterator[tuple[int, str, str, str]]:
-        for position, prompt_id, messages, metadata in self._lookups(f"{SELECT_PROMPT} WHERE position = ?"):
+        for position, prompt_id, messages, metadata in self._lookups(
+            f"{SELECT_PROMPT} WHERE position = ?"
+        ):
             if isinstance(prompt_id, str) and _sound(_prompt, prompt_id, messages, metadata):
                 yield position, prompt_id, messages, metadata
 

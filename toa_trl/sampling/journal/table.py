@@ -53,9 +53,7 @@ class Row(NamedTuple):
 COLUMNS = ", ".join(Row._fields)
 INSERT = f"INSERT INTO plays ({COLUMNS}) VALUES ({', '.join('?' * len(Row._fields))})"
 INSERT_NEW = f"{INSERT} ON CONFLICT (prompt_id, play) DO NOTHING"
-INSERT_PROMPT = (
-    "INSERT INTO prompts (position, id, messages, metadata) VALUES (?, ?, ?, ?) ON CONFLICT (position) DO NOTHING"
-)
+INSERT_PROMPT = "INSERT INTO prompts (position, id, messages, metadata) VALUES (?, ?, ?, ?) ON CONFLICT (position) DO NOTHING"
 SELECT = f"SELECT {COLUMNS} FROM plays WHERE prompt_id = ?"
 SELECT_PROMPT = "SELECT position, id, messages, metadata FROM prompts"
 
@@ -91,6 +89,14 @@ def as_play(row: Row) -> Play:
     action = Action(row.agent, row.kind, tuple(json.loads(row.refs)), row.parent, row.depth)  # type: ignore[arg-type]
     done = None
     if row.response is not None:  # then these are there as well
-        finish_reason, num_prompt, num_completion = row.finish_reason, row.prompt_tokens, row.completion_tokens
-        done = Completion(row.response, finish_reason, num_prompt, num_completion, row.flops, row.reasoning)  # type: ignore[arg-type]
-    return Play(row.play, action, done, row.reward, row.error, row.seed, row.reward_flops, row.second_reward)
+        finish_reason, num_prompt, num_completion = (
+            row.finish_reason,
+            row.prompt_tokens,
+            row.completion_tokens,
+        )
+        done = Completion(
+            row.response, finish_reason, num_prompt, num_completion, row.flops, row.reasoning
+        )  # type: ignore[arg-type]
+    return Play(
+        row.play, action, done, row.reward, row.error, row.seed, row.reward_flops, row.second_reward
+    )

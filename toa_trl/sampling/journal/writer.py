@@ -49,7 +49,9 @@ class Writer:
         self._commit()
         self._thread = None
         try:
-            await loop.run_in_executor(thread, int)  # the thread's last task: every commit before it is done and told
+            await loop.run_in_executor(
+                thread, int
+            )  # the thread's last task: every commit before it is done and told
         finally:
             thread.shutdown()
 
@@ -57,11 +59,17 @@ class Writer:
         self._busy = bool(self._queue)
         if self._thread is not None and self._queue:
             batch, self._queue = self._queue, []
-            done = asyncio.get_running_loop().run_in_executor(self._thread, self._write, [row for row, _ in batch])
+            done = asyncio.get_running_loop().run_in_executor(
+                self._thread, self._write, [row for row, _ in batch]
+            )
             # callbacks instead of a task: nothing that is cancelled may keep a batch from being told
-            done.add_done_callback(lambda done: self._tell([told for _, told in batch], done.result()))
+            done.add_done_callback(
+                lambda done: self._tell([told for _, told in batch], done.result())
+            )
 
-    def _tell(self, waiting: Sequence[asyncio.Future[None]], errors: Sequence[Exception | None]) -> None:
+    def _tell(
+        self, waiting: Sequence[asyncio.Future[None]], errors: Sequence[Exception | None]
+    ) -> None:
         for told, error in zip(waiting, errors, strict=True):
             if told.done():  # its play was cancelled meanwhile
                 continue
@@ -69,14 +77,20 @@ class Writer:
                 told.set_result(None)
             else:
                 told.set_exception(error)
-        asyncio.get_running_loop().call_soon(self._commit)  # soon: those told now may have their next play by then
+        asyncio.get_running_loop().call_soon(
+            self._commit
+        )  # soon: those told now may have their next play by then
 
     def _write(self, rows: Sequence[tuple[str, Play]]) -> list[Exception | None]:
         """In the thread: what became of each row."""
         try:
             self._journal.append_all(rows)
         except Exception as error:
-            if len(rows) == 1 or isinstance(error.__cause__, sqlite3.OperationalError):  # a full disk is everybody's
+            if len(rows) == 1 or isinstance(
+                error.__cause__, sqlite3.OperationalError
+            ):  # a full disk is everybody's
                 return [error] * len(rows)
-            return [found for row in rows for found in self._write([row])]  # one bad row shall cost no other
+            return [
+                found for row in rows for found in self._write([row])
+            ]  # one bad row shall cost no other
         return [None] * len(rows)

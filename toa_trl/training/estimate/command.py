@@ -39,32 +39,62 @@ class Estimate:
     recipe: str | None = field(
         default=None, metadata={"help": "sft, dpo or reward. Default: of --config's first line."}
     )
-    accelerate_config: str | None = field(default=None, metadata={"help": "Default: of --config's first line."})
-    num_gpus: int | None = field(default=None, metadata={"help": "Default: num_processes of accelerate_config."})
-    gpu_memory: float | None = field(default=None, metadata={"help": "GiB of each GPU, to say what fits."})
-    gpu: str | None = field(default=None, metadata={"help": "Its name, e.g. H100 or A100, to say how many hours."})
-    mfu: float = field(default=0.4, metadata={"help": "Model FLOPs utilisation, of the GPU's peak, that is assumed."})
-    model_config: str | None = field(default=None, metadata={"help": "A config.json, where no model is at hand."})
-    num_rows: int | None = field(default=None, metadata={"help": "Of the data set, where none is at hand."})
-    mean_tokens: int | None = field(default=None, metadata={"help": "Of its sequences, where none is at hand."})
-    num_samples: int = field(default=2000, metadata={"help": "Rows to tokenize; the others are taken to be like them."})
+    accelerate_config: str | None = field(
+        default=None, metadata={"help": "Default: of --config's first line."}
+    )
+    num_gpus: int | None = field(
+        default=None, metadata={"help": "Default: num_processes of accelerate_config."}
+    )
+    gpu_memory: float | None = field(
+        default=None, metadata={"help": "GiB of each GPU, to say what fits."}
+    )
+    gpu: str | None = field(
+        default=None, metadata={"help": "Its name, e.g. H100 or A100, to say how many hours."}
+    )
+    mfu: float = field(
+        default=0.4,
+        metadata={"help": "Model FLOPs utilisation, of the GPU's peak, that is assumed."},
+    )
+    model_config: str | None = field(
+        default=None, metadata={"help": "A config.json, where no model is at hand."}
+    )
+    num_rows: int | None = field(
+        default=None, metadata={"help": "Of the data set, where none is at hand."}
+    )
+    mean_tokens: int | None = field(
+        default=None, metadata={"help": "Of its sequences, where none is at hand."}
+    )
+    num_samples: int = field(
+        default=2000, metadata={"help": "Rows to tokenize; the others are taken to be like them."}
+    )
 
 
 def main() -> None:
-    from trl import DatasetMixtureConfig, DPOConfig, ModelConfig, RewardConfig, ScriptArguments, SFTConfig, TrlParser
+    from trl import (
+        DatasetMixtureConfig,
+        DPOConfig,
+        ModelConfig,
+        RewardConfig,
+        ScriptArguments,
+        SFTConfig,
+        TrlParser,
+    )
 
     arguments = sys.argv[1:]
     recipe, accelerate_config, written_with = launch_of(arguments)
     config_class = {"sft": SFTConfig, "dpo": DPOConfig, "reward": RewardConfig}[recipe]
     parser = TrlParser(
-        (Estimate, ScriptArguments, config_class, ModelConfig, DatasetMixtureConfig), description=__doc__
+        (Estimate, ScriptArguments, config_class, ModelConfig, DatasetMixtureConfig),
+        description=__doc__,
     )
     on_cpu = str(option_of(arguments, "use_cpu")).lower() == "true"
     # bf16 is for GPUs, which the machine that this is asked on may not have
     parsed = parse(parser, [*arguments, "--use_cpu", "True"])
     options, _, training, model, _ = parsed
     if model.load_in_4bit or model.load_in_8bit:
-        raise ConfigError("load_in_4bit, load_in_8bit: not estimated yet; leave them out for an upper bound")
+        raise ConfigError(
+            "load_in_4bit, load_in_8bit: not estimated yet; leave them out for an upper bound"
+        )
     check_number("mfu", options.mfu, 0, above=True)
     sharding = sharding_of(accelerate_config)
     if options.num_gpus is not None:
@@ -77,9 +107,15 @@ def main() -> None:
     shape, trained = shape_of(config, model, recipe)
     plan = training_of(recipe, training, model, trained, on_cpu)
     written_for = sharding_of(written_with or accelerate_config).num_devices
-    whole = training.per_device_train_batch_size * training.gradient_accumulation_steps * written_for  # of a step
+    whole = (
+        training.per_device_train_batch_size * training.gradient_accumulation_steps * written_for
+    )  # of a step
 
-    what = "all of them trained" if not model.use_peft else f"{number_of(trained)} of an adapter trained"
+    what = (
+        "all of them trained"
+        if not model.use_peft
+        else f"{number_of(trained)} of an adapter trained"
+    )
     name = model.model_name_or_path or options.model_config
     print(f"{recipe} of {name}: {number_of(shape.num_parameters)} parameters, {what}")
     print(f"{devices(sharding, on_cpu)}, {accelerate_config or 'no accelerate configuration'}\n")
@@ -111,7 +147,9 @@ def model_config_of(options: Estimate, model: Any) -> Any:
         except (OSError, ValueError) as error:
             raise ConfigError(f"model_config: {path} cannot be read: {error}") from error
     if content.get("model_type") not in transformers.CONFIG_MAPPING:
-        raise ConfigError(f"model_config: model_type {content.get('model_type')!r} is not known to transformers")
+        raise ConfigError(
+            f"model_config: model_type {content.get('model_type')!r} is not known to transformers"
+        )
     return transformers.AutoConfig.for_model(**content)
 
 
@@ -129,7 +167,9 @@ def shape_of(config: Any, model: Any, recipe: str) -> tuple[Shape, int]:
     text = config.get_text_config()
     Flops.from_config(config)  # refuses what has another shape
     with torch.device("meta"):
-        made = getattr(transformers, AUTO_CLASS.get(recipe, "AutoModelForCausalLM")).from_config(config)
+        made = getattr(transformers, AUTO_CLASS.get(recipe, "AutoModelForCausalLM")).from_config(
+            config
+        )
         number = sum(each.numel() for each in made.parameters())
         blocks = [
             each
@@ -191,7 +231,9 @@ def say_memory(memory: Memory, gpu_memory: float | None) -> None:
         )
 
 
-def say_batch(shape: Shape, plan: Training, sharding: Sharding, gpu_memory: float, whole: int, recipe: str) -> None:
+def say_batch(
+    shape: Shape, plan: Training, sharding: Sharding, gpu_memory: float, whole: int, recipe: str
+) -> None:
     """The largest batch that fits and keeps the global one; else what would make one fit."""
     room, share, per = USABLE * gpu_memory * GIB, whole // sharding.num_devices, SEQUENCES[recipe]
     if whole % sharding.num_devices:
@@ -206,23 +248,36 @@ def say_batch(shape: Shape, plan: Training, sharding: Sharding, gpu_memory: floa
     else:
         print("Not even one row at a time fits. What would make it fit, each by itself:")
         least = replace(plan, num_sequences=per, accumulates=share > 1)
-        said = [f"- {name}: {size / GIB:,.1f} GiB" for name, size in remedies(shape, least, sharding) if size <= room]
-        print("\n".join(said) or "- nothing that this script knows: take more or larger GPUs, or a smaller model")
+        said = [
+            f"- {name}: {size / GIB:,.1f} GiB"
+            for name, size in remedies(shape, least, sharding)
+            if size <= room
+        ]
+        print(
+            "\n".join(said)
+            or "- nothing that this script knows: take more or larger GPUs, or a smaller model"
+        )
 
 
-def say_data(recipe: str, parsed: tuple[Any, ...], forward: Flops, num_devices: int, whole: int) -> None:
+def say_data(
+    recipe: str, parsed: tuple[Any, ...], forward: Flops, num_devices: int, whole: int
+) -> None:
     """Tokens, steps and hours."""
     options, _, training, model, _ = parsed
     rows, number, said = lengths_of(recipe, parsed)
     if rows is None:
-        print(f"\nTokens and steps are not known: {said}. --num_rows and --mean_tokens say how many to reckon with.")
+        print(
+            f"\nTokens and steps are not known: {said}. --num_rows and --mean_tokens say how many to reckon with."
+        )
         return
     limit = training.max_length
     cut = sum(any(length > limit for length in row) for row in rows) / len(rows)
     rows = [[min(length, limit) for length in row] for row in rows]
     scale = number / len(rows)
     tokens = sum(map(sum, rows)) * scale
-    print(f"\nData: {said}; {number_of(tokens)} tokens an epoch, {cut:.1%} of the rows cut at max_length {limit}")
+    print(
+        f"\nData: {said}; {number_of(tokens)} tokens an epoch, {cut:.1%} of the rows cut at max_length {limit}"
+    )
     if recipe == "sft" and training.packing:
         num_packed = packed_rows([row[0] for row in rows], limit, training.packing_strategy)
         filled, number = sum(map(sum, rows)) / (num_packed * limit), math.ceil(num_packed * scale)
@@ -243,7 +298,10 @@ def say_data(recipe: str, parsed: tuple[Any, ...], forward: Flops, num_devices: 
     print(f"Steps: {steps:,} with a global batch of {whole}; {flops:.2e} FLOPs", end="")
     if options.gpu:
         hours = flops / (peak_flops(options.gpu) * options.mfu * num_devices) / 3600
-        print(f", {hours:,.1f} hours on {num_devices} x {options.gpu} at {options.mfu:.0%} of their peak", end="")
+        print(
+            f", {hours:,.1f} hours on {num_devices} x {options.gpu} at {options.mfu:.0%} of their peak",
+            end="",
+        )
     print()
 
 
@@ -258,12 +316,18 @@ def lengths_of(recipe: str, parsed: tuple[Any, ...]) -> tuple[list[list[int]] | 
         check_whole("num_rows", options.num_rows, 1)
         check_whole("mean_tokens", options.mean_tokens, 1)
         row = [options.mean_tokens] * SEQUENCES[recipe]
-        return [row] * min(options.num_rows, 100), options.num_rows, f"{options.num_rows:,} rows as given"
+        return (
+            [row] * min(options.num_rows, 100),
+            options.num_rows,
+            f"{options.num_rows:,} rows as given",
+        )
     training.eval_strategy = "no"
     try:
         name = model.model_name_or_path or str(options.model_config)
         tokenizer = AutoTokenizer.from_pretrained(name, revision=model.model_revision)
-        data = load_training_data("sft" if recipe == "sft" else "dpo", script, training, mixture, get_dataset).train
+        data = load_training_data(
+            "sft" if recipe == "sft" else "dpo", script, training, mixture, get_dataset
+        ).train
     except (ConfigError, OSError, ValueError) as error:
         return None, 0, str(error).splitlines()[0].rstrip(".")
     if script.dataset_streaming:
@@ -282,7 +346,11 @@ def packed_rows(lengths: list[int], max_length: int, strategy: str) -> int:
 
     disable_progress_bars()
     return len(
-        pack_dataset(Dataset.from_dict({"input_ids": [[0] * length for length in lengths]}), max_length, strategy)
+        pack_dataset(
+            Dataset.from_dict({"input_ids": [[0] * length for length in lengths]}),
+            max_length,
+            strategy,
+        )
     )
 
 
@@ -295,7 +363,9 @@ def peak_flops(gpu: str) -> float:
     try:
         from trl.trainer.utils import get_peak_flops
     except ImportError as error:
-        raise ConfigError("gpu: the table of peak FLOPs is TRL's, from 1.16 on; leave the key out") from error
+        raise ConfigError(
+            "gpu: the table of peak FLOPs is TRL's, from 1.16 on; leave the key out"
+        ) from error
     if (peak := get_peak_flops(gpu, "bfloat16")) is None:
         raise ConfigError(
             f"gpu: {gpu!r} is not in TRL's table of peak FLOPs; for example H100, H200, A100, L40S, L4, A10G"

@@ -8,7 +8,9 @@ from dataclasses import replace
 from toa_trl.training.estimate.memory import Shape, Sharding, Training, estimate
 
 
-def largest_batch(shape: Shape, plan: Training, sharding: Sharding, room: float, share: int, per_row: int) -> int:
+def largest_batch(
+    shape: Shape, plan: Training, sharding: Sharding, room: float, share: int, per_row: int
+) -> int:
     """Rows at a time, so that `share` of them are a step of one device; 0 where not even one fits.
 
     Args:
@@ -49,5 +51,11 @@ def remedies(shape: Shape, plan: Training, sharding: Sharding) -> Iterator[tuple
         adapter = 16 * shape.num_layers * (3 * (h + m) + 2 * (h + q) + 2 * (h + k))
         yield (
             "--use_peft True --lora_r 16 --lora_target_modules all-linear --dtype bfloat16",
-            size(num_trained=adapter, lora_rank=16, weight_bytes=2, has_reference=False, checkpointing=True),
+            size(
+                num_trained=adapter,
+                lora_rank=16,
+                weight_bytes=2,
+                has_reference=False,
+                checkpointing=True,
+            ),
         )

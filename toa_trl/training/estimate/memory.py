@@ -55,7 +55,9 @@ class Training:
     accumulates: bool = False  # gradients of earlier passes are there while the next one runs
     has_reference: bool = False  # a second, frozen model
     has_head: bool = True  # words are predicted; a reward model's head is nothing
-    repeats_keys: bool = False  # sdpa with a mask of padding repeats keys and values for every query head
+    repeats_keys: bool = (
+        False  # sdpa with a mask of padding repeats keys and values for every query head
+    )
     on_cpu: bool = False
 
 
@@ -110,7 +112,12 @@ def estimate(shape: Shape, training: Training, sharding: Sharding) -> Memory:
     casts = _casts(shape, training, sharding)
     again = block if training.checkpointing else 0.0  # the block that is computed again
     moments: dict[str, dict[str, float]] = {
-        "the head's forward pass": {"gradients": before, "activations": blocks, "head": head_forward, "casts": casts},
+        "the head's forward pass": {
+            "gradients": before,
+            "activations": blocks,
+            "head": head_forward,
+            "casts": casts,
+        },
         "the head's backward pass": {
             "gradients": before,
             "activations": blocks,
@@ -127,7 +134,10 @@ def estimate(shape: Shape, training: Training, sharding: Sharding) -> Memory:
             "activations": block + working,
             "casts": casts * shape.block_parameters / shape.num_parameters,
         },
-        "the embeddings' backward pass": {"gradients": gradients, "embeddings": _embeddings(shape, training, sharding)},
+        "the embeddings' backward pass": {
+            "gradients": gradients,
+            "embeddings": _embeddings(shape, training, sharding),
+        },
         "the optimizer's step": {"gradients": gradients, "step": _step(training, sharding)},
     }
     peak, parts = max(moments.items(), key=lambda moment: sum(moment[1].values()))
@@ -137,46 +147,74 @@ def estimate(shape: Shape, training: Training, sharding: Sharding) -> Memory:
 def states(shape: Shape, training: Training, sharding: Sharding) -> tuple[dict[str, float], float]:
     """What is there all the time, and gradients; and what of it is on the host."""
     trained, frozen = training.num_trained, _frozen(shape, training)
-    of_weights, of_gradients, of_optimizer = (sharding.share(of) for of in ("weights", "gradients", "optimizer"))
-    if sharding.deepspeed and training.bf16:  # bf16 weights and gradients, and per device a share of 4 + 8 bytes
+    of_weights, of_gradients, of_optimizer = (
+        sharding.share(of) for of in ("weights", "gradients", "optimizer")
+    )
+    if (
+        sharding.deepspeed and training.bf16
+    ):  # bf16 weights and gradients, and per device a share of 4 + 8 bytes
         weights, gradients = 2 * (frozen + trained) / of_weights, 2 * trained / of_gradients
         optimizer = 12 * trained / of_optimizer
     else:  # Adam's moments are of the type of what is trained; FSDP2 raises that to float32, and peft its adapters
         raised = sharding.kind == "fsdp2" and training.bf16
-        each = FLOAT32 if raised or training.lora_rank or not training.bf16 else training.weight_bytes
+        each = (
+            FLOAT32 if raised or training.lora_rank or not training.bf16 else training.weight_bytes
+        )
         each = FLOAT32 if sharding.deepspeed else each
         weights = (training.weight_bytes * frozen + each * trained) / of_weights
         gradients, optimizer = each * trained / of_gradients, 2 * each * trained / of_optimizer
     reference = 0.0
-    if training.has_reference:  # as many devices share it as share the weights: TRL's prepare_deepspeed, prepare_fsdp
+    if (
+        training.has_reference
+    ):  # as many devices share it as share the weights: TRL's prepare_deepspeed, prepare_fsdp
         each = 2 if sharding.deepspeed and training.bf16 else training.weight_bytes
         reference = each * shape.num_parameters / of_weights
     host = 0.0
     if sharding.offload_optimizer:
-        host, optimizer = host + optimizer + gradients * 2, 0.0  # gradients are turned to float32 there
+        host, optimizer = (
+            host + optimizer + gradients * 2,
+            0.0,
+        )  # gradients are turned to float32 there
     if sharding.offload_weights:
         host, weights = host + weights, 0.0
-    kept = {"weights": weights, "optimizer": optimizer, "reference": reference, "gradients": gradients}
+    kept = {
+        "weights": weights,
+        "optimizer": optimizer,
+        "reference": reference,
+        "gradients": gradients,
+    }
     return kept | {"buffers": _buffers(shape, training, sharding)}, host
 
 
 def _frozen(shape: Shape, training: Training) -> int:
-    return shape.num_parameters if training.lora_rank else shape.num_parameters - training.num_trained
+    return (
+        shape.num_parameters if training.lora_rank else shape.num_parameters - training.num_trained
+    )
 
 
 def _buffers(shape: Shape, training: Training, sharding: Sharding) -> float:
     """What is gathered for a pass, and the buffers that gradients are reduced through."""
     trained, parameters = training.num_trained, shape.num_parameters
     each = 2 if training.bf16 else FLOAT32
-    if sharding.kind == "ddp":  # buckets as large as the gradients, beside them (gradient_as_bucket_view is off)
+    if (
+        sharding.kind == "ddp"
+    ):  # buckets as large as the gradients, beside them (gradient_as_bucket_view is off)
         return float(FLOAT32 if training.lora_rank else training.weight_bytes) * trained
     if sharding.kind in ("zero1", "zero2"):
         return each * min(BUCKET, trained)
-    if sharding.kind == "zero3":  # gathered weights stay while they are needed again within as many parameters
+    if (
+        sharding.kind == "zero3"
+    ):  # gathered weights stay while they are needed again within as many parameters
         return each * (min(LIVE, parameters) + min(BUCKET, trained))
-    if sharding.kind == "fsdp2":  # a block, the next one, the head that stays, and a block's gradients
+    if (
+        sharding.kind == "fsdp2"
+    ):  # a block, the next one, the head that stays, and a block's gradients
         words = shape.vocab_size * shape.hidden_size
-        return each * (2 * shape.block_parameters + words + (0 if training.lora_rank else shape.block_parameters))
+        return each * (
+            2 * shape.block_parameters
+            + words
+            + (0 if training.lora_rank else shape.block_parameters)
+        )
     return 0.0
 
 
@@ -207,22 +245,32 @@ def _casts(shape: Shape, training: Training, sharding: Sharding) -> float:
 
 def _kept_casts(casts: float, training: Training, shape: Shape) -> float:
     """Those that the backward pass needs: all of them, or with checkpointing one block's."""
-    return casts * shape.block_parameters / shape.num_parameters if training.checkpointing else casts
+    return (
+        casts * shape.block_parameters / shape.num_parameters if training.checkpointing else casts
+    )
 
 
 def _kept(shape: Shape, training: Training, sharding: Sharding) -> float:
     """Bytes per token that a block keeps for its backward pass: inputs of what has a weight to train, or is not linear."""
     h, m, q, k = shape.hidden_size, shape.intermediate_size, shape.query_size, shape.key_size
     each, residual = _compute_bytes(training), _residual_bytes(training, sharding)
-    attention = each * (2 * q + (2 * q if training.repeats_keys else 2 * k))  # query, key, value, and what comes out
+    attention = each * (
+        2 * q + (2 * q if training.repeats_keys else 2 * k)
+    )  # query, key, value, and what comes out
     norms = 2 * h * FLOAT32  # their inputs, in float32 whatever the stream's type
     if not training.lora_rank:
         norms += 2 * h * residual  # normalised, for the norm's own weight
-        copies = 5 if residual > each else 2  # autocast casts the input of query, key, value, gate and up one by one
-        return norms + attention + each * (copies * h + 4 * m)  # gate, its silu, up, and their product
+        copies = (
+            5 if residual > each else 2
+        )  # autocast casts the input of query, key, value, gate and up one by one
+        return (
+            norms + attention + each * (copies * h + 4 * m)
+        )  # gate, its silu, up, and their product
     # a frozen linear layer keeps nothing, its adapter its own copy of the input: of another type, or dropped out
     if training.lora_dropout or each != FLOAT32:
-        mask = each if training.on_cpu else 1  # without CUDA's kernel torch multiplies by a mask of the input's type
+        mask = (
+            each if training.on_cpu else 1
+        )  # without CUDA's kernel torch multiplies by a mask of the input's type
         inputs = (5 * h + q + m) * (each + (mask if training.lora_dropout else 0))
     else:
         inputs = (2 * h + m) * each
@@ -232,19 +280,27 @@ def _kept(shape: Shape, training: Training, sharding: Sharding) -> float:
 def _working(shape: Shape, training: Training, sharding: Sharding) -> float:
     """Bytes per token of the gradients within a block: of gate, silu and up at once, and of the stream."""
     each = _compute_bytes(training)
-    return 2 * shape.intermediate_size * each + shape.hidden_size * _residual_bytes(training, sharding)
+    return 2 * shape.intermediate_size * each + shape.hidden_size * _residual_bytes(
+        training, sharding
+    )
 
 
 def _head(shape: Shape, training: Training, sharding: Sharding) -> tuple[float, float, float]:
     """Bytes of the head's forward and backward pass, and of its gradient."""
     tokens, h = training.num_sequences * training.length, shape.hidden_size
     each, residual = _compute_bytes(training), _residual_bytes(training, sharding)
-    hidden = tokens * h * (FLOAT32 + 2 * residual)  # the last norm's input and output, and the rows that are scored
+    hidden = (
+        tokens * h * (FLOAT32 + 2 * residual)
+    )  # the last norm's input and output, and the rows that are scored
     if not training.has_head:
         return hidden, hidden, 0.0
     rows = min(tokens, TILE_TOKENS)
     if training.on_cpu:  # no kernel: torch makes every step of the softmax a tile of its own
-        tile, forward_tiles, backward_tiles = float(rows * min(shape.vocab_size, TILE_WORDS) * FLOAT32), 4.25, 8.25
+        tile, forward_tiles, backward_tiles = (
+            float(rows * min(shape.vocab_size, TILE_WORDS) * FLOAT32),
+            4.25,
+            8.25,
+        )
     else:
         tile, forward_tiles, backward_tiles = float(rows * TILE_WORDS * each), 1.0, 1.0
     words = shape.vocab_size * h
@@ -252,7 +308,9 @@ def _head(shape: Shape, training: Training, sharding: Sharding) -> tuple[float, 
     gradient = 0.0
     if not training.lora_rank:
         stored = 2 if residual == 2 else FLOAT32
-        gradient = words * (FLOAT32 + (stored if stored != FLOAT32 else 0))  # float32 first, then in the weight's type
+        gradient = words * (
+            FLOAT32 + (stored if stored != FLOAT32 else 0)
+        )  # float32 first, then in the weight's type
     forward = hidden + forward_tiles * tile + gathered
     backward = hidden + tokens * h * FLOAT32 + backward_tiles * tile + gathered + gradient
     return forward, backward, gradient

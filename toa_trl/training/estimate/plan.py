@@ -51,15 +51,20 @@ def sharding_of(path: str | None) -> Sharding:
         if file := plugin.get("deepspeed_config_file"):
             zero = json.loads(Path(file).read_text(encoding="utf-8")).get("zero_optimization", {})
             plugin = {"zero_stage": zero.get("stage", 0)} | {
-                f"{key}_device": (zero.get(key) or {}).get("device") for key in ("offload_optimizer", "offload_param")
+                f"{key}_device": (zero.get(key) or {}).get("device")
+                for key in ("offload_optimizer", "offload_param")
             }
         offloads = [
-            str(plugin.get(f"{key}_device") or "none") != "none" for key in ("offload_optimizer", "offload_param")
+            str(plugin.get(f"{key}_device") or "none") != "none"
+            for key in ("offload_optimizer", "offload_param")
         ]
         stage = int(plugin.get("zero_stage", 2))
         return Sharding(f"zero{stage}" if stage else "ddp", number, *offloads)
     if kind == "FSDP":
-        offload = str((content.get("fsdp_config") or {}).get("fsdp_offload_params", False)).lower() == "true"
+        offload = (
+            str((content.get("fsdp_config") or {}).get("fsdp_offload_params", False)).lower()
+            == "true"
+        )
         return Sharding("fsdp2", number, offload, offload)
     if kind in ("NO", "MULTI_GPU", "MULTI_CPU"):
         return Sharding("ddp" if number > 1 else "none", number)
@@ -69,7 +74,9 @@ def sharding_of(path: str | None) -> Sharding:
 def training_of(recipe: str, training: Any, model: Any, trained: int, on_cpu: bool) -> Training:
     """What the arithmetic needs of TRL's configurations; every sequence is taken to fill max_length."""
     if not training.max_length:
-        raise ConfigError("max_length: a number is needed, or the longest sequence decides what fits")
+        raise ConfigError(
+            "max_length: a number is needed, or the longest sequence decides what fits"
+        )
     flash = "flash" in (model.attn_implementation or "")
     packed = recipe == "sft" and training.packing and training.packing_strategy != "wrapped"
     return Training(
@@ -82,8 +89,11 @@ def training_of(recipe: str, training: Any, model: Any, trained: int, on_cpu: bo
         bf16=training.bf16 or training.fp16,
         checkpointing=training.gradient_checkpointing,
         accumulates=training.gradient_accumulation_steps > 1,
-        has_reference=recipe == "dpo" and not model.use_peft and not training.precompute_ref_log_probs,
+        has_reference=recipe == "dpo"
+        and not model.use_peft
+        and not training.precompute_ref_log_probs,
         has_head=recipe != "reward",
-        repeats_keys=not flash and (packed or SEQUENCES[recipe] * training.per_device_train_batch_size > 1),
+        repeats_keys=not flash
+        and (packed or SEQUENCES[recipe] * training.per_device_train_batch_size > 1),
         on_cpu=on_cpu,
     )

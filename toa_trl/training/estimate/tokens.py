@@ -22,7 +22,13 @@ def lengths(row: Mapping[str, Any], tokenizer: Any, text_field: str = "text") ->
     if "rejected" in row:
         wanted = [("prompt", "chosen"), ("prompt", "rejected")]
     else:
-        wanted = [next(each for each in (("prompt", "completion"), ("messages",), (text_field,)) if each[-1] in row)]
+        wanted = [
+            next(
+                each
+                for each in (("prompt", "completion"), ("messages",), (text_field,))
+                if each[-1] in row
+            )
+        ]
     sequences = []
     for columns in wanted:
         parts = [row[column] for column in columns if column in row]
@@ -46,12 +52,18 @@ def padded_tokens(rows: Sequence[Sequence[int]], batch_size: int, seed: int = 0)
     random.Random(seed).shuffle(order)
     batches = (order[at : at + batch_size] for at in range(0, len(order), batch_size))
     return sum(
-        max(length for row in batch for length in row) * sum(len(row) for row in batch) for batch in batches if batch
+        max(length for row in batch for length in row) * sum(len(row) for row in batch)
+        for batch in batches
+        if batch
     )
 
 
 def training_flops(
-    rows: Sequence[Sequence[int]], forward: Callable[[int], float], *, frozen: bool, reference_passes: float = 0.0
+    rows: Sequence[Sequence[int]],
+    forward: Callable[[int], float],
+    *,
+    frozen: bool,
+    reference_passes: float = 0.0,
 ) -> float:
     """FLOPs of one epoch: a backward pass costs two forward ones, and one where the weights are frozen (LoRA).
 

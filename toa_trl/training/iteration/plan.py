@@ -20,7 +20,16 @@ from toa_trl.utils.subprocesses import check_command, configurations
 UNTRAINED = "base"  # the student of round 0, as the report knows it
 MERGED = "-merged"  # ends the name of a whole model's folder, beside that of its adapter
 # keys of recipes/synthesize.py that say where and how fast, not what: the rounds may go on with others
-WHERE = {"endpoints", "prompts_in_flight", "patience_s", "runner", "num_shards", "num_cpus", "num_gpus", "ray_address"}
+WHERE = {
+    "endpoints",
+    "prompts_in_flight",
+    "patience_s",
+    "runner",
+    "num_shards",
+    "num_cpus",
+    "num_gpus",
+    "ray_address",
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,9 @@ class Stage:
     def __post_init__(self) -> None:
         taken = self.name in ("synthesis", "evaluation") or str(self.name).endswith(MERGED)
         if taken or not re.fullmatch(r"\w[\w-]*", str(self.name)):
-            raise ConfigError(f"train: name {self.name!r} is no name for a folder here; for example sft")
+            raise ConfigError(
+                f"train: name {self.name!r} is no name for a folder here; for example sft"
+            )
         choose(f"train: {self.name}", "data", dict.fromkeys(("sft", "dpo")), self.data)
         check_command(f"train: {self.name}: command", self.command)
 
@@ -57,14 +68,22 @@ class Plan:
         ConfigError: anything of this is not as it should be; the message names it.
     """
 
-    student: Mapping[str, Any]  # an agent's entry, engine transformers or vllm; its model is what round 1 trains
+    student: Mapping[
+        str, Any
+    ]  # an agent's entry, engine transformers or vllm; its model is what round 1 trains
     synthesize: Mapping[str, Any]  # keys of recipes/synthesize.py; the student joins the agents
-    train: Sequence[Mapping[str, Any]]  # entries of `Stage`; an adapter that one leaves is merged into its base
+    train: Sequence[
+        Mapping[str, Any]
+    ]  # entries of `Stage`; an adapter that one leaves is merged into its base
     evaluate: Mapping[str, Any]  # keys of recipes/evaluate.py; its prompts are held out
     output_dir: str
     seed: int = 0  # of round 1's sampling and training; that of each next round is 1 higher
-    prompts_per_round: int | None = None  # every round takes the next so many; None: every round takes the same ones
-    student_from_round: int = 1  # the first round with the student among the agents; in round 1 it is untrained
+    prompts_per_round: int | None = (
+        None  # every round takes the next so many; None: every round takes the same ones
+    )
+    student_from_round: int = (
+        1  # the first round with the student among the agents; in round 1 it is untrained
+    )
 
     def __post_init__(self) -> None:
         if not self.output_dir:
@@ -79,20 +98,31 @@ class Plan:
         for part, keys in own.items():
             given = getattr(self, part)
             if not isinstance(given, Mapping):
-                raise ConfigError(f"{part}: the keys of recipes/{part}.py are needed, not {given!r}")
+                raise ConfigError(
+                    f"{part}: the keys of recipes/{part}.py are needed, not {given!r}"
+                )
             if taken := [key for key in keys if key in given]:
                 raise ConfigError(f"{part}: {taken[0]} is given by the round; leave it out")
-        if not isinstance(self.student, Mapping) or not {"name", "engine", "model"} <= self.student.keys():
-            raise ConfigError(f"student: an agent's entry {{name, engine, model, ...}} is needed, not {self.student!r}")
+        if (
+            not isinstance(self.student, Mapping)
+            or not {"name", "engine", "model"} <= self.student.keys()
+        ):
+            raise ConfigError(
+                f"student: an agent's entry {{name, engine, model, ...}} is needed, not {self.student!r}"
+            )
         # a server would go on with the model that it has
         choose("student", "engine", dict.fromkeys(("transformers", "vllm")), self.student["engine"])
         if not isinstance(self.train, list | tuple) or not self.train:
             raise ConfigError("train: a list of stages {name, command, data} is needed")
         if len({stage.name for stage in self.stages}) < len(self.stages):
             raise ConfigError("train: two stages have one name")
-        names = [agent.get("name") if isinstance(agent, Mapping) else None for agent in self._agents]
+        names = [
+            agent.get("name") if isinstance(agent, Mapping) else None for agent in self._agents
+        ]
         if None in names or len({*names, self.student["name"]}) <= len(names):
-            raise ConfigError(f"synthesize: agents: different names are needed, and none that the student has: {names}")
+            raise ConfigError(
+                f"synthesize: agents: different names are needed, and none that the student has: {names}"
+            )
         construct("synthesize", SynthesisArguments, params=self.synthesis(1))
         construct("evaluate", EvaluationArguments, params=self.evaluation(0))
 
@@ -107,7 +137,11 @@ class Plan:
 
     def model(self, number: int) -> str:
         """The student after a round."""
-        return str(whole(self.folder(number, self.stages[-1].name))) if number else str(self.student["model"])
+        return (
+            str(whole(self.folder(number, self.stages[-1].name)))
+            if number
+            else str(self.student["model"])
+        )
 
     def synthesis(self, number: int) -> dict[str, Any]:
         """The configuration of recipes/synthesize.py in a round."""
@@ -115,7 +149,11 @@ class Plan:
         if number >= self.student_from_round:
             agents.append({**self.student, "model": self.model(number - 1)})
         share = {} if num is None else {"num_prompts": num, "skip_prompts": (number - 1) * num}
-        own = {"agents": agents, "seed": self.seed + number - 1, "output_dir": str(self.folder(number, "synthesis"))}
+        own = {
+            "agents": agents,
+            "seed": self.seed + number - 1,
+            "output_dir": str(self.folder(number, "synthesis")),
+        }
         return {**self.synthesize, **share, **own}
 
     def evaluation(self, number: int) -> dict[str, Any]:
@@ -123,8 +161,16 @@ class Plan:
         entry = {key: value for key, value in self.student.items() if key != "price"}
         names = [UNTRAINED, *(f"round-{at}" for at in range(1, number + 1))]
         models = [{**entry, "name": name, "model": self.model(at)} for at, name in enumerate(names)]
-        results, outputs = self.folder(number, "evaluation") / "results.json", Path(self.output_dir) / "outputs"
-        own = {"models": models, "baseline": UNTRAINED, "results": str(results), "output_dir": str(outputs)}
+        results, outputs = (
+            self.folder(number, "evaluation") / "results.json",
+            Path(self.output_dir) / "outputs",
+        )
+        own = {
+            "models": models,
+            "baseline": UNTRAINED,
+            "results": str(results),
+            "output_dir": str(outputs),
+        }
         return {**self.evaluate, **own}
 
     def identity(self, rounds: int) -> dict[str, Any]:
@@ -135,12 +181,18 @@ class Plan:
         """
         everything = {**self.synthesize, "output_dir": self.output_dir}
         prompts = construct("synthesize", SynthesisArguments, params=everything).load_prompts()
-        heldout = construct("evaluate", EvaluationArguments, params=self.evaluation(0)).load_prompts()
+        heldout = construct(
+            "evaluate", EvaluationArguments, params=self.evaluation(0)
+        ).load_prompts()
         if len(prompts) < (needed := rounds * (self.prompts_per_round or 0)):
-            raise ConfigError(f"prompts_per_round: {rounds} rounds need {needed} prompts; there are {len(prompts)}")
+            raise ConfigError(
+                f"prompts_per_round: {rounds} rounds need {needed} prompts; there are {len(prompts)}"
+            )
         known = {prompt.messages for prompt in prompts}
         if seen := [prompt.id for prompt in heldout if prompt.messages in known]:
-            raise ConfigError(f"evaluate: {len(seen)} of its prompts are among those of synthesize, as {seen[0]!r}")
+            raise ConfigError(
+                f"evaluate: {len(seen)} of its prompts are among those of synthesize, as {seen[0]!r}"
+            )
         sampling = {key: value for key, value in self.synthesize.items() if key not in WHERE}
         return dict(
             decisive(

@@ -74,7 +74,11 @@ async def run_rounds(
             await runner.sample(number)
             await runner.train(number)
             rows = await runner.evaluate(number)
-        write_report(plan.folder(rounds, "synthesis"), output=output / "report.html", results=_results(plan, rounds))
+        write_report(
+            plan.folder(rounds, "synthesis"),
+            output=output / "report.html",
+            results=_results(plan, rounds),
+        )
     say(_shown(rows))
     return rows
 
@@ -88,14 +92,23 @@ class _Runner:
 
     async def sample(self, number: int) -> None:
         folder = self.plan.folder(number, "synthesis")
-        if (folder / "report.html").is_file() and not _is_complete(folder) and not Rollouts.load(folder).unfinished:
+        if (
+            (folder / "report.html").is_file()
+            and not _is_complete(folder)
+            and not Rollouts.load(folder).unfinished
+        ):
             _complete(folder)  # it ended, and nobody was left to know; the recipe would refuse it
-        await self._recipe(number, "synthesis", "synthesize", self.plan.synthesis(number), leaves="report.html")
+        await self._recipe(
+            number, "synthesis", "synthesize", self.plan.synthesis(number), leaves="report.html"
+        )
 
     async def train(self, number: int) -> None:
         model = self.plan.model(number - 1)
         for stage in self.plan.stages:
-            folder, data = self.plan.folder(number, stage.name), self.plan.folder(number, "synthesis") / stage.data
+            folder, data = (
+                self.plan.folder(number, stage.name),
+                self.plan.folder(number, "synthesis") / stage.data,
+            )
             options = {"model_name_or_path": model, "dataset_name": data, "output_dir": folder}
             options |= {"seed": self.plan.seed + number - 1}
             if (checkpoint := last_checkpoint(folder)) is not None:
@@ -115,7 +128,9 @@ class _Runner:
 
     async def evaluate(self, number: int) -> list[dict[str, Any]]:
         known = _is_complete(self.plan.folder(number, "evaluation"))
-        await self._recipe(number, "evaluation", "evaluate", self.plan.evaluation(number), leaves="results.json")
+        await self._recipe(
+            number, "evaluation", "evaluate", self.plan.evaluation(number), leaves="results.json"
+        )
         results = _results(self.plan, number)
         results["rounds"] = rows = round_rows(results)
         for part, value in results.items():
@@ -124,7 +139,9 @@ class _Runner:
             self.say(_shown(rows[-1:]))
         return rows
 
-    async def _recipe(self, number: int, name: str, recipe: str, config: Mapping[str, Any], *, leaves: str) -> None:
+    async def _recipe(
+        self, number: int, name: str, recipe: str, config: Mapping[str, Any], *, leaves: str
+    ) -> None:
         folder = self.plan.folder(number, name)
         folder.parent.mkdir(exist_ok=True)
         file = folder.with_name(f"{recipe}.yaml")
@@ -132,7 +149,9 @@ class _Runner:
         words = [sys.executable, str(self.recipes / f"{recipe}.py"), "--config", str(file)]
         await self._once(number, folder, words, leaves=leaves)
 
-    async def _once(self, number: int, folder: Path, words: Sequence[str], *, leaves: str, anew: bool = False) -> None:
+    async def _once(
+        self, number: int, folder: Path, words: Sequence[str], *, leaves: str, anew: bool = False
+    ) -> None:
         """Run a command unless its stage is complete, which it is afterwards.
 
         Args:
@@ -146,11 +165,17 @@ class _Runner:
             return
         if anew:
             shutil.rmtree(folder, ignore_errors=True)
-        log, begun, what = folder.with_name(f"{folder.name}.log"), time.monotonic(), f"round {number}, {folder.name}"
+        log, begun, what = (
+            folder.with_name(f"{folder.name}.log"),
+            time.monotonic(),
+            f"round {number}, {folder.name}",
+        )
         self.say(f"{time.strftime('%H:%M:%S')} {what} (log: {log})")
         code = await run_command(words, log, [self.lock])
         if code or not any(folder.glob(leaves)):
-            raise failed(f"{what}: {f'ended with code {code}' if code else f'left no {leaves}'}", log)
+            raise failed(
+                f"{what}: {f'ended with code {code}' if code else f'left no {leaves}'}", log
+            )
         _complete(folder, command=list(words), seconds=time.monotonic() - begun)
 
 
@@ -166,7 +191,11 @@ def round_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         row = {"round": number, **{key: figures[key] for key in FIGURES if key in figures}}
         by = {rate["by"]: rate for rate in results.get("win_rates") or () if rate["model"] == name}
         if first := next((judge for judge in ("judge", "reward", "verifier") if judge in by), None):
-            row |= {"win_rate": by[first]["win_rate"], "win_rate_interval": by[first]["interval"], "win_rate_by": first}
+            row |= {
+                "win_rate": by[first]["win_rate"],
+                "win_rate_interval": by[first]["interval"],
+                "win_rate_by": first,
+            }
         rows.append(row)
     return rows
 
@@ -177,7 +206,9 @@ def _results(plan: Plan, number: int) -> dict[str, Any]:
 
 
 def _shown(rows: Sequence[Mapping[str, Any]]) -> str:
-    return table([{key: value for key, value in row.items() if key != "win_rate_by"} for row in rows])
+    return table(
+        [{key: value for key, value in row.items() if key != "win_rate_by"} for row in rows]
+    )
 
 
 def _is_complete(folder: Path) -> bool:
@@ -203,6 +234,8 @@ async def _locked(path: Path) -> AsyncIterator[int]:
                 break
             except BlockingIOError as error:
                 if time.monotonic() > end:
-                    raise ConfigError(f"{path.parent}: another process works here; wait for it, or end it") from error
+                    raise ConfigError(
+                        f"{path.parent}: another process works here; wait for it, or end it"
+                    ) from error
             await asyncio.sleep(0.2)
         yield file.fileno()
