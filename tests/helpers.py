@@ -7,7 +7,9 @@ import hashlib
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
+from toa_trl.agents import Agent
 from toa_trl.errors import AgentError
+from toa_trl.rewards import RewardModel
 from toa_trl.types import Action, Completion, Message, Play, Prompt, Rollout, Sampling
 
 T = TypeVar("T")
@@ -32,7 +34,7 @@ def number(*parts: object) -> float:
     return int(hashlib.md5(repr(parts).encode()).hexdigest()[:8], 16) / 2**32
 
 
-class EchoAgent:
+class EchoAgent(Agent):
     """Answers with its name and the seed; fails, or dies, where it is told to."""
 
     def __init__(self, name: str, fails: float = 0.0, raises: Exception | None = None) -> None:
@@ -51,7 +53,7 @@ class EchoAgent:
         return Completion(f"{self.name} {seed}", "stop", 3, 2, 10.0)
 
 
-class TextReward:
+class TextReward(RewardModel):
     """A reward that only the prompt and the text decide."""
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from toa_trl.agents import Agent, make_agent, make_sampling
+from toa_trl.agents import Agent, as_agent, make_agent, make_sampling
 from toa_trl.data.prompts import as_prompts
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.rewards import RewardModel, make_reward
@@ -134,25 +134,19 @@ class TOASampler:
             progress,
         )
         self._plays_in_flight, self._prompts_in_flight = plays_in_flight, prompts_in_flight
-        self._agents = {
-            name: make_agent({key: value for key, value in agent.items() if key != "price"})
-            if isinstance(agent, Mapping)
-            else agent
-            for name, agent in zip(names, agents, strict=True)
-        }
-        if isinstance(reward_model, Mapping):
-            self._reward_model = make_reward(reward_model)
-        elif hasattr(reward_model, "score"):
-            self._reward_model = reward_model
-        else:
-            self._reward_model = make_reward({"kind": "function", "function": reward_model})
+        self._agents: dict[str, Agent] = {}
+        for name, agent in zip(names, agents, strict=True):
+            self._agents[name] = (
+                make_agent(agent) if isinstance(agent, Mapping) else as_agent(agent)
+            )
+        self._reward_model = make_reward(reward_model)
         given = (*agents, reward_model)
-        self._parts: list[Any] = [*self._agents.values(), self._reward_model]
+        self._parts: list[Agent | RewardModel] = [*self._agents.values(), self._reward_model]
         # what was given as an object is its owner's to close
         self._own = [
-            b
-            for b, g in zip(self._parts, given, strict=True)
-            if b is not g and hasattr(b, "aclose")
+            part
+            for part, entry in zip(self._parts, given, strict=True)
+            if isinstance(entry, Mapping)
         ]
         # what decides the result, but for the prompts, as JSON values
         self.identity: dict[str, Any] = {
@@ -166,8 +160,8 @@ class TOASampler:
             "agents": {name: _identity(agent) for name, agent in zip(names, agents, strict=True)},
             "reward": _identity(reward_model),
         }
-        if words := getattr(self._reward_model, "words", None):  # of files that the entry names
-            self.identity["reward_words"] = words
+        if self._reward_model.texts is not None:  # contents of files that the entry names
+            self.identity["reward_words"] = self._reward_model.texts
 
     def sample(self, prompts: Iterable[Any], output_dir: str | Path | None = None) -> Rollouts:
         """Spend the budget on every prompt. Called again with the same output_dir it goes on where the journal ends.
@@ -234,7 +228,7 @@ class TOASampler:
         return Rollouts(journal, given_up, limit)
 
     async def _check(self) -> None:
-        await asyncio.gather(*(each.check() for each in self._parts if hasattr(each, "check")))
+        await asyncio.gather(*(part.check() for part in self._parts))
 
     def begin(self, prompts: Sequence[Prompt], output_dir: str | Path | None) -> Journal:
         """The journal of a run over these prompts, new or to go on with, locked for this process.

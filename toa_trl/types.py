@@ -41,7 +41,9 @@ class Action:
     agent: str
     kind: Kind = "answer"
     refs: tuple[int, ...] = ()  # plays whose responses are put into the prompt, in the order shown
-    parent: int | None = None  # the play this one hangs under in the tree; a fresh arm has a parent and no refs
+    parent: int | None = (
+        None  # the play this one hangs under in the tree; a fresh arm has a parent and no refs
+    )
     depth: int = 0  # 0 under the root, else 1 + the parent's depth
 
 
@@ -63,21 +65,24 @@ class Completion:
     finish_reason: str = "stop"  # "stop", or "length" when max_tokens cut it short
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    flops: float | None = None  # forward FLOPs of this call; None where the model's size is not known
-    reasoning: str | None = None  # what a reasoning model wrote before `text`: recorded, and otherwise left alone
+    flops: float | None = (
+        None  # forward FLOPs of this call; None where the model's size is not known
+    )
+    reasoning: str | None = (
+        None  # what a reasoning model wrote before `text`: recorded, and otherwise left alone
+    )
 
 
-class Score(float):
-    """A raw reward that also knows what it cost, and what a second model thinks: a `float` for everybody who does not ask."""
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A raw reward with what is known beside it."""
 
-    flops: float | None = None  # forward FLOPs the reward models spent on it; None where they are not known
+    value: float  # raw, unbounded, finite
+    flops: float | None = (
+        None  # forward FLOPs the reward models spent on it; None where they are not known
+    )
     second: float | None = None  # raw reward of a held-out second model, which no search sees
-
-    def __new__(cls, value: float, flops: float | None = None, second: float | None = None) -> Score:
-        score = super().__new__(cls, value)
-        score.flops = flops
-        score.second = second
-        return score
+    weight: float = 1.0  # with which a judge's verdict counts (Arena-Hard: 3 for "much better")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,9 @@ class Play:
     error: str | None = None
     seed: int = 0
     reward_flops: float | None = None  # FLOPs the reward model spent on this play
-    second_reward: float | None = None  # raw, of a held-out second reward model: recorded, never told to the search
+    second_reward: float | None = (
+        None  # raw, of a held-out second reward model: recorded, never told to the search
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +165,9 @@ def as_messages(value: str | Iterable[Message | Mapping[str, str]]) -> tuple[Mes
         if isinstance(entry, Message):
             messages.append(entry)
         elif (
-            isinstance(entry, Mapping) and isinstance(entry.get("role"), str) and isinstance(entry.get("content"), str)
+            isinstance(entry, Mapping)
+            and isinstance(entry.get("role"), str)
+            and isinstance(entry.get("content"), str)
         ):
             messages.append(Message(entry["role"], entry["content"]))
         else:

@@ -90,11 +90,9 @@ def test_what_the_trainings_promise(path: Path, monkeypatch: pytest.MonkeyPatch)
     assert found["save_total_limit"] == 1
     assert 0 < found["warmup_steps"] < 1  # a share: an old warmup_ratio would be an unknown key
     if path.stem.startswith("sft"):
-        assert (
-            found["packing"]
-            and found["packing_strategy"] == "bfd"
-            and found["completion_only_loss"]
-        )
+        assert found["packing"] is True
+        assert found["packing_strategy"] == "bfd"
+        assert found["completion_only_loss"] is True
     if path.stem == "dpo_full":
         assert found["precompute_ref_log_probs"]
     # whoever trains all weights in one process keeps them in float32: there is no other copy of them

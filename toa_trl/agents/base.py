@@ -5,31 +5,115 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from toa_trl.errors import AgentError, ConfigError, Unavailable
 from toa_trl.types import Completion, Message, Sampling, as_messages
+from toa_trl.utils.config import Config, NonNegativeFloat
 from toa_trl.utils.registry import check_keys, check_number, check_whole
 
 LOOK_S = 1.0  # between two looks whether servers are back
 
 
-class Agent(Protocol):
-    """A language model with a name.
+class Price(Config):
+    """What an agent's tokens cost, per million tokens, in any one currency."""
 
-    An agent over servers may have, as well: `away`, why it cannot be asked now, or None; and the coroutines `check()`,
-    which raises `ConfigError` where a server is not there at the start, and `aclose()`, which ends its connections.
-    """
+    prompt: NonNegativeFloat = 0.0
+    """Price of prompt tokens."""
+    completion: NonNegativeFloat = 0.0
+    """Price of completion tokens."""
+
+
+class AgentOptions(Config):
+    """Keys that the entry of every agent may have."""
+
+    price: Price | None = None
+    """Price per million tokens, {prompt, completion}; a run with prices shows its cost and can limit it."""
+
+
+@runtime_checkable
+class Agent(Protocol):
+    """A language model with a name. Subclass it: only `name` and `generate` have no default."""
 
     name: str
 
-    async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
-        """One play, one call, its own seed.
+    @property
+    def away(self) -> str | None:
+        """Why the agent cannot be asked now (none of its servers answers), or None.
+
+        Meaningful only where `can_be_away` is true: its plays are then withdrawn and repeated, not failed.
+        """
+        return None
+
+    @property
+    def can_be_away(self) -> bool:
+        """Whether the agent's servers may become unavailable and come back."""
+        return False
+
+    @property
+    def identity(self) -> Any:
+        """What decides the agent's answers, as JSON values; by default its class."""
+        return type(self).__qualname__
+
+    async def generate(
+        self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+    ) -> Completion:
+        """Answer one conversation: one play, one call, its own seed.
 
         Raises:
-            AgentError: no response, after the agent's own retries; retries live here and nowhere else.
-            Unavailable: none of its servers answers: the play is withdrawn, and `away` is set until one does.
+            AgentError: no response, after the agent's own retries; nothing else retries.
+            Unavailable: none of its servers answers; the play is withdrawn, and `away` is set until one does.
         """
+        ...
+
+    async def check(self) -> None:
+        """Check, before anything is sampled, that the agent can be asked.
+
+        Raises:
+            ConfigError: a server cannot be reached, or refuses the key.
+        """
+        return None  # noqa: RET501 (a body, so that type checkers see a default)
+
+    async def aclose(self) -> None:
+        """Release connections, processes and memory."""
+        return None  # noqa: RET501
+
+
+class AdaptedAgent(Agent):
+    """An object of the user's own that has `name` and `generate` and nothing else of `Agent`."""
+
+    def __init__(self, agent: Any) -> None:
+        self.name = agent.name
+        self._agent = agent
+
+    @property
+    def identity(self) -> Any:
+        """The class of the user's object."""
+        return type(self._agent).__qualname__
+
+    async def generate(
+        self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+    ) -> Completion:
+        """See `Agent`."""
+        completion: Completion = await self._agent.generate(messages, sampling=sampling, seed=seed)
+        return completion
+
+
+def as_agent(given: Any, place: str = "agents") -> Agent:
+    """Return an object as an `Agent`, with defaults for the capabilities that it does not have.
+
+    Raises:
+        ConfigError: it has no `name` or no `generate`.
+    """
+    if isinstance(given, Agent):
+        return given
+    if not callable(getattr(given, "generate", None)) or not isinstance(
+        getattr(given, "name", None), str
+    ):
+        raise ConfigError(
+            f"{place}: an agent needs a name and a coroutine function `generate`, not {given!r}"
+        )
+    return AdaptedAgent(given)
 
 
 async def generate_patiently(
@@ -63,8 +147,12 @@ def make_sampling(place: str, base: Sampling, changes: Mapping[str, Any]) -> Sam
     check_keys(place, changes, [field.name for field in fields(Sampling)])
     stop = changes.get("stop", base.stop)
     texts = [stop] if isinstance(stop, str) else stop
-    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text for text in texts):
-        raise ConfigError(f"{place}: stop must be a text or a list of texts, none of them empty, not {stop!r}")
+    if not isinstance(texts, list | tuple) or not all(
+        isinstance(text, str) and text for text in texts
+    ):
+        raise ConfigError(
+            f"{place}: stop must be a text or a list of texts, none of them empty, not {stop!r}"
+        )
     sampling = replace(base, **{**changes, "stop": tuple(texts)})
     check_number(f"{place}: temperature (0 is greedy)", sampling.temperature, at_least=0)
     check_whole(f"{place}: max_tokens", sampling.max_tokens, at_least=1)
@@ -117,7 +205,10 @@ def without_reasoning(place: str, done: Completion) -> Completion:
             return done
         done = replace(done, text=text, reasoning=reasoning)
     if not done.text.strip():
-        raise AgentError(f"{place}: nothing but reasoning (finish_reason {done.finish_reason}); raise max_tokens", done)
+        raise AgentError(
+            f"{place}: nothing but reasoning (finish_reason {done.finish_reason}); raise max_tokens",
+            done,
+        )
     return done
 
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from toa_trl.agents.base import SamplingOf, with_system, without_reasoning
+from toa_trl.agents.base import Agent, SamplingOf, with_system, without_reasoning
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.models.endpoints import Endpoints, RequestError
 from toa_trl.models.flops import Flops
@@ -15,7 +15,7 @@ from toa_trl.types import Completion, Message, Sampling, as_dicts
 logger = logging.getLogger(__name__)
 
 
-class OpenAIAgent:
+class OpenAIAgent(Agent):
     """One model behind one or many base URLs; what happens when one of them fails: `toa_trl.models.endpoints`.
 
     Args:
@@ -77,6 +77,11 @@ class OpenAIAgent:
         """Why none of its servers can be asked now; None while one can."""
         return self._endpoints.away
 
+    @property
+    def can_be_away(self) -> bool:
+        """True: its servers may go and come back."""
+        return True
+
     async def check(self) -> None:
         """Raises:
         ConfigError: a base URL cannot be reached, or refuses the key.
@@ -87,9 +92,13 @@ class OpenAIAgent:
         except (KeyError, TypeError):
             return  # not every server lists its models
         if served and self._model not in served:
-            logger.warning("%s: the server lists no model %r; it has %s", self._place, self._model, served[:5])
+            logger.warning(
+                "%s: the server lists no model %r; it has %s", self._place, self._model, served[:5]
+            )
 
-    async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+    async def generate(
+        self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+    ) -> Completion:
         """See `Agent`.
 
         Raises:
@@ -119,12 +128,20 @@ class OpenAIAgent:
         try:
             choice, usage = answer["choices"][0], answer.get("usage") or {}
             message, finish_reason = choice["message"], choice.get("finish_reason") or "stop"
-            text, reasoning = message["content"], message.get("reasoning_content") or message.get("reasoning")
-            num_prompt, num_completion = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
+            text, reasoning = (
+                message["content"],
+                message.get("reasoning_content") or message.get("reasoning"),
+            )
+            num_prompt, num_completion = (
+                usage.get("prompt_tokens") or 0,
+                usage.get("completion_tokens") or 0,
+            )
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise ValueError("not a chat completion") from error
         texts, numbers = (finish_reason, reasoning or ""), (num_prompt, num_completion)
-        if not all(isinstance(value, str) for value in texts) or not all(isinstance(value, int) for value in numbers):
+        if not all(isinstance(value, str) for value in texts) or not all(
+            isinstance(value, int) for value in numbers
+        ):
             raise ValueError("not a chat completion: something in it has another type")
         flops = self._flops(num_prompt + num_completion) if self._flops and num_completion else None
         text = text if isinstance(text, str) else ""
@@ -134,7 +151,9 @@ class OpenAIAgent:
         if not self._keep_reasoning:
             done = without_reasoning(self._place, done)
         if not done.text.strip():
-            raise AgentError(f"{self._place}: an empty response (finish_reason {finish_reason})", done)
+            raise AgentError(
+                f"{self._place}: an empty response (finish_reason {finish_reason})", done
+            )
         return done
 
 
@@ -144,4 +163,6 @@ def _flops(place: str, config: str) -> Flops:
     try:
         return Flops.from_config(AutoConfig.from_pretrained(config))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{place}: no configuration could be loaded from {config!r}: {error}") from error
+        raise ConfigError(
+            f"{place}: no configuration could be loaded from {config!r}: {error}"
+        ) from error

@@ -6,11 +6,12 @@ import asyncio
 import random
 from collections.abc import Sequence
 
+from toa_trl.agents.base import Agent
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.types import Completion, Message, Sampling, as_messages
 
 
-class ScriptedAgent:
+class ScriptedAgent(Agent):
     """Answers from a script; the same seed gives the same answer.
 
     Args:
@@ -21,18 +22,26 @@ class ScriptedAgent:
     """
 
     def __init__(
-        self, name: str, responses: Sequence[str] = (), latency_s: float = 0.0, failure_rate: float = 0.0
+        self,
+        name: str,
+        responses: Sequence[str] = (),
+        latency_s: float = 0.0,
+        failure_rate: float = 0.0,
     ) -> None:
         if isinstance(responses, str) or not all(isinstance(text, str) for text in responses):
             raise ConfigError(f"agent {name!r}: responses must be a list of texts")
         if not 0 <= failure_rate <= 1:
-            raise ConfigError(f"agent {name!r}: failure_rate must be in [0, 1], not {failure_rate!r}")
+            raise ConfigError(
+                f"agent {name!r}: failure_rate must be in [0, 1], not {failure_rate!r}"
+            )
         self.name = name
         self._responses = list(responses)
         self._latency_s = latency_s
         self._failure_rate = failure_rate
 
-    async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+    async def generate(
+        self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+    ) -> Completion:
         """See `Agent`. Tokens are words."""
         if self._latency_s:
             await asyncio.sleep(self._latency_s)
@@ -40,7 +49,11 @@ class ScriptedAgent:
         if rng.random() < self._failure_rate:
             raise AgentError(f"agent {self.name!r}: failed as scripted")
         asked = [word for message in as_messages(messages) for word in message.content.split()]
-        text = rng.choice(self._responses) if self._responses else f"{self.name} {seed}: {' '.join(asked[:12])}"
+        text = (
+            rng.choice(self._responses)
+            if self._responses
+            else f"{self.name} {seed}: {' '.join(asked[:12])}"
+        )
         words = text.split(" ")
         cut = len(words) > sampling.max_tokens
         return Completion(

@@ -9,9 +9,15 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
-from toa_trl.agents.base import SamplingOf, with_system, without_reasoning
+from toa_trl.agents.base import Agent, SamplingOf, with_system, without_reasoning
 from toa_trl.errors import AgentError
 from toa_trl.models.batching import Batcher
 from toa_trl.models.flops import Flops
@@ -19,7 +25,7 @@ from toa_trl.models.loading import load_model, load_tokenizer
 from toa_trl.types import Completion, Message, Sampling, as_dicts
 
 
-class TransformersAgent:
+class TransformersAgent(Agent):
     """A causal language model, loaded once however many agents share it.
 
     The same play gives the same text whatever batch it was in: the random numbers of a play come from its seed alone.
@@ -63,7 +69,9 @@ class TransformersAgent:
             engine = _ENGINES[key] = _Engine(f"agent {name!r}", *key)
         self._engine = engine
 
-    async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+    async def generate(
+        self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+    ) -> Completion:
         """See `Agent`.
 
         Raises:
@@ -85,27 +93,44 @@ class _Request:
 class _Engine:
     """The weights, the tokenizer and the queue."""
 
-    def __init__(self, place: str, model: str, dtype: str, device: str | None, size: int, tokens: int) -> None:
+    def __init__(
+        self, place: str, model: str, dtype: str, device: str | None, size: int, tokens: int
+    ) -> None:
         self._place = place
         self._model = load_model(place, "AutoModelForCausalLM", model, dtype=dtype, device=device)
         self._tokenizer = load_tokenizer(place, model)
         self._flops = Flops.if_known(self._model.config)
-        self._context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+        self._context = (
+            getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+            or 1 << 30
+        )
         eos = self._model.generation_config.eos_token_id
         # the tokenizer's, too: an adapter may have learnt to end with another token than the base whose configuration it has
-        self._eos = {*(eos if isinstance(eos, list) else [eos]), self._tokenizer.eos_token_id} - {None}
+        self._eos = {*(eos if isinstance(eos, list) else [eos]), self._tokenizer.eos_token_id} - {
+            None
+        }
         pad = self._tokenizer.pad_token_id
-        self._pad = pad if pad is not None else min(self._eos, default=0)  # never seen by the model: it is masked
+        self._pad = (
+            pad if pad is not None else min(self._eos, default=0)
+        )  # never seen by the model: it is masked
         self._queue: Batcher[_Request, Completion] = Batcher(
             self._run, length=lambda request: len(request.prompt), max_size=size, max_tokens=tokens
         )
 
-    async def generate(self, messages: Sequence[Message], sampling: Sampling, seed: int) -> Completion:
-        prompt = self._tokenizer.apply_chat_template(as_dicts(messages), add_generation_prompt=True, return_dict=False)
+    async def generate(
+        self, messages: Sequence[Message], sampling: Sampling, seed: int
+    ) -> Completion:
+        prompt = self._tokenizer.apply_chat_template(
+            as_dicts(messages), add_generation_prompt=True, return_dict=False
+        )
         room = self._context - len(prompt)
         if room < 1:
-            raise AgentError(f"{self._place}: a prompt of {len(prompt)} tokens, the context holds {self._context}")
-        return await self._queue.submit(_Request(prompt, sampling, min(sampling.max_tokens, room), seed))
+            raise AgentError(
+                f"{self._place}: a prompt of {len(prompt)} tokens, the context holds {self._context}"
+            )
+        return await self._queue.submit(
+            _Request(prompt, sampling, min(sampling.max_tokens, room), seed)
+        )
 
     @torch.inference_mode()
     def _run(self, requests: list[_Request]) -> list[Completion]:
@@ -130,7 +155,10 @@ class _Engine:
         )
         answers = output[:, width:].tolist()
         # behind its stop text a row of a batch is padding
-        return [self._completion(r, answers[row][: row_ends.stopped.get(row)]) for row, r in enumerate(requests)]
+        return [
+            self._completion(r, answers[row][: row_ends.stopped.get(row)])
+            for row, r in enumerate(requests)
+        ]
 
     def _completion(self, request: _Request, new: list[int]) -> Completion:
         end = next((i + 1 for i, token in enumerate(new) if token in self._eos), None)
@@ -147,7 +175,9 @@ class _Engine:
         )
 
 
-_ENGINES: WeakValueDictionary[tuple[str, str, str | None, int, int], _Engine] = WeakValueDictionary()
+_ENGINES: WeakValueDictionary[tuple[str, str, str | None, int, int], _Engine] = (
+    WeakValueDictionary()
+)
 
 
 class _SeededSampling(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped here
@@ -158,19 +188,29 @@ class _SeededSampling(LogitsProcessor):  # type: ignore[misc]  # transformers is
 
     def __init__(self, requests: list[_Request], device: torch.device) -> None:
         self._generators = [random.Random(r.seed) for r in requests]
-        self._greedy = torch.tensor([[r.sampling.temperature == 0] for r in requests], device=device)
-        self._temperature = torch.tensor([[r.sampling.temperature or 1.0] for r in requests], device=device)
+        self._greedy = torch.tensor(
+            [[r.sampling.temperature == 0] for r in requests], device=device
+        )
+        self._temperature = torch.tensor(
+            [[r.sampling.temperature or 1.0] for r in requests], device=device
+        )
         self._top_p = torch.tensor([[r.sampling.top_p] for r in requests], device=device)
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # [B, V] -> [B, V]
+    def __call__(
+        self, input_ids: torch.Tensor, scores: torch.Tensor
+    ) -> torch.Tensor:  # [B, V] -> [B, V]
         probabilities = torch.softmax(scores.float() / self._temperature, dim=-1)
         if bool((self._top_p < 1).any()):
             ordered, order = probabilities.sort(dim=-1, descending=True)
             outside = ordered.cumsum(dim=-1) - ordered >= self._top_p
             probabilities = probabilities.scatter(1, order, ordered.masked_fill(outside, 0.0))
         cdf = probabilities.double().cumsum(dim=-1)
-        uniform = torch.tensor([[g.random()] for g in self._generators], dtype=torch.float64, device=scores.device)
-        drawn = torch.searchsorted(cdf, uniform * cdf[:, -1:], right=True).clamp_max(scores.shape[-1] - 1)
+        uniform = torch.tensor(
+            [[g.random()] for g in self._generators], dtype=torch.float64, device=scores.device
+        )
+        drawn = torch.searchsorted(cdf, uniform * cdf[:, -1:], right=True).clamp_max(
+            scores.shape[-1] - 1
+        )
         token = torch.where(self._greedy, scores.argmax(dim=-1, keepdim=True), drawn)
         return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
 
@@ -178,18 +218,24 @@ class _SeededSampling(LogitsProcessor):  # type: ignore[misc]  # transformers is
 class _RowEnds(StoppingCriteria):  # type: ignore[misc]
     """Ends each row at its own max_tokens and stop texts."""
 
-    def __init__(self, requests: list[_Request], prompt_width: int, tokenizer: Any, device: torch.device) -> None:
+    def __init__(
+        self, requests: list[_Request], prompt_width: int, tokenizer: Any, device: torch.device
+    ) -> None:
         self._limit = torch.tensor([r.max_tokens for r in requests], device=device)
         self._stops = [(row, r.sampling.stop) for row, r in enumerate(requests) if r.sampling.stop]
         self._prompt_width = prompt_width
         self._tokenizer = tokenizer
         self.stopped: dict[int, int] = {}  # row -> number of its tokens, where a stop text ended it
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:  # [B, T] -> [B]
+    def __call__(
+        self, input_ids: torch.Tensor, scores: Any, **kwargs: Any
+    ) -> torch.Tensor:  # [B, T] -> [B]
         ended = input_ids.shape[1] - self._prompt_width >= self._limit
         for row, stops in self._stops:
             # a stop text has just been completed, if at all; it spans at most as many tokens as bytes
-            tail = max(self._prompt_width, input_ids.shape[1] - max(len(stop.encode()) for stop in stops))
+            tail = max(
+                self._prompt_width, input_ids.shape[1] - max(len(stop.encode()) for stop in stops)
+            )
             text = self._tokenizer.decode(input_ids[row, tail:], skip_special_tokens=True)
             if any(stop in text for stop in stops):
                 self.stopped.setdefault(row, input_ids.shape[1] - self._prompt_width)

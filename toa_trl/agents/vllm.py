@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 from weakref import WeakValueDictionary, finalize
 
-from toa_trl.agents.base import SamplingOf, with_system, without_reasoning
+from toa_trl.agents.base import Agent, SamplingOf, with_system, without_reasoning
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.models.flops import Flops
 from toa_trl.models.loading import check_whole_model, load_tokenizer
@@ -20,7 +20,7 @@ from toa_trl.types import Completion, Message, Sampling, as_dicts
 T = TypeVar("T")
 
 
-class VLLMAgent:
+class VLLMAgent(Agent):
     """A causal language model under vLLM. The same seed gives the same text, up to the rounding that a batch can change.
 
     Args:
@@ -59,7 +59,9 @@ class VLLMAgent:
             engine = _ENGINES[key] = _Engine(self._place, model, dtype, engine_args or {})
         self._engine = engine
 
-    async def generate(self, messages: Sequence[Message], *, sampling: Sampling, seed: int) -> Completion:
+    async def generate(
+        self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+    ) -> Completion:
         """See `Agent`. Cancelled, it takes the request out of the engine.
 
         Raises:
@@ -82,22 +84,30 @@ class _Engine:
         try:
             import vllm  # noqa: F401
         except ImportError as error:
-            raise ConfigError(f"{place}: vLLM cannot be imported ({error}); pip install 'toa_trl[vllm]'") from error
+            raise ConfigError(
+                f"{place}: vLLM cannot be imported ({error}); pip install 'toa_trl[vllm]'"
+            ) from error
         self._place = place
         self._args = {"model": model, "dtype": dtype, **engine_args}
         self._tokenizer = load_tokenizer(place, model)
         self._llm: Any = None
         asyncio.run_coroutine_threadsafe(self._open(), _loop()).result()
 
-    async def generate(self, messages: Sequence[Message], sampling: Sampling, seed: int) -> Completion:
+    async def generate(
+        self, messages: Sequence[Message], sampling: Sampling, seed: int
+    ) -> Completion:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         llm = await self._open()
-        prompt = self._tokenizer.apply_chat_template(as_dicts(messages), add_generation_prompt=True, return_dict=False)
+        prompt = self._tokenizer.apply_chat_template(
+            as_dicts(messages), add_generation_prompt=True, return_dict=False
+        )
         context = llm.model_config.max_model_len
         if len(prompt) >= context:
-            raise AgentError(f"{self._place}: a prompt of {len(prompt)} tokens, the context holds {context}")
+            raise AgentError(
+                f"{self._place}: a prompt of {len(prompt)} tokens, the context holds {context}"
+            )
         asked = {"type": "token", "prompt_token_ids": prompt}
         try:
             params = SamplingParams(
@@ -138,8 +148,12 @@ class _Engine:
                 self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._args))
             except Exception as error:  # of its arguments, of the weights, of its processes
                 reason = " ".join(str(error).split())[:300]
-                raise ConfigError(f"{self._place}: vLLM cannot run {self._args['model']!r}: {reason}") from error
-            self._shutdown = finalize(self, self._llm.shutdown, timeout=15.0)  # also where nobody calls aclose
+                raise ConfigError(
+                    f"{self._place}: vLLM cannot run {self._args['model']!r}: {reason}"
+                ) from error
+            self._shutdown = finalize(
+                self, self._llm.shutdown, timeout=15.0
+            )  # also where nobody calls aclose
             self._flops = Flops.if_known(self._llm.model_config.hf_config)
         return self._llm
 

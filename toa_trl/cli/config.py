@@ -201,9 +201,9 @@ class SamplingArguments(PromptArguments):
         super().__post_init__()
         _read_structures(self, agents=list, reward=dict, sampling=dict)
         if self.endpoints:
-            self.agents, self.reward = apply_endpoints(
-                self.agents, self.reward, Path(self.endpoints)
-            )  # type: ignore[assignment,arg-type]
+            agents: Any = self.agents
+            reward: Any = self.reward
+            self.agents, self.reward = apply_endpoints(agents, reward, Path(self.endpoints))  # type: ignore[assignment]
 
     def sampler(
         self,

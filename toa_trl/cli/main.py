@@ -212,8 +212,7 @@ async def _calibrate(run: Path, reward: str, num_responses: int, seed: int) -> s
     try:
         mean, std = await calibrate(rollouts, model, num_responses, seed, judged)
     finally:
-        if hasattr(model, "aclose"):
-            await model.aclose()
+        await model.aclose()
     return f"mean: {mean:.6g}, std: {std:.6g}"
 
 

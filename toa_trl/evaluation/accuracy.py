@@ -97,7 +97,7 @@ async def measure(
     comets = await _score("COMET", comet, task, prompts, greedy)
     found: dict[str, Any] = dict(corpus_scores(prompts, [output.text for output in greedy]))
     judged = [score for score in right if score is not None]
-    if judged and set(judged) <= {0.0, 1.0} and not getattr(verifier, "graded", False):
+    if judged and set(judged) <= {0.0, 1.0} and verifier and not verifier.graded:
         found |= {"accuracy": mean(judged), "interval": wilson(sum(judged), len(judged))}
         found |= await _samples(prompts, outputs, task, verifier)
     elif judged:
@@ -163,9 +163,9 @@ async def _samples(
         "sampled_accuracy": [mean(each) for each in judged],
         "pass_at_k": [max(each) for each in judged],
     }
-    if equivalent := getattr(verifier, "equivalent", None):
+    if verifier is not None and verifier.decides_equivalence:
         texts = ([sample.text for sample in each.samples] for each in outputs)
-        chosen = await asyncio.gather(*(majority(each, equivalent) for each in texts))
+        chosen = await asyncio.gather(*(majority(each, verifier.equivalent) for each in texts))
         votes = [0.0 if at is None else each[at] for each, at in zip(right, chosen, strict=True)]
         shares["maj_at_k"] = [vote for vote in votes if vote is not None]
     found: dict[str, Any] = {"k": k, "num_unjudged_samples": flat.count(None)}

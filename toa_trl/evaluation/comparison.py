@@ -12,8 +12,9 @@ from toa_trl.agents import Agent
 from toa_trl.errors import ConfigError
 from toa_trl.evaluation.intervals import bootstrap
 from toa_trl.rewards import RewardModel
+from toa_trl.rewards.base import DetailedReward
 from toa_trl.tasks import Task
-from toa_trl.types import Completion, Message, Prompt, Rollout, Sampling
+from toa_trl.types import Completion, Message, Prompt, Rollout, Sampling, Score
 
 TOP = 10
 Key = TypeVar("Key")
@@ -133,7 +134,7 @@ def best_reward_over_n(rewards: Sequence[Sequence[float]]) -> list[float]:
     ]
 
 
-class RememberingAgent:
+class RememberingAgent(Agent):
     """Answers what it was asked before, with the same seed, from memory.
 
     The seed of a play comes from (run seed, prompt, play) and not from the search, so that the searches of a comparison
@@ -146,7 +147,7 @@ class RememberingAgent:
 
     def __init__(self, agent: Agent, identity: Any) -> None:
         self.name = agent.name
-        self.identity = identity
+        self._identity = identity
         self._agent = agent
         self._known: dict[
             tuple[tuple[Message, ...], Sampling, int], asyncio.Future[Completion]
@@ -155,14 +156,23 @@ class RememberingAgent:
     @property
     def away(self) -> str | None:
         """Why the agent cannot be asked now."""
-        return getattr(self._agent, "away", None)
+        return self._agent.away
+
+    @property
+    def can_be_away(self) -> bool:
+        """Whether the agent's servers may become unavailable and come back."""
+        return self._agent.can_be_away
+
+    @property
+    def identity(self) -> Any:
+        """What decides the answers: the entry."""
+        return self._identity
 
     async def check(self) -> None:
         """Raises:
         ConfigError: a server of the agent is not there.
         """
-        if hasattr(self._agent, "check"):
-            await self._agent.check()
+        await self._agent.check()
 
     async def generate(
         self, messages: Sequence[Message], *, sampling: Sampling, seed: int
@@ -177,36 +187,40 @@ class RememberingAgent:
 
     async def aclose(self) -> None:
         """Close what the agent holds."""
-        if hasattr(self._agent, "aclose"):
-            await self._agent.aclose()
+        await self._agent.aclose()
 
 
-class RememberingReward:
+class RememberingReward(DetailedReward):
     """The reward model's counterpart of `RememberingAgent`; a reward has no seed."""
 
     def __init__(self, reward_model: RewardModel, identity: Any) -> None:
-        self.identity, self.words = identity, getattr(reward_model, "words", None)
+        self._identity = identity
         self._reward_model = reward_model
-        self._known: dict[tuple[str, str], asyncio.Future[list[float]]] = {}
+        self._known: dict[tuple[str, str], asyncio.Future[list[Score]]] = {}
+
+    @property
+    def identity(self) -> Any:
+        """What decides the answers: the entry."""
+        return self._identity
 
     async def check(self) -> None:
         """Raises:
         ConfigError: a server of the reward model is not there.
         """
-        if hasattr(self._reward_model, "check"):
-            await self._reward_model.check()
+        await self._reward_model.check()
 
-    async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
+    async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
         """See `RewardModel`."""
         for text in responses:
             if (prompt.id, text) not in self._known:
-                _remember(self._known, (prompt.id, text), self._reward_model.score(prompt, [text]))
+                _remember(
+                    self._known, (prompt.id, text), self._reward_model.score_details(prompt, [text])
+                )
         return [(await asyncio.shield(self._known[prompt.id, text]))[0] for text in responses]
 
     async def aclose(self) -> None:
         """Close what the reward model holds."""
-        if hasattr(self._reward_model, "aclose"):
-            await self._reward_model.aclose()
+        await self._reward_model.aclose()
 
 
 def _remember(

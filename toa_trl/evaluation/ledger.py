@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from toa_trl.rewards.base import check_scores
-from toa_trl.rewards.judge import Judgement
+from toa_trl.rewards.base import DetailedReward, check_scores
 from toa_trl.types import Prompt, Score, as_dicts
 from toa_trl.utils.files import read_jsonl, replace_text
 
@@ -57,7 +56,7 @@ class Ledger:
             self._file.close()
 
 
-class KeptReward:
+class KeptReward(DetailedReward):
     """A reward model or a judge whose scores and verdicts are kept in a ledger.
 
     Args:
@@ -73,30 +72,28 @@ class KeptReward:
         """Raises:
         ConfigError: a server of the model is not there.
         """
-        if hasattr(self._model, "check"):
-            await self._model.check()
+        await self._model.check()
 
-    async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
+    async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
         """See `RewardModel`."""
         return list(
             await asyncio.gather(*(self._score(prompt, response) for response in responses))
         )
 
-    async def compare(self, prompt: Prompt, a: str, b: str) -> Judgement:
+    async def compare(self, prompt: Prompt, a: str, b: str) -> Score:
         """See `toa_trl.rewards.judge.JudgeReward`."""
         key = (prompt.id, digest(as_dicts(prompt.messages), a, b))
         if (row := self._ledger.get(*key)) is None:
             found = await self._model.compare(prompt, a, b)
-            row = self._ledger.add(*key, value=float(found), weight=getattr(found, "weight", 1.0))
-        return Judgement(row["value"], None, row["weight"])
+            row = self._ledger.add(*key, value=found.value, weight=found.weight)
+        return Score(row["value"], weight=row["weight"])
 
     async def aclose(self) -> None:
         """Close what the model holds, and the ledger."""
         self._ledger.close()
-        if hasattr(self._model, "aclose"):
-            await self._model.aclose()
+        await self._model.aclose()
 
-    async def _score(self, prompt: Prompt, response: str) -> float:
+    async def _score(self, prompt: Prompt, response: str) -> Score:
         key = (prompt.id, digest(as_dicts(prompt.messages), dict(prompt.metadata), response))
         if (row := self._ledger.get(*key)) is None:
             (found,) = check_scores(
@@ -117,7 +114,7 @@ def keep(model: Any, folder: Path, name: str, entry: Mapping[str, Any]) -> KeptR
     """
     if model is None:
         return None
-    return KeptReward(model, ledger_path(folder, name, entry, getattr(model, "words", None)))
+    return KeptReward(model, ledger_path(folder, name, entry, model.texts))
 
 
 def ledger_path(folder: Path, name: str, entry: Mapping[str, Any], *further: Any) -> Path:

@@ -19,6 +19,7 @@ from toa_trl.agents.base import generate_patiently, whole_text
 from toa_trl.errors import AgentError
 from toa_trl.evaluation.ledger import Ledger
 from toa_trl.models.loading import check_whole_model, read_config
+from toa_trl.rewards import RewardModel
 from toa_trl.tasks import Task
 from toa_trl.types import Prompt, Sampling
 
@@ -136,7 +137,9 @@ async def _generate(
     return Output(whole_text(done.text), done.finish_reason)
 
 
-async def check_all(entries: Sequence[Mapping[str, Any]], *parts: object) -> None:
+async def check_all(
+    entries: Sequence[Mapping[str, Any]], *parts: Agent | RewardModel | None
+) -> None:
     """Look at every model and every judge before the first of them is asked: a mistake shall not show after hours.
 
     Args:
@@ -156,7 +159,7 @@ async def check_all(entries: Sequence[Mapping[str, Any]], *parts: object) -> Non
             async with closing_all(make_agent(entry)) as (agent,):
                 await agent.check()
     for part in parts:
-        if hasattr(part, "check"):
+        if part is not None:
             await part.check()
 
 
@@ -167,7 +170,7 @@ async def closing_all(*parts: Any) -> AsyncIterator[tuple[Any, ...]]:
         yield parts
     finally:
         for part in parts:
-            if hasattr(part, "aclose"):
+            if part is not None:
                 await part.aclose()
 
 

@@ -30,7 +30,7 @@ from toa_trl.evaluation.intervals import bootstrap
 from toa_trl.evaluation.outputs import Outputs, counting_bar
 from toa_trl.rewards.base import is_finite
 from toa_trl.tasks import Task
-from toa_trl.types import Prompt
+from toa_trl.types import Prompt, Score
 
 Floats = NDArray[np.float64]
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ NUM_AT_ONCE = 128  # comparisons; how many requests are in flight, the judge's a
 class Judge(Protocol):
     """Compares two responses; `toa_trl.rewards.judge.JudgeReward` does, with mode pairwise or arena."""
 
-    async def compare(self, prompt: Prompt, a: str, b: str) -> float:
+    async def compare(self, prompt: Prompt, a: str, b: str) -> Score:
         """The share for `a` in [0, 1]. One with a `weight` counts so many times.
 
         Raises:
@@ -123,17 +123,20 @@ async def win_rates(
 
 def by_scores(
     scores: Sequence[float | None], baseline_scores: Sequence[float | None]
-) -> list[float | None]:
+) -> list[Score | None]:
     """Outcomes by two lists of scores of the same prompts; equal scores are a tie.
 
     Args:
         scores: of a reward model or a verifier; None where there is none.
         baseline_scores: the baseline's, in the same order.
     """
-    return [
-        (1.0 if a > b else 0.0 if a < b else 0.5) if is_finite(a) and is_finite(b) else None
-        for a, b in zip(scores, baseline_scores, strict=True)
-    ]
+    outcomes: list[Score | None] = []
+    for ours, theirs in zip(scores, baseline_scores, strict=True):
+        if is_finite(ours) and is_finite(theirs):
+            outcomes.append(Score(1.0 if ours > theirs else 0.0 if ours < theirs else 0.5))
+        else:
+            outcomes.append(None)
+    return outcomes
 
 
 async def by_judge(
@@ -142,7 +145,7 @@ async def by_judge(
     responses: Sequence[str | None],
     baseline_responses: Sequence[str | None],
     progress: bool = True,
-) -> list[float | None]:
+) -> list[Score | None]:
     """Outcomes by a judge, in the order of the prompts; None where a response is missing or the judge gave no verdict.
 
     Args:
@@ -155,7 +158,7 @@ async def by_judge(
     Raises:
         Unavailable: none of the judge's servers answers any more.
     """
-    outcomes: list[float | None] = [None] * len(prompts)
+    outcomes: list[Score | None] = [None] * len(prompts)
     left = iter(enumerate(zip(prompts, responses, baseline_responses, strict=True)))
     failures = Counter[str]()
     bar = counting_bar(progress)
@@ -182,7 +185,7 @@ async def by_judge(
 
 
 def summarize(
-    outcomes: Sequence[float | None],
+    outcomes: Sequence[Score | None],
     lengths: Sequence[float | None],
     baseline_lengths: Sequence[float | None],
 ) -> WinRate:
@@ -194,9 +197,9 @@ def summarize(
         baseline_lengths: of the baseline's.
     """
     pairs = [
-        (float(outcome), float(getattr(outcome, "weight", 1.0)), float(length), float(against))
+        (outcome.value, outcome.weight, float(length), float(against))
         for outcome, length, against in zip(outcomes, lengths, baseline_lengths, strict=True)
-        if is_finite(outcome) and length is not None and against is not None
+        if outcome is not None and length is not None and against is not None
     ]
     pairs.sort()  # the bootstrap draws by place: so the order of the prompts does not matter
     shares, weights, ours, theirs = np.array(pairs, dtype=np.float64).reshape(-1, 4).T

@@ -5,29 +5,127 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from numbers import Real
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
-from toa_trl.errors import RewardError
+from toa_trl.errors import ConfigError, RewardError
 from toa_trl.types import Prompt, Score
+from toa_trl.utils.config import Config
 
 
+class RewardOptions(Config):
+    """Keys that the entry of every reward model may have."""
+
+
+@runtime_checkable
 class RewardModel(Protocol):
-    """Scores responses to a prompt.
+    """Scores responses to a prompt. Subclass it: only `score` has no default."""
 
-    One over servers may have the coroutines `check()`, which raises `ConfigError` where a server is not there at the
-    start, and `aclose()`, which ends its connections. One that reads files may have `words`, what stands in them: a run
-    goes on only with the same.
-    """
+    @property
+    def graded(self) -> bool:
+        """Whether values between 0 and 1 have a meaning; a verifier that is not graded says right or wrong."""
+        return False
+
+    @property
+    def identity(self) -> Any:
+        """What decides the rewards, as JSON values; by default its class."""
+        return type(self).__qualname__
+
+    @property
+    def texts(self) -> Any:
+        """Contents of files that decide the rewards, such as a judge's rubric, as JSON values; None without any."""
+        return None
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
-        """Raw rewards, one per response, of R(x, response): never of a refinement prompt.
-
-        A `Score` instead of a plain float tells its FLOPs too.
+        """Return raw rewards, one per response, of R(x, response): never of a refinement prompt.
 
         Raises:
             RewardError: a response could not be scored. Never a number that stands for a failure.
             Unavailable: none of its servers answers any more: the run stops, and can be resumed.
         """
+        ...
+
+    async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
+        """Return what `score` returns, with what is known beside it: FLOPs, a second reward, a weight.
+
+        Raises:
+            RewardError: as `score`.
+            Unavailable: as `score`.
+        """
+        scores = await self.score(prompt, responses)
+        return [Score(value) for value in check_scores(type(self).__name__, scores, len(responses))]
+
+    @property
+    def decides_equivalence(self) -> bool:
+        """Whether `equivalent` is implemented; majority votes need it."""
+        return False
+
+    async def equivalent(self, answer: str, other: str) -> bool:
+        """Return whether two final answers mean the same.
+
+        Raises:
+            RewardError: the comparison did not come to an end.
+        """
+        raise RewardError(f"{type(self).__name__} cannot compare final answers")
+
+    async def check(self) -> None:
+        """Check, before anything is sampled, that the model can score.
+
+        Raises:
+            ConfigError: a server cannot be reached, or refuses the key.
+        """
+        return None  # noqa: RET501 (a body, so that type checkers see a default)
+
+    async def aclose(self) -> None:
+        """Release connections, processes and memory."""
+        return None  # noqa: RET501
+
+
+class DetailedReward(RewardModel):
+    """Base of reward models that implement `score_details`; `score` returns its values."""
+
+    async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
+        """See `RewardModel`."""
+        return [score.value for score in await self.score_details(prompt, responses)]
+
+    async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
+        """See `RewardModel`."""
+        raise NotImplementedError
+
+
+class AdaptedReward(RewardModel):
+    """An object of the user's own that has `score` and nothing else of `RewardModel`."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    @property
+    def identity(self) -> Any:
+        """The class of the user's object."""
+        return type(self._model).__qualname__
+
+    async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
+        """See `RewardModel`."""
+        scores: list[float] = await self._model.score(prompt, responses)
+        return scores
+
+
+def as_reward_model(given: Any, place: str = "reward") -> RewardModel:
+    """Return an object or a TRL reward function as a `RewardModel`, with defaults for missing capabilities.
+
+    Raises:
+        ConfigError: it has no `score` and cannot be called.
+    """
+    if isinstance(given, RewardModel):
+        return given
+    if callable(getattr(given, "score", None)):
+        return AdaptedReward(given)
+    if callable(given):
+        from toa_trl.rewards.function import FunctionReward
+
+        return FunctionReward(given)
+    raise ConfigError(
+        f"{place}: a reward model, a TRL reward function or an entry is needed, not {given!r}"
+    )
 
 
 def is_finite(score: Any) -> TypeGuard[float]:
@@ -50,7 +148,7 @@ def check_scores(place: str, scores: Any, count: int) -> list[float]:
     for score in scores:
         if not is_finite(score):
             raise RewardError(f"{place}: a finite number was needed, not {score!r}")
-    return [score if isinstance(score, Score) else float(score) for score in scores]
+    return [float(score) for score in scores]
 
 
 def total_flops(parts: Iterable[float | None]) -> float | None:
@@ -69,5 +167,7 @@ def column_of(place: str, prompt: Prompt, column: str) -> Any:
     if value is None or value == "" or value == []:
         there = ", ".join(map(str, prompt.metadata)) or "none"
         state = "is empty" if column in prompt.metadata else "is not there"
-        raise RewardError(f"{place}: the column {column!r} {state} for prompt {prompt.id!r}; its columns: {there}")
+        raise RewardError(
+            f"{place}: the column {column!r} {state} for prompt {prompt.id!r}; its columns: {there}"
+        )
     return value

@@ -11,6 +11,7 @@ from toa_trl.errors import ConfigError, RewardError
 from toa_trl.models.batching import Batcher
 from toa_trl.models.flops import Flops
 from toa_trl.models.loading import load_model, load_tokenizer, padded, read_config
+from toa_trl.rewards.base import DetailedReward
 from toa_trl.rewards.heads import (
     PROBE,
     STEP_BY_STEP,
@@ -28,7 +29,7 @@ from toa_trl.types import Prompt, Score
 SYSTEM_PROMPTS = {"Qwen2ForRewardModel": STEP_BY_STEP}  # architecture -> where the prompt has none
 
 
-class ClassifierReward:
+class ClassifierReward(DetailedReward):
     """The raw score of [prompt messages + response] in the model's chat template. No sigmoid.
 
     A sequence classifier with one label (Skywork-Reward, whatever TRL's RewardTrainer saves, an adapter too), or a model
@@ -91,7 +92,7 @@ class ClassifierReward:
         )
         check_scoring(place, model, lambda: self._run([self._ids(*PROBE)]))
 
-    async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
+    async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
         """See `RewardModel`."""
         return await scored(self._queue, [self._ids(prompt, response) for response in responses])
 

@@ -15,8 +15,7 @@ from typing import Any
 
 from toa_trl.errors import ConfigError, RewardError, Unavailable
 from toa_trl.rewards import make_reward
-from toa_trl.rewards.base import RewardModel, check_scores, total_flops
-from toa_trl.rewards.function import FunctionReward
+from toa_trl.rewards.base import DetailedReward, RewardModel, check_scores, total_flops
 from toa_trl.types import Prompt, Score
 from toa_trl.utils.registry import check_number, construct
 
@@ -37,7 +36,7 @@ class Part:
     mean: float = 0.0
     std: float = 1.0  # > 0
 
-    async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
+    async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
         """Raw rewards.
 
         Raises:
@@ -45,9 +44,9 @@ class Part:
             Unavailable: none of its servers answers.
         """
         try:
-            return check_scores(
-                self.place, await self.model.score(prompt, responses), len(responses)
-            )
+            scores = await self.model.score_details(prompt, responses)
+            check_scores(self.place, [score.value for score in scores], len(responses))
+            return scores
         except Unavailable:
             raise
         except RewardError as error:
@@ -60,22 +59,25 @@ class Part:
         return (score - self.mean) / self.std
 
 
-class _Combination:
+class _Combination(DetailedReward):
     def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = parts
-        self.words = {
-            part.place: words for part in parts if (words := getattr(part.model, "words", None))
-        }
+
+    @property
+    def texts(self) -> Any:
+        """See `RewardModel`: those of the parts, by place."""
+        found = {part.place: part.model.texts for part in self._parts}
+        return {place: texts for place, texts in found.items() if texts is not None} or None
 
     async def check(self) -> None:
         """Raises:
         ConfigError: a server of one of them cannot be reached, or refuses.
         """
-        await _together(part.model.check() for part in self._parts if hasattr(part.model, "check"))
+        await _together(part.model.check() for part in self._parts)
 
     async def aclose(self) -> None:
         """End what they hold, all of them, and then raise what the first one raised."""
-        closing = (part.model.aclose() for part in self._parts if hasattr(part.model, "aclose"))
+        closing = (part.model.aclose() for part in self._parts)
         for result in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
@@ -95,19 +97,19 @@ class WeightedSumReward(_Combination):
     def __init__(self, rewards: Sequence[Mapping[str, Any]]) -> None:
         super().__init__(_parts("reward 'weighted_sum'", rewards, _weighted))
 
-    async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
+    async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
         """See `RewardModel`."""
-        scored = await _together(part.score(prompt, responses) for part in self._parts)
+        scored = await _together(part.score_details(prompt, responses) for part in self._parts)
         sums = []
         for scores in zip(*scored, strict=True):
             terms = [
-                part.weight * part.standardised(score)
+                part.weight * part.standardised(score.value)
                 for part, score in zip(self._parts, scores, strict=True)
             ]
-            sums.append(
-                Score(sum(sorted(terms)), _flops(scores))
-            )  # sorted: the order of the parts decides nothing
-        return check_scores("reward 'weighted_sum'", sums, len(responses))
+            # sorted, so that the order of the parts does not change the sum's rounding
+            sums.append(Score(sum(sorted(terms)), total_flops(score.flops for score in scores)))
+        check_scores("reward 'weighted_sum'", [score.value for score in sums], len(responses))
+        return sums
 
 
 class MinimumReward(_Combination):
@@ -124,17 +126,18 @@ class MinimumReward(_Combination):
     def __init__(self, rewards: Sequence[Mapping[str, Any]]) -> None:
         super().__init__(_parts("reward 'minimum'", rewards, _unweighted))
 
-    async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
+    async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
         """See `RewardModel`."""
-        scored = await _together(part.score(prompt, responses) for part in self._parts)
-        least = [
-            Score(
-                min(p.standardised(s) for p, s in zip(self._parts, scores, strict=True)),
-                _flops(scores),
-            )
-            for scores in zip(*scored, strict=True)
-        ]
-        return check_scores("reward 'minimum'", least, len(responses))
+        scored = await _together(part.score_details(prompt, responses) for part in self._parts)
+        least = []
+        for scores in zip(*scored, strict=True):
+            standardised = [
+                part.standardised(score.value)
+                for part, score in zip(self._parts, scores, strict=True)
+            ]
+            least.append(Score(min(standardised), total_flops(score.flops for score in scores)))
+        check_scores("reward 'minimum'", [score.value for score in least], len(responses))
+        return least
 
 
 class HeldOutReward(_Combination):
@@ -159,19 +162,22 @@ class HeldOutReward(_Combination):
         super().__init__(parts)
         self.num_failed = 0  # responses that the second could not score
 
-    async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
+    async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
         """See `RewardModel`."""
         scores, seconds = await _together(
-            [self._first.score(prompt, responses), self._look(prompt, responses)]
+            [self._first.score_details(prompt, responses), self._second_scores(prompt, responses)]
         )
-        return [
-            Score(score, _flops((score, second)), None if second is None else float(second))
-            for score, second in zip(scores, seconds, strict=True)
-        ]
+        found = []
+        for score, second in zip(scores, seconds, strict=True):
+            flops = total_flops([score.flops, second.flops if second else None])
+            found.append(Score(score.value, flops, second.value if second else None))
+        return found
 
-    async def _look(self, prompt: Prompt, responses: Sequence[str]) -> Sequence[float | None]:
+    async def _second_scores(
+        self, prompt: Prompt, responses: Sequence[str]
+    ) -> Sequence[Score | None]:
         try:
-            return await self._second.score(prompt, responses)
+            return await self._second.score_details(prompt, responses)
         except RewardError as error:
             if not self.num_failed:
                 logger.warning(
@@ -205,10 +211,8 @@ def _unweighted(place: str, reward: Given, mean: float = 0.0, std: float = 1.0) 
 
 
 def _make(place: str, given: Given) -> RewardModel:
-    if hasattr(given, "score"):
-        return given
     try:
-        made = FunctionReward(given) if callable(given) else make_reward(given)
+        made = make_reward(given)
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from error
     if isinstance(made, HeldOutReward):
@@ -216,10 +220,6 @@ def _make(place: str, given: Given) -> RewardModel:
             f"{place}: held_out goes around the other kinds, not into one: its second reward would be lost"
         )
     return made
-
-
-def _flops(scores: Iterable[float | None]) -> float | None:
-    return total_flops(getattr(score, "flops", None) for score in scores)
 
 
 async def _together(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from toa_trl.errors import ConfigError, RewardError
-from toa_trl.rewards.base import check_scores
+from toa_trl.rewards.base import RewardModel, check_scores
 from toa_trl.types import Prompt, as_dicts
 from toa_trl.utils.registry import load_object
 
 
-class FunctionReward:
+class FunctionReward(RewardModel):
     """A function in TRL's signature: f(prompts, completions, **columns) -> list[float | None].
 
     As in TRL's trainers, prompts and completions are conversational (lists of messages), every further column of the

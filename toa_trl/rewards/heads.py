@@ -61,7 +61,7 @@ def spare_token(texts: Iterable[Sequence[int]], num_tokens: int) -> int | None:
     return next((token for token in range(num_tokens) if token not in used), None)
 
 
-async def scored(queue: Batcher[Any, Score], texts: Iterable[Any]) -> list[float]:
+async def scored(queue: Batcher[Any, Score], texts: Iterable[Any]) -> list[Score]:
     """The scores of texts, through the model's queue.
 
     Raises:
@@ -76,7 +76,8 @@ async def scored(queue: Batcher[Any, Score], texts: Iterable[Any]) -> list[float
         AssertionError,
     ) as error:  # memory, positions, a head of its own
         raise RewardError(f"the reward model failed: {error}") from error
-    return check_scores("the reward model", scores, len(scores))
+    check_scores("the reward model", [score.value for score in scores], len(scores))
+    return scores
 
 
 def with_flops(values: Sequence[float], texts: Sequence[Sized], flops: Flops | None) -> list[Score]:
@@ -105,14 +106,14 @@ def trusted_class(
     return auto_class
 
 
-def check_scoring(place: str, model: str, score: Callable[[], Sequence[float]]) -> None:
+def check_scoring(place: str, model: str, score: Callable[[], Sequence[Score]]) -> None:
     """Score once, so that a model that cannot says so before anything is paid for.
 
     Raises:
         ConfigError: it failed, or gave no finite number.
     """
     try:
-        check_scores("the model", score(), 1)
+        check_scores("the model", [each.value for each in score()], 1)
     except Exception as error:  # a model's own code raises what it likes
         reason = str(error).strip().split("\n")[0]
         raise ConfigError(

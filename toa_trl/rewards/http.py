@@ -16,14 +16,14 @@ from typing import Any
 from toa_trl.errors import RewardError
 from toa_trl.models.batching import Batcher
 from toa_trl.models.endpoints import Endpoints, RequestError
-from toa_trl.rewards.base import is_finite
+from toa_trl.rewards.base import RewardModel, is_finite
 from toa_trl.types import Prompt, as_dicts
 from toa_trl.utils.registry import check_whole
 
 Input = Mapping[str, Any]
 
 
-class HTTPReward:
+class HTTPReward(RewardModel):
     """Scores in batches over all prompts in flight.
 
     A score that is missing, NaN or infinite is asked for again, by itself; a wrong number of scores, the whole batch.

@@ -16,10 +16,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from toa_trl.agents import Agent, make_agent, make_sampling
+from toa_trl.agents import Agent, as_agent, make_agent, make_sampling
 from toa_trl.agents.base import generate_patiently, split_reasoning
 from toa_trl.errors import AgentError, ConfigError, RewardError
-from toa_trl.rewards.base import total_flops
+from toa_trl.rewards.base import DetailedReward, total_flops
 from toa_trl.tasks.rendering import fill
 from toa_trl.types import Completion, Message, Prompt, Sampling, Score
 from toa_trl.utils.registry import check_number, check_whole, choose
@@ -55,18 +55,7 @@ MODES = {
 }
 
 
-class Judgement(Score):
-    """What a judge found: a `float` for everybody who does not ask."""
-
-    weight: float = 1.0  # with which it counts in Arena-Hard's figure; 1 in the other modes
-
-    def __new__(cls, value: float, flops: float | None = None, weight: float = 1.0) -> Judgement:
-        judgement = float.__new__(cls, value)
-        judgement.flops, judgement.weight = flops, weight
-        return judgement
-
-
-class JudgeReward:
+class JudgeReward(DetailedReward):
     """pointwise: a whole or half number from 1 to 10. pairwise and arena: the share for the response, in [0, 1].
 
     An answer without a verdict in the form that is asked for, with several that differ, or cut short by max_tokens is
@@ -112,10 +101,6 @@ class JudgeReward:
         self._rubric = rubric
         if not rubric or rubric.endswith((".txt", ".md")):
             self._rubric = _read(Path(rubric or BUILT_IN / "rubric.txt"))
-        self.words = {
-            "template": self._template,
-            "rubric": self._rubric,
-        }  # they decide what it says
         self._pattern = re.compile(rf"\b{self._mode.word}[\s:*_]*\[\[([^\[\]]*)\]\]", re.IGNORECASE)
         self._baseline = baseline
         self._sampling = make_sampling(f"{PLACE}: sampling", Sampling(), sampling or {})
@@ -123,24 +108,27 @@ class JudgeReward:
         check_whole(f"{PLACE}: seed", seed, at_least=0)
         check_number(f"{PLACE}: wait_s", wait_s, at_least=0)
         self._max_attempts, self._seed, self._wait_s = max_attempts, seed, wait_s
-        self._own = not hasattr(
-            agent, "generate"
-        )  # what was given as an object is its owner's to close
-        self._agent: Agent = make_agent(agent) if self._own else agent  # type: ignore[arg-type, assignment]
+        # an agent that was given as an object is its owner's to close
+        self._own = isinstance(agent, Mapping)
+        self._agent = make_agent(agent) if isinstance(agent, Mapping) else as_agent(agent)
+
+    @property
+    def texts(self) -> Any:
+        """The template and the rubric: they decide the verdicts."""
+        return {"template": self._template, "rubric": self._rubric}
 
     async def check(self) -> None:
         """Raises:
         ConfigError: a server of the judge is not there.
         """
-        if hasattr(self._agent, "check"):
-            await self._agent.check()
+        await self._agent.check()
 
     async def aclose(self) -> None:
         """Close what the judge holds."""
-        if self._own and hasattr(self._agent, "aclose"):
+        if self._own:
             await self._agent.aclose()
 
-    async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
+    async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
         """See `RewardModel`.
 
         Raises:
@@ -162,7 +150,7 @@ class JudgeReward:
             )
         )
 
-    async def compare(self, prompt: Prompt, a: str, b: str) -> Judgement:
+    async def compare(self, prompt: Prompt, a: str, b: str) -> Score:
         """The share for `a` over both orders, in [0, 1]; the judge sees `a` first in one and second in the other.
 
         pairwise: 0, 0.25, 0.5, 0.75 or 1. arena: the mean with the verdicts' weights, and their mean weight, 1 to 3:
@@ -179,10 +167,10 @@ class JudgeReward:
             )
         first, second = await asyncio.gather(self._ask(prompt, a, b), self._ask(prompt, b, a))
         weight = first.weight + second.weight
-        share = (first.weight * first + second.weight * (1 - second)) / weight
-        return Judgement(share, total_flops([first.flops, second.flops]), weight / 2)
+        share = (first.weight * first.value + second.weight * (1 - second.value)) / weight
+        return Score(share, total_flops([first.flops, second.flops]), weight=weight / 2)
 
-    async def _ask(self, prompt: Prompt, *responses: str) -> Judgement:
+    async def _ask(self, prompt: Prompt, *responses: str) -> Score:
         messages = self._messages(prompt, responses)
         flops: list[float | None] = []
         for attempt in range(self._max_attempts):
@@ -201,7 +189,7 @@ class JudgeReward:
                 done, verdict = error.completion, str(error)
             flops.append(done.flops)
             if not isinstance(verdict, str):
-                return Judgement(verdict[0], total_flops(flops), verdict[1])
+                return Score(verdict[0], total_flops(flops), weight=verdict[1])
         last_words = " ".join(done.text.split())[-NUM_LAST_WORDS:]
         raise RewardError(
             f"{PLACE}: {verdict} ({self._max_attempts} attempts); its last words: {last_words!r}"

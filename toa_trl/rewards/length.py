@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from toa_trl.rewards.base import RewardModel
 from toa_trl.types import Prompt
 from toa_trl.utils.registry import check_number, choose
 
 UNITS = {"words": lambda text: len(text.split()), "characters": len}
 
 
-class LengthReward:
+class LengthReward(RewardModel):
     """The number of words or characters; with a target its distance from it, below 0.
 
     Args:

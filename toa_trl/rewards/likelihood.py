@@ -11,6 +11,7 @@ from toa_trl.errors import ConfigError, RewardError
 from toa_trl.models.batching import Batcher
 from toa_trl.models.flops import Flops
 from toa_trl.models.loading import load_model, load_tokenizer, padded
+from toa_trl.rewards.base import DetailedReward
 from toa_trl.rewards.heads import batch_tokens, conversation, render, scored, with_flops
 from toa_trl.types import Prompt, Score, as_dicts
 
@@ -24,7 +25,7 @@ class _Text:
         return len(self.ids)
 
 
-class LikelihoodReward:
+class LikelihoodReward(DetailedReward):
     """log p(response | prompt) in the model's chat template, <= 0.
 
     Args:
@@ -68,7 +69,7 @@ class LikelihoodReward:
             max_tokens=batch_tokens(max_batch_tokens, self._model),
         )
 
-    async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
+    async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
         """See `RewardModel`."""
         prefix = render(self._tokenizer, as_dicts(prompt.messages), add_generation_prompt=True)
         texts = []

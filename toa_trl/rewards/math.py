@@ -22,7 +22,7 @@ from pathlib import Path
 
 from toa_trl.errors import RewardError
 from toa_trl.rewards.answers import boxed, final_answer, judge
-from toa_trl.rewards.base import column_of
+from toa_trl.rewards.base import RewardModel, column_of
 from toa_trl.types import Prompt
 from toa_trl.utils.registry import check_number
 
@@ -31,7 +31,7 @@ MAX_BYTES = 4 << 30  # of a worker's address space
 STALLED_S = 600.0  # a worker that is silent for so long gets no processor time at all
 
 
-class MathReward:
+class MathReward(RewardModel):
     """1.0 where the response's final answer is the one in the prompt's column, 0.0 where it is not.
 
     The final answer is that of `final_answer`; without one, what math-verify finds in the last 10,000 characters. No
@@ -61,6 +61,11 @@ class MathReward:
             float(r)
             for r in await asyncio.gather(*(self._right(answer, each) for each in responses))
         ]
+
+    @property
+    def decides_equivalence(self) -> bool:
+        """True."""
+        return True
 
     async def equivalent(self, answer: str, other: str) -> bool:
         """Whether two final answers, as of `final_answer`, say the same; `answer` is the one to go by.

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from toa_trl.errors import RewardError
-from toa_trl.rewards.base import column_of
+from toa_trl.rewards.base import RewardModel, column_of
 from toa_trl.types import Prompt
 
 # sacrebleu's own tokenizer parts words at spaces, which these languages do not write
@@ -22,7 +22,7 @@ def bleu_tokenizer(language: object) -> str:
     return TOKENIZERS.get(re.split(r"[^a-z]", str(language).strip().lower())[0], "13a")
 
 
-class ChrfReward:
+class ChrfReward(RewardModel):
     """chrF (Popovic 2015) of a response against the references, 0 to 100, with sacrebleu's settings: chrF2, 6 characters.
 
     Args:
@@ -41,7 +41,7 @@ class ChrfReward:
         return _scores(self._metric, "reward 'chrf'", prompt, self._column, responses)
 
 
-class BleuReward:
+class BleuReward(RewardModel):
     """BLEU of one response against the references, 0 to 100, as sacrebleu's sentence_bleu.
 
     Exponential smoothing and the effective order, without which a short response that shares no 4-gram would be 0. The

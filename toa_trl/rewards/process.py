@@ -16,6 +16,7 @@ from toa_trl.errors import ConfigError, RewardError
 from toa_trl.models.batching import Batcher
 from toa_trl.models.flops import Flops
 from toa_trl.models.loading import load_model, load_tokenizer, padded, read_config
+from toa_trl.rewards.base import DetailedReward
 from toa_trl.rewards.heads import (
     PROBE,
     STEP_BY_STEP,
@@ -122,7 +123,7 @@ class _Text:
         return len(self.ids)
 
 
-class ProcessReward:
+class ProcessReward(DetailedReward):
     """The probabilities that the steps are good, aggregated, in [0, 1].
 
     Qwen2.5-Math-PRM (steps are split at blank lines) and Math-Shepherd (at line breaks). A response without any text is
@@ -192,7 +193,7 @@ class ProcessReward:
         )
         check_scoring(place, model, lambda: self._run([self._text(*PROBE)]))
 
-    async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
+    async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
         """See `RewardModel`."""
         return await scored(self._queue, [self._text(prompt, response) for response in responses])
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from toa_trl.errors import RewardError
 from toa_trl.models.endpoints import Endpoints, RequestError
-from toa_trl.rewards.base import is_finite
+from toa_trl.rewards.base import RewardModel, is_finite
 from toa_trl.types import Prompt, as_dicts
 
 
-class VLLMReward:
+class VLLMReward(RewardModel):
     """The raw logit of [prompt messages + response]: `use_activation` is false, since vLLM's default is its sigmoid.
 
     vLLM makes its own batches of what is in flight, so a response is a request.

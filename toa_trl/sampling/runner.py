@@ -185,18 +185,20 @@ class Runner:
     ) -> Play | None:
         """Generate and score. A failure is a recorded fact with its reason, never a reward."""
         seed, agent = derive_seed(self.seed, prompt.id, index), self.agents[action.agent]
-        completion, reward, error = None, None, None
+        completion, score, error = None, None, None
         try:
             messages = self.task.render(prompt, action, plays)
             completion = storable(await agent.generate(messages, sampling=self.sampling, seed=seed))
             completion = _with_text(completion, self.task.parse(prompt, completion.text))
-            scores = await self.reward_model.score(self.task.judged(prompt), [completion.text])
-            (reward,) = check_scores("the reward model", scores, 1)
+            judged = self.task.judged(prompt)
+            scores = await self.reward_model.score_details(judged, [completion.text])
+            check_scores("the reward model", [each.value for each in scores], 1)
+            (score,) = scores
             self._num_given_up, self._waiting_since_s = 0, None
         except Unavailable as failure:
             if completion is not None:
                 raise  # nothing can be scored any more
-            if hasattr(agent, "away"):
+            if agent.can_be_away:
                 return None
             error = str(failure)
         except (AgentError, RewardError) as failure:
@@ -209,20 +211,19 @@ class Runner:
         except Exception as failure:  # of an agent or a reward model that is not ours: its prompt fails, not the run
             error = f"{type(failure).__name__}: {failure}"
         self._last_error = error or self._last_error
-        flops, second = getattr(reward, "flops", None), getattr(reward, "second", None)
         return Play(
             index,
             action,
             completion,
-            reward,
+            score.value if score else None,
             None if error is None else whole_text(error),
             seed,
-            flops,
-            second,
+            score.flops if score else None,
+            score.second if score else None,
         )
 
     def _away(self) -> frozenset[str]:
-        gone = [name for name, agent in self.agents.items() if getattr(agent, "away", None)]
+        gone = [name for name, agent in self.agents.items() if agent.away]
         return frozenset(gone) if gone else NOBODY
 
     async def _wait_for_agents(self, away: frozenset[str]) -> None:
@@ -235,9 +236,7 @@ class Runner:
         self._waiting_since_s = self._waiting_since_s or loop.time()
         while self._away() == away and not self.enough():
             if loop.time() - (self._waiting_since_s or loop.time()) > self.patience_s:
-                reasons = "; ".join(
-                    sorted(str(getattr(self.agents[name], "away", None)) for name in away)
-                )
+                reasons = "; ".join(sorted(str(self.agents[name].away) for name in away))
                 raise ToaError(f"no agent has answered for {self.patience_s:g} s: {reasons}")
             await asyncio.sleep(LOOK_S)
 

@@ -1,4 +1,4 @@
-"""Building things from configuration entries: every unknown or missing key is an error that names the nearest known one."""
+"""Finding classes by name: built in, from an entry point of another package, or "package.module:name"."""
 
 from __future__ import annotations
 
@@ -7,13 +7,166 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from toa_trl.errors import ConfigError
+from toa_trl.utils.config import Config, call, model_of, nearest, nested, validate
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Registry(Generic[T]):
+    """The classes or functions that a configuration can name.
+
+    An instance also annotates a field of a configuration model, as in `Annotated[dict[str, Any], ENGINES]`:
+    the entry is validated against the constructor of the class that it names, and stays a mapping.
+    """
+
+    key: str
+    """Key of an entry that names the class, such as "engine"."""
+    built_in: Mapping[str, str]
+    """Name -> "package.module:name"; imported when it is used."""
+    group: str
+    """Entry point group of other packages, such as "toa_trl.agents"."""
+    common: type[Config] = Config
+    """Keys that every entry may have beside the constructor's arguments."""
+
+    @cached_property
+    def targets(self) -> dict[str, str]:
+        """All names, the built-in ones first, with what they stand for."""
+        found = {point.name: point.value for point in entry_points(group=self.group)}
+        return {
+            **self.built_in,
+            **{name: target for name, target in found.items() if name not in self.built_in},
+        }
+
+    def load(self, name: object, place: str = "") -> Callable[..., T]:
+        """Return the class or function for a name.
+
+        Raises:
+            ConfigError: the name is unknown, or "package.module:name" cannot be imported.
+        """
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"{_at(place)}the {self.key} must be a name, not {name!r}")
+        if name not in self.targets and ":" not in name:
+            known = ", ".join(self.targets)
+            raise ConfigError(
+                f"{_at(place)}unknown {self.key} {name!r}; choose one of {known}, or write package.module:name"
+                f"{nearest(name, self.targets)}"
+            )
+        found: Callable[..., T] = load_object(place or self.key, self.targets.get(name, name))
+        return found
+
+    def build(self, place: str, entry: Mapping[str, Any], *args: Any) -> T:
+        """Build what an entry describes; keys that all entries share are not passed on.
+
+        Raises:
+            ConfigError: a key is unknown or missing, or a value is invalid.
+        """
+        self.check(entry, place, len(args))
+        params = {
+            key: value
+            for key, value in entry.items()
+            if key != self.key and key not in self.common.model_fields
+        }
+        return call(place, self.load(entry[self.key], place), *args, params=params)
+
+    def model(self, name: str, skip: int = 0) -> type[Config]:
+        """Return the configuration model of the entries with this name."""
+        return model_of(self.load(name), skip, self.common)
+
+    def check(self, entry: object, place: str = "", skip: int = 0) -> None:
+        """Validate an entry without building anything.
+
+        Raises:
+            ConfigError: see `build`.
+        """
+        if not isinstance(entry, Mapping):
+            raise ConfigError(
+                f"{_at(place)}must be a mapping with the key {self.key!r}, not {entry!r}"
+            )
+        if self.key not in entry:
+            raise ConfigError(
+                f"{_at(place)}the key {self.key!r} is missing; choose one of {', '.join(self.targets)}"
+            )
+        factory = self.load(entry[self.key], place)
+        rest = {key: value for key, value in entry.items() if key != self.key}
+        validate(model_of(factory, skip, self.common), rest, place)
+
+    def __hash__(self) -> int:
+        return hash((self.key, self.group))
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._validated)
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        variants = []
+        for name in self.targets:
+            variant = self.model(name).model_json_schema(ref_template="#/$defs/{model}")
+            variant["properties"] = {self.key: {"const": name}, **variant.get("properties", {})}
+            variant["required"] = [self.key, *variant.get("required", [])]
+            variants.append(variant)
+        return {"type": "object", "oneOf": variants}
+
+    def _validated(self, entry: Any) -> Any:
+        if isinstance(entry, Mapping) and self.key in entry:
+            try:
+                factory = self.load(entry[self.key])
+            except ConfigError as error:
+                raise PydanticCustomError("explained", "{text}", {"text": str(error)}) from None
+            try:
+                model_of(factory, 0, self.common).model_validate(
+                    {k: v for k, v in entry.items() if k != self.key}
+                )
+            except ValidationError as error:
+                nested(error)
+            return dict(entry)
+        try:
+            self.check(entry)
+        except ConfigError as error:
+            raise PydanticCustomError("explained", "{text}", {"text": str(error)}) from None
+        return entry
+
+
+def load_object(place: str, path: str) -> Any:
+    """Import "package.module:name"; a module in the working directory is found too.
+
+    Raises:
+        ConfigError: there is no such module or name, or importing the module fails.
+    """
+    module, colon, attribute = path.partition(":")
+    if not colon:
+        raise ConfigError(f"{place}: write it as package.module:name, not {path!r}")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(
+            str(Path.cwd())
+        )  # a script's path begins with its own folder, not with the user's
+    try:
+        return getattr(import_module(module), attribute)
+    except Exception as error:  # the user's own module may raise anything
+        raise ConfigError(
+            f"{place}: {path!r} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _at(place: str) -> str:
+    return f"{place}: " if place else ""
+
+
+# Hand-written checks; every caller moves to typed models, then these go.
 
 
 def choose(place: str, key: str, options: Mapping[str, T], name: object) -> T:
@@ -42,7 +195,9 @@ def construct(place: str, factory: Callable[..., T], *args: Any, params: Mapping
         raise ConfigError(f"{place}: {error}") from error
 
 
-def check_arguments(place: str, factory: Callable[..., Any], num_args: int, params: Mapping[str, Any]) -> None:
+def check_arguments(
+    place: str, factory: Callable[..., Any], num_args: int, params: Mapping[str, Any]
+) -> None:
     """Whether `factory(*args, **params)` could be called with so many args.
 
     Raises:
@@ -57,23 +212,6 @@ def check_arguments(place: str, factory: Callable[..., Any], num_args: int, para
         raise ConfigError(f"{place}: the key {missing[0]!r} is missing")
 
 
-def load_object(place: str, path: str) -> Any:
-    """What "package.module:name" names; a module in the working directory is found too.
-
-    Raises:
-        ConfigError: no such module or name, or the module raises something.
-    """
-    module, colon, attribute = path.partition(":")
-    if not colon:
-        raise ConfigError(f"{place}: write it as package.module:name, not {path!r}")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # a script's path begins with its own folder, not with the user's
-    try:
-        return getattr(import_module(module), attribute)
-    except Exception as error:  # the user's own module: whatever it raises
-        raise ConfigError(f"{place}: {path!r} cannot be imported: {type(error).__name__}: {error}") from error
-
-
 def check_keys(place: str, given: Iterable[object], known: Iterable[str]) -> None:
     """Raises:
     ConfigError: one of the given keys is not known.
@@ -81,7 +219,11 @@ def check_keys(place: str, given: Iterable[object], known: Iterable[str]) -> Non
     known = list(known)
     for key in given:
         if key not in known:
-            listed = f"known: {', '.join(known) or 'none'}" if len(known) < 50 else "--help lists those that are known"
+            listed = (
+                f"known: {', '.join(known) or 'none'}"
+                if len(known) < 50
+                else "--help lists those that are known"
+            )
             raise ConfigError(f"{place}: unknown key {key!r}; {listed}{_nearest(key, known)}")
 
 
@@ -99,7 +241,9 @@ def check_number(name: str, value: object, at_least: float, above: bool = False)
     """
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not number or value < at_least or (above and value == at_least):  # type: ignore[operator]
-        raise ConfigError(f"{name}: a number {'>' if above else '>='} {at_least} is needed, not {value!r}")
+        raise ConfigError(
+            f"{name}: a number {'>' if above else '>='} {at_least} is needed, not {value!r}"
+        )
 
 
 def _nearest(name: object, known: Iterable[str]) -> str:

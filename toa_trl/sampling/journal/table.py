@@ -89,14 +89,14 @@ def as_play(row: Row) -> Play:
     action = Action(row.agent, row.kind, tuple(json.loads(row.refs)), row.parent, row.depth)  # type: ignore[arg-type]
     done = None
     if row.response is not None:  # then these are there as well
-        finish_reason, num_prompt, num_completion = (
-            row.finish_reason,
-            row.prompt_tokens,
-            row.completion_tokens,
-        )
         done = Completion(
-            row.response, finish_reason, num_prompt, num_completion, row.flops, row.reasoning
-        )  # type: ignore[arg-type]
+            row.response,
+            row.finish_reason,  # type: ignore[arg-type]
+            row.prompt_tokens,  # type: ignore[arg-type]
+            row.completion_tokens,  # type: ignore[arg-type]
+            row.flops,
+            row.reasoning,
+        )
     return Play(
         row.play, action, done, row.reward, row.error, row.seed, row.reward_flops, row.second_reward
     )

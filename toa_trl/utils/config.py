@@ -1,0 +1,254 @@
+"""Typed configuration: pydantic models, and errors in one line that name the full path of the key.
+
+A model is written as a class (`Config`), or comes from the signature of what it configures
+(`model_of`): the constructor's annotations give types and ranges, its docstring the descriptions.
+Validation, `--help`, the JSON schema and the reference page all read these models.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
+
+import docstring_parser
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from toa_trl.errors import ConfigError
+
+T = TypeVar("T")
+MAX_LISTED = 40  # keys that an error lists; beyond that it names --help
+MAX_SHOWN = 80  # characters of a refused value
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Config(BaseModel):
+    """Base class of configuration models: immutable, without conversions, unknown keys refused."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        arbitrary_types_allowed=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and cls.model_config.get("extra") == "forbid":
+            for key in value:
+                if key not in cls.model_fields:
+                    raise PydanticCustomError(
+                        "unknown_key", "{text}", {"text": unknown_key(key, cls.model_fields)}
+                    )
+        return value
+
+
+def validate(kind: Any, value: object, place: str = "") -> Any:
+    """Validate a value against a type or a configuration model.
+
+    Args:
+        kind: a `Config` class or any type that pydantic knows.
+        value: as it comes from YAML, the command line or Python.
+        place: path of the value, such as "agents[1]"; empty for a whole configuration.
+
+    Returns:
+        The value as `kind` describes it.
+
+    Raises:
+        ConfigError: the value is invalid; the message names the path of the key, the value and what is allowed.
+    """
+    try:
+        return _adapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise ConfigError(explain(error, place)) from None
+
+
+def model_of(
+    factory: Callable[..., Any], skip: int = 0, base: type[Config] = Config
+) -> type[Config]:
+    """Return the configuration model of a callable's keyword arguments.
+
+    Args:
+        factory: a class or function; annotations give types and ranges, the Google docstring descriptions.
+        skip: leading arguments that the caller passes itself.
+        base: a model whose fields are added, such as keys that all entries of one kind share.
+    """
+    return _model_of(factory, skip, base)
+
+
+@cache
+def _model_of(factory: Callable[..., Any], skip: int, base: type[Config]) -> type[Config]:
+    hints = _hints(factory)
+    documented = {arg.arg_name: arg.description for arg in _docstring(factory).params}
+    fields: dict[str, Any] = {}
+    extra = "forbid"
+    for parameter in list(inspect.signature(factory).parameters.values())[skip:]:
+        if parameter.kind is parameter.VAR_KEYWORD:
+            extra = "allow"
+        elif parameter.kind is not parameter.VAR_POSITIONAL:
+            required = parameter.default is parameter.empty
+            described = Field(
+                ... if required else parameter.default, description=documented.get(parameter.name)
+            )
+            fields[parameter.name] = (hints.get(parameter.name, Any), described)
+    name = getattr(factory, "__qualname__", type(factory).__name__)
+    model: type[Config] = create_model(
+        name, __base__=base, __doc__=inspect.getdoc(factory), **fields
+    )
+    if extra == "allow":
+        model.model_config["extra"] = "allow"
+        model.model_rebuild(force=True)
+    return model
+
+
+def call(place: str, factory: Callable[..., T], *args: Any, params: Mapping[str, Any]) -> T:
+    """Return `factory(*args, **params)`, where the params come from a configuration.
+
+    Raises:
+        ConfigError: a key is unknown or missing, or a value is invalid.
+    """
+    checked = validate(model_of(factory, skip=len(args)), params, place)
+    try:
+        return factory(*args, **{key: getattr(checked, key) for key in checked.model_fields_set})
+    except TypeError as error:
+        raise ConfigError(f"{place}: {error}") from error
+
+
+def explain(error: ValidationError, place: str = "") -> str:
+    """Return one line for the first error: the path of the key, what is wrong, and what is allowed."""
+    return _explain(error.errors(include_url=False)[0], place)
+
+
+def _explain(error: ErrorDetails, place: str) -> str:
+    path, context = _path(place, error["loc"]), error.get("ctx", {})
+    kind, value = error["type"], error["input"]
+    if kind == "nested":
+        return _explain(context["error"], path)
+    if kind in ("unknown_key", "explained"):
+        return f"{path}: {context['text']}" if path else str(context["text"])
+    if kind == "missing":
+        parent, key = _path(place, error["loc"][:-1]), error["loc"][-1]
+        return f"{parent}: the key {key!r} is missing" if parent else f"{key}: the key is missing"
+    wanted = {
+        "int_type": "must be an integer",
+        "int_from_float": "must be an integer",
+        "float_type": "must be a number",
+        "finite_number": "must be a finite number",
+        "bool_type": "must be true or false",
+        "string_type": "must be a string",
+        "string_too_short": "must not be empty",
+        "list_type": "must be a list",
+        "tuple_type": "must be a list",
+        "dict_type": "must be a mapping of keys to values",
+        "mapping_type": "must be a mapping of keys to values",
+        "model_type": "must be a mapping of keys to values",
+        "greater_than_equal": "must be >= {ge}",
+        "greater_than": "must be > {gt}",
+        "less_than_equal": "must be <= {le}",
+        "less_than": "must be < {lt}",
+        "literal_error": "must be one of {expected}",
+        "too_short": "must have at least {min_length} entries",
+        "value_error": "{error}",
+    }.get(kind, error["msg"][:1].lower() + error["msg"][1:].replace("{", "{{").replace("}", "}}"))
+    shown = repr(value) if len(repr(value)) <= MAX_SHOWN else f"{repr(value)[:MAX_SHOWN]}..."
+    return f"{path}: {wanted.format(**context)}, not {shown}{_remedy(kind, value)}"
+
+
+def _remedy(kind: str, value: object) -> str:
+    if kind == "float_type" and isinstance(value, str):
+        try:
+            return f" (YAML reads this as text; write {float(value)!r})"
+        except ValueError:
+            return ""
+    return ""
+
+
+def nested(error: ValidationError) -> NoReturn:
+    """Raise inside a validator the first error of an inner validation, so that its path is kept."""
+    raise PydanticCustomError(
+        "nested", "{text}", {"text": explain(error), "error": error.errors()[0]}
+    )
+
+
+def unknown_key(key: object, known: Iterable[str]) -> str:
+    """Return the error text for a key that is not among the known ones."""
+    known = list(known)
+    listed = ", ".join(known) if len(known) <= MAX_LISTED else "see --help"
+    return f"unknown key {key!r}; known: {listed or 'none'}{nearest(key, known)}"
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Return " (did you mean 'x'?)" for the nearest known name, or an empty string."""
+    match = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def _path(place: str, location: tuple[int | str, ...]) -> str:
+    path = place
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif not _is_union_branch(part):
+            path += f".{part}" if path else part
+    return path
+
+
+def _is_union_branch(part: str) -> bool:
+    """Whether pydantic put it into the location to say which member of a union it tried."""
+    return not part.isidentifier() or part in {
+        "str",
+        "int",
+        "float",
+        "bool",
+        "list",
+        "dict",
+        "none",
+        "literal",
+    }
+
+
+@cache
+def _cached_adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    try:
+        return _cached_adapter(kind)
+    except TypeError:  # an unhashable annotation
+        return TypeAdapter(kind)
+
+
+def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
+    function = factory.__init__ if inspect.isclass(factory) else factory
+    try:
+        return get_type_hints(function, include_extras=True)
+    except NameError:  # a name that only type checkers import: the value is passed on unchecked
+        return {}
+
+
+def _docstring(factory: Callable[..., Any]) -> docstring_parser.Docstring:
+    return docstring_parser.parse(
+        inspect.getdoc(factory) or "", docstring_parser.DocstringStyle.GOOGLE
+    )
