@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers import wait
+from toa_trl.agents import Agent
 from toa_trl.data.prompts import as_prompts
 from toa_trl.errors import AgentError, RewardError, Unavailable
 from toa_trl.evaluation.accuracy import Measurement, Scores, corpus_scores, measure
 from toa_trl.evaluation.intervals import wilson
 from toa_trl.evaluation.outputs import Output, Outputs, respond
 from toa_trl.evaluation.votes import majority
-from toa_trl.rewards import make_reward
+from toa_trl.rewards import RewardModel, make_reward
 from toa_trl.tasks import make_task
 from toa_trl.types import Completion, Message, Prompt, Sampling
 
@@ -35,7 +36,7 @@ def exact(completions: Any, answer: Any, **columns: Any) -> list[float]:
 VERIFIER = make_reward({"kind": "function", "function": exact})
 
 
-class Knows:
+class Knows(Agent):
     """Greedily answers 1; sampled, the seed decides."""
 
     name = "knows"
@@ -52,7 +53,7 @@ class Knows:
         return Completion(str(seed % 3))
 
 
-class Constant:
+class Constant(RewardModel):
     """The number of the prompt, and an error for those in `fails`."""
 
     def __init__(self, *fails: str) -> None:
@@ -181,7 +182,7 @@ def test_where_no_spaces_are_written_a_character_is_a_word(text: str, num_words:
 
 
 def test_samples_that_nobody_can_judge_are_left_out_and_counted() -> None:
-    class Picky:
+    class Picky(RewardModel):
         async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
             if responses == ["2"]:
                 raise RewardError("never heard of it")
@@ -196,7 +197,7 @@ def test_samples_that_nobody_can_judge_are_left_out_and_counted() -> None:
 
 
 def test_a_score_that_is_no_number_is_no_score() -> None:
-    class Broken:
+    class Broken(RewardModel):
         async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
             return [float("nan")] if prompt.id == "p0" else [1.0]
 
@@ -258,7 +259,7 @@ def test_translations_are_measured_as_a_corpus() -> None:
     ]
     task, answers = make_task("translation"), {source: answer for source, _, answer in rows}
 
-    class Translator:
+    class Translator(Agent):
         name = "translator"
 
         async def generate(

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from tests.helpers import TextReward, number, play, rollout, wait
 from toa_trl import TOASampler
+from toa_trl.agents import Agent
 from toa_trl.agents.scripted import ScriptedAgent
 from toa_trl.data.prompts import load_prompts
 from toa_trl.errors import ConfigError
@@ -25,6 +26,7 @@ from toa_trl.evaluation.comparison import RememberingReward, Run, best_reward_ov
 from toa_trl.evaluation.intervals import gap_bounds, resampled_means, studentized_range
 from toa_trl.evaluation.students import Judge
 from toa_trl.report.figures import best_reward_over_n as draw
+from toa_trl.rewards import RewardModel
 from toa_trl.rewards.length import LengthReward
 from toa_trl.tasks import make_task
 from toa_trl.types import Completion, Message, Prompt, Rollout, Sampling
@@ -35,7 +37,7 @@ PROMPTS = [{"id": f"p{i}", "prompt": f"{i}?"} for i in range(6)]
 REWARDS = st.lists(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=6), min_size=1, max_size=5)
 
 
-class Writer:
+class Writer(Agent):
     """Its answer depends on everything it is shown."""
 
     def __init__(self, name: str) -> None:
@@ -47,7 +49,7 @@ class Writer:
         return Completion(f"{self.name} {number([m.content for m in messages], seed)}")
 
 
-class Verifier:
+class Verifier(RewardModel):
     """Right is what holds a 1; remembers the prompts it has seen."""
 
     def __init__(self) -> None:

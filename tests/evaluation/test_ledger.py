@@ -12,13 +12,13 @@ import pytest
 from tests.helpers import wait
 from toa_trl.errors import RewardError
 from toa_trl.evaluation.ledger import KeptReward, Ledger, keep, ledger_path
-from toa_trl.rewards.judge import Judgement
-from toa_trl.types import Prompt
+from toa_trl.rewards import RewardModel
+from toa_trl.types import Prompt, Score
 
 PROMPT = Prompt("p", "What?", {"reference": "x"})  # type: ignore[arg-type]
 
 
-class Counting:
+class Counting(RewardModel):
     """Scores a text by its length; compares by it, too."""
 
     def __init__(self) -> None:
@@ -33,9 +33,9 @@ class Counting:
             float("nan") if response == "nan" else float(len(response)) for response in responses
         ]
 
-    async def compare(self, prompt: Prompt, a: str, b: str) -> Judgement:
+    async def compare(self, prompt: Prompt, a: str, b: str) -> Score:
         self.asked.append((a, b))
-        return Judgement(float(len(a) > len(b)), 5.0, 3.0)
+        return Score(float(len(a) > len(b)), 5.0, weight=3.0)
 
     async def aclose(self) -> None:
         self.closed = True
@@ -75,8 +75,7 @@ def test_scores_and_verdicts_are_kept_and_failures_are_not(tmp_path: Path) -> No
 
     first, second = Counting(), Counting()
     found, again = ask(first), ask(second)
-    assert [float(value) for value in found] == [float(value) for value in again] == [1.0, 2.0, 1.0]
-    assert found[2].weight == again[2].weight == 3.0
+    assert found == again == [1.0, 2.0, Score(1.0, weight=3.0)]
     assert first.asked == ["a", "bc", ("long", "s"), "bad", "nan"]
     assert second.asked == ["bad", "nan"]
     assert first.closed

@@ -23,7 +23,7 @@ from toa_trl.evaluation import students
 from toa_trl.evaluation.comparison import Run
 from toa_trl.evaluation.intervals import bootstrap
 from toa_trl.evaluation.students import Judge, Lesson, Training, data_table, table_rows, train
-from toa_trl.rewards import make_reward
+from toa_trl.rewards import RewardModel, make_reward
 from toa_trl.tasks import make_task
 from toa_trl.types import Prompt, Sampling
 from toa_trl.utils.registry import construct
@@ -178,7 +178,7 @@ def test_an_interrupted_training_does_not_outlive_it(tmp_path: Path, training: T
 def test_the_table_is_made_once(
     tmp_path: Path, training: Training, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Verifier:
+    class Verifier(RewardModel):
         num_asked = 0
 
         async def score(self, prompt: Any, responses: Any) -> list[float]:

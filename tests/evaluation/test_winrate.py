@@ -30,17 +30,26 @@ from toa_trl.evaluation.winrate import (
     win_rates,
 )
 from toa_trl.rewards import make_reward
-from toa_trl.rewards.judge import Judgement
 from toa_trl.tasks import make_task
-from toa_trl.types import Prompt
+from toa_trl.types import Prompt, Score
 
-SHARES = st.sampled_from([None, 0.0, 0.25, 0.5, 0.75, 1.0]) | st.builds(
-    lambda share, weight: Judgement(share, None, weight),
-    st.sampled_from([0.0, 0.5, 0.875, 1.0]),
+OUTCOMES = st.none() | st.builds(
+    lambda share, weight: Score(share, weight=weight),
+    st.sampled_from([0.0, 0.25, 0.5, 0.75, 0.875, 1.0]),
     st.sampled_from([1.0, 2.0, 3.0]),
 )
-CASES = st.lists(st.tuples(SHARES, st.integers(0, 40), st.integers(0, 40)), max_size=60)
-Case = tuple[float | None, int, int]
+CASES = st.lists(st.tuples(OUTCOMES, st.integers(0, 40), st.integers(0, 40)), max_size=60)
+Case = tuple[Score | None, int, int]
+
+
+def outcomes(*values: float | None) -> list[Score | None]:
+    """Outcomes of weight 1."""
+    return [None if value is None else Score(value) for value in values]
+
+
+def values(found: list[Score | None]) -> list[float | None]:
+    """The shares of outcomes."""
+    return [None if outcome is None else outcome.value for outcome in found]
 
 
 def rate(cases: list[Case]) -> Any:
@@ -48,15 +57,16 @@ def rate(cases: list[Case]) -> Any:
 
 
 def swapped(case: Case) -> Case:
-    share, ours, theirs = case
-    if isinstance(share, Judgement):
-        return Judgement(1 - share, None, share.weight), theirs, ours
-    return None if share is None else 1 - share, theirs, ours
+    outcome, ours, theirs = case
+    if outcome is not None:
+        outcome = Score(1 - outcome.value, weight=outcome.weight)
+    return outcome, theirs, ours
 
 
 def test_outcomes_by_scores() -> None:
-    assert by_scores([1.0, 0.5, -2.0, 3], [0.5, 0.5, -1.0, 3.0]) == [1.0, 0.5, 0.0, 0.5]
-    assert by_scores([0.1 + 0.2], [0.3]) == [1.0]  # no tolerance
+    found = by_scores([1.0, 0.5, -2.0, 3], [0.5, 0.5, -1.0, 3.0])
+    assert found == outcomes(1.0, 0.5, 0.0, 0.5)
+    assert by_scores([0.1 + 0.2], [0.3]) == [Score(1.0)]  # no tolerance
     missing = [None, 1.0, math.nan, 1.0, math.inf]
     assert by_scores(missing, [1.0, None, 1.0, math.nan, 1.0]) == [None] * 5
     assert by_scores([], []) == []
@@ -67,8 +77,8 @@ def test_outcomes_by_scores() -> None:
 @given(st.lists(st.tuples(st.floats(allow_nan=False), st.floats(allow_nan=False))))
 def test_outcomes_by_scores_mirror(pairs: list[tuple[float, float]]) -> None:
     ours, theirs = [a for a, _ in pairs], [b for _, b in pairs]
-    mirrored = by_scores(theirs, ours)
-    assert [None if o is None else 1 - o for o in by_scores(ours, theirs)] == mirrored
+    mirrored = values(by_scores(theirs, ours))
+    assert [None if v is None else 1 - v for v in values(by_scores(ours, theirs))] == mirrored
 
 
 @given(CASES)
@@ -117,15 +127,15 @@ def test_counts_add_up_and_intervals_hold_their_rates(cases: list[Case]) -> None
 
 @pytest.mark.parametrize(("outcome", "expected"), [(1.0, 1.0), (0.5, 0.5), (0.0, 0.0)])
 def test_wins_ties_and_losses_count_one_half_and_nothing(outcome: float, expected: float) -> None:
-    found = summarize([outcome] * 20, [10] * 20, [11, 9] * 10)
+    found = summarize([Score(outcome)] * 20, [10] * 20, [11, 9] * 10)
     assert found.win_rate == found.win_rate_matched_length == expected
     assert found.interval == found.interval_matched_length == (expected, expected)
     assert (found.num_matched, found.reason) == (20, None)
 
 
 def test_failures_are_left_out() -> None:
-    outcomes = [1.0, None, 0.0, 0.5, 1.0, None, math.nan]
-    found = summarize(outcomes, [4, None, 2, 2, 4, None, 3], [1, 1, 1, 1, 1, None, 99])
+    mixed = outcomes(1.0, None, 0.0, 0.5, 1.0, None, None)
+    found = summarize(mixed, [4, None, 2, 2, 4, None, 3], [1, 1, 1, 1, 1, None, 99])
     assert found.win_rate == 2.5 / 4
     assert found.interval == bootstrap([0.0, 0.5, 1.0, 1.0])
     assert (found.num_wins, found.num_ties, found.num_losses, found.num_failed) == (2, 1, 1, 3)
@@ -153,18 +163,20 @@ def test_without_outcomes_there_is_no_rate_and_a_reason() -> None:
 def test_arena_verdicts_count_with_their_weights() -> None:
     """Arena-Hard-Auto repeats a strong verdict three times and takes the mean over all of them."""
     rng = random.Random(0)
-    values = {"A>>B": [1.0] * 3, "A>B": [1.0], "A=B": [0.5], "B>A": [0.0], "B>>A": [0.0] * 3}
-    games = [(rng.choice(list(values)), rng.choice(list(values))) for _ in range(200)]
-    theirs = [value for game in games for verdict in game for value in values[verdict]]
+    shares_of = {"A>>B": [1.0] * 3, "A>B": [1.0], "A=B": [0.5], "B>A": [0.0], "B>>A": [0.0] * 3}
+    verdicts = list(shares_of)
+    games = [(rng.choice(verdicts), rng.choice(verdicts)) for _ in range(200)]
+    theirs = [value for game in games for verdict in game for value in shares_of[verdict]]
     ours = []
     for game in games:
-        repeated = [value for verdict in game for value in values[verdict]]
-        ours.append(Judgement(sum(repeated) / len(repeated), None, len(repeated) / 2))
+        repeated = [value for verdict in game for value in shares_of[verdict]]
+        ours.append(Score(sum(repeated) / len(repeated), weight=len(repeated) / 2))
     found = summarize(ours, [9] * 200, [9] * 200)
     assert (
         found.win_rate == found.win_rate_matched_length == pytest.approx(sum(theirs) / len(theirs))
     )
-    shares, weights = np.array(ours), np.array([judgement.weight for judgement in ours])
+    shares = np.array([score.value for score in ours])
+    weights = np.array([score.weight for score in ours])
     drawn = np.random.default_rng(1).integers(0, 200, (2000, 200))  # the ratio itself, drawn anew
     low, high = np.percentile((shares * weights)[drawn].sum(1) / weights[drawn].sum(1), [2.5, 97.5])
     assert found.interval == pytest.approx((low, high), abs=0.01)
@@ -186,7 +198,7 @@ def test_at_matched_length_a_preference_for_long_answers_is_taken_out() -> None:
     rng = np.random.default_rng(0)
     ratio = rng.normal(0.3, 0.35, 4000)
     wins = rng.random(4000) < 1 / (1 + np.exp(-0.4 - 2 * ratio))
-    found = summarize(list(wins.astype(float)), list(300 * np.exp(ratio)), [300.0] * 4000)
+    found = summarize(outcomes(*wins.astype(float)), list(300 * np.exp(ratio)), [300.0] * 4000)
     assert found.win_rate is not None
     assert found.win_rate > 0.68
     assert found.win_rate_matched_length == pytest.approx(0.6, abs=0.03)
@@ -199,7 +211,7 @@ def test_pairs_are_matched_by_the_ratio_of_their_lengths() -> None:
     lengths = [(100, 120), (120, 100), (100, 121), (121, 100), (0, 0), (0, 1), (7, 7)]
     assert (
         summarize(
-            [1.0] * 7 * 5, [a for a, _ in lengths] * 5, [b for _, b in lengths] * 5
+            [Score(1.0)] * 7 * 5, [a for a, _ in lengths] * 5, [b for _, b in lengths] * 5
         ).num_matched
         == 4 * 5
     )
@@ -218,7 +230,7 @@ def test_pairs_are_matched_by_the_ratio_of_their_lengths() -> None:
 def test_too_few_matched_pairs_give_a_reason_and_no_rate(
     ours: list[float], theirs: list[float]
 ) -> None:
-    found = summarize([1.0, *[0.5] * (len(ours) - 1)], ours, theirs)
+    found = summarize([Score(1.0), *[Score(0.5)] * (len(ours) - 1)], ours, theirs)
     assert (found.win_rate_matched_length, found.interval_matched_length) == (None, None)
     assert "too few" in (found.reason or "")
     assert found.win_rate is not None
@@ -226,9 +238,11 @@ def test_too_few_matched_pairs_give_a_reason_and_no_rate(
 
 def test_as_few_matched_pairs_as_are_needed() -> None:
     num = int(FEWEST_MATCHED)
-    assert summarize([1.0] * num, [5] * num, [5] * num).win_rate_matched_length == 1.0
+    assert summarize([Score(1.0)] * num, [5] * num, [5] * num).win_rate_matched_length == 1.0
     assert (
-        summarize([1.0] * num, [10, 11] * (num // 2), [11, 10] * (num // 2)).win_rate_matched_length
+        summarize(
+            [Score(1.0)] * num, [10, 11] * (num // 2), [11, 10] * (num // 2)
+        ).win_rate_matched_length
         == 1.0
     )
 
@@ -239,7 +253,7 @@ class Counting:
     def __init__(self) -> None:
         self.running = self.most = 0
 
-    async def compare(self, prompt: Prompt, a: str, b: str) -> float:
+    async def compare(self, prompt: Prompt, a: str, b: str) -> Score:
         self.running += 1
         self.most = max(self.most, self.running)
         await asyncio.sleep(0.0001 * (len(a) % 3))
@@ -248,7 +262,7 @@ class Counting:
             raise Unavailable("gone")
         if len(a) % 5 == 0:
             raise RewardError("no verdict")
-        return 1.0 if len(a) > len(b) else 0.0
+        return Score(1.0 if len(a) > len(b) else 0.0)
 
 
 def test_by_judge_keeps_the_order_and_leaves_failures_out(caplog: pytest.LogCaptureFixture) -> None:
@@ -258,8 +272,8 @@ def test_by_judge_keeps_the_order_and_leaves_failures_out(caplog: pytest.LogCapt
     against = [None if i == 2 else "x" * 200 for i in range(number)]
     judge = Counting()
     with caplog.at_level(logging.WARNING):
-        outcomes = wait(by_judge(judge, prompts, responses, against, progress=False))
-    assert outcomes == [
+        found = wait(by_judge(judge, prompts, responses, against, progress=False))
+    assert values(found) == [
         None if i in (1, 2) or i % 5 == 0 else float(i > 200) for i in range(number)
     ]
     assert judge.most == NUM_AT_ONCE
@@ -283,9 +297,9 @@ def test_a_row_for_each_model_and_whatever_measured_it() -> None:
     seen = []
 
     class Longer:
-        async def compare(self, prompt: Prompt, a: str, b: str) -> float:
+        async def compare(self, prompt: Prompt, a: str, b: str) -> Score:
             seen.append(prompt.messages[-1].content)
-            return float(len(a) > len(b))
+            return Score(float(len(a) > len(b)))
 
     outputs = {
         name: [Outputs(Output(text), (Output("a sample that nobody compares"),))] * 12
@@ -318,7 +332,7 @@ def test_a_judge_that_talks_nonsense_still_gives_the_right_rate(mode: str) -> No
     prompts = [Prompt(str(i), f"Question {i}?") for i in range(100)]  # type: ignore[arg-type]
     ours, theirs = ([" ".join(word * rng.randint(5, 20)) for _ in prompts] for word in "wv")
 
-    async def judged(url: str) -> list[float | None]:
+    async def judged(url: str) -> list[Score | None]:
         agent = {"name": "judge", "engine": "openai", "model": "judge", "base_url": url}
         judge: Any = make_reward({"kind": "judge", "agent": agent, "mode": mode, "max_attempts": 2})
         try:
@@ -327,12 +341,13 @@ def test_a_judge_that_talks_nonsense_still_gives_the_right_rate(mode: str) -> No
             await judge.aclose()
 
     with judging(nonsense=0.3) as server:
-        outcomes = wait(judged(server.url))
+        found = wait(judged(server.url))
         assert server.stats()["served_again"] == 0
     lengths = [[len(text.split()) for text in texts] for texts in (ours, theirs)]
     expected = by_scores(*lengths)  # type: ignore[arg-type]
-    assert all(outcome in (None, truth) for outcome, truth in zip(outcomes, expected, strict=True))
-    found = summarize(outcomes, *lengths)
-    assert 5 <= found.num_failed <= 35  # 1 - (1 - 0.3 ** 2) ** 2 of 100 are 17
-    assert found.win_rate_matched_length == pytest.approx(0.5)
+    pairs = zip(values(found), values(expected), strict=True)
+    assert all(value in (None, truth) for value, truth in pairs)
+    summary = summarize(found, *lengths)
+    assert 5 <= summary.num_failed <= 35  # 1 - (1 - 0.3 ** 2) ** 2 of 100 are 17
+    assert summary.win_rate_matched_length == pytest.approx(0.5)
     assert rating(ours[0]) != rating(theirs[0])
