@@ -1,23 +1,27 @@
-"""Imports point one way (CONTRIBUTING.md), and heavy libraries live where they must."""
+"""Imports point one way (CONTRIBUTING.md), and heavy libraries are imported only where they must be."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "toa_trl"
+LINKS = {"recipes", "accelerate_configs"}  # links to the folders beside the package
 
 BASE = {"types", "errors", "utils"}
 MODELS = BASE | {"models", "tasks", "agents", "rewards"}
 RUN = MODELS | {"search", "data", "sampling", "report", "hub", "rollouts"}
-# package -> what it may import beside itself; the order is that of the pipeline
+# part -> the parts that it may import; in the order of the pipeline
 ARROWS: dict[str, set[str]] = {
     "types": set(),
     "errors": {"types"},
@@ -26,6 +30,7 @@ ARROWS: dict[str, set[str]] = {
     "tasks": BASE,
     "models": BASE,
     "data": BASE,
+    "serving": BASE,
     "agents": BASE | {"models"},
     "rewards": BASE
     | {"models", "tasks", "agents"},  # a judge is an agent that is asked for a score
@@ -36,13 +41,18 @@ ARROWS: dict[str, set[str]] = {
     "rollouts": BASE | {"data", "sampling", "report", "hub"},
     "sampler": RUN,
     "distributed": RUN | {"sampler"},
-    "serving": BASE,
     "cli": RUN | {"sampler", "serving"},
     "training": RUN | {"sampler", "cli", "evaluation"},
     "demo": MODELS,
     "__init__": BASE | {"sampler", "rollouts"},
     "__main__": {"cli"},
 }
+# What a part starts or imports by a name or a path instead of an import statement. "recipes" are the scripts of that
+# folder, "command" is `toa-trl` in a process of its own: the public interface, which these parts may use as users do.
+HIDDEN: dict[str, set[str]] = {
+    "serving": {"utils"},
+}
+MAY_START_COMMANDS = {"cli", "training", "evaluation"}
 MAY_IMPORT_TORCH = {
     "agents/transformers.py",
     "rewards/classifier.py",
@@ -50,31 +60,29 @@ MAY_IMPORT_TORCH = {
     "rewards/process.py",
     "models/loading.py",  # inside its functions only
 }
+MODULE_NAME = re.compile(r"toa_trl((\.\w+)+)(:\w+)?")
+SCRIPT_PATH = re.compile(r"(?:\S*/)?(recipes|toa_trl)/([\w/]+)\.py")
+RECIPES = {path.name for path in (ROOT / "recipes").glob("[a-z]*.py")}
 
 
 @cache
 def imports(path: Path) -> frozenset[tuple[str, bool]]:
-    """(module, at the top) of every import of a file, also those in functions and under TYPE_CHECKING."""
+    """Return (module, at the top) of every import of a file, also of those inside functions."""
 
-    def found(node: ast.AST, top: bool) -> Iterator[tuple[str, bool]]:
+    def modules_of(node: ast.AST, top: bool) -> Iterator[tuple[str, bool]]:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.Import):
-                yield from ((name.name, top) for name in child.names)
+                yield from ((alias.name, top) for alias in child.names)
             elif isinstance(child, ast.ImportFrom):
                 assert child.level == 0, f"{path}: a relative import"
                 assert child.module is not None
                 yield child.module, top
-                # `from toa_trl import runner` imports a part, too
-                yield from (
-                    (f"{child.module}.{name.name}", top)
-                    for name in child.names
-                    if child.module == "toa_trl"
-                )
-            yield from found(
-                child, top and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
-            )
+                if child.module == "toa_trl":  # `from toa_trl import sampler` imports a part
+                    yield from ((f"toa_trl.{alias.name}", top) for alias in child.names)
+            in_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+            yield from modules_of(child, top and not in_function)
 
-    return frozenset(found(ast.parse(path.read_text(encoding="utf-8")), top=True))
+    return frozenset(modules_of(ast.parse(path.read_text(encoding="utf-8")), top=True))
 
 
 def libraries(path: Path, at_the_top: bool = False) -> set[str]:
@@ -85,7 +93,42 @@ def part(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-FILES = sorted(p for p in PACKAGE.rglob("*.py"))
+def hidden_arrows(path: Path) -> set[str]:
+    """Return what a file starts or imports by a name or a path: parts of the package, "recipes", "command"."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    modules = {module.rpartition(".")[2]: module for module, _ in imports(path)}
+    prefixes = {
+        alias.asname or alias.name: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    targets = set[str]()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id=name), attr="__file__"):
+                module = f"{prefixes[name]}.{name}" if name in prefixes else modules.get(name, "")
+                targets |= targets_of(module)
+            case ast.Constant(value=str(text)):
+                targets |= targets_of(text)
+            case ast.List(elts=elements) | ast.Tuple(elts=elements):
+                values = [e.value for e in elements if isinstance(e, ast.Constant)]
+                if "toa-trl" in values or ("-m" in values and "toa_trl" in values):
+                    targets.add("command")
+    return targets
+
+
+def targets_of(text: str) -> set[str]:
+    """Return the part that a string names as a module, an object or the path of a script; a sentence names none."""
+    if matched := MODULE_NAME.fullmatch(text):
+        name = matched[1].split(".")[1]
+        return {name} if name in ARROWS or name in LINKS else set()
+    if matched := SCRIPT_PATH.fullmatch(text):
+        return {"recipes" if matched[1] == "recipes" else matched[2].split("/")[0]}
+    return {"recipes"} if text in RECIPES else set()
+
+
+FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if part(path) not in LINKS]
 by_name = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 
 
@@ -95,51 +138,77 @@ def test_every_part_has_its_arrows() -> None:
 
 @by_name
 def test_imports_point_one_way(path: Path) -> None:
-    known = {p.stem for p in PACKAGE.glob("*.py")} | {
-        p.name for p in PACKAGE.iterdir() if p.is_dir()
-    }
-    own = {
-        module.split(".")[1] for module, _ in imports(path) if module.startswith("toa_trl.")
-    } & known
-    assert own - {part(path)} <= ARROWS[part(path)]
+    modules = {module for module, _ in imports(path) if module.startswith("toa_trl.")}
+    targets = {module.split(".")[1] for module in modules} & (ARROWS.keys() | LINKS)
+    assert targets - {part(path)} <= ARROWS[part(path)]
 
 
-def test_the_arrows_make_no_circle() -> None:
-    left = {name: set(targets) for name, targets in ARROWS.items()}
-    while left:
-        free = [name for name, targets in left.items() if not targets & left.keys()]
-        assert free, f"a circle among {sorted(left)}"
+def test_the_arrows_have_no_cycle() -> None:
+    remaining = {name: set(targets) for name, targets in ARROWS.items()}
+    while remaining:
+        free = [name for name, targets in remaining.items() if not targets & remaining.keys()]
+        assert free, f"a cycle among {sorted(remaining)}"
         for name in free:
-            del left[name]
+            del remaining[name]
+
+
+def test_what_is_started_by_name_or_path_is_listed_and_allowed() -> None:
+    started: dict[str, set[str]] = {}
+    for path in FILES:
+        if targets := hidden_arrows(path) - {part(path)}:
+            started.setdefault(part(path), set()).update(targets)
+    assert started == HIDDEN
+    for name, targets in HIDDEN.items():
+        commands = {"recipes", "command"} if name in MAY_START_COMMANDS else set[str]()
+        assert targets <= ARROWS[name] | commands, name
+
+
+@pytest.mark.parametrize(
+    ("code", "targets"),
+    [
+        ("from toa_trl.utils import guard\nrun([python, guard.__file__])", {"utils"}),
+        ("import toa_trl.serving.fleet as fleet\nrun('toa_trl/serving/fleet.py')", {"serving"}),
+        ("load('toa_trl.search.toa:TOA')", {"search"}),
+        ("import_module('toa_trl.recipes.sft')", {"recipes"}),
+        ("run([python, root / 'recipes/sft.py'])", {"recipes"}),
+        ("run([python, recipes / 'sft.py'])", {"recipes"}),
+        ("run([python, '-m', 'toa_trl', 'sft'])", {"command"}),
+        ("run(['toa-trl', 'sft'])", {"command"}),
+        ("raise ConfigError('run recipes/sft.py, or python -m toa_trl sft')", set()),
+        ("here = __file__", set()),
+    ],
+)
+def test_hidden_arrows_are_found(code: str, targets: set[str], tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(code, encoding="utf-8")
+    assert hidden_arrows(path) == targets
 
 
 @by_name
-def test_torch_lives_where_models_do(path: Path) -> None:
+def test_torch_is_imported_only_where_models_are(path: Path) -> None:
     name = str(path.relative_to(PACKAGE))
     if part(path) not in ("demo", "training") and name not in MAY_IMPORT_TORCH:
         assert "torch" not in libraries(path)
         assert "transformers" not in libraries(path, at_the_top=True)
     if name == "models/loading.py":
         assert not {"torch", "transformers"} & libraries(path, at_the_top=True)
-    # TRL, with accelerate and peft, only in the recipes and in training; nothing heavy at the top
-    if part(path) != "training":
-        assert not {"trl", "accelerate", "peft"} & libraries(path)
-    elif part(path) == "training":
-        assert not {"torch", "transformers", "trl", "accelerate", "peft"} & libraries(
-            path, at_the_top=True
-        )
+
+
+@by_name
+def test_trl_is_imported_only_by_training_and_recipes(path: Path) -> None:
+    trl, heavy = {"trl", "accelerate", "peft"}, {"torch", "transformers"}
+    if part(path) == "training":
+        assert not (trl | heavy) & libraries(path, at_the_top=True)
+    else:
+        assert not trl & libraries(path)
 
 
 @pytest.mark.parametrize(
     "path", sorted((PACKAGE / "search").glob("*.py")), ids=lambda path: path.name
 )
 def test_searches_are_pure(path: Path) -> None:
-    used = libraries(path)
-    assert used <= {*sys.stdlib_module_names, "toa_trl"}
-    assert (
-        not {"asyncio", "time", "datetime", "os", "pathlib", "io", "logging", "threading", "sys"}
-        & used
-    )
+    impure = {"asyncio", "time", "datetime", "os", "pathlib", "io", "logging", "threading", "sys"}
+    assert libraries(path) <= {*sys.stdlib_module_names, "toa_trl", "pydantic"} - impure
 
 
 @pytest.mark.parametrize(
@@ -152,41 +221,55 @@ def test_recipes_import_trl_when_they_run_and_are_short(path: Path) -> None:
 
 @by_name
 def test_no_file_hides_two(path: Path) -> None:
-    assert (
-        len(path.read_text(encoding="utf-8").splitlines()) <= 360
-    )  # "past about 300 lines asks for a new name"
+    # "past about 300 lines asks for a new name"
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 360
+
+
+def test_every_imported_library_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    optional = project["optional-dependencies"]
+    declared = [*project["dependencies"], *optional["eval"], *optional["ray"], *optional["vllm"]]
+    declared += optional["deepspeed"]
+    names = {re.split(r"[\[<>=!;]", line)[0].replace("-", "_").lower() for line in declared}
+    brought = {  # what a declared package brings along as a part of its own interface
+        "markupsafe": "jinja2",
+        "packaging": "transformers",
+        "pydantic_core": "pydantic",
+        "safetensors": "transformers",
+        "tokenizers": "transformers",
+        "tqdm": "transformers",
+        "yarl": "aiohttp",
+    }
+    elsewhere = {"alpaca_eval", "comet"}  # installed in an environment of their own
+    distributions = metadata.packages_distributions()
+    undeclared = set[str]()
+    for path in [*FILES, *(ROOT / "recipes").glob("*.py")]:
+        for library in libraries(path) - sys.stdlib_module_names - elsewhere - {"toa_trl"}:
+            own = {name.replace("-", "_").lower() for name in distributions.get(library, [library])}
+            if not own & names and brought.get(library) not in names:
+                undeclared.add(f"{path.relative_to(ROOT)}: {library}")
+    assert not undeclared
 
 
 def loaded_by(*modules: str) -> set[str]:
     code = f"import sys, {', '.join(modules)}; print(*sys.modules)"
+    command = [sys.executable, "-c", code]
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
     )
     return {module.partition(".")[0] for module in done.stdout.split()}
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
-    assert not {
-        "torch",
-        "trl",
-        "transformers",
-        "accelerate",
-        "peft",
-        "datasets",
-        "matplotlib",
-    } & loaded_by("toa_trl")
+    heavy = {"torch", "trl", "transformers", "accelerate", "peft", "datasets", "matplotlib"}
+    assert not heavy & loaded_by("toa_trl")
 
 
 def test_a_run_over_servers_needs_no_torch() -> None:
-    used = loaded_by(
+    modules = loaded_by(
         "toa_trl.agents.openai",
         "toa_trl.rewards.function",
         "toa_trl.data.prompts",
         "toa_trl.evaluation.comparison",
     )
-    assert not {"torch", "trl", "transformers"} & used
+    assert not {"torch", "trl", "transformers"} & modules
