@@ -17,7 +17,9 @@ from toa_trl.agents import make_agent, make_sampling
 from toa_trl.cli.arguments import parse, user_errors
 from toa_trl.cli.config import EvaluationArguments, make_verifier
 from toa_trl.evaluation.accuracy import Scores, measure
-from toa_trl.evaluation.benchmarks import alpaca_eval_against, check_benchmarks, lm_eval_of
+from toa_trl.evaluation.alpaca import AlpacaEvalConfig
+from toa_trl.evaluation.benchmarks import alpaca_eval_against, lm_eval_of
+from toa_trl.evaluation.harness import LmEvalConfig
 from toa_trl.evaluation.ledger import keep, ledger_path
 from toa_trl.evaluation.metadata import write_evaluation
 from toa_trl.evaluation.outputs import Outputs, check_all, closing_all, respond
@@ -28,6 +30,7 @@ from toa_trl.rewards.judge import JudgeReward
 from toa_trl.sampler import decisive, digest, run_until_signal
 from toa_trl.tasks import make_task
 from toa_trl.types import Sampling
+from toa_trl.utils.config import validate
 from toa_trl.utils.registry import construct
 
 OF_WIN_RATES = (
@@ -95,15 +98,21 @@ def main() -> None:
         Path(config.output_dir),
         partial(json.dumps, indent=2),
     )
-    check_benchmarks(config.alpaca_eval, config.lm_eval)
+    alpaca_eval, lm_eval = (
+        validate(model, entry, place) if entry else None
+        for model, entry, place in (
+            (AlpacaEvalConfig, config.alpaca_eval, "alpaca_eval"),
+            (LmEvalConfig, config.lm_eval, "lm_eval"),
+        )
+    )
     run_until_signal(check_all(config.models))
     if config.prompts or not config.lm_eval:
         questions, outputs = run_until_signal(evaluate(config))
-    if config.alpaca_eval:
+    if alpaca_eval:
         against = (config.baseline, questions, outputs, folder / "alpaca_eval")
-        print("AlpacaEval:", told(alpaca_eval_against(*against, config.alpaca_eval, results)))
-    if config.lm_eval:
-        print("lm-eval:", told(lm_eval_of(config.models, config.lm_eval, results)))
+        print("AlpacaEval:", told(alpaca_eval_against(*against, alpaca_eval, results)))
+    if lm_eval:
+        print("lm-eval:", told(lm_eval_of(config.models, lm_eval, results)))
     if config.model_cards:
         measured, about = (
             json.loads(results.read_text(encoding="utf-8")),

@@ -1,4 +1,4 @@
-"""lm_eval on the bundled student, with a task file of our own, and what users get wrong."""
+"""lm_eval on the bundled student, with a task file of our own, and invalid input."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from tests.helpers import wait
 from tests.server import serving
 from toa_trl.agents import make_agent
 from toa_trl.errors import AgentError, ConfigError
-from toa_trl.evaluation.harness import run_lm_eval
+from toa_trl.evaluation.harness import LmEvalConfig, run_lm_eval
 from toa_trl.types import Message, Sampling
+from toa_trl.utils.config import validate
 
 DEMO = Path(__file__).parents[2] / "toa_trl/demo"
 STUDENT = {"name": "student", "engine": "transformers", "model": str(DEMO / "weights/student")}
@@ -36,6 +37,10 @@ filter_list:
 metric_list:
 - {{metric: exact_match, aggregation: mean, higher_is_better: true}}
 """
+
+
+def config(tasks: str | list[str], folder: Path, **options: Any) -> LmEvalConfig:
+    return LmEvalConfig(tasks=tasks, include_path=str(folder), **options)
 
 
 @pytest.fixture
@@ -74,7 +79,7 @@ def test_the_student_scores_as_its_own_answers_say(
         for done, row in zip(asked, problems, strict=True)
     )
     assert 0 < right < NUM
-    found = run_lm_eval(STUDENT, "stories", include_path=tasks, batch_size=5)
+    found = run_lm_eval(STUDENT, config("stories", tasks, batch_size=5))
     assert found.keys() == {"stories"}
     assert found["stories"]["exact_match,last-number"] == pytest.approx(right / NUM)
     assert found["stories"]["exact_match,last-number_stderr"] > 0
@@ -97,7 +102,7 @@ def test_an_adapter_alone_is_loaded_on_its_base(tasks: Path, tmp_path: Path) -> 
     merged.save_pretrained(tmp_path / "merged")
     AutoTokenizer.from_pretrained(STUDENT["model"]).save_pretrained(tmp_path / "merged")
     adapter, whole, base = (
-        run_lm_eval({**STUDENT, "model": str(model)}, ["stories"], include_path=tasks)
+        run_lm_eval({**STUDENT, "model": str(model)}, config(["stories"], tasks))
         for model in (tmp_path / "adapter", tmp_path / "merged", STUDENT["model"])
     )
     assert adapter == whole != base
@@ -106,7 +111,7 @@ def test_an_adapter_alone_is_loaded_on_its_base(tasks: Path, tmp_path: Path) -> 
 @pytest.mark.heavy  # lm_eval reads its own 14,000 tasks
 def test_an_unknown_task_names_near_ones(tasks: Path) -> None:
     with pytest.raises(ConfigError, match="no task 'storis'; did you mean stories"):
-        run_lm_eval(STUDENT, ["stories", "storis"], include_path=tasks)
+        run_lm_eval(STUDENT, config(["stories", "storis"], tasks))
 
 
 @pytest.mark.parametrize(
@@ -115,25 +120,40 @@ def test_an_unknown_task_names_near_ones(tasks: Path) -> None:
         (
             {**STUDENT, "engine": "transformer"},
             "tasks",
-            "engine 'transformer' is not known.*did you mean 'transformers'",
+            "engine must be one of transformers, .* not 'transformer' .did you mean 'transformers'",
         ),
-        ({"name": "a", "model": "m"}, "tasks", "engine None is not known"),
+        ({"name": "a", "model": "m"}, "tasks", "engine must be one of .*, not None"),
         ({**STUDENT, "model": "/nowhere"}, "tasks", "lm_eval: model 'student': OSError"),
-        (STUDENT, "no_tasks", "include_path .* is no folder"),
+        (STUDENT, "no_tasks", "lm_eval.include_path: .* is not a folder"),
     ],
 )
 def test_mistakes_are_one_line(
     tasks: Path, entry: dict[str, Any], include_path: str, says: str
 ) -> None:
     with pytest.raises(ConfigError, match=says) as error:
-        run_lm_eval(entry, ["stories"], include_path=tasks.parent / include_path)
+        run_lm_eval(entry, config(["stories"], tasks.parent / include_path))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({}, "lm_eval: the key 'tasks' is missing"),
+        ({"tasks": "a", "limit": 0}, "lm_eval.limit: must be >= 1, not 0"),
+        ({"tasks": "a", "batch_size": "auto"}, "lm_eval.batch_size: must be an integer"),
+        ({"tasks": "a", "num_fewshot": -1}, "lm_eval.num_fewshot: must be >= 0, not -1"),
+        ({"task": "a"}, "lm_eval: unknown key 'task'.*did you mean 'tasks'"),
+    ],
+)
+def test_an_invalid_entry_names_the_key(entry: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        validate(LmEvalConfig, entry, "lm_eval")
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(ConfigError, match=r"pip install 'toa_trl\[eval\]'"):
-        run_lm_eval(STUDENT, ["stories"])
+        run_lm_eval(STUDENT, LmEvalConfig(tasks="stories"))
 
 
 def test_a_server_is_asked_for_every_problem(tasks: Path) -> None:
@@ -146,9 +166,9 @@ def test_a_server_is_asked_for_every_problem(tasks: Path) -> None:
             "base_url": [server.url],
             "max_concurrency": 4,
         }
-        found = run_lm_eval(entry, "stories", include_path=tasks, limit=3)
+        found = run_lm_eval(entry, config("stories", tasks, limit=3))
         assert server.stats()["requests"]["POST /v1/chat/completions"] == 3
         assert found["stories"]["num_problems"] == 3
         server.control(fault_rate=1.0, faults=["500"])
         with pytest.raises(AgentError, match=r"lm_eval: model 'served': ClientResponseError: 500"):
-            run_lm_eval(entry, ["stories"], include_path=tasks, limit=3)
+            run_lm_eval(entry, config(["stories"], tasks, limit=3))

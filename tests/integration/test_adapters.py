@@ -16,7 +16,7 @@ from tests.integration.conftest import ENVIRONMENT, ROOT, WEIGHTS, command, laun
 from toa_trl import Rollouts, TOASampler
 from toa_trl.data.prompts import load_prompts
 from toa_trl.errors import ConfigError
-from toa_trl.evaluation.harness import run_lm_eval
+from toa_trl.evaluation.harness import LmEvalConfig, run_lm_eval
 from toa_trl.models.flops import Flops
 
 pytestmark = pytest.mark.heavy
@@ -124,8 +124,9 @@ def test_adapters_of_one_base_are_agents_beside_it(lora: Path, bare: Path, tmp_p
 
 
 def test_what_needs_a_whole_model_names_the_script(lora: Path) -> None:
+    gsm8k = LmEvalConfig(tasks="gsm8k")
     for use in (
-        lambda: run_lm_eval({"name": "l", "engine": "vllm", "model": str(lora)}, "gsm8k"),
+        lambda: run_lm_eval({"name": "l", "engine": "vllm", "model": str(lora)}, gsm8k),
         lambda: TOASampler(
             [{"name": "l", "engine": "vllm", "model": str(lora)}], {"kind": "length"}
         ),

@@ -1,81 +1,111 @@
 """AlpacaEval 2 by the `alpaca_eval` package, with any OpenAI-compatible server as the annotator.
 
-Dubois et al. 2024, "Length-Controlled AlpacaEval". The package runs in a process of its own: it changes the root logger
-and scikit-learn's configuration, and reads its servers and keys from the environment when it is imported.
+Dubois et al. 2024, "Length-Controlled AlpacaEval", arXiv 2404.04475. The package needs an old
+setuptools and configures logging and scikit-learn when it is imported, so it runs in an environment
+of its own, which scripts/alpaca_environment makes.
 """
 
 from __future__ import annotations
 
+import csv
 import json
-import logging
+import math
 import os
+import shutil
 import subprocess
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib import metadata
-from importlib.util import find_spec
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any, cast
+from statistics import mean
+from typing import Annotated, Any
 
-import yaml
+from pydantic import AfterValidator
 
+from toa_trl.agents.base import whole_text
 from toa_trl.errors import ConfigError, RewardError
+from toa_trl.evaluation import alpaca_process
 from toa_trl.evaluation.intervals import bootstrap
+from toa_trl.utils.config import Config, PositiveInt, Text
 from toa_trl.utils.files import replace_text
-from toa_trl.utils.registry import check_whole, construct
 
 HUB_DATASET = "tatsu-lab/alpaca_eval"
-GAMED = "df_gamed.csv"  # alpaca_eval 0.6.6 takes the difficulties of the instructions from it, too
-TEMPLATE = "evaluators_configs/alpaca_eval_clf_gpt4_turbo/alpaca_eval_clf.txt"  # asks for "m" or "M" and nothing else
+GAMED = "df_gamed.csv"  # lengths and difficulties that the length control is fitted with
+# asks for "m" or "M" and nothing else
+TEMPLATE = "evaluators_configs/alpaca_eval_clf_gpt4_turbo/alpaca_eval_clf.txt"
+# where alpaca_eval is, without importing it
+LOCATE = "from importlib.util import find_spec; print(find_spec('alpaca_eval').origin)"
 
 
-@dataclass(frozen=True)
-class Annotator:
-    """The keys of an annotator's entry."""
+def _http_url(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://")
+    return url
 
-    model: str  # as the server calls it
-    base_url: str  # e.g. "http://localhost:8000/v1"
-    api_key_env: str = (
-        "OPENAI_API_KEY"  # environment variable that holds the key; the key itself is never written
-    )
-    logprobs: bool = True  # weigh by the probabilities of the verdict, as AlpacaEval 2 does; False reads the text alone
-    max_concurrency: int = 16  # requests in flight
 
-    def config(self) -> dict[str, Any]:
-        """alpaca_eval's configuration: its weighted_alpaca_eval_gpt4_turbo, or the same prompt with the text read."""
+class Annotator(Config):
+    """The model that compares two outputs."""
+
+    model: Text
+    """Name of the model on the server."""
+    base_url: Annotated[str, AfterValidator(_http_url)]
+    """URL of the server, such as "http://localhost:8000/v1"."""
+    api_key_env: Text = "OPENAI_API_KEY"
+    """Environment variable that holds the key; the key itself is never written."""
+    logprobs: bool = True
+    """Weigh by the probabilities of the verdict, as AlpacaEval 2 does; false reads the text alone."""
+    max_concurrency: PositiveInt = 16
+    """Requests in flight."""
+
+    @property
+    def alpaca_eval_name(self) -> str:
+        """Name of the annotator in alpaca_eval, which tells its cached annotations from others."""
+        return f"{self.model} ({'logprobs' if self.logprobs else 'text'})"
+
+    def alpaca_eval_config(self) -> dict[str, Any]:
+        """Return the annotator as alpaca_eval configures it, without the template.
+
+        With logprobs it is alpaca_eval's weighted_alpaca_eval_gpt4_turbo; else the same prompt, and
+        the verdict is read from the text.
+        """
+        request: dict[str, Any] = {
+            "model_name": self.model,
+            "num_procs": self.max_concurrency,
+            "requires_chatml": True,
+            "client_kwargs": {"max_retries": 5},
+        }
         if self.logprobs:
-            asked: dict[str, Any] = {
-                "max_tokens": 1,
-                "temperature": 1.0,
-                "logprobs": True,
-                "top_logprobs": 5,
-            }
-            parser = "logprob_parser"
-            read: dict[str, Any] = {
+            request |= {"max_tokens": 1, "temperature": 1.0, "logprobs": True, "top_logprobs": 5}
+            parser: dict[str, Any] = {
                 "numerator_token": "m",
                 "denominator_tokens": ["m", "M"],
                 "is_binarize": False,
             }
-        else:  # room for what a reasoning model thinks; a verdict inside a longer text is not guessed
-            asked, parser = {"max_tokens": 2048, "temperature": 0.0}, "regex_parser"
-            verdict = r"\A(?:[\s\S]*</think>)?\W*{}\W*\Z"
-            read = {"outputs_to_match": {1: verdict.format("m"), 2: verdict.format("M")}}
-        server = {
-            "model_name": self.model,
-            "num_procs": self.max_concurrency,
-            "requires_chatml": True,
-        }
+        else:
+            request |= {"max_tokens": 2048, "temperature": 0.0}  # room for reasoning
+            verdict = r"\A(?:[\s\S]*</think>)?\W*{}\W*\Z"  # the whole answer, nothing is guessed
+            parser = {"outputs_to_match": {1: verdict.format("m"), 2: verdict.format("M")}}
         return {
-            "prompt_template": str(_package() / TEMPLATE),
             "fn_completions": "openai_completions",
-            "completions_kwargs": {**server, **asked, "client_kwargs": {"max_retries": 5}},
+            "completions_kwargs": request,
             "completion_key": "completions_all" if self.logprobs else "completions",
-            "fn_completion_parser": parser,
-            "completion_parser_kwargs": read,
+            "fn_completion_parser": "logprob_parser" if self.logprobs else "regex_parser",
+            "completion_parser_kwargs": parser,
             "batch_size": 1,
         }
+
+
+class AlpacaEvalConfig(Config):
+    """Win rates by AlpacaEval 2."""
+
+    annotator: Annotator
+    """The model that compares two outputs: {model, base_url, ...}."""
+    datasets: list[str] | None = None
+    """The part of AlpacaEval that each instruction belongs to."""
+    length_control: str | None = None
+    """Folder with df_gamed.csv; by default the Hub's cache on this machine is used."""
+    max_instances: PositiveInt | None = None
+    """Judge only this many instructions, drawn with alpaca_eval's own seed."""
+    python: Text = ".venv-alpaca/bin/python"
+    """Python of an environment with alpaca_eval; scripts/alpaca_environment makes the default one."""
 
 
 def run_alpaca_eval(
@@ -85,254 +115,206 @@ def run_alpaca_eval(
     baseline_name: str,
     baseline_outputs: Sequence[str],
     output_dir: str | Path,
-    *,
-    annotator: Mapping[str, Any],
-    datasets: Sequence[str] | None = None,
-    length_control: str | Path | None = None,
-    max_instances: int | None = None,
+    config: AlpacaEvalConfig,
 ) -> dict[str, Any]:
-    """The win rate of a model's outputs against a baseline's.
+    """Return the win rate of a model's outputs against a baseline's.
 
-    Called again with the same folder, it asks only for the annotations that are missing or could not be read; another
-    annotator, or other outputs, are told apart there.
+    Called again with the same folder, it asks only for annotations that are missing or could not be
+    read; annotations by another annotator or of other outputs are kept apart.
 
     Args:
-        name: of the model, as the files in the folder call it.
-        instructions: the prompts. For a length-controlled figure all 805 of AlpacaEval, in its order.
-        outputs: of the model, one for each instruction.
-        baseline_name: of the baseline; the leaderboard's is gpt4_1106_preview, and its length control was made for it.
-        baseline_outputs: one for each instruction.
-        output_dir: for the outputs, the annotator's configuration, the annotations, and alpaca_eval.log.
-        annotator: the keys of `Annotator`.
-        datasets: which part of AlpacaEval each instruction is from, where it is known.
-        length_control: folder with df_gamed.csv; without it the Hub's cache on this machine is looked at.
-        max_instances: judge only so many, drawn with alpaca_eval's own seed.
+        name: name of the model in the files.
+        instructions: the prompts; a length-controlled rate needs AlpacaEval's 805, in its order.
+        outputs: the model's, one for each instruction.
+        baseline_name: name of the baseline. The leaderboard's is gpt4_1106_preview, for which the
+            length control was made.
+        baseline_outputs: the baseline's, one for each instruction.
+        output_dir: folder for outputs, annotations and alpaca_eval.log.
+        config: annotator and options.
 
     Returns:
-        baseline, annotator (model), win_rate (share in [0, 1], identical outputs and even odds half), interval (95 %
-        bootstrap), standard_error, length_controlled_win_rate with length_controlled_standard_error or a note why they
-        are missing, num_wins, num_ties, num_losses, num_failed (annotations that could not be read; they count nowhere),
-        mean_length and baseline_mean_length (characters).
+        baseline, annotator (model), win_rate (share in [0, 1]; identical outputs and even odds
+        count half), interval (95 % bootstrap), standard_error, length_controlled_win_rate and
+        length_controlled_standard_error, or a note why they are missing, num_wins, num_ties,
+        num_losses, num_failed (unreadable annotations, which count nowhere), mean_length and
+        baseline_mean_length (characters).
 
     Raises:
-        ConfigError: alpaca_eval is not installed, an unknown key, no instruction, or not one output for each.
+        ConfigError: alpaca_eval is not installed, or the numbers of instructions and outputs differ.
         RewardError: the annotator failed, or none of its annotations could be read.
     """
-    judge = construct("annotator", Annotator, params=annotator)
-    check_whole("annotator: max_concurrency", judge.max_concurrency, 1)
-    if not str(judge.base_url).startswith(("http://", "https://")):
-        raise ConfigError(
-            f"annotator: base_url must begin with http:// or https://, not {judge.base_url!r}"
-        )
-    lengths = {
-        len(each)
-        for each in (instructions, outputs, baseline_outputs, *([datasets] if datasets else []))
-    }
-    if lengths != {len(instructions) or 1}:
+    counts = {len(outputs), len(baseline_outputs), len(config.datasets or instructions)}
+    if not instructions or counts != {len(instructions)}:
         raise ConfigError(
             f"alpaca_eval: {len(instructions)} instructions, {len(outputs)} outputs of {name}, "
-            f"{len(baseline_outputs)} of {baseline_name}; one of each is needed for every instruction"
+            f"{len(baseline_outputs)} of {baseline_name}; every instruction needs one of each"
         )
-    if max_instances is not None:
-        check_whole("alpaca_eval: max_instances", max_instances, 1)
-    folder = Path(output_dir).resolve()
+    annotator, folder = config.annotator, Path(output_dir).resolve()
+    settings = annotator.alpaca_eval_config() | {"prompt_template": _template(config.python)}
+    max_instances = config.max_instances
+    if max_instances is not None and max_instances >= len(instructions):
+        max_instances = None  # alpaca_eval would shuffle them all the same
+    num_judged = max_instances or len(instructions)
+    gamed, note = _find_length_control(config.length_control, num_judged)
     (folder / "annotator").mkdir(parents=True, exist_ok=True)
-    # the name tells cached annotations apart
-    style = "logprobs" if judge.logprobs else "text"
-    config = yaml.safe_dump({f"{judge.model} ({style})": judge.config()}, allow_unicode=True)
-    replace_text(folder / "annotator/configs.yaml", config)
-    for file, generator, texts in (
+    # JSON is YAML, too
+    text = json.dumps({annotator.alpaca_eval_name: settings}, ensure_ascii=False)
+    replace_text(folder / "annotator/configs.yaml", text)
+    for part, generator, texts in (
         ("model", name, outputs),
         ("reference", baseline_name, baseline_outputs),
     ):
-        rows = [
-            {"instruction": _plain(instruction), "output": _plain(text), "generator": generator}
-            for instruction, text in zip(instructions, texts, strict=True)
-        ]
-        for row, dataset in zip(rows, datasets or [], strict=False):
-            row["dataset"] = dataset
-        replace_text(folder / f"{file}_outputs.json", json.dumps(rows, indent=2))
-    if max_instances is not None and max_instances >= len(instructions):
-        max_instances = None  # alpaca_eval would shuffle them all the same
-    measured = _run(folder, judge, max_instances=max_instances, gamed=_gamed(length_control))
-    preferences = [each for each in measured.pop("preferences") if each is not None]
-    return {
-        "baseline": baseline_name,
-        "annotator": judge.model,
-        "interval": bootstrap(preferences),
-        **measured,
-    }
+        rows = _rows(instructions, texts, generator, config.datasets)
+        replace_text(folder / f"{part}_outputs.json", json.dumps(rows, indent=2))
+    _run(folder, config, gamed, max_instances)
+    return _read_results(folder, annotator, baseline_name, note)
 
 
-def _package() -> Path:
-    """Where alpaca_eval is; importing it takes a second, and has effects."""
-    found = find_spec("alpaca_eval")
-    if found is None or found.origin is None:
-        raise ConfigError("alpaca_eval is not installed; pip install 'toa_trl[eval]'")
-    return Path(found.origin).parent
-
-
-def _plain(text: str) -> str:
-    """Without surrogates, which no request can carry, and without the marks at which alpaca_eval would cut the text."""
-    return text.encode(errors="replace").decode().replace("<|im_", "<| im_")
-
-
-def _gamed(folder: str | Path | None) -> str | None:
-    """The file that length control needs.
+def _template(python: str) -> str:
+    """Return the path of the annotator's prompt in the environment of alpaca_eval.
 
     Raises:
-        ConfigError: it is not in the folder that was named.
+        ConfigError: there is no such environment, or it lacks alpaca_eval.
     """
-    if folder is None:
+    remedy = "scripts/alpaca_environment makes .venv-alpaca with it"
+    try:
+        done = subprocess.run(
+            [python, "-I", "-c", LOCATE], capture_output=True, text=True, check=True
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"alpaca_eval.python: {python!r} cannot be started ({error.strerror}); {remedy}"
+        ) from error
+    except subprocess.CalledProcessError as error:
+        raise ConfigError(
+            f"alpaca_eval.python: alpaca_eval is not installed for {python!r}; {remedy}"
+        ) from error
+    return str(Path(done.stdout.strip()).parent / TEMPLATE)
+
+
+def _find_length_control(folder: str | None, num_instructions: int) -> tuple[Path | None, str]:
+    """Return the file that length control needs, or None and why there is no length control.
+
+    Raises:
+        ConfigError: the file is not in the folder that was named.
+    """
+    if folder is not None:
+        path = Path(folder).resolve() / GAMED
+        if not path.is_file():
+            raise ConfigError(
+                f"alpaca_eval.length_control: no {GAMED} in {folder}; it is a file of the Hub's "
+                f"data set {HUB_DATASET}"
+            )
+    else:
         from huggingface_hub import try_to_load_from_cache
 
         cached = try_to_load_from_cache(HUB_DATASET, GAMED, repo_type="dataset")
-        return cached if isinstance(cached, str) else None
-    path = Path(folder).resolve() / GAMED
-    if not path.is_file():
-        raise ConfigError(
-            f"alpaca_eval: no {GAMED} in {folder}; it is a file of the Hub's data set {HUB_DATASET}"
+        if not isinstance(cached, str):
+            fetch = f"hf download --repo-type dataset {HUB_DATASET} {GAMED}"
+            return None, f"{GAMED} was not found; fetch it by: {fetch}"
+        path = Path(cached)
+    with path.open(encoding="utf-8", newline="") as file:
+        num_known = len({row["index"] for row in csv.DictReader(file)})
+    if num_known != num_instructions:
+        return None, (
+            f"it is made for AlpacaEval's {num_known} instructions in their order, "
+            f"these are {num_instructions}"
         )
-    return str(path)
+    return path, ""
 
 
-def _run(folder: Path, judge: Annotator, **options: Any) -> dict[str, Any]:
-    """Run `_evaluate` in a process of its own."""
+def _rows(
+    instructions: Sequence[str],
+    texts: Sequence[str],
+    generator: str,
+    datasets: Sequence[str] | None,
+) -> list[dict[str, str]]:
+    rows = []
+    for number, (instruction, text) in enumerate(zip(instructions, texts, strict=True)):
+        row = {"instruction": _plain(instruction), "output": _plain(text), "generator": generator}
+        if datasets is not None:
+            row["dataset"] = datasets[number]
+        rows.append(row)
+    return rows
+
+
+def _plain(text: str) -> str:
+    """Return the text without surrogates and without the marks at which alpaca_eval would cut it."""
+    return whole_text(text).replace("<|im_", "<| im_")
+
+
+def _run(
+    folder: Path, config: AlpacaEvalConfig, gamed: Path | None, max_instances: int | None
+) -> None:
+    """Run `alpaca_process` in the environment of alpaca_eval.
+
+    Raises:
+        RewardError: it failed.
+    """
+    annotator = config.annotator
     environment = {
         **os.environ,
-        "OPENAI_API_BASE": judge.base_url,
-        "OPENAI_API_KEYS": os.environ.get(judge.api_key_env) or "none",
-        "OPENAI_CLIENT_CONFIG_PATH": "",  # one of the user's would go before these two
-        "HF_HUB_OFFLINE": "1",  # what it needs is here
+        "OPENAI_API_BASE": annotator.base_url,
+        "OPENAI_API_KEYS": os.environ.get(annotator.api_key_env) or "none",
+        "OPENAI_CLIENT_CONFIG_PATH": "",  # a user's own would override these two
+        "HF_HUB_OFFLINE": "1",  # all it needs is on this machine
     }
-    log, metrics = folder / "alpaca_eval.log", folder / "metrics.json"
-    metrics.unlink(missing_ok=True)
-    command = [sys.executable, "-m", __name__, json.dumps({"folder": str(folder), **options})]
+    if gamed is not None:  # a cache of the Hub that holds this file alone
+        cache = folder / "hub"
+        repository = cache / f"datasets--{HUB_DATASET.replace('/', '--')}"
+        (repository / "refs").mkdir(parents=True, exist_ok=True)
+        (repository / "refs/main").write_text("local")
+        (repository / "snapshots/local").mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(gamed, repository / "snapshots/local" / GAMED)
+        environment["HF_HUB_CACHE"] = str(cache)
+    options = {"length_control": gamed is not None, "max_instances": max_instances}
+    log, figures = folder / "alpaca_eval.log", folder / "annotations.json"
+    figures.unlink(missing_ok=True)
     with log.open("w", encoding="utf-8") as file:
-        subprocess.run(
-            command,
+        done = subprocess.run(
+            [config.python, alpaca_process.__file__, str(folder), json.dumps(options)],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
             check=False,
         )
-    measured = (
-        json.loads(metrics.read_text(encoding="utf-8"))
-        if metrics.is_file()
-        else {"error": "it was ended"}
-    )
-    if "error" in measured:
+    if done.returncode or not figures.is_file():
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+        reason = next((line for line in reversed(lines) if line.strip()), "no output")
         raise RewardError(
-            f"alpaca_eval: the annotator {judge.model} at {judge.base_url}: {measured['error']}; "
-            f"the annotations so far are kept, and the same call goes on; the whole story is in {log}"
+            f"alpaca_eval: the annotator {annotator.model} at {annotator.base_url}: {reason}; "
+            f"the annotations so far are kept, and the same call resumes; details are in {log}"
         )
-    return cast(dict[str, Any], measured)
 
 
-def _evaluate(folder: str, max_instances: int | None, gamed: str | None) -> dict[str, Any]:
-    """What the process does, from the files in the folder."""
-    if (
-        find_spec("pkg_resources") is None
-    ):  # alpaca_eval 0.6.6 asks it for versions; setuptools 82 is without it
-        from packaging.version import parse
-
-        sys.modules["pkg_resources"] = cast(
-            ModuleType,
-            SimpleNamespace(
-                parse_version=parse,
-                get_distribution=lambda name: SimpleNamespace(version=metadata.version(name)),
-            ),
-        )
-    import pandas
-    from alpaca_eval import evaluate
-    from alpaca_eval.annotators import PairwiseAnnotator
-    from alpaca_eval.metrics import get_winrate, glm_winrate
-
-    class Cached(PairwiseAnnotator):  # type: ignore[misc]  # alpaca_eval is untyped here
-        df_annotations: Any
-
-        def save(self, path: Any = None) -> None:
-            super().save(f"{self.caching_path}.new")
-            os.replace(
-                f"{self.caching_path}.new", self.caching_path
-            )  # killed at any moment, there is a whole file
-
-        def load_(self, path: Any = None) -> None:
-            super().load_(path)
-            if self.df_annotations is not None:  # those that could not be read are asked for again
-                failed = self.df_annotations[self.annotation_key] == self.TMP_MISSING_ANNOTATION
-                self.df_annotations = self.df_annotations[~failed]
-
-    def measure(annotations: list[dict[str, Any]]) -> dict[str, Any]:
-        if all(pandas.isna(row["preference"]) for row in annotations):
-            raise ValueError(
-                "none of its annotations could be read; where it gives no logprobs, logprobs: false is needed"
-            )
-        if gamed is None:
-            why = f"{GAMED} was not found; fetch it by: hf download --repo-type dataset {HUB_DATASET} {GAMED}"
-        elif (whole := pandas.read_csv(gamed)["index"].nunique()) != len(annotations):
-            why = f"it is made for AlpacaEval's {whole} instructions in their order, these are {len(annotations)}"
-        else:
-            glm_winrate.hf_hub_download = lambda **_: gamed
-            try:
-                return dict(
-                    glm_winrate.get_length_controlled_winrate(annotations, save_weights_dir=None)
-                )
-            except ValueError as error:  # e.g. all pairs differ by the same length
-                why = f"its model could not be fitted: {error}"
-        return {**get_winrate(annotations), "note": f"no length-controlled win rate: {why}"}
-
-    rows = {
-        part: json.loads(Path(folder, f"{part}_outputs.json").read_text())
-        for part in ("model", "reference")
+def _read_results(
+    folder: Path, annotator: Annotator, baseline_name: str, note: str
+) -> dict[str, Any]:
+    """Return the figures that alpaca_eval has left, see `run_alpaca_eval`."""
+    rows = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
+    # alpaca_eval's 2 is a win of the second output, which is the model's
+    shares = [row["preference"] - 1 for row in rows if row["preference"] is not None]
+    with (folder / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
+        (figures,) = csv.DictReader(file)
+    error = float(figures["standard_error"] or "nan")
+    result: dict[str, Any] = {
+        "baseline": baseline_name,
+        "annotator": annotator.model,
+        "interval": bootstrap(shares),
+        "win_rate": float(figures["win_rate"]) / 100,
+        "standard_error": None if math.isnan(error) else error / 100,
     }
-    board, annotations = evaluate(
-        model_outputs=rows["model"],
-        reference_outputs=rows["reference"],
-        annotators_config=Path(folder, "annotator"),
-        output_path=folder,  # leaderboard.csv and annotations.json
-        precomputed_leaderboard=None,
-        is_return_instead_of_print=True,
-        fn_metric=measure,
-        sort_by="win_rate",
-        max_instances=max_instances,
-        annotation_kwargs={"is_ordered": True},  # two rows may have the same instruction
-        Annotator=Cached,
-    )
-    found = board.iloc[0].to_dict()
-    table = pandas.DataFrame(annotations)
-    preferences = [float(each) - 1 for each in table["preference"].astype(float)]  # 1 is a win
-    controlled = found.get("length_controlled_winrate")
-    return {
-        "win_rate": found["win_rate"] / 100,
-        "standard_error": found["standard_error"] / 100,
-        **(
-            {"note": found["note"]}
-            if controlled is None
-            else {
-                "length_controlled_win_rate": controlled / 100,
-                "length_controlled_standard_error": found["lc_standard_error"] / 100,
-            }
-        ),
-        "num_wins": int(found["n_wins"]),
-        "num_ties": int(found["n_draws"]),
-        "num_losses": int(found["n_wins_base"]),
-        "num_failed": len(table) - int(found["n_total"]),
-        "mean_length": table["output_2"].str.len().mean(),
-        "baseline_mean_length": table["output_1"].str.len().mean(),
-        "preferences": [None if each != each else each for each in preferences],
+    if "length_controlled_winrate" in figures:
+        result["length_controlled_win_rate"] = float(figures["length_controlled_winrate"]) / 100
+        result["length_controlled_standard_error"] = float(figures["lc_standard_error"]) / 100
+    else:
+        result["note"] = f"no length-controlled win rate: {figures.get('note') or note}"
+    return result | {
+        "num_wins": int(figures["n_wins"]),
+        "num_ties": int(figures["n_draws"]),
+        "num_losses": int(figures["n_wins_base"]),
+        "num_failed": len(rows) - len(shares),
+        "mean_length": mean(len(row["output_2"]) for row in rows),
+        "baseline_mean_length": mean(len(row["output_1"]) for row in rows),
     }
-
-
-def _main(folder: str, **options: Any) -> None:
-    try:
-        result = _evaluate(folder, **options)
-    except Exception as error:
-        logging.exception("alpaca_eval failed")
-        result = {"error": f"{type(error).__name__}: {error}"}
-    replace_text(Path(folder, "metrics.json"), json.dumps(result))
-
-
-if __name__ == "__main__":
-    _main(**json.loads(sys.argv[1]))
