@@ -133,5 +133,5 @@ def test_ids_that_are_left_out_add_up_and_are_ids(tmp_path: Path) -> None:
     reason = "overlaps with an evaluation set"
     assert dropped == {"sft": {reason: 3}, "dpo": {reason: 2}}
     assert len(it.to_sft(without=["1", "2"])) == 3
-    with pytest.raises(ConfigError, match="save: without must be a list of ids"):
+    with pytest.raises(ConfigError, match="without: must be a list, not '12'"):
         it.save(tmp_path, without="12")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from toa_trl.data.preference import preference_rows
-from toa_trl.data.sft import ids, sft_rows
+from toa_trl.data.sft import sft_rows
 from toa_trl.data.tables import PREFERENCE, ROLLOUTS, SFT, as_dataset, rollout_rows, write_parquet
 from toa_trl.errors import ConfigError
 from toa_trl.hub.dataset_card import write_card
@@ -25,8 +25,8 @@ from toa_trl.report.audit.language import main_languages
 from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.limits import Meter
 from toa_trl.types import Rollout
+from toa_trl.utils.config import call
 from toa_trl.utils.files import read_yaml
-from toa_trl.utils.registry import construct
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -88,13 +88,13 @@ class Rollouts:
 
     def to_sft(self, **params: Any) -> Dataset:
         """A row per prompt: see `toa_trl.data.sft.sft_rows` for `top_k` and `keep_truncated`."""
-        rows, dropped = construct("sft", sft_rows, self, params=params)
+        rows, dropped = call("sft", sft_rows, self, params=params)
         return _some("SFT", as_dataset(rows, SFT), dropped)
 
     def to_preference(self, rejected_rank: int | float = 30, **params: Any) -> Dataset:
         """A pair per prompt: see `toa_trl.data.preference.preference_rows` for the policies and their parameters."""
         params = {"rejected_rank": rejected_rank, **params}
-        rows, dropped = construct("preference", preference_rows, self, params=params)
+        rows, dropped = call("preference", preference_rows, self, params=params)
         return _some("preference", as_dataset(rows, PREFERENCE), dropped)
 
     def save(
@@ -128,10 +128,13 @@ class Rollouts:
         """
         from toa_trl.report.picture import write_reward_picture  # matplotlib
 
+        if isinstance(without, str):
+            raise ConfigError(f"without: must be a list, not {without!r}")
+
         run_dir, contamination, left_out, of_run = (
             Path(run_dir),
             None,
-            ids("save", without),
+            frozenset(without),
             self.configuration,
         )
         given: dict[str, Any] = {
@@ -186,8 +189,8 @@ class Rollouts:
     def _rows(
         self, params: Mapping[str, Mapping[str, Any]], without: frozenset[str]
     ) -> tuple[dict[str, Iterable[dict[str, Any]]], dict[str, Counter[str]]]:
-        sft, no_sft = construct("sft", sft_rows, self, params=_and_without(params["sft"], without))
-        pairs, no_pair = construct(
+        sft, no_sft = call("sft", sft_rows, self, params=_and_without(params["sft"], without))
+        pairs, no_pair = call(
             "preference", preference_rows, self, params=_and_without(params["dpo"], without)
         )
         return {"sft": sft, "dpo": pairs}, {"sft": no_sft, "dpo": no_pair}

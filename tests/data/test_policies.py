@@ -15,6 +15,7 @@ from toa_trl.data import preference, sft
 from toa_trl.data.preference import POLICIES
 from toa_trl.errors import ConfigError
 from toa_trl.types import Play, Rollout
+from toa_trl.utils.config import call
 
 
 def preference_rows(*args: Any, **params: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
@@ -208,7 +209,7 @@ def test_a_prompt_without_a_pair_is_counted_with_its_reason(
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"policy": "best"}, "'best'.*rank"),
+        ({"policy": "best"}, "policy: must be one of 'rank'.*'best'"),
         ({"rejected_rank": 1}, "rejected_rank"),
         ({"rejected_rank": 0}, "rejected_rank"),
         ({"rejected_rank": 1.0}, "rejected_rank"),
@@ -224,13 +225,13 @@ def test_a_prompt_without_a_pair_is_counted_with_its_reason(
 )
 def test_values_out_of_range_are_refused_by_name(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=f"preference.*{named}"):
-        preference.preference_rows([], **changes)  # at the call, before a row is asked for
+        call("preference", preference.preference_rows, [], params=changes)
 
 
 @pytest.mark.parametrize("top_k", [0, 1.5, True, "2"])
 def test_a_top_k_out_of_range_is_refused_by_name(top_k: Any) -> None:
     with pytest.raises(ConfigError, match=r"sft.*top_k"):
-        sft.sft_rows([], top_k=top_k)
+        call("sft", sft.sft_rows, [], params={"top_k": top_k})
 
 
 @pytest.mark.parametrize("make", [sft.sft_rows, preference.preference_rows])
@@ -256,12 +257,11 @@ def test_prompts_that_overlap_give_no_row() -> None:
     ]
     for rows, dropped in (
         sft_rows(its, without=["b", "d", "x"]),
-        preference_rows(its, policy="worst", without={"b", "d", "x"}),
+        preference_rows(its, policy="worst", without=["b", "d", "x"]),
     ):
         assert [row["prompt_id"] for row in rows] == ["a", "c"]
         assert dropped == {"overlaps with an evaluation set": 2}
     for wrong in ("abc", [1]):
-        with pytest.raises(ConfigError, match="without must be a list of ids"):
-            sft.sft_rows([], without=wrong)  # type: ignore[arg-type]
-        with pytest.raises(ConfigError, match="without must be a list of ids"):
-            preference.preference_rows([], without=wrong)  # type: ignore[arg-type]
+        for make in (sft.sft_rows, preference.preference_rows):
+            with pytest.raises(ConfigError, match=r"rows\.without"):
+                call("rows", make, [], params={"without": wrong})

@@ -45,15 +45,17 @@ def test_jsonl(tmp_path: Path) -> None:
     )
 
 
-def test_parquet_and_folders(tmp_path: Path) -> None:
+def test_parquet_csv_and_folders(tmp_path: Path) -> None:
     rows = [{"prompt": f"{i}?", "id": i, "answer": str(i)} for i in range(5)]
     (tmp_path / "data").mkdir()
     Dataset.from_list(rows).to_parquet(tmp_path / "data" / "train.parquet")
-    for source in (tmp_path / "data" / "train.parquet", tmp_path / "data"):
+    Dataset.from_list(rows).to_csv(tmp_path / "prompts.csv")
+    by_format = [tmp_path / "data" / "train.parquet", tmp_path / "data", tmp_path / "prompts.csv"]
+    for source in by_format:
         prompts = load_prompts(str(source))
         assert [p.id for p in prompts] == ["0", "1", "2", "3", "4"]
         assert [p.messages[0].content for p in prompts] == ["0?", "1?", "2?", "3?", "4?"]
-        assert dict(prompts[3].metadata) == {"answer": "3"}
+        assert str(prompts[3].metadata["answer"]) == "3"
     assert len(load_prompts(str(tmp_path / "data"), limit=2)) == 2
     with pytest.raises(ConfigError, match=r"prompts.*test"):
         load_prompts(str(tmp_path / "data"), split="test")
@@ -69,9 +71,9 @@ def test_limit_takes_the_first_and_reads_no_further(tmp_path: Path) -> None:
     [
         ("{'prompt': 1}", "line 3: not JSON"),
         ('{"prompt": "x"', "line 3: not JSON"),
-        ("3", "line 3: an object with a key 'prompt'"),
-        ({"text": "x"}, "line 3: the column 'prompt' is missing; there are: text"),
-        ({}, "line 3: the column 'prompt' is missing; there are: none"),
+        ("3", "line 3: must be an object with the key 'prompt'"),
+        ({"text": "x"}, "line 3: the column 'prompt' is missing; columns: text"),
+        ({}, "line 3: the column 'prompt' is missing; columns: none"),
         ({"prompt": ""}, "line 3: the prompt is empty"),
         ({"prompt": "  \n"}, "line 3: the prompt is empty"),
         ({"prompt": []}, "line 3: the prompt is empty"),
@@ -82,14 +84,14 @@ def test_limit_takes_the_first_and_reads_no_further(tmp_path: Path) -> None:
             {"prompt": [{"role": "assistant", "content": "x"}]},
             "line 3: the last message must be the user's",
         ),
-        ({"prompt": "x", "id": "two"}, "line 3: the id 'two' is there already, at .*line 2"),
-        ({"prompt": "x", "id": 0}, "line 3: the id '0' is there already, at .*line 1"),
-        ('{"prompt": "half an emoji: \\ud83e"}', "line 3: it holds half a surrogate pair"),
+        ({"prompt": "x", "id": "two"}, "line 3: the id 'two' is already used at .*line 2"),
+        ({"prompt": "x", "id": 0}, "line 3: the id '0' is already used at .*line 1"),
+        ('{"prompt": "half an emoji: \\ud83e"}', "line 3: contains an unpaired surrogate"),
         (
             '{"prompt": "x", "answer": "half an emoji: \\ud83e"}',
-            "line 3: it holds half a surrogate pair",
+            "line 3: contains an unpaired surrogate",
         ),
-        ('{"prompt": "x", "id": "\\ud83e"}', "line 3: it holds half a surrogate pair"),
+        ('{"prompt": "x", "id": "\\ud83e"}', "line 3: contains an unpaired surrogate"),
     ],
 )
 def test_a_row_that_is_no_prompt_is_refused_by_its_line(
@@ -114,12 +116,12 @@ def test_files_without_prompts_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"nowhere.* does not exist"):
             load_prompts(str(tmp_path / source))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match="empty could not be read"):
+    with pytest.raises(ConfigError, match=r"cannot read .*empty"):
         load_prompts(str(tmp_path / "empty"))
     (tmp_path / "p.parquet").write_bytes(b"not parquet")
-    with pytest.raises(ConfigError, match=r"p\.parquet could not be read"):
+    with pytest.raises(ConfigError, match=r"cannot read .*p\.parquet"):
         load_prompts(str(tmp_path / "p.parquet"))
-    with pytest.raises(ConfigError, match="could not be read"):
+    with pytest.raises(ConfigError, match="cannot read"):
         load_prompts("nobody/nothing-at-all")
 
 

@@ -16,7 +16,7 @@ PROMPTS = {
     "not JSON": ('{"prompt": "a"}\n{"prompt": \n', "line 2"),
     "no prompt": (
         '{"prompt": "a"}\n\n{"question": "b"}\n',
-        "line 3: the column 'prompt' is missing; there are: question",
+        "line 3: the column 'prompt' is missing; columns: question",
     ),
     "empty prompt": ('{"prompt": "  "}\n', "line 1: the column 'prompt' is empty"),
     "wrong type": ('{"prompt": 3}\n', "line 1"),
@@ -119,7 +119,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "reward path": ({"reward": {"kind": "function", "function": "f"}}, "package.module:name"),
     "prompts": ({"prompts": "no/such.jsonl"}, "no/such.jsonl does not exist"),
-    "prompts folder": ({"prompts": "docs-of-nobody"}, "docs-of-nobody could not be read"),
+    "prompts folder": ({"prompts": "docs-of-nobody"}, "cannot read docs-of-nobody"),
     "no prompts": ({"prompts": ""}, "prompts: the key is missing"),
     "no output_dir": ({"output_dir": ""}, "output_dir: the key is missing"),
     "unknown key": ({"budegt": 3}, "unknown key 'budegt'"),

@@ -172,9 +172,9 @@ def test_a_fleet_from_start_to_end(fleet: Running, sent: signal.Signals) -> None
     fleet.start()
     fleet.says("waiting for health", times=3)
     assert not fleet.endpoints.exists(), "before every server is healthy"
-    fleet.says(f"fleet: ready.*synthesize.py .*--endpoints {fleet.endpoints}")
+    fleet.says(f"fleet: ready.*toa-trl synthesize .*--endpoints {fleet.endpoints}")
     url = "http://127.0.0.1:{}/v1".format
-    assert load_endpoints(fleet.endpoints) == {
+    assert load_endpoints(fleet.endpoints).model_dump() == {
         "agents": {
             "a": {"model": "some/model", "base_url": [url(fleet.first), url(fleet.first + 1)]}
         },
@@ -256,7 +256,7 @@ def test_a_server_that_dies_is_restarted_and_the_others_go_on(fleet: Running) ->
     fleet.says("a-0: died with code 137")
     assert fleet.endpoints.exists()
     assert not engine.is_running(), "it would hold the GPU"
-    fleet.says("a-0: restarted 1 of 3")
+    fleet.says("a-0: restart 1 of 3")
     fleet.says("a-0: healthy", times=2)
     assert len(fleet.left()) == len(before) - 3, "the other servers"
     fleet.whole_family(9)
@@ -288,7 +288,7 @@ def test_a_server_that_dies_too_often_ends_the_fleet(fleet: Running) -> None:
     fleet.family()
     fleet.ends(1)
     assert fleet.output.count("b: died with code 3") == 2
-    assert fleet.output.count("b: restarted 1 of 1") == 1
+    assert fleet.output.count("b: restart 1 of 1") == 1
     assert "    the last word\n" in fleet.output
     assert re.search(
         r"^stopped: b died after 1 restarts; see .*b\.log$", fleet.output, re.MULTILINE
@@ -299,7 +299,7 @@ def test_a_server_that_was_healthy_for_long_gets_its_restarts_back(fleet: Runnin
     fleet.write([{"name": "a", "port": fleet.first, "env": {"FAKE_DIES_S": 1.5}}], max_restarts=1)
     patched = "import runpy, toa_trl.serving.supervisor as s; s.FORGIVEN_S = 0.1; runpy.run_path('toa_trl/cli/serve_agents.py', run_name='__main__')"
     fleet.start("-c", patched)
-    fleet.says("a: restarted 1 of 1", times=2)
+    fleet.says("a: restart 1 of 1", times=2)
     fleet.family()
     fleet.process.terminate()
     fleet.ends(0)
@@ -329,7 +329,7 @@ def test_servers_on_one_gpu_start_one_after_the_other(fleet: Running) -> None:
     fleet.says("fleet: ready")
     first, second = fleet.starts
     assert second["time"] - first["time"] > 1
-    assert "b: waits until the server beside it" in fleet.output
+    assert "b: waiting for another server to start" in fleet.output
 
 
 def test_a_port_in_use_is_said_before_anything_starts(fleet: Running) -> None:
@@ -347,5 +347,5 @@ def test_a_port_in_use_is_said_before_anything_starts(fleet: Running) -> None:
 def test_a_mistake_is_one_line(fleet: Running) -> None:
     done = run(SCRIPT, "--config", fleet.write([{"name": "a", "port": 1, "gpu": [0]}]))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "server 'a': unknown key 'gpu'" in done.stderr
+    assert "servers[0]: unknown key 'gpu'" in done.stderr
     assert "did you mean 'gpus'" in done.stderr

@@ -12,20 +12,24 @@ import yaml
 
 from toa_trl.errors import ConfigError
 from toa_trl.serving.fleet import (
-    Fleet,
+    FleetConfig,
+    ServerConfig,
     apply_endpoints,
     load_endpoints,
     load_fleet,
     write_endpoints,
 )
 from toa_trl.serving.supervisor import check_machine, serve
+from toa_trl.utils.config import validate
 
 ROOT = Path(__file__).parents[2]
 SERVER = {"name": "a", "model": "some/model", "port": 8001}
 
 
-def fleet(*servers: dict[str, Any], **keys: Any) -> Fleet:
-    return Fleet(servers=[{**SERVER, **server} for server in servers or [{}]], **keys)
+def fleet(*servers: dict[str, Any], **keys: Any) -> FleetConfig:
+    entries = [{**SERVER, **server} for server in servers or [{}]]
+    made: FleetConfig = validate(FleetConfig, {"servers": entries, **keys})
+    return made
 
 
 def words(**keys: Any) -> list[str]:
@@ -93,30 +97,30 @@ def test_replicas_have_ports_and_gpus_of_their_own(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("server", "named"),
     [
-        ({"gpu": [0]}, r"server 'a': unknown key 'gpu'.*did you mean 'gpus'"),
-        ({"name": "a/b"}, "server 'a/b': name must"),
-        ({"name": 3}, "server 3: name must"),
-        ({"model": ""}, "model must be"),
-        ({"port": 0}, "port: a whole number >= 1"),
-        ({"port": "8001"}, "port: a whole number"),
-        ({"port": 65535, "gpus": [[0], [1]]}, "port must be <= 65535"),
+        ({"gpu": [0]}, r"servers\[0\]: unknown key 'gpu'.*did you mean 'gpus'"),
+        ({"name": "a/b"}, r"servers\[0\]\.name: must consist of.*'a/b'"),
+        ({"name": 3}, r"servers\[0\]\.name: must be a string"),
+        ({"model": ""}, "model: must not be empty"),
+        ({"port": 0}, "port: must be >= 1, not 0"),
+        ({"port": "8001"}, "port: must be an integer, not '8001'"),
+        ({"port": 65535, "gpus": [[0], [1]]}, r"servers\[0\]\.port: .*must be <= 65535"),
         *(
-            ({"gpus": gpus}, "gpus must be as")
-            for gpus in (0, [], [[]], [[0], []], [0, 0], [0, [1]], [-1], ["0"], [True])
+            ({"gpus": gpus}, r"servers\[0\]\.gpus: must be a list such as")
+            for gpus in (0, [], [[]], [[0], []], [0, 0], [0, [1]], [[0], 1], [-1], ["0"], [True])
         ),
-        ({"tensor_parallel": 0}, "tensor_parallel: a whole number >= 1"),
-        ({"tensor_parallel": 2, "gpus": [[0, 1], [2]]}, "tensor_parallel 2 needs as many gpus"),
-        ({"memory_share": 0}, "memory_share: a number > 0"),
-        ({"memory_share": 1.1}, "memory_share must be <= 1"),
-        ({"chat_template": "nowhere.jinja"}, "chat_template: there is no file 'nowhere.jinja'"),
-        ({"reward": "yes"}, "reward must be true or false"),
-        ({"args": ["--x"]}, "args must be a mapping"),
-        ({"args": {"max-model-len": None}}, "args must be a mapping"),
-        ({"args": {"port": 1}}, "args: port is set by a key"),
-        ({"args": {"tensor_parallel_size": 1}}, "args: tensor_parallel_size is set by a key"),
-        ({"env": {"X": True}}, "env: X must be a text or a number"),
-        ({"env": {"CUDA_VISIBLE_DEVICES": "0"}, "gpus": [0]}, "leave one out"),
-        ({"launcher": "vllm serve"}, r"launcher: a command with \{model\}"),
+        ({"tensor_parallel": 0}, "tensor_parallel: must be >= 1"),
+        ({"tensor_parallel": 2, "gpus": [[0, 1], [2]]}, r"tensor_parallel: must be <= .*\(1\)"),
+        ({"memory_share": 0}, "memory_share: must be > 0"),
+        ({"memory_share": 1.1}, "memory_share: must be <= 1"),
+        ({"chat_template": "nowhere.jinja"}, "chat_template: must be an existing file, not 'now"),
+        ({"reward": "yes"}, "reward: must be true or false"),
+        ({"args": ["--x"]}, "args: must be a mapping"),
+        ({"args": {"max-model-len": None}}, "args.*: must have a value"),
+        ({"args": {"port": 1}}, "args.*: must not be an option that a key"),
+        ({"args": {"tensor_parallel_size": 1}}, "args.*: must not be an option that a key"),
+        ({"env": {"X": True}}, r"env\.X: must be"),
+        ({"env": {"CUDA_VISIBLE_DEVICES": "0"}, "gpus": [0]}, "conflicts with gpus; remove one"),
+        ({"launcher": "vllm serve"}, r"launcher: must be a command that contains \{model\}"),
         ({"launcher": "vllm 'serve {model}"}, "launcher: No closing quotation"),
     ],
 )
@@ -128,12 +132,12 @@ def test_a_server_that_is_wrong_is_refused(server: dict[str, Any], named: str) -
 @pytest.mark.parametrize(
     ("keys", "named"),
     [
-        ({"host": "http://gpu1"}, "host: a host name"),
-        ({"launcher": 3}, "launcher: a command"),
-        ({"endpoints": ""}, "endpoints: a path"),
-        ({"log_dir": 3}, "log_dir: a path"),
-        ({"start_timeout_s": 0}, "start_timeout_s: a number > 0"),
-        ({"max_restarts": -1}, "max_restarts: a whole number >= 0"),
+        ({"host": "http://gpu1"}, "host: must consist of"),
+        ({"launcher": 3}, "launcher: must be a string"),
+        ({"endpoints": ""}, "endpoints: must not be empty"),
+        ({"log_dir": 3}, "log_dir: must be a string"),
+        ({"start_timeout_s": 0}, "start_timeout_s: must be > 0"),
+        ({"max_restarts": -1}, "max_restarts: must be >= 0"),
     ],
 )
 def test_a_fleet_that_is_wrong_is_refused(keys: dict[str, Any], named: str) -> None:
@@ -143,17 +147,21 @@ def test_a_fleet_that_is_wrong_is_refused(keys: dict[str, Any], named: str) -> N
 
 @pytest.mark.parametrize("servers", [[], None, {"a": 1}, ["a"]])
 def test_servers_of_another_shape_are_refused(servers: Any) -> None:
-    with pytest.raises(ConfigError, match="servers: a"):
-        Fleet(servers=servers)
+    with pytest.raises(ConfigError, match=r"servers(\[0\])?: must (be|have)"):
+        validate(FleetConfig, {"servers": servers})
 
 
 @pytest.mark.parametrize(
     ("first", "second", "named"),
     [
-        ({}, {"port": 8002}, "two are called 'a'"),
-        ({"gpus": [[0], [1]]}, {"name": "a-1", "port": 8011}, "two are called 'a-1'"),
-        ({"gpus": [[0], [1]]}, {"name": "b", "port": 8002}, "a-1 and b both want port 8002"),
-        ({"reward": True}, {"name": "b", "port": 8002, "reward": True}, "a and b are both reward"),
+        ({}, {"port": 8002}, "the name 'a' is used twice"),
+        ({"gpus": [[0], [1]]}, {"name": "a-1", "port": 8011}, "the name 'a-1' is used twice"),
+        ({"gpus": [[0], [1]]}, {"name": "b", "port": 8002}, "a-1 and b both use port 8002"),
+        (
+            {"reward": True},
+            {"name": "b", "port": 8002, "reward": True},
+            "a and b have reward: true",
+        ),
         ({"gpus": [1]}, {"name": "b", "port": 8002, "gpus": [0, 1]}, "a and b share GPU 1"),
         (
             {"gpus": [1], "memory_share": 0.6},
@@ -185,7 +193,7 @@ def test_servers_share_a_gpu_by_memory_share() -> None:
     [
         ("servers: [", "is not YAML"),
         ("- 1", "must hold keys and values"),
-        ("launcher: vllm serve {model}", "'servers' is missing"),
+        ("launcher: vllm serve {model}", "servers: the key is missing"),
         ("server: []", "did you mean 'servers'"),
     ],
 )
@@ -211,13 +219,13 @@ def test_the_help_is_enough(tmp_path: Path) -> None:
     example = shown.partition("fleet.yaml:\n")[2].partition("\nThe keys of a server")[0]
     (tmp_path / "fleet.yaml").write_text(example)
     assert len(load_fleet(tmp_path / "fleet.yaml").replicas) == 4
-    for key in (*Fleet.__dataclass_fields__, *fleet().servers[0].__dataclass_fields__):
+    for key in (*FleetConfig.model_fields, *ServerConfig.model_fields):
         assert f"\n    {key}" in shown or f"{key}:" in example, key
 
 
 def test_a_launcher_that_is_not_installed_is_said() -> None:
     with pytest.raises(
-        ConfigError, match=r"server 'a': there is no program 'no-vllm'; install vLLM"
+        ConfigError, match=r"server 'a': the program 'no-vllm' was not found; install vLLM"
     ):
         check_machine(fleet(launcher="no-vllm serve {model}"))
 
@@ -255,7 +263,7 @@ def test_the_endpoints_file(endpoints: Path) -> None:
     }
     assert list(endpoints.parent.iterdir()) == [endpoints]
     write_endpoints(fleet(endpoints=str(endpoints)))
-    assert load_endpoints(endpoints).keys() == {"agents"}
+    assert load_endpoints(endpoints).reward is None
 
 
 def test_entries_get_what_they_lack(endpoints: Path) -> None:
@@ -279,16 +287,16 @@ def test_entries_get_what_they_lack(endpoints: Path) -> None:
 @pytest.mark.parametrize(
     ("agent", "reward", "named"),
     [
-        ({"name": "b"}, {}, r"agent 'b': not in .*endpoints\.yaml, which has a; add it"),
+        ({"name": "b"}, {}, r"agent 'b': .*endpoints\.yaml does not list it, only a; add it"),
         (
             {"name": "a"},
             {"kind": "vllm"},
-            r"reward 'vllm': not in .*endpoints\.yaml, which has a; add it",
+            r"reward 'vllm': .*endpoints\.yaml does not list it, only a; add it",
         ),
         (
             {"name": "a", "model": "other"},
             {},
-            r"agent 'a': model is 'other', but .* serves 'some/model'",
+            r"agent 'a'\.model: .* serves 'some/model', not 'other'",
         ),
     ],
 )
@@ -303,8 +311,8 @@ def test_what_the_fleet_does_not_serve_is_said(
 
 def test_without_a_fleet_its_command_is_named(tmp_path: Path) -> None:
     path = tmp_path / "endpoints.yaml"
-    with pytest.raises(ConfigError, match=r"start toa_trl/cli/serve_agents\.py first"):
+    with pytest.raises(ConfigError, match="start `toa-trl serve-agents` first"):
         load_endpoints(path)
     path.write_text("agent: {}")
-    with pytest.raises(ConfigError, match="not a file that"):
+    with pytest.raises(ConfigError, match="not a file of `toa-trl serve-agents`"):
         load_endpoints(path)

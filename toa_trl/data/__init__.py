@@ -1,1 +1,1 @@
-"""Prompts in, training data out: rollouts become SFT rows, preference rows and parquet files that TRL and datasets read."""
+"""Prompts in; SFT rows, preference pairs and parquet files out, as TRL and datasets read them."""

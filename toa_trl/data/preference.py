@@ -1,76 +1,91 @@
-"""Rollouts -> preference pairs. The chosen response is the best; the policy says which one it is preferred to."""
+"""Rollouts -> preference pairs: the best response is chosen, a policy picks the rejected one."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Any, Literal, get_args
 
-from toa_trl.data.sft import OVERLAP, assistant, ids, no_response, text, usable
+from pydantic import BeforeValidator
+
+from toa_trl.data.sft import OVERLAP, assistant, no_response_reason, text, usable
 from toa_trl.errors import ConfigError
 from toa_trl.types import Play, Rollout, as_dicts
-from toa_trl.utils.registry import check_number
+from toa_trl.utils.config import PositiveFloat
 
-POLICIES = ("rank", "worst", "margin", "same_parent", "cross_agent")
+Policy = Literal["rank", "worst", "margin", "same_parent", "cross_agent"]
+POLICIES: tuple[str, ...] = get_args(Policy)
 Ranked = tuple[int, Play]
+
+
+def _check_rank(value: Any) -> Any:
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 2
+    if not whole and not (isinstance(value, float) and 0 < value < 1):
+        raise ValueError("must be an integer >= 2, or a fraction of the responses in (0, 1)")
+    return value
+
+
+Rank = Annotated[int | float, BeforeValidator(_check_rank)]
 
 
 def preference_rows(
     rollouts: Iterable[Rollout],
     *,
-    policy: str = "rank",
-    rejected_rank: int | float = 30,
-    margin: float | None = None,
+    policy: Policy = "rank",
+    rejected_rank: Rank = 30,
+    margin: PositiveFloat | None = None,
     keep_truncated: bool = False,
-    without: Collection[str] = (),
+    without: Sequence[str] = (),
 ) -> tuple[Iterator[dict[str, Any]], Counter[str]]:
-    """Rows in TRL's conversational preference format, made as they are read, and why prompts gave none.
+    """Return rows in TRL's conversational preference format, and why prompts gave none.
 
-    At most one per prompt. A rejected response always has a lower reward and another text than the chosen one.
+    There is at most one row per prompt, made as it is read. A rejected response always has a lower
+    reward and a different text than the chosen one.
 
     Args:
-        rollouts: of a run.
-        policy: what the best response is paired with:
-            "rank": the response at `rejected_rank`, or the next usable one below (the paper: 30 of 160);
-            "worst": the one with the lowest reward;
-            "margin": the best one whose reward is at least `margin` lower;
-            "same_parent": the worst of those that hang under the same parent in the tree (for the best response that has
-                such siblings: what differs is then the answer, not the draft it started from);
-            "cross_agent": as "rank", among the responses of other agents.
-        rejected_rank: among all scored responses of the prompt, where 1 is the best: a whole number >= 2, or a fraction
-            of their number in (0, 1), e.g. 0.1875 for the paper's 30 of 160.
-        margin: in units of the raw reward, > 0; for "margin" only.
-        keep_truncated: take responses that max_tokens cut short, too.
-        without: ids of prompts that give no row, because they overlap with an evaluation set.
+        rollouts: the plays of a run, prompt by prompt.
+        policy: which response is rejected. "rank": the one at `rejected_rank`, or the next usable
+            one below (the
+            paper: 30 of 160). "worst": the one with the lowest reward. "margin": the best one whose
+                reward is at
+            least `margin` lower. "same_parent": the worst one with the same parent in the tree, for
+            the best response that has such siblings. "cross_agent": as "rank", among the responses
+            of other agents.
+        rejected_rank: rank among all scored responses of the prompt, where 1 is the best: an
+            integer >= 2, or a fraction of their number in (0, 1), such as 0.1875 for the paper's 30
+            of 160.
+        margin: least difference in raw reward, > 0; required by the policy "margin", and only
+            allowed there.
+        keep_truncated: also use responses that max_tokens cut short.
+        without: ids of prompts that give no row because they overlap with an evaluation set.
 
     Returns:
-        Rows {prompt, chosen, rejected, prompt_id, chosen_reward, rejected_reward, chosen_rank, rejected_rank,
-        chosen_agent, rejected_agent, chosen_play, rejected_play}, and a count of prompts by reason, complete once the
-        rows are exhausted.
+        Rows {prompt, chosen, rejected, prompt_id, chosen_reward, rejected_reward, chosen_rank,
+        rejected_rank, chosen_agent, rejected_agent, chosen_play, rejected_play}, and the number of
+        prompts without a row by reason, complete once the rows are exhausted.
 
     Raises:
-        ConfigError: an unknown policy, or a value out of range.
+        ConfigError: `margin` is missing for the policy "margin", or given for another.
     """
-    _check(policy, rejected_rank, margin)
-    dropped, left_out = Counter[str](), ids("preference", without)
+    if (policy == "margin") != (margin is not None):
+        raise ConfigError("preference.margin: required by policy 'margin', and only allowed there")
+    dropped, left_out = Counter[str](), frozenset(without)
 
     def rows() -> Iterator[dict[str, Any]]:
         for rollout in rollouts:
             ranked, num_scored = usable(rollout, keep_truncated), len(rollout.scored)
-            rank = (
-                rejected_rank
-                if isinstance(rejected_rank, int)
-                else max(2, round(rejected_rank * num_scored))
-            )
+            rank = rejected_rank
+            if isinstance(rank, float):
+                rank = max(2, round(rank * num_scored))
             pair: tuple[Ranked, Ranked] | str
             if rollout.prompt.id in left_out:
                 pair = OVERLAP
             elif not ranked:
-                pair = no_response(rollout)
+                pair = no_response_reason(rollout)
             elif policy == "same_parent":
                 pair = _siblings(ranked)
             else:
-                pair = _against(ranked, policy, rank, margin, num_scored)
+                pair = _pair(ranked, policy, rank, margin, num_scored)
             if isinstance(pair, str):
                 dropped[pair] += 1
             else:
@@ -79,9 +94,10 @@ def preference_rows(
     return rows(), dropped
 
 
-def _against(
-    ranked: list[Ranked], policy: str, rank: int, margin: float | None, num_scored: int
+def _pair(
+    ranked: list[Ranked], policy: Policy, rank: int, margin: float | None, num_scored: int
 ) -> tuple[Ranked, Ranked] | str:
+    """Return the best response with the one it is preferred to, or why there is none."""
     chosen = ranked[0]
     below = _worse(chosen, ranked)
     if not below:
@@ -101,10 +117,10 @@ def _against(
 
 
 def _siblings(ranked: list[Ranked]) -> tuple[Ranked, Ranked] | str:
+    """Return the best response that has worse siblings and the worst of these, or why not."""
     for chosen in ranked:
-        siblings = _worse(
-            chosen, [r for r in ranked if r[1].action.parent == chosen[1].action.parent]
-        )
+        parent = chosen[1].action.parent
+        siblings = _worse(chosen, [r for r in ranked if r[1].action.parent == parent])
         if siblings:
             return chosen, siblings[-1]
     return "no two responses of one parent differ in text and reward"
@@ -120,36 +136,14 @@ def _reward(ranked: Ranked) -> float:
 
 
 def _row(rollout: Rollout, chosen: Ranked, rejected: Ranked) -> dict[str, Any]:
-    sides = {"chosen": chosen, "rejected": rejected}
-    return {
+    row: dict[str, Any] = {
         "prompt": as_dicts(rollout.prompt.messages),
-        **{side: assistant(play) for side, (_, play) in sides.items()},
         "prompt_id": rollout.prompt.id,
-        **{f"{side}_reward": play.reward for side, (_, play) in sides.items()},
-        **{f"{side}_rank": rank for side, (rank, _) in sides.items()},
-        **{f"{side}_agent": play.action.agent for side, (_, play) in sides.items()},
-        **{f"{side}_play": play.index for side, (_, play) in sides.items()},
     }
-
-
-def _check(policy: str, rejected_rank: object, margin: object) -> None:
-    if policy not in POLICIES:
-        raise ConfigError(
-            f"preference: policy {policy!r} is not known; choose one of {', '.join(POLICIES)}"
-        )
-    whole = (
-        isinstance(rejected_rank, int)
-        and not isinstance(rejected_rank, bool)
-        and rejected_rank >= 2
-    )
-    if not whole and not (isinstance(rejected_rank, float) and 0 < rejected_rank < 1):
-        raise ConfigError(
-            "preference: rejected_rank must be a whole number >= 2, or a fraction of the responses in (0, 1), "
-            f"not {rejected_rank!r}"
-        )
-    if (policy == "margin") != (margin is not None):
-        raise ConfigError(
-            "preference: margin goes with the policy 'margin', and that policy needs one"
-        )
-    if margin is not None:
-        check_number("preference: margin", margin, at_least=0, above=True)
+    for side, (rank, play) in (("chosen", chosen), ("rejected", rejected)):
+        row[side] = assistant(play)
+        row[f"{side}_reward"] = play.reward
+        row[f"{side}_rank"] = rank
+        row[f"{side}_agent"] = play.action.agent
+        row[f"{side}_play"] = play.index
+    return row

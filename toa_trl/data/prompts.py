@@ -1,4 +1,7 @@
-"""Reading prompts: JSONL, parquet, a folder or a Hub data set; columns `prompt` (text or messages), optional `id`, others."""
+"""Reading prompts from JSONL, parquet, CSV, a folder or the Hub.
+
+Columns: `prompt` (a text or messages), optionally `id`, and any others, which become metadata.
+"""
 
 from __future__ import annotations
 
@@ -18,21 +21,22 @@ Read = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 def load_prompts(
     source: str, split: str = "train", limit: int | None = None, read: Read | None = None
 ) -> list[Prompt]:
-    """The prompts of a .jsonl or .parquet file, a folder or a Hub data set.
+    """Load the prompts of a .jsonl, .parquet or .csv file, a folder or a Hub data set.
 
     Args:
-        source: path, or a name on the Hub.
-        split: of a folder or Hub data set.
-        limit: take the first so many.
-        read: (place, row) -> the row with the column prompt, as a task has it.
+        source: a path, or a name on the Hub.
+        split: split of a folder or Hub data set.
+        limit: number of prompts to use, from the first on; None for all.
+        read: converts (place, row) to a row with the column `prompt`; given by a task.
 
     Raises:
-        ConfigError: it cannot be read, or a row is no prompt; the message names the file and the line or row.
+        ConfigError: the source cannot be read, or a row is invalid; the message names the file and
+            the line or row.
     """
     path = Path(source)
     if path.suffix in (".jsonl", ".json") and path.is_file():
         rows = read_jsonl(path)
-    elif path.suffix in (".jsonl", ".json", ".parquet") and not path.exists():
+    elif path.suffix in (".jsonl", ".json", ".parquet", ".csv") and not path.exists():
         raise ConfigError(f"prompts: {source} does not exist")
     else:
         rows = _read_dataset(source, split)
@@ -45,12 +49,13 @@ def load_prompts(
 def as_prompts(
     rows: Iterable[tuple[str, Any]], limit: int | None = None, read: Read | None = None
 ) -> list[Prompt]:
-    """Prompts from (place, row) pairs, where a row is a `Prompt`, a text, or a mapping with the columns of a prompts file.
+    """Convert (place, row) pairs to prompts.
 
-    A row without an id gets its number, from 0. A `Prompt` is taken as it is; all others go through `read`.
+    A row is a `Prompt`, a text, or a mapping with the columns of a prompts file. A row without an
+    id gets its number, from 0. A `Prompt` is used unchanged; other rows are passed to `read`.
 
     Raises:
-        ConfigError: a row is no prompt, or two have one id; the message names the place.
+        ConfigError: a row is invalid, or an id occurs twice; the message names the place.
     """
     prompts: dict[str, Prompt] = {}
     places: dict[str, str] = {}
@@ -58,7 +63,8 @@ def as_prompts(
         prompt = row if isinstance(row, Prompt) else _prompt(place, row, str(number), read)
         if prompt.id in prompts:
             raise ConfigError(
-                f"{place}: the id {prompt.id!r} is there already, at {places[prompt.id]}; ids are unique"
+                f"{place}: the id {prompt.id!r} is already used at {places[prompt.id]}; "
+                "ids must be unique"
             )
         prompts[prompt.id], places[prompt.id] = prompt, place
     return list(prompts.values())
@@ -68,13 +74,12 @@ def _prompt(place: str, row: Any, default_id: str, read: Read | None) -> Prompt:
     if isinstance(row, str):
         row = {"prompt": row}
     if not isinstance(row, Mapping):
-        raise ConfigError(f"{place}: an object with a key 'prompt' is needed, not {row!r:.80}")
+        raise ConfigError(f"{place}: must be an object with the key 'prompt', not {row!r:.80}")
     if read is not None:
         row = read(place, row)
     if "prompt" not in row:
-        raise ConfigError(
-            f"{place}: the column 'prompt' is missing; there are: {', '.join(map(str, row)) or 'none'}"
-        )
+        columns = ", ".join(map(str, row)) or "none"
+        raise ConfigError(f"{place}: the column 'prompt' is missing; columns: {columns}")
     try:
         messages = as_messages(row["prompt"])
     except TypeError as error:
@@ -95,7 +100,9 @@ def _prompt(place: str, row: Any, default_id: str, read: Read | None) -> Prompt:
             [prompt.id, as_dicts(messages), metadata], ensure_ascii=False, default=str
         ).encode()
     except UnicodeEncodeError as error:
-        raise ConfigError(f"{place}: it holds half a surrogate pair, which is no text") from error
+        raise ConfigError(
+            f"{place}: contains an unpaired surrogate, which cannot be encoded as UTF-8"
+        ) from error
     return prompt
 
 
@@ -104,14 +111,14 @@ def _read_dataset(source: str, split: str) -> Iterator[tuple[str, Any]]:
     from datasets.exceptions import DatasetGenerationError
 
     try:
-        if source.endswith(".parquet"):
-            dataset = load_dataset("parquet", data_files=source, split="train")
+        if source.endswith((".parquet", ".csv")):
+            kind = source.rpartition(".")[2]
+            dataset = load_dataset(kind, data_files=source, split="train")
         else:
             dataset = load_dataset(source, split=split)
     except (OSError, ValueError, DatasetGenerationError, ImportError) as error:
-        # "Couldn't find any data file", an unknown split, no network, a file that is not parquet, ...
-        raise ConfigError(
-            f"prompts: {source} could not be read: {str(error).strip().splitlines()[0]}"
-        ) from error
+        # such as an unknown split, no network, or a file that is not parquet
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"prompts: cannot read {source}: {reason}") from error
     for number, row in enumerate(dataset):
         yield f"{source}, row {number}", row

@@ -1,4 +1,4 @@
-"""Rows as datasets and as parquet files that load_dataset and TRL's own scripts read."""
+"""Rows as datasets, and as parquet files that load_dataset and TRL's own scripts read."""
 
 from __future__ import annotations
 
@@ -76,12 +76,10 @@ ROWS_PER_BATCH = 2_000
 
 
 def rollout_rows(rollouts: Iterable[Rollout]) -> Iterator[dict[str, Any]]:
-    """A row per play, failed ones included."""
+    """Yield one row per play, including failed plays."""
     for rollout in rollouts:
-        prompt, metadata = (
-            as_dicts(rollout.prompt.messages),
-            json.dumps(dict(rollout.prompt.metadata), ensure_ascii=False),
-        )
+        prompt = as_dicts(rollout.prompt.messages)
+        metadata = json.dumps(dict(rollout.prompt.metadata), ensure_ascii=False)
         for play in rollout.plays:
             action, done = play.action, play.completion
             yield {
@@ -104,19 +102,22 @@ def rollout_rows(rollouts: Iterable[Rollout]) -> Iterator[dict[str, Any]]:
                 "flops": done.flops if done else None,
                 "reward_flops": play.reward_flops,
                 "seed": play.seed,
-                "error": play.error and without_addresses(play.error),  # the journal has all of it
+                # the journal keeps the original message
+                "error": play.error and without_addresses(play.error),
             }
 
 
 def as_dataset(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Dataset:
-    """The rows as a `datasets.Dataset` in memory."""
+    """Return the rows as a `datasets.Dataset` in memory."""
     from datasets import Dataset
 
     return Dataset(pa.Table.from_batches(_batches(rows, schema), schema=schema))
 
 
 def write_parquet(rows: Iterable[dict[str, Any]], schema: pa.Schema, folder: Path) -> int:
-    """Write the rows as train-*.parquet and replace the folder at the end; memory does not grow with their number.
+    """Write the rows as train-*.parquet, and replace the folder once all of them are written.
+
+    Memory does not grow with the number of rows.
 
     Returns:
         The number of rows.
@@ -132,7 +133,7 @@ def write_parquet(rows: Iterable[dict[str, Any]], schema: pa.Schema, folder: Pat
                     writer.close()
                 paths.append(fresh / f"{len(paths):05d}.parquet")
                 writer = pq.ParquetWriter(paths[-1], schema, compression="zstd")
-            if batch.num_rows:  # a row group without rows is what datasets stumbles over
+            if batch.num_rows:  # datasets cannot read an empty row group
                 writer.write_batch(batch)
             num_rows += batch.num_rows
     finally:
@@ -148,7 +149,7 @@ def write_parquet(rows: Iterable[dict[str, Any]], schema: pa.Schema, folder: Pat
 def _batches(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     rows = iter(rows)
     chunk = list(islice(rows, ROWS_PER_BATCH))
-    while True:  # an empty data set is still one batch, with its columns
+    while True:  # an empty data set still gives one batch, with its columns
         yield pa.RecordBatch.from_pylist(chunk, schema=schema)
         chunk = list(islice(rows, ROWS_PER_BATCH))
         if not chunk:

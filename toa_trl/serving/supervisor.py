@@ -1,7 +1,7 @@
-"""Keeps a fleet running: starts its servers, waits for their health, restarts the one that dies, and ends them all.
+"""Keeping a fleet running: start its servers, wait for their health, restart and stop them.
 
-Every server runs under a guard (`toa_trl/utils/guard.py`), which ends it when this process is gone, whatever ended it. Linux
-only.
+Every server runs under a guard (`toa_trl/utils/guard.py`), which ends it when this process is
+gone, even after `kill -9`. Linux only.
 """
 
 from __future__ import annotations
@@ -22,61 +22,61 @@ from pathlib import Path
 import aiohttp
 
 from toa_trl.errors import ConfigError, ToaError
-from toa_trl.serving.fleet import LOCAL, Fleet, Replica, write_endpoints
+from toa_trl.serving.fleet import LOCAL, FleetConfig, Replica, write_endpoints
 from toa_trl.utils import guard
 
 POLL_S = 0.2
 GRACE_S = 10.0  # between SIGTERM and SIGKILL
-STUCK_S = 30.0  # what SIGKILL has not ended by then waits inside the kernel
-WORD_S = 60.0  # how often a server that is still starting is mentioned
-FORGIVEN_S = 600.0  # a server that was healthy for so long gets its restarts back
-LONGEST_PAUSE_S = 60.0
-TAIL = 15  # lines of a log
+STUCK_S = 30.0  # a process that survives SIGKILL this long is stuck inside the kernel
+REMINDER_S = 60.0  # interval of messages about a server that is still starting
+FORGIVEN_S = 600.0  # a server that was healthy this long gets its restarts back
+MAX_PAUSE_S = 60.0  # between restarts
+TAIL_LINES = 15  # of a log
 
 
-def check_machine(fleet: Fleet) -> None:
-    """What can be known before anything is started.
+def check_machine(fleet: FleetConfig) -> None:
+    """Check what can be known before anything is started.
 
     Raises:
         ConfigError: this is not Linux, a launcher is not installed, or a port is in use.
     """
     if not sys.platform.startswith("linux"):
         raise ConfigError(
-            "serve_agents.py needs Linux; start the servers by hand, and give the agents a base_url"
+            "serve-agents needs Linux; start the servers yourself, and set the agents' base_url"
         )
     for replica in fleet.replicas:
         program = fleet.command(replica)[0]
         if not shutil.which(program, path=fleet.environment(replica).get("PATH")):
             raise ConfigError(
-                f"server {replica.label!r}: there is no program {program!r}; install vLLM, or name its Python: "
+                f"server {replica.label!r}: the program {program!r} was not found; install vLLM, "
+                "or name its Python: "
                 "launcher: /path/to/python -m vllm.entrypoints.openai.api_server --model {model}"
             )
         with socket.socket() as probe:
-            probe.setsockopt(
-                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-            )  # a port that was in use a moment ago is free
+            # a port that was in use a moment ago counts as free
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1" if fleet.host in LOCAL else "0.0.0.0", replica.port))
             except OSError as error:
-                reason = (
-                    "is in use"
-                    if error.errno == errno.EADDRINUSE
-                    else f"cannot be used: {error.strerror}"
-                )
+                in_use = error.errno == errno.EADDRINUSE
+                reason = "is in use" if in_use else f"cannot be used: {error.strerror}"
                 raise ConfigError(
                     f"server {replica.label!r}: port {replica.port} {reason}; choose another"
                 ) from error
 
 
-def serve(fleet: Fleet, say: Callable[[str], None]) -> None:
-    """Run the fleet until SIGINT or SIGTERM, and leave no process behind. Call it in the main thread.
+def serve(fleet: FleetConfig, say: Callable[[str], None]) -> None:
+    """Run a fleet until SIGINT or SIGTERM, and leave no process behind.
+
+    Must be called in the main thread.
 
     Args:
-        fleet: what to run.
-        say: is given every event as a line.
+        fleet: the servers to run.
+        say: called with one line per event.
 
     Raises:
-        ConfigError: see `check_machine`, or log_dir or endpoints cannot be written; nothing was started.
+        ConfigError: see `check_machine`, or log_dir or endpoints cannot be written; nothing was
+            started.
         ToaError: a server died too often, or was not healthy in time.
     """
     check_machine(fleet)
@@ -84,25 +84,24 @@ def serve(fleet: Fleet, say: Callable[[str], None]) -> None:
     try:
         Path(fleet.log_dir).mkdir(parents=True, exist_ok=True)
         endpoints.parent.mkdir(parents=True, exist_ok=True)
-        endpoints.touch()  # that it cannot be written is better known before the models are loaded
+        endpoints.touch()  # find out whether it can be written before models are loaded
         endpoints.unlink()
     except OSError as error:
         raise ConfigError(
             f"log_dir or endpoints: {error.filename}: {error.strerror}; choose another path"
         ) from error
-    guard.become_subreaper()  # should a guard be killed, its server falls to us
+    guard.become_subreaper()  # a server whose guard was killed becomes a child of this process
     asyncio.run(_Supervisor(fleet, say).run())
 
 
 class _Supervisor:
-    def __init__(self, fleet: Fleet, say: Callable[[str], None]) -> None:
+    def __init__(self, fleet: FleetConfig, say: Callable[[str], None]) -> None:
         self._fleet = fleet
         self._print = say
         self._guards: dict[str, subprocess.Popen[bytes]] = {}  # by label
-        self._spare = (
-            guard.descendants()
-        )  # none of our business, as the tee of a shell that became us; and the guards
-        self._awaited = {replica.label for replica in fleet.replicas}  # not healthy so far
+        # processes to exclude: children that existed before the start, and the guards
+        self._spare = guard.descendants()
+        self._awaited = {replica.label for replica in fleet.replicas}  # not yet healthy
         self._gpus = defaultdict[int, asyncio.Lock](asyncio.Lock)
 
     async def run(self) -> None:
@@ -125,17 +124,15 @@ class _Supervisor:
                 await self._end_all()
 
     async def _keep(self, replica: Replica) -> None:
-        """Start it, watch it, start it again."""
+        """Start a replica, watch it, and restart it when it dies."""
         num_restarts = 0
         log = Path(self._fleet.log_dir, f"{replica.label}.log")
         log.write_bytes(b"")
         while True:
             async with AsyncExitStack() as gpus:
-                # vLLM measures the free memory as it starts: one at a time on a GPU
+                # vLLM measures the free memory while it starts, so start one at a time per GPU
                 if any(self._gpus[gpu].locked() for gpu in replica.gpus):
-                    self._say(
-                        replica.label, "waits until the server beside it on its GPU has started"
-                    )
+                    self._say(replica.label, "waiting for another server to start on its GPU")
                 for gpu in sorted(replica.gpus):
                     await gpus.enter_async_context(self._gpus[gpu])
                 begin = log.stat().st_size
@@ -146,17 +143,17 @@ class _Supervisor:
             self._spare.discard(process.pid)
             if process.returncode < 0:  # the guard itself was killed
                 await self._end_orphans()
-            last = "".join(f"\n    {line}" for line in _tail(log, begin, TAIL))
+            tail = "".join(f"\n    {line}" for line in _tail(log, begin, TAIL_LINES))
             self._say(
-                replica.label, f"died with code {process.returncode}; the end of {log}:{last}"
+                replica.label, f"died with code {process.returncode}; the end of {log}:{tail}"
             )
             if healthy_s is not None and time.monotonic() - healthy_s >= FORGIVEN_S:
                 num_restarts = 0
             if num_restarts == self._fleet.max_restarts:
                 raise ToaError(f"{replica.label} died after {num_restarts} restarts; see {log}")
             num_restarts += 1
-            await asyncio.sleep(min(LONGEST_PAUSE_S, 2.0 ** (num_restarts - 1)))
-            self._say(replica.label, f"restarted {num_restarts} of {self._fleet.max_restarts}")
+            await asyncio.sleep(min(MAX_PAUSE_S, 2.0 ** (num_restarts - 1)))
+            self._say(replica.label, f"restart {num_restarts} of {self._fleet.max_restarts}")
 
     def _start(self, replica: Replica, log: Path) -> subprocess.Popen[bytes]:
         arguments = [
@@ -165,26 +162,24 @@ class _Supervisor:
             *self._fleet.command(replica),
         ]
         with log.open("ab") as output:
-            # Its standard input is what the guard watches. Popen lets no other child inherit our end of it.
+            # The guard watches its standard input; Popen lets no other child inherit our end of it.
             self._guards[replica.label] = process = subprocess.Popen(
                 [sys.executable, "-I", "-S", guard.__file__, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=self._fleet.environment(replica),
-                start_new_session=True,  # a Ctrl-C in the terminal is for us alone
+                start_new_session=True,  # a Ctrl-C in the terminal reaches this process only
             )
         self._spare.add(process.pid)
-        self._say(
-            replica.label, f"started, waiting for health at port {replica.port}; its log is {log}"
-        )
+        self._say(replica.label, f"started, waiting for health at port {replica.port}; log: {log}")
         return process
 
     async def _healthy(
         self, replica: Replica, process: subprocess.Popen[bytes], log: Path
     ) -> float | None:
-        """The monotonic time at which it was healthy; None: it died before."""
-        begin_s, mentioned_s = time.monotonic(), 0.0
+        """Return the monotonic time at which it became healthy; None if it died before."""
+        begin_s, reminded_s = time.monotonic(), 0.0
         while process.poll() is None:
             if await self._answers(replica):
                 self._say(replica.label, f"healthy after {time.monotonic() - begin_s:.0f} s")
@@ -195,13 +190,13 @@ class _Supervisor:
             waited_s = time.monotonic() - begin_s
             if waited_s > self._fleet.start_timeout_s:
                 raise ToaError(
-                    f"{replica.label} was not healthy within {self._fleet.start_timeout_s:g} s; see {log}"
+                    f"{replica.label} was not healthy within {self._fleet.start_timeout_s:g} s; "
+                    f"see {log}"
                 )
-            if waited_s - mentioned_s >= WORD_S:
-                mentioned_s = waited_s
-                self._say(
-                    replica.label, f"starting for {waited_s:.0f} s: {' '.join(_tail(log, 0, 1))}"
-                )
+            if waited_s - reminded_s >= REMINDER_S:
+                reminded_s = waited_s
+                line = " ".join(_tail(log, 0, 1))
+                self._say(replica.label, f"still starting after {waited_s:.0f} s: {line}")
             await asyncio.sleep(POLL_S)
         return None
 
@@ -214,10 +209,8 @@ class _Supervisor:
 
     def _ready(self) -> None:
         write_endpoints(self._fleet)
-        command = (
-            f"python recipes/synthesize.py --config run.yaml --endpoints {self._fleet.endpoints}"
-        )
-        self._say("fleet", f"ready; {self._fleet.endpoints} is written. Next: {command}")
+        command = f"toa-trl synthesize --config run.yaml --endpoints {self._fleet.endpoints}"
+        self._say("fleet", f"ready; wrote {self._fleet.endpoints}. Next: {command}")
 
     async def _end_all(self) -> None:
         Path(self._fleet.endpoints).unlink(missing_ok=True)
@@ -231,24 +224,24 @@ class _Supervisor:
                     await asyncio.sleep(POLL_S)
                 await self._end_orphans()
         except TimeoutError as error:
-            left = [label for label, process in self._guards.items() if process.poll() is None]
-            who = ", ".join(left) or "what a killed guard left"
+            alive = [label for label, process in self._guards.items() if process.poll() is None]
+            labels = ", ".join(alive) or "the server of a killed guard"
             raise ToaError(
-                f"{who}: does not end by SIGKILL (stuck in a driver?); the guards go on trying"
+                f"{labels}: not ended by SIGKILL (stuck in a driver?); the guards keep trying"
             ) from error
         self._say("fleet", "all servers have ended")
 
     async def _end_orphans(self) -> None:
-        """End what fell to us because its guard was killed."""
+        """End servers that this process inherited because their guard was killed."""
         for _ in guard.ending(GRACE_S, self._spare):
             await asyncio.sleep(POLL_S)
 
-    def _say(self, who: str, what: str) -> None:
-        self._print(f"{time.strftime('%H:%M:%S')} {who}: {what}")
+    def _say(self, label: str, event: str) -> None:
+        self._print(f"{time.strftime('%H:%M:%S')} {label}: {event}")
 
 
 def _tail(log: Path, begin: int, num_lines: int) -> list[str]:
-    """The last lines from byte `begin` on."""
+    """Return the last lines of what was written after byte `begin`."""
     with log.open("rb") as file:
         file.seek(max(begin, log.stat().st_size - 20_000))
         return file.read().decode("utf-8", "replace").splitlines()[-num_lines:]
