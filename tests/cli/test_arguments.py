@@ -97,8 +97,8 @@ def test_yaml_sets_and_the_command_line_overrides(tmp_path: Path) -> None:
     [
         ("budgte: 7", r"config\.yaml: unknown key 'budgte'.*did you mean 'budget'"),
         ("budget: [", r"config\.yaml is not YAML"),
-        ("- 1", r"config\.yaml must hold keys and values"),
-        ("", r"config\.yaml must hold keys and values"),
+        ("- 1", r"config\.yaml must contain keys and values"),
+        ("", r"config\.yaml must contain keys and values"),
         ("budget: many", "budget"),
     ],
 )

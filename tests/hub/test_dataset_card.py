@@ -12,8 +12,9 @@ import yaml
 from huggingface_hub import DatasetCard
 
 from toa_trl.hub.dataset_card import name_on_hub, replace_audit, reward_name, write_card
+from toa_trl.hub.licences import licence_of, revision_of
 from toa_trl.types import AgentCounts, Counts
-from toa_trl.utils.redaction import licence_of, on_hub, public_name, revision_of
+from toa_trl.utils.redaction import on_hub, public_name
 
 IDENTITY: dict[str, Any] = {
     "search": "toa",

@@ -201,7 +201,7 @@ def test_what_is_in_a_pushs_way_shows_before_the_sampling(
 def test_adapters_and_others_can_be_asked_for_their_licence(hub: Process, tmp_path: Path) -> None:
     code = """
 from huggingface_hub import HfApi
-from toa_trl.utils.redaction import licence_of, revision_of
+from toa_trl.hub.licences import licence_of, revision_of
 HfApi().create_repo("ann/agent")
 card = b"---\\nlicense: llama3.1\\n---\\n# Agent\\n"
 for path, content in {"README.md": card, "config.json": b"{}"}.items():

@@ -192,7 +192,7 @@ def test_servers_share_a_gpu_by_memory_share() -> None:
     ("text", "named"),
     [
         ("servers: [", "is not YAML"),
-        ("- 1", "must hold keys and values"),
+        ("- 1", "must contain keys and values"),
         ("launcher: vllm serve {model}", "servers: the key is missing"),
         ("server: []", "did you mean 'servers'"),
     ],

@@ -11,9 +11,10 @@ from typing import Any
 import yaml
 from jinja2 import Environment, StrictUndefined
 
+from toa_trl.hub.licences import licence_of, revision_of
 from toa_trl.types import AgentCounts, Counts
 from toa_trl.utils.files import replace_section, replace_text
-from toa_trl.utils.redaction import licence_of, on_hub, public_name, revision_of
+from toa_trl.utils.redaction import on_hub, public_name
 
 TEMPLATE = Path(__file__).with_name("dataset_card.md.j2")
 SIZES = (

@@ -1,4 +1,4 @@
-"""Small files: written whole or not at all, and YAML and JSON lines whose mistakes are said in one line."""
+"""Small files: atomic writes, and YAML and JSONL with errors in one line."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from toa_trl.errors import ConfigError
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file in one step: whoever sees it sees all of it, or the one before."""
+    """Write a file atomically: readers see the old or the new contents, never a part."""
     fresh = path.with_name(path.name + ".new")
     fresh.write_text(text, encoding="utf-8")
     os.replace(fresh, path)
 
 
 def replace_section(text: str, section: str) -> str:
-    """A card with another section in the place of the one of that heading; the rest of it stays.
+    """Return a card in which one section is replaced; the rest is unchanged.
 
     Args:
-        text: Markdown.
-        section: beginning with its heading, "## ..."; a new one comes before the citation, or at the end.
+        text: the card, in Markdown.
+        section: the section from its heading "## ..." on; without a section of that heading it is
+            inserted before the citation, or at the end.
     """
     heading, section = section.partition("\n")[0], section.rstrip() + "\n\n"
     until_next = r"$.*?(?=^## |\Z)"
@@ -45,15 +46,16 @@ def replace_section(text: str, section: str) -> str:
 
 
 def read_yaml(path: Path, *, place: str = "", remedy: str = "") -> dict[str, Any]:
-    """The keys and values of a YAML file.
+    """Return the keys and values of a YAML file.
 
     Args:
-        path: of the file.
-        place: what the message begins with where there is no such file, e.g. "--config: ".
-        remedy: what it ends with there, and where the file holds something else, e.g. "; start it first".
+        path: the file.
+        place: start of the message if the file cannot be read, such as "--config: ".
+        remedy: end of the message if the file cannot be read or is no mapping, such as
+            "; start it first".
 
     Raises:
-        ConfigError: it cannot be read, is not YAML, or no mapping.
+        ConfigError: the file cannot be read, is not YAML, or does not contain a mapping.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -62,17 +64,17 @@ def read_yaml(path: Path, *, place: str = "", remedy: str = "") -> dict[str, Any
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold keys and values{remedy}")
+        raise ConfigError(f"{path} must contain keys and values{remedy}")
     return content
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
-    """(place, value) of every line that is not blank; the place is for messages: "file, line 3".
+    """Yield (place, value) of every line that is not blank; the place reads "file, line 3".
 
     Raises:
         ConfigError: a line is not JSON.
     """
-    # line by line rather than through datasets, whose errors do not name the line
+    # not read through datasets, whose errors do not name the line
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -82,5 +84,5 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
                 yield place, json.loads(line)
             except ValueError as error:  # UnicodeDecodeError is one too
                 raise ConfigError(
-                    f"{place}: not JSON ({error}); one JSON object per line is needed"
+                    f"{place}: not JSON ({error}); each line must be a JSON object"
                 ) from error

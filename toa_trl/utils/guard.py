@@ -1,11 +1,11 @@
-"""The guard of one server: ends its whole process tree when the server dies, or when the parent is gone.
+"""Guard of one command: ends its whole process tree when the command or the parent ends.
 
     python -I -S guard.py FILE GRACE_S COMMAND...
 
-Standard input is a pipe whose other end only the parent holds: its end of file says that the parent is gone, `kill -9`
-included. FILE, unless it is "", is removed then. As a subreaper the guard inherits every orphan below it, also those that made sessions
-of their own, so that it finds all of them. Standard library only and started by its path: it is up in some 20 ms.
-Linux only.
+Standard input is a pipe whose other end only the parent holds: end of file means that the parent is
+gone, even after `kill -9`. FILE is removed then, unless it is "". As a subreaper the guard inherits
+every orphan below it, also those in sessions of their own, so that it finds all of them. Standard
+library only and started by its path, so that it starts within some 20 ms. Linux only.
 """
 
 from __future__ import annotations
@@ -28,59 +28,57 @@ LIBC = ctypes.CDLL(None)
 
 
 def become_subreaper() -> None:
-    """Orphans among this process's descendants become its children, rather than init's."""
+    """Make orphaned descendants children of this process rather than of init."""
     if LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
-        raise OSError("this kernel has no child subreapers, and servers could be left behind")
+        raise OSError("this kernel has no child subreapers; servers could be left running")
 
 
 def descendants(spare: Collection[int] = ()) -> set[int]:
-    """Every process under this one, but those of `spare` and what is under them."""
+    """Return the ids of all descendants, except those of `spare` and their descendants."""
     children = defaultdict(list)
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = stat.read_bytes().rpartition(b")")[2].split()[1]
-        except OSError:  # it has ended meanwhile
+        except OSError:  # the process has ended in the meantime
             continue
         children[int(parent)].append(int(stat.parent.name))
-    found, left = set(), [os.getpid()]
-    while left:
-        pids = [pid for pid in children[left.pop()] if pid not in spare]
-        found.update(pids)
-        left += pids
-    return found
+    pids, parents = set(), [os.getpid()]
+    while parents:
+        below = [pid for pid in children[parents.pop()] if pid not in spare]
+        pids.update(below)
+        parents += below
+    return pids
 
 
 def ending(grace_s: float, spare: Collection[int] = ()) -> Iterator[None]:
-    """SIGTERM to every `descendants(spare)`, SIGKILL to what is left after `grace_s`; yields for as long as one is left.
+    """Send SIGTERM to all `descendants(spare)`, and SIGKILL to those that remain after `grace_s`.
 
-    The caller sleeps at each yield, and may change `spare` there.
+    Yields until none remains; the caller sleeps at each yield, and may change `spare` there.
     """
-    begin, asked = time.monotonic(), set[int]()
+    begin, signalled = time.monotonic(), set[int]()
     while pids := descendants(spare):
         late = time.monotonic() - begin > grace_s
-        for pid in pids if late else pids - asked:
+        for pid in pids if late else pids - signalled:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
         for pid in pids:
-            with suppress(ChildProcessError):  # it is another's child
+            with suppress(ChildProcessError):  # the child of another process
                 os.waitpid(pid, os.WNOHANG)
-        asked |= pids
+        signalled |= pids
         yield
 
 
 def guard(file: str, grace_s: float, command: list[str]) -> int:
-    """Run the command; its exit code, or 128 + the signal that ended it."""
+    """Run the command, and return its exit code, or 128 + the signal that ended it."""
     become_subreaper()
-    LIBC.prctl(
-        PR_SET_NAME, b"toa-guard"
-    )  # so that `killall -9 python` spares those who clean up after it
-    asked: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+    LIBC.prctl(PR_SET_NAME, b"toa-guard")  # so that `killall -9 python` does not kill the guards
+    received: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     try:
         server = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            # for the case that guard and parent are killed at once: the server still can end its own children
+            # if guard and parent are killed at once, the server can still end its own children
             preexec_fn=lambda: LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
         )
     except OSError as error:
@@ -88,7 +86,7 @@ def guard(file: str, grace_s: float, command: list[str]) -> int:
         return 127
     code = None
     try:
-        while code is None and not asked:
+        while code is None and not received:
             if select.select([0], [], [], POLL_S)[0] and not os.read(0, 1):
                 if file:
                     Path(file).unlink(missing_ok=True)
@@ -101,9 +99,9 @@ def guard(file: str, grace_s: float, command: list[str]) -> int:
 
 
 def _reap() -> dict[int, int]:
-    """The exit codes (negative: the signal) of the children, adopted ones included, that have ended."""
+    """Return the exit codes (negative: the signal) of ended children, including adopted ones."""
     codes = {}
-    with suppress(ChildProcessError):  # none is left
+    with suppress(ChildProcessError):  # no child remains
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
             codes[ended[0]] = os.waitstatus_to_exitcode(ended[1])
     return codes

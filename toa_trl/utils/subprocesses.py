@@ -1,4 +1,4 @@
-"""Commands as a person types them, run to their end: the trainings and recipes that another recipe starts."""
+"""Commands as a user types them: the training and recipe commands that other recipes start."""
 
 from __future__ import annotations
 
@@ -15,43 +15,48 @@ from toa_trl.errors import ConfigError, ToaError
 from toa_trl.utils import guard
 
 GRACE_S = 10.0  # between SIGTERM and SIGKILL
-LAST_LINES = 15  # of a command that failed
+LAST_LINES = 15  # of a log, shown if its command fails
 
 
 def check_command(place: str, command: str) -> list[str]:
-    """Its words.
+    """Split a command into argv and validate it.
 
     Raises:
-        ConfigError: it cannot be started, or a YAML file that it names is not there.
+        ConfigError: the program was not found, or a YAML file that the command names is missing.
     """
     try:
-        words = shlex.split(command)
+        argv = shlex.split(command)
     except ValueError as error:
         raise ConfigError(f"{place}: {command!r}: {error}") from error
-    if not words or shutil.which(words[0], path=_path()) is None:
+    if not argv or shutil.which(argv[0], path=_path()) is None:
         raise ConfigError(
-            f"{place}: {command!r} cannot be started; give one such as accelerate launch ..."
+            f"{place}: {command!r} cannot be started; write a command such as toa-trl sft ..."
         )
-    if missing := [file for file in configurations(command) if not file.is_file()]:
-        raise ConfigError(f"{place}: there is no file {missing[0]}")
-    return words
+    for file in configurations(command):
+        if not file.is_file():
+            raise ConfigError(f"{place}: the file {file} does not exist")
+    return argv
 
 
 def configurations(command: str) -> list[Path]:
-    """The YAML files that it names."""
-    return [Path(word) for word in shlex.split(command) if word.endswith((".yaml", ".yml"))]
+    """Return the YAML files that a command names."""
+    return [Path(part) for part in shlex.split(command) if part.endswith((".yaml", ".yml"))]
 
 
-async def run_command(words: Sequence[str], log: Path, held: Sequence[int] = ()) -> int:
-    """Run a command to its end; on Linux nothing of it outlives this process, whatever ends that, `kill -9` included.
+async def run_command(argv: Sequence[str], log: Path, held: Sequence[int] = ()) -> int:
+    """Run a command to its end, and end all its processes if this one ends.
+
+    On Linux that includes the case that this process is ended by `kill -9`.
 
     Args:
-        words: of the command; a program of this Python's environment is found whether that is activated or not.
-        log: the file that its output replaces.
-        held: file descriptors that stay open until nothing of the command is left, such as those of locks.
+        argv: the command; programs of this Python's environment are found even if it is not
+            activated.
+        log: file that receives the output; replaced if it exists.
+        held: file descriptors that stay open until every process of the command has ended, such as
+            those of locks.
 
     Returns:
-        Its exit code.
+        The exit code of the command.
     """
     guarded = (
         [sys.executable, "-I", "-S", guard.__file__, "", str(GRACE_S)]
@@ -61,12 +66,12 @@ async def run_command(words: Sequence[str], log: Path, held: Sequence[int] = ())
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             *guarded,
-            *words,
-            stdin=asyncio.subprocess.PIPE,  # what the guard watches
+            *argv,
+            stdin=asyncio.subprocess.PIPE,  # watched by the guard
             stdout=output,
             stderr=asyncio.subprocess.STDOUT,
             env={**os.environ, "PATH": _path()},
-            start_new_session=True,  # a launcher has children, which end with its group
+            start_new_session=True,  # the children of a launcher end with its process group
             pass_fds=held,
         )
     try:
@@ -78,11 +83,11 @@ async def run_command(words: Sequence[str], log: Path, held: Sequence[int] = ())
 
 
 def failed(what: str, log: Path) -> ToaError:
-    """The error that says `what` of a command, and shows the last lines of its log."""
+    """Return the error of a failed command, with the last lines of its log."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
     return ToaError("\n  ".join([f"{what}; {log} ends:", *lines]))
 
 
 def _path() -> str:
-    """PATH, with the programs of this Python's environment in front."""
+    """Return PATH with the programs of this Python's environment first."""
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
