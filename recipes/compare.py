@@ -15,10 +15,10 @@ from toa_trl.agents import make_agent, make_sampling
 from toa_trl.cli.arguments import parse, structure, user_errors
 from toa_trl.cli.config import SamplingArguments, make_verifier, structured
 from toa_trl.errors import ConfigError
-from toa_trl.evaluation.comparison import RememberingAgent, RememberingReward, Run, summarize
+from toa_trl.evaluation.comparison import RememberingAgent, RememberingReward, Run, summarize_search
 from toa_trl.evaluation.outputs import closing_all
-from toa_trl.evaluation.results import table, update_results
-from toa_trl.evaluation.students import Judge, Lesson, Training, data_table
+from toa_trl.evaluation.results import markdown_table, update_results
+from toa_trl.evaluation.students import Judge, Lesson, TrainingConfig, data_table
 from toa_trl.report.audit import Index
 from toa_trl.report.figures import save_figures
 from toa_trl.rewards import make_reward
@@ -26,7 +26,7 @@ from toa_trl.sampler import run_until_signal
 from toa_trl.sampling.progress import Progress
 from toa_trl.tasks import make_task
 from toa_trl.types import Sampling
-from toa_trl.utils.registry import construct
+from toa_trl.utils.config import validate
 
 SHOWN = (
     "name",
@@ -92,7 +92,7 @@ async def compare(config: Any) -> None:
     compared = [
         Run(name, budget, config.seed) for name in searches for budget in sorted(config.budgets)
     ]
-    training = construct("train", Training, params=train) if train else None
+    training = validate(TrainingConfig, train, "train") if train else None
     taught = (
         [Run(name, training.budget, seed) for name in searches for seed in training.seeds]
         if training
@@ -123,7 +123,7 @@ async def compare(config: Any) -> None:
     }
     folders = {run: output / run.folder(config.seed) for run in runs}
     async with closing_all(*agents, reward_model):
-        untrained = await judge.verdict("untrained", training.base, output) if training else []
+        untrained = await judge.verdicts("untrained", training.base, output) if training else []
         # all at once: batches are full, and a play that two searches share to the letter is generated once
         total = sum(run.budget for run in runs) * len(prompts)
         with Progress(
@@ -134,11 +134,13 @@ async def compare(config: Any) -> None:
             )
             rollouts = dict(zip(runs, await asyncio.gather(*sampling), strict=True))
     del agents, reward_model, runs  # a training needs their memory
-    summaries = {run: await summarize(found, task, verifier) for run, found in rollouts.items()}
+    summaries = {
+        run: await summarize_search(found, task, verifier) for run, found in rollouts.items()
+    }
     if compared:
         rows = [{"name": run.search, "budget": run.budget, **summaries[run]} for run in compared]
         update_results(results, "searches", rows)
-        print(table([{key: row[key] for key in SHOWN} for row in rows]))
+        print(markdown_table([{key: row[key] for key in SHOWN} for row in rows]))
         save_figures(rows, output)
     if training:
         lessons = [
@@ -149,7 +151,7 @@ async def compare(config: Any) -> None:
         update_results(
             results, "data_table", rows := [{**row, "num_overlapping": near} for row in found]
         )
-        print(table([{key: row.get(key) for key in SHOWN_OF_STUDENTS} for row in rows]))
+        print(markdown_table([{key: row.get(key) for key in SHOWN_OF_STUDENTS} for row in rows]))
 
 
 def main() -> None:

@@ -16,14 +16,14 @@ from typing import Any
 from toa_trl.agents import make_agent, make_sampling
 from toa_trl.cli.arguments import parse, user_errors
 from toa_trl.cli.config import EvaluationArguments, make_verifier
-from toa_trl.evaluation.accuracy import Scores, measure
+from toa_trl.evaluation.accuracy import Scores, measure_model
 from toa_trl.evaluation.alpaca import AlpacaEvalConfig
 from toa_trl.evaluation.benchmarks import alpaca_eval_against, lm_eval_of
 from toa_trl.evaluation.harness import LmEvalConfig
 from toa_trl.evaluation.ledger import keep, ledger_path
 from toa_trl.evaluation.metadata import write_evaluation
 from toa_trl.evaluation.outputs import Outputs, check_all, closing_all, respond
-from toa_trl.evaluation.results import table, update_results
+from toa_trl.evaluation.results import markdown_table, update_results
 from toa_trl.evaluation.winrate import win_rates
 from toa_trl.rewards import make_reward
 from toa_trl.rewards.judge import JudgeReward
@@ -72,10 +72,10 @@ async def evaluate(config: Any) -> tuple[list[str], dict[str, list[str]]]:
                 outputs[name] = await respond(agent, prompts, task, sampling, **settings)
             del agent
             gc.collect()
-            measurement, scores[name] = await measure(prompts, outputs[name], task, **judges)
+            measurement, scores[name] = await measure_model(prompts, outputs[name], task, **judges)
             student[name] = measurement.as_json()
             update_results(results, "student", student)
-        print(table([{"model": name, **row} for name, row in student.items()]))
+        print(markdown_table([{"model": name, **row} for name, row in student.items()]))
 
         rows = (
             await win_rates(config.baseline, prompts, task, outputs, scores, judge)
@@ -84,7 +84,7 @@ async def evaluate(config: Any) -> tuple[list[str], dict[str, list[str]]]:
         )
         update_results(results, "win_rates", rows)
         if rows:
-            print(table([{key: row[key] for key in OF_WIN_RATES} for row in rows]))
+            print(markdown_table([{key: row[key] for key in OF_WIN_RATES} for row in rows]))
     texts = {name: [each.greedy.text for each in found] for name, found in outputs.items()}
     return list(map(task.question, prompts)), texts
 

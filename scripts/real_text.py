@@ -26,7 +26,7 @@ import yaml
 from datasets import load_dataset
 
 from toa_trl.data.prompts import load_prompts
-from toa_trl.evaluation.results import table, update_results
+from toa_trl.evaluation.results import markdown_table, update_results
 from toa_trl.tasks import make_task
 from toa_trl.types import as_dicts
 from toa_trl.utils.files import read_jsonl
@@ -63,7 +63,7 @@ def main() -> None:
         folder = options.output / (f"{part}-{options.limit}" if options.limit else part)
         rows = PARTS[part](options.data, folder, options.limit)
         update_results(options.output / "results.json", part, rows)
-        print(table(rows))
+        print(markdown_table(rows))
 
 
 def translation(data: Path, output: Path, limit: int | None) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from tests.helpers import wait
 from toa_trl.agents import Agent
 from toa_trl.data.prompts import as_prompts
 from toa_trl.errors import AgentError, RewardError, Unavailable
-from toa_trl.evaluation.accuracy import Measurement, Scores, corpus_scores, measure
+from toa_trl.evaluation.accuracy import Measurement, Scores, corpus_scores, measure_model
 from toa_trl.evaluation.intervals import wilson
 from toa_trl.evaluation.outputs import Output, Outputs, respond
 from toa_trl.evaluation.votes import majority
@@ -72,7 +72,7 @@ def measured(
         outputs = await respond(
             agent, PROMPTS, TASK, sampling, num_samples=num_samples, seed=seed, progress=False
         )
-        return await measure(PROMPTS, outputs, TASK, **judges)
+        return await measure_model(PROMPTS, outputs, TASK, **judges)
 
     return wait(both())
 
@@ -208,7 +208,7 @@ def test_a_score_that_is_no_number_is_no_score() -> None:
 def test_a_graded_verifier_gives_no_accuracy_even_where_all_is_wrong() -> None:
     prompts = [Prompt("p", "x", {"reference": "abc def"})]  # type: ignore[arg-type]
     outputs = [Outputs(Output("zzz"), (Output("zzz"),))]
-    result, _ = wait(measure(prompts, outputs, TASK, verifier=make_reward({"kind": "chrf"})))
+    result, _ = wait(measure_model(prompts, outputs, TASK, verifier=make_reward({"kind": "chrf"})))
     assert (result.accuracy, result.mean_verifier_score, result.sampled_accuracy) == (
         None,
         0.0,
@@ -269,7 +269,7 @@ def test_translations_are_measured_as_a_corpus() -> None:
 
     async def both() -> tuple[Measurement, Scores]:
         outputs = await respond(Translator(), prompts, task, Sampling(), progress=False)
-        return await measure(prompts, outputs, task, verifier=make_reward({"kind": "chrf"}))
+        return await measure_model(prompts, outputs, task, verifier=make_reward({"kind": "chrf"}))
 
     result, scores = wait(both())
     texts, references = ["Yes.", "No thanks."], [[reference for _, reference, _ in rows]]
@@ -364,7 +364,7 @@ def test_math_is_measured_by_the_final_answer() -> None:
 
     async def both() -> Measurement:
         try:
-            return (await measure(prompts, said, task, verifier=verifier))[0]
+            return (await measure_model(prompts, said, task, verifier=verifier))[0]
         finally:
             await verifier.aclose()
 

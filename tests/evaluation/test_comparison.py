@@ -22,7 +22,12 @@ from toa_trl.agents import Agent
 from toa_trl.agents.scripted import ScriptedAgent
 from toa_trl.data.prompts import load_prompts
 from toa_trl.errors import ConfigError
-from toa_trl.evaluation.comparison import RememberingReward, Run, best_reward_over_n, summarize
+from toa_trl.evaluation.comparison import (
+    RememberingReward,
+    Run,
+    best_reward_over_n,
+    summarize_search,
+)
 from toa_trl.evaluation.intervals import gap_bounds, resampled_means, studentized_range
 from toa_trl.evaluation.students import Judge
 from toa_trl.report.figures import best_reward_over_n as draw
@@ -69,7 +74,11 @@ def test_the_curve_is_the_mean_of_the_best_so_far(rewards: list[list[float]]) ->
 
 def test_the_summary_takes_the_scored_plays_in_their_order() -> None:
     done = rollout(play(0, 0.5), play(1, None), play(2, 0.1), play(3, 0.9))
-    assert wait(summarize([done], ALIGNMENT, Verifier()))["best_reward_over_n"] == [0.5, 0.5, 0.9]
+    assert wait(summarize_search([done], ALIGNMENT, Verifier()))["best_reward_over_n"] == [
+        0.5,
+        0.5,
+        0.9,
+    ]
 
 
 def test_a_prompt_without_a_scored_play_is_counted_and_left_out() -> None:
@@ -78,7 +87,7 @@ def test_a_prompt_without_a_scored_play_is_counted_and_left_out() -> None:
         rollout(play(0, None), id="b"),
         rollout(play(0, 0.7, "1"), id="c"),
     ]
-    summary = wait(summarize(done, ALIGNMENT, Verifier()))
+    summary = wait(summarize_search(done, ALIGNMENT, Verifier()))
     assert (summary["num_problems"], summary["num_unanswered"]) == (2, 1)
     assert (summary["accuracy"], summary["mean_best_reward"]) == (1.0, 0.6)
 
@@ -88,7 +97,7 @@ def test_the_verifier_sees_what_the_reward_model_sees(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": "What is 5 - 4?", "answer": "1"}))
     (prompt,) = load_prompts(str(tmp_path / "p.jsonl"), read=task.read)
     assert prompt.messages[-1].content != "What is 5 - 4?"
-    wait(summarize([Rollout(prompt, (play(0, 0.5),))], task, verifier))
+    wait(summarize_search([Rollout(prompt, (play(0, 0.5),))], task, verifier))
     wait(Judge([], task, verifier, Sampling(), "").accuracy([row(prompt.id, "1")], [prompt]))
     assert [seen.messages[-1].content for seen in verifier.seen] == ["What is 5 - 4?"] * 2
 
@@ -105,7 +114,7 @@ def test_a_verifier_says_0_or_1() -> None:
     )
     message = r"verifier: 1 \(right\) or 0 \(wrong\) is needed, not 2;"
     with pytest.raises(ConfigError, match=message):
-        wait(summarize([done], ALIGNMENT, LengthReward()))
+        wait(summarize_search([done], ALIGNMENT, LengthReward()))
     with pytest.raises(ConfigError, match=message):
         wait(judge.accuracy([row("p", "two words")], [done.prompt]))
 
@@ -126,7 +135,7 @@ def test_problems_that_are_among_the_prompts_are_refused() -> None:
 def test_the_studentized_range_is_that_of_the_tables(
     num_means: int, freedom: int, point: float
 ) -> None:
-    assert studentized_range(num_means, freedom) == pytest.approx(point, rel=0.02)
+    assert studentized_range(num_means, freedom) == pytest.approx(point, abs=0.001)
 
 
 @pytest.mark.parametrize(("num_searches", "num_seeds"), [(6, 3), (2, 3), (3, 5)])
@@ -193,7 +202,7 @@ def test_models_are_gone_before_the_first_training(
         left.extend(each for each in models() if not any(each is other for other in before))
         return [{"search": "parallel"}]
 
-    monkeypatch.setattr(Judge, "verdict", untrained)
+    monkeypatch.setattr(Judge, "verdicts", untrained)
     monkeypatch.setattr(recipe, "data_table", look)
     for name, question in (
         ("prompts", "What?"),
@@ -242,7 +251,9 @@ def test_the_first_plays_are_a_smaller_run_unless_the_search_plans_with_its_budg
     agents, summaries = [Writer("a"), Writer("b")], {}
     for budget in (5, 20):
         sampler = TOASampler(agents, TextReward(), search, budget, progress=False)
-        summaries[budget] = wait(summarize(wait(sampler.asample(PROMPTS)), ALIGNMENT, Verifier()))
+        summaries[budget] = wait(
+            summarize_search(wait(sampler.asample(PROMPTS)), ALIGNMENT, Verifier())
+        )
     small = summaries[5]["best_reward_over_n"]
     assert small[-1] == summaries[5]["mean_best_reward"]
     assert (small == summaries[20]["best_reward_over_n"][:5]) == (search not in ("prs", "toa"))

@@ -11,8 +11,8 @@ import pytest
 
 from tests.helpers import EchoAgent, TextReward, play, rollout, wait
 from toa_trl.errors import AgentError
-from toa_trl.evaluation.comparison import RememberingAgent, RememberingReward, summarize
-from toa_trl.evaluation.results import table, update_results
+from toa_trl.evaluation.comparison import RememberingAgent, RememberingReward, summarize_search
+from toa_trl.evaluation.results import markdown_table, update_results
 from toa_trl.rewards import make_reward
 from toa_trl.tasks import make_task
 from toa_trl.types import Message, Prompt, Sampling
@@ -33,7 +33,7 @@ def test_summary_of_rollouts_made_by_hand() -> None:
         answer="1",
     )
     second = rollout(play(0, 5.0, "2", flops=None), play(1, 4.0, "0"), id="p1", answer="2")
-    summary = wait(summarize([first, second], make_task("alignment"), VERIFIER))
+    summary = wait(summarize_search([first, second], make_task("alignment"), VERIFIER))
     assert summary["accuracy"] == 0.5  # the best of the first is wrong
     assert summary["oracle_accuracy"] == 1.0
     assert summary["mean_best_reward"] == pytest.approx((1.1 + 5.0) / 2)
@@ -105,7 +105,7 @@ def test_results_keep_their_other_parts(tmp_path: Path) -> None:
 
 
 def test_the_table_is_markdown() -> None:
-    text = table(
+    text = markdown_table(
         [
             {"name": "toa", "accuracy": 0.5, "interval": (0.25, 0.75), "flops": 123456.0},
             {"name": "x", "accuracy": 1, "interval": [0.0, 1.0], "flops": 2.0},

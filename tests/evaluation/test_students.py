@@ -22,11 +22,18 @@ from toa_trl.errors import ConfigError, ToaError
 from toa_trl.evaluation import students
 from toa_trl.evaluation.comparison import Run
 from toa_trl.evaluation.intervals import bootstrap
-from toa_trl.evaluation.students import Judge, Lesson, Training, data_table, table_rows, train
+from toa_trl.evaluation.students import (
+    Judge,
+    Lesson,
+    TrainingConfig,
+    data_table,
+    table_rows,
+    train_student,
+)
 from toa_trl.rewards import RewardModel, make_reward
 from toa_trl.tasks import make_task
 from toa_trl.types import Prompt, Sampling
-from toa_trl.utils.registry import construct
+from toa_trl.utils.config import validate
 
 DEMO = Path(students.__file__).parents[1] / "demo"
 # in the place of recipes/sft.py: copies the model, and says what it was asked
@@ -46,11 +53,17 @@ if options["--seed"] != "15":
 
 
 @pytest.fixture(name="training")
-def _training(tmp_path: Path) -> Training:
+def _training(tmp_path: Path) -> TrainingConfig:
     (tmp_path / "trainer.py").write_text(TRAINER)
     (tmp_path / "sft.yaml").write_text("num_train_epochs: 1\n")
     command = f"'{sys.executable}' {tmp_path / 'trainer.py'} {tmp_path / 'asked'} --config {tmp_path / 'sft.yaml'}"
-    return Training(command, str(DEMO / "weights/student"), "heldout.jsonl", budget=8, seeds=[0, 1])
+    return TrainingConfig(
+        command=command,
+        base=str(DEMO / "weights/student"),
+        heldout="heldout.jsonl",
+        budget=8,
+        seeds=[0, 1],
+    )
 
 
 def lesson(folder: Path, search: str = "toa", seed: int = 0, text: str = "#### 4") -> Lesson:
@@ -71,29 +84,31 @@ def asked(folder: Path) -> list[dict[str, str]]:
     ("change", "message"),
     [
         ({"command": "no-such-launcher recipes/sft.py"}, "cannot be started"),
-        ({"command": ""}, "cannot be started"),
+        ({"command": ""}, "train.command: must not be empty"),
         ({"command": "python sft.py --config no-such.yaml"}, r"no file no-such\.yaml"),
-        ({"budget": 0}, "budget: a whole number"),
-        ({"seeds": []}, "seeds: a list of different"),
-        ({"seeds": [1, 1]}, "seeds: a list of different"),
-        ({"seeds": 3}, "seeds: a list of different"),
-        ({"seeds": ["a"]}, "seeds: a whole number"),
-        ({"budgets": 8}, "unknown key 'budgets'.*did you mean 'budget'"),
+        ({"command": "python 'sft.py"}, "train.command: .* No closing quotation"),
+        ({"budget": 0}, "train.budget: must be >= 1, not 0"),
+        ({"seeds": []}, "train.seeds: must have at least 1 entries"),
+        ({"seeds": [1, 1]}, r"train.seeds: must be different numbers, not \[1, 1\]"),
+        ({"seeds": 3}, "train.seeds: must be a list, not 3"),
+        ({"seeds": ["a"]}, r"train.seeds\[0\]: must be an integer, not 'a'"),
+        ({"seeds": [-1]}, r"train.seeds\[0\]: must be >= 0, not -1"),
+        ({"budgets": 8}, "train: unknown key 'budgets'.*did you mean 'budget'"),
     ],
 )
 def test_mistakes_are_named(change: dict[str, Any], message: str) -> None:
     good = {"command": "python sft.py", "base": "base", "heldout": "heldout.jsonl", "budget": 8}
-    construct("train", Training, params=good)
+    validate(TrainingConfig, good, "train")
     with pytest.raises(ConfigError, match=message):
-        construct("train", Training, params=good | change)
+        validate(TrainingConfig, good | change, "train")
 
 
-def test_a_student_is_trained_once(tmp_path: Path, training: Training) -> None:
+def test_a_student_is_trained_once(tmp_path: Path, training: TrainingConfig) -> None:
     run = tmp_path / "toa-8"
     left = run / "student.killed"
     left.mkdir(parents=True)
     for _ in range(2):
-        wait(train(training, lesson(run, seed=7)))
+        wait(train_student(training, lesson(run, seed=7)))
     (options,) = asked(tmp_path)
     assert options["--seed"] == "7"
     assert options["--model_name_or_path"] == training.base
@@ -103,7 +118,9 @@ def test_a_student_is_trained_once(tmp_path: Path, training: Training) -> None:
     assert (run / "student/model.safetensors").is_file()
 
 
-def test_memory_is_free_while_a_student_is_trained(tmp_path: Path, training: Training) -> None:
+def test_memory_is_free_while_a_student_is_trained(
+    tmp_path: Path, training: TrainingConfig
+) -> None:
     class Model:
         def __init__(self) -> None:
             self.queue = self
@@ -112,46 +129,50 @@ def test_memory_is_free_while_a_student_is_trained(tmp_path: Path, training: Tra
     try:
         model = weakref.ref(Model())
         assert model() is not None
-        wait(train(training, lesson(tmp_path / "toa-8")))
+        wait(train_student(training, lesson(tmp_path / "toa-8")))
         assert model() is None
     finally:
         gc.enable()
 
 
-def test_another_training_is_refused(tmp_path: Path, training: Training) -> None:
+def test_another_training_is_refused(tmp_path: Path, training: TrainingConfig) -> None:
     run = tmp_path / "toa-8"
-    wait(train(training, lesson(run)))
-    with pytest.raises(ConfigError, match=r"student was trained otherwise \(rows\); delete it"):
-        wait(train(training, lesson(run, text="#### 5")))
+    wait(train_student(training, lesson(run)))
+    with pytest.raises(ConfigError, match=r"student was trained otherwise \(rows\); move it away"):
+        wait(train_student(training, lesson(run, text="#### 5")))
     with pytest.raises(ConfigError, match=r"otherwise \(seed\)"):
-        wait(train(training, lesson(run, seed=1)))
+        wait(train_student(training, lesson(run, seed=1)))
     (tmp_path / "sft.yaml").write_text("num_train_epochs: 2\n")
     with pytest.raises(ConfigError, match=r"otherwise \(configurations\)"):
-        wait(train(training, lesson(run)))
+        wait(train_student(training, lesson(run)))
     (run / "student/training.json").unlink()
     with pytest.raises(ConfigError, match=r"otherwise \(command, base, "):
-        wait(train(training, lesson(run)))
+        wait(train_student(training, lesson(run)))
 
 
-def test_a_training_that_fails_shows_its_last_lines(tmp_path: Path, training: Training) -> None:
+def test_a_training_that_fails_shows_its_last_lines(
+    tmp_path: Path, training: TrainingConfig
+) -> None:
     run = tmp_path / "toa-8"
     with pytest.raises(
         ToaError,
         match=r"of toa, seed 13, ended with code 1; .* ends:\n  epoch 1\n  epoch 2\n  CUDA is out of luck",
     ):
-        wait(train(training, lesson(run, seed=13)))
+        wait(train_student(training, lesson(run, seed=13)))
     with pytest.raises(ToaError, match="seed 15, left no model"):
-        wait(train(training, lesson(run, seed=15)))
+        wait(train_student(training, lesson(run, seed=15)))
     assert not (run / "student").exists()
 
 
-def test_an_interrupted_training_does_not_outlive_it(tmp_path: Path, training: Training) -> None:
+def test_an_interrupted_training_does_not_outlive_it(
+    tmp_path: Path, training: TrainingConfig
+) -> None:
     # as accelerate does: the command is the parent of what trains
     nested = f"bash -c '\"$@\" & echo $! >{tmp_path}/pid; wait' - {training.command}"
-    launched = Training(nested, training.base, training.heldout, training.budget)
+    launched = training.model_copy(update={"command": nested})
 
     async def interrupt() -> None:
-        task = asyncio.ensure_future(train(launched, lesson(tmp_path / "toa-8", seed=14)))
+        task = asyncio.ensure_future(train_student(launched, lesson(tmp_path / "toa-8", seed=14)))
         while not (tmp_path / "asked").exists():
             await asyncio.sleep(0.02)
         task.cancel()
@@ -176,7 +197,7 @@ def test_an_interrupted_training_does_not_outlive_it(tmp_path: Path, training: T
 
 
 def test_the_table_is_made_once(
-    tmp_path: Path, training: Training, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, training: TrainingConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Verifier(RewardModel):
         num_asked = 0
@@ -192,7 +213,7 @@ def test_the_table_is_made_once(
     prompts = [Prompt(f"p{number}", "What?") for number in range(3)]  # type: ignore[arg-type]
 
     async def make(judge: Judge) -> list[dict[str, Any]]:
-        untrained = await judge.verdict("untrained", training.base, tmp_path)
+        untrained = await judge.verdicts("untrained", training.base, tmp_path)
         return await data_table(training, lessons, judge, untrained, prompts)
 
     rows = wait(make(judge))
@@ -229,14 +250,14 @@ def test_the_table_is_made_once(
     assert {row["accuracy"] for row in wait(make(strict))} == {0.0}
     scorer = Judge(problems, task, make_reward({"kind": "length"}), judge.sampling, "length")
     with pytest.raises(ConfigError, match=r"verifier: 1 \(right\) or 0 \(wrong\) is needed"):
-        wait(scorer.verdict("untrained", training.base, tmp_path))
+        wait(scorer.verdicts("untrained", training.base, tmp_path))
 
 
 def nothing(completions: Any, **columns: Any) -> list[float]:
     return [0.0] * len(completions)
 
 
-def test_rows_say_what_the_verdicts_say(tmp_path: Path, training: Training) -> None:
+def test_rows_say_what_the_verdicts_say(tmp_path: Path, training: TrainingConfig) -> None:
     rng = np.random.default_rng(1)
     right = {
         name: (rng.random((3, 400)) < share).astype(float)

@@ -26,7 +26,7 @@ from toa_trl.evaluation.winrate import (
     NUM_AT_ONCE,
     by_judge,
     by_scores,
-    summarize,
+    win_rate_of,
     win_rates,
 )
 from toa_trl.rewards import make_reward
@@ -53,7 +53,7 @@ def values(found: list[Score | None]) -> list[float | None]:
 
 
 def rate(cases: list[Case]) -> Any:
-    return summarize(*zip(*cases, strict=True)) if cases else summarize([], [], [])
+    return win_rate_of(*zip(*cases, strict=True)) if cases else win_rate_of([], [], [])
 
 
 def swapped(case: Case) -> Case:
@@ -127,7 +127,7 @@ def test_counts_add_up_and_intervals_hold_their_rates(cases: list[Case]) -> None
 
 @pytest.mark.parametrize(("outcome", "expected"), [(1.0, 1.0), (0.5, 0.5), (0.0, 0.0)])
 def test_wins_ties_and_losses_count_one_half_and_nothing(outcome: float, expected: float) -> None:
-    found = summarize([Score(outcome)] * 20, [10] * 20, [11, 9] * 10)
+    found = win_rate_of([Score(outcome)] * 20, [10] * 20, [11, 9] * 10)
     assert found.win_rate == found.win_rate_matched_length == expected
     assert found.interval == found.interval_matched_length == (expected, expected)
     assert (found.num_matched, found.reason) == (20, None)
@@ -135,7 +135,7 @@ def test_wins_ties_and_losses_count_one_half_and_nothing(outcome: float, expecte
 
 def test_failures_are_left_out() -> None:
     mixed = outcomes(1.0, None, 0.0, 0.5, 1.0, None, None)
-    found = summarize(mixed, [4, None, 2, 2, 4, None, 3], [1, 1, 1, 1, 1, None, 99])
+    found = win_rate_of(mixed, [4, None, 2, 2, 4, None, 3], [1, 1, 1, 1, 1, None, 99])
     assert found.win_rate == 2.5 / 4
     assert found.interval == bootstrap([0.0, 0.5, 1.0, 1.0])
     assert (found.num_wins, found.num_ties, found.num_losses, found.num_failed) == (2, 1, 1, 3)
@@ -143,7 +143,7 @@ def test_failures_are_left_out() -> None:
 
 
 def test_without_outcomes_there_is_no_rate_and_a_reason() -> None:
-    found = summarize([None] * 3, [None] * 3, [4, 5, 6])
+    found = win_rate_of([None] * 3, [None] * 3, [4, 5, 6])
     assert found.as_json() == {
         "win_rate": None,
         "interval": None,
@@ -171,7 +171,7 @@ def test_arena_verdicts_count_with_their_weights() -> None:
     for game in games:
         repeated = [value for verdict in game for value in shares_of[verdict]]
         ours.append(Score(sum(repeated) / len(repeated), weight=len(repeated) / 2))
-    found = summarize(ours, [9] * 200, [9] * 200)
+    found = win_rate_of(ours, [9] * 200, [9] * 200)
     assert (
         found.win_rate == found.win_rate_matched_length == pytest.approx(sum(theirs) / len(theirs))
     )
@@ -187,7 +187,7 @@ def test_at_matched_length_a_judge_of_length_gives_one_half() -> None:
     for longer in (0.9, 1.0, 1.1, 1.2):
         theirs = rng.integers(50, 500, 400).astype(float)
         ours = np.rint(theirs * longer * rng.lognormal(0, 0.3, 400))
-        found = summarize(by_scores(list(ours), list(theirs)), list(ours), list(theirs))
+        found = win_rate_of(by_scores(list(ours), list(theirs)), list(ours), list(theirs))
         assert found.win_rate_matched_length == pytest.approx(0.5, abs=1e-12)
         assert found.win_rate is not None
         assert (found.win_rate > 0.53) == (longer > 1)
@@ -198,7 +198,7 @@ def test_at_matched_length_a_preference_for_long_answers_is_taken_out() -> None:
     rng = np.random.default_rng(0)
     ratio = rng.normal(0.3, 0.35, 4000)
     wins = rng.random(4000) < 1 / (1 + np.exp(-0.4 - 2 * ratio))
-    found = summarize(outcomes(*wins.astype(float)), list(300 * np.exp(ratio)), [300.0] * 4000)
+    found = win_rate_of(outcomes(*wins.astype(float)), list(300 * np.exp(ratio)), [300.0] * 4000)
     assert found.win_rate is not None
     assert found.win_rate > 0.68
     assert found.win_rate_matched_length == pytest.approx(0.6, abs=0.03)
@@ -210,7 +210,7 @@ def test_pairs_are_matched_by_the_ratio_of_their_lengths() -> None:
     assert MATCHED == 1.2
     lengths = [(100, 120), (120, 100), (100, 121), (121, 100), (0, 0), (0, 1), (7, 7)]
     assert (
-        summarize(
+        win_rate_of(
             [Score(1.0)] * 7 * 5, [a for a, _ in lengths] * 5, [b for _, b in lengths] * 5
         ).num_matched
         == 4 * 5
@@ -230,7 +230,7 @@ def test_pairs_are_matched_by_the_ratio_of_their_lengths() -> None:
 def test_too_few_matched_pairs_give_a_reason_and_no_rate(
     ours: list[float], theirs: list[float]
 ) -> None:
-    found = summarize([Score(1.0), *[Score(0.5)] * (len(ours) - 1)], ours, theirs)
+    found = win_rate_of([Score(1.0), *[Score(0.5)] * (len(ours) - 1)], ours, theirs)
     assert (found.win_rate_matched_length, found.interval_matched_length) == (None, None)
     assert "too few" in (found.reason or "")
     assert found.win_rate is not None
@@ -238,9 +238,9 @@ def test_too_few_matched_pairs_give_a_reason_and_no_rate(
 
 def test_as_few_matched_pairs_as_are_needed() -> None:
     num = int(FEWEST_MATCHED)
-    assert summarize([Score(1.0)] * num, [5] * num, [5] * num).win_rate_matched_length == 1.0
+    assert win_rate_of([Score(1.0)] * num, [5] * num, [5] * num).win_rate_matched_length == 1.0
     assert (
-        summarize(
+        win_rate_of(
             [Score(1.0)] * num, [10, 11] * (num // 2), [11, 10] * (num // 2)
         ).win_rate_matched_length
         == 1.0
@@ -347,7 +347,7 @@ def test_a_judge_that_talks_nonsense_still_gives_the_right_rate(mode: str) -> No
     expected = by_scores(*lengths)  # type: ignore[arg-type]
     pairs = zip(values(found), values(expected), strict=True)
     assert all(value in (None, truth) for value, truth in pairs)
-    summary = summarize(found, *lengths)
+    summary = win_rate_of(found, *lengths)
     assert 5 <= summary.num_failed <= 35  # 1 - (1 - 0.3 ** 2) ** 2 of 100 are 17
     assert summary.win_rate_matched_length == pytest.approx(0.5)
     assert rating(ours[0]) != rating(theirs[0])

@@ -68,7 +68,7 @@ class Scores:
     reward: Sequence[float | None] = ()
 
 
-async def measure(
+async def measure_model(
     prompts: Sequence[Prompt],
     outputs: Sequence[Outputs],
     task: Task,

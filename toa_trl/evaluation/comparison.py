@@ -35,7 +35,7 @@ class Run(NamedTuple):
         )
 
 
-async def summarize(
+async def summarize_search(
     rollouts: Iterable[Rollout], task: Task, verifier: RewardModel
 ) -> dict[str, Any]:
     """What one search reached, as means over prompts with 95 % bootstrap intervals.

@@ -1,4 +1,4 @@
-"""results.json, to which evaluate.py and compare.py each add their part, and the tables on screen."""
+"""results.json, to which evaluate and compare each add their part, and the tables on screen."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from tabulate import tabulate
 
 from toa_trl.utils.files import replace_text
 
+MISSING = "–"
+
 
 def update_results(path: Path, part: str, value: Any) -> None:
-    """Replace one part of results.json and keep the others; two processes may do so at once."""
+    """Replace one part of results.json and keep the others; safe for concurrent processes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -21,24 +24,21 @@ def update_results(path: Path, part: str, value: Any) -> None:
         replace_text(path, json.dumps(results, indent=2) + "\n")
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as a Markdown table; numbers with three significant digits, intervals in brackets, a dash for what is missing."""
-    header = list(dict.fromkeys(column for row in rows for column in row))
-    cells = [header, *([_cell(row.get(column)) for column in header] for row in rows)]
-    widths = [max(len(line[at]) for line in cells) for at in range(len(header))]
-    lines = [
-        "| "
-        + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True))
-        + " |"
-        for line in cells
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as a Markdown table.
+
+    Numbers have three digits after the point, intervals stand in brackets, and missing values are
+    dashes.
+    """
+    cells = [{column: _cell(value) for column, value in row.items()} for row in rows]
+    return tabulate(
+        cells, headers="keys", tablefmt="github", missingval=MISSING, disable_numparse=True
+    )
 
 
 def _cell(value: Any) -> str:
     if value is None:
-        return "–"
+        return MISSING
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) >= 1e4 else f"{value:.3f}"
     if isinstance(value, Sequence) and not isinstance(value, str):

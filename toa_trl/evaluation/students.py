@@ -1,4 +1,4 @@
-"""The paper's data table: one student per search and seed, trained on what the search found, judged on held-out problems."""
+"""The paper's data table: one student per search and seed, judged on held-out problems."""
 
 from __future__ import annotations
 
@@ -20,57 +20,55 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic import Field, field_validator
 
 from toa_trl.agents import make_agent
 from toa_trl.errors import ConfigError, RewardError
-from toa_trl.evaluation.accuracy import measure
+from toa_trl.evaluation.accuracy import measure_model
 from toa_trl.evaluation.comparison import Run, check_verdicts, verify
-from toa_trl.evaluation.intervals import gap_bounds, resampled_means
+from toa_trl.evaluation.intervals import gap_bounds, middle_95, resampled_means
 from toa_trl.evaluation.ledger import digest, ledger_path
 from toa_trl.evaluation.outputs import respond
 from toa_trl.rewards import RewardModel
 from toa_trl.tasks import Task
 from toa_trl.types import Prompt, Sampling, as_dicts
+from toa_trl.utils.config import Config, NonNegativeInt, PositiveInt, Text
 from toa_trl.utils.files import replace_text
-from toa_trl.utils.registry import check_whole
 from toa_trl.utils.subprocesses import check_command, configurations, failed, run_command
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Training:
-    """How every student is made, and what judges it.
+class TrainingConfig(Config):
+    """How the students of the data table are trained and judged."""
 
-    Raises:
-        ConfigError: the command or a configuration that it names is not there, a seed is none, or there is no seed.
-    """
+    command: Text
+    """Training command; --model_name_or_path, --dataset_name, --output_dir, --seed are added."""
+    base: Text
+    """The student before training: folder or Hub name."""
+    heldout: Text
+    """Problems that no search and no training has seen, as `prompts` of a run."""
+    budget: PositiveInt
+    """Plays per prompt, of every search."""
+    seeds: list[NonNegativeInt] = Field(default=[0, 1, 2], min_length=1)
+    """Seeds, each of a search and of the training that follows."""
 
-    command: str  # as a person types it; --model_name_or_path, --dataset_name, --output_dir and --seed are added
-    base: str  # the student before training: folder or Hub name
-    heldout: (
-        str  # problems of which no search and no training has seen any, as `prompts` of the run
-    )
-    budget: int  # plays per prompt, of every search
-    seeds: Sequence[int] = (0, 1, 2)  # each of the sampling and of the training that follows
+    @field_validator("command")
+    @classmethod
+    def _check_command(cls, command: str) -> str:
+        check_command("train.command", command)
+        return command
 
-    def __post_init__(self) -> None:
-        check_command("train: command", self.command)
-        check_whole("train: budget", self.budget, at_least=1)
-        if (
-            not isinstance(self.seeds, list | tuple)
-            or not self.seeds
-            or len(set(self.seeds)) < len(self.seeds)
-        ):
-            raise ConfigError(
-                f"train: seeds: a list of different whole numbers is needed, not {self.seeds!r}"
-            )
-        for seed in self.seeds:
-            check_whole("train: seeds", seed, at_least=0)
+    @field_validator("seeds")
+    @classmethod
+    def _check_seeds(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("must be different numbers")
+        return seeds
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides a student, but for its data and its seed: the command, and what the YAML files it names hold."""
+        """What decides a student but for data and seed: the command and its configurations."""
         files = {
             str(file): file.read_text(encoding="utf-8") for file in configurations(self.command)
         }
@@ -82,239 +80,246 @@ class Lesson:
     """What one run gives a student to learn."""
 
     run: Run
-    folder: Path  # of the run; the student lives in it
-    rows: Sequence[
-        Mapping[str, Any]
-    ]  # {prompt, completion, reward, ...}, as of `toa_trl.data.sft.sft_rows`
-    summary: Mapping[str, Any]  # of the run, see `toa_trl.evaluation.comparison.summarize`
+    folder: Path  # of the run; the student is saved in it
+    rows: Sequence[Mapping[str, Any]]  # {prompt, completion, reward, ...} of `sft_rows`
+    summary: Mapping[str, Any]  # of the run, by `summarize_search`
 
 
 @dataclass(frozen=True)
 class Judge:
-    """What a student is judged by: its greedy responses to problems that are new to it."""
+    """Judges students by their greedy responses to problems that are new to them."""
 
     problems: Sequence[Prompt]
     task: Task
     verifier: RewardModel  # 1 right, 0 wrong
-    sampling: Sampling  # its max_tokens and stop
-    rules: Any  # what tells this verifier from others, as JSON values; the task's own is told by the task
+    sampling: Sampling  # its max_tokens and stop are used
+    rules: Any  # identity of the verifier, as JSON values, without the task's
 
     def check_new(self, prompts: Iterable[Prompt]) -> None:
-        """Raises:
-        ConfigError: a problem is among the prompts.
+        """Check that no problem is among the prompts.
+
+        Raises:
+            ConfigError: one is.
         """
-        known = {prompt.messages for prompt in prompts}
-        if seen := [problem.id for problem in self.problems if problem.messages in known]:
+        asked = {prompt.messages for prompt in prompts}
+        seen = [problem.id for problem in self.problems if problem.messages in asked]
+        if seen:
             raise ConfigError(
-                f"train: heldout: {len(seen)} of its problems are among the prompts, as {seen[0]!r}"
+                f"train.heldout: {len(seen)} of its problems are among the prompts, as {seen[0]!r}"
             )
 
     async def accuracy(self, rows: Iterable[Mapping[str, Any]], prompts: Iterable[Prompt]) -> float:
-        """Share of the rows that are right.
+        """Return the share of rows that are right.
 
         Args:
             rows: of a lesson.
-            prompts: of which they are.
+            prompts: the prompts of these rows, and perhaps others.
 
         Raises:
-            ConfigError: the verifier says something else than 0 or 1.
+            ConfigError: the verifier returns something other than 0 or 1.
         """
-        asked = {prompt.id: prompt for prompt in prompts}
-        responses = ((asked[row["prompt_id"]], row["completion"][0]["content"]) for row in rows)
-        right = await asyncio.gather(
-            *(verify(self.verifier, self.task, prompt, [text]) for prompt, text in responses)
-        )
-        return mean(verdict for (verdict,) in right)
+        by_id = {prompt.id: prompt for prompt in prompts}
+        checks = []
+        for row in rows:
+            prompt, text = by_id[row["prompt_id"]], row["completion"][0]["content"]
+            checks.append(verify(self.verifier, self.task, prompt, [text]))
+        return mean(verdict for (verdict,) in await asyncio.gather(*checks))
 
-    async def verdict(self, name: str, model: Path | str, folder: Path) -> list[float]:
-        """1 or 0 per problem; from the folder where the same model was judged before.
+    async def verdicts(self, name: str, model: Path | str, folder: Path) -> list[float]:
+        """Return 1 or 0 per problem; a model that was judged before is not judged again.
+
+        Args:
+            name: name of the model in messages and files.
+            model: folder or Hub name.
+            folder: folder where responses and verdicts are kept.
 
         Raises:
-            AgentError, RewardError: a response is missing or could not be judged.
-            ConfigError: the verifier says something else than 0 or 1.
+            AgentError: a response is missing.
+            RewardError: a response could not be judged.
+            ConfigError: the verifier returns something other than 0 or 1.
         """
         entry = {"name": name, "engine": "transformers", "model": str(model)}
         asked = [(problem.id, as_dicts(problem.messages)) for problem in self.problems]
-        outputs = ledger_path(folder, name, entry, asked, asdict(self.sampling))
-        by = [
-            self.rules,
-            self.task.identity,
-            digest(*(dict(problem.metadata) for problem in self.problems)),
-        ]
-        file = outputs.with_suffix(".json")
-        known = _read(file)
-        if known.get("by") != by:
-            agent = make_agent(entry)
-            responses = await respond(
-                agent, self.problems, self.task, self.sampling, path=outputs, progress=False
+        path = ledger_path(folder, name, entry, asked, asdict(self.sampling))
+        columns = digest(*(dict(problem.metadata) for problem in self.problems))
+        by = [self.rules, self.task.identity, columns]
+        file = path.with_suffix(".json")
+        kept = _read_json(file)
+        if kept.get("by") != by:
+            outputs = await respond(
+                make_agent(entry),
+                self.problems,
+                self.task,
+                self.sampling,
+                path=path,
+                progress=False,
             )
-            _, scores = await measure(self.problems, responses, self.task, verifier=self.verifier)
-            if None in scores.verifier:
-                raise RewardError(
-                    f"{name}: {scores.verifier.count(None)} of its responses could not be judged"
-                )
-            known = {
-                "by": by,
-                "right": check_verdicts([score for score in scores.verifier if score is not None]),
-            }
-            replace_text(file, json.dumps(known) + "\n")
-        return list(known["right"])
+            _, scores = await measure_model(
+                self.problems, outputs, self.task, verifier=self.verifier
+            )
+            right = [score for score in scores.verifier if score is not None]
+            num_missing = len(scores.verifier) - len(right)
+            if num_missing:
+                raise RewardError(f"{name}: {num_missing} of its responses could not be judged")
+            kept = {"by": by, "right": check_verdicts(right)}
+            replace_text(file, json.dumps(kept) + "\n")
+        return list(kept["right"])
 
 
 async def data_table(
-    training: Training,
+    training: TrainingConfig,
     lessons: Sequence[Lesson],
     judge: Judge,
     untrained: Sequence[float],
     prompts: Sequence[Prompt],
 ) -> list[dict[str, Any]]:
-    """Train and judge every student, one after the other. What is done already is not done again.
+    """Train and judge every student, one after the other, unless it was done before.
 
     Args:
-        training: how.
+        training: how students are trained.
         lessons: every search with every seed.
         judge: of all students.
-        untrained: the verdict on the student before training.
+        untrained: verdicts on the student before training.
         prompts: of the searches.
 
     Returns:
         See `table_rows`.
 
     Raises:
-        ConfigError: a student is there that was trained otherwise.
-        ToaError: a training failed; with its last lines.
+        ConfigError: a student exists that was trained otherwise.
+        ToaError: a training failed; the message has its last lines.
     """
     data_accuracy = {lesson.run: await judge.accuracy(lesson.rows, prompts) for lesson in lessons}
     right: dict[str, list[list[float]]] = {}
     for number, lesson in enumerate(lessons, 1):
-        await train(training, lesson)
-        verdict = await judge.verdict("student", lesson.folder / "student", lesson.folder)
-        right.setdefault(lesson.run.search, []).append(verdict)
-        who = (number, len(lessons), lesson.run.search, lesson.run.seed)
-        logger.warning("student %d of %d (%s, seed %d): accuracy %.3f", *who, mean(verdict))
-    verdicts = {search: np.array(each) for search, each in right.items()}
-    return table_rows(training, lessons, data_accuracy, untrained, verdicts)
+        await train_student(training, lesson)
+        verdicts = await judge.verdicts("student", lesson.folder / "student", lesson.folder)
+        right.setdefault(lesson.run.search, []).append(verdicts)
+        logger.warning(
+            "student %d of %d (%s, seed %d): accuracy %.3f",
+            number,
+            len(lessons),
+            lesson.run.search,
+            lesson.run.seed,
+            mean(verdicts),
+        )
+    arrays = {search: np.array(verdicts) for search, verdicts in right.items()}
+    return table_rows(training, lessons, data_accuracy, untrained, arrays)
 
 
-async def train(training: Training, lesson: Lesson) -> None:
-    """The student of one lesson, in <folder>/student; complete as soon as it is there.
+async def train_student(training: TrainingConfig, lesson: Lesson) -> None:
+    """Train the student of one lesson in <folder>/student, which exists only when it is complete.
 
-    It is trained by another process, which has the GPU memory that nothing here refers to any more.
+    Another process trains it, so that the GPU memory that nothing here refers to is free for it.
 
     Raises:
-        ConfigError: one is there that was trained otherwise.
-        ToaError: the training failed; with its last lines.
+        ConfigError: a student exists that was trained otherwise.
+        ToaError: the training failed; the message has its last lines.
     """
-    done = lesson.folder / "student"
+    student = lesson.folder / "student"
     rows = [(row["prompt"], row["completion"]) for row in lesson.rows]
-    made = {**training.identity, "seed": lesson.run.seed, "rows": digest(*rows)}
-    if done.is_dir():
-        if different := [
-            key for key, value in made.items() if _read(done / "training.json").get(key) != value
-        ]:
+    recipe = {**training.identity, "seed": lesson.run.seed, "rows": digest(*rows)}
+    if student.is_dir():
+        before = _read_json(student / "training.json")
+        different = [key for key, value in recipe.items() if before.get(key) != value]
+        if different:
             raise ConfigError(
-                f"{done} was trained otherwise ({', '.join(different)}); delete it, or name another folder"
+                f"{student} was trained otherwise ({', '.join(different)}); "
+                "move it away, or choose another output_dir"
             )
         return
-    for left in lesson.folder.glob("student.*"):  # of trainings that were killed
-        shutil.rmtree(left, ignore_errors=True)
+    for killed in lesson.folder.glob("student.*"):
+        shutil.rmtree(killed, ignore_errors=True)
     (lesson.folder / "sft").mkdir(exist_ok=True)
     pq.write_table(pa.Table.from_pylist(list(lesson.rows)), lesson.folder / "sft/train.parquet")
     fresh = lesson.folder / f"student.{os.getpid()}"
     options = {
-        "model_name_or_path": training.base,
-        "dataset_name": lesson.folder / "sft",
-        "output_dir": fresh,
+        "--model_name_or_path": training.base,
+        "--dataset_name": lesson.folder / "sft",
+        "--output_dir": fresh,
+        "--seed": lesson.run.seed,
     }
-    options |= {"seed": lesson.run.seed}
+    command = list(recipe["command"])
+    for option, value in options.items():
+        command += [option, str(value)]
     _free_memory()
-    words = [
-        *made["command"],
-        *(str(w) for key, value in options.items() for w in (f"--{key}", value)),
-    ]
     log = lesson.folder / "training.log"
-    code = await run_command(words, log)
+    code = await run_command(command, log)
     if code or not any(fresh.glob("*.safetensors")):
-        what = f"ended with code {code}" if code else "left no model"
-        raise failed(f"the training of {lesson.run.search}, seed {lesson.run.seed}, {what}", log)
-    replace_text(fresh / "training.json", json.dumps(made) + "\n")
-    os.replace(fresh, done)
+        problem = f"ended with code {code}" if code else "left no model"
+        raise failed(f"the training of {lesson.run.search}, seed {lesson.run.seed}, {problem}", log)
+    replace_text(fresh / "training.json", json.dumps(recipe) + "\n")
+    os.replace(fresh, student)
 
 
 def table_rows(
-    training: Training,
+    training: TrainingConfig,
     lessons: Sequence[Lesson],
     data_accuracy: Mapping[Run, float],
     untrained: Sequence[float],
     right: Mapping[str, NDArray[np.float64]],
 ) -> list[dict[str, Any]]:
-    """A row per search, after one of the student before training.
+    """Return a row per search, after one of the student before training.
 
     Args:
-        training: how the students were made.
+        training: how the students were trained.
         lessons: every search with every seed.
         data_accuracy: share of each lesson's rows that are right.
         untrained: 1 or 0 per problem.
-        right: by search, 1 or 0, shape (seeds, problems).
+        right: search -> 1 or 0, shape (seeds, problems).
 
     Returns:
-        search, budget (plays per prompt), seeds, accuracy (mean over seeds, in [0, 1]), accuracy_std (of the seeds,
-        where there are two), interval (95 %, see `toa_trl.evaluation.intervals.resampled_means`), per_seed, gap (to the best
-        search's accuracy, >= 0) and gap_interval (see `gap_bounds` there), num_problems; and of the data, as means over
-        seeds: num_rows, mean_reward and data_accuracy (of the rows), and tokens and flops of the agents per prompt.
+        search, budget (plays per prompt), seeds, accuracy (mean over seeds, in [0, 1]),
+        accuracy_std (over seeds, where there are two), interval (95 %, see `resampled_means`),
+        per_seed, gap (to the best search's accuracy, >= 0) and gap_interval (see `gap_bounds`),
+        num_problems; and of the data, as means over seeds: num_rows, mean_reward, data_accuracy
+        (of the rows), and tokens and flops of the agents per prompt.
     """
-    best, half_widths = (
-        max(right, key=lambda search: float(right[search].mean())),
-        gap_bounds(right),
-    )
+    best = max(right, key=lambda search: float(right[search].mean()))
+    half_widths = gap_bounds(right)
     rows = [
         {
             "search": "untrained",
             "accuracy": mean(untrained),
-            "interval": _interval(np.array([untrained])),
+            "interval": middle_95(resampled_means(np.array([untrained]))),
         }
     ]
-    for search, each in right.items():
+    for search, verdicts in right.items():
         own = [lesson for lesson in lessons if lesson.run.search == search]
-        per_seed = [float(share) for share in each.mean(axis=1)]
+        per_seed = [float(share) for share in verdicts.mean(axis=1)]
+        rewards = [mean(row["reward"] for row in lesson.rows) for lesson in own]
+        gap = float(right[best].mean() - verdicts.mean())
         row: dict[str, Any] = {
             "search": search,
             "budget": training.budget,
             "seeds": [lesson.run.seed for lesson in own],
             "accuracy": mean(per_seed),
-            "interval": _interval(each),
+            "interval": middle_95(resampled_means(verdicts)),
             "per_seed": per_seed,
-            "gap": float(right[best].mean() - each.mean()),
+            "gap": gap,
             "num_rows": mean(len(lesson.rows) for lesson in own),
-            "mean_reward": mean(mean(row["reward"] for row in lesson.rows) for lesson in own),
+            "mean_reward": mean(rewards),
             "data_accuracy": mean(data_accuracy[lesson.run] for lesson in own),
         }
         if len(per_seed) > 1:
             row["accuracy_std"] = stdev(per_seed)
         if search != best and search in half_widths:
-            row["gap_interval"] = (
-                row["gap"] - half_widths[search],
-                row["gap"] + half_widths[search],
-            )
-        rows.append(
-            row | {key: mean(lesson.summary[key] for lesson in own) for key in ("tokens", "flops")}
-        )
+            row["gap_interval"] = (gap - half_widths[search], gap + half_widths[search])
+        for key in ("tokens", "flops"):
+            row[key] = mean(lesson.summary[key] for lesson in own)
+        rows.append(row)
     return [{**row, "num_problems": len(untrained)} for row in rows]
-
-
-def _interval(right: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.percentile(resampled_means(right), [2.5, 97.5])
-    return float(low), float(high)
 
 
 def _free_memory() -> None:
     gc.collect()  # a model and its queue refer to one another
-    if torch := sys.modules.get("torch"):  # where models ran in this process
+    if torch := sys.modules.get("torch"):  # only where models ran in this process
         torch.cuda.empty_cache()
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read_json(file: Path) -> dict[str, Any]:
+    """Return the content of a file, or nothing where it is missing or incomplete."""
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError):  # not there, or not whole
+    except (OSError, ValueError):
         return {}

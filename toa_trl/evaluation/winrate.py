@@ -114,7 +114,12 @@ async def win_rates(
             outcomes["judge"] = await by_judge(judge, asked, texts, against, progress)
         lengths = [[output.num_words for output in side] for side in (ours, theirs)]
         rows += [
-            {"model": name, "baseline": baseline, "by": by, **summarize(found, *lengths).as_json()}
+            {
+                "model": name,
+                "baseline": baseline,
+                "by": by,
+                **win_rate_of(found, *lengths).as_json(),
+            }
             for by, found in outcomes.items()
             if found  # nothing where no such score was taken
         ]
@@ -184,7 +189,7 @@ async def by_judge(
     return outcomes
 
 
-def summarize(
+def win_rate_of(
     outcomes: Sequence[Score | None],
     lengths: Sequence[float | None],
     baseline_lengths: Sequence[float | None],

@@ -145,6 +145,8 @@ def _explain(error: ErrorDetails, place: str) -> str:
     kind, value = error["type"], error["input"]
     if kind == "nested":
         return _explain(context["error"], path)
+    if kind == "value_error" and isinstance(context["error"], ConfigError):
+        return str(context["error"])  # names its own path
     if kind in ("unknown_key", "explained"):
         return f"{path}: {context['text']}" if path else str(context["text"])
     if kind == "missing":

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from toa_trl.errors import ConfigError
-from toa_trl.evaluation.results import table, update_results
+from toa_trl.evaluation.results import markdown_table, update_results
 from toa_trl.models.loading import last_checkpoint
 from toa_trl.report.page import write_report
 from toa_trl.rollouts import Rollouts
@@ -206,7 +206,7 @@ def _results(plan: Plan, number: int) -> dict[str, Any]:
 
 
 def _shown(rows: Sequence[Mapping[str, Any]]) -> str:
-    return table(
+    return markdown_table(
         [{key: value for key, value in row.items() if key != "win_rate_by"} for row in rows]
     )
 
