@@ -1,10 +1,12 @@
-"""KTO, ORPO and SimPO on the pairs of a run, by TRL's trainers; every option of TRL works.
+"""KTO, ORPO and SimPO on the pairs of a run, with TRL's trainers.
 
 accelerate launch recipes/preference.py --config recipes/configs/demo/preference.yaml --method simpo
 
-method: kto (arXiv 2402.01306; takes prompt/completion/label as well), orpo (2403.07691) or simpo (2405.14734: TRL's CPO with
-loss_type simpo and cpo_alpha 0). ORPO and SimPO are in trl.experimental: TRL may change or drop them in any release.
---dataset_name takes a run's folder, or any data set in TRL's preference format. LoRA: --use_peft.
+method: kto (arXiv 2402.01306; accepts prompt/completion/label too), orpo (2403.07691) or simpo
+(2405.14734: TRL's CPO with loss_type simpo and cpo_alpha 0). ORPO and SimPO are in
+trl.experimental: TRL may change or drop them in any release. Every option of the method's
+configuration works. --dataset_name takes a run's folder, or any dataset in TRL's preference
+format. LoRA: --use_peft.
 """
 
 import sys
@@ -13,99 +15,87 @@ from typing import Any
 
 from toa_trl.cli.arguments import option_of, user_errors
 from toa_trl.errors import ConfigError
-from toa_trl.training import (
-    building,
-    check_model,
-    load_training_data,
-    parse_training,
-    prepare_cpu,
-    train,
-)
+from toa_trl.training import run_training
 from toa_trl.training.data import UNPAIRED
-from toa_trl.utils.registry import choose
+from toa_trl.utils.compat import unset_device_map
+from toa_trl.utils.config import nearest
 
 
 @dataclass
 class MethodArguments:
+    """The option that TRL's configurations do not have."""
+
     method: str = field(
         default="",
-        metadata={"help": "kto, orpo or simpo; --help then shows the options of that one."},
+        metadata={"help": "kto, orpo or simpo; --help shows the options of the given method."},
     )
 
 
-def kto() -> tuple[Any, Any]:
+def kto() -> tuple[str, Any, Any]:
+    """Return the name, trainer and configuration of KTO."""
     from trl import KTOConfig, KTOTrainer
 
-    return KTOConfig, KTOTrainer
+    return "KTO", KTOTrainer, KTOConfig
 
 
-def orpo() -> tuple[Any, Any]:
+def orpo() -> tuple[str, Any, Any]:
+    """Return the name, trainer and configuration of ORPO."""
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-    return ORPOConfig, ORPOTrainer
+    return "ORPO", ORPOTrainer, ORPOConfig
 
 
-def simpo() -> tuple[Any, Any]:
+def simpo() -> tuple[str, Any, Any]:
+    """Return the name, trainer and configuration of SimPO."""
     from trl.experimental.cpo import CPOConfig, CPOTrainer
 
-    return CPOConfig, CPOTrainer
+    return "SimPO", CPOTrainer, CPOConfig
 
 
 METHODS = {"kto": kto, "orpo": orpo, "simpo": simpo}
 
 
-def main() -> None:
-    from trl import (
-        DatasetMixtureConfig,
-        ModelConfig,
-        ScriptArguments,
-        TrlParser,
-        get_dataset,
-        get_peft_config,
-        get_quantization_config,
-    )
+def prepare_simpo(training: Any) -> None:
+    """Set the loss of SimPO, and no term of behavior cloning unless one is given."""
+    if option_of(sys.argv[1:], "loss_type") not in (None, "simpo"):
+        raise ConfigError("loss_type: method simpo is TRL's CPO with loss simpo; omit the key")
+    training.loss_type = "simpo"
+    if option_of(sys.argv[1:], "cpo_alpha") is None:
+        training.cpo_alpha = 0.0
 
-    method = option_of(sys.argv[1:], "method") or ("kto" if {"-h", "--help"} & {*sys.argv} else "")
+
+def main() -> None:
+    """Train with the method of --method."""
+    wants_help = bool({"-h", "--help"} & set(sys.argv))
+    method = option_of(sys.argv[1:], "method") or ("kto" if wants_help else "")
+    if method not in METHODS:
+        known = ", ".join(METHODS)
+        raise ConfigError(
+            f"method: must be one of {known}, not {method!r}{nearest(method, METHODS)}"
+        )
     try:
-        config_class, trainer_class = choose("--method", "method", METHODS, method)()
+        name, trainer_class, config_class = METHODS[method]()
     except ImportError as error:
         raise ConfigError(
-            f"method: this TRL has no {method} any more ({error}); CHANGELOG.md names one that has"
+            f"method: this version of TRL has no {method} ({error}); see CHANGELOG.md"
         ) from error
-    types = (MethodArguments, ScriptArguments, config_class, ModelConfig, DatasetMixtureConfig)
-    _, script, training, model, mixture = parse_training(TrlParser(types, description=__doc__))
-    prepare_cpu(training)
-    check_model(model, training)
-    quantization, options = get_quantization_config(model), {}
-    if method == "kto":
-        options["quantization_config"] = quantization
-    else:  # their device_map is "auto" otherwise, with which several processes cannot train
-        training.model_init_kwargs |= {"device_map": None, "quantization_config": quantization}
-    if method == "simpo":
-        if option_of(sys.argv[1:], "loss_type") not in (None, "simpo"):
-            raise ConfigError(
-                "loss_type: method simpo is TRL's CPO with the loss simpo; leave the key out"
-            )
-        training.loss_type = "simpo"
-        if option_of(sys.argv[1:], "cpo_alpha") is None:
-            training.cpo_alpha = 0.0
-    data = load_training_data(
-        "dpo", script, training, mixture, get_dataset, *([UNPAIRED] if method == "kto" else [])
-    )
-    with building():
-        trainer = trainer_class(
-            model=model.model_name_or_path,
-            args=training,
-            train_dataset=data.train,
-            eval_dataset=data.test,
-            peft_config=get_peft_config(model),
-            **options,
-        )
-    train(
-        trainer,
-        data,
-        {"kto": "KTO", "orpo": "ORPO", "simpo": "SimPO"}[method],
-        model.model_name_or_path,
+
+    def prepare(training: Any, model: Any) -> None:
+        if method != "kto":
+            unset_device_map(training, model)
+        if method == "simpo":
+            prepare_simpo(training)
+
+    run_training(
+        name,
+        trainer_class,
+        config_class,
+        data="dpo",
+        description=__doc__,
+        further_formats=[UNPAIRED] if method == "kto" else (),
+        further_options=[MethodArguments],
+        prepare=prepare,
+        takes_quantization=method == "kto",
     )
 
 

@@ -58,8 +58,11 @@ MAY_IMPORT_TORCH = {
     "rewards/classifier.py",
     "rewards/likelihood.py",
     "rewards/process.py",
-    "models/loading.py",  # inside its functions only
+    # inside their functions only
+    "models/loading.py",
+    "utils/compat.py",
 }
+MAY_IMPORT_TRL = {"utils/compat.py"}
 MODULE_NAME = re.compile(r"toa_trl((\.\w+)+)(:\w+)?")
 SCRIPT_PATH = re.compile(r"(?:\S*/)?(recipes|toa_trl)/([\w/]+)\.py")
 RECIPES = {path.name for path in (ROOT / "recipes").glob("[a-z]*.py")}
@@ -190,14 +193,14 @@ def test_torch_is_imported_only_where_models_are(path: Path) -> None:
     if part(path) not in ("demo", "training") and name not in MAY_IMPORT_TORCH:
         assert "torch" not in libraries(path)
         assert "transformers" not in libraries(path, at_the_top=True)
-    if name == "models/loading.py":
+    if name in ("models/loading.py", "utils/compat.py"):
         assert not {"torch", "transformers"} & libraries(path, at_the_top=True)
 
 
 @by_name
 def test_trl_is_imported_only_by_training_and_recipes(path: Path) -> None:
     trl, heavy = {"trl", "accelerate", "peft"}, {"torch", "transformers"}
-    if part(path) == "training":
+    if part(path) == "training" or str(path.relative_to(PACKAGE)) in MAY_IMPORT_TRL:
         assert not (trl | heavy) & libraries(path, at_the_top=True)
     else:
         assert not trl & libraries(path)

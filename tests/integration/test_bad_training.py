@@ -109,12 +109,12 @@ def test_packed_sequences_without_a_label_are_counted() -> None:
     from datasets import Dataset
     from trl.data_utils import pack_dataset
 
-    from toa_trl.training.run import _num_masked
+    from toa_trl.utils.compat import num_masked_sequences
 
     labels = [[-100, -100], [1, 2, 3], [-100], [-100, 7], [-100, -100, -100], [5]]
     packed = pack_dataset(Dataset.from_dict({"input_ids": labels, "labels": labels}), 4, "bfd")
     assert len(packed) < len(labels)
-    assert _num_masked(packed) == 3
+    assert num_masked_sequences(packed) == 3
 
 
 def test_reference_log_probs_of_no_rows(recipe: Recipe, tmp_path: Path) -> None:
@@ -160,14 +160,12 @@ def test_models(recipe: Recipe, training_data: Path, tmp_path: Path) -> None:
         "--model_name_or_path", tmp_path / "model"
     )
     (tmp_path / "model" / "adapter_config.json").write_text("{}")
-    assert "python toa_trl/training/merge_adapter.py" in fails(
-        "--model_name_or_path", tmp_path / "model"
-    )
+    assert "toa-trl merge-adapter" in fails("--model_name_or_path", tmp_path / "model")
     assert "no/such-model" in fails("--model_name_or_path", "no/such-model")
     error = fails("--use_peft", "--lora_target_modules", "q_proj", "w_pack")
     assert "lora_target_modules: " in error
     assert "has no w_pack; it has: embed_tokens, q_proj, k_proj, v_proj, o_proj, gate_proj" in error
-    assert "'*.q_proj' is no regular expression" in fails(
+    assert "'*.q_proj' is not a regular expression" in fails(
         "--use_peft", "--lora_target_modules", "*.q_proj"
     )
     assert "has no score; it has" in fails("--use_peft", "--lora_target_modules", "score")
@@ -195,7 +193,9 @@ def test_checkpoints(recipe: Recipe, training_data: Path, tmp_path: Path) -> Non
             )
         )
 
-    assert "is no checkpoint, for it has no trainer_state.json" in fails(tmp_path / "checkpoint-3")
+    assert "is not a checkpoint, as it has no trainer_state.json" in fails(
+        tmp_path / "checkpoint-3"
+    )
     other = tmp_path / "checkpoint-4"
     shutil.copytree(ROOT / STUDENT, other)
     config = json.loads((other / "config.json").read_text())
@@ -204,7 +204,10 @@ def test_checkpoints(recipe: Recipe, training_data: Path, tmp_path: Path) -> Non
     assert "is of another model: num_hidden_layers 5, and here 3" in fails(other)
     (other / "config.json").write_text(json.dumps(config))
     (tmp_path / "lineage.json").write_text(json.dumps({"base_model": "org/base", "data": []}))
-    assert "is of another model: what it began with 'org/base', and here 'student'" in fails(other)
+    assert (
+        "is of another model: the model that was trained 'org/base', and here 'student'"
+        in fails(other)
+    )
     (tmp_path / "lineage.json").unlink()
     assert "holds a whole model, and this training is with --use_peft" in fails(other, "--use_peft")
     (other / "adapter_config.json").write_text(
@@ -242,10 +245,10 @@ def test_keys(recipe: Recipe, tmp_path: Path) -> None:
             name, *method, "--config", tmp_path / "config.yaml"
         )
         assert "did you mean 'learning_rate'" in recipe(name, *method, "--learning_rat", 1)
-    assert "method 'ipo' is not known; choose one of kto, orpo, simpo" in recipe(
+    assert "method: must be one of kto, orpo, simpo, not 'ipo'" in recipe(
         "preference", "--method", "ipo"
     )
-    assert "choose one of kto, orpo, simpo" in recipe("preference")
+    assert "must be one of kto, orpo, simpo" in recipe("preference")
     assert "method simpo is TRL's CPO" in recipe(
         *demo("preference", tmp_path / "out", "--loss_type", "hinge")
     )
@@ -258,22 +261,22 @@ def test_rows_left_out_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixt
     from datasets import load_dataset
 
     from toa_trl.training.data import FORMATS as WANTED
-    from toa_trl.training.data import _checked
+    from toa_trl.training.data import usable_rows
 
     data = rows(tmp_path / "data", pair(), pair("5", "5"), pair("7", "8"))
-    left = _checked("x", load_dataset(str(data)), "train", WANTED["dpo"])
+    left = usable_rows("x", load_dataset(str(data)), "train", WANTED["dpo"])
     assert [row["chosen"][0]["content"] for row in left] == ["5", "7"]
-    assert "x: 1 of 3 rows are left out: chosen equals rejected" in caplog.text
+    assert "x: dropped 1 of 3 rows: chosen equals rejected" in caplog.text
 
 
 def test_a_prompt_that_the_other_columns_have_in_them_goes(tmp_path: Path) -> None:
     from datasets import Dataset
 
     from toa_trl.training.data import FORMATS as WANTED
-    from toa_trl.training.data import _checked
+    from toa_trl.training.data import usable_rows
 
     def columns(kind: str, **row: Any) -> list[str]:
-        return _checked(
+        return usable_rows(
             "x", {"train": Dataset.from_list([row])}, "train", WANTED[kind]
         ).column_names
 

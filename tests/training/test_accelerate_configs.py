@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from toa_trl.training.cpu import prepare_cpu
+from toa_trl.utils.compat import prepare_cpu_training
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
@@ -83,10 +83,10 @@ def test_fsdp_shards_among_cpus_too(
     monkeypatch: pytest.MonkeyPatch, device: str, then: str
 ) -> None:
     training = configuration(device)
-    prepare_cpu(training)
+    prepare_cpu_training(training)
     assert training.distributed_state.distributed_type == "MULTI_CPU"  # DDP stays what it is
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    prepare_cpu(training)
+    prepare_cpu_training(training)
     assert training.distributed_state.distributed_type == then
 
 
@@ -102,11 +102,11 @@ def test_deepspeed_compiles_nothing_for_cpus(monkeypatch: pytest.MonkeyPatch) ->
         deepspeed.ops, "__compatible_ops__", {"deepspeed_shm_comm": True}, raising=False
     )
     on_gpu = SimpleNamespace(deepspeed_config={})
-    prepare_cpu(configuration("cuda", plugin=on_gpu))
+    prepare_cpu_training(configuration("cuda", plugin=on_gpu))
     assert on_gpu.deepspeed_config == {}
     assert deepspeed.ops.__compatible_ops__ == {"deepspeed_shm_comm": True}
 
     plugin = SimpleNamespace(deepspeed_config={})
-    prepare_cpu(configuration("cpu", plugin=plugin))
+    prepare_cpu_training(configuration("cpu", plugin=plugin))
     assert plugin.deepspeed_config == {"zero_force_ds_cpu_optimizer": False}
     assert collectives.build_shm_op() is None  # so that it uses gloo

@@ -82,7 +82,7 @@ USERS = [path for path in PYTHON if imported(path)]
 RECIPES = {
     path.stem: path
     for path in USERS
-    if path.parent.name == "recipes" and any("Trainer" in n for n in imported(path))
+    if path.parent == ROOT / "recipes" and any("Trainer" in n for n in imported(path))
 }
 by_user = pytest.mark.parametrize("path", USERS, ids=name_of)
 
@@ -166,47 +166,66 @@ def test_arguments(path: Path) -> None:
         name: getattr(importlib.import_module(module), there)
         for name, (module, there) in imported(path).items()
     }
-    trainers = [value for name, value in names.items() if name.endswith("Trainer")]
     missing = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
-            continue
-        keywords = {keyword.arg for keyword in node.keywords if keyword.arg}
-        called = (
-            [names[node.func.id]]
-            if node.func.id in names
-            else trainers
-            if "train_dataset" in keywords
-            else []
-        )
-        for (
-            callee
-        ) in called:  # of a trainer that is chosen when the recipe runs: all that the file imports
-            parameters = inspect.signature(callee).parameters
-            if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
-                missing += [
-                    f"{name_of(path)}:{node.lineno}: {callee.__name__} no longer takes {keyword}"
-                    for keyword in keywords - parameters.keys()
-                ]
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            keywords = {keyword.arg for keyword in node.keywords if keyword.arg}
+            if node.func.id in names:
+                missing += not_taken(path, node.lineno, names[node.func.id], keywords)
     assert missing == []
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_what_recipes_read_and_set(recipe: str) -> None:
-    known = {
+def not_taken(path: Path, line: int, callee: Any, keywords: set[str]) -> list[str]:
+    """Return a line for each keyword that a callable no longer takes."""
+    parameters = inspect.signature(callee).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return []
+    return [
+        f"{name_of(path)}:{line}: {callee.__name__} no longer takes {keyword}"
+        for keyword in sorted(keywords - parameters.keys())
+    ]
+
+
+def test_every_trainer_takes_the_arguments_of_run_training() -> None:
+    path = ROOT / "toa_trl/training/run.py"
+    (call,) = [
+        node
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and any(keyword.arg == "train_dataset" for keyword in node.keywords)
+    ]
+    keywords = {keyword.arg for keyword in call.keywords if keyword.arg} | {"peft_config"}
+    assert {"model", "args", "eval_dataset"} <= keywords
+    missing = []
+    for recipe in RECIPES.values():
+        for module, name in imported(recipe).values():
+            if name.endswith("Trainer"):
+                trainer = getattr(importlib.import_module(module), name)
+                quantized = set() if "experimental" in module else {"quantization_config"}
+                missing += not_taken(path, call.lineno, trainer, keywords | quantized)
+    assert missing == []
+
+
+def test_the_fields_of_trls_configurations_exist() -> None:
+    fields = {
         field
+        for recipe in RECIPES
         for parser in parsers(recipe)
         for part in parser.dataclass_types
         for field in get_type_hints(part)
     }
-    used = {
-        node.attr
-        for node in ast.walk(ast.parse(RECIPES[recipe].read_text(encoding="utf-8")))
-        if isinstance(node, ast.Attribute)
-        and getattr(node.value, "id", "") in ("script", "training", "model", "mixture")
-    }
-    assert {f"recipes/{recipe}.py: {key} is gone" for key in used - known} == set()
-    assert used
+    methods = {name for name in dir(trl.SFTConfig) if not name.startswith("_")}
+    configurations = ("script", "training", "model", "mixture")
+    used: dict[str, str] = {}
+    for path in [*RECIPES.values(), *(ROOT / "toa_trl/training").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in configurations:
+                used[node.attr] = name_of(path)
+    other = {"config", "named_buffers", "merge_and_unload", "save_pretrained", "dtype"}
+    other |= {"generation_config", "get_input_embeddings", "resize_token_embeddings"}
+    gone_fields = used.keys() - fields - methods - other
+    assert {f"{used[key]}: {key} is gone" for key in gone_fields} == set()
+    assert {"dataset_name", "seed", "use_peft", "datasets"} <= used.keys()
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=name_of)

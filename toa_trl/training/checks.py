@@ -1,4 +1,4 @@
-"""Mistakes that can be seen before a model is loaded: devices, model, adapter, checkpoint."""
+"""Checks before a model is loaded: devices, model, adapter, checkpoint."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -23,8 +23,8 @@ from toa_trl.models.loading import (
     num_accelerators,
     read_config,
 )
+from toa_trl.utils.config import unknown_key
 from toa_trl.utils.redaction import public_name
-from toa_trl.utils.registry import check_keys
 
 SHAPE = (
     "model_type",
@@ -39,58 +39,64 @@ TRUE = ("true", "yes", "y", "t", "1")  # as HfArgumentParser and accelerate read
 
 
 def parse_training(parser: Any, arguments: list[str] | None = None) -> tuple[Any, ...]:
-    """`toa_trl.cli.arguments.parse`, after a look at what the configuration asks of this machine.
+    """Return `toa_trl.cli.arguments.parse`, after checks of devices and of the key `datasets`.
+
+    Args:
+        parser: a TrlParser with TRL's DatasetMixtureConfig.
+        arguments: of the command line; by default of sys.argv.
 
     Raises:
-        ConfigError: an unknown key, also in `datasets`; more processes on this machine than it has GPUs; a value that TRL
-            refuses.
+        ConfigError: an unknown key, also in `datasets`; more processes on this machine than it has
+            GPUs; a value that TRL refuses.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     _check_devices(option_of(arguments, "use_cpu"))
     path, config = config_of(arguments)
-    if parts := config.get("datasets"):
-        mixture = next(
-            each for each in parser.dataclass_types if "datasets" in each.__dataclass_fields__
-        )
-        (part_type,) = get_args(get_type_hints(mixture)["datasets"])
-        for number, part in enumerate(parts):
-            if not isinstance(part, dict) or "path" not in part:
-                raise ConfigError(
-                    f"{path}: datasets[{number}]: a mapping with a path is needed, not {part!r}"
-                )
-            check_keys(
-                f"{path}: datasets[{number}]", part, [field.name for field in fields(part_type)]
-            )
+    if config.get("datasets"):
+        _check_mixture(f"{path}: datasets", config["datasets"], parser.dataclass_types)
     return parse(parser, arguments)
 
 
+def _check_mixture(place: str, parts: Sequence[Any], option_types: Sequence[Any]) -> None:
+    mixture = next(kind for kind in option_types if "datasets" in kind.__dataclass_fields__)
+    (part_type,) = get_args(get_type_hints(mixture)["datasets"])
+    known = [field.name for field in fields(part_type)]
+    for number, part in enumerate(parts):
+        if not isinstance(part, dict) or "path" not in part:
+            raise ConfigError(f"{place}[{number}]: a mapping with a path is needed, not {part!r}")
+        for key in part:
+            if key not in known:
+                raise ConfigError(f"{place}[{number}]: {unknown_key(key, known)}")
+
+
 def _check_devices(use_cpu: Any) -> None:
-    """Raises:
-    ConfigError: a launcher has started more processes on this machine than it has GPUs.
-    """
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    on_cpu = any(
-        str(said).lower() in TRUE for said in (use_cpu, os.environ.get("ACCELERATE_USE_CPU"))
-    )
-    if processes > 1 and not on_cpu and (found := num_accelerators()) < processes:
-        has = f"has {found} GPU{'s' if found > 1 else ''}" if found else "has no GPU"
+    settings = (use_cpu, os.environ.get("ACCELERATE_USE_CPU"))
+    if processes == 1 or any(str(value).lower() in TRUE for value in settings):
+        return
+    num_gpus = num_accelerators()
+    if num_gpus < processes:
+        has = f"has {num_gpus} GPU{'s' if num_gpus > 1 else ''}" if num_gpus else "has no GPU"
         raise ConfigError(
-            f"{processes} processes are started on this machine, which {has}: give accelerate launch --num_processes "
-            f"{max(found, 1)}, or try it on CPUs with --use_cpu True --bf16 False"
+            f"{processes} processes are started on this machine, which {has}: give accelerate "
+            f"launch --num_processes {max(num_gpus, 1)}, or use CPUs with --use_cpu True "
+            "--bf16 False"
         )
 
 
 def check_model(model: Any, training: Any) -> None:
-    """Look at model, adapter targets and checkpoint, and give the trainer what ModelConfig says, as TRL's own scripts do.
+    """Check model, adapter targets and checkpoint, and complete the trainer's configuration.
 
     Args:
         model: TRL's ModelConfig.
-        training: the trainer's configuration; gets its model_init_kwargs, and the checkpoint to go on from.
+        training: configuration of the trainer; gets `model_init_kwargs`, as TRL's own scripts set
+            them, and the checkpoint to resume from.
 
     Raises:
-        ConfigError: no model, a folder without one, an adapter alone, a LoRA target that the model does not have, or a
-            checkpoint that is not there, not whole, or of another model; or the model shall be pushed, and may not.
-        ToaError: it shall be pushed, and the Hub does not answer.
+        ConfigError: no model, a folder without one, an adapter alone, a LoRA target that the model
+            does not have, or a checkpoint that is missing, incomplete, or of another model; or the
+            model is to be pushed, and the token may not push it.
+        ToaError: it is to be pushed, and the Hub does not answer.
     """
     name = model.model_name_or_path
     if not name:
@@ -100,9 +106,9 @@ def check_model(model: Any, training: Any) -> None:
     if is_adapter(name):
         raise ConfigError(
             f"model_name_or_path: {name} holds an adapter alone; merge it into its base first: "
-            f"python toa_trl/training/merge_adapter.py {name} {name}-merged"
+            f"toa-trl merge-adapter {name} {name}-merged"
         )
-    here = read_config("model_name_or_path", name, model.model_revision)
+    config = read_config("model_name_or_path", name, model.model_revision)
     training.model_init_kwargs = {
         "revision": model.model_revision,
         "trust_remote_code": training.trust_remote_code,
@@ -112,104 +118,107 @@ def check_model(model: Any, training: Any) -> None:
     }
     if model.use_peft:
         _check_lora_targets(model, training.trust_remote_code)
-    if (
-        training.push_to_hub and os.environ.get("RANK", "0") == "0"
-    ):  # a launch ends when one of its processes does
+    # one process asks; a launch ends when any of its processes fails
+    if training.push_to_hub and os.environ.get("RANK", "0") == "0":
         identify(training.hub_model_id or Path(training.output_dir).name, training.hub_token)
-    training.resume_from_checkpoint = _checkpoint(training)
+    training.resume_from_checkpoint = _checkpoint_of(training)
     if training.resume_from_checkpoint:
-        resized = bool(
-            getattr(training, "chat_template_path", None)
-        )  # its tokens join the vocabulary
-        shape = {key: value for key, value in here.items() if not (resized and key == "vocab_size")}
-        _check_same_model(Path(training.resume_from_checkpoint), model, shape)
+        if vars(training).get("chat_template_path"):  # SFT adds its tokens to the vocabulary
+            config.pop("vocab_size", None)
+        _check_same_model(Path(training.resume_from_checkpoint), model, config)
 
 
 def _check_lora_targets(model: Any, trust_remote_code: bool) -> None:
-    """Raises:
-    ConfigError: a target that the model does not have. (peft complains only where it has none of them.)
-    """
+    """Refuse a target that the model does not have; peft complains only if it has none of them."""
     targets = model.lora_target_modules
     if targets is None or targets == "all-linear":
         return
-    auto_class = (
-        "AutoModelForSequenceClassification"
-        if model.lora_task_type == "SEQ_CLS"
-        else "AutoModelForCausalLM"
-    )
-    name, options = (
+    is_reward_model = model.lora_task_type == "SEQ_CLS"
+    names = module_names(
+        "model_name_or_path",
         model.model_name_or_path,
-        {"trust_remote_code": trust_remote_code, "revision": model.model_revision},
+        "AutoModelForSequenceClassification" if is_reward_model else "AutoModelForCausalLM",
+        trust_remote_code=trust_remote_code,
+        revision=model.model_revision,
     )
-    names = module_names("model_name_or_path", name, auto_class, **options)
     known = dict.fromkeys(name.rpartition(".")[2] for name in names)
     if isinstance(targets, str) and targets in known:
-        # TRL makes a text of a single one, and peft a pattern of a text
+        # TRL makes a string of a list of one, and peft takes a string for a regular expression
         model.lora_target_modules = targets = [targets]
     try:
-        if isinstance(targets, str):
-            missing = [] if any(re.fullmatch(targets, name) for name in names) else [targets]
-        else:
-            missing = [
-                target
-                for target in targets
-                if not any(f".{name}".endswith(f".{target}") for name in names)
-            ]
+        missing = _missing_targets(targets, names)
     except re.error as error:
         raise ConfigError(
-            f"lora_target_modules: {targets!r} is no regular expression: {error}"
+            f"lora_target_modules: {targets!r} is not a regular expression: {error}"
         ) from error
     if names and missing:
         raise ConfigError(
-            f"lora_target_modules: {model.model_name_or_path} has no {', '.join(missing)}; it has: {', '.join(known)}, or "
-            "take all-linear"
+            f"lora_target_modules: {model.model_name_or_path} has no {', '.join(missing)}; it has: "
+            f"{', '.join(known)}, or take all-linear"
         )
 
 
-def _checkpoint(training: Any) -> str | None:
-    """The checkpoint to go on from. `true`: the newest whole one in output_dir, or none, so that one command starts a
-    training and goes on with it."""
-    asked = training.resume_from_checkpoint
-    if asked is None or str(asked).lower() == "false":
+def _missing_targets(targets: str | Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return the targets that match no module, as peft matches: a pattern, or ends of names."""
+    if isinstance(targets, str):
+        return [] if any(re.fullmatch(targets, name) for name in names) else [targets]
+    ends = tuple(f".{name}" for name in names)
+    return [target for target in targets if not any(end.endswith(f".{target}") for end in ends)]
+
+
+def _checkpoint_of(training: Any) -> str | None:
+    """Return the checkpoint to resume from.
+
+    `true` is the newest complete one in output_dir or none, so that one command starts a training
+    and resumes it.
+    """
+    requested = training.resume_from_checkpoint
+    if requested is None or str(requested).lower() == "false":
         return None
-    if str(asked).lower() != "true":
-        if not (Path(asked) / STATE).is_file():
-            raise ConfigError(
-                f"resume_from_checkpoint: {asked} is no checkpoint, for it has no {STATE}; name a folder such as "
-                "checkpoint-100, or true for the newest in output_dir"
-            )
-        return str(asked)
-    found = last_checkpoint(Path(training.output_dir))
-    return str(found) if found else None
+    if str(requested).lower() == "true":
+        newest = last_checkpoint(Path(training.output_dir))
+        return str(newest) if newest else None
+    if not (Path(requested) / STATE).is_file():
+        raise ConfigError(
+            f"resume_from_checkpoint: {requested} is not a checkpoint, as it has no {STATE}; name "
+            "a folder such as checkpoint-100, or true for the newest in output_dir"
+        )
+    return str(requested)
 
 
-def _check_same_model(checkpoint: Path, model: Any, here: Mapping[str, Any]) -> None:
-    """Raises:
-    ConfigError: the checkpoint is of a model of another shape, or of an adapter where a whole model is trained, or the
-        other way round.
+def _check_same_model(checkpoint: Path, model: Any, config: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of another model, or one that trains other parts of it.
+
+    Args:
+        checkpoint: folder.
+        model: TRL's ModelConfig.
+        config: content of the model's config.json.
     """
     place = f"resume_from_checkpoint: {checkpoint}"
+    name = model.model_name_or_path
     adapter = checkpoint / "adapter_config.json"
     if adapter.is_file() != model.use_peft:
-        has, asked = ("an adapter", "without") if adapter.is_file() else ("a whole model", "with")
-        raise ConfigError(f"{place} holds {has}, and this training is {asked} --use_peft")
+        has, given = ("an adapter", "without") if adapter.is_file() else ("a whole model", "with")
+        raise ConfigError(f"{place} holds {has}, and this training is {given} --use_peft")
+    saved: dict[str, Any]
+    expected: dict[str, Any]
     if adapter.is_file():
-        saved = json.loads(adapter.read_text(encoding="utf-8"))
-        base = str(saved.get("base_model_name_or_path"))
-        there = {"its base": base, "its rank": saved.get("r")}
-        here = {"its base": model.model_name_or_path, "its rank": model.lora_r}
-        if os.path.realpath(base) == os.path.realpath(model.model_name_or_path):
-            here["its base"] = base
+        content = json.loads(adapter.read_text(encoding="utf-8"))
+        base = str(content.get("base_model_name_or_path"))
+        same_folder = os.path.realpath(base) == os.path.realpath(name)
+        saved = {"its base": base, "its rank": content.get("r")}
+        expected = {"its base": base if same_folder else name, "its rank": model.lora_r}
     else:
-        there = read_config(place, str(checkpoint))
-        here = {key: here[key] for key in SHAPE if key in here and key in there}
-    if base_then := model_lineage(str(checkpoint)).get("base_model"):
-        there["what it began with"] = base_then
-        here["what it began with"] = public_name(model.model_name_or_path)
-    said = [
-        f"{key} {there.get(key)!r}, and here {value!r}"
-        for key, value in here.items()
-        if there.get(key) != value
+        saved = read_config(place, str(checkpoint))
+        expected = {key: config[key] for key in SHAPE if key in config and key in saved}
+    trained_from = model_lineage(str(checkpoint)).get("base_model")
+    if trained_from:
+        saved["the model that was trained"] = trained_from
+        expected["the model that was trained"] = public_name(name)
+    differences = [
+        f"{key} {saved.get(key)!r}, and here {value!r}"
+        for key, value in expected.items()
+        if saved.get(key) != value
     ]
-    if said:
-        raise ConfigError(f"{place} is of another model: {', '.join(said)}")
+    if differences:
+        raise ConfigError(f"{place} is of another model: {', '.join(differences)}")

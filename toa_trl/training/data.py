@@ -1,9 +1,9 @@
-"""The rows to learn from: one data set or a mixture, of a run, a folder or the Hub; checked before a model is loaded."""
+"""Training data: a dataset or a mixture, of a run, a folder or the Hub, with its checks."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,24 +11,24 @@ from typing import Any
 from toa_trl.errors import ConfigError
 from toa_trl.hub.lineage import FILE, read_lineage
 
-# kind of data -> sets of columns, any of which will do; the kind is the name of its folder in a run, too
+# kind of dataset -> sets of columns, any of which is enough; the kind is also its folder in a run
 FORMATS: dict[str, tuple[tuple[str, ...], ...]] = {
     "sft": (("prompt", "completion"), ("messages",), ("text",), ("conversations",), ("input_ids",)),
     "dpo": (("chosen", "rejected"),),
 }
-UNPAIRED = ("prompt", "completion", "label")  # what KTO takes as well
+UNPAIRED = ("prompt", "completion", "label")  # KTO accepts it too
+MESSAGES = "a list of messages"
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Data:
-    """What is trained on, and where it comes from."""
+class TrainingData:
+    """The rows of a training, and where they come from."""
 
-    train: Any
-    test: Any  # None where nothing is evaluated
-    sources: Sequence[Mapping[str, Any]] = field(
-        default_factory=list
-    )  # {dataset, fraction, and its lineage, if known}
+    train: Any  # datasets.Dataset or IterableDataset
+    test: Any  # None without evaluation
+    sources: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    """Of each dataset {dataset, fraction, and its lineage if it has one}."""
 
 
 def load_training_data(
@@ -36,179 +36,190 @@ def load_training_data(
     script: Any,
     training: Any,
     mixture: Any,
-    get_dataset: Callable[[Any], Any],
-    *further: tuple[str, ...],
-) -> Data:
-    """The train and, where one is evaluated, the test split of --dataset_name, or of the mixture `datasets`.
+    further_formats: Sequence[tuple[str, ...]] = (),
+) -> TrainingData:
+    """Load the train split, and with evaluation the test split, of --dataset_name or `datasets`.
 
     Args:
-        kind: "sft" or "dpo": of a run's folder, the folder of that name in it is taken.
+        kind: "sft" or "dpo"; of a run's folder, the folder of that name in it is loaded.
         script: TRL's ScriptArguments.
-        training: the trainer's configuration.
-        mixture: TRL's DatasetMixtureConfig.
-        get_dataset: TRL's, which loads a mixture.
-        further: sets of columns that will do as well.
+        training: configuration of the trainer.
+        mixture: TRL's DatasetMixtureConfig; the paths of its parts are replaced.
+        further_formats: sets of columns that are accepted besides those of the kind.
 
     Raises:
-        ConfigError: no such data set or split, another format, no rows, or none that can be learned from.
+        ConfigError: the dataset or split is missing, has another format, or no usable rows.
     """
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
     from transformers import set_seed
 
     if script.dataset_name and mixture.datasets:
         raise ConfigError(
-            "dataset_name and datasets: both are given; name one data set, or a mixture"
+            "dataset_name and datasets: both are given; name one dataset, or a mixture"
         )
     if not script.dataset_name and not mixture.datasets:
         raise ConfigError(
-            f"dataset_name: the key is missing; name a run's folder, its {kind} folder, or a data set"
+            f"dataset_name: the key is missing; name a run's folder, its {kind} folder, or a "
+            "dataset"
         )
-    parts = [(part.path, part.fraction) for part in mixture.datasets] or [
-        (script.dataset_name, None)
-    ]
-    formats = (*FORMATS[kind], *further)
+    formats = [*FORMATS[kind], *further_formats]
     if kind == "sft":
-        formats = (*formats, (training.dataset_text_field,))
+        formats.append((training.dataset_text_field,))
+    if mixture.datasets:
+        sources = [(part.path, part.fraction) for part in mixture.datasets]
+    else:
+        sources = [(script.dataset_name, None)]
     place = script.dataset_name or "datasets"
-    set_seed(
-        training.seed
-    )  # TRL splits a mixture by numpy's: one split for all processes, and after a resume
+    # TRL splits a mixture with numpy's generator: every process, and a resumed run, must agree
+    set_seed(training.seed)
+    test = None
     with training.main_process_first(desc="loading the data"):
-        try:
-            for part in mixture.datasets:
-                part.path = folder_of(part.path, kind)
-                options = {
-                    "data_dir": part.data_dir,
-                    "data_files": part.data_files,
-                    "streaming": mixture.streaming,
-                }
-                rows = load_dataset(part.path, part.name, split=part.split, **options)
-                # each by itself: in the mixture, what one lacks is filled with None
-                _checked(
-                    part.path,
-                    {
-                        part.split: rows
-                        if part.columns is None
-                        else rows.select_columns(part.columns)
-                    },
-                    part.split,
-                    formats,
-                )
-            if mixture.datasets:
-                dataset = get_dataset(mixture)
-            else:
-                name = folder_of(script.dataset_name, kind)
-                dataset = load_dataset(
-                    name, name=script.dataset_config, streaming=script.dataset_streaming
-                )
-        except ConfigError:
-            raise
-        except (
-            OSError,
-            ValueError,
-            TypeError,
-            StopIteration,
-            ZeroDivisionError,
-            DatasetGenerationError,
-        ) as error:
-            key = "datasets" if mixture.datasets else f"dataset_name: {script.dataset_name}"
-            why = (
-                " ".join(str(error).split()) or "its files hold no rows"
-            )  # StopIteration, of datasets
-            raise ConfigError(f"{key} could not be read: {why}") from error
-        train = _checked(place, dataset, script.dataset_train_split, formats)
-        test = None
+        splits = _load_splits(kind, script, mixture, formats)
+        train = usable_rows(place, splits, script.dataset_train_split, formats)
         if training.eval_strategy != "no":
-            test = _checked(place, dataset, script.dataset_test_split, formats)
-    sources = [
-        {"dataset": name, "fraction": fraction, **read_lineage(name)} for name, fraction in parts
+            test = usable_rows(place, splits, script.dataset_test_split, formats)
+    described = [
+        {"dataset": name, "fraction": fraction, **read_lineage(name)} for name, fraction in sources
     ]
-    return Data(train, test, sources)
+    return TrainingData(train, test, described)
 
 
-def folder_of(name: str, kind: str) -> str:
-    """Of a run's folder the one with this kind of data; anything else as it is."""
+def _load_splits(
+    kind: str, script: Any, mixture: Any, formats: Sequence[tuple[str, ...]]
+) -> Mapping[str, Any]:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
+    from trl import get_dataset
+
+    unreadable = (OSError, ValueError, TypeError, StopIteration, ZeroDivisionError)
+    try:
+        if not mixture.datasets:
+            splits: Mapping[str, Any] = load_dataset(
+                data_folder(script.dataset_name, kind),
+                name=script.dataset_config,
+                streaming=script.dataset_streaming,
+            )
+            return splits
+        for part in mixture.datasets:
+            part.path = data_folder(part.path, kind)
+            rows = load_dataset(
+                part.path,
+                part.name,
+                split=part.split,
+                data_dir=part.data_dir,
+                data_files=part.data_files,
+                streaming=mixture.streaming,
+            )
+            if part.columns is not None:
+                rows = rows.select_columns(part.columns)
+            # checked before they are mixed, which fills missing columns with None
+            usable_rows(part.path, {part.split: rows}, part.split, formats)
+        mixed: Mapping[str, Any] = get_dataset(mixture)
+        return mixed
+    except ConfigError:
+        raise
+    except (*unreadable, DatasetGenerationError) as error:
+        key = "datasets" if mixture.datasets else f"dataset_name: {script.dataset_name}"
+        # datasets raises an empty StopIteration for files without rows
+        reason = " ".join(str(error).split()) or "its files hold no rows"
+        raise ConfigError(f"{key} could not be read: {reason}") from error
+
+
+def data_folder(name: str, kind: str) -> str:
+    """Return the folder of one kind of data in a run's folder; any other name as it is."""
     run = Path(name)
-    is_run = any((run / file).is_file() for file in ("journal.sqlite", FILE))
+    is_run = (run / "journal.sqlite").is_file() or (run / FILE).is_file()
     return str(run / kind) if is_run and (run / kind).is_dir() else name
 
 
-def _checked(place: str, dataset: Any, name: str, formats: Sequence[tuple[str, ...]]) -> Any:
-    """The split, without rows that cannot teach anything."""
-    if name not in dataset:
-        raise ConfigError(f"{place}: there is no split {name!r}, only {', '.join(dataset)}")
-    rows = dataset[name]
-    found = rows.column_names or []
-    columns = next((needed for needed in formats if set(needed) <= set(found)), None)
-    if columns is None:
-        wanted = ", or ".join(dict.fromkeys(" and ".join(needed) for needed in formats))
-        config = (
-            "; on the Hub --dataset_config names another configuration"
-            if not Path(place).exists()
-            else ""
-        )
-        raise ConfigError(
-            f"{place}: the columns {wanted} are needed; there are: {', '.join(found)}{config}"
-        )
+def usable_rows(
+    place: str, splits: Mapping[str, Any], name: str, formats: Sequence[tuple[str, ...]]
+) -> Any:
+    """Return a split without the rows and columns from which nothing can be learned.
+
+    Args:
+        place: what error messages begin with.
+        splits: name -> datasets.Dataset or IterableDataset.
+        name: of the split.
+        formats: sets of columns, any of which is enough.
+
+    Raises:
+        ConfigError: the split is missing, has another format, or no usable rows.
+    """
+    from datasets import Dataset
+
+    if name not in splits:
+        raise ConfigError(f"{place}: there is no split {name!r}, only {', '.join(splits)}")
+    rows = splits[name]
+    columns = _columns_of(place, rows.column_names or [], formats)
     first = next(iter(rows), None)
     if first is None:
         raise ConfigError(f"{place}: the split {name!r} has no rows")
-    if "prompt" in found and "prompt" not in columns and _is_in_all(columns, first):
-        rows = rows.remove_columns("prompt")  # TRL would take it for one half of prompt-completion
-        first = {name: value for name, value in first.items() if name != "prompt"}
+    if "prompt" in first and "prompt" not in columns and _contain_prompt(columns, first):
+        # TRL would take a prompt for one half of prompt and completion
+        rows = rows.remove_columns("prompt")
+        first = {column: value for column, value in first.items() if column != "prompt"}
     _check_row(place, first, columns)
     if "rejected" not in columns:
         return rows
-    kept = rows.filter(_differ, input_columns=["chosen", "rejected"])
-    if hasattr(rows, "__len__") and len(kept) < len(rows):
+    kept = rows.filter(_is_different, input_columns=["chosen", "rejected"])
+    if isinstance(rows, Dataset) and len(kept) < len(rows):
         logger.warning(
-            "%s: %d of %d rows are left out: chosen equals rejected",
-            place,
-            len(rows) - len(kept),
-            len(rows),
+            "%s: dropped %d of %d rows: chosen equals rejected",
+            *(place, len(rows) - len(kept), len(rows)),
         )
         if not len(kept):
             raise ConfigError(
-                f"{place}: in every row of {name!r} chosen equals rejected: there is nothing to learn"
+                f"{place}: in every row of {name!r} chosen equals rejected: there is nothing to "
+                "learn"
             )
     return kept
 
 
-def _differ(chosen: Any, rejected: Any) -> bool:
+def _columns_of(
+    place: str, present: Sequence[str], formats: Sequence[tuple[str, ...]]
+) -> tuple[str, ...]:
+    for columns in formats:
+        if set(columns) <= set(present):
+            return columns
+    wanted = ", or ".join(dict.fromkeys(" and ".join(columns) for columns in formats))
+    remedy = "; on the Hub --dataset_config names another configuration"
+    raise ConfigError(
+        f"{place}: the columns {wanted} are needed; there are: {', '.join(present)}"
+        f"{'' if Path(place).exists() else remedy}"
+    )
+
+
+def _is_different(chosen: Any, rejected: Any) -> bool:
     return bool(chosen != rejected)
 
 
-def _is_in_all(columns: Sequence[str], row: Mapping[str, Any]) -> bool:
-    """Whether the columns have the prompt in them: texts and conversations that begin with the user have."""
+def _contain_prompt(columns: Sequence[str], row: Mapping[str, Any]) -> bool:
+    """Whether the columns repeat the prompt: texts do, and conversations that a user begins."""
     if "rejected" not in columns:
         return True
+    conversations = [row[name] for name in columns]
     return all(
-        _kind(row[name]) == "a list of messages" and row[name][0].get("role") != "assistant"
-        for name in columns
+        _kind(value) == MESSAGES and value[0].get("role") != "assistant" for value in conversations
     )
 
 
 def _check_row(place: str, row: Mapping[str, Any], columns: Sequence[str]) -> None:
-    """Raises:
-    ConfigError: its columns are not all texts, or all lists of messages.
-    """
-    kinds = {
-        name: _kind(row[name])
-        for name in ("prompt", *columns)
-        if name in row and name not in ("label", "input_ids")
-    }
-    if None in kinds.values() or len(set(kinds.values())) > 1:
-        said = ", ".join(
-            f"{name} is {kind or f'{row[name]!r:.60}'}" for name, kind in kinds.items()
-        )
-        raise ConfigError(
-            f"{place}: all texts, or all lists of {{role, content}} are needed; in the first row {said}"
-        )
+    kinds: dict[str, str | None] = {}
+    for name in ("prompt", *columns):
+        if name in row and name not in ("label", "input_ids"):
+            kinds[name] = _kind(row[name])
+    if None not in kinds.values() and len(set(kinds.values())) <= 1:
+        return
+    values = [f"{name} is {kind or f'{row[name]!r:.60}'}" for name, kind in kinds.items()]
+    raise ConfigError(
+        f"{place}: all texts, or all lists of {{role, content}} are needed; in the first row "
+        f"{', '.join(values)}"
+    )
 
 
 def _kind(value: Any) -> str | None:
     if isinstance(value, str):
         return "a text"
-    messages = isinstance(value, list) and value and all(isinstance(each, dict) for each in value)
-    return "a list of messages" if messages else None
+    if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
+        return MESSAGES
+    return None

@@ -1,155 +1,212 @@
-"""A trainer's life: built with its errors in one line, run from its checkpoint, and saved with where it came from."""
+"""Train with one of TRL's trainers: the steps that all methods share."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from toa_trl.errors import ConfigError
 from toa_trl.hub.model_card import extend_model_card
 from toa_trl.hub.push import hub_errors
-from toa_trl.training.data import Data
+from toa_trl.training.checks import check_model, parse_training
+from toa_trl.training.data import TrainingData, load_training_data
+from toa_trl.utils.compat import (
+    ignore_boolean_buffers,
+    num_masked_sequences,
+    prepare_cpu_training,
+)
 
 logger = logging.getLogger(__name__)
+NO_ROWS = (
+    "no row is left: every prompt (for a reward model: every chosen or rejected) is longer than "
+    "max_length; raise it"
+)
+
+
+def run_training(
+    method: str,
+    trainer_class: Any,
+    config_class: Any,
+    *,
+    data: str,
+    description: str | None,
+    further_formats: Sequence[tuple[str, ...]] = (),
+    further_options: Sequence[Any] = (),
+    prepare: Callable[[Any, Any], None] | None = None,
+    takes_quantization: bool = True,
+) -> None:
+    """Read the options, check them, load the data, train, save, and push if asked to.
+
+    Args:
+        method: name in the model card, such as "SFT".
+        trainer_class: of TRL.
+        config_class: configuration of the trainer.
+        data: kind of dataset, "sft" or "dpo": also the folder that is read of a run.
+        description: for --help.
+        further_formats: sets of columns that the trainer accepts besides those of that kind.
+        further_options: dataclasses of options besides TRL's.
+        prepare: called with the configurations of trainer and model before these are checked.
+        takes_quantization: whether the trainer has the argument `quantization_config`.
+
+    Raises:
+        ConfigError: an option, the model or the data is invalid, or the Hub refuses the model.
+        ToaError: the Hub does not answer; the model is saved.
+    """
+    from trl import (
+        DatasetMixtureConfig,
+        ModelConfig,
+        ScriptArguments,
+        TrlParser,
+        get_peft_config,
+        get_quantization_config,
+    )
+
+    options = (ScriptArguments, config_class, ModelConfig, DatasetMixtureConfig, *further_options)
+    parser = TrlParser(options, description=description)
+    script, training, model, mixture = parse_training(parser)[:4]
+    prepare_cpu_training(training)
+    if prepare is not None:
+        prepare(training, model)
+    check_model(model, training)
+    loaded = load_training_data(data, script, training, mixture, further_formats)
+    arguments = {"peft_config": get_peft_config(model)}
+    if takes_quantization:
+        arguments["quantization_config"] = get_quantization_config(model)
+    with construction_errors():
+        trainer = with_lineage(trainer_class)(
+            model=model.model_name_or_path,
+            args=training,
+            train_dataset=loaded.train,
+            eval_dataset=loaded.test,
+            **arguments,
+        )
+    if script.ignore_bias_buffers:
+        ignore_boolean_buffers(trainer.model)
+    train_and_save(trainer, loaded, method, model.model_name_or_path)
 
 
 @contextmanager
-def building() -> Iterator[None]:
-    """What TRL, transformers and peft refuse while a trainer is built is the user's to mend.
+def construction_errors() -> Iterator[None]:
+    """Report what TRL, transformers and peft refuse while a trainer is created.
 
     Raises:
-        ConfigError: in their words.
+        ConfigError: with their message.
     """
     try:
         yield
-    except (ValueError, ImportError, OSError, NotImplementedError, RuntimeError) as error:
-        said = " ".join(str(error).split())
-        if "non-empty list" in said:  # reference log-probs of no rows
-            raise ConfigError(NOTHING_LEFT) from error
-        if "to be installed" in said:  # a tracker, RuntimeError
-            raise ConfigError(f"report_to: {said}") from error
-        if isinstance(error, (ConfigError, RuntimeError)) and not isinstance(
-            error, NotImplementedError
-        ):
-            raise  # out of memory, say: the traceback tells more
-        raise ConfigError(said) from error
+    except ConfigError:
+        raise
+    except (ValueError, ImportError, OSError, RuntimeError) as error:
+        message = " ".join(str(error).split())
+        if "non-empty list" in message:  # TRL computes reference log-probs of no rows
+            raise ConfigError(NO_ROWS) from error
+        if "to be installed" in message:  # a tracker; transformers raises RuntimeError
+            raise ConfigError(f"report_to: {message}") from error
+        if isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError):
+            raise  # such as out of memory: the traceback tells more
+        raise ConfigError(message) from error
 
 
-NOTHING_LEFT = "no row is left: every prompt (for a reward model: every chosen or rejected) is longer than max_length; raise it"
+def with_lineage(trainer_class: Any) -> Any:
+    """Return a subclass of a TRL trainer whose model cards name the data and where it comes from.
+
+    TRL writes a card with every checkpoint, at the end and before a push.
+    """
+
+    class LineageTrainer(trainer_class):  # type: ignore[misc]
+        lineage: Sequence[Mapping[str, Any]] = ()
+        facts: Mapping[str, Any] = {}
+
+        def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+            """Write TRL's card and extend it."""
+            super().create_model_card(*args, **kwargs)
+            if self.is_world_process_zero():
+                extend_model_card(Path(self.args.output_dir), self.lineage, self.facts)
+
+    return LineageTrainer
 
 
-def train(trainer: Any, data: Data, method: str, base_model: str) -> None:
-    """Train, save, and where it is asked for, push what is saved.
+def train_and_save(trainer: Any, data: TrainingData, method: str, base_model: str) -> None:
+    """Train, save the model with its card, and push it if asked to.
 
     Args:
-        trainer: of TRL.
-        data: what it was given.
-        method: for the model's card, e.g. "SFT".
-        base_model: what it began with.
+        trainer: of a class from `with_lineage`.
+        data: what the trainer was given.
+        method: name in the model card.
+        base_model: folder or Hub name of the model that is trained.
 
     Raises:
         ConfigError: no row is left to train on, or the Hub refuses the model.
         ToaError: the Hub does not answer; the model is saved.
     """
     args = trainer.args
-    rows = _count(trainer, data, method)
-    lineage = [
-        {**source, "rows": rows} if len(data.sources) == 1 else dict(source)
-        for source in data.sources
-    ]
-    facts = {"base_model": base_model, "method": method, "toa_trl": version("toa_trl")}
-    _write_into_card(trainer, lineage, facts)
-    _tell_trackers(trainer, {**facts, "data": lineage})
+    name = args.hub_model_id or Path(args.output_dir).name
+    num_rows = count_rows(trainer, data, method)
+    rows = {"rows": num_rows} if len(data.sources) == 1 else {}
+    trainer.lineage = [{**source, **rows} for source in data.sources]
+    trainer.facts = {"base_model": base_model, "method": method, "toa_trl": version("toa_trl")}
+    _add_to_tracked_config(trainer, {**trainer.facts, "data": trainer.lineage})
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    trainer.save_model(
-        args.output_dir, _internal_call=True
-    )  # otherwise it pushes already, without the whole card
     trainer.create_model_card(model_name=Path(args.output_dir).name)
+    upload = f"`hf upload {name} {args.output_dir} --exclude 'checkpoint-*'`"
+    with hub_errors(name, f"{upload} pushes what is saved"):
+        trainer.save_model(args.output_dir)  # with --push_to_hub it pushes as well
     trainer.accelerator.print(f"Done. The model is in {args.output_dir}")
-    if args.push_to_hub:
-        name = args.hub_model_id or Path(args.output_dir).name
-        with hub_errors(
-            name,
-            f"`hf upload {name} {args.output_dir} --exclude 'checkpoint-*'` pushes what is saved",
-        ):
-            trainer.push_to_hub()
-    trainer.accelerator.wait_for_everyone()  # nobody ends what holds them together while another still saves
+    # keep the process group alive until every rank has saved
+    trainer.accelerator.wait_for_everyone()
     trainer.end()
 
 
-def _count(trainer: Any, data: Data, method: str) -> int | None:
-    """Say what TRL has dropped, or cut to nothing, which it does silently.
+def count_rows(trainer: Any, data: TrainingData, method: str) -> int | None:
+    """Count the rows that are left of the data, and warn of those that TRL dropped silently.
+
+    Args:
+        trainer: has made its own datasets of the data.
+        data: what the trainer was given.
+        method: name of the method.
 
     Returns:
-        The rows that are left, before packing; None of a stream.
+        The number of training rows before packing; None for a stream.
+
+    Raises:
+        ConfigError: no row is left.
     """
+    from datasets import Dataset
+
     num_left = None
     for given, left in ((data.test, trainer.eval_dataset), (data.train, trainer.train_dataset)):
-        if not hasattr(given, "__len__") or not hasattr(left, "__len__"):
+        if not isinstance(given, Dataset) or not isinstance(left, Dataset):
             continue
-        if {"seq_lengths", "labels"} <= {*(left.column_names or ())}:  # packed
-            num_given = len(given)
-            num_left = num_given - _num_masked(left)
-        else:
-            parts = (
-                2 if method == "KTO" and "rejected" in given.column_names else 1
-            )  # it takes a pair apart
-            num_given, num_left = parts * len(given), len(left)
+        num_given, num_left = len(given), len(left)
+        if {"seq_lengths", "labels"} <= set(left.column_names):  # packed
+            num_left = num_given - num_masked_sequences(left)
+        elif method == "KTO" and "rejected" in given.column_names:
+            num_given *= 2  # it makes two rows of a pair
         if not num_left:
-            raise ConfigError(NOTHING_LEFT)
+            raise ConfigError(NO_ROWS)
         if num_left < num_given and trainer.is_world_process_zero():
-            what = "chosen or rejected is" if method == "reward modeling" else "the prompt alone is"
+            long = "chosen or rejected is" if method == "reward modeling" else "the prompt alone is"
             logger.warning(
                 "%d of %d rows teach nothing: %s longer than max_length %s",
-                *(num_given - num_left, num_given, what, trainer.args.max_length),
+                *(num_given - num_left, num_given, long, trainer.args.max_length),
             )
-    return num_left if hasattr(data.train, "__len__") else None
+    return num_left if isinstance(data.train, Dataset) else None
 
 
-def _num_masked(packed: Any) -> int:
-    """Sequences of packed rows without a token to learn from: TRL cuts their completions off, and leaves them in."""
-    masked = 0
-    for batch in (
-        packed.select_columns(["labels", "seq_lengths"]).with_format("arrow").iter(batch_size=1000)
-    ):
-        labels, lengths = (
-            batch[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-            for name in ("labels", "seq_lengths")
-        )
-        starts = np.cumsum(lengths) - lengths
-        masked += int((np.add.reduceat(labels != -100, starts) == 0).sum())
-    return masked
-
-
-def _write_into_card(trainer: Any, lineage: list[dict[str, Any]], facts: dict[str, Any]) -> None:
-    """Whenever TRL writes a model card (with checkpoints, at the end, before a push), it tells of the data."""
-    create = trainer.create_model_card
-
-    def create_and_extend(*args: Any, **kwargs: Any) -> None:
-        create(*args, **kwargs)
-        if trainer.is_world_process_zero():
-            extend_model_card(Path(trainer.args.output_dir), lineage, facts)
-
-    trainer.create_model_card = create_and_extend
-
-
-def _tell_trackers(trainer: Any, lineage: dict[str, Any]) -> None:
-    """Put the lineage into what every tracker records, which is the model's configuration, for as long as that takes."""
+def _add_to_tracked_config(trainer: Any, lineage: Mapping[str, Any]) -> None:
+    """Put the lineage into the model's configuration until every tracker has recorded that."""
     from transformers import TrainerCallback
 
     config = trainer.model.config
 
-    class Told(TrainerCallback):  # type: ignore[misc]
-        def on_train_begin(
-            self, *args: Any, **kwargs: Any
-        ) -> None:  # after the trackers', which were added before
+    class RemoveLineage(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            """Run after the trackers' callbacks, which were added before."""
             vars(config).pop("toa_trl", None)
 
-    config.toa_trl = lineage
-    trainer.add_callback(Told)
+    config.toa_trl = dict(lineage)
+    trainer.add_callback(RemoveLineage)

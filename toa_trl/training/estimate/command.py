@@ -308,7 +308,6 @@ def say_data(
 def lengths_of(recipe: str, parsed: tuple[Any, ...]) -> tuple[list[list[int]] | None, int, str]:
     """Tokens of the sequences of some rows, how many rows there are, and where this is from (None: why not)."""
     from transformers import AutoTokenizer
-    from trl import get_dataset
     from trl.data_utils import maybe_convert_to_chatml
 
     options, script, training, model, mixture = parsed
@@ -326,7 +325,7 @@ def lengths_of(recipe: str, parsed: tuple[Any, ...]) -> tuple[list[list[int]] | 
         name = model.model_name_or_path or str(options.model_config)
         tokenizer = AutoTokenizer.from_pretrained(name, revision=model.model_revision)
         data = load_training_data(
-            "sft" if recipe == "sft" else "dpo", script, training, mixture, get_dataset
+            "sft" if recipe == "sft" else "dpo", script, training, mixture
         ).train
     except (ConfigError, OSError, ValueError) as error:
         return None, 0, str(error).splitlines()[0].rstrip(".")

@@ -1,0 +1,96 @@
+"""Workarounds for single versions of TRL, transformers, accelerate and DeepSpeed.
+
+Each function names the version in which its reason was last seen; drop it once a later lowest
+version in pyproject.toml no longer has it. The libraries are imported inside the functions.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+
+def prepare_cpu_training(training: Any) -> None:
+    """Make FSDP and DeepSpeed train in CPU processes; call it before the trainer is created.
+
+    - accelerate 1.15: shards among GPUs only; of CPU processes it makes DDP without a warning.
+    - DeepSpeed 0.19: compiles its operations for minutes, and torch waits forever for the lock that
+      a killed compilation leaves. Without them DeepSpeed uses gloo, and the Adam of torch.
+
+    Args:
+        training: configuration of the trainer.
+    """
+    if training.device.type != "cpu":
+        return
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        state = training.distributed_state
+        state.distributed_type = type(state.distributed_type).MULTI_GPU
+    if training.deepspeed_plugin is not None:
+        # read when DeepSpeed is imported; on a machine with GPUs it would choose one
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        import deepspeed.ops
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        training.deepspeed_plugin.deepspeed_config["zero_force_ds_cpu_optimizer"] = False
+
+
+def unset_device_map(training: Any, model: Any) -> None:
+    """Give a trainer of trl.experimental the quantization of its model, and no device map.
+
+    TRL 1.16: its ORPO and CPO trainers take no `quantization_config`, and load models with the
+    device map "auto", with which several processes cannot train.
+
+    Args:
+        training: configuration of the trainer; its `model_init_kwargs` are replaced.
+        model: TRL's ModelConfig.
+    """
+    from trl import get_quantization_config
+
+    own = {"device_map": None, "quantization_config": get_quantization_config(model)}
+    training.model_init_kwargs = {**(training.model_init_kwargs or {}), **own}
+
+
+def ignore_boolean_buffers(model: Any) -> None:
+    """Exclude boolean buffers from DDP, which cannot broadcast them, as TRL 1.16's own script does.
+
+    torch 2.13: DistributedDataParallel takes this from an attribute of the model only.
+    """
+    buffers = model.named_buffers()
+    names = [name for name, buffer in buffers if str(buffer.dtype) == "torch.bool"]
+    model._ddp_params_and_buffers_to_ignore = names
+
+
+def num_masked_sequences(packed: Any) -> int:
+    """Return the number of sequences in packed rows that have no token to learn from.
+
+    TRL 1.16: drops such rows, except where it packs them.
+
+    Args:
+        packed: dataset with the columns labels and seq_lengths, as SFTTrainer makes it.
+    """
+    import numpy as np
+
+    columns = ["labels", "seq_lengths"]
+    num_masked = 0
+    for batch in packed.select_columns(columns).with_format("arrow").iter(batch_size=1000):
+        flat = [batch[name].combine_chunks().flatten() for name in columns]
+        labels, lengths = (array.to_numpy(zero_copy_only=False) for array in flat)
+        starts = np.cumsum(lengths) - lengths
+        num_learned = np.add.reduceat(labels != -100, starts)
+        num_masked += int((num_learned == 0).sum())
+    return num_masked
+
+
+def peak_flops_of(gpu: str) -> float | None:
+    """Return the peak FLOPs per second of a GPU in dense bfloat16, by TRL's table.
+
+    Returns:
+        None if the GPU is not in the table.
+
+    Raises:
+        ImportError: TRL before 1.16 has no such table.
+    """
+    from trl.trainer.utils import get_peak_flops
+
+    peak: float | None = get_peak_flops(gpu, "bfloat16")
+    return peak
