@@ -77,7 +77,7 @@ def card(path: Path, known: Mapping[str, Any] | None = None, **identity: Any) ->
                 "reward": {"kind": "minimum", "rewards": [CLASSIFIER, {"kind": "math"}]},
                 "second": JUDGE,
             },
-            "minimum of classifier `org/rm`, math; held out, for the record alone: judge `org/judge`",
+            "minimum of classifier `org/rm`, math; held out, only recorded: judge `org/judge`",
         ),
         (
             {
@@ -152,7 +152,7 @@ def test_what_is_known_is_said_and_what_is_not_is_not_guessed(tmp_path: Path) ->
     assert "| dry | none, scripted | not known | not known | 0 | 0 |" in text
     assert "| own | not known | not known | not known | 0 | 0 |" in text
     assert "| prompts | 4 of `prompts.jsonl`; licence: not known |" in text
-    assert "| cost | 12.5, of the agents with prices and in their currency |" in text
+    assert "| cost | 12.5, agents with prices only, in their currency |" in text
     assert "![The rewards of every agent's plays](rewards.png)" in text
     assert "This data set: cc-by-4.0." in text
     assert str(tmp_path) not in text
@@ -165,8 +165,8 @@ def test_what_is_known_is_said_and_what_is_not_is_not_guessed(tmp_path: Path) ->
     bare = card(tmp_path)
     assert "| cost |" not in bare
     assert "rewards.png" not in bare
-    assert "No licence was named for this data set." in bare
-    assert "where they come from was not written down" in bare
+    assert "No licence is stated for this data set." in bare
+    assert "their source was not recorded" in bare
     assert not {"license", "language"} & yaml.safe_load(bare.split("---")[1]).keys()
 
 

@@ -107,7 +107,7 @@ def test_a_model_of_a_model_has_both_behind_it(tmp_path: Path) -> None:
     found = model_lineage(str(dpo))
     assert (found["base_model"], found["parent"]) == ("my-sft", model_lineage(str(sft)))
     text = (dpo / "README.md").read_text()
-    assert "1. `org/base`, the model that training began with" in text
+    assert "1. `org/base`, the model that training started from" in text
     assert "2. `my-sft`: SFT on `me/first` (run 0123456789abcdef)" in text
     assert "3. this model: DPO on `my-run/dpo` (run 0123456789abcdef)" in text
     metadata = metadata_load(dpo / "README.md") or {}

@@ -125,7 +125,7 @@ def test_a_run_is_pushed_and_comes_back_as_it_was(
     done = user.run("recipes/synthesize.py", "--config", config)
     assert done.returncode == 1
     error = last_error(done)
-    assert error.startswith(f"stopped: {name}: the connection to the Hub broke")
+    assert error.startswith(f"stopped: {name}: the connection to the Hub failed")
     assert "Done. The data are in" in done.stdout  # saved before, whatever becomes of the push
     assert files(hub, name).keys() == {".gitattributes"}
 

@@ -1,10 +1,10 @@
-"""Where a data set comes from: in its run's folder, on the Hub beside the data, in a model's card and in a tracker."""
+"""Where a data set comes from: lineage.json, in a run's folder and on the Hub."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,16 @@ FILE = "lineage.json"
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
-    """What tells one run from another: 16 hexadecimal digits of everything that decides its result."""
+    """Return 16 hexadecimal digits that identify everything that decides a run's result."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def lineage_of(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What made a run's data, without the addresses and keys that its entries may hold.
+    """Return how a run's data were made, without addresses and keys.
 
     Returns:
-        fingerprint, search, search_params, budget, seed, task (its name), agents (name -> model, or None), reward (in
-        words) and prompts ({number, digest}).
+        fingerprint, search, search_params, budget, seed, task (its name), agents (name -> model or
+        None), reward (a description) and prompts ({number, digest}).
     """
     task = identity.get("task") or "alignment"
     agents = identity.get("agents") or {}
@@ -52,35 +52,43 @@ def write_lineage(run_dir: Path, identity: Mapping[str, Any]) -> None:
 
 
 def read_lineage(dataset: str, revision: str | None = None) -> dict[str, Any]:
-    """What lineage.json says of a data set of this package; empty for any other.
+    """Return the lineage of a data set; empty if the data set is not one of this package.
 
     Args:
-        dataset: a run's folder, its sft or dpo folder, or the Hub name of a data set that was pushed.
-        revision: of the Hub's.
+        dataset: a run's folder, its sft or dpo folder, or the name of a data set on the Hub.
+        revision: revision on the Hub.
     """
-    place = Path(dataset)
-    if place.exists():
-        file = next((at / FILE for at in (place, place.parent) if (at / FILE).is_file()), None)
+    folder = Path(dataset)
+    if folder.exists():
+        files: list[Path | None] = [folder / FILE, folder.parent / FILE]
     else:
-        file = from_hub(dataset, "dataset", revision)
-    try:
-        found = json.loads(file.read_text(encoding="utf-8")) if file else {}
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        files = [from_hub(dataset, "dataset", revision)]
+    return read_first(files)
+
+
+def read_first(files: Sequence[Path | None]) -> dict[str, Any]:
+    """Return the JSON object in the first of these files that exists; empty if there is none."""
+    for file in files:
+        if file is not None and file.is_file():
+            try:
+                content = json.loads(file.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                return {}
+            return content if isinstance(content, dict) else {}
+    return {}
 
 
 def from_hub(name: str, repo_type: str, revision: str | None = None) -> Path | None:
-    """lineage.json of a repository, in this machine's cache; None where it is not known.
+    """Return a repository's lineage.json in this machine's cache, or None if it is not available.
 
     Args:
-        name: of the repository.
+        name: name of the repository.
         repo_type: "dataset" or "model".
-        revision: of it.
+        revision: revision of the repository.
     """
     from huggingface_hub import hf_hub_download
 
     try:
         return Path(hf_hub_download(name, FILE, repo_type=repo_type, revision=revision))
-    except Exception:  # no such file, name or network: nothing else depends on it
+    except Exception:  # no such file or name, or no network: the lineage is optional
         return None
