@@ -21,6 +21,16 @@ settings.register_profile(
 )
 settings.load_profile("toa_trl")
 
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the integration tests of a file in one process of pytest-xdist: they share servers and trained models."""
+    for item in items:
+        in_group = item.get_closest_marker("xdist_group") is not None
+        if item.path.parent.name == "integration" and not in_group:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 END, PAD = "<|end|>", "<|pad|>"
 TEMPLATE = (
