@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.alpaca_judge import judging
 from toa_trl.errors import ConfigError, RewardError
@@ -144,6 +145,21 @@ def test_a_failed_process_is_one_line_with_its_reason(tmp_path: Path, stand_in: 
     with pytest.raises(RewardError, match=r"BadRequestError: no more today; .* resumes") as error:
         run(tmp_path, python=str(fails))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("logprobs", [True, False])
+def test_alpaca_eval_reads_the_annotator_that_was_configured(
+    tmp_path: Path, logprobs: bool, stand_in: None
+) -> None:
+    with pytest.raises(RewardError, match="no output"):
+        run(tmp_path, python="/bin/false", annotator={**JUDGE, "logprobs": logprobs})
+    config = yaml.safe_load((tmp_path / "annotator/configs.yaml").read_text(encoding="utf-8"))
+    ((name, settings),) = config.items()
+    assert name == f"instruct-judge ({'logprobs' if logprobs else 'text'})"
+    assert settings["prompt_template"] == "template.txt"
+    assert settings["completions_kwargs"]["num_procs"] == 2
+    if not logprobs:  # the verdicts are numbers, which a round trip through JSON would lose
+        assert set(settings["completion_parser_kwargs"]["outputs_to_match"]) == {1, 2}
 
 
 def test_only_a_fitting_file_gives_length_control(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Annotated, Any
 
+import yaml
 from pydantic import AfterValidator
 
 from toa_trl.agents.base import whole_text
@@ -157,8 +158,7 @@ def run_alpaca_eval(
     num_judged = max_instances or len(instructions)
     gamed, note = _find_length_control(config.length_control, num_judged)
     (folder / "annotator").mkdir(parents=True, exist_ok=True)
-    # JSON is YAML, too
-    text = json.dumps({annotator.alpaca_eval_name: settings}, ensure_ascii=False)
+    text = yaml.safe_dump({annotator.alpaca_eval_name: settings}, allow_unicode=True)
     replace_text(folder / "annotator/configs.yaml", text)
     for part, generator, texts in (
         ("model", name, outputs),
