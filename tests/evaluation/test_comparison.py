@@ -112,7 +112,7 @@ def test_a_verifier_says_0_or_1() -> None:
         rollout(play(0, 0.5, "two words")),
         Judge([], ALIGNMENT, LengthReward(), Sampling(), ""),
     )
-    message = r"verifier: 1 \(right\) or 0 \(wrong\) is needed, not 2;"
+    message = r"verifier: scores must be 1 \(right\) or 0 \(wrong\), not 2;"
     with pytest.raises(ConfigError, match=message):
         wait(summarize_search([done], ALIGNMENT, LengthReward()))
     with pytest.raises(ConfigError, match=message):

@@ -1,4 +1,4 @@
-"""What was paid for is never asked for twice."""
+"""Ledgers: what was paid for is never asked for twice."""
 
 from __future__ import annotations
 
@@ -109,5 +109,15 @@ def test_other_settings_or_another_checkpoint_have_another_file(tmp_path: Path) 
     assert all(path.parent == tmp_path and path.name.startswith("a_b-") for path in paths)
 
 
-def test_nothing_is_kept_of_nothing(tmp_path: Path) -> None:
+def test_files_in_the_working_directory_do_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    entry = {"kind": "judge", "agent": {"model": "m"}}
+    before = ledger_path(tmp_path, "_judge", entry)
+    (tmp_path / "notes.txt").write_text("x")
+    assert ledger_path(tmp_path, "_judge", entry) == before
+
+
+def test_without_a_model_there_is_no_ledger(tmp_path: Path) -> None:
     assert keep(None, tmp_path, "judge", {}) is None

@@ -85,7 +85,7 @@ def asked(folder: Path) -> list[dict[str, str]]:
     [
         ({"command": "no-such-launcher recipes/sft.py"}, "cannot be started"),
         ({"command": ""}, "train.command: must not be empty"),
-        ({"command": "python sft.py --config no-such.yaml"}, r"no file no-such\.yaml"),
+        ({"command": "python sft.py --config no-such.yaml"}, r"no-such\.yaml"),
         ({"command": "python 'sft.py"}, "train.command: .* No closing quotation"),
         ({"budget": 0}, "train.budget: must be >= 1, not 0"),
         ({"seeds": []}, "train.seeds: must have at least 1 entries"),
@@ -249,7 +249,7 @@ def test_the_table_is_made_once(
     )
     assert {row["accuracy"] for row in wait(make(strict))} == {0.0}
     scorer = Judge(problems, task, make_reward({"kind": "length"}), judge.sampling, "length")
-    with pytest.raises(ConfigError, match=r"verifier: 1 \(right\) or 0 \(wrong\) is needed"):
+    with pytest.raises(ConfigError, match=r"verifier: scores must be 1 \(right\) or 0 \(wrong\)"):
         wait(scorer.verdicts("untrained", training.base, tmp_path))
 
 

@@ -1,10 +1,11 @@
-"""What an evaluation has paid for, written down as it comes: responses, scores and verdicts are never asked for twice."""
+"""Ledgers keep the responses, scores and verdicts of an evaluation, so that none is paid for twice."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,11 +16,11 @@ from toa_trl.utils.files import read_jsonl, replace_text
 
 
 class Ledger:
-    """Values by key, a JSON line for each, in a file or, without one, in memory.
+    """Values by key, one JSON line for each, in a file or, without a path, in memory.
 
     Args:
-        path: of the file; a last line that a kill has cut is dropped.
-        names: of the parts of a key, as they stand in a line beside the value's own.
+        path: path of the file; a last line that a kill has cut short is dropped.
+        names: names of the parts of a key in a line.
     """
 
     def __init__(self, path: Path | None, *names: str) -> None:
@@ -36,14 +37,14 @@ class Ledger:
         return len(self._rows)
 
     def get(self, *key: Any) -> dict[str, Any] | None:
-        """The value, if it is there."""
+        """Return the row of a key, or None."""
         return self._rows.get(key)
 
     def add(self, *key: Any, **value: Any) -> dict[str, Any]:
-        """Write one; it is in the file when this returns."""
+        """Add a row; it is in the file when this returns."""
         row = self._rows[key] = {**dict(zip(self._names, key, strict=True)), **value}
         if self._path is not None:
-            if self._file is None:  # opened late: what only failed leaves no file
+            if self._file is None:  # opened late: failures alone leave no file
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = self._path.open("a", encoding="utf-8")
             self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -60,8 +61,8 @@ class KeptReward(DetailedReward):
     """A reward model or a judge whose scores and verdicts are kept in a ledger.
 
     Args:
-        model: with `score`, and for a judge `compare`.
-        path: of the ledger; see `ledger_path` for one that nothing else shares.
+        model: a reward model; a judge also has `compare`.
+        path: path of the ledger, see `ledger_path`.
     """
 
     def __init__(self, model: Any, path: Path) -> None:
@@ -69,48 +70,46 @@ class KeptReward(DetailedReward):
         self._ledger = Ledger(path, "id", "texts")
 
     async def check(self) -> None:
-        """Raises:
-        ConfigError: a server of the model is not there.
-        """
+        """See `RewardModel`."""
         await self._model.check()
 
     async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
         """See `RewardModel`."""
-        return list(
-            await asyncio.gather(*(self._score(prompt, response) for response in responses))
-        )
+        scores = [self._score(prompt, response) for response in responses]
+        return list(await asyncio.gather(*scores))
 
     async def compare(self, prompt: Prompt, a: str, b: str) -> Score:
         """See `toa_trl.rewards.judge.JudgeReward`."""
         key = (prompt.id, digest(as_dicts(prompt.messages), a, b))
-        if (row := self._ledger.get(*key)) is None:
-            found = await self._model.compare(prompt, a, b)
-            row = self._ledger.add(*key, value=found.value, weight=found.weight)
+        row = self._ledger.get(*key)
+        if row is None:
+            score = await self._model.compare(prompt, a, b)
+            row = self._ledger.add(*key, value=score.value, weight=score.weight)
         return Score(row["value"], weight=row["weight"])
 
     async def aclose(self) -> None:
-        """Close what the model holds, and the ledger."""
+        """Close the ledger and the model."""
         self._ledger.close()
         await self._model.aclose()
 
     async def _score(self, prompt: Prompt, response: str) -> Score:
         key = (prompt.id, digest(as_dicts(prompt.messages), dict(prompt.metadata), response))
-        if (row := self._ledger.get(*key)) is None:
-            (found,) = check_scores(
-                "the reward model", await self._model.score(prompt, [response]), 1
-            )
-            row = self._ledger.add(*key, value=float(found))
+        row = self._ledger.get(*key)
+        if row is None:
+            scores = await self._model.score(prompt, [response])
+            (value,) = check_scores("the reward model", scores, 1)
+            row = self._ledger.add(*key, value=value)
         return Score(row["value"])
 
 
 def keep(model: Any, folder: Path, name: str, entry: Mapping[str, Any]) -> KeptReward | None:
-    """The model with a ledger in `folder`; None where there is none.
+    """Return the model with a ledger in `folder`, or None without a model.
 
     Args:
-        model: made of `entry`.
-        folder: of the file.
-        name: what the file's begins with.
-        entry: as far as it decides what the model says.
+        model: a reward model or a judge, made of `entry`.
+        folder: folder of the ledger.
+        name: start of the file's name.
+        entry: the keys that decide what the model answers.
     """
     if model is None:
         return None
@@ -118,35 +117,33 @@ def keep(model: Any, folder: Path, name: str, entry: Mapping[str, Any]) -> KeptR
 
 
 def ledger_path(folder: Path, name: str, entry: Mapping[str, Any], *further: Any) -> Path:
-    """A file for what a model says that no other model and settings share.
+    """Return the path of a ledger that no other model and settings share.
 
-    A local checkpoint is told by its files' sizes and times, so that one that was trained again is asked again. A model
-    behind a server is told by its name alone: delete the file where another one is served under the old name.
+    A local checkpoint is identified by the sizes and times of its files, so that it is asked again
+    after further training. A model behind a server is identified by its name: delete the file when
+    another model is served under the old name.
 
     Args:
-        folder: of the file.
-        name: what the file's name begins with.
-        entry: of the model, as far as it decides what the model says.
-        further: whatever else does, as JSON values.
+        folder: folder of the file.
+        name: start of the file's name.
+        entry: the keys of the model's entry that decide what it answers.
+        further: whatever else decides, as JSON values.
     """
-    checkpoint = Path(str(entry.get("model", entry.get("path", ""))))
-    files = (
-        sorted(checkpoint.glob("*.*"))
-        if checkpoint.is_dir()
-        else [checkpoint]
-        if checkpoint.is_file()
-        else []
-    )
-    state = [
-        (file.name, file.stat().st_size, file.stat().st_mtime_ns)
-        for file in files
-        if file.name != "README.md"
-    ]
-    name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+    model = entry.get("model", entry.get("path"))
+    files: list[Path] = []
+    if model and Path(str(model)).is_dir():
+        files = sorted(Path(str(model)).glob("*.*"))
+    elif model and Path(str(model)).is_file():
+        files = [Path(str(model))]
+    state = []
+    for file in files:
+        if file.name != "README.md":
+            state.append((file.name, file.stat().st_size, file.stat().st_mtime_ns))
+    name = re.sub(r"[^\w.-]", "_", name)
     return folder / f"{name}-{digest(entry, state, *further)[:8]}.jsonl"
 
 
 def digest(*values: Any) -> str:
-    """What tells such JSON values from others."""
+    """Return a hash of JSON values."""
     text = json.dumps(values, sort_keys=True, default=str)
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
