@@ -139,7 +139,7 @@ def test_every_figure_of_the_model_and_no_other_comes_back_from_the_yaml() -> No
     )
 
 
-def test_a_card_of_trl_keeps_what_it_has_and_twice_is_once(tmp_path: Path) -> None:
+def test_a_card_of_trl_keeps_its_content_and_writing_is_idempotent(tmp_path: Path) -> None:
     card = tmp_path / "README.md"
     card.write_text(TRL, encoding="utf-8")
     texts = []
@@ -195,9 +195,9 @@ def test_a_text_without_metadata_gets_some(tmp_path: Path) -> None:
 
 
 def test_a_model_without_figures_names_those_with(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no figure of 'ppo'; it has base, dpo, sft"):
+    with pytest.raises(ConfigError, match="no figure of 'ppo'; it has figures of base, dpo, sft"):
         write_metadata(tmp_path / "README.md", RESULTS, "ppo", dataset_name="problems")
-    with pytest.raises(ConfigError, match="it has none at all"):
+    with pytest.raises(ConfigError, match="it has figures of no model"):
         model_metadata({}, "dpo", dataset_name="problems")
     assert not list(tmp_path.iterdir())
 

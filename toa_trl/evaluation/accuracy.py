@@ -1,4 +1,4 @@
-"""How good one model's responses are: by a verifier, by a reward model, and by the metrics of translation."""
+"""Quality of one model's responses: by a verifier, a reward model and translation metrics."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from statistics import mean
 from typing import Any
 
@@ -26,43 +27,42 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Measurement:
-    """Of one model on one set of problems. Shares in [0, 1]; intervals are 95 %; None: not measured.
+    """Figures of one model on one set of problems; None: not measured.
 
-    "Greedy" is the response at temperature 0; all but the figures of samples are of it.
+    Shares are in [0, 1], intervals are 95 %. The greedy response is the one at temperature 0; all
+    figures but those of samples are about it.
     """
 
-    accuracy: float | None = None  # by a verifier that says 0 or 1
-    interval: Interval | None = None  # of it; Wilson
-    mean_verifier_score: float | None = None  # of a verifier with other numbers
+    accuracy: float | None = None  # by a verifier that returns 0 or 1
+    interval: Interval | None = None  # of the accuracy; Wilson
+    mean_verifier_score: float | None = None  # of a graded verifier
     mean_reward: float | None = None  # raw
-    mean_reward_interval: Interval | None = None  # bootstrap over problems, as all that follow
+    mean_reward_interval: Interval | None = None  # bootstrap over problems, like all that follow
     chrf: float | None = None  # 0 to 100, of the corpus, by sacrebleu
-    bleu: float | None = None  # likewise
+    bleu: float | None = None  # 0 to 100, of the corpus, by sacrebleu
     comet: float | None = None  # mean, by a server
     comet_interval: Interval | None = None
     k: int | None = None  # samples per problem
-    sampled_accuracy: float | None = None  # mean over problems, of the mean over samples: pass@1
+    sampled_accuracy: float | None = None  # mean over problems of the mean over samples: pass@1
     sampled_interval: Interval | None = None
-    pass_at_k: float | None = None  # any of k samples is right
+    pass_at_k: float | None = None  # share of problems with a right sample among k
     pass_at_k_interval: Interval | None = None
-    maj_at_k: float | None = None  # the answer that most of k samples give is right
+    maj_at_k: float | None = None  # share of problems whose most frequent answer is right
     maj_at_k_interval: Interval | None = None
     mean_length: float | None = None  # words
     num_problems: int = 0
     num_truncated: int = 0  # greedy responses that max_tokens cut short
-    num_unjudged: int = (
-        0  # greedy responses that verifier or reward model failed on; left out of their means
-    )
-    num_unjudged_samples: int | None = None  # likewise
+    num_unjudged: int = 0  # greedy responses without a score, left out of the means
+    num_unjudged_samples: int | None = None  # samples without a score, left out of the means
 
     def as_json(self) -> dict[str, Any]:
-        """Without what was not measured."""
+        """Return the figures that were measured."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one model's greedy responses, in the order of the prompts; None where there is none."""
+    """Scores of greedy responses, in the order of the prompts; None where scoring failed."""
 
     verifier: Sequence[float | None] = ()
     reward: Sequence[float | None] = ()
@@ -77,104 +77,108 @@ async def measure_model(
     reward_model: RewardModel | None = None,
     comet: RewardModel | None = None,
 ) -> tuple[Measurement, Scores]:
-    """What a verifier, a reward model and the task's metrics say of a model's outputs.
+    """Return what a verifier, a reward model and the task's metrics say about a model's outputs.
 
     Args:
         prompts: the problems, with what the verifier needs in their metadata.
-        outputs: of the model, in the order of the prompts; as many samples for each.
+        outputs: of the model, in the order of the prompts; equally many samples for each.
         task: of the prompts.
-        verifier: 1 for a right response, 0 for a wrong one; or another score. With one that has `equivalent`, as
-            `MathReward`, there is maj@k, too.
+        verifier: 1 for a right response, 0 for a wrong one; or another score. With one that
+            decides equivalence, such as `MathReward`, maj@k is measured too.
         reward_model: raw rewards.
         comet: a scorer of translations, see scripts/serve_comet.py.
 
     Raises:
-        RewardError: not one response could be judged.
+        RewardError: no response could be judged.
     """
-    greedy = [each.greedy for each in outputs]
+    greedy = [output.greedy for output in outputs]
     right = await _score("the verifier", verifier, task, prompts, greedy)
     rewards = await _score("the reward model", reward_model, task, prompts, greedy)
     comets = await _score("COMET", comet, task, prompts, greedy)
-    found: dict[str, Any] = dict(corpus_scores(prompts, [output.text for output in greedy]))
-    judged = [score for score in right if score is not None]
+    figures: dict[str, Any] = dict(corpus_scores(prompts, [output.text for output in greedy]))
+    judged = _available(right)
     if judged and set(judged) <= {0.0, 1.0} and verifier and not verifier.graded:
-        found |= {"accuracy": mean(judged), "interval": wilson(sum(judged), len(judged))}
-        found |= await _samples(prompts, outputs, task, verifier)
+        figures |= {"accuracy": mean(judged), "interval": wilson(sum(judged), len(judged))}
+        figures |= await _sample_figures(prompts, outputs, task, verifier)
     elif judged:
-        found |= {"mean_verifier_score": mean(judged)}
+        figures["mean_verifier_score"] = mean(judged)
     for name, scores in {"mean_reward": rewards, "comet": comets}.items():
-        if known := [score for score in scores if score is not None]:
-            found |= {name: mean(known), f"{name}_interval": bootstrap(known)}
+        values = _available(scores)
+        if values:
+            figures |= {name: mean(values), f"{name}_interval": bootstrap(values)}
+    taken = [scores for scores in (right, rewards, comets) if scores]
     measurement = Measurement(
-        **found,
+        **figures,
         mean_length=mean(output.num_words for output in greedy),
         num_problems=len(prompts),
         num_truncated=sum(output.finish_reason == "length" for output in greedy),
-        num_unjudged=sum(
-            None in each for each in zip(*filter(None, (right, rewards, comets)), strict=True)
-        ),
+        num_unjudged=sum(None in scores for scores in zip(*taken, strict=True)),
     )
     return measurement, Scores(right, rewards)
 
 
 def corpus_scores(prompts: Sequence[Prompt], texts: Sequence[str]) -> dict[str, float]:
-    """chrF and BLEU of a corpus by sacrebleu, 0 to 100, where the prompts have a `reference` (or a list); else nothing.
+    """Return chrF and BLEU of a corpus by sacrebleu, 0 to 100.
 
-    No BLEU where the `target_language`s need different tokenizers.
+    Empty unless all prompts have a `reference` (a text, or a list of them). No BLEU where their
+    `target_language`s need different tokenizers.
     """
     import sacrebleu
 
-    given = [prompt.metadata.get("reference") for prompt in prompts]
-    references: list[Any] = [[each] if isinstance(each, str) else each for each in given]
-    if not all(isinstance(each, list) and each for each in references):
-        return {}
-    num = max(
-        map(len, references)
-    )  # as sacrebleu wants them: a list of the first ones, a list of the second ones, ...
-    streams = [[each[at] if at < len(each) else None for each in references] for at in range(num)]
+    references: list[list[str]] = []
+    for prompt in prompts:
+        reference = prompt.metadata.get("reference")
+        if isinstance(reference, str):
+            reference = [reference]
+        if not isinstance(reference, list) or not reference:
+            return {}
+        references.append(reference)
+    # as sacrebleu wants them: a list of all first references, a list of all second ones, ...
+    streams = list(map(list, zip_longest(*references)))
     scores = {"chrf": sacrebleu.corpus_chrf(list(texts), streams).score}
     tokenizers = {bleu_tokenizer(prompt.metadata.get("target_language", "")) for prompt in prompts}
     if len(tokenizers) == 1:
-        scores["bleu"] = sacrebleu.corpus_bleu(
-            list(texts), streams, tokenize=tokenizers.pop()
-        ).score
+        bleu = sacrebleu.corpus_bleu(list(texts), streams, tokenize=tokenizers.pop())
+        scores["bleu"] = bleu.score
     return scores
 
 
-async def _samples(
+async def _sample_figures(
     prompts: Sequence[Prompt],
     outputs: Sequence[Outputs],
     task: Task,
-    verifier: RewardModel | None,
+    verifier: RewardModel,
 ) -> dict[str, Any]:
-    """What nobody could judge is left out, and counted."""
+    """Return the figures of the samples; those without a score are left out and counted."""
     k = len(outputs[0].samples)
     if not k:
         return {}
-    pairs = [
-        (prompt, sample)
-        for prompt, each in zip(prompts, outputs, strict=True)
-        for sample in each.samples
-    ]
-    flat = await _score("the verifier", verifier, task, *map(list, zip(*pairs, strict=True)))
-    right = [flat[at : at + k] for at in range(0, len(flat), k)]
-    judged = [known for each in right if (known := [score for score in each if score is not None])]
+    repeated = [prompt for prompt in prompts for _ in range(k)]
+    samples = [sample for output in outputs for sample in output.samples]
+    scores = await _score("the verifier", verifier, task, repeated, samples)
+    right = [scores[start : start + k] for start in range(0, len(scores), k)]
+    judged = [values for values in map(_available, right) if values]
     shares = {
-        "sampled_accuracy": [mean(each) for each in judged],
-        "pass_at_k": [max(each) for each in judged],
+        "sampled_accuracy": [mean(values) for values in judged],
+        "pass_at_k": [max(values) for values in judged],
     }
-    if verifier is not None and verifier.decides_equivalence:
-        texts = ([sample.text for sample in each.samples] for each in outputs)
-        chosen = await asyncio.gather(*(majority(each, verifier.equivalent) for each in texts))
-        votes = [0.0 if at is None else each[at] for each, at in zip(right, chosen, strict=True)]
-        shares["maj_at_k"] = [vote for vote in votes if vote is not None]
-    found: dict[str, Any] = {"k": k, "num_unjudged_samples": flat.count(None)}
+    if verifier.decides_equivalence:
+        texts = [[sample.text for sample in output.samples] for output in outputs]
+        chosen = await asyncio.gather(*(majority(group, verifier.equivalent) for group in texts))
+        votes = [
+            0.0 if index is None else values[index]
+            for values, index in zip(right, chosen, strict=True)
+        ]
+        shares["maj_at_k"] = _available(votes)
+    figures: dict[str, Any] = {"k": k, "num_unjudged_samples": scores.count(None)}
     for name, values in shares.items():
-        found |= {
-            name: mean(values),
-            f"{name.removesuffix('_accuracy')}_interval": bootstrap(values),
-        }
-    return found
+        figures[name] = mean(values)
+        figures[f"{name.removesuffix('_accuracy')}_interval"] = bootstrap(values)
+    return figures
+
+
+def _available(scores: Sequence[float | None]) -> list[float]:
+    return [score for score in scores if score is not None]
 
 
 async def _score(
@@ -184,22 +188,26 @@ async def _score(
     prompts: Sequence[Prompt],
     outputs: Sequence[Output],
 ) -> list[float | None]:
-    """A score for every response, None where there is none; nothing without a model."""
+    """Return a score for every response, None where scoring failed; empty without a model."""
     if model is None:
         return []
     failures = Counter[str]()
 
-    async def one(prompt: Prompt, output: Output) -> float | None:
+    async def score_one(prompt: Prompt, output: Output) -> float | None:
         try:
-            return check_scores(place, await model.score(task.judged(prompt), [output.text]), 1)[0]
+            scores = await model.score(task.judged(prompt), [output.text])
+            return check_scores(place, scores, 1)[0]
         except RewardError as error:
             failures[str(error)] += 1
             return None
 
-    scores = await asyncio.gather(*map(one, prompts, outputs))
+    scores = await asyncio.gather(*map(score_one, prompts, outputs))
     if failures:
         reason, _ = failures.most_common(1)[0]
-        message = f"{place} failed on {failures.total()} of {len(scores)} responses, most often with: {reason}"
+        message = (
+            f"{place} failed on {failures.total()} of {len(scores)} responses, "
+            f"most often with: {reason}"
+        )
         if failures.total() == len(scores):
             raise RewardError(message)
         logger.warning("%s", message)

@@ -1,28 +1,25 @@
-"""What a model card on the Hub shows of results.json: the `model-index` of its metadata block, and a table for readers.
+"""Figures of results.json in a model card: `model-index` of its metadata, and a table.
 
-The format: https://github.com/huggingface/hub-docs/blob/main/modelcard.md. Intervals go into a metric's `args`, so that a
-later run replaces its figure instead of standing beside it under another name.
+Format: https://github.com/huggingface/hub-docs/blob/main/modelcard.md. Intervals are `args` of a
+metric, so that a later run replaces its figure instead of adding one under another name.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from toa_trl.errors import ConfigError
-from toa_trl.utils.files import replace_section, replace_text
+from toa_trl.evaluation.results import markdown_table
+from toa_trl.utils.files import read_card, replace_card, replace_section, replace_text
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
-# key in results.json -> (type, name), whose interval is under "<key>_interval" unless INTERVALS says otherwise
+# key in results.json -> (type, name); its interval is "<key>_interval" but for INTERVALS
 STUDENT = {
     "accuracy": ("accuracy", "Accuracy, greedy"),
     "sampled_accuracy": ("accuracy", "Accuracy, sampled"),
@@ -64,11 +61,11 @@ def model_metadata(
     base_model: str | None = None,
     datasets: Sequence[str] = (),
 ) -> ModelCardData:
-    """The metadata of one model; `to_yaml()` of it is what stands between the two `---` of its README.md.
+    """Return the metadata of one model; its `to_yaml()` is the block at the start of a README.md.
 
     Args:
         results: content of results.json.
-        model: name of the model there.
+        model: name of the model in the results.
         dataset_name: the problems or prompts that `student` and `win_rates` were measured on.
         base_model: Hub name of the model that it was trained from.
         datasets: Hub names of the data that it was trained on.
@@ -78,11 +75,13 @@ def model_metadata(
     """
     from huggingface_hub import ModelCardData
 
-    if not (measured := list(_results(results, model, dataset_name))):
+    measured = list(_results(results, model, dataset_name))
+    if not measured:
         names = {row["model"] for row in results.get("win_rates", ())}
         names.update(*(results.get(part, ()) for part in ("student", "alpaca_eval", "lm_eval")))
         raise ConfigError(
-            f"results.json has no figure of {model!r}; it has {', '.join(sorted(names)) or 'none at all'}"
+            f"results.json has no figure of {model!r}; "
+            f"it has figures of {', '.join(sorted(names)) or 'no model'}"
         )
     return ModelCardData(
         model_name=model,
@@ -93,21 +92,21 @@ def model_metadata(
 
 
 def write_metadata(path: Path, results: Mapping[str, Any], model: str, **about: Any) -> None:
-    """Merge the metadata into a model card, such as TRL leaves with a checkpoint; without a card, write one of it alone.
+    """Merge the metadata into a model card, or write a card that has only metadata.
 
-    What is there stays, other models' and other figures of this one included: only a figure of the same task, data set and
-    metric is replaced (comments in the YAML are lost). Once more with the same results, the file is the same.
+    Everything else in the card stays, also figures of other models and other figures of this one:
+    only figures of the same task, data set and metric are replaced (YAML comments are lost).
+    Idempotent.
 
     Args:
-        path: of the README.md.
+        path: path of the README.md.
         results: content of results.json.
-        model: name of the model there.
-        about: the further arguments of `model_metadata`.
+        model: name of the model in the results.
+        about: further arguments of `model_metadata`.
 
     Raises:
         ConfigError: nothing was measured of this model, or the card's metadata cannot be read.
     """
-    from huggingface_hub import metadata_load, metadata_save
     from huggingface_hub.repocard_data import (
         eval_results_to_model_index,
         model_index_to_eval_results,
@@ -115,14 +114,17 @@ def write_metadata(path: Path, results: Mapping[str, Any], model: str, **about: 
 
     fresh = model_metadata(results, model, **about)
     new: list[EvalResult] = fresh.pop("eval_results")
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    card = read_card(path, text)
     try:
-        card = (metadata_load(path) if path.is_file() else None) or {}
         index = list(card.get("model-index") or [])
-        at = next((i for i, entry in enumerate(index) if entry["name"] == model), len(index))
-        old = model_index_to_eval_results([index[at]])[1] if index[at:] else []
-    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+        names = [entry["name"] for entry in index]
+        at = names.index(model) if model in names else len(index)
+        old = model_index_to_eval_results([index[at]])[1] if model in names else []
+    except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"{path}: the metadata of this model card cannot be read: {' '.join(str(error).split())}; mend or remove it"
+            f"{path}: the metadata of this model card cannot be read: model-index: "
+            f"{type(error).__name__}: {error}; fix or remove it"
         ) from error
     replaced = {_identity(result) for result in new}
     kept = [result for result in old if _identity(result) not in replaced]
@@ -130,57 +132,45 @@ def write_metadata(path: Path, results: Mapping[str, Any], model: str, **about: 
     for key in ("base_model", "datasets"):
         if fresh.get(key):
             card.setdefault(key, fresh[key])
-    # written beside and moved: the card is whole, or the one before
-    beside = path.with_name(path.name + ".new")
-    if path.is_file():
-        shutil.copyfile(path, beside)
-    metadata_save(beside, {**card, "model-index": index})
-    os.replace(beside, path)
+    replace_card(path, text, {**card, "model-index": index})
 
 
 def write_evaluation(
     path: Path, results: Mapping[str, Any], model: str, dataset_name: str, baseline: str = ""
 ) -> None:
-    """Write the figures into a model card: into its metadata, and as a table under "## Evaluation".
+    """Write the figures into a model card: as metadata, and as a table under "## Evaluation".
 
     Args:
-        path: of the README.md.
+        path: path of the README.md.
         results: content of results.json.
-        model: name of the model there.
+        model: name of the model in the results.
         dataset_name: the problems or prompts that it was measured on.
-        baseline: name of the model whose figures stand beside it, where there are any.
+        baseline: name of the model for a second column, where it was measured.
 
     Raises:
-        ConfigError: as of `write_metadata`.
+        ConfigError: see `write_metadata`.
     """
     write_metadata(path, results, model, dataset_name=dataset_name)
-    columns = {"this model": list(_results(results, model, dataset_name))}
+    rows: dict[tuple[str, str | None], dict[str, str]] = {}
+    for result in _results(results, model, dataset_name):
+        key = (result.dataset_name, result.metric_name)
+        rows[key] = {"measured on": key[0], "metric": key[1] or "", "this model": _shown(result)}
     if baseline not in ("", model):
-        columns[f"`{baseline}`"] = list(_results(results, baseline, dataset_name))
-    rows = [(each.dataset_name, each.metric_name) for each in columns["this model"]]
-    lines = [f"| measured on | what | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
-    for row in rows:
-        figures = [
-            next(
-                (_said(each) for each in column if (each.dataset_name, each.metric_name) == row), ""
-            )
-            for column in columns.values()
-        ]
-        lines.append(f"| {row[0]} | {row[1]} | {' | '.join(figures)} |")
-    number = results.get("student", {}).get(model, {}).get("num_problems")
-    of = f"{number:,} prompts of {dataset_name}; " if number else ""
-    about = f"By toa_trl's evaluate.py: {of}in brackets 95 % intervals."
-    text = replace_section(
-        path.read_text(encoding="utf-8"), "\n".join(["## Evaluation", "", *lines, "", about])
-    )
-    replace_text(path, text)
+        for result in _results(results, baseline, dataset_name):
+            row = rows.get((result.dataset_name, result.metric_name), {})
+            row[f"`{baseline}`"] = _shown(result)
+    num_problems = results.get("student", {}).get(model, {}).get("num_problems")
+    measured = f"{num_problems:,} prompts of {dataset_name}; " if num_problems else ""
+    about = f"Measured with toa-trl evaluate: {measured}95 % intervals in brackets."
+    section = f"## Evaluation\n\n{markdown_table(list(rows.values()))}\n\n{about}"
+    replace_text(path, replace_section(path.read_text(encoding="utf-8"), section))
 
 
-def _said(result: EvalResult) -> str:
+def _shown(result: EvalResult) -> str:
     interval = (result.metric_args or {}).get("interval_95")
-    return f"{result.metric_value:.4g}" + (
-        f" [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else ""
-    )
+    if interval is None:
+        return f"{result.metric_value:.4g}"
+    return f"{result.metric_value:.4g} [{interval[0]:.4g}, {interval[1]:.4g}]"
 
 
 def _identity(result: EvalResult) -> tuple[Any, ...]:
@@ -224,7 +214,7 @@ def _result(
     dataset_name: str,
     dataset_type: str | None = None,
 ) -> Iterator[EvalResult]:
-    """One figure, or none where there is no number."""
+    """Yield one figure, or nothing where the value is not a finite number."""
     from huggingface_hub import EvalResult
 
     if isinstance(value, int | float) and math.isfinite(value):

@@ -1,4 +1,7 @@
-"""maj@k: which answer most of k responses give (self-consistency, Wang et al. 2022, arXiv 2203.11171)."""
+"""maj@k: the most frequent answer of k responses.
+
+Self-consistency, Wang et al. 2022, arXiv 2203.11171.
+"""
 
 from __future__ import annotations
 
@@ -11,31 +14,36 @@ Equivalent = Callable[[str, str], Awaitable[bool]]
 
 
 async def majority(texts: Sequence[str], equivalent: Equivalent) -> int | None:
-    """The place of the first text with the answer that most of them give; the one given first wins among equals.
+    """Return the index of the first text with the most frequent answer.
+
+    Among equally frequent answers the earliest wins.
 
     Args:
         texts: responses to one problem.
-        equivalent: whether two final answers say the same.
+        equivalent: whether two final answers mean the same.
 
     Returns:
         None where no text has a final answer.
     """
-    groups: list[tuple[str, list[int]]] = []  # an answer, and the places of the texts that give it
-    for place, text in enumerate(texts):
+    groups: list[tuple[str, list[int]]] = []  # an answer, and the indices of the texts that give it
+    for index, text in enumerate(texts):
         answer = final_answer(text)
         if answer is None:
             continue
-        for known, places in groups:
-            if known == answer or await _same(known, answer, equivalent):
-                places.append(place)
+        for other, indices in groups:
+            if other == answer or await _same(other, answer, equivalent):
+                indices.append(index)
                 break
         else:
-            groups.append((answer, [place]))
-    return max(groups, key=lambda group: len(group[1]))[1][0] if groups else None
+            groups.append((answer, [index]))
+    if not groups:
+        return None
+    _, largest = max(groups, key=lambda group: len(group[1]))
+    return largest[0]
 
 
-async def _same(known: str, answer: str, equivalent: Equivalent) -> bool:
+async def _same(answer: str, other: str, equivalent: Equivalent) -> bool:
     try:
-        return await equivalent(known, answer)
-    except RewardError:  # nobody can tell: then they are two answers
+        return await equivalent(answer, other)
+    except RewardError:  # undecided: count them as two answers
         return False

@@ -10,19 +10,15 @@ DPO, is a chain.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from toa_trl.errors import ConfigError
 from toa_trl.hub.dataset_card import PARTS
 from toa_trl.hub.lineage import FILE, from_hub, read_first
-from toa_trl.utils.files import replace_section, replace_text
+from toa_trl.utils.files import read_card, replace_card, replace_section, replace_text
 from toa_trl.utils.redaction import HUB_NAME, on_hub, public_name
 
 NO_NAME = re.compile(r"\[None\]\(\S*/None\)")
@@ -91,33 +87,21 @@ def _is_model_lineage(value: Any) -> bool:
 
 
 def _write_card(path: Path, entry: Mapping[str, Any], datasets: Sequence[str]) -> None:
-    from huggingface_hub import metadata_load, metadata_save
-
     text = path.read_text(encoding="utf-8") if path.is_file() else f"# {path.parent.name}\n"
-    fresh = path.with_name(path.name + ".new")  # the card is replaced atomically
     # TRL writes "None" for a model that was loaded from a folder
     text = NO_NAME.sub(f"`{entry['base_model']}`", text).replace(
         'model="None"', f'model="{path.parent.name}"'
     )
     for section in (_data_section(entry), _lineage_section(entry)):
         text = replace_section(text, section)
-    fresh.write_text(text, encoding="utf-8")
-    try:
-        metadata: dict[str, Any] = metadata_load(fresh) or {}
-    except (yaml.YAMLError, ValueError) as error:
-        fresh.unlink()
-        raise ConfigError(
-            f"{path}: the metadata of this model card cannot be read: "
-            f"{' '.join(str(error).split())}; fix or remove it"
-        ) from error
+    metadata = read_card(path, text)
     metadata["tags"] = _extended(metadata.get("tags"), ["toa_trl"])
     if datasets:
         metadata["datasets"] = _extended(metadata.get("datasets"), datasets)
     *_, first = _chain(entry)
     if not metadata.get("base_model") and HUB_NAME.fullmatch(first["base_model"] or ""):
         metadata["base_model"] = first["base_model"]
-    metadata_save(fresh, metadata)
-    os.replace(fresh, path)
+    replace_card(path, text, metadata)
 
 
 def _data_section(entry: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,41 @@ def replace_text(path: Path, text: str) -> None:
     """Write a file atomically: readers see the old or the new contents, never a part."""
     fresh = path.with_name(path.name + ".new")
     fresh.write_text(text, encoding="utf-8")
+    os.replace(fresh, path)
+
+
+def read_card(path: Path, text: str) -> dict[str, Any]:
+    """Return the metadata block at the start of a model card; empty without one.
+
+    Args:
+        path: path of the card, for the message.
+        text: content of the card.
+
+    Raises:
+        ConfigError: the block is not a YAML mapping.
+    """
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
+    try:
+        block = REGEX_YAML_BLOCK.search(text)
+        metadata = yaml.safe_load(block.group(2)) if block else {}
+        if not isinstance(metadata, dict):
+            raise ValueError("it must contain keys and values")
+    except (yaml.YAMLError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"{path}: the metadata of this model card cannot be read: {reason}; fix or remove it"
+        ) from error
+    return metadata
+
+
+def replace_card(path: Path, text: str, metadata: Mapping[str, Any]) -> None:
+    """Write a model card atomically, with another metadata block."""
+    from huggingface_hub import metadata_save
+
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(text, encoding="utf-8")
+    metadata_save(fresh, dict(metadata))
     os.replace(fresh, path)
 
 
