@@ -111,7 +111,7 @@ def test_what_would_make_it_fit(estimate: Callable[..., str], llama: Path, tmp_p
     assert (
         "max_length" not in said.partition("What would")[2].partition("Tokens")[0]
     )  # states alone are too large
-    assert "Tokens and steps are not known" in said
+    assert "Tokens and steps are unknown" in said
 
 
 def test_options_change_what_is_said(
@@ -200,13 +200,13 @@ def test_tokens_of_a_real_data_set(estimate: Callable[..., str], tmp_path: Path)
     ("arguments", "said"),
     [
         (("--config", "nowhere.yaml"), "--config: nowhere.yaml cannot be read"),
-        (("--config", "recipes/configs/llama3-8b/synthesize.yaml"), "'synthesize' is no training that is estimated"),
+        (("--config", "recipes/configs/llama3-8b/synthesize.yaml"), "there is no estimate of 'synthesize'"),
         ((), "give --recipe, one of sft, dpo, reward"),
         (("--recipe", "sft"), "model_name_or_path: the key is missing"),
         (("--recipe", "sft", "--model_config", "nowhere.json"), "model_config: nowhere.json cannot be read"),
         (("--recipe", "sft", "--model_name_or_path", "nobody/nothing"), "model_name_or_path: "),
         (("--recipe", "sft", "--model_name_or_path", STUDENT, "--accelerate_config", "no.yaml"), "accelerate_config: no.yaml"),
-        (("--recipe", "sft", "--model_name_or_path", STUDENT, "--num_gpus", "0"), "num_gpus: a whole number >= 1"),
+        (("--recipe", "sft", "--model_name_or_path", STUDENT, "--num_gpus", "0"), "num_gpus: must be >= 1, not 0"),
         (("--recipe", "sft", "--model_name_or_path", STUDENT, "--beta", "0.1"), "beta"),
         (
             ("--recipe", "sft", "--model_name_or_path", STUDENT, "--gpu", "Abacus", "--num_rows", "9", "--mean_tokens", "9"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from toa_trl.training.estimate.memory import (
@@ -134,7 +134,10 @@ def test_no_logits_of_the_whole_vocabulary() -> None:
     assert parts.get("head", 0) < 5 * GIB
 
 
-@settings(deadline=None)
+on_a_busy_machine = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@on_a_busy_machine
 @given(cases, shardings)
 def test_more_tokens_need_more(case: tuple[Shape, Training], sharding: Sharding) -> None:
     shape, training = case
@@ -148,7 +151,7 @@ def test_more_tokens_need_more(case: tuple[Shape, Training], sharding: Sharding)
     assert total(shape, replace(training, has_reference=True), sharding) >= least
 
 
-@settings(deadline=None)
+@on_a_busy_machine
 @given(cases, shardings)
 def test_checkpointing_keeps_less_of_more_than_a_block(
     case: tuple[Shape, Training], sharding: Sharding
@@ -159,7 +162,7 @@ def test_checkpointing_keeps_less_of_more_than_a_block(
     assert on <= off
 
 
-@settings(deadline=None)
+@on_a_busy_machine
 @given(cases, st.sampled_from([2, 4, 8, 64]))
 def test_sharding_divides_the_states(case: tuple[Shape, Training], number: int) -> None:
     shape, training = case
@@ -184,7 +187,7 @@ def test_sharding_divides_the_states(case: tuple[Shape, Training], number: int) 
     assert three["buffers"] <= 2 * (LIVE + BUCKET)
 
 
-@settings(deadline=None)
+@on_a_busy_machine
 @given(cases, shardings)
 def test_lora_has_smaller_states_than_the_whole_model(
     case: tuple[Shape, Training], sharding: Sharding
@@ -203,7 +206,7 @@ def test_lora_needs_less_for_a_large_model() -> None:
     assert total(LLAMA_8B, LORA) < 0.5 * total(LLAMA_8B, replace(FULL, weight_bytes=2))
 
 
-@settings(deadline=None)
+@on_a_busy_machine
 @given(cases, st.sampled_from([2, 8]))
 def test_what_is_offloaded_is_on_the_host(case: tuple[Shape, Training], number: int) -> None:
     shape, training = case

@@ -1,0 +1,1 @@
+"""Estimate the memory and time of a training before it starts."""

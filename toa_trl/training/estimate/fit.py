@@ -1,4 +1,4 @@
-"""What fits a device's memory: the largest batch, or what would have to change. Arithmetic alone, as memory.py."""
+"""What fits a device's memory: the largest batch, or changes that make one fit. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from toa_trl.training.estimate.memory import Shape, Sharding, Training, estimate
 def largest_batch(
     shape: Shape, plan: Training, sharding: Sharding, room: float, share: int, per_row: int
 ) -> int:
-    """Rows at a time, so that `share` of them are a step of one device; 0 where not even one fits.
+    """Return the largest batch that fits and divides a step; 0 if not even one row fits.
 
     Args:
         shape: of the model.
-        plan: the training.
+        plan: of the training.
         sharding: of its states.
-        room: bytes.
-        share: rows of a device in a step, over all its passes.
-        per_row: sequences of a row: of pairs two.
+        room: bytes that are available.
+        share: rows of one device in a step, over all its passes.
+        per_row: sequences of a row; two for pairs.
     """
     for batch in range(share, 0, -1):
         if share % batch == 0:
@@ -30,7 +30,7 @@ def largest_batch(
 
 
 def remedies(shape: Shape, plan: Training, sharding: Sharding) -> Iterator[tuple[str, float]]:
-    """What could be changed, and the bytes that it would need at the peak."""
+    """Yield changes of the options, each with the bytes at the peak that it leads to."""
 
     def size(*, spread: Sharding = sharding, **changes: object) -> float:
         return estimate(shape, replace(plan, **changes), spread).total  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""How many tokens, steps and FLOPs a training takes: arithmetic alone, from the lengths of its sequences."""
+"""Tokens, steps and FLOPs of a training, from the lengths of its sequences. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 
 def lengths(row: Mapping[str, Any], tokenizer: Any, text_field: str = "text") -> list[int]:
-    """Tokens of the sequences that TRL makes of a row: one, or of a pair two.
+    """Return the tokens of each sequence that TRL makes of a row: one, or two of a pair.
 
     Args:
-        row: in a format of TRL's.
-        tokenizer: of the model; of conversations its chat template is filled.
+        row: in a format of TRL.
+        tokenizer: of the model; conversations are put into its chat template.
         text_field: the column of plain text.
     """
     if "input_ids" in row:
@@ -22,13 +22,8 @@ def lengths(row: Mapping[str, Any], tokenizer: Any, text_field: str = "text") ->
     if "rejected" in row:
         wanted = [("prompt", "chosen"), ("prompt", "rejected")]
     else:
-        wanted = [
-            next(
-                each
-                for each in (("prompt", "completion"), ("messages",), (text_field,))
-                if each[-1] in row
-            )
-        ]
+        formats = (("prompt", "completion"), ("messages",), (text_field,))
+        wanted = [next(columns for columns in formats if columns[-1] in row)]
     sequences = []
     for columns in wanted:
         parts = [row[column] for column in columns if column in row]
@@ -41,21 +36,20 @@ def lengths(row: Mapping[str, Any], tokenizer: Any, text_field: str = "text") ->
 
 
 def padded_tokens(rows: Sequence[Sequence[int]], batch_size: int, seed: int = 0) -> int:
-    """Tokens with their padding, where batches of rows in random order are padded to their longest sequence.
+    """Return the tokens including padding, where each batch is padded to its longest sequence.
 
     Args:
-        rows: the lengths of each row's sequences: one, or of a pair two.
+        rows: lengths of the sequences of each row: one, or two of a pair.
         batch_size: rows of a batch.
-        seed: of the order.
+        seed: of the random order of the rows.
     """
     order = list(rows)
     random.Random(seed).shuffle(order)
-    batches = (order[at : at + batch_size] for at in range(0, len(order), batch_size))
-    return sum(
-        max(length for row in batch for length in row) * sum(len(row) for row in batch)
-        for batch in batches
-        if batch
-    )
+    num_tokens = 0
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        num_tokens += max(map(max, batch)) * sum(map(len, batch))
+    return num_tokens
 
 
 def training_flops(
@@ -65,14 +59,16 @@ def training_flops(
     frozen: bool,
     reference_passes: float = 0.0,
 ) -> float:
-    """FLOPs of one epoch: a backward pass costs two forward ones, and one where the weights are frozen (LoRA).
+    """Return the FLOPs of one epoch.
 
-    What gradient checkpointing computes again is not counted, as model FLOPs utilisation does not count it either.
+    A backward pass costs two forward passes, or one where the weights are frozen (LoRA). As in
+    model FLOPs utilization, recomputation by gradient checkpointing is not counted.
 
     Args:
         rows: as of `padded_tokens`.
-        forward: FLOPs of a forward pass over so many tokens, e.g. `toa_trl.models.flops.Flops`.
-        frozen: the weights are.
+        forward: FLOPs of a forward pass over a number of tokens, such as
+            `toa_trl.models.flops.Flops`.
+        frozen: whether the model's own weights are frozen.
         reference_passes: forward passes of a reference model for each row.
     """
     passes = (2.0 if frozen else 3.0) + reference_passes
@@ -80,5 +76,5 @@ def training_flops(
 
 
 def num_steps(num_rows: int, global_batch: int, epochs: float, max_steps: int = -1) -> int:
-    """Optimizer steps, as the Trainer counts them: the last batch of an epoch may be smaller."""
+    """Return the optimizer steps, as the Trainer counts them: the last batch may be smaller."""
     return max_steps if max_steps > 0 else math.ceil(epochs * math.ceil(num_rows / global_batch))
