@@ -137,11 +137,16 @@ class Guarded:
         assert self.process.stdin is not None
         self.process.stdin.close()
 
+    def wait(self) -> int:
+        """Return the exit code of the guard; closes the pipes only when it has ended."""
+        with self.process:
+            return self.process.wait()
+
 
 @linux
 def test_the_guard_returns_the_exit_code_of_its_command() -> None:
-    assert Guarded("bash", "-c", "exit 7").process.wait() == 7
-    assert Guarded("bash", "-c", "kill -9 $$").process.wait() == 128 + signal.SIGKILL
+    assert Guarded("bash", "-c", "exit 7").wait() == 7
+    assert Guarded("bash", "-c", "kill -9 $$").wait() == 128 + signal.SIGKILL
     missing = Guarded("/no/such/program").process
     assert missing.communicate()[1] == b"/no/such/program: No such file or directory\n"
     assert missing.returncode == 127
@@ -153,7 +158,7 @@ def test_sigterm_to_the_guard_ends_its_command_gracefully(tmp_path: Path) -> Non
     pid = pid_of(tmp_path / "pid")
     begin = time.monotonic()
     guarded.process.terminate()
-    guarded.process.wait()
+    guarded.wait()
     assert time.monotonic() - begin >= 0.9, "the command had time to end by itself"
     assert not is_running(pid)
 
@@ -166,7 +171,7 @@ def test_the_end_of_the_pipe_ends_the_command_and_removes_the_file(tmp_path: Pat
     pid = pid_of(tmp_path / "pid")
     assert file.exists()
     guarded.close_pipe()
-    guarded.process.wait()
+    guarded.wait()
     assert not file.exists()
     assert not is_running(pid)
 
@@ -178,7 +183,7 @@ def test_sigkill_follows_after_the_grace_period(tmp_path: Path) -> None:
     pid = pid_of(tmp_path / "pid")
     begin = time.monotonic()
     guarded.process.terminate()
-    guarded.process.wait()
+    guarded.wait()
     assert 0.5 <= time.monotonic() - begin < 10
     assert not is_running(pid)
 
@@ -186,7 +191,7 @@ def test_sigkill_follows_after_the_grace_period(tmp_path: Path) -> None:
 @linux
 def test_children_that_the_command_leaves_are_ended(tmp_path: Path) -> None:
     orphan = f"setsid bash -c 'echo $$ > {tmp_path}/pid; sleep 600' & sleep 0.3"
-    assert Guarded("bash", "-c", orphan).process.wait() == 0
+    assert Guarded("bash", "-c", orphan).wait() == 0
     assert not is_running(pid_of(tmp_path / "pid"))
 
 
@@ -195,7 +200,7 @@ def test_if_the_guard_is_killed_its_command_gets_sigterm(tmp_path: Path) -> None
     guarded = Guarded(sys.executable, "-c", SLOW, str(tmp_path / "pid"))
     pid = pid_of(tmp_path / "pid")
     guarded.process.kill()
-    guarded.process.wait()
+    guarded.wait()
     wait_until_ended(pid)
 
 
