@@ -47,7 +47,7 @@ def test_the_package_exports_what_it_says() -> None:
         (Search.fail, ["play"]),
         (Search.restore, ["plays"]),
         (make_agent, ["entry"]),
-        (make_reward, ["entry"]),
+        (make_reward, ["entry", "place"]),
         (toa_trl.TOASampler.sample, ["prompts", "output_dir"]),
         (toa_trl.Rollouts.to_sft, ["params"]),
         (toa_trl.Rollouts.to_preference, ["rejected_rank", "params"]),

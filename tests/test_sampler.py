@@ -98,7 +98,10 @@ def test_the_same_settings_give_the_same_rollouts() -> None:
 
 
 def test_goes_on_where_the_journal_ends(tmp_path: Path) -> None:
-    class Dies(EchoAgent):
+    class Echo(EchoAgent):
+        identity = "echo"  # objects are told apart by their class, unless they have an identity
+
+    class Dies(Echo):
         async def generate(
             self, messages: Sequence[Message], *, sampling: Sampling, seed: int
         ) -> Completion:
@@ -107,12 +110,7 @@ def test_goes_on_where_the_journal_ends(tmp_path: Path) -> None:
             return await super().generate(messages, sampling=sampling, seed=seed)
 
     whole = rows(sampler(agents=[EchoAgent("a"), EchoAgent("b")]).sample(PROMPTS))
-    dying, again = [Dies("a"), EchoAgent("b")], [EchoAgent("a"), EchoAgent("b")]
-    for agent in (
-        *dying,
-        *again,
-    ):  # objects are told apart by their class, unless they have an identity
-        agent.identity = "echo"  # type: ignore[attr-defined]
+    dying, again = [Dies("a"), Echo("b")], [Echo("a"), Echo("b")]
     dies = sampler(agents=dying)
     with pytest.raises((Stop, BaseExceptionGroup)):
         dies.sample(PROMPTS, output_dir=tmp_path / "run")
@@ -181,7 +179,7 @@ def test_where_and_how_fast_may_change_between_sessions(tmp_path: Path) -> None:
         ({"agents": ["gpt"]}, "needs a name"),
         ({"agents": [{"name": "a", "engine": "skripted"}]}, "skripted"),
         ({"reward_model": {"kind": "jury"}}, "jury"),
-        ({"reward_model": 3}, "cannot be called"),
+        ({"reward_model": 3}, "a reward model, a TRL reward function or an entry is needed"),
         ({"sampling": {"temp": 1}}, "temp"),
         ({"plays_in_flight": 0}, "plays_in_flight"),
         ({"prompts_in_flight": "many"}, "prompts_in_flight"),
@@ -285,7 +283,7 @@ def test_saves_what_the_ordinary_tools_read(tmp_path: Path) -> None:
     assert whole.to_list() == dpo.to_list()
     card = (run / "README.md").read_text()
     assert "`toa`" in card
-    assert "every prompt gave a row" in card
+    assert "every prompt has a row" in card
     assert "top_k: 2" in card
     # again, over what is there
     rollouts.save(run)

@@ -39,10 +39,10 @@ def test_what_is_no_message_is_refused(wrong: object) -> None:
         as_messages(wrong)  # type: ignore[arg-type]
 
 
-def test_a_score_is_a_float_that_knows_its_cost() -> None:
-    score = Score(0.5, 3.0)
-    assert (score, score.flops, score + 1) == (0.5, 3.0, 1.5)
-    assert Score(0.5).flops is None
+def test_a_score_is_a_plain_value() -> None:
+    assert Score(0.5) == Score(0.5, flops=None, second=None, weight=1.0)
+    assert Score(0.5, 3.0) != Score(0.5)
+    assert not isinstance(Score(0.5), float)
 
 
 def test_ranked_is_best_first_and_the_earlier_of_equals_first() -> None:

@@ -23,7 +23,7 @@ from tests.helpers import play, wait
 from toa_trl.errors import ConfigError, JournalError
 from toa_trl.sampling.journal import Journal, Writer
 from toa_trl.sampling.journal.table import Row
-from toa_trl.types import Action, AgentCounts, Completion, Play, Prompt, Score
+from toa_trl.types import Action, AgentCounts, Completion, Play, Prompt
 
 IDENTITY = {
     "search": "toa",
@@ -96,7 +96,7 @@ def test_a_run_is_there_again_after_it_was_closed(tmp_path: Path) -> None:
     assert journal.begin(IDENTITY, PROMPTS) is False
     for index in (2, 0, 1):
         journal.append("p", play(index, 0.5))
-    journal.append("ä\u2028", play(0, Score(0.25, 3.0)))
+    journal.append("ä\u2028", play(0, 0.25))
     journal.close()
 
     again = Journal(path)

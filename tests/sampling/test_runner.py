@@ -432,6 +432,10 @@ class Going(EchoAgent):
         self.gone = False
 
     @property
+    def can_be_away(self) -> bool:
+        return True
+
+    @property
     def away(self) -> str | None:
         if self.gone:
             self.looks -= 1
@@ -682,8 +686,8 @@ def test_the_task_reads_every_answer_and_shows_the_reward_what_it_may_see() -> N
 
 def test_a_second_reward_is_recorded_and_steers_nothing() -> None:
     class Two(TextReward):
-        async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
-            first = await super().score(prompt, responses)
+        async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
+            first = await self.score(prompt, responses)
             return [Score(r, 2.0, None if r < 0.2 else -r) for r in first]
 
     alone, together = journal_of(), journal_of()
