@@ -20,7 +20,7 @@ from toa_trl.evaluation.harness import LmEvalConfig, run_lm_eval
 from toa_trl.models.flops import Flops
 
 pytestmark = pytest.mark.heavy
-SCRIPT = "toa_trl/training/merge_adapter.py"
+SCRIPT = ("-m", "toa_trl.training.merge_adapter")
 HELDOUT = "toa_trl/demo/data/heldout.jsonl"
 
 
@@ -57,7 +57,7 @@ def bare(lora: Path) -> Path:
 @pytest.fixture(scope="module")
 def merged(lora: Path) -> Path:
     folder = lora.with_name("merged")
-    done = run(SCRIPT, lora, folder)
+    done = run(*SCRIPT, lora, folder)
     assert done.returncode == 0, done.stderr
     assert f"{lora} on {WEIGHTS}/student, merged (float32); logits differ by" in done.stdout
     return folder
@@ -139,7 +139,7 @@ def test_what_needs_a_whole_model_names_the_script(lora: Path) -> None:
 
 def test_a_full_disk_leaves_nothing(lora: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        command(SCRIPT, lora, tmp_path / "merged"),
+        command(*SCRIPT, lora, tmp_path / "merged"),
         cwd=ROOT,
         env=ENVIRONMENT,
         capture_output=True,
@@ -157,11 +157,11 @@ def test_a_full_disk_leaves_nothing(lora: Path, tmp_path: Path) -> None:
 
 def test_mistakes_are_one_line(lora: Path, tmp_path: Path) -> None:
     for arguments, message in {
-        (f"{WEIGHTS}/student", tmp_path / "m"): "is no folder with an adapter",
-        (lora, lora.with_name("lora")): "is there already",
+        (f"{WEIGHTS}/student", tmp_path / "m"): "has no adapter_config.json",
+        (lora, lora.with_name("lora")): "exists already",
     }.items():
-        done = run(SCRIPT, *arguments)
+        done = run(*SCRIPT, *arguments)
         assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1), done.stderr
         assert message in done.stderr
-    shown = run(SCRIPT, "--help").stdout
-    assert "python toa_trl/training/merge_adapter.py runs/my-lora runs/my-model" in shown
+    shown = run(*SCRIPT, "--help").stdout
+    assert "toa-trl merge-adapter runs/my-lora runs/my-model" in shown
