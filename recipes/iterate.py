@@ -8,7 +8,6 @@ run as a person would start them, each with a log beside its folder; `python -m 
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Optional
 
 from toa_trl.cli.arguments import parse, structure, user_errors
@@ -62,7 +61,7 @@ def main() -> None:
         for key in ("output_dir", "seed", "prompts_per_round", "student_from_round")
     }
     plan = Plan(**parts, **settings)
-    run_until_signal(run_rounds(plan, config.rounds, Path(__file__).parent))
+    run_until_signal(run_rounds(plan, config.rounds))
     print(
         f"Done. The student is in {plan.model(config.rounds)}; look at {config.output_dir}/report.html"
     )

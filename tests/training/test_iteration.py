@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from tests.helpers import wait
 from toa_trl.errors import ConfigError
 from toa_trl.models.loading import last_checkpoint
-from toa_trl.training.iteration import Plan, run_rounds
+from toa_trl.training.iteration import Plan, rounds, run_rounds
 from toa_trl.training.iteration.rounds import round_rows
 
 
@@ -97,16 +98,16 @@ def test_the_student_of_a_round_is_whole(parts: dict[str, Any], tmp_path: Path) 
             {"serach": "toa"},
             "synthesize: unknown key 'serach'.*did you mean 'search'",
         ),
-        ("synthesize", {"seed": 3}, "synthesize: seed is given by the round"),
-        ("synthesize", {"num_prompts": 3}, "synthesize: num_prompts is given by the round"),
-        ("synthesize", {"agents": "a"}, "agents: a list is needed"),
+        ("synthesize", {"seed": 3}, r"synthesize\.seed: is set by the round"),
+        ("synthesize", {"num_prompts": 3}, r"synthesize\.num_prompts: is set by the round"),
+        ("synthesize", {"agents": "a"}, r"synthesize\.agents: must be a list"),
         (
             "synthesize",
             {"agents": [{"name": "student", "engine": "scripted"}]},
-            "none that the student has",
+            "different from each other and from the student's",
         ),
-        ("synthesize", {"agents": [{"engine": "scripted"}]}, "different names"),
-        ("evaluate", {"models": []}, "evaluate: models is given by the round"),
+        ("synthesize", {"agents": [{"engine": "scripted"}]}, "names must be different"),
+        ("evaluate", {"models": []}, r"evaluate\.models: is set by the round"),
         (
             "evaluate",
             {"num_sampels": 2},
@@ -115,7 +116,7 @@ def test_the_student_of_a_round_is_whole(parts: dict[str, Any], tmp_path: Path) 
         (
             "student",
             {"engine": "openai"},
-            "student: engine 'openai' is not known; choose one of transformers, vllm",
+            r"student\.engine: must be transformers or vllm, not 'openai'",
         ),
     ],
 )
@@ -129,15 +130,15 @@ def test_mistakes_in_a_part_are_named(
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
-        ({"name": "../sft"}, "is no name for a folder"),
-        ({"name": "synthesis"}, "is no name for a folder"),
-        ({"name": "dpo-merged"}, "is no name for a folder"),
-        ({"data": "rollouts"}, "train: sft: data 'rollouts' is not known; choose one of sft, dpo"),
-        ({"command": "no-such-launcher sft.py"}, "train: sft: command: .* cannot be started"),
+        ({"name": "../sft"}, "cannot be the name of a folder"),
+        ({"name": "synthesis"}, "cannot be the name of a folder"),
+        ({"name": "dpo-merged"}, "cannot be the name of a folder"),
+        ({"data": "rollouts"}, r"train\[0\]\.data: must be one of 'sft' or 'dpo', not 'rollouts'"),
+        ({"command": "no-such-launcher sft.py"}, r"train\[0\]\.command: .* cannot be started"),
         ({"command": "python 'sft.py"}, "No closing quotation"),
         ({"command": "python sft.py --config none.yaml"}, "the file none.yaml does not exist"),
-        ({"comand": "python"}, "train: unknown key 'comand'"),
-        ({"name": "dpo"}, "two stages have one name"),
+        ({"comand": "python"}, r"train\[0\]: unknown key 'comand'.*did you mean 'command'"),
+        ({"name": "dpo"}, "train: 2 stages have the name 'dpo'"),
     ],
 )
 def test_mistakes_in_a_stage_are_named(
@@ -163,7 +164,7 @@ def test_prompts_must_suffice_and_held_out_ones_be_new(parts: dict[str, Any]) ->
         Plan(**parts, prompts_per_round=3).identity(3)
     same = with_key(parts, "evaluate", prompts=parts["synthesize"]["prompts"])
     with pytest.raises(
-        ConfigError, match="evaluate: 6 of its prompts are among those of synthesize, as 'p0'"
+        ConfigError, match="evaluate: 6 of its prompts are among those of synthesize, such as 'p0'"
     ):
         Plan(**same).identity(1)
 
@@ -193,7 +194,7 @@ def test_another_configuration_is_refused_and_the_difference_shown(
     with pytest.raises(
         ConfigError, match=r"train\.sft\.configurations\..*learning_rate: 0\.1 -> 0\.2"
     ):
-        wait(run_rounds(Plan(**parts), 1, tmp_path))
+        wait(run_rounds(Plan(**parts), 1))
 
 
 def test_rows_are_of_rounds_and_against_the_first() -> None:
@@ -233,12 +234,13 @@ def test_a_checkpoint_that_a_kill_has_cut_is_passed_over(tmp_path: Path) -> None
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
 
 
-def test_an_unfinished_stage_says_how_it_ended(parts: dict[str, Any], tmp_path: Path) -> None:
-    recipes = tmp_path / "recipes"
-    recipes.mkdir()
-    (recipes / "evaluate.py").write_text("print('one')\nraise SystemExit('two')\n")
+def test_an_unfinished_stage_says_how_it_ended(
+    parts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = [sys.executable, "-c", "print('one')\nraise SystemExit('two')"]
+    monkeypatch.setitem(rounds.COMMANDS, "evaluate", argv)
     with pytest.raises(
         Exception,
         match=r"round 0, evaluation: ended with code 1; .*evaluation.log ends:\n  one\n  two",
     ):
-        wait(run_rounds(Plan(**parts), 1, recipes, lambda line: None))
+        wait(run_rounds(Plan(**parts), 1, lambda line: None))

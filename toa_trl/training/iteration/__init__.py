@@ -1,19 +1,19 @@
-"""A student that works among the agents and learns from what all of them find, round after round.
+"""A student that works among the agents and learns from their best responses, round after round.
 
     <output_dir>/
-      iteration.json                       what decides the rounds; another configuration is refused
-      round-0/evaluation/                  of the untrained student: a mistake in what judges it shows at once
+      iteration.json                       what decides the rounds; a different one is refused
+      round-0/evaluation/                  of the untrained student: shows a wrong judge at once
       round-1/synthesis/ sft/ dpo/ ...     a run's folder, and the student after each training
       round-1/evaluation/results.json      of the student of this round and of all before it
-      outputs/                             responses and scores, which all evaluations share
-      results.json  report.html            after the last round that is complete
+      outputs/                             responses and scores, shared by all evaluations
+      results.json  report.html            after the last complete round
 
-Every stage is a command in a process of its own, so that its memory is free for the next one. It is complete, and never
-done again, once its folder holds complete.json. Until then the same command goes on with it: a sampling inside its trees,
-a training from its last checkpoint, an evaluation behind its last response. To do a round anew, delete its folder and those
-of the rounds after it.
+Every stage is a command in a process of its own, so that its memory is free for the next one. It is
+complete, and never repeated, once its folder holds complete.json. Until then the same command
+resumes it: a sampling inside its trees, a training from its last checkpoint, an evaluation after
+its last response. To repeat a round, delete its folder and those of the rounds after it.
 
-    plan.py     what happens in every round        rounds.py   doing what is not done yet
+    plan.py     the stages of every round        rounds.py   running what is not complete
 """
 
 from toa_trl.training.iteration.plan import Plan, Stage

@@ -1,26 +1,31 @@
-"""What happens in every round: who samples, what is trained, what is judged."""
+"""The stages of every round: who samples, what is trained, what is evaluated."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+from toa_trl.agents import ENGINES
 from toa_trl.cli.config import EvaluationArguments, SynthesisArguments
 from toa_trl.errors import ConfigError
 from toa_trl.models.loading import is_adapter
 from toa_trl.sampler import decisive, digest
+from toa_trl.utils.config import Config, NonNegativeInt, PositiveInt, Text, model_of, validate
 from toa_trl.utils.files import read_yaml
-from toa_trl.utils.registry import check_whole, choose, construct
+from toa_trl.utils.registry import construct
 from toa_trl.utils.subprocesses import check_command, configurations
 
-UNTRAINED = "base"  # the student of round 0, as the report knows it
-MERGED = "-merged"  # ends the name of a whole model's folder, beside that of its adapter
-# keys of recipes/synthesize.py that say where and how fast, not what: the rounds may go on with others
-WHERE = {
+UNTRAINED = "base"  # name of the student of round 0 in evaluation and report
+MERGED = "-merged"  # suffix of a whole model's folder beside that of its adapter
+# operational keys of synthesize: they may change when the rounds are resumed
+OPERATIONAL = {
     "endpoints",
     "prompts_in_flight",
     "patience_s",
@@ -32,30 +37,37 @@ WHERE = {
 }
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One training of every round; it begins with the model that the one before it left.
+def _check_name(name: str) -> str:
+    reserved = name in ("synthesis", "evaluation") or name.endswith(MERGED)
+    if reserved or not re.fullmatch(r"\w[\w-]*", name):
+        text = f"{name!r} cannot be the name of a folder here; for example sft"
+        raise PydanticCustomError("explained", "{text}", {"text": text})
+    return name
 
-    Raises:
-        ConfigError: a name that no folder can have here, other data, or a command that cannot be started.
-    """
 
-    name: str  # of its folder
-    command: str  # as a person types it; --model_name_or_path, --dataset_name, --output_dir and --seed are added
-    data: str  # the folder of the round's synthesis that it learns from: sft or dpo
+def _check_command(command: str) -> str:
+    try:
+        check_command("", command)
+    except ConfigError as error:
+        text = str(error).removeprefix(": ")
+        raise PydanticCustomError("explained", "{text}", {"text": text}) from error
+    return command
 
-    def __post_init__(self) -> None:
-        taken = self.name in ("synthesis", "evaluation") or str(self.name).endswith(MERGED)
-        if taken or not re.fullmatch(r"\w[\w-]*", str(self.name)):
-            raise ConfigError(
-                f"train: name {self.name!r} is no name for a folder here; for example sft"
-            )
-        choose(f"train: {self.name}", "data", dict.fromkeys(("sft", "dpo")), self.data)
-        check_command(f"train: {self.name}: command", self.command)
+
+class Stage(Config):
+    """One training of every round; it starts from the model of the stage before it."""
+
+    name: Annotated[str, AfterValidator(_check_name)]
+    """Name of its folder."""
+    command: Annotated[str, AfterValidator(_check_command)]
+    """The training as typed in a shell; --model_name_or_path, --dataset_name, --output_dir and
+    --seed are added."""
+    data: Literal["sft", "dpo"]
+    """Folder of the round's synthesis from which it learns."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides what it makes of its data."""
+        """What decides the result of the stage on given data."""
         files = {str(file): read_yaml(file) for file in configurations(self.command)}
         return {"command": self.command, "data": self.data, "configurations": files}
 
@@ -64,87 +76,87 @@ class Stage:
 class Plan:
     """Rounds of sampling, training and evaluation.
 
+    Args:
+        student: an agent's entry, engine transformers or vllm; round 1 trains its model.
+        synthesize: keys of `toa-trl synthesize`; the student joins the agents.
+        train: entries of `Stage`; an adapter that a stage leaves is merged into its base.
+        evaluate: keys of `toa-trl evaluate`; its prompts are held out.
+        output_dir: folder of all rounds.
+        seed: of sampling and training in round 1; each further round adds 1.
+        prompts_per_round: number of new prompts in each round; None: every round uses the same.
+        student_from_round: first round with the student among the agents; in round 1 it is
+            untrained.
+
     Raises:
-        ConfigError: anything of this is not as it should be; the message names it.
+        ConfigError: an argument is invalid.
     """
 
-    student: Mapping[
-        str, Any
-    ]  # an agent's entry, engine transformers or vllm; its model is what round 1 trains
-    synthesize: Mapping[str, Any]  # keys of recipes/synthesize.py; the student joins the agents
-    train: Sequence[
-        Mapping[str, Any]
-    ]  # entries of `Stage`; an adapter that one leaves is merged into its base
-    evaluate: Mapping[str, Any]  # keys of recipes/evaluate.py; its prompts are held out
-    output_dir: str
-    seed: int = 0  # of round 1's sampling and training; that of each next round is 1 higher
-    prompts_per_round: int | None = (
-        None  # every round takes the next so many; None: every round takes the same ones
-    )
-    student_from_round: int = (
-        1  # the first round with the student among the agents; in round 1 it is untrained
-    )
+    student: Annotated[dict[str, Any], ENGINES]
+    synthesize: dict[str, Any]
+    train: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    evaluate: dict[str, Any]
+    output_dir: Text
+    seed: NonNegativeInt = 0
+    prompts_per_round: PositiveInt | None = None
+    student_from_round: PositiveInt = 1
 
     def __post_init__(self) -> None:
-        if not self.output_dir:
-            raise ConfigError("output_dir: the key is missing; name the folder of all rounds")
-        check_whole("seed", self.seed, at_least=0)
-        check_whole("student_from_round", self.student_from_round, at_least=1)
-        own = {"synthesize": ["seed", "output_dir", "skip_prompts"]}
-        own["evaluate"] = ["models", "baseline", "results", "output_dir"]
+        """Check every argument, before anything is spent."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        engine = self.student.get("engine") if isinstance(self.student, dict) else None
+        if engine is not None and engine not in ("transformers", "vllm"):
+            # a server would keep the model that it has
+            raise ConfigError(f"student.engine: must be transformers or vllm, not {engine!r}")
+        validate(model_of(type(self)), given)
+        own = {
+            "synthesize": ["seed", "output_dir", "skip_prompts"],
+            "evaluate": ["models", "baseline", "results", "output_dir"],
+        }
         if self.prompts_per_round is not None:
-            check_whole("prompts_per_round", self.prompts_per_round, at_least=1)
             own["synthesize"].append("num_prompts")
         for part, keys in own.items():
-            given = getattr(self, part)
-            if not isinstance(given, Mapping):
-                raise ConfigError(
-                    f"{part}: the keys of recipes/{part}.py are needed, not {given!r}"
-                )
-            if taken := [key for key in keys if key in given]:
-                raise ConfigError(f"{part}: {taken[0]} is given by the round; leave it out")
-        if (
-            not isinstance(self.student, Mapping)
-            or not {"name", "engine", "model"} <= self.student.keys()
-        ):
-            raise ConfigError(
-                f"student: an agent's entry {{name, engine, model, ...}} is needed, not {self.student!r}"
-            )
-        # a server would go on with the model that it has
-        choose("student", "engine", dict.fromkeys(("transformers", "vllm")), self.student["engine"])
-        if not isinstance(self.train, list | tuple) or not self.train:
-            raise ConfigError("train: a list of stages {name, command, data} is needed")
-        if len({stage.name for stage in self.stages}) < len(self.stages):
-            raise ConfigError("train: two stages have one name")
-        names = [
-            agent.get("name") if isinstance(agent, Mapping) else None for agent in self._agents
-        ]
-        if None in names or len({*names, self.student["name"]}) <= len(names):
-            raise ConfigError(
-                f"synthesize: agents: different names are needed, and none that the student has: {names}"
-            )
+            for key in keys:
+                if key in given[part]:
+                    raise ConfigError(f"{part}.{key}: is set by the round; omit the key")
+        for key in ("name", "model"):
+            if not self.student.get(key):
+                raise ConfigError(f"student: the key {key!r} is missing")
+        for name, count in Counter(stage.name for stage in self.stages).items():
+            if count > 1:
+                raise ConfigError(f"train: {count} stages have the name {name!r}")
+        self._check_agents()
         construct("synthesize", SynthesisArguments, params=self.synthesis(1))
         construct("evaluate", EvaluationArguments, params=self.evaluation(0))
+
+    def _check_agents(self) -> None:
+        agents = self.synthesize.get("agents")
+        validate(Annotated[list[dict[str, Any]], Field(min_length=1)], agents, "synthesize.agents")
+        names = [agent.get("name") for agent in self._agents]
+        if None in names or len({*names, self.student["name"]}) <= len(names):
+            raise ConfigError(
+                "synthesize.agents: names must be different from each other and from the "
+                f"student's, not {names}"
+            )
 
     @cached_property
     def stages(self) -> list[Stage]:
         """The trainings of a round."""
-        return [construct("train", Stage, params=each) for each in self.train]
+        return [
+            validate(Stage, entry, f"train[{number}]") for number, entry in enumerate(self.train)
+        ]
 
     def folder(self, number: int, name: str) -> Path:
-        """Of a stage of a round."""
+        """Return the folder of a stage of a round."""
         return Path(self.output_dir) / f"round-{number}" / name
 
     def model(self, number: int) -> str:
-        """The student after a round."""
-        return (
-            str(whole(self.folder(number, self.stages[-1].name)))
-            if number
-            else str(self.student["model"])
-        )
+        """Return the student's model after a round."""
+        if number == 0:
+            return str(self.student["model"])
+        return str(whole_model(self.folder(number, self.stages[-1].name)))
 
     def synthesis(self, number: int) -> dict[str, Any]:
-        """The configuration of recipes/synthesize.py in a round."""
+        """Return the configuration of `toa-trl synthesize` in a round."""
         agents, num = list(self._agents), self.prompts_per_round
         if number >= self.student_from_round:
             agents.append({**self.student, "model": self.model(number - 1)})
@@ -157,24 +169,22 @@ class Plan:
         return {**self.synthesize, **share, **own}
 
     def evaluation(self, number: int) -> dict[str, Any]:
-        """The configuration of recipes/evaluate.py after a round: the students of all rounds so far."""
+        """Return the configuration of `toa-trl evaluate` after a round: of all students so far."""
         entry = {key: value for key, value in self.student.items() if key != "price"}
-        names = [UNTRAINED, *(f"round-{at}" for at in range(1, number + 1))]
-        models = [{**entry, "name": name, "model": self.model(at)} for at, name in enumerate(names)]
-        results, outputs = (
-            self.folder(number, "evaluation") / "results.json",
-            Path(self.output_dir) / "outputs",
-        )
+        names = [UNTRAINED, *(f"round-{index}" for index in range(1, number + 1))]
         own = {
-            "models": models,
+            "models": [
+                {**entry, "name": name, "model": self.model(index)}
+                for index, name in enumerate(names)
+            ],
             "baseline": UNTRAINED,
-            "results": str(results),
-            "output_dir": str(outputs),
+            "results": str(self.folder(number, "evaluation") / "results.json"),
+            "output_dir": str(Path(self.output_dir) / "outputs"),
         }
         return {**self.evaluate, **own}
 
     def identity(self, rounds: int) -> dict[str, Any]:
-        """Everything that decides the rounds but how many they are, as JSON values.
+        """Return everything that decides the rounds except their number, as JSON values.
 
         Raises:
             ConfigError: too few prompts for so many rounds, or a held-out one is among them.
@@ -184,25 +194,27 @@ class Plan:
         heldout = construct(
             "evaluate", EvaluationArguments, params=self.evaluation(0)
         ).load_prompts()
-        if len(prompts) < (needed := rounds * (self.prompts_per_round or 0)):
+        needed = rounds * (self.prompts_per_round or 0)
+        if len(prompts) < needed:
             raise ConfigError(
-                f"prompts_per_round: {rounds} rounds need {needed} prompts; there are {len(prompts)}"
+                f"prompts_per_round: {rounds} rounds need {needed} prompts; there are "
+                f"{len(prompts)}"
             )
-        known = {prompt.messages for prompt in prompts}
-        if seen := [prompt.id for prompt in heldout if prompt.messages in known]:
+        trained_on = {prompt.messages for prompt in prompts}
+        seen = [prompt.id for prompt in heldout if prompt.messages in trained_on]
+        if seen:
             raise ConfigError(
-                f"evaluate: {len(seen)} of its prompts are among those of synthesize, as {seen[0]!r}"
+                f"evaluate: {len(seen)} of its prompts are among those of synthesize, such as "
+                f"{seen[0]!r}"
             )
-        sampling = {key: value for key, value in self.synthesize.items() if key not in WHERE}
+        sampling = {k: value for k, value in self.synthesize.items() if k not in OPERATIONAL}
+        sampling["agents"] = {agent["name"]: agent for agent in self._agents}
+        sampling["prompts"] = digest(prompts)
         return dict(
             decisive(
                 {
                     "student": self.student,
-                    "synthesize": {
-                        **sampling,
-                        "agents": {agent["name"]: agent for agent in self._agents},
-                        "prompts": digest(prompts),
-                    },
+                    "synthesize": sampling,
                     "train": {stage.name: stage.identity for stage in self.stages},
                     "evaluate": {**self.evaluate, "prompts": digest(heldout)},
                     "seed": self.seed,
@@ -213,13 +225,11 @@ class Plan:
         )
 
     @property
-    def _agents(self) -> Sequence[Any]:
-        agents = self.synthesize.get("agents") or []
-        if not isinstance(agents, list | tuple):
-            raise ConfigError(f"synthesize: agents: a list is needed, not {agents!r}")
+    def _agents(self) -> list[dict[str, Any]]:
+        agents: list[dict[str, Any]] = self.synthesize["agents"]
         return agents
 
 
-def whole(folder: Path) -> Path:
-    """Where the model of a training is whole: beside the folder, where that holds an adapter alone."""
+def whole_model(folder: Path) -> Path:
+    """Return the folder of a training's whole model: beside the folder if that holds an adapter."""
     return folder.with_name(folder.name + MERGED) if is_adapter(folder) else folder

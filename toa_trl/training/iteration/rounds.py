@@ -1,4 +1,4 @@
-"""Doing what of a plan is not done yet, stage by stage."""
+"""Run the remaining stages of a plan."""
 
 from __future__ import annotations
 
@@ -23,12 +23,16 @@ from toa_trl.models.loading import last_checkpoint
 from toa_trl.report.page import write_report
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampling.journal import check_same
-from toa_trl.training.iteration.plan import Plan, whole
+from toa_trl.training.iteration.plan import Plan, whole_model
+from toa_trl.utils.config import PositiveInt, validate
 from toa_trl.utils.files import replace_text
-from toa_trl.utils.registry import check_whole
 from toa_trl.utils.subprocesses import GRACE_S, failed, run_command
 
 COMPLETE = "complete.json"
+COMMANDS = {
+    name: [sys.executable, "-m", f"toa_trl.recipes.{name}"] for name in ("synthesize", "evaluate")
+}
+MERGE = [sys.executable, "-m", "toa_trl.training.merge_adapter"]
 FIGURES = (
     "accuracy",
     "interval",
@@ -42,160 +46,154 @@ FIGURES = (
 
 
 async def run_rounds(
-    plan: Plan, rounds: int, recipes: Path, say: Callable[[str], None] = print
+    plan: Plan, rounds: int, say: Callable[[str], None] = print
 ) -> list[dict[str, Any]]:
-    """Do what is not done yet.
+    """Run the stages that are not complete.
 
     Args:
         plan: of every round.
-        rounds: how many, with those that are done.
-        recipes: the folder with synthesize.py and evaluate.py; scripts/ is beside it.
-        say: tells what happens.
+        rounds: number of rounds, including those that are complete.
+        say: called with each line of progress.
 
     Returns:
         See `round_rows`.
 
     Raises:
-        ConfigError: the folder is of another configuration, another process works in it, or the prompts do not suffice.
-        ToaError: a stage failed; with its last lines.
+        ConfigError: the folder has a different configuration, another process works in it, or there
+            are too few prompts.
+        ToaError: a stage failed; shows the last lines of its log.
     """
-    check_whole("rounds", rounds, at_least=1)
+    validate(PositiveInt, rounds, "rounds")
     identity, output = plan.identity(rounds), Path(plan.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     async with _locked(output / "iteration.lock") as lock:
-        begun_with = output / "iteration.json"
-        if begun_with.is_file():
-            check_same(output, json.loads(begun_with.read_text(encoding="utf-8")), identity)
+        recorded = output / "iteration.json"
+        if recorded.is_file():
+            check_same(output, json.loads(recorded.read_text(encoding="utf-8")), identity)
         else:
-            replace_text(begun_with, json.dumps(identity, indent=2) + "\n")
-        runner = _Runner(plan, recipes, say, lock)
+            replace_text(recorded, json.dumps(identity, indent=2) + "\n")
+        runner = _Runner(plan, say, lock)
         rows = await runner.evaluate(0)
         for number in range(1, rounds + 1):
             await runner.sample(number)
             await runner.train(number)
             rows = await runner.evaluate(number)
-        write_report(
-            plan.folder(rounds, "synthesis"),
-            output=output / "report.html",
-            results=_results(plan, rounds),
-        )
-    say(_shown(rows))
+        last = plan.folder(rounds, "synthesis")
+        write_report(last, output=output / "report.html", results=_results(plan, rounds))
+    say(_row_table(rows))
     return rows
 
 
 @dataclass(frozen=True)
 class _Runner:
     plan: Plan
-    recipes: Path
     say: Callable[[str], None]
     lock: int  # file descriptor
 
     async def sample(self, number: int) -> None:
         folder = self.plan.folder(number, "synthesis")
-        if (
-            (folder / "report.html").is_file()
-            and not _is_complete(folder)
-            and not Rollouts.load(folder).unfinished
-        ):
-            _complete(folder)  # it ended, and nobody was left to know; the recipe would refuse it
-        await self._recipe(
-            number, "synthesis", "synthesize", self.plan.synthesis(number), leaves="report.html"
-        )
+        finished = (folder / "report.html").is_file() and not _is_complete(folder)
+        if finished and not Rollouts.load(folder).unfinished:
+            # the run had finished but was killed before it was marked complete; synthesize would
+            # refuse to run again
+            _mark_complete(folder)
+        config = self.plan.synthesis(number)
+        await self._command(number, "synthesis", "synthesize", config, leaves="report.html")
 
     async def train(self, number: int) -> None:
         model = self.plan.model(number - 1)
         for stage in self.plan.stages:
-            folder, data = (
-                self.plan.folder(number, stage.name),
-                self.plan.folder(number, "synthesis") / stage.data,
-            )
-            options = {"model_name_or_path": model, "dataset_name": data, "output_dir": folder}
-            options |= {"seed": self.plan.seed + number - 1}
-            if (checkpoint := last_checkpoint(folder)) is not None:
-                options |= {"resume_from_checkpoint": checkpoint}
-            words = [str(word) for key, value in options.items() for word in (f"--{key}", value)]
-            words = [*shlex.split(stage.command), *words]
-            await self._once(number, folder, words, leaves="*.safetensors", anew=checkpoint is None)
-            if (merged := whole(folder)) != folder:
-                words = [
-                    sys.executable,
-                    str(self.recipes.parent / "toa_trl/training/merge_adapter.py"),
-                    str(folder),
-                    str(merged),
-                ]
-                await self._once(number, merged, words, leaves="*.safetensors", anew=True)
+            folder = self.plan.folder(number, stage.name)
+            options = {
+                "model_name_or_path": model,
+                "dataset_name": self.plan.folder(number, "synthesis") / stage.data,
+                "output_dir": folder,
+                "seed": self.plan.seed + number - 1,
+            }
+            checkpoint = last_checkpoint(folder)
+            if checkpoint is not None:
+                options["resume_from_checkpoint"] = checkpoint
+            argv = shlex.split(stage.command)
+            for key, value in options.items():
+                argv += [f"--{key}", str(value)]
+            restart = checkpoint is None
+            await self._once(number, folder, argv, leaves="*.safetensors", restart=restart)
+            merged = whole_model(folder)
+            if merged != folder:
+                argv = [*MERGE, str(folder), str(merged)]
+                await self._once(number, merged, argv, leaves="*.safetensors", restart=True)
             model = str(merged)
 
     async def evaluate(self, number: int) -> list[dict[str, Any]]:
-        known = _is_complete(self.plan.folder(number, "evaluation"))
-        await self._recipe(
-            number, "evaluation", "evaluate", self.plan.evaluation(number), leaves="results.json"
-        )
+        was_complete = _is_complete(self.plan.folder(number, "evaluation"))
+        config = self.plan.evaluation(number)
+        await self._command(number, "evaluation", "evaluate", config, leaves="results.json")
         results = _results(self.plan, number)
-        results["rounds"] = rows = round_rows(results)
-        for part, value in results.items():
+        rows = round_rows(results)
+        for part, value in {**results, "rounds": rows}.items():
             update_results(Path(self.plan.output_dir) / "results.json", part, value)
-        if not known:
-            self.say(_shown(rows[-1:]))
+        if not was_complete:
+            self.say(_row_table(rows[-1:]))
         return rows
 
-    async def _recipe(
-        self, number: int, name: str, recipe: str, config: Mapping[str, Any], *, leaves: str
+    async def _command(
+        self, number: int, name: str, command: str, config: Mapping[str, Any], *, leaves: str
     ) -> None:
         folder = self.plan.folder(number, name)
         folder.parent.mkdir(exist_ok=True)
-        file = folder.with_name(f"{recipe}.yaml")
+        file = folder.with_name(f"{command}.yaml")
         replace_text(file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-        words = [sys.executable, str(self.recipes / f"{recipe}.py"), "--config", str(file)]
-        await self._once(number, folder, words, leaves=leaves)
+        argv = [*COMMANDS[command], "--config", str(file)]
+        await self._once(number, folder, argv, leaves=leaves)
 
     async def _once(
-        self, number: int, folder: Path, words: Sequence[str], *, leaves: str, anew: bool = False
+        self, number: int, folder: Path, argv: Sequence[str], *, leaves: str, restart: bool = False
     ) -> None:
-        """Run a command unless its stage is complete, which it is afterwards.
+        """Run a command unless its stage is complete, and mark the stage complete.
 
         Args:
             number: of the round.
             folder: of the stage.
-            words: of the command.
-            leaves: a pattern of the files without which it cannot have succeeded.
-            anew: what it left before it was killed is of no use.
+            argv: of the command.
+            leaves: pattern of the files that it leaves if it succeeds.
+            restart: delete what an interrupted attempt has left.
         """
         if _is_complete(folder):
             return
-        if anew:
+        if restart:
             shutil.rmtree(folder, ignore_errors=True)
-        log, begun, what = (
-            folder.with_name(f"{folder.name}.log"),
-            time.monotonic(),
-            f"round {number}, {folder.name}",
-        )
-        self.say(f"{time.strftime('%H:%M:%S')} {what} (log: {log})")
-        code = await run_command(words, log, [self.lock])
+        log, start = folder.with_name(f"{folder.name}.log"), time.monotonic()
+        stage = f"round {number}, {folder.name}"
+        self.say(f"{time.strftime('%H:%M:%S')} {stage} (log: {log})")
+        code = await run_command(argv, log, [self.lock])
         if code or not any(folder.glob(leaves)):
-            raise failed(
-                f"{what}: {f'ended with code {code}' if code else f'left no {leaves}'}", log
-            )
-        _complete(folder, command=list(words), seconds=time.monotonic() - begun)
+            problem = f"ended with code {code}" if code else f"left no {leaves}"
+            raise failed(f"{stage}: {problem}", log)
+        _mark_complete(folder, command=list(argv), seconds=time.monotonic() - start)
 
 
 def round_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row per round: round (0 is the untrained student), what was measured of `FIGURES`, and against round 0 win_rate and
-    win_rate_interval by the first that there is of judge, reward and verifier (win_rate_by).
+    """Return a row per round of an evaluation; round 0 is the untrained student.
 
     Args:
-        results: of recipes/evaluate.py, over the students of all rounds.
+        results: of `toa-trl evaluate`, over the students of all rounds.
+
+    Returns:
+        Rows with `round`, those of `FIGURES` that were measured, and from round 1 on `win_rate` and
+        `win_rate_interval` against round 0 by the first of judge, reward and verifier that compared
+        them (`win_rate_by`).
     """
     rows = []
     for number, (name, figures) in enumerate(results["student"].items()):
         row = {"round": number, **{key: figures[key] for key in FIGURES if key in figures}}
-        by = {rate["by"]: rate for rate in results.get("win_rates") or () if rate["model"] == name}
-        if first := next((judge for judge in ("judge", "reward", "verifier") if judge in by), None):
-            row |= {
-                "win_rate": by[first]["win_rate"],
-                "win_rate_interval": by[first]["interval"],
-                "win_rate_by": first,
-            }
+        rates = {
+            rate["by"]: rate for rate in results.get("win_rates") or () if rate["model"] == name
+        }
+        by = next((judge for judge in ("judge", "reward", "verifier") if judge in rates), None)
+        if by is not None:
+            row["win_rate"] = rates[by]["win_rate"]
+            row["win_rate_interval"] = rates[by]["interval"]
+            row["win_rate_by"] = by
         rows.append(row)
     return rows
 
@@ -205,7 +203,7 @@ def _results(plan: Plan, number: int) -> dict[str, Any]:
     return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
-def _shown(rows: Sequence[Mapping[str, Any]]) -> str:
+def _row_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return markdown_table(
         [{key: value for key, value in row.items() if key != "win_rate_by"} for row in rows]
     )
@@ -215,16 +213,16 @@ def _is_complete(folder: Path) -> bool:
     return (folder / COMPLETE).is_file()
 
 
-def _complete(folder: Path, **facts: Any) -> None:
+def _mark_complete(folder: Path, **facts: Any) -> None:
     replace_text(folder / COMPLETE, json.dumps(facts) + "\n")
 
 
 @asynccontextmanager
 async def _locked(path: Path) -> AsyncIterator[int]:
-    """The lock of who works in a folder, as a file descriptor: a command to which that is passed holds the lock, too.
+    """Lock a folder, and give the lock as a file descriptor, which commands can hold too.
 
     Raises:
-        ConfigError: another process has it, for longer than what a killed one left behind may take to end.
+        ConfigError: another process holds it for longer than the commands of a killed one can run.
     """
     with path.open("a") as file:
         end = time.monotonic() + 2 * GRACE_S
@@ -235,7 +233,7 @@ async def _locked(path: Path) -> AsyncIterator[int]:
             except BlockingIOError as error:
                 if time.monotonic() > end:
                     raise ConfigError(
-                        f"{path.parent}: another process works here; wait for it, or end it"
+                        f"{path.parent}: in use by another process; wait for it, or stop it"
                     ) from error
             await asyncio.sleep(0.2)
         yield file.fileno()
