@@ -48,8 +48,9 @@ def test_the_fingerprint_depends_on_everything_but_the_order_of_keys() -> None:
     fingerprint = lineage_of(IDENTITY)["fingerprint"]
     assert len(fingerprint) == 16
     assert lineage_of(dict(reversed(IDENTITY.items())))["fingerprint"] == fingerprint
-    for key in IDENTITY:
+    for key in IDENTITY.keys() - {"agents"}:
         assert lineage_of({**IDENTITY, key: "other"})["fingerprint"] != fingerprint, key
+    assert lineage_of({**IDENTITY, "agents": {}})["fingerprint"] != fingerprint
 
 
 def test_a_run_without_a_task_is_one_of_alignment() -> None:

@@ -1,4 +1,4 @@
-"""Pearson's and Spearman's correlation of two columns, over all plays and within the prompts."""
+"""Pearson's and Spearman's correlation of two columns, over all plays and within prompts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 Floats = NDArray[np.float64]
 
@@ -15,72 +16,62 @@ MIN_PLAYS = 3  # two plays always correlate by 1 or -1
 
 @dataclass(frozen=True)
 class Correlation:
-    """Of two numbers of a play; None where one of them is always the same."""
+    """Correlation of two numbers of a play; None if one of them is constant."""
 
     num_plays: int
     pearson: float | None  # over all plays
     spearman: float | None
-    num_prompts: (
-        int  # at least three plays of theirs have both numbers, and these are not all the same
-    )
-    within_pearson: (
-        float | None
-    )  # the mean over these prompts of the correlation of each prompt's plays
+    num_prompts: int  # prompts with at least MIN_PLAYS such plays, which differ in both numbers
+    within_pearson: float | None  # mean over these prompts of the correlation within each
     within_spearman: float | None
-    within_chance: (
-        float | None
-    )  # as far from 0 as 19 of 20 means would lie if the ranks were by chance
+    within_chance: float | None  # 95 % bound of |within_spearman| for independent ranks
 
     @property
     def beyond_chance(self) -> float:
-        """The mean rank correlation within prompts; 0 where chance would do that."""
+        """The mean rank correlation within prompts; 0 if it is within chance."""
         if self.within_spearman is None or self.within_chance is None:
             return 0.0
         return self.within_spearman if abs(self.within_spearman) > self.within_chance else 0.0
 
 
 class Correlating:
-    """Takes one prompt's plays after another; memory grows by 16 bytes a play, for the ranks over all of them."""
+    """Collects plays prompt by prompt; memory grows by 16 bytes per play, for the overall ranks."""
 
     def __init__(self) -> None:
         self._x, self._y = array("d"), array("d")
         self._within: list[tuple[float, float]] = []
-        self._variance = 0.0  # of the sum of the prompts' rank correlations, if there were none
+        self._variance = 0.0  # of the sum of the prompts' rank correlations under independence
 
     def add(self, x: Floats, y: Floats) -> None:
-        """One prompt's plays, both numbers known."""
+        """Add the plays of one prompt; both numbers must be known."""
         self._x.frombytes(x.tobytes())
         self._y.frombytes(y.tobytes())
-        if len(x) >= MIN_PLAYS and (pearson := _pearson(x, y)) is not None:
-            rank = _pearson(_ranks(x), _ranks(y))
-            self._within.append((pearson, 0.0 if rank is None else rank))
-            self._variance += 1 / (
-                len(x) - 1
-            )  # of a rank correlation by chance (Kendall, Rank Correlation Methods)
+        pearson = _pearson(x, y) if len(x) >= MIN_PLAYS else None
+        if pearson is not None:
+            spearman = _pearson(rankdata(x), rankdata(y))
+            self._within.append((pearson, spearman or 0.0))
+            # variance 1 / (n - 1) of a rank correlation by chance (Kendall, Rank Correlation Methods)
+            self._variance += 1 / (len(x) - 1)
 
     def result(self) -> Correlation:
-        """Of all plays so far."""
+        """Return the correlation of all plays added so far."""
         x, y, num = np.frombuffer(self._x), np.frombuffer(self._y), len(self._within)
-        overall = _pearson(x, y), _pearson(_ranks(x), _ranks(y))
+        overall = _pearson(x, y), _pearson(rankdata(x), rankdata(y))
         if not num:
             return Correlation(len(x), *overall, 0, None, None, None)
         pearson, spearman = np.mean(self._within, axis=0).tolist()
-        return Correlation(
-            len(x), *overall, num, pearson, spearman, 1.96 * self._variance**0.5 / num
-        )
+        chance = 1.96 * self._variance**0.5 / num
+        return Correlation(len(x), *overall, num, pearson, spearman, chance)
 
 
 def _pearson(x: Floats, y: Floats) -> float | None:
+    """Return Pearson's r; None if it is undefined.
+
+    scipy.stats.pearsonr overflows for rewards near the limits of a float, and costs 200 times as
+    much for the few plays of a prompt, because it also computes a p-value.
+    """
     if len(x) < 2 or x.min() == x.max() or y.min() == y.max():
         return None
-    x, y = (
-        of / np.abs(of).max() for of in (x - x.mean(), y - y.mean())
-    )  # squares neither overflow nor vanish
+    x, y = x - x.mean(), y - y.mean()
+    x, y = x / np.abs(x).max(), y / np.abs(y).max()  # squares neither overflow nor underflow
     return float(np.clip(x @ y / np.sqrt((x @ x) * (y @ y)), -1, 1))
-
-
-def _ranks(values: Floats) -> Floats:
-    """Ranks from 1; equal values share the mean of theirs."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return (ends - (counts - 1) / 2)[inverse].astype(np.float64)
