@@ -34,10 +34,10 @@ def test_a_run_without_audit_is_looked_at(tmp_path: Path, write_run: Callable[..
     text = section(page)
     found = audit_reward(tmp_path)
     assert not (tmp_path / "audit.json").exists()
-    assert "Overlap with evaluation sets was not looked for." in text
+    assert "Overlap with evaluation sets was not checked." in text
     assert "No second reward was recorded" in text
     assert (
-        f"Over {sum(row['reward'] is not None for row in rows):,} scored plays, reward and length"
+        f"Over {sum(row['reward'] is not None for row in rows):,} scored plays, the correlation of reward and length"
         in text
     )
     cut = found.best.num_truncated
@@ -86,5 +86,5 @@ def test_a_second_reward_is_shown(tmp_path: Path, write_run: Callable[..., Any])
         pq.write_table(table.append_column("second_reward", table["reward"]), file)
     text = section(write_report(tmp_path, results={}).read_text())
     assert "A second reward model, which the search never saw" in text
-    assert "The pick is also its best play for 100 % of the prompts" in text
-    assert "both rewards correlate by 1 (Spearman)" in text
+    assert "The selected response is also its best for 100 % of the prompts" in text
+    assert "the correlation of both rewards is 1 (Spearman)" in text

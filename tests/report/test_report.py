@@ -314,7 +314,7 @@ def test_a_bare_folder_and_further_columns_are_enough(
 
 
 def test_mistakes_are_named(tmp_path: Path, write_run: Callable[..., Any]) -> None:
-    with pytest.raises(ConfigError, match="finished run's folder"):
+    with pytest.raises(ConfigError, match="no rollouts/"):
         write_report(tmp_path)
     write_run(tmp_path, num_prompts=3, budget=4)
     (tmp_path / "report.html").write_text("the one before")

@@ -1,4 +1,4 @@
-"""python -m toa_trl audit, and data --decontaminate: what they write, and what they leave alone."""
+"""toa-trl audit, and data --decontaminate: what they write, and what they leave alone."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def section(run: Path) -> str:
 def test_the_card_of_every_run_has_an_audit(run: Path) -> None:
     text = section(run)
     assert (
-        "Overlap with evaluation sets was not looked for. `python -m toa_trl audit RUN --against FILE ...`"
+        "Overlap with evaluation sets was not checked. `toa-trl audit RUN --against FILE ...`"
         in text
     )
     assert "No second reward was recorded" in text
@@ -74,13 +74,13 @@ def test_audit_shows_overlaps_in_all_three(
     )
     text = section(run)
     assert "**1 prompt of the training data overlap" in text
-    assert "- response of `bad`, problem `b1` of bench.jsonl: 17 words in a row" in text
+    assert "- response of `bad`, problem `b1` of bench.jsonl: 17 consecutive words" in text
     assert "take the two largest" not in text  # a card is published
     after = (run / "README.md").read_text()
     assert before.partition("## Audit")[0] == after.partition("## Audit")[0]
     assert before.partition("## Citation")[2] == after.partition("## Citation")[2]
     assert (
-        "<code>python -m toa_trl data RUN --decontaminate FILE ...</code>"
+        "<code>toa-trl data RUN --decontaminate FILE ...</code>"
         in (run / "report.html").read_text()
     )
     assert str(run / "report.html") in capsys.readouterr().out
@@ -115,7 +115,7 @@ def test_data_without_what_overlaps(
         assert rows["prompt_id"] == ["p0", "p1", "p2"]
     card = (run / "README.md").read_text()
     assert "- `sft`: 1 prompts: overlaps with an evaluation set" in card
-    assert "none of them has a row in the training data" in section(run)
+    assert "the training data has no row of them" in section(run)
     assert "**" not in section(run)
     found = read_audit(run).contamination
     assert found is not None
@@ -140,7 +140,7 @@ def test_data_are_made_as_the_run_was(run: Path, problems: str, tmp_path: Path) 
     }
     (run / "run.yaml").write_text(yaml.safe_dump(written_by))
     assert made() == (["p0", "p0", "p1", "p1", "p2", "p2"], 3)
-    assert "none of them has a row in the training data" in section(run)
+    assert "the training data has no row of them" in section(run)
     assert made("--top_k", "1", "--margin", "0.8") == (["p0", "p1", "p2"], 0)
     assert made("--policy", "worst", "--keep_truncated")[1] == 3  # and no margin beside it
     other = written(tmp_path / "other.jsonl", [{"prompt": "What?"}])
@@ -190,11 +190,11 @@ def test_a_mistake_writes_nothing(run: Path, tmp_path: Path) -> None:
             ConfigError, match=r"gone\.jsonl is no \.jsonl, \.json or \.parquet file"
         ):
             main(arguments)
-    with pytest.raises(ConfigError, match="rejected_rank must be"):
+    with pytest.raises(ConfigError, match="rejected_rank: must be"):
         main(["data", str(run), "--rejected_rank", "1"])
     with pytest.raises(ConfigError, match=r"--output: .*x\.json cannot be written: No such file"):
         main(["audit", str(run), "--output", str(tmp_path / "none" / "x.json")])
-    with pytest.raises(ConfigError, match="there is no rollouts"):
+    with pytest.raises(ConfigError, match="no rollouts/"):
         main(["audit", str(tmp_path / "nowhere")])
     assert ((run / "README.md").read_text(), (run / "audit.json").read_text()) == before
     assert not (run / "report.html").exists()

@@ -1,11 +1,15 @@
-"""May the data be trusted? What a run shares with evaluation sets, and what its search made of the reward model.
+"""Can the data be trusted? Overlap of a run with evaluation sets, and signs of reward hacking.
 
-    contamination.py   rollouts/, sft/ and dpo/ against    evaluation_sets.py   13 words in a row, by their hashes
-    reward.py          every play of a run                 best.py              the best play of each prompt
-    correlation.py     reward and length, two rewards      language.py          which language a text is in
-    words.py           all of it in plain sentences        text.py, blocks.py   what they share
+    contamination.py     overlap of prompts and chosen responses with evaluation sets
+    evaluation_sets.py   index of 13 consecutive words of evaluation sets
+    reward.py            one pass over every play of a run
+    best.py              the best play of each prompt
+    correlation.py       reward with length, and with a second reward
+    language.py          language of a text
+    words.py             the audit in sentences
+    text.py, blocks.py   shared helpers for texts, and for reading rollouts
 
-`measure` fills audit.json in the run's folder, which the report and the data set card show.
+`measure` audits a run; audit.json in the run's folder is shown by report and data set card.
 """
 
 from __future__ import annotations
@@ -41,20 +45,19 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Audit:
-    """Of one run's data as they are."""
+    """The audit of a run's data."""
 
     reward: RewardAudit
-    contamination: Contamination | None = None  # None: no evaluation set was named
+    contamination: Contamination | None = None  # None: not checked
 
     def as_json(self) -> dict[str, Any]:
-        """What audit.json holds."""
+        """Return the contents of audit.json."""
         return asdict(self)
 
     def write(self, path: Path) -> None:
-        """Write it as JSON."""
-        replace_text(
-            path, json.dumps(self.as_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        )
+        """Write audit.json."""
+        text = json.dumps(self.as_json(), indent=1, ensure_ascii=False, allow_nan=False)
+        replace_text(path, text + "\n")
 
 
 def measure(run_dir: Path, against: Sequence[str | Path] = ()) -> Audit:
@@ -62,33 +65,31 @@ def measure(run_dir: Path, against: Sequence[str | Path] = ()) -> Audit:
 
     Args:
         run_dir: a run's folder.
-        against: evaluation sets, see `toa_trl.report.audit.evaluation_sets`; without any, overlaps are not looked for.
+        against: files of evaluation sets, see `toa_trl.report.audit.evaluation_sets`; without any,
+            overlap is not checked.
 
     Raises:
-        ConfigError: there are no rollouts, or a file is no evaluation set.
+        ConfigError: there are no rollouts, or a file is not an evaluation set.
     """
-    # the evaluation sets first: a mistake in their names shall show before everything is read
+    # the evaluation sets first: report invalid names before everything is read
     contamination = find_contamination(run_dir, Index(against)) if against else None
     return Audit(audit_reward(run_dir), contamination)
 
 
 def read_audit(run_dir: Path) -> Audit:
-    """What audit.json holds; without one, what a look at the rollouts finds.
+    """Return the contents of audit.json, or an audit of the rollouts if there is no such file.
 
     Raises:
-        ConfigError: the file holds something else, or there are no rollouts.
+        ConfigError: the file is not an audit, or there are no rollouts.
     """
     path = run_dir / FILE
     if not path.is_file():
         return measure(run_dir)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        found = value["contamination"]
-        return Audit(
-            RewardAudit.from_json(value["reward"]),
-            None if found is None else Contamination.from_json(found),
-        )
+        reward, contamination = RewardAudit.from_json(value["reward"]), value["contamination"]
+        return Audit(reward, contamination and Contamination.from_json(contamination))
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{path}: not an audit ({error!r:.80}); delete it, or write it with python -m toa_trl audit"
+            f"{path}: not an audit ({error!r:.80}); write it again with `toa-trl audit`"
         ) from error

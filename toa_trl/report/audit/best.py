@@ -1,4 +1,4 @@
-"""The best play of a prompt: was it cut short, does it repeat what it saw, is it in another language than asked?"""
+"""Faults of the best play of a prompt: truncated, repeats a draft or the prompt, wrong language."""
 
 from __future__ import annotations
 
@@ -13,32 +13,30 @@ from toa_trl.report.audit.blocks import questions_of
 from toa_trl.report.audit.language import asked_language, language_of
 from toa_trl.report.audit.text import grams, words
 
-# near duplicates as in "Deduplicating Training Data Makes Language Models Better" (arXiv 2107.06499, appendix A): 5 words
-# in a row, and 0.8 of them in common
+# near duplicates as in "Deduplicating Training Data Makes Language Models Better" (arXiv 2107.06499,
+# appendix A): 0.8 of all 5 consecutive words in common
 GRAM, ALIKE = 5, 0.8
-# a shorter question is often said again before it is answered
+# shorter questions are often repeated before they are answered
 LONG_QUESTION = 13
 
 
 @dataclass(frozen=True)
 class BestPlays:
-    """What is wrong with the plays of the highest reward, one of each prompt."""
+    """Faults of the plays with the highest reward, one of each prompt."""
 
     num_prompts: int  # with a best play
-    num_truncated: int  # max_tokens cut them short
-    num_with_draft: int  # saw drafts
-    num_repeat_draft: int  # of these: one of the drafts again, as it is or nearly
-    num_repeat_prompt: int  # the prompt again, as it is or nearly
+    num_truncated: int  # cut short by max_tokens
+    num_with_draft: int  # drafts in their prompt
+    num_repeat_draft: int  # of these: repeat a draft, exactly or nearly
+    num_repeat_prompt: int  # repeat the prompt, exactly or nearly
     num_judged: int  # the languages asked for and answered in are both certain
-    num_other_language: int  # of these: they are not the same
-    languages: tuple[
-        tuple[str, str, int], ...
-    ]  # (asked for, answered in, how many), of those, the most frequent first
+    num_other_language: int  # of these: they differ
+    languages: tuple[tuple[str, str, int], ...]  # (asked for, answered in, number), descending
 
 
 @dataclass
 class BestSoFar:
-    """Takes one best play after another."""
+    """Collects the best plays of a run."""
 
     counts: Counter[str] = field(default_factory=Counter)
     languages: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -51,13 +49,13 @@ class BestSoFar:
         messages: Sequence[Mapping[str, str]],
         columns: Mapping[str, Any],
     ) -> None:
-        """One best play.
+        """Add the best play of a prompt.
 
         Args:
-            response: of the play.
-            drafts: the responses that it was shown.
-            finish_reason: "length" where max_tokens cut it short.
-            messages: of the prompt.
+            response: the response of the play.
+            drafts: the responses in its prompt.
+            finish_reason: "length" if max_tokens cut it short.
+            messages: the prompt.
             columns: further columns of the prompt.
         """
         questions = questions_of(columns, messages[-1]["content"] if messages else "")
@@ -76,7 +74,7 @@ class BestSoFar:
             self.languages[asked, answered] += 1
 
     def result(self) -> BestPlays:
-        """Of all so far."""
+        """Return the counts of all plays added so far."""
         pairs = sorted(self.languages.items(), key=lambda item: (-item[1], item[0]))
         return BestPlays(
             num_prompts=self.counts["prompts"],
@@ -91,7 +89,7 @@ class BestSoFar:
 
 
 def nearly_same(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether two texts are the same words, or share four fifths of their 5 words in a row."""
+    """Return whether two texts are equal, or share 0.8 of their 5 consecutive words."""
     if one == other:
         return True
     mine, theirs = grams(one, GRAM), grams(other, GRAM)
@@ -100,7 +98,7 @@ def nearly_same(one: Sequence[str], other: Sequence[str]) -> bool:
 
 
 def holds(response: Sequence[str], question: Sequence[str]) -> bool:
-    """Whether the response is the question, or has four fifths of the 5 words in a row of a longer question."""
+    """Return whether a response is the question, or has 0.8 of a long one's 5 consecutive words."""
     if response == question:
         return bool(question)
     if len(question) < LONG_QUESTION:

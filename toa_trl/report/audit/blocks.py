@@ -1,4 +1,4 @@
-"""A run's rollouts in tables of whole prompts, so that no more than some prompts are in memory at once."""
+"""Reading a run's rollouts in tables of whole prompts, so that memory stays flat."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from toa_trl.errors import ConfigError
 
 
 def rollout_files(run_dir: Path) -> list[Path]:
-    """The parquet files of a run's rollouts.
+    """Return the parquet files of a run's rollouts.
 
     Raises:
         ConfigError: there are none.
@@ -23,7 +23,8 @@ def rollout_files(run_dir: Path) -> list[Path]:
     files = sorted((run_dir / "rollouts").glob("*.parquet"))
     if not files:
         raise ConfigError(
-            f"{run_dir}: there is no rollouts/*.parquet to report on; is this a finished run's folder?"
+            f"{run_dir}: no rollouts/*.parquet; name the folder of a run, or write the files with "
+            "`toa-trl data`"
         )
     return files
 
@@ -31,39 +32,37 @@ def rollout_files(run_dir: Path) -> list[Path]:
 def whole_prompts(
     files: Sequence[Path], needed: Sequence[str], further: Sequence[str], batch_rows: int
 ) -> Iterator[pa.Table]:
-    """Tables of whole prompts; a column of `further` that a file lacks is null.
+    """Yield tables of whole prompts.
 
     Args:
-        files: in which the rows of a prompt stand together, over the end of a file if need be.
-        needed: columns that every file has; prompt_id among them.
-        further: columns that a file may have.
-        batch_rows: rows read at once.
+        files: files in which the rows of a prompt are consecutive, also across files.
+        needed: required columns, among them prompt_id.
+        further: optional columns; null if a file lacks them.
+        batch_rows: rows that are read at once.
 
     Raises:
-        ConfigError: a needed column is missing.
+        ConfigError: a required column is missing.
     """
     held: pa.Table | None = None
     for file in files:
         with pq.ParquetFile(file) as parquet:
-            there = set(parquet.schema_arrow.names)
-            if missing := [name for name in needed if name not in there]:
-                raise ConfigError(
-                    f"{file}: the column {missing[0]!r} is missing; these are not the rollouts of a run"
-                )
-            names = [name for name in (*needed, *further) if name in there]
+            columns = set(parquet.schema_arrow.names)
+            for name in needed:
+                if name not in columns:
+                    raise ConfigError(
+                        f"{file}: the column {name!r} is missing; not the rollouts of a run"
+                    )
+            names = [name for name in (*needed, *further) if name in columns]
             for batch in parquet.iter_batches(batch_size=batch_rows, columns=names):
                 table = pa.Table.from_batches([batch])
                 for name in further:
-                    if name not in there:
+                    if name not in columns:
                         table = table.append_column(name, pa.nulls(len(table)))
-                held = (
-                    table
-                    if held is None
-                    else pa.concat_tables([held, table], promote_options="permissive")
-                )
-                whole = pc.index(
-                    held["prompt_id"], held["prompt_id"][-1]
-                ).as_py()  # the last prompt may go on
+                if held is not None:
+                    table = pa.concat_tables([held, table], promote_options="permissive")
+                held = table
+                # the last prompt may continue in the next batch
+                whole = pc.index(held["prompt_id"], held["prompt_id"][-1]).as_py()
                 if whole:
                     yield held.slice(0, whole)
                     held = held.slice(whole)
@@ -72,7 +71,7 @@ def whole_prompts(
 
 
 def columns_of(metadata: str | None) -> Mapping[str, Any]:
-    """The further columns of a prompt; none where they are no JSON object."""
+    """Return the further columns of a prompt; empty if they are not a JSON object."""
     try:
         columns = json.loads(metadata or "{}")
     except ValueError:
@@ -81,17 +80,18 @@ def columns_of(metadata: str | None) -> Mapping[str, Any]:
 
 
 def questions_of(columns: Mapping[str, Any], whole: str) -> tuple[str, ...]:
-    """What is asked: of a translation the source, else the prompt; and what of it a task put words around.
+    """Return the texts that a prompt asks about.
+
+    Of a translation that is the source, otherwise the prompt, and the problem that it contains.
 
     Args:
-        columns: further columns of the prompt. A source alone may just say where a prompt is from.
+        columns: further columns of the prompt. A column "source" without a target language may
+            name the origin of a prompt.
         whole: the prompt.
     """
     source, problem = columns.get("source"), columns.get("problem")
     if "target_language" in columns and isinstance(source, str):
         return (source,)
-    return (
-        (whole, problem)
-        if isinstance(problem, str) and problem != whole and problem in whole
-        else (whole,)
-    )
+    if isinstance(problem, str) and problem != whole and problem in whole:
+        return (whole, problem)
+    return (whole,)

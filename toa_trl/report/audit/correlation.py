@@ -50,7 +50,7 @@ class Correlating:
         if pearson is not None:
             spearman = _pearson(rankdata(x), rankdata(y))
             self._within.append((pearson, spearman or 0.0))
-            # variance 1 / (n - 1) of a rank correlation by chance (Kendall, Rank Correlation Methods)
+            # by chance it has the variance 1 / (n - 1): Kendall, Rank Correlation Methods
             self._variance += 1 / (len(x) - 1)
 
     def result(self) -> Correlation:
@@ -67,8 +67,8 @@ class Correlating:
 def _pearson(x: Floats, y: Floats) -> float | None:
     """Return Pearson's r; None if it is undefined.
 
-    scipy.stats.pearsonr overflows for rewards near the limits of a float, and costs 200 times as
-    much for the few plays of a prompt, because it also computes a p-value.
+    scipy.stats.pearsonr takes ten times as long for the few plays of a prompt, because it also
+    computes a p-value.
     """
     if len(x) < 2 or x.min() == x.max() or y.min() == y.max():
         return None

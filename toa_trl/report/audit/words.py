@@ -1,6 +1,6 @@
-"""An audit in plain sentences, for the data set card and the report; and which findings call for a warning.
+"""An audit in sentences, for the data set card and the report, and the findings that need a warning.
 
-What is code stands between backticks, as Markdown has it.
+Code stands between backticks, as in Markdown.
 """
 
 from __future__ import annotations
@@ -16,207 +16,221 @@ from toa_trl.report.audit.reward import RewardAudit
 if TYPE_CHECKING:
     from toa_trl.report.audit import Audit
 
-# Cohen's medium effect (Statistical Power Analysis for the Behavioral Sciences, 1988): nobody overlooks it
+# Cohen's medium effect (Statistical Power Analysis for the Behavioral Sciences, 1988)
 LENGTH_CORRELATION = 0.3
 # one row of the training data in twenty; the checks themselves are wrong far less often
 FAULTY_SHARE = 0.05
-# with fewer prompts the normal interval is too narrow, and little is known either way
+# with fewer prompts the normal interval is too narrow
 MIN_GAINED = 20
-SHOWN = 20  # overlaps in the card and in the report; audit.json has them all
+SHOWN = 20  # overlaps in the card and in the report; audit.json has all of them
 
 
 def warnings(audit: Audit) -> Iterator[str]:
-    """What somebody who trains on the data should know first; one sentence each."""
-    found, best = audit.contamination, audit.reward.best
-    if found is not None and found.num_kept:
+    """Yield what users of the data should know first, one sentence each."""
+    contamination, best = audit.contamination, audit.reward.best
+    if contamination is not None and contamination.num_kept:
         yield (
-            f"{many(found.num_kept, 'prompt')} of the training data overlap with an evaluation set, which a student trained "
-            "on them will do better on than it should. `python -m toa_trl data RUN --decontaminate FILE ...` leaves them out."
+            f"{many(contamination.num_kept, 'prompt')} of the training data overlap with an "
+            "evaluation set, so the scores of a student trained on them will be too high. "
+            "`toa-trl data RUN --decontaminate FILE ...` removes them."
         )
     length = audit.reward.length.beyond_chance
     if abs(length) >= LENGTH_CORRELATION:
         yield (
-            f"Within a prompt the reward goes with {'longer' if length > 0 else 'shorter'} responses (Spearman "
-            f"{_number(length)}): the search may have chosen by length."
+            f"Within prompts the reward increases with {'longer' if length > 0 else 'shorter'} "
+            f"responses (Spearman {_number(length)}): the search may have selected by length."
         )
     second = audit.reward.second
-    if (
-        second
-        and second.num_gained >= MIN_GAINED
-        and second.gain_interval
-        and second.gain_interval[0] <= 0
-    ):
+    gain = second.gain_interval if second and second.num_gained >= MIN_GAINED else None
+    if gain and gain[0] <= 0:
         yield (
-            "By the second reward the picks are no better than random plays, as far as these prompts tell: "
-            "what the search gained, only its own reward sees."
+            "By the second reward the selected responses are not measurably better than random "
+            "plays: the gain is visible only to the reward model that was optimized."
         )
-    for num, of, words in (
+    faults = (
         (
             best.num_truncated,
             best.num_prompts,
-            "were cut short by max_tokens, which the reward does not mind",
+            "were cut short by max_tokens, which the reward does not penalize",
         ),
         (
             best.num_repeat_draft,
             best.num_with_draft,
-            "that saw drafts are the same as one of them, or nearly",
+            "that saw drafts repeat one of them, exactly or nearly",
         ),
         (best.num_repeat_prompt, best.num_prompts, "repeat their prompt"),
         (best.num_other_language, best.num_judged, "are in another language than asked for"),
-    ):
-        if num > FAULTY_SHARE * of:
-            yield f"{share(num, of)} of the best plays {words}."
+    )
+    for num, total, fault in faults:
+        if num > FAULTY_SHARE * total:
+            yield f"{share(num, total)} of the best plays {fault}."
 
 
-def overlaps_said(found: Contamination | None) -> str:
-    """What the run shares with evaluation sets."""
-    if found is None:
+def overlaps_said(contamination: Contamination | None) -> str:
+    """Describe the overlap with evaluation sets."""
+    if contamination is None:
         return (
-            "Overlap with evaluation sets was not looked for. `python -m toa_trl audit RUN --against FILE ...` does so; the files "
-            "are those, JSONL, JSON or parquet, of the evaluations that a student will be judged by."
+            "Overlap with evaluation sets was not checked. `toa-trl audit RUN --against FILE ...` "
+            "checks it against the files (JSONL, JSON or parquet) that a student will be "
+            "evaluated on."
         )
-    sets = "; ".join(
-        f"{Path(each.file).name} ({many(each.num_problems, 'problem')})" for each in found.sets
-    )
+    sets = []
+    for file in contamination.sets:
+        sets.append(f"{Path(file.file).name} ({many(file.num_problems, 'problem')})")
     text = (
-        f"{many(found.num_prompts, 'prompt')} and {many(found.num_responses, 'chosen response')} were compared with "
-        f"{sets}: an overlap is 13 words in a row, in lower case and without punctuation, or the whole of a shorter problem."
+        f"{many(contamination.num_prompts, 'prompt')} and "
+        f"{many(contamination.num_responses, 'chosen response')} were compared with "
+        f"{'; '.join(sets)}: an overlap is 13 consecutive words, in lower case and without "
+        "punctuation, or the whole of a shorter problem."
     )
-    if not found.overlaps:
+    if not contamination.overlaps:
         return text + " There is none."
-    sides = {
-        side: len({o.prompt_id for o in found.overlaps if o.side == side})
+    prompts, responses = (
+        len({o.prompt_id for o in contamination.overlaps if o.side == side})
         for side in ("prompt", "response")
-    }
-    text += f" {many(sides['prompt'], 'prompt')} and the chosen responses to {many(sides['response'], 'prompt')} have one"
-    return text + (
-        f"; {many(found.num_kept, 'prompt')} with one {'has' if found.num_kept == 1 else 'have'} rows in the training data."
-        if found.num_kept
-        else "; none of them has a row in the training data (`rollouts` holds their plays)."
     )
+    text += (
+        f" {many(prompts, 'prompt')} and the chosen responses to {many(responses, 'prompt')} "
+        "overlap"
+    )
+    kept = contamination.num_kept
+    if not kept:
+        return text + "; the training data has no row of them (`rollouts` contains their plays)."
+    return text + f"; {many(kept, 'overlapping prompt')} remain in the training data."
 
 
 def length_said(length: Correlation) -> str:
-    """How the reward goes with the length."""
+    """Describe how the reward correlates with the length."""
     if length.pearson is None:
-        return "The reward or the length is the same for all plays, so nothing can be said of their correlation."
-    text = (
-        f"Over {many(length.num_plays, 'scored play')}, reward and length in characters correlate by "
-        f"{_number(length.pearson)} (Pearson) and {_number(length.spearman)} (Spearman)"
+        return (
+            "The reward or the length is the same for all plays, so their correlation is undefined."
+        )
+    return (
+        f"Over {many(length.num_plays, 'scored play')}, the correlation of reward and length in "
+        f"characters is {_number(length.pearson)} (Pearson) and {_number(length.spearman)} "
+        f"(Spearman){_within(length)}."
     )
-    return text + _within(length) + "."
 
 
 def best_said(reward: RewardAudit) -> Iterator[tuple[str, int, int]]:
-    """(what, how many, of how many) best plays."""
+    """Yield (fault, number of best plays with it, number that were checked)."""
     best = reward.best
     yield "cut short by max_tokens", best.num_truncated, best.num_prompts
-    yield "the same as a draft they saw, or nearly", best.num_repeat_draft, best.num_with_draft
-    yield "the same as the prompt, or nearly", best.num_repeat_prompt, best.num_prompts
+    yield "nearly the same as a draft it saw", best.num_repeat_draft, best.num_with_draft
+    yield "nearly the same as the prompt", best.num_repeat_prompt, best.num_prompts
     yield (
-        "in another language than asked for, of those where both are certain",
+        "in another language than asked for, if both are certain",
         best.num_other_language,
         best.num_judged,
     )
 
 
 def pairs_said(reward: RewardAudit) -> str:
-    """Chosen against rejected."""
+    """Describe the lengths of chosen and rejected responses."""
     pairs = reward.pairs
     if pairs is None:
-        return "There are no preference pairs, so no lengths to compare."
+        return "There are no preference pairs, so there are no lengths to compare."
     return (
         f"Of {many(pairs.num_pairs, 'preference pair')} the chosen response is longer in "
-        f"{share(pairs.num_longer, pairs.num_pairs)} and shorter in {share(pairs.num_shorter, pairs.num_pairs)}; "
-        f"on average {pairs.mean_chosen:,.0f} characters against {pairs.mean_rejected:,.0f}."
+        f"{share(pairs.num_longer, pairs.num_pairs)} and shorter in "
+        f"{share(pairs.num_shorter, pairs.num_pairs)}; the mean length is "
+        f"{pairs.mean_chosen:,.0f} characters against {pairs.mean_rejected:,.0f}."
     )
 
 
 def second_said(reward: RewardAudit) -> str:
-    """Whether another reward model agrees."""
-    second, num, of = reward.second, reward.num_with_second, reward.num_scored
+    """Describe whether a second reward model agrees."""
+    second, num, total = reward.second, reward.num_with_second, reward.num_scored
     if not num:
         return (
-            "No second reward was recorded, so nothing tells whether another reward model sees what the search gained. "
-            "`reward: {kind: held_out, reward: {...}, second: {...}}` records one, which never steers the search; where the "
-            "run has it, it failed on every play."
+            "No second reward was recorded, so it is unknown whether another reward model sees "
+            "the gain of the search. `reward: {kind: held_out, reward: {...}, second: {...}}` "
+            "records one, which never influences the search; if the run has one, it failed on "
+            "every play."
         )
-    missing = (
-        f" {of - num:,} of {many(of, 'scored play')} have no second reward: it failed on them."
-        if num < of
-        else ""
-    )
+    missing = ""
+    if num < total:
+        missing = (
+            f" {total - num:,} of {many(total, 'scored play')} have no second reward, because it "
+            "failed."
+        )
     if second is None:
-        return f"The second reward failed on every pick, so nothing tells whether it sees what the search gained.{missing}"
+        return (
+            "The second reward failed on every selected response, so it is unknown whether it "
+            f"sees the gain of the search.{missing}"
+        )
     prompts = many(reward.best.num_prompts, "prompt")
     if second.num_prompts < reward.best.num_prompts:
         prompts = f"{second.num_prompts:,} of {prompts}"
     text = (
-        f"A second reward model, which the search never saw, gives the picks of {prompts} "
-        f"{_number(second.picks)} on average, a random play {_number(second.random)}, all plays {_number(second.all_plays)}, "
-        f"and the plays that it likes best {_number(second.best)}"
+        f"A second reward model, which the search never saw, gives the selected responses of "
+        f"{prompts} a mean of {_number(second.picks)}, random plays {_number(second.random)}, all "
+        f"plays {_number(second.all_plays)}, and the plays that it ranks best "
+        f"{_number(second.best)}"
     )
     if second.gain_interval is not None:
-        low, high = second.gain_interval
-        text += f"; picks against random plays: {_number(low)} to {_number(high)} (95 % interval)"
+        low, high = (_number(bound) for bound in second.gain_interval)
+        text += f"; selected against random plays: {low} to {high} (95 % interval)"
     text += (
-        f". The pick is also its best play for {100 * second.agreement:.0f} % of the prompts (a random play: "
+        ". The selected response is also its best for "
+        f"{100 * second.agreement:.0f} % of the prompts (a random play: "
         f"{100 * second.agreement_by_chance:.0f} %)"
     )
     both = second.correlation
     if both.spearman is not None:
-        text += f"; both rewards correlate by {_number(both.spearman)} (Spearman)" + _within(both)
+        text += (
+            f"; the correlation of both rewards is {_number(both.spearman)} (Spearman)"
+            f"{_within(both)}"
+        )
     return f"{text}.{missing}"
 
 
 def card_section(audit: Audit) -> str:
-    """The section "Audit" of the data set card, in Markdown, from its heading on."""
+    """Return the section "Audit" of the data set card, in Markdown, with its heading."""
     lines = ["## Audit", ""]
     lines += [f"**{warning}**\n" for warning in warnings(audit)]
     lines += [f"- {overlaps_said(audit.contamination)}"]
     overlaps = () if audit.contamination is None else audit.contamination.overlaps
-    # without the words: a card is published, and shall not spread the problems
-    for each in longest(overlaps):
-        place = f"problem `{each.problem_id}` of {Path(each.file).name}"
+    # without the texts: a published card must not spread the problems
+    for overlap in longest(overlaps):
         lines.append(
-            f"    - {each.side} of `{each.prompt_id}`, {place}: {many(each.num_words, 'word')} in a row"
+            f"    - {overlap.side} of `{overlap.prompt_id}`, problem `{overlap.problem_id}` of "
+            f"{Path(overlap.file).name}: {many(overlap.num_words, 'consecutive word')}"
         )
     if len(overlaps) > SHOWN:
         lines.append(f"    - and {len(overlaps) - SHOWN:,} more, in `audit.json`")
     lines += [f"- {length_said(audit.reward.length)}", f"- {pairs_said(audit.reward)}"]
     lines += [f"- {second_said(audit.reward)}", "- Of the best plays, one of each prompt:"]
-    lines += [
-        f"    - {what}: {num:,} of {of:,} ({share(num, of)})"
-        for what, num, of in best_said(audit.reward)
-    ]
+    for fault, num, total in best_said(audit.reward):
+        lines.append(f"    - {fault}: {num:,} of {total:,} ({share(num, total)})")
     return "\n".join(lines) + "\n"
 
 
 def longest(overlaps: Sequence[Overlap]) -> list[Overlap]:
-    """Those that are shown."""
+    """Return the overlaps that are shown, the longest first."""
     return sorted(overlaps, key=lambda overlap: -overlap.num_words)[:SHOWN]
 
 
 def share(part: float, whole: float) -> str:
-    """Percent; of nothing: a dash."""
+    """Return a percentage; a dash if the whole is zero."""
     if not whole:
         return "–"
     percent = 100 * part / whole
     return f"{percent:.1f} %" if 0 < percent < 10 or 99 < percent < 100 else f"{percent:.0f} %"
 
 
+def many(number: float, noun: str) -> str:
+    """Return a number with its noun: 1 play, 2 plays."""
+    return f"{number:,.0f} {noun}{'' if number == 1 else 's'}"
+
+
 def _within(correlation: Correlation) -> str:
     if correlation.within_spearman is None:
         return ""
     return (
-        f"; within a prompt on average by {_number(correlation.within_pearson)} and {_number(correlation.within_spearman)} "
-        f"({many(correlation.num_prompts, 'prompt')})"
+        f"; within prompts the mean is {_number(correlation.within_pearson)} and "
+        f"{_number(correlation.within_spearman)} ({many(correlation.num_prompts, 'prompt')})"
     )
-
-
-def many(number: float, noun: str) -> str:
-    """1 play, 2 plays."""
-    return f"{number:,.0f} {noun}{'' if number == 1 else 's'}"
 
 
 def _number(value: float | None) -> str:
