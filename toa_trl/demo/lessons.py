@@ -1,7 +1,7 @@
-"""What the bundled models are taught: problems with or without drafts, and how someone of a given skill answers them.
+"""Training data of the bundled models: problems with or without drafts, and answers of some skill.
 
-Everything an agent learns is asked through `toa_trl.tasks.rendering.render` with the templates of this folder, so that what is
-trained is what a search asks.
+All prompts are rendered by `toa_trl.tasks.rendering.render` with the templates of this folder, so
+that agents are trained on the prompts that a search uses.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from toa_trl.types import Action, Completion, Kind, Play, Prompt, as_dicts, as_m
 TOKENIZER = make_tokenizer()
 WORDS = Templates.load(str(TEMPLATES))
 
-Example = tuple[
-    list[int], list[int]
-]  # token ids of a rendered prompt and of the response, <eos> included
+# token ids of a rendered prompt, and of the response including <eos>
+Example = tuple[list[int], list[int]]
 Batch = dict[str, Tensor]
 
 
 def specialist(sign: str) -> Skill:
+    """Return the skill of an agent that is good at one operation."""
     return Skill({s: 0.68 if s == sign else 0.04 for s in "+-*"})
 
 
@@ -42,7 +42,7 @@ SKILLS = {
 
 
 def ask(problem: Problem, drafts: Sequence[str] = ()) -> list[dict[str, str]]:
-    """The messages that an agent gets: the problem alone, with one draft, or with several."""
+    """Return the messages that an agent gets: the problem without, with one, or several drafts."""
     kind: Kind = "answer" if not drafts else "refine" if len(drafts) == 1 else "aggregate"
     plays = {i: Play(i, Action("any"), Completion(text)) for i, text in enumerate(drafts)}
     action = Action("any", kind, refs=tuple(plays))
@@ -50,7 +50,7 @@ def ask(problem: Problem, drafts: Sequence[str] = ()) -> list[dict[str, str]]:
 
 
 def example(rng: random.Random, skill: Skill, num_drafts: int) -> Example:
-    """A training problem with drafts of all qualities, answered by someone of this skill."""
+    """Return a training problem with drafts of all qualities, answered with this skill."""
     problem = world.draw(rng, "train")
     drafts = [world.work(rng, problem, draft_skill(rng)) for _ in range(num_drafts)]
     values = world.work(rng, problem, skill, drafts)
@@ -59,23 +59,25 @@ def example(rng: random.Random, skill: Skill, num_drafts: int) -> Example:
 
 
 def draft_skill(rng: random.Random) -> Skill:
+    """Return a random skill for the author of a draft."""
     return Skill({sign: rng.choice((0.15, 0.5, 0.9, 1.0)) for sign in "+-*"})
 
 
 def encode(messages: list[dict[str, str]], response: str) -> Example:
+    """Return the token ids of a prompt and of a response, which ends in <eos>."""
     prompt = TOKENIZER.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     ids = TOKENIZER([prompt, response], add_special_tokens=False)["input_ids"]
     return ids[0], [*ids[1], TOKENIZER.eos_token_id]
 
 
 def tokens(problem: Problem, response: str) -> list[int]:
-    """The whole conversation, as the reward model reads it."""
+    """Return the token ids of the whole conversation, as the reward model reads it."""
     asked, answered = encode(ask(problem), response)
     return asked + answered
 
 
 def collate(examples: Sequence[Example]) -> Batch:
-    """Right-padded batch, the loss on the responses."""
+    """Return a right-padded batch with the loss on the responses."""
     longest = max(len(p) + len(r) for p, r in examples)
     fill = [longest - len(p) - len(r) for p, r in examples]
     ids = [p + r + [0] * f for (p, r), f in zip(examples, fill, strict=True)]
@@ -91,7 +93,7 @@ def collate(examples: Sequence[Example]) -> Batch:
 def stream(
     rng: random.Random, skill: Skill, batch_size: int, mix: Callable[[int], Sequence[int]]
 ) -> Iterator[Batch]:
-    """Batches for ever; `mix(step)` lists the numbers of drafts that a batch of this step may have, one a batch."""
+    """Yield batches without end; each has one of the numbers of drafts in `mix(step)`."""
     step = 0
     while True:
         num_drafts = rng.choice(mix(step))
@@ -101,7 +103,7 @@ def stream(
 
 
 def pad(rows: Sequence[list[int]]) -> Batch:
-    """Right-padded rows of token ids."""
+    """Return a batch of right-padded rows of token ids."""
     longest = max(map(len, rows))
     return {
         "input_ids": torch.tensor([r + [0] * (longest - len(r)) for r in rows]),

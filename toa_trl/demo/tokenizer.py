@@ -1,4 +1,4 @@
-"""A word-level tokenizer for the bundled world: digits singly, and any other text is <unk>, never an error."""
+"""A word-level tokenizer for the bundled world: single digits, and <unk> for any other text."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ CHAT_TEMPLATE = (
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer of every demo model; its vocabulary is the words of the world and of the templates, in order."""
+    """Return the tokenizer of every demo model; its vocabulary covers world and templates."""
     vocabulary = {token: i for i, token in enumerate((*SPECIAL, *"0123456789", *_words()))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Replace(Regex(r"\s*\n\s*"), "\n")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(PIECE), behavior="removed", invert=True)
-    # words are joined by spaces, and what a reader would not space is pulled together again
+    # words are joined by spaces, except where English text has none
     tokenizer.decoder = decoders.Sequence(
         [
             decoders.WordPiece(prefix="##none", cleanup=False),

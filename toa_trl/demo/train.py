@@ -1,4 +1,4 @@
-"""Trains the bundled models from nothing: a base, and its forks, which are agents, a student and a poor reward model."""
+"""Training of the bundled models: a base model, and its forks: agents, student, hackable reward."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ REWARDS: dict[str, dict[str, Any]] = {  # "model" is a folder beside the others
 
 
 def train(output: Path, seed: int = 0) -> dict[str, dict[str, float]]:
-    """Trains every model into `output`, a complete folder each, and writes their scores to scores.json there."""
+    """Train every model into a folder of `output`, and write their scores to scores.json."""
     start = time.process_time()
     base = new_model(seed)
     lessons = stream(
@@ -42,9 +42,8 @@ def train(output: Path, seed: int = 0) -> dict[str, dict[str, float]]:
         lambda step: (0,) if step < 350 else (0, 1, 1, 4, 4),
     )
     fit(base, lessons, 650, muon(base, 1.0), "base")
-    models: dict[str, Any] = {
-        "base": save(base, output / "base")
-    }  # what is forked is what is shipped
+    # forks start from the base model as it is saved
+    models: dict[str, Any] = {"base": save(base, output / "base")}
     for name in AGENTS:
         models[name] = copy.deepcopy(base)
         lessons = stream(random.Random(name), SKILLS[name], 32, lambda step: (0, 0, 1, 1, 1, 4))
@@ -75,9 +74,13 @@ def train(output: Path, seed: int = 0) -> dict[str, dict[str, float]]:
 
 
 def muon(model: Any, scale: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices, AdamW for the rest; AdamW alone needs some four times the steps to learn the sums.
+    """Return Muon for the matrices and AdamW for the rest.
 
-    `scale` multiplies both learning rates: 1 from nothing, less for a fork.
+    AdamW alone needs about four times the steps to learn arithmetic.
+
+    Args:
+        model: the model to train.
+        scale: factor of both learning rates: 1 for the base model, less for a fork.
     """
     matrices = [
         p
@@ -100,7 +103,7 @@ def fit(
     optimizers: Sequence[torch.optim.Optimizer],
     label: str,
 ) -> None:
-    """A short warm-up, then a cosine to a twentieth of the learning rate."""
+    """Train with a short warm-up, then a cosine to a twentieth of the learning rate."""
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(step, num_steps))
         for o in optimizers
@@ -130,6 +133,7 @@ def _rate(step: int, num_steps: int) -> float:
 
 
 def new_model(seed: int) -> LlamaForCausalLM:
+    """Return the untrained base model."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(TOKENIZER),
@@ -148,21 +152,21 @@ def new_model(seed: int) -> LlamaForCausalLM:
 
 
 def classifier(base: Any) -> Any:
-    """The example of a reward that a search hacks: the base with one label instead of words.
+    """Return the untrained reward model that a search can hack: the base model with one label.
 
-    It learns too little of the sums to tell a slip from a right step, and the search finds the texts on which it errs.
+    It learns too little arithmetic to tell a wrong step from a right one, and the search finds the
+    texts that it misjudges.
     """
     config = LlamaConfig(**{**base.config.to_dict(), "num_labels": 1})
-    config.problem_type = (
-        "multi_label_classification"  # binary cross-entropy, also for values between 0 and 1
-    )
+    # binary cross-entropy, also for values between 0 and 1
+    config.problem_type = "multi_label_classification"
     model = LlamaForSequenceClassification(config)
     model.model.load_state_dict(base.model.state_dict())
     return model
 
 
 def value(problem: Problem, response: str) -> float:
-    """What the classifier learns, in [0, 1]: 1 where the referee agrees, else less, the sooner the first mistake."""
+    """Return the label in [0, 1]: 1 if correct, else lower the earlier the first mistake is."""
     if world.verify(response, problem.answer):
         return 1.0
     return 0.6 * world.num_right(problem, response) / len(problem.steps)
@@ -171,7 +175,7 @@ def value(problem: Problem, response: str) -> float:
 def judged(
     rng: random.Random, pool: Sequence[tuple[Problem, str]], batch_size: int
 ) -> Iterator[Batch]:
-    """Batches for the classifier: half from the pool, half worked at all skills; the referee labels."""
+    """Yield labelled batches for the classifier: half from the pool, half of random skills."""
     while True:
         pairs = []
         for _ in range(batch_size):
@@ -189,7 +193,7 @@ def judged(
 def own_samples(
     agents: Mapping[str, Any], rng: random.Random, problems: Sequence[Problem]
 ) -> list[tuple[Problem, str]]:
-    """What the agents write: answers, then two rounds of refinements of any agent's drafts, and some aggregations."""
+    """Sample from the agents: answers, two rounds of refinements of any draft, aggregations."""
     written: list[list[str]] = [[] for _ in problems]
     for num_drafts in (0, 1, 1, 4):
         rows = range(0, len(problems), 1 if num_drafts < 2 else 4)
@@ -213,7 +217,7 @@ def sample(
     temperature: float = 1.0,
     batch_size: int = 128,
 ) -> list[str]:
-    """One response to each conversation; temperature 0 is greedy."""
+    """Return one response per conversation; temperature 0 is greedy."""
     texts = [
         TOKENIZER.apply_chat_template(m, add_generation_prompt=True, tokenize=False) for m in asked
     ]
@@ -244,18 +248,17 @@ def sample(
 
 
 def save(model: Any, folder: Path) -> Any:
-    """A complete model folder in half precision; returns the model as it will be loaded again."""
+    """Save a complete model folder in half precision, and return the model as it will load."""
     model.half().save_pretrained(folder)
-    model.float().config.dtype = (
-        torch.float32
-    )  # the file is half as large, the arithmetic as precise as a CPU likes it
+    # half precision on disk, but computed in float32
+    model.float().config.dtype = torch.float32
     model.config.save_pretrained(folder)
     TOKENIZER.save_pretrained(folder)
     return model
 
 
 def measure(model: Any) -> dict[str, float]:
-    """Shares of right answers on the validation problems, greedy and sampled, and of right steps by operation."""
+    """Return accuracies on the validation problems, and shares of right steps by operation."""
     problems = validation()
     asked = [ask(p) for p in problems]
     torch.manual_seed(0)
@@ -276,7 +279,7 @@ def measure(model: Any) -> dict[str, float]:
 
 
 def pairwise(reward: RewardModel, written: Sequence[tuple[Problem, str]]) -> float:
-    """How often a right text is rewarded above a wrong one on the same problem; a tie counts half."""
+    """Return how often a right text has a higher reward than a wrong one; a tie counts half."""
 
     async def score_all() -> list[list[float]]:
         scored = (
@@ -294,6 +297,7 @@ def pairwise(reward: RewardModel, written: Sequence[tuple[Problem, str]]) -> flo
 
 
 def validation() -> list[Problem]:
+    """Return the validation problems."""
     return [world.parse(row["prompt"]) for row in world.make_split("validation")]
 
 

@@ -1,12 +1,12 @@
-"""The bundled world: word problems of 2 to 4 chained steps, their worked solutions, and the referee.
+"""The bundled world: word problems of 2 to 4 chained steps, worked solutions, and a verifier.
 
     Eva has 16 coins. Next we add 8. Then 6 are lost. Now there are 3 times as many. How many coins are there now?
     So 16 + 8 = 24, 24 - 6 = 18, 18 * 3 = 54.
     #### 54
 
-Half of the problems are pure chains of one operation, half mix them: so problems differ in which agent is worth a play.
-A problem's *core* (start and steps, without names and phrases) decides its split, so no split sees another's problem
-under a different name. Standard library only.
+Half of the problems chain one operation, half mix them, so that the best agent depends on the
+problem. A problem's *core* (start and steps, without names and phrases) decides its split, so that
+no problem is in two splits under different names. Standard library only.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PHRASES = {
     "-": ("Next we take {n} away.", "Then {n} are lost.", "Now {name} sells {n}."),
     "*": ("Now there are {n} times as many.", "Then we make it {n} times as many."),
 }
-SLIPS = (-1, -2, -10)  # one way only: slips that cancel would make wrong work end in a right answer
+SLIPS = (-1, -2, -10)  # one sign only: slips that cancel would give a right answer
 SPLITS = {
     "train": 55,
     "synthesis": 20,
@@ -65,27 +65,30 @@ class Problem:
 
     @property
     def answer(self) -> str:
+        """The right final quantity."""
         return str(self.values[-1])
 
     @property
     def split(self) -> str:
+        """The split that the problem belongs to."""
         return split_of(self.start, self.steps)
 
 
 @dataclass(frozen=True, slots=True)
 class Skill:
-    """How well someone works: chances in [0, 1]."""
+    """Probabilities in [0, 1] of working correctly."""
 
-    right: Mapping[str, float]  # by operation sign: a step worked out alone is right
-    keep: float = 0.8  # a right step seen in a draft is kept; less where the drafts seen disagree
+    right: Mapping[str, float]  # by operation sign: of a right step without a draft
+    keep: float = 0.8  # of keeping a right step of a draft; less if the drafts disagree
 
 
 def apply(sign: str, value: int, operand: int) -> int:
+    """Return the quantity after one step."""
     return value + operand if sign == "+" else value - operand if sign == "-" else value * operand
 
 
 def split_of(start: int, steps: Sequence[tuple[str, int]]) -> str:
-    """The split of a core: a hash, so that it depends on nothing else."""
+    """Return the split of a core, by a hash, so that it depends on nothing else."""
     core = f"{start}" + "".join(f"{sign}{n}" for sign, n in steps)
     place = int.from_bytes(hashlib.sha256(core.encode()).digest()[:8], "big") % 100
     for split, percent in SPLITS.items():
@@ -96,7 +99,7 @@ def split_of(start: int, steps: Sequence[tuple[str, int]]) -> str:
 
 
 def draw(rng: random.Random, split: str, kind: str | None = None) -> Problem:
-    """A random problem of a split; `kind` None draws it as KINDS says."""
+    """Return a random problem of a split; without `kind` one of KINDS."""
     kind = kind or rng.choice(KINDS)
     while True:
         num_steps = rng.randint(*NUM_STEPS[kind])
@@ -115,7 +118,7 @@ def draw(rng: random.Random, split: str, kind: str | None = None) -> Problem:
 
 
 def solution(problem: Problem, values: Sequence[int] | None = None) -> str:
-    """The worked solution. `values`: the quantities as someone got them, right or wrong; None is right."""
+    """Return the worked solution; `values` are the quantities, by default the right ones."""
     values = problem.values if values is None else values
     before = (problem.start, *values)
     work = ", ".join(
@@ -128,10 +131,10 @@ def solution(problem: Problem, values: Sequence[int] | None = None) -> str:
 def work(
     rng: random.Random, problem: Problem, skill: Skill, drafts: Sequence[Sequence[int]] = ()
 ) -> tuple[int, ...]:
-    """The quantities that someone of this skill gets, seeing the drafts' quantities.
+    """Return the quantities that this skill computes, given the quantities of drafts.
 
-    A step goes on from one's own quantity before it, and a draft says something about it only if it stands at the same
-    quantity there: who mends the first step of a draft must work out the rest anew.
+    Each step continues from the quantity before it, and a draft informs it only if it had the same
+    quantity there: after correcting the first step of a draft, the rest must be computed anew.
     """
     values: list[int] = []
     value = problem.start
@@ -148,7 +151,7 @@ def work(
 def slip(
     rng: random.Random, problem: Problem, i: int, before: int, seen: set[int] | None = None
 ) -> int:
-    """A wrong quantity after step `i`, often one that a draft shows, such that the rest stays above zero."""
+    """Return a wrong quantity after step `i`, often a draft's, that keeps later ones positive."""
     sign, n = problem.steps[i]
     right = apply(sign, before, n)
     lowest = 1  # the least quantity from which the chain stays >= 1
@@ -162,7 +165,7 @@ def slip(
 
 
 def verify(response: Any, answer: str) -> bool:
-    """The referee: is the number after the last "####" the answer? Anything else, garbage included, is wrong."""
+    """Return whether the number after the last "####" is the answer."""
     if not isinstance(response, str):
         return False
     _, marker, last = response.rpartition("####")
@@ -172,13 +175,13 @@ def verify(response: Any, answer: str) -> bool:
 
 
 def steps_of(response: str) -> list[tuple[int, str, int, int]]:
-    """The equations of a worked solution, right or wrong: (quantity before, sign, operand, quantity after)."""
+    """Return the equations of a solution: (quantity before, sign, operand, quantity after)."""
     found = re.findall(r"\b([0-9]{1,9}) ([-+*]) ([0-9]{1,9}) = ([0-9]{1,9})\b", response)
     return [(int(b), sign, int(n), int(v)) for b, sign, n, v in found]
 
 
 def num_right(problem: Problem, response: str) -> int:
-    """How many of the problem's steps the response works out rightly, up to its first mistake."""
+    """Return the number of right steps before the first mistake."""
     right = zip((problem.start, *problem.values), problem.steps, problem.values, strict=False)
     wanted = [(b, sign, n, v) for b, (sign, n), v in right]
     done = steps_of(response)
@@ -188,13 +191,13 @@ def num_right(problem: Problem, response: str) -> int:
 def accuracy_reward(
     completions: Sequence[Any], answer: Sequence[str], **kwargs: Any
 ) -> list[float]:
-    """The referee as a reward function in TRL's signature: 1.0 or 0.0 for each completion (text or messages)."""
+    """Return 1.0 or 0.0 per completion (text or messages), as a TRL reward function."""
     texts = [c if isinstance(c, str) else c[-1]["content"] if c else "" for c in completions]
     return [float(verify(text, a)) for text, a in zip(texts, answer, strict=True)]
 
 
 def make_split(split: str) -> list[dict[str, Any]]:
-    """The rows of data/<split>.jsonl, always the same: distinct problems, evenly over KINDS."""
+    """Return the rows of data/<split>.jsonl: distinct problems, evenly over KINDS."""
     rng = random.Random(f"toa_trl demo {split}")
     rows: dict[str, dict[str, Any]] = {}
     while len(rows) < SIZES[split]:
@@ -213,7 +216,7 @@ def write_data(folder: Path = DATA) -> None:
 
 
 def parse(text: str) -> Problem:
-    """A problem back from its text."""
+    """Return the problem that a text describes."""
     start = re.search(r"has ([0-9]+)", text)
     assert start, text
     steps: list[tuple[str, int]] = []

@@ -1,1 +1,1 @@
-"""What happened in a run: `page.write_report` writes report.html; audit/ measures what is wrong with its data."""
+"""The report of a run (`page.write_report` writes report.html), and the audit of its data."""

@@ -1,11 +1,13 @@
-"""What happened in a run, in pictures: one HTML file that opens offline.
+"""The report of a run: one HTML file that opens offline.
 
-`write_report` reads a run's folder and writes the page; `comparison_figure` draws the paper's figure by itself.
+`write_report` reads a run's folder and writes the page; `comparison_figure` draws the paper's
+figure.
 
-    rollouts.py   every play, read once            figures.py    matplotlib -> <svg>
-    trees.py      the trees of some prompts        sections.py   what the page says about the run
-    training.py   sft/ and dpo/                    outcome.py    ... and about what came of it
-                                                   audit.py      ... and whether it may be trusted
+    rollouts.py   every play, read once        figures.py      matplotlib -> <svg>
+    trees.py      the trees of some prompts    sections.py     sections about the run
+    training.py   sft/ and dpo/                outcome.py      ... about its results
+    words.py      elements of the page         evaluation.py   ... about evaluations
+                                               audited.py      ... about the audit
 """
 
 from __future__ import annotations
@@ -40,15 +42,16 @@ HERE = Path(__file__).parent
 def write_report(
     run_dir: Path, *, output: Path | None = None, results: Mapping[str, Any] | None = None
 ) -> Path:
-    """Write the report of a run, and return where it is.
+    """Write the report of a run, and return its path.
 
     Args:
-        run_dir: a run's folder: run.yaml, rollouts/, and sft/ and dpo/ where there are any.
-        output: the file to write. Default: report.html in the run's folder. A report that is there is replaced.
-        results: {"student": ..., "searches": ...}. Default: results.json in the run's folder or beside it.
+        run_dir: a run's folder with rollouts/, and run.yaml, sft/ and dpo/ if it has them.
+        output: file to write or replace; by default report.html in the run's folder.
+        results: {"student": ..., "searches": ...}; by default results.json in the run's folder or
+            its parent.
 
     Raises:
-        ConfigError: there are no rollouts, or a file is not what a run writes.
+        ConfigError: there are no rollouts, or a file is invalid.
     """
     run_dir = Path(run_dir)
     files = rollout_files(run_dir)
@@ -93,7 +96,7 @@ def write_report(
         ),
         limit=limit,
         script=Markup(script),
-        # the page may run this script and nothing else, whatever a response holds
+        # the page may run this script only, whatever a response contains
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     output = run_dir / "report.html" if output is None else Path(output)
@@ -112,7 +115,7 @@ def _read_run(path: Path) -> Mapping[str, Any]:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {error}") from error
     if not isinstance(run, Mapping):
-        raise ConfigError(f"{path}: a mapping is needed, as a run writes it")
+        raise ConfigError(f"{path}: must contain keys and values, as a run writes it")
     return run
 
 
@@ -123,12 +126,12 @@ def _read_results(run_dir: Path) -> Mapping[str, Any]:
                 return dict(json.loads(path.read_text(encoding="utf-8")))
             except ValueError as error:
                 raise ConfigError(
-                    f"{path}: not a JSON object: {error}; delete it or write it again"
+                    f"{path}: not a JSON object: {error}; write it again, for example with `toa-trl evaluate`"
                 ) from error
     return {}
 
 
 def _label(tree: Mapping[str, Any]) -> str:
-    """One line by which a reader finds a prompt."""
+    """Return one line that identifies a prompt."""
     last = tree["messages"][-1][1] if tree["messages"] else ""
     return " ".join(f"{tree['id']}: {last[:200]}".split())[:90]

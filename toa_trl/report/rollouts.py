@@ -1,7 +1,7 @@
-"""A run's rollouts, read in streaming batches, and what they add up to.
+"""Totals of a run's rollouts, read in streaming batches.
 
-Known trade-offs: every reward is kept (8 bytes a play), because quantiles are to be exact; all else is running sums and a
-few numbers per prompt. The rows of one prompt have to stand together, as a run writes them.
+Every reward is kept (8 bytes per play), so that quantiles are exact; the rest are running sums and a
+few numbers per prompt. The rows of a prompt must be consecutive, as a run writes them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from toa_trl.errors import ConfigError
 from toa_trl.report.audit.blocks import whole_prompts
 
 Floats = NDArray[np.float64]
-Steps = tuple[
-    tuple[str, str], ...
-]  # (kind, agent) of an answer or aggregate, then of each refinement of it
+# (kind, agent) of an answer or aggregate, then of each refinement of it
+Steps = tuple[tuple[str, str], ...]
 
 NEEDED = ("prompt_id", "play", "agent", "kind", "reward")
 FURTHER = (
@@ -38,12 +37,12 @@ FURTHER = (
     "error",
 )
 BATCH_ROWS = 32_768
-MAX_REASONS = 1_000  # distinct reasons of failures that are told apart
+MAX_REASONS = 1_000  # distinct reasons of failures
 
 
 @dataclass
 class Tally:
-    """One agent's plays."""
+    """Totals of one agent's plays."""
 
     plays: int = 0
     failed: int = 0  # without a reward
@@ -52,32 +51,30 @@ class Tally:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     flops: float = 0.0  # of the plays whose FLOPs are known
-    num_flops: int = 0  # how many those are
+    num_flops: int = 0  # number of these plays
     reward_flops: float = 0.0
     kinds: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
 class BestSoFar:
-    """Best reward after 1, 2, ... scored plays, over the prompts; a prompt with fewer plays keeps its best."""
+    """Best reward after 1, 2, ... scored plays; prompts with fewer plays keep their best."""
 
     num_prompts: int = 0
     num_short: int = 0  # prompts with fewer scored plays than the longest
-    _origin: float = (
-        0.0  # rewards are summed relative to the first one, so that squares do not cancel
-    )
+    _origin: float = 0.0  # subtracted from all rewards, so that squares do not cancel
     _total: Floats = field(default_factory=lambda: np.zeros(0))
     _square: Floats = field(default_factory=lambda: np.zeros(0))
     _own_total: Floats = field(default_factory=lambda: np.zeros(0))
     _own_num: Floats = field(default_factory=lambda: np.zeros(0))
 
     def add(self, rewards: Floats) -> None:
-        """The rewards of one prompt's scored plays, in the order of the plays; at least one."""
+        """Add the rewards of a prompt's scored plays (at least one), in the order of the plays."""
         if not self.num_prompts:
             self._origin = float(rewards[0])
         known, num = len(self._total), len(rewards)
         if num > known:
-            # the prompts before stay at their best: the last sum is that of all of them
+            # earlier prompts stay at their best, whose sums are the last entries
             last = (float(self._total[-1]), float(self._square[-1])) if known else (0.0, 0.0)
             self._total, self._square = (
                 _extend(self._total, num, last[0]),
@@ -104,7 +101,7 @@ class BestSoFar:
 
     @property
     def half_width(self) -> Floats:
-        """Of the normal 95 % interval of `mean` over prompts; 0 for a single prompt."""
+        """Half width of the normal 95 % interval of `mean`; 0 for a single prompt."""
         num = self.num_prompts
         variance = (self._square - self._total**2 / max(num, 1)) / max(num - 1, 1)
         return 1.96 * np.sqrt(np.maximum(variance, 0) / max(num, 1))
@@ -117,32 +114,30 @@ class BestSoFar:
 
 @dataclass
 class Summary:
-    """What a run's rollouts add up to. Rewards are raw."""
+    """Totals of a run's rollouts. Rewards are raw."""
 
     tallies: dict[str, Tally] = field(default_factory=dict)  # by agent, in the order of run.yaml
     prompt_ids: list[str] = field(default_factory=list)
     num_unscored_prompts: int = 0  # no play of theirs has a reward
     rewards: dict[tuple[str, int], array[float]] = field(default_factory=dict)  # by (agent, depth)
     rewards_by_kind: dict[str, list[float]] = field(default_factory=dict)  # kind -> [count, sum]
-    reasons: dict[tuple[str, str], int] = field(
-        default_factory=dict
-    )  # (reason, agent) -> failed plays
-    paths: dict[Steps, list[float]] = field(
-        default_factory=dict
-    )  # of best plays -> [count, sum of rewards]
+    # (reason, agent) -> failed plays
+    reasons: dict[tuple[str, str], int] = field(default_factory=dict)
+    # path of best plays -> [count, sum of rewards]
+    paths: dict[Steps, list[float]] = field(default_factory=dict)
+    # (agent of the draft, or None for the best of several; refining agent)
+    # -> [count, sum of gains, number of gains > 0]
     gains: dict[tuple[str | None, str], list[float]] = field(default_factory=dict)
-    # (draft's agent, or None for the best of several; refined by) -> [count, sum of gains, how many gained]
-    best: Counter[str] = field(
-        default_factory=Counter
-    )  # kinds of the best plays, and "fresh": answers below a draft
+    # kinds of the best plays, and "fresh": answers below a draft
+    best: Counter[str] = field(default_factory=Counter)
     curve: BestSoFar = field(default_factory=BestSoFar)
 
     def total(self, name: str) -> Any:
-        """The sum of a field of `Tally` over the agents."""
+        """Return the sum of a field of `Tally` over the agents."""
         return sum(getattr(tally, name) for tally in self.tallies.values())
 
     def select(self, agent: str | None = None, depths: Collection[int] | None = None) -> Floats:
-        """The rewards of an agent, or of some depths."""
+        """Return the rewards of an agent, or of some depths."""
         chosen = [
             np.frombuffer(values)
             for (a, d), values in self.rewards.items()
@@ -152,10 +147,14 @@ class Summary:
 
 
 def summarize(files: Sequence[Path], agents: Sequence[str] = ()) -> Summary:
-    """Read every play once. `agents`: names in the order in which they are to be listed; others follow as met.
+    """Return the totals of a run, reading every play once.
+
+    Args:
+        files: the rollouts of a run.
+        agents: names in the order in which they are listed; others follow in order of appearance.
 
     Raises:
-        ConfigError: a column is missing, or the rows of a prompt do not stand together.
+        ConfigError: a column is missing, or the rows of a prompt are not consecutive.
     """
     summary = Summary(tallies={agent: Tally() for agent in agents})
     seen: set[str] = set()
@@ -167,7 +166,8 @@ def summarize(files: Sequence[Path], agents: Sequence[str] = ()) -> Summary:
         for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
             if ids[start] in seen:
                 raise ConfigError(
-                    f"rollouts: the rows of prompt {ids[start]!r} do not stand together; sort by prompt_id"
+                    f"rollouts: the rows of prompt {ids[start]!r} are not consecutive; "
+                    "sort by prompt_id"
                 )
             seen.add(ids[start])
             summary.prompt_ids.append(ids[start])
@@ -200,7 +200,7 @@ def _columns(table: pa.Table) -> dict[str, NDArray[Any]]:
 
 
 def _count(summary: Summary, columns: dict[str, NDArray[Any]]) -> None:
-    """What needs no look at a play's neighbours: sums per agent, and the rewards."""
+    """Add sums per agent, and the rewards."""
     scored = ~np.isnan(columns["reward"])
     for agent in dict.fromkeys(columns["agent"]):
         own = columns["agent"] == agent
@@ -221,7 +221,7 @@ def _count(summary: Summary, columns: dict[str, NDArray[Any]]) -> None:
         chosen = columns["reward"][scored & (columns["kind"] == kind)]
         _add(summary.rewards_by_kind, kind, len(chosen), float(chosen.sum()))
     for agent, error in zip(columns["agent"][~scored], columns["error"][~scored], strict=True):
-        # addresses and request ids would make every failure one of its own
+        # addresses and request ids would make every reason unique
         lines = re.sub(r"0x[0-9a-f]+|[0-9a-f-]{16,}|\d{5,}", "…", error or "").strip().splitlines()
         reason = (lines[0][:200] if lines else "no reason recorded", agent)
         if reason not in summary.reasons and len(summary.reasons) >= MAX_REASONS:
@@ -230,7 +230,7 @@ def _count(summary: Summary, columns: dict[str, NDArray[Any]]) -> None:
 
 
 def _follow(summary: Summary, plays: dict[str, NDArray[Any]]) -> None:
-    """What needs a whole prompt, its plays in order: the best play's path, gains of refinements, the curve."""
+    """Add a whole prompt, its plays in order: the best path, gains of refinements, the curve."""
     rewards, agents, kinds, refs = plays["reward"], plays["agent"], plays["kind"], plays["refs"]
     scored = ~np.isnan(rewards)
     if not scored.any():
@@ -244,7 +244,7 @@ def _follow(summary: Summary, plays: dict[str, NDArray[Any]]) -> None:
             gain = float(rewards[row] - rewards[drafts].max())
             of = agents[drafts[0]] if len(drafts) == 1 else None
             _add(summary.gains, (of, agents[row]), 1, gain, gain > 0)
-    at = best = int(np.nanargmax(rewards))  # the earlier of equals
+    at = best = int(np.nanargmax(rewards))  # of equal rewards the earlier play
     steps = [(kinds[at], agents[at])]
     while kinds[at] == "refine" and refs[at] and refs[at][0] in row_of:
         at = row_of[refs[at][0]]

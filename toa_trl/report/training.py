@@ -1,4 +1,4 @@
-"""The data sets that a run left for TRL: what was chosen, and what rejected."""
+"""The data sets that a run wrote for TRL: chosen and rejected responses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BATCH_ROWS = 4_096
 
 @dataclass
 class Column:
-    """One side of a data set, a number per row; nan where it is not known."""
+    """One side of a data set: a number per row, nan if unknown."""
 
     reward: Floats = field(default_factory=lambda: np.zeros(0))
     chars: Floats = field(default_factory=lambda: np.zeros(0))  # of the response
@@ -30,11 +30,12 @@ class Column:
     plays: list[tuple[Any, Any]] = field(default_factory=list)  # (prompt_id, play) of each row
 
     def __len__(self) -> int:
+        """Return the number of rows."""
         return len(self.chars)
 
 
 def read_pairs(run_dir: Path, rollouts: Sequence[Path] = ()) -> tuple[Column, Column]:
-    """Chosen and rejected of dpo/, row by row; empty where there is no dpo/. `rollouts` know the plays' tokens."""
+    """Read chosen and rejected of dpo/, if any; the plays' tokens come from `rollouts`."""
     chosen, rejected = (
         _read(run_dir / "dpo", "chosen", "chosen_"),
         _read(run_dir / "dpo", "rejected", "rejected_"),
@@ -45,7 +46,7 @@ def read_pairs(run_dir: Path, rollouts: Sequence[Path] = ()) -> tuple[Column, Co
 
 
 def read_sft(run_dir: Path) -> Column:
-    """The completions of sft/; empty where there is no sft/."""
+    """Read the completions of sft/, if any."""
     return _read(run_dir / "sft", "completion", "")
 
 
@@ -87,7 +88,7 @@ def _add_tokens(columns: Sequence[Column], rollouts: Sequence[Path]) -> None:
 def _batches(
     files: Sequence[Path], columns: Sequence[str], rows: int = BATCH_ROWS
 ) -> Iterator[pa.RecordBatch]:
-    """Batches of those columns that a file has; nothing of a file without the first of them."""
+    """Yield batches of the columns that a file has; files without the first one are skipped."""
     for file in files:
         with pq.ParquetFile(file) as parquet:
             names = [name for name in parquet.schema_arrow.names if name in columns]
@@ -109,7 +110,7 @@ def _numbers(batch: pa.RecordBatch, name: str) -> Floats:
 
 
 def _num_chars(texts: Any) -> Floats:
-    """Characters of each row: of a text, or of the contents of a list of messages."""
+    """Return the characters of each row: of a text, or of all messages of a list."""
     if not pa.types.is_list(texts.type) and not pa.types.is_large_list(texts.type):
         return np.asarray(pc.fill_null(pc.utf8_length(texts), 0), dtype=np.float64)
     contents = pc.utf8_length(pc.struct_field(pc.list_flatten(texts), "content"))

@@ -1,4 +1,4 @@
-"""The trees of some prompts, for the viewer: the only place where responses are read."""
+"""The trees of some prompts, for the viewer of the report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 MAX_PROMPTS = 200
-MAX_CHARS = 40_000_000  # of responses in the file; beyond about 50 MB browsers get slow
+MAX_CHARS = 40_000_000  # of responses in the file; browsers get slow beyond about 50 MB
 BATCH_ROWS = 2_048  # responses may be long
 COLUMNS = (
     *(
@@ -34,7 +34,7 @@ COLUMNS = (
 
 
 def choose_prompts(prompt_ids: Sequence[str], num: int = MAX_PROMPTS) -> list[str]:
-    """At most `num` prompts, evenly spaced over the run, the first one among them; always the same."""
+    """Return at most `num` prompts, evenly spaced over the run, including the first one."""
     num = min(num, len(prompt_ids))
     return [prompt_ids[i * len(prompt_ids) // num] for i in range(num)]
 
@@ -42,9 +42,12 @@ def choose_prompts(prompt_ids: Sequence[str], num: int = MAX_PROMPTS) -> list[st
 def read_trees(
     files: Sequence[Path], prompt_ids: Sequence[str], num_plays: int
 ) -> tuple[list[dict[str, Any]], int]:
-    """The chosen prompts as the viewer takes them, in the order given, and the length at which responses are cut.
+    """Return the trees of some prompts for the viewer, and the length at which texts are cut.
 
-    `num_plays`: about how many plays they have together.
+    Args:
+        files: the rollouts of a run.
+        prompt_ids: the prompts, in the order of the result.
+        num_plays: approximate number of their plays.
     """
     limit = max(500, MAX_CHARS // max(num_plays, 1))
     trees: dict[str, dict[str, Any]] = {}
@@ -70,7 +73,7 @@ def read_trees(
 
 
 def as_json(value: Any) -> str:
-    """JSON that can stand inside <script>: no "<" is left that could end the element or open a comment."""
+    """Return JSON for a <script> element, without "<", which could end it or open a comment."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
 
 

@@ -187,7 +187,7 @@ def test_a_mistake_writes_nothing(run: Path, tmp_path: Path) -> None:
         ["data", str(run), "--decontaminate", "gone.jsonl"],
     ):
         with pytest.raises(
-            ConfigError, match=r"gone\.jsonl is no \.jsonl, \.json or \.parquet file"
+            ConfigError, match=r"gone\.jsonl is not an existing \.jsonl, \.json or \.parquet file"
         ):
             main(arguments)
     with pytest.raises(ConfigError, match="rejected_rank: must be"):

@@ -317,7 +317,7 @@ def test_what_is_written_is_read_again(tmp_path: Path, save: Save) -> None:
         ([3], r"line 1: an object with a question is needed, not 3"),
         (
             [{"text": "x", "label": 1}],
-            r"line 1: none of the columns prompt, .* is there; there are: text, label",
+            r"line 1: needs one of the columns prompt, .*; columns: text, label",
         ),
         ([{"prompt": "x"}, {"prompt": ""}], "line 2: none of the columns"),
         ([{"prompt": [1]}], "line 1: the question must be a text or a list of messages"),

@@ -1,4 +1,4 @@
-"""Which prompts of a run, and which responses chosen for training, hold problems of an evaluation set."""
+"""Prompts of a run, and responses chosen for training, that contain problems of evaluation sets."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ from toa_trl.report.audit.evaluation_sets import EvaluationSet, Index, question_
 from toa_trl.report.audit.text import joined
 
 BATCH_ROWS = 4_096
-CHOSEN = {
-    "sft": "completion",
-    "dpo": "chosen",
-}  # data set -> the column of what a student learns to write
+CHOSEN = {"sft": "completion", "dpo": "chosen"}  # data set -> column that a student learns from
 
 
 @dataclass(frozen=True)
@@ -28,34 +25,34 @@ class Overlap:
     side: str  # "prompt" or "response"
     file: str  # the evaluation set
     problem_id: str
-    num_words: int  # in a row, the longest there are
-    words: str  # these
+    num_words: int  # the most consecutive words in common
+    words: str  # these words
 
 
 @dataclass(frozen=True)
 class Contamination:
-    """What a run shares with evaluation sets."""
+    """The overlap of a run with evaluation sets."""
 
     sets: tuple[EvaluationSet, ...]
-    num_prompts: int  # looked at
-    num_responses: int  # looked at: the different ones that sft/ teaches and dpo/ prefers
+    num_prompts: int  # compared
+    num_responses: int  # compared: distinct completions of sft/ and chosen responses of dpo/
     overlaps: tuple[Overlap, ...]  # one per prompt, side and problem
     num_kept: int  # prompts with an overlap that have a row in sft/ or dpo/
 
     @property
     def prompt_ids(self) -> tuple[str, ...]:
-        """The prompts with an overlap on either side, in the order of the run."""
+        """Ids of the prompts with an overlap on either side, in the order of the run."""
         return tuple(dict.fromkeys(overlap.prompt_id for overlap in self.overlaps))
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Contamination:
-        """What `dataclasses.asdict` made of one."""
-        sets = tuple(EvaluationSet(**each) for each in value["sets"])
+        """Convert the result of `dataclasses.asdict` back."""
+        sets = tuple(EvaluationSet(**file) for file in value["sets"])
         return cls(
             **{
                 **value,
                 "sets": sets,
-                "overlaps": tuple(Overlap(**each) for each in value["overlaps"]),
+                "overlaps": tuple(Overlap(**overlap) for overlap in value["overlaps"]),
             }
         )
 
@@ -63,14 +60,14 @@ class Contamination:
 def find_contamination(
     run_dir: Path, index: Index, rows: Mapping[str, Iterable[Mapping[str, Any]]] | None = None
 ) -> Contamination:
-    """Compare the prompts in rollouts/, and the chosen responses in sft/ and dpo/, with evaluation sets.
+    """Compare the prompts and chosen responses of a run with evaluation sets.
 
-    The evaluation sets are in memory, the run is streamed.
+    The evaluation sets are held in memory, the run is streamed.
 
     Args:
         run_dir: a run's folder.
-        index: of the evaluation sets.
-        rows: of "sft" and "dpo", where these are yet to be written.
+        index: the evaluation sets.
+        rows: rows of "sft" and "dpo", if these are not written yet.
 
     Raises:
         ConfigError: there are no rollouts.
@@ -107,7 +104,7 @@ def find_contamination(
 
 
 def _prompts(files: Sequence[Path]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Every prompt once, with what is asked."""
+    """Yield every prompt id once, with the texts that the prompt asks about."""
     last = None
     for file in files:
         with pq.ParquetFile(file) as parquet:

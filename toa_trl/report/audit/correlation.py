@@ -38,6 +38,7 @@ class Correlating:
     """Collects plays prompt by prompt; memory grows by 16 bytes per play, for the overall ranks."""
 
     def __init__(self) -> None:
+        """Start without plays."""
         self._x, self._y = array("d"), array("d")
         self._within: list[tuple[float, float]] = []
         self._variance = 0.0  # of the sum of the prompts' rank correlations under independence

@@ -1,14 +1,16 @@
-"""The evaluation sets' side of the search for overlaps: every 13 words in a row of their problems, as sorted hashes.
+"""Index of evaluation sets: sorted hashes of all 13 consecutive words of their problems.
 
-What counts, after appendix C of the GPT-3 paper (arXiv 2005.14165), where N lies between 8 and 13 words:
+What counts as an overlap, after appendix C of the GPT-3 paper (arXiv 2005.14165), where N lies
+between 8 and 13 words:
 
-- 13 words in a row of a problem's text, in lower case and without punctuation (a Chinese or Japanese character is a word);
-- of a shorter text the whole, where it has at least 8 words: it has to stand in the other one;
-- of a question with fewer words the whole as well, but it has to be the whole prompt.
+- 13 consecutive words of a problem's text, in lower case and without punctuation (a Chinese or
+  Japanese character is a word);
+- of a shorter text with at least 8 words: the whole text, contained in the other one;
+- of a question with fewer words: the whole question, equal to the whole prompt.
 
-The texts are the question (the columns of `QUESTIONS`; of messages all but the system's) and its solution or answer (those
-of `ANSWERS`) where that has 13 words: a short answer is right in many places. Words in a row that many problems of a set
-share are the set's instructions, not a problem, and are left out.
+The texts are the question (columns `QUESTIONS`; of messages all but the system's) and its solution
+or answer (columns `ANSWERS`) if that has 13 words, because short answers occur in many texts.
+Consecutive words that many problems of a set share are its instructions, and are ignored.
 """
 
 from __future__ import annotations
@@ -30,13 +32,13 @@ from toa_trl.report.audit.text import Hashes, hashes, windows, words
 from toa_trl.types import as_messages
 from toa_trl.utils.files import read_jsonl
 
-LENGTH = 13  # words in a row
-SHORTEST = 8  # GPT-3's smallest N: fewer words are the same by chance
+LENGTH = 13  # consecutive words
+SHORTEST = 8  # GPT-3's smallest N: fewer words agree by chance
 QUESTIONS = ("prompt", "source", "question", "problem", "instruction")
 ANSWERS = ("answer", "solution", "reference")
-# GPT-3 left out what stands in more than 10 documents; the share keeps passages that have many questions
+# GPT-3 ignored n-grams in more than 10 documents; the share keeps passages with many questions
 COMMON, COMMON_SHARE = 10, 0.01
-# places of the same words in one text that are looked at: two texts of 2,000 times "ha" have 4 million pairs of them
+# occurrences per text that are compared: two texts of 2,000 times "ha" have 4 million pairs
 REPEATS = 32
 
 
@@ -44,50 +46,51 @@ REPEATS = 32
 class EvaluationSet:
     """One file of problems."""
 
-    file: str  # as it was named
+    file: str  # as given
     num_problems: int
-    num_ngrams: int  # different ones that were looked for
-    num_common: int  # different ones that were not, because many problems share them
+    num_ngrams: int  # distinct, searched for
+    num_common: int  # distinct, ignored because many problems share them
 
 
 @dataclass(frozen=True)
 class Source:
     """A text of a problem."""
 
-    file: int  # its place in the list of files
-    problem: int  # numbered over all files
+    file: int  # index in the list of files
+    problem: int  # number over all files
     id: str  # of the problem
-    text: str  # its words
+    text: str  # its words, separated by spaces
 
 
 @dataclass(frozen=True)
 class Match:
-    """Words of a text that stand in a problem."""
+    """Words of a text that occur in a problem."""
 
     source: Source
     words: tuple[str, ...]
 
 
 class Index:
-    """All texts of the evaluation sets; its size is theirs.
-
-    Args:
-        files: JSONL, a JSON array, or parquet; columns: a question (see above), optionally id and answers, and any others.
-
-    Raises:
-        ConfigError: one cannot be read, or a row has no question.
-    """
+    """All texts of the evaluation sets; held in memory."""
 
     def __init__(self, files: Sequence[str | Path]) -> None:
+        """Read the evaluation sets.
+
+        Args:
+            files: JSONL, a JSON array, or parquet. Columns: a question (see above), optionally id
+                and answers, and any others.
+
+        Raises:
+            ConfigError: a file cannot be read, or a row has no question.
+        """
         if not isinstance(files, list | tuple) or not all(
             isinstance(file, str | Path) for file in files
         ):
-            raise ConfigError(f"evaluation sets: a list of files is needed, not {files!r}")
+            raise ConfigError(f"evaluation sets: must be a list of files, not {files!r}")
         self._sources: list[Source] = []
         self._whole: dict[str, list[int]] = {}  # questions of few words -> their sources
-        parts: dict[
-            int, list[tuple[Hashes, int]]
-        ] = {}  # length -> hashes of a source, and its number
+        # length -> (hashes of a source, its number)
+        parts: dict[int, list[tuple[Hashes, int]]] = {}
         num_problems = [0] * len(files)
         for number, file in enumerate(files):
             for id, question, texts in _problems(Path(file)):
@@ -115,26 +118,24 @@ class Index:
         )
 
     def search(self, text: str, *, prompt: bool) -> Iterator[Match]:
-        """The longest words in a row that each text of a problem shares with this one.
+        """Yield the most consecutive words that each text of a problem shares with a text.
 
         Args:
-            text: of a run.
-            prompt: it is a whole prompt, and may be the same as a question of few words.
+            text: a text of a run.
+            prompt: whether it is a whole prompt, which may equal a question of few words.
         """
         some = words(text)
         for number in self._whole.get(" ".join(some), ()) if prompt else ():
             yield Match(self._sources[number], tuple(some))
         own, theirs = hashes(some), dict[int, list[str]]()
         for length, table in self._tables.items():
-            shared: dict[
-                int, list[tuple[int, int]]
-            ] = {}  # source -> where it stands: in the source, in the text
+            # source -> (position in the source, position in the text)
+            shared: dict[int, list[tuple[int, int]]] = {}
             for here, number, there in table.find(windows(own, length)):
                 if number not in theirs:
                     theirs[number] = self._sources[number].text.split()
-                if (
-                    theirs[number][there : there + length] == some[here : here + length]
-                ):  # and not their hashes alone
+                # compare the words, because hashes can collide
+                if theirs[number][there : there + length] == some[here : here + length]:
                     shared.setdefault(number, []).append((there, here))
             for number, places in shared.items():
                 start, stop = _longest(places, length)
@@ -142,7 +143,7 @@ class Index:
 
 
 class _Table:
-    """Every `length` words in a row: sorted hashes, and beside each where it stands."""
+    """All `length` consecutive words: sorted hashes, with the position of each."""
 
     def __init__(
         self,
@@ -155,13 +156,12 @@ class _Table:
         places = np.concatenate([np.arange(len(part)) for part, _ in parts])
         problems = np.array([source.problem for source in sources])[numbers]
         files = np.array([source.file for source in sources])[numbers]
-        order = np.lexsort(
-            (problems, keys)
-        )  # a file's problems stand together, so this is the order of files, too
+        # the problems of a file are consecutive, so this sorts by file as well
+        order = np.lexsort((problems, keys))
         keys, numbers, places, problems, files = (
             of[order] for of in (keys, numbers, places, problems, files)
         )
-        starts = _changes(keys, files)  # of what one file has of one hash
+        starts = _changes(keys, files)  # of the entries of one file with one hash
         group = np.cumsum(starts) - 1
         shared_by = np.bincount(group, weights=_changes(keys, problems))
         limits = np.maximum(COMMON, COMMON_SHARE * np.array(num_problems))
@@ -174,7 +174,7 @@ class _Table:
         self._keys, self._numbers, self._places = keys[kept], numbers[kept], places[kept]
 
     def find(self, own: Hashes) -> Iterator[tuple[int, int, int]]:
-        """(place in the text, number of the source, place in the source) wherever the hashes are the same."""
+        """Yield (position in the text, source, position in the source) for equal hashes."""
         low, high = (
             np.searchsorted(self._keys, own, "left"),
             np.searchsorted(self._keys, own, "right"),
@@ -189,14 +189,14 @@ class _Table:
 
 
 def _changes(*columns: NDArray[Any]) -> NDArray[np.bool_]:
-    """Where a row differs from the one before in any column."""
+    """Return where a row differs from the previous one in any column."""
     changed = np.ones(len(columns[0]), bool)
     changed[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
     return changed
 
 
 def _longest(places: Sequence[tuple[int, int]], length: int) -> tuple[int, int]:
-    """Start and end in the text of the longest row of words that stands in both as it is."""
+    """Return start and end in the text of the most consecutive words that both share."""
     known, best = set(places), (0, 0)
     for there, here in places:
         if (there - 1, here - 1) not in known:
@@ -208,17 +208,17 @@ def _longest(places: Sequence[tuple[int, int]], length: int) -> tuple[int, int]:
 
 
 def _problems(file: Path) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-    """(id, words of the question, words of every text that counts), the question's own among them."""
+    """Yield (id, words of the question, words of every text that counts) of each problem."""
     num = 0
     for num, (place, row) in enumerate(_rows(file), 1):
         row = {"prompt": row} if isinstance(row, str) else row
         if not isinstance(row, Mapping):
-            raise ConfigError(f"{place}: an object with a question is needed, not {row!r:.80}")
+            raise ConfigError(f"{place}: must be an object with a question, not {row!r:.80}")
         column = next((name for name in QUESTIONS if row.get(name)), None)
         if column is None:
-            there = ", ".join(map(str, row)) or "none"
+            columns = ", ".join(map(str, row)) or "none"
             raise ConfigError(
-                f"{place}: none of the columns {', '.join(QUESTIONS)} is there; there are: {there}"
+                f"{place}: needs one of the columns {', '.join(QUESTIONS)}; columns: {columns}"
             )
         question = words(question_text(place, row[column]))
         answers = [words(row[name]) for name in ANSWERS if isinstance(row.get(name), str)]
@@ -235,8 +235,8 @@ def _problems(file: Path) -> Iterator[tuple[str, list[str], list[list[str]]]]:
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     if path.suffix not in (".jsonl", ".json", ".parquet") or not path.is_file():
         raise ConfigError(
-            f"evaluation set: {path} is no .jsonl, .json or .parquet file that is there; of a folder or a data set on the Hub, "
-            "name the file that is evaluated on"
+            f"evaluation set: {path} is not an existing .jsonl, .json or .parquet file; for a "
+            "folder or a data set on the Hub, name the file with the problems"
         )
     if path.suffix != ".parquet":
         yield from _lines(path)
@@ -257,7 +257,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """Of JSONL, or of one array over the whole file, as AlpacaEval's are."""
+    """Yield the rows of JSONL, or of one JSON array, as in AlpacaEval."""
     with path.open("rb") as file:
         is_array = file.read(99).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
     if not is_array:
@@ -271,7 +271,7 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def question_text(place: str, question: Any) -> str:
-    """A prompt as one text, without the system's words, which say nothing of the problem.
+    """Return a prompt as one text, without system messages.
 
     Raises:
         ConfigError: it is neither a text nor messages.

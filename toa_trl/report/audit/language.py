@@ -1,8 +1,9 @@
-"""Which language a text is in, and in which one an answer was asked for, as far as that is certain.
+"""The language of a text, and the language that an answer was asked for in, if certain.
 
-py3langid (a naive Bayes classifier over byte n-grams, 142 labels) tells; what is short, or of two minds, is not judged. Of
-30,000 real texts that it was certain of, WMT'22 in six languages and AlpacaEval, it was wrong about four: English sentences
-full of Icelandic names, and a poem in Old English (tests/audit/test_language.py measures it again).
+Detected by py3langid (a naive Bayes classifier over byte n-grams, 142 labels); short or ambiguous
+texts are not judged. Of 30,000 real texts that it was certain about, WMT'22 in six languages and
+AlpacaEval, four were wrong: English sentences full of Icelandic names, and a poem in Old English
+(tests/report/audit/test_language.py measures this again).
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from typing import Any
 
 CONFIDENCE = 0.9  # normalised probability
 SHORTEST = 40  # bytes of UTF-8: about 40 Latin letters, 20 Cyrillic ones or 13 Chinese characters
-LONGEST = 2_000  # characters that are looked at
-SHARE = 0.05  # of the texts: a language that fewer are in is none that they are in
-# code, formulas and addresses are in no language
+LONGEST = 2_000  # characters that are used
+SHARE = 0.05  # of the texts; rarer languages are not listed
+# code, formulas and addresses have no language
 NO_PROSE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$|https?://\S+", re.DOTALL)
-# differ by a few words, which a short text may not have: taken as one
+# languages that short texts cannot distinguish are merged
 SAME = {
     "wuu": "zh",
     "yue": "zh",
@@ -43,14 +44,14 @@ sq albanian, sr serbian, sv swedish, sw swahili, ta tamil, te telugu, th thai, t
 ur urdu, uz uzbek, vi vietnamese, xh xhosa, yo yoruba, yue cantonese, zh chinese, zh mandarin, zu zulu
 """
 NAMES = {name: code for code, name in (entry.split() for entry in LANGUAGES.split(","))}
-# a prompt with one of these may want its answer in another language than its own
+# a prompt with one of these may ask for an answer in another language than its own
 TRANSLATE = re.compile(
     rf"translat|übersetz|tradu[cirz]|перев[ео]д|翻[译譯訳]|\b(?:{'|'.join(NAMES)})\b", re.IGNORECASE
 )
 
 
 def language_of(text: str) -> str | None:
-    """Its code (ISO 639-1 where there is one); None where that is not certain."""
+    """Return the code of a text's language (ISO 639-1 if it has one); None if uncertain."""
     prose = NO_PROSE.sub(" ", text[: 2 * LONGEST]).strip()[:LONGEST]
     if len(prose.encode(errors="replace")) < SHORTEST:
         return None
@@ -62,10 +63,10 @@ def language_of(text: str) -> str | None:
 
 
 def asked_language(messages: Sequence[Mapping[str, str]], columns: Mapping[str, Any]) -> str | None:
-    """In which language an answer was asked for; None where that is not certain.
+    """Return the language that an answer was asked for in; None if uncertain.
 
     Args:
-        messages: of the prompt.
+        messages: the prompt.
         columns: further columns of the prompt; target_language is a code or an English name.
     """
     target = columns.get("target_language")
@@ -78,7 +79,7 @@ def asked_language(messages: Sequence[Mapping[str, str]], columns: Mapping[str, 
 
 
 def main_languages(texts: Iterable[str]) -> list[str]:
-    """The codes of the languages that texts are in, the most frequent first, as far as that is certain."""
+    """Return the codes of the languages of texts, the most frequent first, if certain."""
     found = Counter(code for text in texts if (code := language_of(text)))
     return [code for code, count in found.most_common() if count >= SHARE * found.total()]
 

@@ -1,7 +1,8 @@
-"""What the search may have made of the reward model: one pass over every play of a run.
+"""Signs of reward hacking: one pass over every play of a run.
 
-A search climbs whatever its reward measures. It is hacked where the reward goes with the length, where a second reward model
-does not see what was gained, or where the best plays are cut short, copied or in the wrong language.
+A search optimizes whatever its reward measures. Signs of hacking are a reward that correlates with
+the length, a gain that a second reward model does not see, and best plays that are cut short,
+copied or in the wrong language.
 """
 
 from __future__ import annotations
@@ -38,21 +39,20 @@ class PairLengths:
 
 @dataclass(frozen=True)
 class SecondReward:
-    """What a held-out second reward model thinks, over the prompts with a pick that it scored; all means are of its rewards."""
+    """Rewards of a held-out second model, over the prompts whose best play has one.
+
+    All means are means of the second reward.
+    """
 
     correlation: Correlation  # of both rewards
     num_prompts: int
-    num_gained: int  # of these: the pick's reward is more than another play's
+    num_gained: int  # of these: the best play's reward is higher than another play's
     picks: float  # mean over the prompts of the best play by the reward
     random: float  # ... of a random play: the mean of the prompt's plays
     best: float  # ... of the best play by the second reward
     all_plays: float  # mean over the plays
-    gain_interval: (
-        tuple[float, float] | None
-    )  # 95 %, normal, of picks - random; None for a single prompt
-    agreement: (
-        float  # share of prompts whose best play by the reward is also the best by the second
-    )
+    gain_interval: tuple[float, float] | None  # 95 % of picks - random; None for one prompt
+    agreement: float  # share of prompts whose best play is also the best by the second reward
     agreement_by_chance: float  # ... of a random play
 
 
@@ -60,16 +60,16 @@ class SecondReward:
 class RewardAudit:
     """Signs of reward hacking, or their absence."""
 
-    length: Correlation  # of the reward with the characters of the response
+    length: Correlation  # reward with the length of the response in characters
     best: BestPlays
     pairs: PairLengths | None  # None: dpo/ has no rows
-    second: SecondReward | None  # None: no pick has a second reward
+    second: SecondReward | None  # None: no best play has a second reward
     num_scored: int  # plays with a reward
-    num_with_second: int  # of these: the second reward model gave one, too
+    num_with_second: int  # of these: with a second reward
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> RewardAudit:
-        """What `dataclasses.asdict` made of one."""
+        """Convert the result of `dataclasses.asdict` back."""
         best, second = value["best"], value["second"]
         if second is not None:
             gain = second["gain_interval"]
@@ -83,7 +83,7 @@ class RewardAudit:
             )
         return cls(
             Correlation(**value["length"]),
-            BestPlays(**{**best, "languages": tuple(tuple(each) for each in best["languages"])}),
+            BestPlays(**{**best, "languages": tuple(tuple(entry) for entry in best["languages"])}),
             None if value["pairs"] is None else PairLengths(**value["pairs"]),
             second,
             value["num_scored"],
@@ -92,10 +92,10 @@ class RewardAudit:
 
 
 def audit_reward(run_dir: Path) -> RewardAudit:
-    """Read every play once.
+    """Measure signs of reward hacking, reading every play once.
 
     Args:
-        run_dir: a run's folder: rollouts/, and dpo/ where there is one.
+        run_dir: a run's folder with rollouts/, and optionally dpo/.
 
     Raises:
         ConfigError: there are no rollouts, or a column is missing.
@@ -112,9 +112,8 @@ def audit_reward(run_dir: Path) -> RewardAudit:
             if not len(scored):
                 continue
             num_scored += len(scored)
-            pick = int(
-                scored[np.lexsort((plays[scored], -reward[scored]))[0]]
-            )  # the earlier of equals
+            # of equal rewards the earlier play
+            pick = int(scored[np.lexsort((plays[scored], -reward[scored]))[0]])
             known = scored[~np.isnan(chars[scored])]
             length.add(reward[known], chars[known])
             both = scored[~np.isnan(other[scored])]
@@ -128,7 +127,7 @@ def audit_reward(run_dir: Path) -> RewardAudit:
 
 
 class _Second:
-    """Takes one prompt's plays after another."""
+    """Collects second rewards prompt by prompt."""
 
     def __init__(self) -> None:
         self._correlating = Correlating()
@@ -136,7 +135,7 @@ class _Second:
         self._sum, self._num_gained, self.num_plays = 0.0, 0, 0
 
     def add(self, reward: Floats, second: Floats, pick: float) -> None:
-        """The plays that have both rewards, and the second one of the prompt's best play, nan where it has none."""
+        """Add a prompt's plays with both rewards; `pick`: second reward of its best play, or nan."""
         if not len(second):
             return
         self._correlating.add(reward, second)
@@ -149,7 +148,7 @@ class _Second:
             )
 
     def result(self) -> SecondReward | None:
-        """Of all so far."""
+        """Return the result for all prompts added so far."""
         if not self._prompts:
             return None
         picks, random, best, agreement, by_chance = np.mean(self._prompts, axis=0).tolist()
@@ -172,7 +171,7 @@ class _Second:
 
 
 def _best_play(table: pa.Table, pick: int, row_of: Mapping[int, int]) -> tuple[Any, ...]:
-    """What `BestSoFar.add` takes, of the play in row `pick`."""
+    """Return the arguments of `BestSoFar.add` for the play in row `pick`."""
     refs = [row_of[ref] for ref in table["refs"][pick].as_py() or () if ref in row_of]
     drafts = [draft for row in refs if (draft := table["response"][row].as_py()) is not None]
     asked = table["prompt"][pick].as_py() or []
@@ -207,6 +206,6 @@ def _chars(files: Sequence[Path], column: str) -> Iterator[int]:
 
 
 def _floats(column: pa.ChunkedArray) -> Floats:
-    """The numbers; nan where there is none, or one that is none."""
+    """Return a column as floats; nan for null, nan and infinite values."""
     values = np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
     return np.where(np.isfinite(values), values, np.nan)

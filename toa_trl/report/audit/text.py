@@ -1,4 +1,4 @@
-"""Texts as words: lower case, punctuation dropped, and what stands in a row of them."""
+"""Texts as words (lower case, without punctuation), and hashes of consecutive words."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 Hashes = NDArray[np.uint64]
 
-# Chinese and Japanese write no spaces: there a word is one character. Thai, Lao, Khmer and Burmese put spaces between
-# phrases; these are taken as their words, so that less is found there, and nothing by chance
+# Chinese and Japanese use no spaces: each character counts as a word. Thai, Lao, Khmer and Burmese
+# put spaces between phrases; these count as words, so that fewer overlaps are found, none by chance
 UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 ALONE = re.compile(f"[{UNSPACED}]")
 BETWEEN = re.compile(f"(?<=[{UNSPACED}]) (?=[{UNSPACED}])")
-# punctuation and symbols, without a space in their place, as lm-eval's janitor does
+# punctuation and symbols are removed without a space, as in lm-eval's janitor
 DROPPED = re.compile(r"[^\w\s]+|_+")
 POINT = r"(?!(?<=\d)[.,]\d)"  # not before the point of 3.5
 SIGNED = re.compile(rf"{POINT}[^\w\s]|_")
@@ -24,11 +24,12 @@ BASE = np.uint64(0x9E3779B97F4A7C15)  # odd: every word of a window counts in th
 
 
 def words(text: str, *, signs: bool = False) -> list[str]:
-    """The words of a text: NFKC, lower case, without punctuation.
+    """Return the words of a text: NFKC, lower case, without punctuation.
 
     Args:
-        text: of any length.
-        signs: keep decimal points, operators and the marks that write vowels in Hindi or Thai: -5 is not 5, 3.5 not 35.
+        text: a text of any length.
+        signs: keep decimal points, operators, and the vowel marks of Hindi or Thai: -5 differs
+            from 5, and 3.5 from 35.
     """
     text = unicodedata.normalize("NFKC", text).lower()
     if ALONE.search(text):
@@ -37,7 +38,7 @@ def words(text: str, *, signs: bool = False) -> list[str]:
 
 
 def _sign(found: re.Match[str]) -> str:
-    """The character where it is an operator or a mark."""
+    """Return the character if it is an operator or a mark."""
     return (
         found[0]
         if found[0] in "-*/^" or unicodedata.category(found[0]) in ("Sm", "Mn", "Mc")
@@ -46,17 +47,17 @@ def _sign(found: re.Match[str]) -> str:
 
 
 def joined(some: Sequence[str]) -> str:
-    """Words as one text again, for a reader."""
+    """Return words as one readable text."""
     return BETWEEN.sub("", " ".join(some))
 
 
 def hashes(some: Sequence[str]) -> Hashes:
-    """A number per word, the same in one process only."""
+    """Return a hash per word; valid within one process only."""
     return np.fromiter((hash(word) & 0xFFFFFFFFFFFFFFFF for word in some), np.uint64, len(some))
 
 
 def windows(of: Hashes, length: int) -> Hashes:
-    """A hash of every `length` words in a row."""
+    """Return a hash of every `length` consecutive words."""
     num = max(len(of) - length + 1, 0)
     total = np.zeros(num, np.uint64)
     for i in range(length if num else 0):
@@ -65,5 +66,5 @@ def windows(of: Hashes, length: int) -> Hashes:
 
 
 def grams(some: Sequence[str], length: int) -> Hashes:
-    """The different `length` words in a row, sorted, as hashes."""
+    """Return the distinct hashes of `length` consecutive words, sorted."""
     return np.unique(windows(hashes(some), length))
