@@ -22,10 +22,10 @@ from toa_trl.evaluation.students import Judge, Lesson, TrainingConfig, data_tabl
 from toa_trl.report.audit import Index
 from toa_trl.report.figures import save_figures
 from toa_trl.rewards import make_reward
-from toa_trl.sampler import run_until_signal
 from toa_trl.sampling.progress import Progress
 from toa_trl.tasks import make_task
 from toa_trl.types import Sampling
+from toa_trl.utils.aio import run_until_signal
 from toa_trl.utils.config import validate
 
 SHOWN = (

@@ -27,9 +27,10 @@ from toa_trl.evaluation.results import markdown_table, update_results
 from toa_trl.evaluation.winrate import win_rates
 from toa_trl.rewards import make_reward
 from toa_trl.rewards.judge import JudgeReward
-from toa_trl.sampler import decisive, digest, run_until_signal
+from toa_trl.sampling.identity import decisive, digest_of_prompts
 from toa_trl.tasks import make_task
 from toa_trl.types import Sampling
+from toa_trl.utils.aio import run_until_signal
 from toa_trl.utils.config import validate
 from toa_trl.utils.registry import construct
 
@@ -65,7 +66,12 @@ async def evaluate(config: Any) -> tuple[list[str], dict[str, list[str]]]:
         for entry in config.models:  # one after the other: a GPU may hold only one of them
             name = entry["name"]
             path = ledger_path(
-                folder, name, decisive(entry), digest(prompts), asdict(sampling), config.seed
+                folder,
+                name,
+                decisive(entry),
+                digest_of_prompts(prompts),
+                asdict(sampling),
+                config.seed,
             )
             settings = {"num_samples": config.num_samples, "seed": config.seed, "path": path}
             async with closing_all(make_agent(entry)) as (agent,):

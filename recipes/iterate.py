@@ -12,8 +12,8 @@ from typing import Optional
 
 from toa_trl.cli.arguments import parse, structure, user_errors
 from toa_trl.cli.config import structured
-from toa_trl.sampler import run_until_signal
 from toa_trl.training.iteration import Plan, run_rounds
+from toa_trl.utils.aio import run_until_signal
 
 
 @dataclass

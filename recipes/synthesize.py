@@ -6,11 +6,12 @@ Leaves a folder with the journal, rollouts/, sft/ and dpo/ as parquet, a data se
 moment, the same command goes on inside its search trees.
 """
 
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from toa_trl.cli.arguments import parse, user_errors
-from toa_trl.cli.config import SynthesisArguments, now, write_run_yaml
+from toa_trl.cli.config import SynthesisArguments
 from toa_trl.distributed.ray import sample_on_ray
 from toa_trl.distributed.shards import check_not_sharded
 from toa_trl.errors import ConfigError
@@ -18,6 +19,7 @@ from toa_trl.hub.push import check_push, push_folder
 from toa_trl.report.page import write_report
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampling.progress import Progress
+from toa_trl.sampling.run_file import finish_run_file, start_run_file
 from toa_trl.types import Prompt
 
 
@@ -28,10 +30,12 @@ def sample(config: SynthesisArguments, prompts: list[Prompt], run_dir: Path) -> 
         check_not_sharded(run_dir)
         sampler = config.new_sampler()
         print(plan)
+        sampler.configuration = asdict(config)
         return sampler.sample(prompts, output_dir=run_dir)
     print(plan)
+    start_run_file(run_dir, asdict(config), identity=None)
     with Progress(len(prompts) * config.budget, ["all agents"]) as progress:
-        return sample_on_ray(
+        rollouts = sample_on_ray(
             partial(SynthesisArguments.new_sampler, config),
             prompts,
             run_dir,
@@ -41,6 +45,8 @@ def sample(config: SynthesisArguments, prompts: list[Prompt], run_dir: Path) -> 
             address=config.ray_address,
             on_progress=partial(progress.total, "all agents"),
         )
+    finish_run_file(run_dir, rollouts.identity)
+    return rollouts
 
 
 def main() -> None:
@@ -56,10 +62,8 @@ def main() -> None:
     prompts = config.load_prompts()
     if config.push_to_hub:  # what is in its way shall show before the sampling
         check_push(config.push_to_hub, config.hub_private_repo)
-    started = now()
     rollouts = sample(config, prompts, run_dir)
 
-    write_run_yaml(run_dir / "run.yaml", config, rollouts.identity, started=started, finished=now())
     dropped = rollouts.save(run_dir)  # as run.yaml has it
     report = write_report(run_dir)
     for name, reasons in dropped.items():

@@ -35,8 +35,8 @@ ARROWS: dict[str, set[str]] = {
     "rewards": BASE
     | {"models", "tasks", "agents"},  # a judge is an agent that is asked for a score
     "sampling": MODELS | {"search"},
-    "evaluation": MODELS,
-    "hub": BASE,
+    "evaluation": MODELS | {"sampling"},
+    "hub": BASE | {"sampling"},  # a run is known by its fingerprint
     "report": BASE | {"hub"},
     "rollouts": BASE | {"data", "sampling", "report", "hub"},
     "sampler": RUN,

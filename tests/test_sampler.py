@@ -175,7 +175,7 @@ def test_where_and_how_fast_may_change_between_sessions(tmp_path: Path) -> None:
         ({"budget": 0}, "budget"),
         ({"agents": []}, "agents"),
         ({"agents": [AGENTS[0], AGENTS[0]]}, "'a'"),
-        ({"agents": [{"engine": "scripted"}]}, "needs a name"),
+        ({"agents": [{"engine": "scripted"}]}, r"agents\[0\]: the key 'name' is missing"),
         ({"agents": ["gpt"]}, "needs a name"),
         ({"agents": [{"name": "a", "engine": "skripted"}]}, "skripted"),
         ({"reward_model": {"kind": "jury"}}, "jury"),
@@ -212,7 +212,7 @@ def test_parts_that_the_sampler_built_are_closed_and_others_are_not(
         given, built = Closing("a", fails), Closing("b", fails)
         monkeypatch.setattr("toa_trl.sampler.make_agent", lambda entry, built=built: built)
         with pytest.raises(ToaError) if fails else nullcontext():
-            sampler(agents=[given, {"name": "b"}]).sample(PROMPTS)
+            sampler(agents=[given, {"name": "b", "engine": "scripted"}]).sample(PROMPTS)
         assert (given.closed, built.closed) == (0, 1)
 
 

@@ -45,7 +45,7 @@ def play_out(
     used = {p.index for p in plays}
     running: dict[int, Action] = {}
     num_scored, came_back = len(depth_of), 0
-    while not search.done and not search.stuck and came_back != max_plays:
+    while not search.done and not search.all_failing and came_back != max_plays:
         wanted = in_flight - len(running)
         asked = search.ask(wanted)
         assert len(asked) <= wanted

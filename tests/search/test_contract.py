@@ -81,7 +81,7 @@ def test_any_order_of_tells_and_failures(
         fails=failing(rate, seed),
     )
     scored = [p for p in plays if p.reward is not None]
-    assert len(scored) == budget or search.stuck
+    assert len(scored) == budget or search.all_failing
     assert sorted(p.index for p in plays)[-1] < len(plays) + in_flight
     if search.done:
         assert sorted(p.index for p in plays) == list(range(len(plays)))
@@ -123,7 +123,7 @@ def test_an_agent_that_always_fails_does_not_stop_the_others(
         fails=lambda index, action: action.agent == dead,
     )
     others = {p.action.agent for p in plays} - {dead}
-    if search.stuck and not search.done:
+    if search.all_failing and not search.done:
         assert not others, "given up although another agent worked"
     else:
         assert search.done
@@ -169,7 +169,7 @@ def test_restored_one_at_a_time_it_makes_the_same_choices(
     before = make(name, k, budget, seed)
     prefix = play_out(before, gauss(seed), fails=fails, max_plays=min(cut, len(whole)))
     assert prefix == whole[: len(prefix)]
-    assume(not before.stuck)  # a search that was given up gives every agent another chance
+    assume(not before.all_failing)  # a search that was given up gives every agent another chance
     restored = make(name, k, budget, seed)
     restored.restore(prefix)
     assert restored.done == before.done
@@ -214,7 +214,7 @@ def test_killed_again_and_again_with_plays_in_flight(
         assert sum(p.reward is not None for p in plays) == budget
         assert sorted(p.index for p in plays) == list(range(len(plays)))
     else:
-        assert search.stuck
+        assert search.all_failing
 
 
 @searches
@@ -275,7 +275,7 @@ def test_agents_that_are_away_are_not_asked_and_may_come_back(
             else:
                 search.tell(index, rng.random())
                 scored += 1
-    assert search.done or search.stuck
+    assert search.done or search.all_failing
     assert scored <= budget
 
 
@@ -285,7 +285,7 @@ def test_with_every_agent_away_nothing_is_asked(name: str) -> None:
     search.away = frozenset(NAMES[:3])
     assert search.ask(5) == []
     assert not search.done
-    assert not search.stuck
+    assert not search.all_failing
     search.away = frozenset()
     assert len(play_out(search, gauss())) == 10
 
@@ -298,9 +298,9 @@ def test_stuck_where_all_that_are_there_keep_failing(name: str) -> None:
         for index, action in search.ask():
             assert action.agent == "a"
             search.fail(index)
-    assert search.stuck
+    assert search.all_failing
     search.away = frozenset()
-    assert search.stuck == (name in ("best_of_n", "prs"))  # these play one agent alone
+    assert search.all_failing == (name in ("best_of_n", "prs"))  # these play one agent alone
 
 
 @searches
@@ -308,10 +308,10 @@ def test_an_agent_that_comes_back_has_its_failures_forgiven(name: str) -> None:
     search = make(name, 1, 5)
     for _ in range(3):
         search.fail(search.ask()[0][0])
-    assert search.stuck
+    assert search.all_failing
     search.away = frozenset("a")
     search.away = frozenset()
-    assert not search.stuck
+    assert not search.all_failing
 
 
 @searches
@@ -381,16 +381,16 @@ def test_stuck_only_when_every_agent_has_failed_three_times_in_a_row(name: str) 
     search = make(name, 2, 8)
     failures = {"a": 0, "b": 0}
     for _ in range(20):
-        if search.stuck:
+        if search.all_failing:
             break
         ((index, action),) = search.ask(1)
         search.fail(index)
         failures[action.agent] += 1
-    assert search.stuck
+    assert search.all_failing
     assert all(count == 3 for count in failures.values() if count)
     ((index, _),) = search.ask(1)
     search.tell(index, 1.0)
-    assert not search.stuck
+    assert not search.all_failing
 
 
 @searches

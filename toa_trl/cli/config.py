@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
-
-import yaml
 
 from toa_trl.cli.arguments import structure
 from toa_trl.data.preference import preference_rows
 from toa_trl.data.prompts import load_prompts
 from toa_trl.data.sft import sft_rows
 from toa_trl.errors import ConfigError
-from toa_trl.hub.lineage import fingerprint
 from toa_trl.report.audit import Index
 from toa_trl.rewards import RewardModel, make_reward
 from toa_trl.sampler import TOASampler
 from toa_trl.serving.fleet import apply_endpoints
 from toa_trl.tasks import Task, make_task
 from toa_trl.types import Prompt
-from toa_trl.utils.files import replace_text
 from toa_trl.utils.registry import check_keys, check_whole, choose, construct
-
-PACKAGES = ("toa_trl", "torch", "transformers", "trl", "datasets", "accelerate", "peft")
 
 
 def structured(default: str, help: str) -> Any:
@@ -349,29 +340,3 @@ def make_verifier(value: Any, task: Task, prompts: Sequence[Prompt]) -> RewardMo
             f"{without[0].id!r}, with: {there}; add it, leave them out, or name a verifier"
         )
     return make_reward(task.verifier)
-
-
-def write_run_yaml(path: Path, config: Any, identity: Mapping[str, Any], **facts: Any) -> None:
-    """Write the resolved configuration, the versions of the packages and the run's fingerprint, and further facts."""
-    content = {
-        **asdict(config),
-        "fingerprint": fingerprint(identity),
-        "versions": {"python": platform.python_version(), **_versions(PACKAGES)},
-        **facts,
-    }
-    replace_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
-
-
-def now() -> str:
-    """The time in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _versions(packages: Iterable[str]) -> dict[str, str]:
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -24,10 +24,16 @@ from filelock import FileLock, Timeout
 
 from toa_trl.errors import ConfigError
 from toa_trl.rollouts import Rollouts
-from toa_trl.sampler import TOASampler, digest, identity_of_run, run_until_signal
-from toa_trl.sampling.journal import Journal, check_same
+from toa_trl.sampler import TOASampler
+from toa_trl.sampling.identity import (
+    check_same_identity,
+    digest_of_prompts,
+    identity_of_run,
+)
+from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.progress import Progress
 from toa_trl.types import AgentCounts, Play, Prompt
+from toa_trl.utils.aio import run_until_signal
 from toa_trl.utils.files import replace_text
 
 logger = logging.getLogger(__name__)
@@ -82,7 +88,9 @@ def plan(
             missing_ok=True
         )  # of a start that came to nothing
         wanted = min(num_shards or default, len(prompts))
-        replace_text(path, json.dumps({"num_shards": wanted, "prompts": digest(prompts)}))
+        replace_text(
+            path, json.dumps({"num_shards": wanted, "prompts": digest_of_prompts(prompts)})
+        )
     try:
         stored = json.loads(path.read_text())
         number = int(stored["num_shards"])
@@ -90,7 +98,7 @@ def plan(
         raise ConfigError(
             f"{path} cannot be read ({error}), and without it shards cannot go on; restore it, or choose another output_dir"
         ) from error
-    if stored["prompts"] != digest(prompts):
+    if stored["prompts"] != digest_of_prompts(prompts):
         raise ConfigError(
             f"{run_dir} was begun with other prompts; go back to them, or choose another output_dir"
         )
@@ -199,4 +207,4 @@ def _agree(path: Path, identity: Mapping[str, Any]) -> None:
     with suppress(FileExistsError):
         os.link(mine, path)  # whole or not at all, and only one is the first
     mine.unlink()
-    check_same(path.parents[1], json.loads(path.read_text()), identity)
+    check_same_identity(path.parents[1], json.loads(path.read_text()), identity)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from toa_trl.hub.dataset_card import reward_name
+from toa_trl.sampling.identity import fingerprint
 from toa_trl.utils.files import replace_text
 from toa_trl.utils.redaction import public_name
 
 FILE = "lineage.json"
-
-
-def fingerprint(identity: Mapping[str, Any]) -> str:
-    """Return 16 hexadecimal digits that identify everything that decides a run's result."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def lineage_of(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ __all__ = ["KINDS", "RewardModel", "as_reward_model", "make_reward"]
 
 
 def make_reward(
-    entry: Mapping[str, Any] | Callable[..., Any] | RewardModel, place: str = ""
+    entry: Mapping[str, Any] | Callable[..., Any] | RewardModel,
 ) -> RewardModel:
     """Return the reward model that an entry {kind, ...} describes.
 

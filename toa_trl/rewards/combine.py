@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from toa_trl.errors import ConfigError, RewardError, Unavailable
 from toa_trl.rewards import make_reward
 from toa_trl.rewards.base import DetailedReward, RewardModel, check_scores, total_flops
 from toa_trl.types import Prompt, Score
+from toa_trl.utils.aio import gather_or_cancel
 from toa_trl.utils.registry import check_number, construct
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class _Combination(DetailedReward):
         """Raises:
         ConfigError: a server of one of them cannot be reached, or refuses.
         """
-        await _together(part.model.check() for part in self._parts)
+        await gather_or_cancel(part.model.check() for part in self._parts)
 
     async def aclose(self) -> None:
         """End what they hold, all of them, and then raise what the first one raised."""
@@ -99,7 +100,9 @@ class WeightedSumReward(_Combination):
 
     async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
         """See `RewardModel`."""
-        scored = await _together(part.score_details(prompt, responses) for part in self._parts)
+        scored = await gather_or_cancel(
+            part.score_details(prompt, responses) for part in self._parts
+        )
         sums = []
         for scores in zip(*scored, strict=True):
             terms = [
@@ -128,7 +131,9 @@ class MinimumReward(_Combination):
 
     async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
         """See `RewardModel`."""
-        scored = await _together(part.score_details(prompt, responses) for part in self._parts)
+        scored = await gather_or_cancel(
+            part.score_details(prompt, responses) for part in self._parts
+        )
         least = []
         for scores in zip(*scored, strict=True):
             standardised = [
@@ -164,11 +169,11 @@ class HeldOutReward(_Combination):
 
     async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
         """See `RewardModel`."""
-        scores, seconds = await _together(
+        results: list[Any] = await gather_or_cancel(
             [self._first.score_details(prompt, responses), self._second_scores(prompt, responses)]
         )
         found = []
-        for score, second in zip(scores, seconds, strict=True):
+        for score, second in zip(*results, strict=True):
             flops = total_flops([score.flops, second.flops if second else None])
             found.append(Score(score.value, flops, second.value if second else None))
         return found
@@ -220,13 +225,3 @@ def _make(place: str, given: Given) -> RewardModel:
             f"{place}: held_out goes around the other kinds, not into one: its second reward would be lost"
         )
     return made
-
-
-async def _together(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
-    """The results of all of them; the first error ends the others, and is raised by itself."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(coroutine) for coroutine in coroutines]
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    return [task.result() for task in tasks]

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from toa_trl.agents import Agent
 from toa_trl.agents.base import storable, whole_text
@@ -21,6 +20,7 @@ from toa_trl.sampling.journal import Journal, Writer
 from toa_trl.search import Search
 from toa_trl.tasks import Task
 from toa_trl.types import Action, Completion, Play, Prompt, Sampling
+from toa_trl.utils.aio import gather_or_cancel
 
 MAX_GIVEN_UP = (
     50  # prompts in a row: then nothing works any more, and asking on would only burn money
@@ -109,7 +109,7 @@ class Runner:
                     )
 
         try:
-            await _together(work() for _ in range(self.prompts_in_flight))
+            await gather_or_cancel(work() for _ in range(self.prompts_in_flight))
         finally:
             await writer.aclose()
         return given_up
@@ -129,11 +129,11 @@ class Runner:
             nonlocal num_running
             while not (search.done or self.enough()):
                 search.away = self._away()
-                asked = [] if search.stuck else search.ask()
+                asked = [] if search.all_failing else search.ask()
                 if not asked:
                     if num_running:
                         await told.wait()
-                    elif search.away and not search.stuck:
+                    elif search.away and not search.all_failing:
                         await self._wait_for_agents(search.away)
                     else:
                         return
@@ -160,7 +160,7 @@ class Runner:
         if self.plays_in_flight == 1:
             await lane()
         else:
-            await _together(lane() for _ in range(self.plays_in_flight))
+            await gather_or_cancel(lane() for _ in range(self.plays_in_flight))
         return search.done or self.enough()
 
     async def _play(
@@ -239,16 +239,6 @@ class Runner:
                 reasons = "; ".join(sorted(str(self.agents[name].away) for name in away))
                 raise ToaError(f"no agent has answered for {self.patience_s:g} s: {reasons}")
             await asyncio.sleep(LOOK_S)
-
-
-async def _together(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """All of them to their end; the first error ends them all, and is raised by itself."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for coroutine in coroutines:
-                group.create_task(coroutine)
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None  # the others were cancelled because of it
 
 
 def _with_text(done: Completion, text: str) -> Completion:

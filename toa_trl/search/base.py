@@ -32,6 +32,7 @@ class Search(ABC):
             raise ConfigError(f"agents: two agents have one name in {agents}")
         check_whole("budget", budget, at_least=1)
         self.agents = agents
+        self.tau: float | None = None  # scale on which a search squashes rewards; None: it does not
         self.budget = budget
         self._actions: dict[int, Action] = {}  # every play asked for and not failed
         self._rewards: dict[int, float] = {}  # raw
@@ -51,8 +52,8 @@ class Search(ABC):
         return len(self._rewards) >= self.budget
 
     @property
-    def stuck(self) -> bool:
-        """Every agent that is there has failed MAX_FAILURES plays in a row. It goes on when asked, but hardly further."""
+    def all_failing(self) -> bool:
+        """Whether every agent that is not away has failed MAX_FAILURES plays in a row."""
         present = [
             failures for agent, failures in self._failures.items() if agent not in self._away
         ]
@@ -167,7 +168,7 @@ class Search(ABC):
             raise SearchError(
                 f"restore: play {waiting[0].index} ({waiting[0].action}) does not fit the other plays"
             )
-        if self.stuck:
+        if self.all_failing:
             self._failures = dict.fromkeys(self._failures, 0)
             self._look_at_agents()
 
@@ -181,7 +182,7 @@ class Search(ABC):
         failing = (
             agent
             for agent, failures in self._failures.items()
-            if failures >= MAX_FAILURES and not self.stuck
+            if failures >= MAX_FAILURES and not self.all_failing
         )
         self._passed_over = self._away.union(failing)
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 
 from toa_trl.search.schedule import ScheduledSearch, Slot
-from toa_trl.utils.registry import check_whole
+from toa_trl.utils.config import PositiveInt
 
 
 def moa(
-    agents: Sequence[str], budget: int, seed: int = 0, *, num_layers: int = 4
+    agents: Sequence[str], budget: int, seed: int = 0, *, num_layers: PositiveInt = 4
 ) -> ScheduledSearch:
     """N/(K * num_layers) rounds: every agent answers, then in each further layer every agent aggregates the last K.
 
@@ -21,7 +21,6 @@ def moa(
     Raises:
         ConfigError: num_layers < 1.
     """
-    check_whole("num_layers", num_layers, at_least=1)
 
     def schedule(rng: random.Random) -> Iterator[Slot]:
         num_agents = len(agents)

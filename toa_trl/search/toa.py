@@ -16,7 +16,7 @@ from typing import TypeVar
 from toa_trl.errors import ConfigError
 from toa_trl.search.base import Search
 from toa_trl.types import Action
-from toa_trl.utils.registry import check_number, check_whole
+from toa_trl.utils.config import NonNegativeFloat, PositiveFloat, PositiveInt
 
 
 @dataclass(slots=True, eq=False)
@@ -78,22 +78,21 @@ class TOA(Search):
         budget: int,
         seed: int = 0,
         *,
-        width: int | None = None,
-        alpha: float = 0.01,
-        tau: float = 0.1,
-        top_k: int = 1,
+        width: PositiveInt | None = None,
+        alpha: NonNegativeFloat = 0.01,
+        tau: PositiveFloat = 0.1,
+        top_k: PositiveInt = 1,
     ) -> None:
         super().__init__(agents, budget)
         num_agents = len(self.agents)
         width = max(num_agents, budget // 3) if width is None else width
-        if not isinstance(width, int) or isinstance(width, bool) or width < num_agents:
+        if width < num_agents:
             raise ConfigError(
-                f"width: a whole number >= the number of agents ({num_agents}) is needed, not {width!r}"
+                f"search_params.width: must be >= {num_agents}, the number of agents, not {width}"
             )
-        check_number("tau", tau, at_least=0, above=True)
-        check_number("alpha", alpha, at_least=0)
-        check_whole("top_k", top_k, at_least=1)
-        self.width, self.alpha, self.tau, self.top_k = width, alpha, tau, top_k
+        self.width, self.alpha, self.top_k = width, alpha, top_k
+        self._tau = tau
+        self.tau = tau
         self._roots = [_Arm(agent=agent) for agent in self.agents]
         self._num_at_depth: dict[
             int, int
@@ -195,7 +194,7 @@ class TOA(Search):
     def _scored(self, index: int, reward: float) -> None:
         """Step 3, backpropagation, and the new response below the arm."""
         arm = self._in_flight.pop(index)
-        x = reward / self.tau
+        x = reward / self._tau
         squashed = 1 / (1 + math.exp(-x)) if x > -700 else 0.0
         response = _Response(play=index, arm=arm, squashed=squashed)
         self._responses[index] = response

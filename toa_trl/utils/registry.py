@@ -6,7 +6,7 @@ import difflib
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -23,9 +23,9 @@ from toa_trl.utils.config import Config, call, model_of, nearest, nested, valida
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Registry(Generic[T]):
-    """The classes or functions that a configuration can name.
+@dataclass(frozen=True, eq=False)
+class Registry(Mapping[str, str], Generic[T]):
+    """The classes or functions that a configuration can name: name -> "package.module:name".
 
     An instance also annotates a field of a configuration model, as in `Annotated[dict[str, Any], ENGINES]`:
     the entry is validated against the constructor of the class that it names, and stays a mapping.
@@ -48,6 +48,15 @@ class Registry(Generic[T]):
             **self.built_in,
             **{name: target for name, target in found.items() if name not in self.built_in},
         }
+
+    def __getitem__(self, name: str) -> str:
+        return self.targets[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.targets)
+
+    def __len__(self) -> int:
+        return len(self.targets)
 
     def load(self, name: object, place: str = "") -> Callable[..., T]:
         """Return the class or function for a name.
@@ -101,9 +110,6 @@ class Registry(Generic[T]):
         factory = self.load(entry[self.key], place)
         rest = {key: value for key, value in entry.items() if key != self.key}
         validate(model_of(factory, skip, self.common), rest, place)
-
-    def __hash__(self) -> int:
-        return hash((self.key, self.group))
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler

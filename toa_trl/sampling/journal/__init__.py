@@ -8,8 +8,8 @@ plays of many prompts, so that the promise costs next to nothing.
     journal.py    reading and writing      recovery.py   what can be read of a damaged file
 """
 
-from toa_trl.sampling.journal.journal import Journal, check_same, locked
+from toa_trl.sampling.journal.journal import Journal, locked
 from toa_trl.sampling.journal.recovery import Recovered, recover
 from toa_trl.sampling.journal.writer import Writer
 
-__all__ = ["Journal", "Recovered", "Writer", "check_same", "locked", "recover"]
+__all__ = ["Journal", "Recovered", "Writer", "locked", "recover"]

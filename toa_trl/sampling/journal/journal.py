@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from toa_trl.errors import ConfigError, JournalError
+from toa_trl.sampling.identity import check_same_identity
 from toa_trl.sampling.journal.table import (
     INSERT,
     INSERT_NEW,
@@ -117,7 +118,7 @@ class Journal:
         """
         stored, prompts = self._get("identity"), list(prompts)
         if stored is not None:
-            check_same(self.path, stored, identity)
+            check_same_identity(self.path, stored, identity)
         if stored is not None and self.num_prompts() >= len(prompts):
             return True
         rows = (
@@ -323,26 +324,3 @@ def locked(path: str | Path) -> FileLock:
             f"{path}: another process is writing this run; wait for it, or end it"
         ) from error
     return lock
-
-
-def check_same(place: str | Path, stored: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-    """Raises:
-    ConfigError: a run was begun with another identity than now; the message shows the difference.
-    """
-    if lines := _difference(stored, json.loads(json.dumps(identity))):
-        raise ConfigError(
-            f"{place} is of another configuration, and mixing two would spoil both; go back to it, or choose another "
-            "output_dir. What differs (then -> now):\n" + "\n".join(lines)
-        )
-
-
-def _difference(old: Any, new: Any, path: str = "") -> list[str]:
-    """A line for every key in which two identities differ: "  key.of.keys: old -> new", as JSON."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = dict.fromkeys([*old, *new])
-        return [
-            line
-            for key in keys
-            for line in _difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-        ]
-    return [] if old == new else [f"  {path}: {json.dumps(old)} -> {json.dumps(new)}"]

@@ -16,7 +16,7 @@ from toa_trl.agents import ENGINES
 from toa_trl.cli.config import EvaluationArguments, SynthesisArguments
 from toa_trl.errors import ConfigError
 from toa_trl.models.loading import is_adapter
-from toa_trl.sampler import decisive, digest
+from toa_trl.sampling.identity import OPERATIONAL_RUN_KEYS, decisive, digest_of_prompts
 from toa_trl.utils.config import Config, NonNegativeInt, PositiveInt, Text, model_of, validate
 from toa_trl.utils.files import read_yaml
 from toa_trl.utils.registry import construct
@@ -24,17 +24,6 @@ from toa_trl.utils.subprocesses import check_command, configurations
 
 UNTRAINED = "base"  # name of the student of round 0 in evaluation and report
 MERGED = "-merged"  # suffix of a whole model's folder beside that of its adapter
-# operational keys of synthesize: they may change when the rounds are resumed
-OPERATIONAL = {
-    "endpoints",
-    "prompts_in_flight",
-    "patience_s",
-    "runner",
-    "num_shards",
-    "num_cpus",
-    "num_gpus",
-    "ray_address",
-}
 
 
 def _check_name(name: str) -> str:
@@ -207,16 +196,18 @@ class Plan:
                 f"evaluate: {len(seen)} of its prompts are among those of synthesize, such as "
                 f"{seen[0]!r}"
             )
-        sampling = {k: value for k, value in self.synthesize.items() if k not in OPERATIONAL}
+        sampling = {
+            k: value for k, value in self.synthesize.items() if k not in OPERATIONAL_RUN_KEYS
+        }
         sampling["agents"] = {agent["name"]: agent for agent in self._agents}
-        sampling["prompts"] = digest(prompts)
+        sampling["prompts"] = digest_of_prompts(prompts)
         return dict(
             decisive(
                 {
                     "student": self.student,
                     "synthesize": sampling,
                     "train": {stage.name: stage.identity for stage in self.stages},
-                    "evaluate": {**self.evaluate, "prompts": digest(heldout)},
+                    "evaluate": {**self.evaluate, "prompts": digest_of_prompts(heldout)},
                     "seed": self.seed,
                     "prompts_per_round": self.prompts_per_round,
                     "student_from_round": self.student_from_round,

@@ -22,7 +22,7 @@ from toa_trl.evaluation.results import markdown_table, update_results
 from toa_trl.models.loading import last_checkpoint
 from toa_trl.report.page import write_report
 from toa_trl.rollouts import Rollouts
-from toa_trl.sampling.journal import check_same
+from toa_trl.sampling.identity import check_same_identity
 from toa_trl.training.iteration.plan import Plan, whole_model
 from toa_trl.utils.config import PositiveInt, validate
 from toa_trl.utils.files import replace_text
@@ -69,7 +69,7 @@ async def run_rounds(
     async with _locked(output / "iteration.lock") as lock:
         recorded = output / "iteration.json"
         if recorded.is_file():
-            check_same(output, json.loads(recorded.read_text(encoding="utf-8")), identity)
+            check_same_identity(output, json.loads(recorded.read_text(encoding="utf-8")), identity)
         else:
             replace_text(recorded, json.dumps(identity, indent=2) + "\n")
         runner = _Runner(plan, say, lock)

@@ -1,0 +1,136 @@
+"""What decides a run: which keys may change on resume, digests, fingerprints, and their comparison.
+
+A run's identity is a JSON mapping of everything that decides its results: search, budget, seed,
+sampling, task, agents, reward model and prompts. It is stored in the journal; a resume with another
+identity is refused. Entries are kept as the user wrote them, without the operational keys.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from toa_trl.errors import ConfigError
+from toa_trl.types import Prompt, as_dicts
+
+OPERATIONAL_KEYS = frozenset(
+    {
+        "base_url",
+        "url",
+        "api_key_env",
+        "device",
+        "max_batch_size",
+        "max_batch_tokens",
+        "max_concurrency",
+        "max_attempts",
+        "timeout_s",
+        "wait_s",
+        "latency_s",
+        "price",
+    }
+)
+"""Keys of agent and reward entries that may change when a run is resumed: where, how fast, what it costs."""
+
+OPERATIONAL_RUN_KEYS = frozenset(
+    {
+        "endpoints",
+        "prompts_in_flight",
+        "patience_s",
+        "runner",
+        "num_shards",
+        "num_cpus",
+        "num_gpus",
+        "ray_address",
+    }
+)
+"""Keys of a run's configuration that may change when a run is resumed."""
+
+
+def decisive(value: Any) -> Any:
+    """Return a configuration entry without operational keys, also in the entries nested in it."""
+    if isinstance(value, Mapping):
+        return {key: decisive(inner) for key, inner in value.items() if key not in OPERATIONAL_KEYS}
+    if isinstance(value, list | tuple):
+        return [decisive(inner) for inner in value]
+    return value
+
+
+def identity_of_part(part: Any) -> Any:
+    """Return what decides the answers of an agent or reward model, as JSON values.
+
+    Args:
+        part: an entry as the user wrote it, a function, or an agent or reward model.
+    """
+    if not isinstance(part, Mapping):
+        if callable(part) and not isinstance(part, type):
+            return getattr(part, "__qualname__", type(part).__qualname__)
+        part = part.identity
+    return decisive(part) if isinstance(part, Mapping) else part
+
+
+def identity_of_run(identity: Mapping[str, Any], prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """Return the identity of a sampler together with that of its prompts, as the journal stores it."""
+    return {**identity, "prompts": {"number": len(prompts), "digest": digest_of_prompts(prompts)}}
+
+
+def digest_of_prompts(prompts: Iterable[Prompt]) -> str:
+    """Return 16 hexadecimal digits of ids, messages and metadata; metadata decides rewards."""
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        row = [prompt.id, as_dicts(prompt.messages), dict(prompt.metadata)]
+        digest.update(json.dumps(row, default=str).encode())
+    return digest.hexdigest()[:16]
+
+
+def digest_of_values(*values: Any) -> str:
+    """Return 16 hexadecimal digits of JSON values, independent of the order of keys."""
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def state_of_files(path: Path) -> list[tuple[str, int, int]]:
+    """Return name, size in bytes and modification time in ns of a checkpoint's files.
+
+    A checkpoint that was trained again has another state; its README.md does not count.
+    """
+    states = []
+    for file in sorted(path.glob("*.*")) if path.is_dir() else [path]:
+        if file.is_file() and file.name != "README.md":
+            stat = file.stat()
+            states.append((file.name, stat.st_size, stat.st_mtime_ns))
+    return states
+
+
+def fingerprint(identity: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits that distinguish one run from another."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_same_identity(
+    path: str | Path, stored: Mapping[str, Any], identity: Mapping[str, Any]
+) -> None:
+    """Check that a run is resumed with the configuration that it was started with.
+
+    Raises:
+        ConfigError: the identities differ; the message lists every key that does.
+    """
+    lines = _differences(stored, json.loads(json.dumps(identity)))
+    if lines:
+        raise ConfigError(
+            f"{path} was created with a different configuration; restore it, or choose another "
+            "output_dir. Differences (then -> now):\n" + "\n".join(lines)
+        )
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Return a line for every key in which two identities differ: "  path.of.key: old -> new"."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [] if old == new else [f"  {path}: {json.dumps(old)} -> {json.dumps(new)}"]
+    lines = []
+    for key in dict.fromkeys([*old, *new]):
+        inner = f"{path}.{key}" if path else key
+        lines += _differences(old.get(key), new.get(key), inner)
+    return lines

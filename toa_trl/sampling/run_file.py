@@ -1,0 +1,68 @@
+"""run.yaml: the resolved configuration of a run, written when the run starts and completed when it ends."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from toa_trl.sampling.identity import fingerprint
+from toa_trl.utils.files import read_yaml, replace_text
+
+FILE = "run.yaml"
+PACKAGES = ("toa_trl", "torch", "transformers", "trl", "datasets", "accelerate", "peft")
+
+
+def start_run_file(
+    run_dir: Path, configuration: Mapping[str, Any], identity: Mapping[str, Any] | None
+) -> None:
+    """Write run.yaml; a resumed run keeps the time of its first start.
+
+    Args:
+        run_dir: folder of the run; created if it is missing.
+        configuration: every key of the run's configuration, as YAML values.
+        identity: what decides the run; None where it is not known yet, as before shards start.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    path = run_dir / FILE
+    started = read_yaml(path).get("started") if path.is_file() else None
+    content = {
+        **configuration,
+        "fingerprint": fingerprint(identity) if identity else None,
+        "versions": {"python": platform.python_version(), **versions_of(PACKAGES)},
+        "started": started or now(),
+    }
+    _write(path, content)
+
+
+def finish_run_file(run_dir: Path, identity: Mapping[str, Any]) -> None:
+    """Add the fingerprint and the time of the end to run.yaml."""
+    path = run_dir / FILE
+    content = read_yaml(path) if path.is_file() else {}
+    _write(path, {**content, "fingerprint": fingerprint(identity), "finished": now()})
+
+
+def now() -> str:
+    """Return the time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of the packages that are installed."""
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, width=100)
+    replace_text(path, text)
