@@ -1,15 +1,18 @@
-"""The three tasks on real text, through the recipes as a user starts them. No GPU, no network: the models are recordings.
+"""The three tasks on real text, by the recipes, without GPU or network: the models are recordings.
 
     python scripts/real_text.py translation alignment math [--data ../shared/data] [--limit 100]
 
-translation  WMT'22 into English from five languages: the recorded outputs of six systems are the agents of a parallel
-             search, chrF against the reference is its reward. Are its picks better than every system, by corpus chrF?
-alignment    The 805 AlpacaEval prompts: five systems' recorded outputs, a judge that is a scripted server (it rates by the
-             number of words, so the figures say nothing about the systems). Then evaluate.py: win rates of the picks over
-             a system by reward and by the judge in pairs, and AlpacaEval 2 with a scripted annotator.
-math         GSM8K test and MATH-500: an agent that gives the gold answers is right every time, by evaluate.py.
+translation  WMT'22 into English from five languages: the recorded outputs of six systems are the
+             agents of a parallel search, chrF against the reference is its reward. Do its picks
+             beat every system in corpus chrF?
+alignment    The 805 AlpacaEval prompts: recorded outputs of five systems, and a scripted server as
+             the judge. It rates by the number of words, so the figures do not compare the systems.
+             Then evaluate: win rates of the picks over one system by reward and by the judge in
+             pairs, and AlpacaEval 2 with a scripted annotator (needs scripts/alpaca_environment).
+math         GSM8K test and MATH-500: an agent that gives the gold answers is always right.
 
-The tables are also in runs/real_text/results.json, beside all that they come from; started again, it goes on.
+The tables are also in runs/real_text/results.json, with everything they are made of; a second start
+resumes.
 """
 
 import argparse

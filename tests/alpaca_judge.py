@@ -1,10 +1,11 @@
-"""An OpenAI-compatible annotator for alpaca_eval that prefers the longer output, in a process of its own.
+"""An OpenAI-compatible annotator for alpaca_eval that prefers the longer output.
 
     python -m tests.alpaca_judge [--nonsense 0.3] [--no_logprobs] [--fail_after 200]
 
-It reads the two outputs out of alpaca_eval's prompt. With logprobs, outputs of one length are even odds. `nonsense` is the
-share of the prompts (by their digest) that it answers with something that is no verdict; `fail_after` that many answers it
-refuses all requests. GET /stats: how often it was asked, and how many different prompts came.
+It runs in a separate process and reads the two outputs from alpaca_eval's prompt. With logprobs,
+outputs of equal length are even odds. `nonsense` is the share of the prompts (by their digest) that
+get no verdict; after `fail_after` answers it refuses all requests. GET /stats returns the number of
+requests and of distinct prompts.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def main() -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     sys.stdout.write(f"{server.server_port}\n")
     sys.stdout.flush()
-    sys.stdin.read()  # until whoever started it goes
+    sys.stdin.read()  # until the parent process ends
 
 
 class Judge:

@@ -1,8 +1,8 @@
-"""A scripted judge in a process of its own: `tests.server` with other words, and nonsense in a share of its answers.
+"""A scripted judge in a separate process: `tests.server` with other texts and some invalid answers.
 
-It rates a response by its number of words (`rating`), and of two it prefers the one with more of them; by more than
-twice as many it is much better. It finds the texts as a careful reader would, by the tag that the first lines of the
-prompt name. Which answers are nonsense, only the request and its seed decide.
+It rates a response by its number of words (`rating`), and of two it prefers the longer one; with
+more than twice as many words it is much better. It finds the texts by the tag that the first lines
+of the prompt name. The request and its seed alone decide which answers are invalid.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NONSENSE = [
 
 
 def rating(response: str) -> float:
-    """A whole or half number from 1 to 10."""
+    """Return a whole or half number from 1 to 10."""
     return 1 + len(response.split()) % 19 / 2
 
 
@@ -45,7 +45,7 @@ def verdict(a: str, b: str, arena: bool) -> str:
 
 
 class JudgeServer(base.Server):
-    """Whatever `tests.server` can, it can, too: slots, latencies, faults, statistics."""
+    """The judge, with the slots, latencies, faults and statistics of `tests.server`."""
 
     def chat(self, request: base.Request) -> dict[str, Any]:
         asked = request.body["messages"][-1]["content"]
@@ -72,7 +72,7 @@ def _answer(asked: str) -> str:
     return f"I counted the words.\n\nRating: [[{rating(between('response') or ''):g}]]"
 
 
-# judging(nonsense=0.3): the server in a process of its own, as `tests.server.serving`
+# judging(nonsense=0.3): the server in a separate process, like `tests.server.serving`
 judging = partial(base.serving, "tests.judge_server")
 
 

@@ -1,4 +1,4 @@
-"""What a comparison says of its searches: the best reward over N, who is right, which differences are more than chance."""
+"""Comparison of searches: best reward over N, accuracy, and differences beyond chance."""
 
 from __future__ import annotations
 

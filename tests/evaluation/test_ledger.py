@@ -89,6 +89,7 @@ def test_another_prompt_column_or_text_is_asked_for(tmp_path: Path) -> None:
         wait(kept.score(prompt, ["a"]))
     wait(kept.compare(PROMPT, "a", "b"))
     wait(kept.compare(PROMPT, "b", "a"))
+    wait(kept.aclose())
     assert model.asked == ["a", "a", "a", ("a", "b"), ("b", "a")]
 
 

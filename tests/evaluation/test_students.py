@@ -1,4 +1,4 @@
-"""The data table: students trained once, judged once, and rows that say what the verdicts say."""
+"""The data table: students are trained and judged once, and rows agree with the verdicts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from toa_trl.types import Prompt, Sampling
 from toa_trl.utils.config import validate
 
 DEMO = Path(students.__file__).parents[1] / "demo"
-# in the place of recipes/sft.py: copies the model, and says what it was asked
+# replaces recipes/sft.py: copies the model and logs its options
 TRAINER = """
 import json, shutil, sys, time
 options = dict(zip(sys.argv[2::2], sys.argv[3::2]))
@@ -56,7 +56,8 @@ if options["--seed"] != "15":
 def _training(tmp_path: Path) -> TrainingConfig:
     (tmp_path / "trainer.py").write_text(TRAINER)
     (tmp_path / "sft.yaml").write_text("num_train_epochs: 1\n")
-    command = f"'{sys.executable}' {tmp_path / 'trainer.py'} {tmp_path / 'asked'} --config {tmp_path / 'sft.yaml'}"
+    script = f"'{sys.executable}' {tmp_path / 'trainer.py'}"
+    command = f"{script} {tmp_path / 'asked'} --config {tmp_path / 'sft.yaml'}"
     return TrainingConfig(
         command=command,
         base=str(DEMO / "weights/student"),
@@ -156,7 +157,7 @@ def test_a_training_that_fails_shows_its_last_lines(
     run = tmp_path / "toa-8"
     with pytest.raises(
         ToaError,
-        match=r"of toa, seed 13, ended with code 1; .* ends:\n  epoch 1\n  epoch 2\n  CUDA is out of luck",
+        match=r"of toa, seed 13, ended with code 1.*:\n  epoch 1\n  epoch 2\n  CUDA is out of luck",
     ):
         wait(train_student(training, lesson(run, seed=13)))
     with pytest.raises(ToaError, match="seed 15, left no model"):
@@ -181,9 +182,7 @@ def test_an_interrupted_training_does_not_outlive_it(
 
     wait(interrupt())
     pid = int((tmp_path / "pid").read_text())
-    for _ in range(
-        200
-    ):  # its parent is gone: whoever adopts it may take a moment to see that it has ended
+    for _ in range(200):  # the process that adopts it may take a moment to reap it
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
@@ -257,7 +256,7 @@ def nothing(completions: Any, **columns: Any) -> list[float]:
     return [0.0] * len(completions)
 
 
-def test_rows_say_what_the_verdicts_say(tmp_path: Path, training: TrainingConfig) -> None:
+def test_rows_agree_with_the_verdicts(tmp_path: Path, training: TrainingConfig) -> None:
     rng = np.random.default_rng(1)
     right = {
         name: (rng.random((3, 400)) < share).astype(float)

@@ -1,4 +1,4 @@
-"""alpaca_eval end to end on the 805 real prompts, with recorded outputs and a scripted annotator."""
+"""alpaca_eval on the 805 real prompts, with recorded outputs and a scripted annotator."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def longer_wins(mine: str, theirs: str) -> float:
 
 
 def write_gamed(folder: Path) -> Path:
-    """A file of the shape of AlpacaEval's df_gamed.csv: a concise and a verbose baseline, judged by their lengths."""
+    """Write a file like AlpacaEval's df_gamed.csv: two baselines that are judged by length."""
     rng = random.Random(0)
     difficulty = [rng.gauss(0, 1) for _ in range(NUM)]
     lines = ["preference,index,std_delta_len,instruction_difficulty,not_gamed_baseline,model"]

@@ -52,7 +52,7 @@ class Annotator(Config):
     api_key_env: Text = "OPENAI_API_KEY"
     """Environment variable that holds the key; the key itself is never written."""
     logprobs: bool = True
-    """Weigh by the probabilities of the verdict, as AlpacaEval 2 does; false reads the text alone."""
+    """Weigh by the verdict's probabilities, as AlpacaEval 2 does; false reads the text alone."""
     max_concurrency: PositiveInt = 16
     """Requests in flight."""
 
@@ -106,7 +106,7 @@ class AlpacaEvalConfig(Config):
     max_instances: PositiveInt | None = None
     """Judge only this many instructions, drawn with alpaca_eval's own seed."""
     python: Text = ".venv-alpaca/bin/python"
-    """Python of an environment with alpaca_eval; scripts/alpaca_environment makes the default one."""
+    """Python of an environment with alpaca_eval; scripts/alpaca_environment makes the default."""
 
 
 def run_alpaca_eval(
@@ -141,7 +141,7 @@ def run_alpaca_eval(
         baseline_mean_length (characters).
 
     Raises:
-        ConfigError: alpaca_eval is not installed, or the numbers of instructions and outputs differ.
+        ConfigError: alpaca_eval is not installed, or instructions and outputs differ in number.
         RewardError: the annotator failed, or none of its annotations could be read.
     """
     counts = {len(outputs), len(baseline_outputs), len(config.datasets or instructions)}
@@ -239,7 +239,7 @@ def _rows(
 
 
 def _plain(text: str) -> str:
-    """Return the text without surrogates and without the marks at which alpaca_eval would cut it."""
+    """Return the text without surrogates and the marks at which alpaca_eval would cut it."""
     return whole_text(text).replace("<|im_", "<| im_")
 
 

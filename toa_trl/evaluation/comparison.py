@@ -140,6 +140,7 @@ class Memory(Generic[Key, Value]):
     """Results of coroutines by key; concurrent requests for one key share one coroutine."""
 
     def __init__(self) -> None:
+        """Start without results."""
         self._results: dict[Key, asyncio.Future[Value]] = {}
 
     async def get(self, key: Key, start: Callable[[], Coroutine[Any, Any, Value]]) -> Value:
@@ -169,6 +170,7 @@ class RememberingAgent(Agent):
     """
 
     def __init__(self, agent: Agent, identity: Any) -> None:
+        """See the class."""
         self.name = agent.name
         self._identity = identity
         self._agent = agent
@@ -211,6 +213,7 @@ class RememberingReward(DetailedReward):
     """A reward model that scores repeated responses from memory, see `RememberingAgent`."""
 
     def __init__(self, reward_model: RewardModel, identity: Any) -> None:
+        """See the class."""
         self._identity = identity
         self._reward_model = reward_model
         self._memory = Memory[tuple[str, str], list[Score]]()

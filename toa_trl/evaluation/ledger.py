@@ -1,4 +1,4 @@
-"""Ledgers keep the responses, scores and verdicts of an evaluation, so that none is paid for twice."""
+"""Ledgers keep responses, scores and verdicts, so that none is paid for twice."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path | None, *names: str) -> None:
+        """Read the rows of the file."""
         self._path, self._names = path, names
         self._rows: dict[tuple[Any, ...], dict[str, Any]] = {}
         self._file: TextIO | None = None
@@ -34,6 +35,7 @@ class Ledger:
             self._rows = {tuple(row[name] for name in names): row for _, row in read_jsonl(path)}
 
     def __len__(self) -> int:
+        """Return the number of rows."""
         return len(self._rows)
 
     def get(self, *key: Any) -> dict[str, Any] | None:
@@ -66,6 +68,7 @@ class KeptReward(DetailedReward):
     """
 
     def __init__(self, model: Any, path: Path) -> None:
+        """Read the ledger."""
         self._model: Any = model
         self._ledger = Ledger(path, "id", "texts")
 

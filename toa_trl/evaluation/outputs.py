@@ -1,4 +1,4 @@
-"""What a model answers to a set of prompts, greedily and sampled; written down as it comes, and never asked for twice."""
+"""Responses of a model to a set of prompts, greedy and sampled; each is asked for only once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from toa_trl.rewards import RewardModel
 from toa_trl.tasks import Task
 from toa_trl.types import Prompt, Sampling
 
-# Thai, Lao, Burmese, Khmer, kana and Han: without spaces between words
+# Thai, Lao, Burmese, Khmer, kana and Han have no spaces between words
 UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
 )
@@ -39,7 +40,7 @@ class Output:
 
     @property
     def num_words(self) -> int:
-        """Its length; in a script without spaces a character is a word."""
+        """Length in words; in scripts without spaces a character counts as a word."""
         rest, num_characters = UNSPACED.subn(" ", self.text)
         return len(rest.split()) + num_characters
 
@@ -67,56 +68,61 @@ async def respond(
     """Ask every prompt once greedily and `num_samples` times with `sampling`.
 
     Args:
-        agent: the model. An error of its is raised once all others have answered, because a missing answer is no wrong
-            answer; but one that max_tokens ended before it began (in its reasoning) is an empty one.
+        agent: the model. Its errors are raised once all other responses are there, because a
+            missing answer is not a wrong answer; but a response that max_tokens ended before it
+            began (in its reasoning) counts as empty.
         prompts: what is asked.
-        task: says what of an answer is the response; "" where nothing is.
-        sampling: of the samples; the greedy response takes its max_tokens and stop.
+        task: finds the response in an answer; "" where there is none.
+        sampling: of the samples; the greedy response uses its max_tokens and stop.
         num_samples: per prompt, >= 0.
-        seed: of the first sample; the next one's is 1 higher.
-        path: JSONL file to which every response goes as it comes, and from which those are taken that are there: see
-            `toa_trl.evaluation.ledger.ledger_path` for a name that no other model and settings share.
+        seed: of the first sample; that of each further sample is 1 higher.
+        path: JSONL file that keeps the responses, see `toa_trl.evaluation.ledger.ledger_path`.
         patience_s: how long a response waits while none of the model's servers answers.
         progress: show a progress bar.
 
     Raises:
-        AgentError: responses are missing; the message counts them and gives the first reason.
-        Unavailable: no server for `patience_s`.
+        AgentError: responses are missing; the message has their number and the first reason.
+        Unavailable: no server answered for `patience_s`.
     """
     ledger = Ledger(path, "id", "sample")
     if len(ledger):
-        logger.warning("%s: %d responses are there already, in %s", agent.name, len(ledger), path)
+        logger.warning("%s: reusing %d responses of %s", agent.name, len(ledger), path)
     bar = counting_bar(progress)
     shown = bar.add_task(agent.name, total=len(prompts) * (1 + num_samples))
 
     async def ask(prompt: Prompt, number: int) -> Output:
-        if (row := ledger.get(prompt.id, number)) is None:
-            asked = sampling if number else replace(sampling, temperature=0.0)
-            done = await _generate(agent, prompt, asked, seed + max(number - 1, 0), patience_s)
+        row = ledger.get(prompt.id, number)
+        if row is None:
+            used = sampling if number else replace(sampling, temperature=0.0)
+            output = await _generate(agent, prompt, used, seed + max(number - 1, 0), patience_s)
             row = ledger.add(
-                prompt.id, number, response=done.text, finish_reason=done.finish_reason
+                prompt.id, number, response=output.text, finish_reason=output.finish_reason
             )
         bar.advance(shown)
         return Output(_parsed(task, prompt, row["response"]), row["finish_reason"])
 
     with bar, closing(ledger):
-        wanted = ((prompt, number) for prompt in prompts for number in range(1 + num_samples))
-        given = await asyncio.gather(*(ask(*each) for each in wanted), return_exceptions=True)
-    found = [each for each in given if isinstance(each, Output)]
-    if errors := [each for each in given if isinstance(each, BaseException)]:
-        if not isinstance(errors[0], AgentError):
-            raise errors[0]
+        wanted = product(prompts, range(1 + num_samples))
+        answers = await asyncio.gather(
+            *(ask(prompt, number) for prompt, number in wanted), return_exceptions=True
+        )
+    errors = [answer for answer in answers if isinstance(answer, BaseException)]
+    if errors and not isinstance(errors[0], AgentError):
+        raise errors[0]
+    if errors:
         raise AgentError(
-            f"{len(errors)} of {len(given)} responses are missing; the first: {errors[0]}"
+            f"{len(errors)} of {len(answers)} responses are missing; the first: {errors[0]}"
         ) from errors[0]
+    complete = [answer for answer in answers if isinstance(answer, Output)]
     step = 1 + num_samples
     return [
-        Outputs(found[at], tuple(found[at + 1 : at + step])) for at in range(0, len(found), step)
+        Outputs(complete[start], tuple(complete[start + 1 : start + step]))
+        for start in range(0, len(complete), step)
     ]
 
 
 def counting_bar(shown: bool) -> Progress:
-    """A progress bar with counts, on stderr."""
+    """Return a progress bar with counts, on stderr."""
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     return Progress(
         *columns, console=Console(stderr=True), redirect_stdout=False, disable=not shown
@@ -140,14 +146,14 @@ async def _generate(
 async def check_all(
     entries: Sequence[Mapping[str, Any]], *parts: Agent | RewardModel | None
 ) -> None:
-    """Look at every model and every judge before the first of them is asked: a mistake shall not show after hours.
+    """Check every model and every judge before the first is asked, not after hours.
 
     Args:
         entries: of models.
-        parts: reward models and judges; None is left out.
+        parts: reward models and judges; None is skipped.
 
     Raises:
-        ConfigError: a folder without a model, or a server that is not there.
+        ConfigError: a folder has no model, or a server cannot be reached.
     """
     for entry in entries:
         place = f"model {entry['name']!r}"
@@ -165,7 +171,7 @@ async def check_all(
 
 @asynccontextmanager
 async def closing_all(*parts: Any) -> AsyncIterator[tuple[Any, ...]]:
-    """At the end, whatever happens, close what holds connections or processes: agents, reward models, judges."""
+    """Close agents, reward models and judges at the end; None is skipped."""
     try:
         yield parts
     finally:
@@ -177,5 +183,5 @@ async def closing_all(*parts: Any) -> AsyncIterator[tuple[Any, ...]]:
 def _parsed(task: Task, prompt: Prompt, text: str) -> str:
     try:
         return task.parse(prompt, text)
-    except AgentError:  # here no answer is a bad answer, not one to be asked for again
+    except AgentError:  # an evaluation counts it as empty and does not retry
         return ""
