@@ -2,9 +2,10 @@
 
     python scripts/bench_estimate.py [--only sft,lora]      # a few minutes on one core
 
-Measured: the process's largest resident memory while TRL's trainer runs, less what it was before the model was made, after
-the imports and a training of the bundled student, so that what torch loads at a first step is not counted. The allocator
-gives freed blocks back at once (MALLOC_MMAP_THRESHOLD_), or it would measure itself. Nothing is fitted to a case.
+Measured: the process's largest resident memory while TRL's trainer runs, less what it was before
+the model was made, after the imports and a training of the bundled student, so that what torch
+loads at a first step is not counted. The allocator gives freed blocks back at once
+(MALLOC_MMAP_THRESHOLD_), or it would measure itself. Nothing is fitted to a case.
 """
 
 from __future__ import annotations

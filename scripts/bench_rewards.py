@@ -2,17 +2,20 @@
 
     python scripts/bench_rewards.py [--only classifier,process] [--device cuda]    # OMP_NUM_THREADS: the cores that are free
 
-Batched: every text is asked for at once, each with its own prompt, as a run with many prompts in flight does. One by one:
-the same reward, the same texts, each asked for when the one before is scored. Both in this process, on the same threads,
-after a few texts to warm up, in turns; the best of three rounds. The last column is the largest difference between the two
-scores of a text, in float32.
+Batched: every text is asked for at once, each with its own prompt, as a run with many prompts in
+flight does. One by one: the same reward, the same texts, each asked for when the one before is
+scored. Both in this process, on the same threads, after a few texts to warm up, in turns; the best
+of three rounds. The last column is the largest difference between the two scores of a text, in
+float32.
 
-Texts: chat is AlpacaEval's prompts with the outputs of five systems (for chrf and bleu, that of the first is the reference),
-math is GSM8K's problems with their solutions; both from ../shared/data where it is, else they are the problems of the bundled
-world, as short always is. On a CPU a text of hundreds of tokens keeps a thread busy by itself: batches help the short ones.
+Texts: chat is AlpacaEval's prompts with the outputs of five systems (for chrf and bleu, that of the
+first is the reference), math is GSM8K's problems with their solutions; both from ../shared/data
+where it is, else they are the problems of the bundled world, as short always is. On a CPU a text of
+hundreds of tokens keeps a thread busy by itself: batches help the short ones.
 
-The models are random and small (64 wide, 2 layers), with the architecture and the interface of the one that is named. They
-read tokens that are learned from the texts; Math-Shepherd's reads letters, some four times as many.
+The models are random and small (64 wide, 2 layers), with the architecture and the interface of the
+one that is named. They read tokens that are learned from the texts; Math-Shepherd's reads letters,
+some four times as many.
 """
 
 import argparse

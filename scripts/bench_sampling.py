@@ -4,24 +4,29 @@
 
 Needs no GPU: the models are `tests/server.py`, a scripted HTTP server, in a process of its own.
 
-throughput   Plays per second of one process, 64 in flight, against a server that answers at once: four `openai` agents,
-             TOA, journal on disk. Baseline: the same HTTP client in a bare loop posts the bodies that the run posted.
-             Both take turns, each in a fresh process; medians.
+throughput   Plays per second of one process, 64 in flight, against a server that answers at once:
+             four `openai` agents, TOA, journal on disk. Baseline: the same HTTP client in a bare
+             loop posts the bodies that the run posted. Both take turns, each in a fresh process;
+             medians.
 cpu          The same in plays per CPU second of that process.
-utilisation  1,000 prompts x 16 plays, one in flight per prompt, 100 to 400 ms per call: the share of the server's 64
-             slots that is busy from the first request to the last answer. Baseline: 100 threads, each works on one
-             prompt after another, one play after another, as the published implementation does.
-in_flight    One prompt, 160 plays of 200 ms: wall time with 16 plays in flight, relative to one at a time.
-quality      What 16 plays in flight cost: mean best reward of 300 simulated prompts, 160 plays each, relative to one at a
-             time. A prompt draws how good each of five agents is at it, N(0.10, 0.04), about as ArmoRM's rewards are
-             spread. An answer is worth that + N(0, 0.02); a refinement goes a third of the way from its draft to what
-             the agent can do at best, its quality + 0.08, + N(0, 0.02); nothing is below 0.001. Plays end in random
+utilisation  1,000 prompts x 16 plays, one in flight per prompt, 100 to 400 ms per call: the share
+             of the server's 64 slots that is busy from the first request to the last answer.
+             Baseline: 100 threads, each works on one prompt after another, one play after another,
+             as the published implementation does.
+in_flight    One prompt, 160 plays of 200 ms: wall time with 16 plays in flight, relative to one at
+             a time.
+quality      What 16 plays in flight cost: mean best reward of 300 simulated prompts, 160 plays
+             each, relative to one at a time. A prompt draws how good each of five agents is at it,
+             N(0.10, 0.04), about as ArmoRM's rewards are spread. An answer is worth that + N(0,
+             0.02); a refinement goes a third of the way from its draft to what the agent can do at
+             best, its quality + 0.08, + N(0, 0.02); nothing is below 0.001. Plays end in random
              order. The scale: best_of_n's mean best reward.
-memory       Peak memory of a fresh process that writes 1,000,000 plays of 1 kB (6,250 prompts) to the journal and exports
-             them. Baseline: a tenth of them.
-rewards      Texts per second of the bundled reward model, all asked at once, on 960 rollouts that the bundled agents sample
-             in this run; on a GPU if there is one, else on all cores. Baseline: plain transformers, one text after
-             another, with one thread or with all of them, whichever is faster.
+memory       Peak memory of a fresh process that writes 1,000,000 plays of 1 kB (6,250 prompts) to
+             the journal and exports them. Baseline: a tenth of them.
+rewards      Texts per second of the bundled reward model, all asked at once, on 960 rollouts that
+             the bundled agents sample in this run; on a GPU if there is one, else on all cores.
+             Baseline: plain transformers, one text after another, with one thread or with all of
+             them, whichever is faster.
 journal      Plays per second on disk, 256 at a time. Baseline: a commit for each play.
 """
 

@@ -3,8 +3,8 @@
 python scripts/bench_training.py              # all of it, about fifteen minutes on two quiet cores
 python scripts/bench_training.py speed start  # some of: speed, start, reference, packing, gpu
 
-The data are a run of the bundled world, sampled first where runs/bench has none. Baseline and figure are measured in the same
-run, in turns, and the median of them counts.
+The data are a run of the bundled world, sampled first where runs/bench has none. Baseline and
+figure are measured in the same run, in turns, and the median of them counts.
 """
 
 import argparse

@@ -2,8 +2,9 @@
 
     python scripts/mutate.py search sampling --sample 60
 
-For each package, mutants of toa_trl/<package> are drawn at random and tests/<package> runs against each, in a copy of the
-checkout. A mutant that survives is a behaviour without a test, or a change that makes no difference: a person decides.
+For each package, mutants of toa_trl/<package> are drawn at random and tests/<package> runs against
+each, in a copy of the checkout. A mutant that survives is a behaviour without a test, or a change
+that makes no difference: a person decides.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ def _short(text: str) -> str:
 
 
 def run_tests(checkout: Path, tests: list[str], timeout_s: float) -> bool:
-    """Return whether the tests pass, in a fork of this process: the libraries are imported once for all mutants."""
+    """Return whether the tests pass, in a fork: libraries are imported once for all mutants."""
     child = os.fork()
     if child == 0:
         code = 1

@@ -2,8 +2,8 @@
 
     python scripts/structure.py [--root PATH] [--play]
 
-With --play, one play is traced (an OpenAI-compatible agent and a classifier as the reward), and every file of the
-package that runs between one `search.ask` and the next is listed.
+With --play, one play is traced (an OpenAI-compatible agent and a classifier as the reward), and
+every file of the package that runs between one `search.ask` and the next is listed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def imported_modules(tree: ast.AST) -> Iterator[str]:
 
 
 def import_arrows(root: Path) -> set[tuple[str, str]]:
-    """Return (from, to) for every pair of which one imports the other: top-level parts, and recipes."""
+    """Return (from, to) of every import between top-level parts and from recipes."""
     package = root / "toa_trl"
     modules, packages = top_level(package)
     known, arrows = {*modules, *packages}, set[tuple[str, str]]()
@@ -97,7 +97,8 @@ def figures(root: Path) -> dict[str, object]:
     }
 
 
-# Runs in a process of its own with the checkout as its working directory, so that it can trace any checkout.
+# Runs in a process of its own with the checkout as its working directory, so that it can trace any
+# checkout.
 TRACED_PLAY = """
 import sys, threading
 from pathlib import Path

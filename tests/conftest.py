@@ -24,7 +24,7 @@ settings.load_profile("toa_trl")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the integration tests of a file in one process of pytest-xdist: they share servers and trained models."""
+    """Keep the integration tests of a file in one process: they share servers and models."""
     for item in items:
         in_group = item.get_closest_marker("xdist_group") is not None
         if item.path.parent.name == "integration" and not in_group:
@@ -61,7 +61,7 @@ def make_tokenizer(*, pad: str | None = PAD, template: bool = True) -> Any:
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Builds a model folder: build(labels=None for a causal model, pad=..., template=..., seed=...)."""
+    """Return a function that builds a model folder; labels=None: a causal model."""
 
     def make(
         name: str,

@@ -4,9 +4,10 @@
         environment = hub_environment(hub, tmp_path, "ann_write")
         hub.control(at="commit", how="500")
 
-Speaks the protocol of huggingface_hub over plain HTTP: whoami, create, preupload, LFS batch and PUT, commit, tree, resolve.
-`control` breaks the requests to one route, `times` of them after the first `after`; `stats` tells what was asked and what is
-there. Answers are the Hub's as far as the client reads them: status, X-Error-Code, X-Error-Message and the JSON.
+Speaks the protocol of huggingface_hub over plain HTTP: whoami, create, preupload, LFS batch and
+PUT, commit, tree, resolve. `control` breaks the requests to one route, `times` of them after the
+first `after`; `stats` tells what was asked and what is there. Answers are the Hub's as far as the
+client reads them: status, X-Error-Code, X-Error-Message and the JSON.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ import yaml
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-# token -> (user, role as whoami tells it); `lab` is an organisation of ann's whose data are private by default
+# token -> (user, role as whoami tells it); `lab` is an organisation of ann's whose data are private
+# by default
 TOKENS = {
     "ann_write": ("ann", "write"),
     "ann_read": ("ann", "read"),

@@ -1,13 +1,14 @@
-"""A scripted model server in a process of its own, for load and fault tests: chat completions and rewards over HTTP.
+"""A scripted model server for load and fault tests: chat completions and rewards over HTTP.
 
     python -m tests.server --port 0 --slots 64 --latency_s 0.1 0.4
 
-prints {"port": N} once it listens. From Python, `serving(slots=64)` does the same and ends it afterwards.
+prints {"port": N} once it listens. From Python, `serving(slots=64)` does the same and ends it
+afterwards.
 
-What a body is answered, and after how long, only the body decides. Whether an attempt at it fails, and how, only the
-body and the number of the attempt (of those that were neither rejected nor in a storm): so a run meets the same faults
-however it is scheduled, and a retry gets another draw. Written on asyncio's protocols, so that a test measures its
-client and not this server.
+What a body is answered, and after how long, only the body decides. Whether an attempt at it fails,
+and how, only the body and the number of the attempt (of those that were neither rejected nor in a
+storm): so a run meets the same faults however it is scheduled, and a retry gets another draw.
+Written on asyncio's protocols, so that a test measures its client and not this server.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Imports point one way (CONTRIBUTING.md), and heavy libraries are imported only where they must be."""
+"""Imports point one way (CONTRIBUTING.md); heavy libraries are imported only where needed."""
 
 from __future__ import annotations
 
@@ -47,8 +47,9 @@ ARROWS: dict[str, set[str]] = {
     "__init__": BASE | {"sampler", "rollouts"},
     "__main__": {"cli"},
 }
-# What a part starts or imports by a name or a path instead of an import statement. "recipes" are the scripts of that
-# folder, "command" is `toa-trl` in a process of its own: the public interface, which these parts may use as users do.
+# What a part starts or imports by a name or a path instead of an import statement. "recipes" are
+# the scripts of that folder, "command" is `toa-trl` in a process of its own: the public interface,
+# which these parts may use as users do.
 HIDDEN: dict[str, set[str]] = {
     "serving": {"utils"},
 }
@@ -97,7 +98,7 @@ def part(path: Path) -> str:
 
 
 def hidden_arrows(path: Path) -> set[str]:
-    """Return what a file starts or imports by a name or a path: parts of the package, "recipes", "command"."""
+    """Return what a file starts by name or path: parts of the package, "recipes", "command"."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     modules = {module.rpartition(".")[2]: module for module, _ in imports(path)}
     prefixes = {
@@ -122,7 +123,7 @@ def hidden_arrows(path: Path) -> set[str]:
 
 
 def targets_of(text: str) -> set[str]:
-    """Return the part that a string names as a module, an object or the path of a script; a sentence names none."""
+    """Return the part that a string names as a module, an object or a script's path."""
     if matched := MODULE_NAME.fullmatch(text):
         name = matched[1].split(".")[1]
         return {name} if name in ARROWS or name in LINKS else set()

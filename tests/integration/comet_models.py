@@ -1,7 +1,8 @@
 """Run by .venv-comet's Python: small random models of the published architectures, as checkpoints in their folders.
 
-Argument: a folder for them. Input: JSON, [{"src": ..., "mt": ..., "ref": ...}, ...]. The folder's scores.json holds comet's
-own scores of these, by each model with references ("kiwi referenced") and, where it can, without ("kiwi free").
+Argument: a folder for them. Input: JSON, [{"src": ..., "mt": ..., "ref": ...}, ...]. The folder's
+scores.json holds comet's own scores of these, by each model with references ("kiwi referenced")
+and, where it can, without ("kiwi free").
 """
 
 import inspect
@@ -36,7 +37,8 @@ UNIFIED = {
     "word_level_training": False,
     "word_weights": [0.15, 0.85],
 }
-# hparams.yaml as on the Hub, but for the sizes: wmt22-cometkiwi-da, wmt22-comet-da, and one that takes references or not
+# hparams.yaml as on the Hub, but for the sizes: wmt22-cometkiwi-da, wmt22-comet-da, and one that
+# takes references or not
 MODELS = {
     "kiwi": {**SHARED, **UNIFIED, "input_segments": ["mt", "src"]},
     "comet": {

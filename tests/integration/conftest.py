@@ -54,7 +54,7 @@ def launch(*arguments: object, **environment: str) -> subprocess.CompletedProces
 
 @pytest.fixture
 def write_config(tmp_path: Path) -> Callable[..., Path]:
-    """A YAML of a dry run: two scripted agents, a reward function, 12 prompts; keys can be changed."""
+    """Write the YAML of a dry run: two scripted agents, a reward function, 12 prompts."""
 
     def write(**changes: Any) -> Path:
         prompts = tmp_path / "prompts.jsonl"
@@ -87,7 +87,7 @@ def write_config(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def training_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with sft/ and dpo/ of 64 rows each, as a run leaves them, made from the bundled problems without sampling."""
+    """Return a folder with sft/ and dpo/ of 64 rows, made from the bundled problems."""
     folder = tmp_path_factory.mktemp("training_data")
     rng, careless = random.Random(0), world.Skill(right=dict.fromkeys("+-*", 0.3))
     sft, dpo = list[dict[str, Any]](), list[dict[str, Any]]()
@@ -120,7 +120,7 @@ def training_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., str]:
-    """A recipe that must fail: its one line of error. In this process, since importing TRL takes seconds."""
+    """Run a recipe that must fail, in this process (importing TRL takes seconds); its error."""
 
     def fail(name: str, *arguments: object) -> str:
         monkeypatch.chdir(ROOT)

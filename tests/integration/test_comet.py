@@ -1,7 +1,8 @@
 """scripts/serve_comet.py with a real unbabel-comet, on real translations of WMT'22.
 
-The published weights cannot be loaded here: small random models of the same architecture and interface stand for them
-(comet_models.py). What they say is noise, but it is the noise that comet itself computes from the same texts.
+The published weights cannot be loaded here: small random models of the same architecture and
+interface stand for them (comet_models.py). What they say is noise, but it is the noise that comet
+itself computes from the same texts.
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ VLLM_ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # else every server takes all cores
     "VLLM_NO_USAGE_STATS": "1",
 }
-# Seeds and prompts read in chunks kill vLLM 0.32 on a CPU; its blocks of 128 tokens hold none of our short prompts; and by
-# default it does not start where less than 92 % of the memory is free.
+# Seeds and prompts read in chunks kill vLLM 0.32 on a CPU; its blocks of 128 tokens hold none of
+# our short prompts; and by default it does not start where less than 92 % of the memory is free.
 ENGINE = {
     "enforce_eager": True,
     "enable_chunked_prefill": False,
@@ -62,7 +62,8 @@ PROMPTS = [
 def widen_heads(source: Path, folder: Path, head_dim: int = 32) -> Path:
     """The same function with wider attention heads: vLLM's CPU kernels know none of the demo's size, 24.
 
-    The new dimensions are zero; the queries are scaled, and the rotary base is raised, by what the width changes.
+    The new dimensions are zero; the queries are scaled, and the rotary base is raised, by what the
+    width changes.
     """
     import torch
     from safetensors.torch import load_file, save_file
