@@ -222,7 +222,7 @@ def _judged(rollouts: Rollouts) -> Callable[[Prompt], Prompt]:
     if entry is None:  # not finished: the journal knows a built-in task by its name
         entry = rollouts.identity.get("task", "alignment")
         entry = entry.get("name") if isinstance(entry, Mapping) else entry
-        if entry not in TASKS:
+        if entry not in TASKS.targets:
             return lambda prompt: prompt
     return make_task(entry).judged
 

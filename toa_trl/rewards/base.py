@@ -1,4 +1,4 @@
-"""How good is it? One method."""
+"""The interface of reward models: one method, and capabilities with defaults."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RewardModel(Protocol):
 
     @property
     def graded(self) -> bool:
-        """Whether values between 0 and 1 have a meaning; a verifier that is not graded says right or wrong."""
+        """Whether intermediate values have a meaning, unlike a verifier's right or wrong."""
         return False
 
     @property
@@ -32,20 +32,20 @@ class RewardModel(Protocol):
 
     @property
     def texts(self) -> Any:
-        """Contents of files that decide the rewards, such as a judge's rubric, as JSON values; None without any."""
+        """Contents of files that decide the rewards (a judge's rubric) as JSON values, or None."""
         return None
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
         """Return raw rewards, one per response, of R(x, response): never of a refinement prompt.
 
         Raises:
-            RewardError: a response could not be scored. Never a number that stands for a failure.
-            Unavailable: none of its servers answers any more: the run stops, and can be resumed.
+            RewardError: a response could not be scored. No number may stand for a failure.
+            Unavailable: none of its servers answers: the run stops, and can be resumed.
         """
         ...
 
     async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
-        """Return what `score` returns, with what is known beside it: FLOPs, a second reward, a weight.
+        """Return the rewards with details: FLOPs, a second reward, a weight.
 
         Raises:
             RewardError: as `score`.
@@ -63,7 +63,7 @@ class RewardModel(Protocol):
         """Return whether two final answers mean the same.
 
         Raises:
-            RewardError: the comparison did not come to an end.
+            RewardError: the comparison did not finish.
         """
         raise RewardError(f"{type(self).__name__} cannot compare final answers")
 
@@ -93,7 +93,7 @@ class DetailedReward(RewardModel):
 
 
 class AdaptedReward(RewardModel):
-    """An object of the user's own that has `score` and nothing else of `RewardModel`."""
+    """A user's object that has only `score` of `RewardModel`."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -129,45 +129,42 @@ def as_reward_model(given: Any, place: str = "reward") -> RewardModel:
 
 
 def is_finite(score: Any) -> TypeGuard[float]:
-    """Whether it is a number that a search can use."""
+    """Return whether a score is a finite number."""
     return isinstance(score, Real) and math.isfinite(score)
 
 
 def check_scores(place: str, scores: Any, count: int) -> list[float]:
-    """The scores, if they are `count` finite numbers.
+    """Return the scores as floats.
 
     Raises:
-        RewardError: they are not.
+        RewardError: they are not `count` finite numbers.
     """
-    try:
-        scores = list(scores)  # arrays, too
-    except TypeError as error:
-        raise RewardError(f"{place}: {count} scores were needed, not {scores!r}") from error
-    if len(scores) != count:
-        raise RewardError(f"{place}: {count} scores were needed, not {scores!r}")
-    for score in scores:
+    values = list(scores) if isinstance(scores, Iterable) else None
+    if values is None or len(values) != count:
+        raise RewardError(f"{place}: {count} scores are needed, not {scores!r}")
+    for score in values:
         if not is_finite(score):
-            raise RewardError(f"{place}: a finite number was needed, not {score!r}")
-    return [float(score) for score in scores]
+            raise RewardError(f"{place}: a score must be a finite number, not {score!r}")
+    return [float(score) for score in values]
 
 
 def total_flops(parts: Iterable[float | None]) -> float | None:
-    """The sum, as far as they are known; None where none is."""
+    """Return the sum of the known FLOPs, or None if none are known."""
     known = [flops for flops in parts if flops is not None]
     return sum(known) if known else None
 
 
 def column_of(place: str, prompt: Prompt, column: str) -> Any:
-    """What a column of the prompts file holds for this prompt.
+    """Return the value of a column of the prompts file for this prompt.
 
     Raises:
-        RewardError: it is not there, or empty; the message names the columns that are.
+        RewardError: the column is missing or empty; the message names the existing columns.
     """
     value = prompt.metadata.get(column)
     if value is None or value == "" or value == []:
-        there = ", ".join(map(str, prompt.metadata)) or "none"
-        state = "is empty" if column in prompt.metadata else "is not there"
+        columns = ", ".join(map(str, prompt.metadata)) or "none"
+        state = "is empty" if column in prompt.metadata else "is missing"
         raise RewardError(
-            f"{place}: the column {column!r} {state} for prompt {prompt.id!r}; its columns: {there}"
+            f"{place}: the column {column!r} {state} for prompt {prompt.id!r}; columns: {columns}"
         )
     return value

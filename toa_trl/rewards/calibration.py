@@ -1,4 +1,4 @@
-"""The scale of a reward model on a run's own responses: the mean and std that a combination of rewards asks for."""
+"""Mean and std of a reward model on a run's responses, as combinations of rewards need them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import logging
 import random
 from collections.abc import Callable, Iterable
 from statistics import fmean, pstdev
+from typing import Annotated
+
+from pydantic import Field
 
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.rewards import RewardModel
 from toa_trl.rewards.base import check_scores
 from toa_trl.types import Prompt, Rollout
-from toa_trl.utils.registry import check_whole
+from toa_trl.utils.config import validate
 
 logger = logging.getLogger(__name__)
 
@@ -24,48 +27,43 @@ async def calibrate(
     seed: int = 0,
     judged: Callable[[Prompt], Prompt] = lambda prompt: prompt,
 ) -> tuple[float, float]:
-    """Mean and standard deviation of the raw rewards of scored responses, drawn at random, each at most once.
+    """Return mean and standard deviation of the raw rewards of randomly drawn scored responses.
 
     Args:
-        rollouts: of a run; read once, and only what is drawn is kept.
-        reward_model: to be calibrated.
-        num_responses: >= 2; all of them where there are fewer.
-        seed: of the draw.
-        judged: the prompt as the run's reward model sees it: `toa_trl.tasks.Task.judged` of the run's task.
+        rollouts: rollouts of a run; read once, and only drawn responses are kept.
+        reward_model: reward model to calibrate.
+        num_responses: number of responses to draw, without replacement, >= 2; all if fewer exist.
+        seed: random seed of the draw.
+        judged: maps a prompt to what the run's reward model sees: `Task.judged` of its task.
 
     Returns:
-        (mean, std), std > 0; without the responses that this reward model cannot score, of which a warning tells.
+        (mean, std), std > 0. Responses that cannot be scored are left out, with a warning.
 
     Raises:
         ConfigError: fewer than two responses, or the same reward for all of them.
-        RewardError: fewer than two of them could be scored.
+        RewardError: fewer than two responses could be scored.
         Unavailable: none of the reward model's servers answers.
     """
-    check_whole("num_responses", num_responses, at_least=2)
+    validate(Annotated[int, Field(ge=2)], num_responses, "num_responses")
     drawn = _draw(rollouts, num_responses, random.Random(seed))
     if len(drawn) < 2:
-        raise ConfigError(
-            f"calibrate: a standard deviation needs at least 2 responses, and there are {len(drawn)}"
-        )
+        raise ConfigError(f"calibrate: at least 2 scored responses are needed, not {len(drawn)}")
+    rewards: list[float] = []
     failures: list[RewardError] = []
 
-    async def reward(prompt: Prompt, text: str) -> list[float]:
+    async def score(prompt: Prompt, text: str) -> None:
         try:
-            return check_scores("calibrate", await reward_model.score(judged(prompt), [text]), 1)
+            scores = await reward_model.score(judged(prompt), [text])
+            rewards.extend(check_scores("calibrate", scores, 1))
         except RewardError as error:
             failures.append(error)
-            return []
 
-    rewards = [
-        score
-        for scores in await asyncio.gather(*(reward(*each) for each in drawn))
-        for score in scores
-    ]
+    await asyncio.gather(*(score(prompt, text) for prompt, text in drawn))
     if len(rewards) < 2:
         raise failures[0]
     if failures:
         logger.warning(
-            "%d of %d responses are left out, the first because of: %s",
+            "%d of %d responses could not be scored; first error: %s",
             len(failures),
             len(drawn),
             failures[0],
@@ -73,23 +71,24 @@ async def calibrate(
     mean, std = fmean(rewards), pstdev(rewards)
     if std == 0:
         raise ConfigError(
-            f"calibrate: all {len(rewards)} responses have the reward {mean:g}, which no std can scale"
+            f"calibrate: all {len(rewards)} responses have the reward {mean:g}; std would be 0"
         )
     return mean, std
 
 
 def _draw(rollouts: Iterable[Rollout], count: int, rng: random.Random) -> list[tuple[Prompt, str]]:
-    """`count` responses with their prompts, all equally likely (reservoir sampling)."""
+    """Return `count` responses with their prompts, all equally likely (reservoir sampling)."""
     drawn: list[tuple[Prompt, str]] = []
-    texts = (
-        (rollout.prompt, play.completion.text)
-        for rollout in rollouts
-        for play in rollout.scored
-        if play.completion
-    )
-    for number, each in enumerate(texts):
-        if number < count:
-            drawn.append(each)
-        elif (at := rng.randrange(number + 1)) < count:
-            drawn[at] = each
+    num_seen = 0
+    for rollout in rollouts:
+        for play in rollout.scored:
+            if play.completion is None:
+                continue
+            num_seen += 1
+            if len(drawn) < count:
+                drawn.append((rollout.prompt, play.completion.text))
+                continue
+            slot = rng.randrange(num_seen)
+            if slot < count:
+                drawn[slot] = (rollout.prompt, play.completion.text)
     return drawn

@@ -1,4 +1,4 @@
-"""A reward model that gives a number per text: a sequence classifier with one logit, or one with a head of its own."""
+"""Reward models with one number per text: sequence classifiers, and models with their own head."""
 
 from __future__ import annotations
 
@@ -25,33 +25,34 @@ from toa_trl.rewards.heads import (
     with_flops,
 )
 from toa_trl.types import Prompt, Score
+from toa_trl.utils.config import PositiveInt
 
 SYSTEM_PROMPTS = {"Qwen2ForRewardModel": STEP_BY_STEP}  # architecture -> where the prompt has none
 
 
 class ClassifierReward(DetailedReward):
-    """The raw score of [prompt messages + response] in the model's chat template. No sigmoid.
+    """The raw score of [prompt messages + response] in the model's chat template, no sigmoid.
 
-    A sequence classifier with one label (Skywork-Reward, whatever TRL's RewardTrainer saves, an adapter too), or a model
-    that brings the code of its own head. From their model cards and code:
-    - ArmoRM-Llama3-8B-v0.1: the score is `output.score`, 19 objectives weighted by a gating network that reads the
-      header of the last assistant turn;
-    - InternLM2-reward: the text as the tokenizer encodes it, then the token `config.reward_token_id`; `output[0]`;
+    A sequence classifier with one label (Skywork-Reward, everything that TRL's RewardTrainer
+    saves, adapters too), or a model with its own code. From their model cards and code:
+    - ArmoRM-Llama3-8B-v0.1: the score is `output.score`, 19 objectives weighted by a gating
+      network that reads the header of the last assistant turn;
+    - InternLM2-reward: the encoded text, then the token `config.reward_token_id`; `output[0]`;
     - Qwen2.5-Math-RM: a system prompt; `output[0]`.
 
     Args:
         model: folder or Hub name; with a chat template.
         dtype: a torch dtype's name, or "auto".
         device: e.g. "cuda:1"; default: a GPU if there is one.
-        max_batch_size: responses that are scored at once, over all prompts in flight.
-        max_batch_tokens: of a batch at most, padding included; a longer text is scored alone. Default: 32,768 on a GPU,
-            2,048 on a CPU.
-        trust_remote_code: run the code that the model brings.
-        revision: of the Hub repository, its code included: a branch, a tag or a commit.
+        max_batch_size: maximum number of responses in a batch, over all prompts in flight.
+        max_batch_tokens: maximum number of tokens in a batch, padding included; a longer text is
+            scored alone. Default: 32,768 on a GPU, 2,048 on a CPU.
+        trust_remote_code: run the code in the model's repository.
+        revision: branch, tag or commit of the Hub repository, code included.
 
     Raises:
-        ConfigError: the model or its chat template cannot be loaded, it brings code that is not trusted or does not run,
-            or it has more than one label.
+        ConfigError: the model or its chat template cannot be loaded, its code is not trusted or
+            does not run, or it has more than one label.
     """
 
     def __init__(
@@ -59,8 +60,8 @@ class ClassifierReward(DetailedReward):
         model: str,
         dtype: str = "auto",
         device: str | None = None,
-        max_batch_size: int = 128,
-        max_batch_tokens: int | None = None,
+        max_batch_size: PositiveInt = 128,
+        max_batch_tokens: PositiveInt | None = None,
         trust_remote_code: bool = False,
         revision: str | None = None,
     ) -> None:
@@ -68,18 +69,18 @@ class ClassifierReward(DetailedReward):
         config = read_config(place, model, revision)
         own_class = trusted_class(place, model, config, trust_remote_code)
         if own_class is not None:
-            _name_what_is_gone()
+            _restore_removed_names()
         code: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
         auto_class = own_class or "AutoModelForSequenceClassification"
         self._model = load_model(place, auto_class, model, dtype=dtype, device=device, **code)
         self._config = self._model.config.get_text_config()
         if own_class is None and self._model.config.num_labels != 1:
             raise ConfigError(
-                f"{place}: {model!r} has {self._model.config.num_labels} labels; a reward model has one (num_labels=1)"
+                f"{place}: {model!r} has {self._model.config.num_labels} labels; "
+                "a reward model has one (num_labels=1)"
             )
-        self._config.use_cache = (
-            False  # nothing is generated, and older code knows another cache than transformers 5
-        )
+        # Nothing is generated, and older model code does not know the cache of transformers 5.
+        self._config.use_cache = False
         self._tokenizer = load_tokenizer(place, model, **code)
         self._system = SYSTEM_PROMPTS.get((config.get("architectures") or [""])[0])
         self._reward_token: int | None = getattr(self._config, "reward_token_id", None)
@@ -107,8 +108,8 @@ class ClassifierReward(DetailedReward):
 
     @torch.inference_mode()
     def _run(self, texts: list[list[int]]) -> list[Score]:
-        # Heads look for the end of a text by the padding token: its first occurrence (ArmoRM, Qwen) or the last token
-        # that is another one (transformers). So it must be in no text; without one to spare, nothing is padded.
+        # Heads find the end of a text by the padding token: its first occurrence (ArmoRM, Qwen) or
+        # the last other token (transformers). So it must occur in no text, else nothing is padded.
         pad = spare_token(texts, self._config.vocab_size)
         if pad is None and len(texts) > 1:
             return [score for text in texts for score in self._run([text])]
@@ -119,13 +120,14 @@ class ClassifierReward(DetailedReward):
         values = (output[0] if scores is None else scores).float().reshape(len(texts), -1)
         if values.shape[1] != 1:
             raise RewardError(
-                f"one number per text was needed, not {values.shape[1]}; step scores are kind: process"
+                f"the model must give one number per text, not {values.shape[1]}; "
+                "for step scores use kind: process"
             )
         return with_flops(values[:, 0].tolist(), texts, self._flops)
 
 
-def _name_what_is_gone() -> None:
-    """ArmoRM's code imports a docstring that transformers has no more."""
+def _restore_removed_names() -> None:
+    """Define the docstring that ArmoRM's code imports and transformers 5 has removed."""
     from transformers.models.llama import modeling_llama
 
     if not hasattr(modeling_llama, "LLAMA_INPUTS_DOCSTRING"):

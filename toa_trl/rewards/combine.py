@@ -1,62 +1,105 @@
-"""Several reward models as one: their weighted sum, the worst of them, or one that steers while a second looks on.
+"""Combinations of reward models: weighted sum, minimum, or one that steers and one held out.
 
-Mean and standard deviation of a part are constants of its entry, never running ones: a reward that depended on the plays
-before it would come out differently in a run that is resumed. `toa_trl.rewards.calibration` finds them.
+The mean and standard deviation of a part are constants of its entry, not running estimates: a
+reward that depended on earlier plays would differ in a resumed run. `toa_trl.rewards.calibration`
+measures them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from toa_trl.errors import ConfigError, RewardError, Unavailable
-from toa_trl.rewards import make_reward
-from toa_trl.rewards.base import DetailedReward, RewardModel, check_scores, total_flops
+from toa_trl.rewards import KINDS, make_reward
+from toa_trl.rewards.base import (
+    DetailedReward,
+    RewardModel,
+    as_reward_model,
+    check_scores,
+    total_flops,
+)
 from toa_trl.types import Prompt, Score
 from toa_trl.utils.aio import gather_or_cancel
-from toa_trl.utils.registry import check_number, construct
+from toa_trl.utils.config import Config, FiniteFloat, PositiveFloat
+from toa_trl.utils.registry import or_object
 
 logger = logging.getLogger(__name__)
 
-Given = (
-    RewardModel | Callable[..., Any] | Mapping[str, Any]
-)  # a reward model, a TRL reward function, or an entry
+
+def _is_reward(given: Any) -> bool:
+    try:
+        as_reward_model(given)
+    except ConfigError:
+        return False
+    return True
+
+
+def _refuse_held_out(given: Any) -> Any:
+    kind = KINDS.load(given["kind"]) if isinstance(given, Mapping) else type(given)
+    if kind is HeldOutReward:
+        text = "held_out cannot be part of another reward: its second reward would be lost"
+        raise PydanticCustomError("explained", "{text}", {"text": text})
+    return given
+
+
+RewardEntry = Annotated[Any, KINDS, or_object(_is_reward), AfterValidator(_refuse_held_out)]
+
+
+class MinimumPart(Config):
+    """One reward of a minimum."""
+
+    reward: RewardEntry
+    """An entry {kind, ...}, a reward model, or a TRL reward function."""
+    mean: FiniteFloat = 0.0
+    """Mean of its raw rewards."""
+    std: PositiveFloat = 1.0
+    """Standard deviation of its raw rewards."""
+
+
+class WeightedPart(MinimumPart):
+    """One reward of a weighted sum."""
+
+    weight: FiniteFloat = 1.0
+    """Factor of the standardized reward."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One reward model of a combination, and the place of its entry."""
+    """One reward model of a combination."""
 
-    place: str
+    name: str  # for errors, and the key of its texts in a run's identity
     model: RewardModel
     weight: float = 1.0
     mean: float = 0.0
     std: float = 1.0  # > 0
 
     async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
-        """Raw rewards.
+        """Return raw rewards.
 
         Raises:
-            RewardError: it failed; the message names the place.
+            RewardError: the model failed; the message names the part.
             Unavailable: none of its servers answers.
         """
         try:
             scores = await self.model.score_details(prompt, responses)
-            check_scores(self.place, [score.value for score in scores], len(responses))
+            check_scores(self.name, [score.value for score in scores], len(responses))
             return scores
         except Unavailable:
             raise
         except RewardError as error:
-            raise RewardError(f"{self.place}: {error}") from error
-        except Exception as error:  # of a reward model that is not ours
-            raise RewardError(f"{self.place}: {type(error).__name__}: {error}") from error
+            raise RewardError(f"{self.name}: {error}") from error
+        except Exception as error:  # a reward model of the user's own may raise anything
+            raise RewardError(f"{self.name}: {type(error).__name__}: {error}") from error
 
-    def standardised(self, score: float) -> float:
-        """(score - mean) / std."""
+    def standardized(self, score: float) -> float:
+        """Return (score - mean) / std."""
         return (score - self.mean) / self.std
 
 
@@ -66,18 +109,16 @@ class _Combination(DetailedReward):
 
     @property
     def texts(self) -> Any:
-        """See `RewardModel`: those of the parts, by place."""
-        found = {part.place: part.model.texts for part in self._parts}
-        return {place: texts for place, texts in found.items() if texts is not None} or None
+        """The texts of the parts, by name."""
+        texts = {part.name: part.model.texts for part in self._parts}
+        return {name: text for name, text in texts.items() if text is not None} or None
 
     async def check(self) -> None:
-        """Raises:
-        ConfigError: a server of one of them cannot be reached, or refuses.
-        """
+        """Check all parts."""
         await gather_or_cancel(part.model.check() for part in self._parts)
 
     async def aclose(self) -> None:
-        """End what they hold, all of them, and then raise what the first one raised."""
+        """Close all parts, then raise the first error."""
         closing = (part.model.aclose() for part in self._parts)
         for result in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(result, BaseException):
@@ -88,15 +129,14 @@ class WeightedSumReward(_Combination):
     """The sum of weight * (score - mean) / std over the parts.
 
     Args:
-        rewards: a list of {reward, weight, mean, std}, where reward is an entry (or a reward model, or a TRL reward
-            function); weight is 1, mean 0 and std, > 0, is 1 by default.
+        rewards: list of {reward, weight, mean, std}.
 
     Raises:
-        ConfigError: a mistake in one of them; the message names its place.
+        ConfigError: a part cannot be built.
     """
 
-    def __init__(self, rewards: Sequence[Mapping[str, Any]]) -> None:
-        super().__init__(_parts("reward 'weighted_sum'", rewards, _weighted))
+    def __init__(self, rewards: Annotated[list[WeightedPart], Field(min_length=1)]) -> None:
+        super().__init__(_parts("weighted_sum", rewards))
 
     async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
         """See `RewardModel`."""
@@ -106,7 +146,7 @@ class WeightedSumReward(_Combination):
         sums = []
         for scores in zip(*scored, strict=True):
             terms = [
-                part.weight * part.standardised(score.value)
+                part.weight * part.standardized(score.value)
                 for part, score in zip(self._parts, scores, strict=True)
             ]
             # sorted, so that the order of the parts does not change the sum's rounding
@@ -116,18 +156,17 @@ class WeightedSumReward(_Combination):
 
 
 class MinimumReward(_Combination):
-    """The least (score - mean) / std of the parts: how good the one finds it that thinks worst of it.
+    """The minimum of (score - mean) / std over the parts.
 
     Args:
-        rewards: a list of {reward, mean, std}, where reward is an entry (or a reward model, or a TRL reward function);
-            mean is 0 and std, > 0, is 1 by default.
+        rewards: list of {reward, mean, std}.
 
     Raises:
-        ConfigError: a mistake in one of them; the message names its place.
+        ConfigError: a part cannot be built.
     """
 
-    def __init__(self, rewards: Sequence[Mapping[str, Any]]) -> None:
-        super().__init__(_parts("reward 'minimum'", rewards, _unweighted))
+    def __init__(self, rewards: Annotated[list[MinimumPart], Field(min_length=1)]) -> None:
+        super().__init__(_parts("minimum", rewards))
 
     async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
         """See `RewardModel`."""
@@ -136,35 +175,34 @@ class MinimumReward(_Combination):
         )
         least = []
         for scores in zip(*scored, strict=True):
-            standardised = [
-                part.standardised(score.value)
+            values = [
+                part.standardized(score.value)
                 for part, score in zip(self._parts, scores, strict=True)
             ]
-            least.append(Score(min(standardised), total_flops(score.flops for score in scores)))
+            least.append(Score(min(values), total_flops(score.flops for score in scores)))
         check_scores("reward 'minimum'", [score.value for score in least], len(responses))
         return least
 
 
 class HeldOutReward(_Combination):
-    """The score of `reward`, with that of `second` in `Score.second`: recorded with every play, it never steers a search.
+    """The score of `reward`, with that of `second` in `Score.second`, which no search sees.
 
-    Where the second fails, the score stands and `Score.second` is None. Where its servers are gone, the run waits as its
-    `wait_s` says and then stops, as without the first.
+    If the second model fails, `Score.second` is None. If its servers are unavailable, the run waits
+    for its `wait_s` and then stops, as for the first.
 
     Args:
-        reward: an entry (or a reward model, or a TRL reward function).
-        second: likewise.
+        reward: an entry {kind, ...}, a reward model, or a TRL reward function.
+        second: an entry {kind, ...}, a reward model, or a TRL reward function.
 
     Raises:
-        ConfigError: a mistake in one of them; the message names its place.
+        ConfigError: a part cannot be built.
     """
 
-    def __init__(self, reward: Given, second: Given) -> None:
-        places = {"reward 'held_out': reward": reward, "reward 'held_out': second": second}
-        self._first, self._second = parts = [
-            Part(place, _make(place, given)) for place, given in places.items()
-        ]
-        super().__init__(parts)
+    def __init__(self, reward: RewardEntry, second: RewardEntry) -> None:
+        names = ("reward 'held_out': reward", "reward 'held_out': second")
+        self._first = Part(names[0], _make(names[0], reward))
+        self._second = Part(names[1], _make(names[1], second))
+        super().__init__([self._first, self._second])
         self.num_failed = 0  # responses that the second could not score
 
     async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
@@ -172,11 +210,11 @@ class HeldOutReward(_Combination):
         results: list[Any] = await gather_or_cancel(
             [self._first.score_details(prompt, responses), self._second_scores(prompt, responses)]
         )
-        found = []
+        combined = []
         for score, second in zip(*results, strict=True):
             flops = total_flops([score.flops, second.flops if second else None])
-            found.append(Score(score.value, flops, second.value if second else None))
-        return found
+            combined.append(Score(score.value, flops, second.value if second else None))
+        return combined
 
     async def _second_scores(
         self, prompt: Prompt, responses: Sequence[str]
@@ -185,43 +223,22 @@ class HeldOutReward(_Combination):
             return await self._second.score_details(prompt, responses)
         except RewardError as error:
             if not self.num_failed:
-                logger.warning(
-                    "%s; the plays that it cannot score are recorded without a second reward", error
-                )
+                logger.warning("%s; such plays are recorded without a second reward", error)
             self.num_failed += len(responses)
             return [None] * len(responses)
 
 
-def _parts(place: str, entries: Any, make: Callable[..., Part]) -> list[Part]:
-    if not isinstance(entries, list | tuple) or not entries:
-        raise ConfigError(f"{place}: rewards: a list of {{reward, ...}} is needed, not {entries!r}")
-    places = [f"{place}: rewards[{number}]" for number in range(len(entries))]
-    return [
-        construct(where, make, where, params=entry)
-        for where, entry in zip(places, entries, strict=True)
-    ]
+def _parts(kind: str, entries: Sequence[MinimumPart]) -> list[Part]:
+    parts = []
+    for index, entry in enumerate(entries):
+        name = f"reward {kind!r}: rewards[{index}]"
+        weight = entry.weight if isinstance(entry, WeightedPart) else 1.0
+        parts.append(Part(name, _make(name, entry.reward), weight, entry.mean, entry.std))
+    return parts
 
 
-def _weighted(
-    place: str, reward: Given, weight: float = 1.0, mean: float = 0.0, std: float = 1.0
-) -> Part:
-    check_number(f"{place}: weight", weight, at_least=-math.inf)
-    check_number(f"{place}: mean", mean, at_least=-math.inf)
-    check_number(f"{place}: std", std, at_least=0, above=True)
-    return Part(place, _make(place, reward), weight, mean, std)
-
-
-def _unweighted(place: str, reward: Given, mean: float = 0.0, std: float = 1.0) -> Part:
-    return _weighted(place, reward, 1.0, mean, std)
-
-
-def _make(place: str, given: Given) -> RewardModel:
+def _make(name: str, given: Any) -> RewardModel:
     try:
-        made = make_reward(given)
+        return make_reward(given)
     except ConfigError as error:
-        raise ConfigError(f"{place}: {error}") from error
-    if isinstance(made, HeldOutReward):
-        raise ConfigError(
-            f"{place}: held_out goes around the other kinds, not into one: its second reward would be lost"
-        )
-    return made
+        raise ConfigError(f"{name}: {error}") from error

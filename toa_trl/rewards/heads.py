@@ -1,4 +1,4 @@
-"""What the reward models in this process share: the conversation they read, and the code that some of them bring."""
+"""What in-process reward models share: conversations, batches, and models with their own code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROBE = (Prompt("probe", "What is 1 + 1?"), "1 + 1 = 2")  # type: ignore[arg-typ
 
 
 def conversation(prompt: Prompt, response: str, system: str | None = None) -> Messages:
-    """The prompt's messages and the response; `system` goes in front where the prompt has no system message."""
+    """Return the prompt's messages and the response, with `system` unless the prompt has one."""
     asked = as_dicts(prompt.messages)
     if system is not None and asked[0]["role"] != "system":
         asked.insert(0, {"role": "system", "content": system})
@@ -30,9 +30,9 @@ def conversation(prompt: Prompt, response: str, system: str | None = None) -> Me
 
 
 def render(tokenizer: Any, messages: Messages, **options: Any) -> Any:
-    """Token ids, or with tokenize=False the text, of messages in the model's chat template.
+    """Return token ids (or with tokenize=False the text) of messages in the chat template.
 
-    A system message goes into the first user message where the template has no place for one (Gemma's).
+    A system message is merged into the first user message if the template refuses it (Gemma's).
 
     Raises:
         RewardError: the template refuses the messages.
@@ -51,37 +51,32 @@ def render(tokenizer: Any, messages: Messages, **options: Any) -> Any:
 
 
 def batch_tokens(given: int | None, model: Any) -> int:
-    """Tokens of a batch: as given, or what its device is fast with: a CPU gains nothing by larger batches."""
+    """Return the token limit of a batch; a CPU gains nothing from larger batches."""
     return given or (2_048 if model.device.type == "cpu" else 32_768)
 
 
 def spare_token(texts: Iterable[Sequence[int]], num_tokens: int) -> int | None:
-    """A token of the vocabulary that is in none of the texts."""
-    used = {token for text in texts for token in text}
+    """Return a token of the vocabulary that occurs in none of the texts."""
+    used = set().union(*texts)
     return next((token for token in range(num_tokens) if token not in used), None)
 
 
 async def scored(queue: Batcher[Any, Score], texts: Iterable[Any]) -> list[Score]:
-    """The scores of texts, through the model's queue.
+    """Return the scores of texts, computed in the model's queue.
 
     Raises:
-        RewardError: the model failed, or a score is no finite number.
+        RewardError: the model failed, or a score is not a finite number.
     """
     try:
         scores = await asyncio.gather(*map(queue.submit, texts))
-    except (
-        RuntimeError,
-        ValueError,
-        IndexError,
-        AssertionError,
-    ) as error:  # memory, positions, a head of its own
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
         raise RewardError(f"the reward model failed: {error}") from error
     check_scores("the reward model", [score.value for score in scores], len(scores))
     return scores
 
 
 def with_flops(values: Sequence[float], texts: Sequence[Sized], flops: Flops | None) -> list[Score]:
-    """The values as scores that know what their texts, by their length in tokens, have cost."""
+    """Return scores with the FLOPs that the lengths of their texts in tokens have cost."""
     return [
         Score(value, flops(len(text)) if flops else None)
         for value, text in zip(values, texts, strict=True)
@@ -91,32 +86,32 @@ def with_flops(values: Sequence[float], texts: Sequence[Sized], flops: Flops | N
 def trusted_class(
     place: str, model: str, config: Mapping[str, Any], trust_remote_code: bool
 ) -> str | None:
-    """The auto class of the code that the model brings, or None where transformers has its architecture.
+    """Return the auto class of a model with its own code, or None if transformers implements it.
 
     Raises:
-        ConfigError: it brings code, and the entry does not trust it.
+        ConfigError: the model has its own code, and the entry does not trust it.
     """
     auto_class = own_class(config)
     if auto_class is not None and not trust_remote_code:
         raise ConfigError(
-            f"{place}: {model!r} brings its own code ({config['auto_map'][auto_class]}), and loaded without it "
-            "its score would be noise; read that code, then set trust_remote_code: true to run it "
+            f"{place}: {model!r} brings its own code ({config['auto_map'][auto_class]}); without it "
+            "scores would be noise; read the code, then set trust_remote_code: true to run it "
             "(and revision: to the commit that you have read)"
         )
     return auto_class
 
 
 def check_scoring(place: str, model: str, score: Callable[[], Sequence[Score]]) -> None:
-    """Score once, so that a model that cannot says so before anything is paid for.
+    """Score once, so that a model that cannot score fails before anything is sampled.
 
     Raises:
-        ConfigError: it failed, or gave no finite number.
+        ConfigError: the model failed, or its score is not a finite number.
     """
     try:
-        check_scores("the model", [each.value for each in score()], 1)
-    except Exception as error:  # a model's own code raises what it likes
+        check_scores("the model", [result.value for result in score()], 1)
+    except Exception as error:  # a model's own code may raise anything
         reason = str(error).strip().split("\n")[0]
         raise ConfigError(
             f"{place}: {model!r} cannot score a text here ({type(error).__name__}: {reason}); "
-            "choose another revision or model, or serve it from an environment of its own (kind: http)"
+            "choose another revision or model, or serve it from a separate environment (kind: http)"
         ) from error

@@ -1,10 +1,12 @@
-"""Anybody's own scorer behind one documented JSON contract.
+"""A scorer of the user's own behind a documented JSON contract.
 
-    POST url   {"inputs": [{"prompt": [{"role": ..., "content": ...}, ...], "response": "...", "metadata": {...}}, ...]}
+    POST url   {"inputs": [{"prompt": [{"role": ..., "content": ...}, ...],
+                            "response": "...", "metadata": {...}}, ...]}
     200        {"scores": [1.25, -0.5, ...]}
 
-One raw score, a finite number, per input and in its order. `metadata` holds the further columns of the prompts file. null
-says that this input could not be scored. `scripts/serve_reward.py` is a server in 20 lines.
+One raw score, a finite number, per input, in the same order; null means that the input could not
+be scored. `metadata` holds the further columns of the prompts file. `scripts/serve_reward.py` is
+a server in 20 lines.
 """
 
 from __future__ import annotations
@@ -18,28 +20,30 @@ from toa_trl.models.batching import Batcher
 from toa_trl.models.endpoints import Endpoints, RequestError
 from toa_trl.rewards.base import RewardModel, is_finite
 from toa_trl.types import Prompt, as_dicts
-from toa_trl.utils.registry import check_whole
+from toa_trl.utils.config import NonNegativeFloat, PositiveFloat, PositiveInt
 
 Input = Mapping[str, Any]
 
 
 class HTTPReward(RewardModel):
-    """Scores in batches over all prompts in flight.
+    """Score responses in batches over all prompts in flight.
 
-    A score that is missing, NaN or infinite is asked for again, by itself; a wrong number of scores, the whole batch.
+    A score that is missing, NaN or infinite is requested again alone; if the number of scores is
+    wrong, the whole batch is requested again.
 
     Args:
-        url: where to POST, or a list of such: the one with the fewest outstanding requests is asked.
-        name: of the scorer, for the data set card. A run goes on only under the name it was begun with, at whatever URL.
-        api_key_env: environment variable that holds the key; the key itself is never written anywhere.
-        max_batch_size: responses in one request at most.
-        max_concurrency: requests in flight at most, over all URLs.
-        max_attempts: of one score, the first included.
-        timeout_s: of one attempt.
-        wait_s: how long a score waits while none of the servers answers; then the run stops.
+        url: URL of the scorer, or a list of URLs; the one with the fewest requests is used.
+        name: name of the scorer for the dataset card. It is part of the run's identity, the URL
+            is not.
+        api_key_env: environment variable that holds the key; the key itself is never stored.
+        max_batch_size: maximum number of responses in a request.
+        max_concurrency: maximum number of requests in flight, over all URLs.
+        max_attempts: maximum number of attempts per score, the first included.
+        timeout_s: timeout of one attempt.
+        wait_s: how long a score waits while no server answers, before the run stops.
 
     Raises:
-        ConfigError: a URL without http:// or https://, or a number out of range.
+        ConfigError: a URL without http:// or https://.
     """
 
     def __init__(
@@ -47,13 +51,12 @@ class HTTPReward(RewardModel):
         url: str | Sequence[str],
         name: str = "",
         api_key_env: str = "REWARD_API_KEY",
-        max_batch_size: int = 32,
-        max_concurrency: int = 16,
-        max_attempts: int = 5,
-        timeout_s: float = 600.0,
-        wait_s: float = 900.0,
+        max_batch_size: PositiveInt = 32,
+        max_concurrency: PositiveInt = 16,
+        max_attempts: PositiveInt = 5,
+        timeout_s: PositiveFloat = 600.0,
+        wait_s: NonNegativeFloat = 900.0,
     ) -> None:
-        check_whole("reward 'http': max_batch_size", max_batch_size, at_least=1)
         self._endpoints = Endpoints(
             "reward 'http'",
             url,
@@ -70,17 +73,11 @@ class HTTPReward(RewardModel):
         )
 
     async def check(self) -> None:
-        """Raises:
-        ConfigError: a URL cannot be reached, or refuses the key.
-        """
+        """See `RewardModel`."""
         await self._endpoints.check()
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
-        """See `RewardModel`.
-
-        Raises:
-            Unavailable: none of its servers answers.
-        """
+        """See `RewardModel`."""
         asked, metadata = as_dicts(prompt.messages), dict(prompt.metadata)
         inputs = (
             {"prompt": asked, "response": response, "metadata": metadata} for response in responses
@@ -97,15 +94,18 @@ class HTTPReward(RewardModel):
             if is_finite(score):
                 return float(score)
         raise RewardError(
-            f"reward 'http': a finite number was needed, not {score!r} ({self._max_attempts} attempts)"
+            f"reward 'http': the score must be a finite number, not {score!r} "
+            f"({self._max_attempts} attempts)"
         )
 
     async def _send(self, inputs: list[Input]) -> list[float | None]:
         def scores(answer: Any) -> list[float | None]:
-            found = answer.get("scores") if isinstance(answer, Mapping) else None
-            if not isinstance(found, list) or len(found) != len(inputs):
-                raise ValueError(f'{{"scores": [...]}} with {len(inputs)} numbers was needed')
-            return found
+            values = answer.get("scores") if isinstance(answer, Mapping) else None
+            if not isinstance(values, list) or len(values) != len(inputs):
+                raise ValueError(
+                    f'the answer must be {{"scores": [...]}} with {len(inputs)} numbers'
+                )
+            return values
 
         try:
             return await self._endpoints.post("", {"inputs": inputs}, scores)

@@ -1,36 +1,36 @@
-"""How long is it? For dry runs, and as a part of a weighted sum."""
+"""Length of a response: for dry runs, and as a part of a weighted sum."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from toa_trl.rewards.base import RewardModel
 from toa_trl.types import Prompt
-from toa_trl.utils.registry import check_number, choose
-
-UNITS = {"words": lambda text: len(text.split()), "characters": len}
+from toa_trl.utils.config import NonNegativeFloat
 
 
 class LengthReward(RewardModel):
-    """The number of words or characters; with a target its distance from it, below 0.
+    """The number of words or characters; with a target, minus the distance from it.
 
     Args:
-        unit: "words" (parted by white space) or "characters" (code points).
-        target: a number >= 0 of them: the reward is -|length - target|. None: the length itself.
-
-    Raises:
-        ConfigError: an unknown unit, or a target that is no number >= 0.
+        unit: "words" (separated by white space) or "characters" (code points).
+        target: desired length: the reward is -|length - target|. Default: the length itself.
     """
 
-    def __init__(self, unit: str = "words", target: float | None = None) -> None:
-        self._length = choose("reward 'length'", "unit", UNITS, unit)
-        if target is not None:
-            check_number("reward 'length': target", target, at_least=0)
-        self._target = target
+    def __init__(
+        self,
+        unit: Literal["words", "characters"] = "words",
+        target: NonNegativeFloat | None = None,
+    ) -> None:
+        self._unit, self._target = unit, target
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
         """See `RewardModel`."""
-        lengths = [float(self._length(response)) for response in responses]
-        return (
-            lengths if self._target is None else [-abs(length - self._target) for length in lengths]
-        )
+        if self._unit == "words":
+            lengths = [float(len(response.split())) for response in responses]
+        else:
+            lengths = [float(len(response)) for response in responses]
+        if self._target is None:
+            return lengths
+        return [-abs(length - self._target) for length in lengths]

@@ -1,24 +1,27 @@
-"""The likelihood of a response under a causal model: a generative reward that needs no training of its own."""
+"""Likelihood of a response under a causal model: a generative reward that needs no training."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 
-from toa_trl.errors import ConfigError, RewardError
+from toa_trl.errors import RewardError
 from toa_trl.models.batching import Batcher
 from toa_trl.models.flops import Flops
 from toa_trl.models.loading import load_model, load_tokenizer, padded
 from toa_trl.rewards.base import DetailedReward
 from toa_trl.rewards.heads import batch_tokens, conversation, render, scored, with_flops
 from toa_trl.types import Prompt, Score, as_dicts
+from toa_trl.utils.config import PositiveInt
 
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    ids: list[int]  # prompt and response, with the template's end of the turn
+    ids: list[int]  # prompt and response, with the template's end-of-turn token
     num_prompt: int
 
     def __len__(self) -> int:
@@ -30,33 +33,31 @@ class LikelihoodReward(DetailedReward):
 
     Args:
         model: folder or Hub name of a causal language model with a chat template.
-        aggregate: over the tokens of the response, its end included: "mean" (length does not count) or "sum".
-        floor: the least log-probability of one token, < 0: one surprising token shall not outweigh the rest.
+        aggregate: over the tokens of the response, its end included: "mean" (independent of
+            length) or "sum".
+        floor: lower limit of a token's log-probability, < 0, so that one surprising token does
+            not outweigh the rest. Default: none.
         dtype: a torch dtype's name, or "auto".
         device: e.g. "cuda:1"; default: a GPU if there is one.
-        max_batch_size: responses that are scored at once, over all prompts in flight.
-        max_batch_tokens: of a batch at most, padding included; a longer text is scored alone. Default: 32,768 on a GPU,
-            2,048 on a CPU.
+        max_batch_size: maximum number of responses in a batch, over all prompts in flight.
+        max_batch_tokens: maximum number of tokens in a batch, padding included; a longer text is
+            scored alone. Default: 32,768 on a GPU, 2,048 on a CPU.
 
     Raises:
-        ConfigError: the model cannot be loaded, or a value is out of range.
+        ConfigError: the model cannot be loaded.
     """
 
     def __init__(
         self,
         model: str,
-        aggregate: str = "mean",
-        floor: float = float("-inf"),
+        aggregate: Literal["mean", "sum"] = "mean",
+        floor: Annotated[float, Field(lt=0)] | None = None,
         dtype: str = "auto",
         device: str | None = None,
-        max_batch_size: int = 128,
-        max_batch_tokens: int | None = None,
+        max_batch_size: PositiveInt = 128,
+        max_batch_tokens: PositiveInt | None = None,
     ) -> None:
         place = "reward 'likelihood'"
-        if aggregate not in ("mean", "sum"):
-            raise ConfigError(f"{place}: aggregate is mean or sum, not {aggregate!r}")
-        if not isinstance(floor, int | float) or not floor < 0:
-            raise ConfigError(f"{place}: floor must be < 0, not {floor!r}")
         self._model = load_model(place, "AutoModelForCausalLM", model, dtype=dtype, device=device)
         self._tokenizer = load_tokenizer(place, model)
         self._flops = Flops.if_known(self._model.config)
@@ -84,13 +85,14 @@ class LikelihoodReward(DetailedReward):
     def _run(self, texts: list[_Text]) -> list[Score]:
         ids, mask = padded([text.ids for text in texts], 0, self._model.device)
         logits = self._model(input_ids=ids, attention_mask=mask).logits  # [B, T, vocabulary]
-        values = torch.stack(
-            [self._value(*each) for each in zip(texts, ids, logits, strict=True)]
-        ).tolist()
-        return with_flops(values, texts, self._flops)
+        rows = zip(texts, ids, logits, strict=True)
+        values = torch.stack([self._value(*row) for row in rows])  # [B]
+        return with_flops(values.tolist(), texts, self._flops)
 
     def _value(self, text: _Text, ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         begin, end = text.num_prompt, len(text)
-        said = logits[begin - 1 : end - 1].float().log_softmax(dim=-1)
-        per_token = said.gather(1, ids[begin:end, None]).clamp_min(self._floor)
+        log_probabilities = logits[begin - 1 : end - 1].float().log_softmax(dim=-1)
+        per_token = log_probabilities.gather(1, ids[begin:end, None])
+        if self._floor is not None:
+            per_token = per_token.clamp_min(self._floor)
         return per_token.mean() if self._mean else per_token.sum()

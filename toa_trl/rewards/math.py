@@ -1,9 +1,11 @@
-"""Is the final answer right? math-verify (Hugging Face's Math-Verify), in a process of its own.
+"""Correctness of a final answer, judged by math-verify (Hugging Face's Math-Verify) in workers.
 
-math-verify hands what a model wrote to sympy, which for 10^(10^10) computes until memory or patience ends, and its own
-timeouts are alarms, which exist in a main thread only and which a long operation in C does not hear. So a worker
-process judges under a limit of processor time that the kernel enforces: whatever an answer does, it ends that worker and
-nothing else, also after this process is gone.
+math-verify passes what a model wrote to sympy, which computes without end for 10^(10^10). Its own
+timeouts are alarms, which work only in the main thread and cannot interrupt a long operation in C.
+So worker processes judge under a limit of processor time that the kernel enforces: an answer can
+end only its worker, even after this process was killed. A process pool (multiprocessing, pebble)
+cannot guarantee this: it measures wall-clock time in the parent, imports the user's main module
+again (spawn) or copies a process with threads (fork).
 """
 
 from __future__ import annotations
@@ -24,63 +26,57 @@ from toa_trl.errors import RewardError
 from toa_trl.rewards.answers import boxed, final_answer, judge
 from toa_trl.rewards.base import RewardModel, column_of
 from toa_trl.types import Prompt
-from toa_trl.utils.registry import check_number
+from toa_trl.utils.config import PositiveFloat
 
 NUM_WORKERS = 2
-MAX_BYTES = 4 << 30  # of a worker's address space
-STALLED_S = 600.0  # a worker that is silent for so long gets no processor time at all
+MAX_BYTES = 4 << 30  # limit of a worker's address space
+STALLED_S = 600.0  # wall-clock limit, for a worker that gets no processor time
 
 
 class MathReward(RewardModel):
-    """1.0 where the response's final answer is the one in the prompt's column, 0.0 where it is not.
+    """1.0 if the response's final answer equals the one in the prompt's column, else 0.0.
 
-    The final answer is that of `final_answer`; without one, what math-verify finds in the last 10,000 characters. No
-    answer, or one that cannot be parsed, is not right. One on which math-verify does not come to an end is not judged:
-    that is a `RewardError`. Of the column's text the final answer is taken as well, so that the solutions of GSM8K and
-    MATH can stand there as they are.
+    The final answer is that of `final_answer`, else what math-verify finds in the last 10,000
+    characters. A missing answer, or one that cannot be parsed, is wrong. An answer on which
+    math-verify does not finish is a `RewardError`. The column may hold a whole solution, as in
+    GSM8K and MATH.
 
     Args:
-        column: of the prompts file, which holds the right answer.
-        timeout_s: processor time of one answer, > 0.
-
-    Raises:
-        ConfigError: timeout_s is no number > 0.
+        column: column of the prompts file with the correct answer.
+        timeout_s: processor time per answer.
     """
 
-    def __init__(self, column: str = "answer", timeout_s: float = 10.0) -> None:
-        check_number("reward 'math': timeout_s", timeout_s, at_least=0, above=True)
+    def __init__(self, column: str = "answer", timeout_s: PositiveFloat = 10.0) -> None:
         self._column, self._timeout_s = column, timeout_s
-        self._threads = ThreadPoolExecutor(NUM_WORKERS)  # each waits for one worker
+        self._threads = ThreadPoolExecutor(NUM_WORKERS)  # one per worker
         self._idle: list[subprocess.Popen[bytes]] = []
         self._all: set[subprocess.Popen[bytes]] = set()
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
         """See `RewardModel`."""
         answer = str(column_of("reward 'math'", prompt, self._column))
-        return [
-            float(r)
-            for r in await asyncio.gather(*(self._right(answer, each) for each in responses))
-        ]
+        right = await asyncio.gather(*(self._right(answer, text) for text in responses))
+        return [float(value) for value in right]
 
     @property
     def decides_equivalence(self) -> bool:
-        """True."""
+        """Always true."""
         return True
 
     async def equivalent(self, answer: str, other: str) -> bool:
-        """Whether two final answers, as of `final_answer`, say the same; `answer` is the one to go by.
+        """Return whether two final answers are equal; `answer` is the reference.
 
         Raises:
-            RewardError: math-verify came to no end.
+            RewardError: math-verify did not finish.
         """
         return await self._right(answer, boxed(other))
 
     async def aclose(self) -> None:
-        """End the workers, whatever they do; the next score starts new ones."""
+        """Kill the workers; the next score starts new ones."""
         threads, self._threads = self._threads, ThreadPoolExecutor(NUM_WORKERS)
         threads.shutdown(wait=False, cancel_futures=True)
         ending = asyncio.get_running_loop().run_in_executor(None, threads.shutdown)
-        while self._all or not ending.done():  # a thread may just have started one
+        while self._all or not ending.done():  # a thread may have just started a worker
             for worker in list(self._all):
                 self._end(worker)
             await asyncio.wait([ending], timeout=0.05)
@@ -92,29 +88,25 @@ class MathReward(RewardModel):
         )
 
     def _ask(self, answer: str, response: str) -> bool:
-        for _ in range(
-            2
-        ):  # a worker that something else ended, the kernel for want of memory, is replaced once
+        for _ in range(2):  # replace once a worker that was killed, for example by the OOM killer
             worker = self._idle.pop() if self._idle else self._start()
-            if line := self._tell(worker, json.dumps([answer, response]).encode()):
+            line = self._exchange(worker, json.dumps([answer, response]).encode())
+            if line:
                 self._idle.append(worker)
                 return bool(json.loads(line))
             code = self._end(worker)
             if code == -signal.SIGPROF:
                 break
-        late = code == -signal.SIGPROF
-        reason = (
-            f"no end in {self._timeout_s:g} s of processor time"
-            if late
-            else f"its process ended with code {code}"
-        )
-        what = final_answer(response) or response[-80:]
-        raise RewardError(f"reward 'math': math-verify on {what[:80]!r}: {reason}")
+        reason = f"its process ended with code {code}"
+        if code == -signal.SIGPROF:
+            reason = f"did not finish in {self._timeout_s:g} s of processor time"
+        judged = final_answer(response) or response[-80:]
+        raise RewardError(f"reward 'math': math-verify on {judged[:80]!r}: {reason}")
 
-    def _tell(self, worker: subprocess.Popen[bytes], asked: bytes) -> bytes:
+    def _exchange(self, worker: subprocess.Popen[bytes], asked: bytes) -> bytes:
         assert worker.stdin
         assert worker.stdout
-        with suppress(OSError, ValueError):  # it has ended, or its pipes are closed
+        with suppress(OSError, ValueError):  # the worker ended, or its pipes are closed
             worker.stdin.write(asked + b"\n")
             worker.stdin.flush()
             if wait([worker.stdout.fileno()], STALLED_S):
@@ -124,10 +116,10 @@ class MathReward(RewardModel):
     def _start(self) -> subprocess.Popen[bytes]:
         worker = subprocess.Popen(
             [sys.executable, "-m", __name__, str(self._timeout_s)],
-            stdin=subprocess.PIPE,  # its end of file says that this process is gone
+            stdin=subprocess.PIPE,  # end of file when this process ends
             stdout=subprocess.PIPE,
-            cwd=Path(__file__).parents[2],  # so that it is this very package
-            start_new_session=True,  # Ctrl-C is for this process, which then ends its workers
+            cwd=Path(__file__).parents[2],  # to import this same package
+            start_new_session=True,  # Ctrl-C reaches only this process, which ends its workers
         )
         self._all.add(worker)
         return worker
@@ -143,20 +135,18 @@ class MathReward(RewardModel):
 
 
 def work(timeout_s: float) -> None:
-    """The worker: a line [answer, response] in, 0 or 1 out, until its input ends or an answer takes too long."""
+    """Run a worker: read lines [answer, response] and write 0 or 1 until the input ends."""
     import resource
 
-    import math_verify  # noqa: F401  # before the clock runs
+    import math_verify  # noqa: F401  # before the timer starts
 
     logging.disable()
-    with suppress(ValueError):  # less is allowed already
-        resource.setrlimit(
-            resource.RLIMIT_AS, (MAX_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1])
-        )
+    hard_limit = resource.getrlimit(resource.RLIMIT_AS)[1]
+    with suppress(ValueError):  # the hard limit is lower
+        resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, hard_limit))
     for line in sys.stdin.buffer:
-        signal.setitimer(
-            signal.ITIMER_PROF, timeout_s
-        )  # nobody handles SIGPROF: it ends the process, C or not
+        # SIGPROF has no handler: it ends the process even during a long operation in C.
+        signal.setitimer(signal.ITIMER_PROF, timeout_s)
         right = judge(*json.loads(line))
         signal.setitimer(signal.ITIMER_PROF, 0)
         sys.stdout.write(f"{int(right)}\n")

@@ -1,4 +1,4 @@
-"""How near is it to a reference? chrF and BLEU of one response, by sacrebleu."""
+"""Similarity to a reference: chrF and BLEU of one response, computed by sacrebleu."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from toa_trl.errors import RewardError
 from toa_trl.rewards.base import RewardModel, column_of
 from toa_trl.types import Prompt
 
-# sacrebleu's own tokenizer parts words at spaces, which these languages do not write
+# sacrebleu's default tokenizer splits at spaces, which these languages do not write.
 TOKENIZERS = {"chinese": "zh", "zh": "zh"} | dict.fromkeys(
     ("japanese", "ja", "thai", "th", "lao", "lo", "khmer", "km", "burmese", "my"), "char"
 )
 
 
 def bleu_tokenizer(language: object) -> str:
-    """sacrebleu's name of the tokenizer for a language, given by its English name or its code ("Chinese", "zh-TW")."""
+    """Return sacrebleu's tokenizer for an English language name or a code ("Chinese", "zh-TW")."""
     return TOKENIZERS.get(re.split(r"[^a-z]", str(language).strip().lower())[0], "13a")
 
 
 class ChrfReward(RewardModel):
-    """chrF (Popovic 2015) of a response against the references, 0 to 100, with sacrebleu's settings: chrF2, 6 characters.
+    """chrF2 (Popovic 2015, up to 6 characters) of a response against the references, 0 to 100.
 
     Args:
-        column: of the prompts file, which holds a reference, or a list of them.
+        column: column of the prompts file with a reference or a list of references.
     """
 
-    graded = True  # not right or wrong
+    graded = True
 
     def __init__(self, column: str = "reference") -> None:
         from sacrebleu.metrics import CHRF
@@ -44,11 +44,11 @@ class ChrfReward(RewardModel):
 class BleuReward(RewardModel):
     """BLEU of one response against the references, 0 to 100, as sacrebleu's sentence_bleu.
 
-    Exponential smoothing and the effective order, without which a short response that shares no 4-gram would be 0. The
-    column target_language decides the tokenizer: see `bleu_tokenizer`.
+    With exponential smoothing and effective order; otherwise a short response without a common
+    4-gram would be 0. The column target_language decides the tokenizer: see `bleu_tokenizer`.
 
     Args:
-        column: of the prompts file, which holds a reference, or a list of them.
+        column: column of the prompts file with a reference or a list of references.
     """
 
     graded = True
@@ -56,10 +56,8 @@ class BleuReward(RewardModel):
     def __init__(self, column: str = "reference") -> None:
         from sacrebleu.metrics import BLEU
 
-        self._column, self._metric = (
-            column,
-            cache(lambda tokenize: BLEU(effective_order=True, tokenize=tokenize)),
-        )
+        self._column = column
+        self._metric = cache(lambda tokenize: BLEU(effective_order=True, tokenize=tokenize))
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
         """See `RewardModel`."""
@@ -76,6 +74,7 @@ def _scores(
         isinstance(text, str) for text in references
     ):
         raise RewardError(
-            f"{place}: the column {column!r} holds neither a text nor a list of texts for {prompt.id!r}"
+            f"{place}: the column {column!r} holds neither a text nor a list of texts "
+            f"for {prompt.id!r}"
         )
     return [float(metric.sentence_score(response, references).score) for response in responses]

@@ -1,4 +1,4 @@
-"""A process reward model: it judges every step of a response, and the steps become one number."""
+"""Process reward models: every step of a response is judged, and the steps become one number."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -30,8 +30,9 @@ from toa_trl.rewards.heads import (
     with_flops,
 )
 from toa_trl.types import Prompt, Score
-from toa_trl.utils.registry import choose
+from toa_trl.utils.config import PositiveInt
 
+Aggregate = Literal["last", "min", "mean", "product"]
 AGGREGATES: dict[str, Callable[[list[float]], float]] = {
     "last": lambda steps: steps[-1],
     "min": min,
@@ -41,22 +42,22 @@ AGGREGATES: dict[str, Callable[[list[float]], float]] = {
 
 
 class _Interface(Protocol):
-    """How a model reads steps, and where it judges them."""
+    """How a model reads steps, and at which positions it judges them."""
 
-    tag: str  # in the text, behind each step: there it is judged
-    tokens: dict[str, int | None]  # what the tokenizer must know as one token
+    tag: str  # marks the end of each step in the text
+    tokens: dict[str, int | None]  # texts that must be single tokens -> their ids
 
     def encode(self, prompt: Prompt, response: str) -> tuple[list[int], int]:
-        """Token ids, and the number of steps."""
+        """Return token ids and the number of steps."""
 
     def judge(
-        self, model: Any, inputs: dict[str, torch.Tensor], places: torch.Tensor
+        self, model: Any, inputs: dict[str, torch.Tensor], positions: torch.Tensor
     ) -> torch.Tensor:
-        """The probabilities that what ends at these places is a good step [B, places]."""
+        """Return the probability of a good step at each of these positions [B, positions]."""
 
 
 class _Qwen:
-    """Qwen2.5-Math-PRM, from its model card: steps are paragraphs, class 1 is good."""
+    """Qwen2.5-Math-PRM as in its model card: steps are paragraphs, class 1 is good."""
 
     tag = "<extra_0>"
 
@@ -70,16 +71,16 @@ class _Qwen:
         return list(render(self._tokenizer, conversation(prompt, text, STEP_BY_STEP))), len(steps)
 
     def judge(
-        self, model: Any, inputs: dict[str, torch.Tensor], places: torch.Tensor
+        self, model: Any, inputs: dict[str, torch.Tensor], positions: torch.Tensor
     ) -> torch.Tensor:
-        logits: torch.Tensor = model(**inputs)[0][:, places]
+        logits: torch.Tensor = model(**inputs)[0][:, positions]
         return logits.float().softmax(dim=-1)[..., 1]
 
 
 class _Shepherd:
-    """Math-Shepherd, from its model card: no chat template; steps are lines, written "Step 1: ..." in its training data.
+    """Math-Shepherd as in its model card: no chat template; steps are lines ("Step 1: ...").
 
-    It reads the prompt's messages, a system message left out, and is asked for the token "+" or "-" behind each step.
+    It reads the prompt without system messages and predicts "+" or "-" after each step.
     """
 
     tag = "ки"
@@ -101,13 +102,15 @@ class _Shepherd:
         return list(self._tokenizer.encode(f"{question} {text}")), len(steps)
 
     def judge(
-        self, model: Any, inputs: dict[str, torch.Tensor], places: torch.Tensor
+        self, model: Any, inputs: dict[str, torch.Tensor], positions: torch.Tensor
     ) -> torch.Tensor:
-        logits: torch.Tensor = model(**inputs, logits_to_keep=places).logits[..., self._plus_minus]
+        logits: torch.Tensor = model(**inputs, logits_to_keep=positions).logits[
+            ..., self._plus_minus
+        ]
         return logits.float().softmax(dim=-1)[..., 0]
 
 
-# architecture -> interface; the second is a language model, and nothing but its name tells it from any other
+# By architecture; Math-Shepherd is a plain language model and can only be recognized by it.
 INTERFACES: dict[str, Callable[[Any], _Interface]] = {
     "Qwen2ForProcessRewardModel": _Qwen,
     "MistralForCausalLM": _Shepherd,
@@ -117,52 +120,53 @@ INTERFACES: dict[str, Callable[[Any], _Interface]] = {
 @dataclass(frozen=True, slots=True)
 class _Text:
     ids: list[int]
-    places: list[int]  # of the step tags
+    positions: list[int]  # of the step tags
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
 class ProcessReward(DetailedReward):
-    """The probabilities that the steps are good, aggregated, in [0, 1].
+    """The aggregated probabilities that the steps are good, in [0, 1].
 
-    Qwen2.5-Math-PRM (steps are split at blank lines) and Math-Shepherd (at line breaks). A response without any text is
-    one empty step.
+    Qwen2.5-Math-PRM (steps are separated by blank lines) and Math-Shepherd (by line breaks). An
+    empty response is one empty step.
 
     Args:
-        model: folder or Hub name; Qwen2.5-Math-PRM, or a Mistral that judges steps as Math-Shepherd does.
-        aggregate: over the steps: "min" (as Math-Shepherd ranks, arXiv 2312.08935), "product" (as Qwen's PRMs are
-            compared, arXiv 2501.07301), "last" or "mean".
-        trust_remote_code: run the code that the model brings; Qwen's does.
-        revision: of the Hub repository, its code included: a branch, a tag or a commit.
+        model: folder or Hub name; Qwen2.5-Math-PRM, or a Mistral trained like Math-Shepherd.
+        aggregate: over the steps: "min" (as Math-Shepherd ranks, arXiv 2312.08935), "product" (as
+            Qwen's PRMs are compared, arXiv 2501.07301), "last" or "mean".
+        trust_remote_code: run the code in the model's repository; Qwen's needs it.
+        revision: branch, tag or commit of the Hub repository, code included.
         dtype: a torch dtype's name, or "auto".
         device: e.g. "cuda:1"; default: a GPU if there is one.
-        max_batch_size: responses that are scored at once, over all prompts in flight.
-        max_batch_tokens: of a batch at most, padding included; a longer text is scored alone. Default: 32,768 on a GPU,
-            2,048 on a CPU.
+        max_batch_size: maximum number of responses in a batch, over all prompts in flight.
+        max_batch_tokens: maximum number of tokens in a batch, padding included; a longer text is
+            scored alone. Default: 32,768 on a GPU, 2,048 on a CPU.
 
     Raises:
-        ConfigError: the model cannot be loaded, brings code that is not trusted or does not run, or judges no steps.
+        ConfigError: the model cannot be loaded, its code is not trusted or does not run, or it
+            does not judge steps.
     """
 
     def __init__(
         self,
         model: str,
-        aggregate: str = "min",
+        aggregate: Aggregate = "min",
         trust_remote_code: bool = False,
         revision: str | None = None,
         dtype: str = "auto",
         device: str | None = None,
-        max_batch_size: int = 128,
-        max_batch_tokens: int | None = None,
+        max_batch_size: PositiveInt = 128,
+        max_batch_tokens: PositiveInt | None = None,
     ) -> None:
         place = "reward 'process'"
-        self._aggregate = choose(place, "aggregate", AGGREGATES, aggregate)
+        self._aggregate = AGGREGATES[aggregate]
         config = read_config(place, model, revision)
         architecture = (config.get("architectures") or [None])[0]
         if architecture not in INTERFACES:
             raise ConfigError(
-                f"{place}: {model!r} is a {architecture}, which judges no steps as far as is known; "
+                f"{place}: {model!r} is a {architecture}, which is not known to judge steps; "
                 f"known: {', '.join(INTERFACES)}"
             )
         auto_class = (
@@ -170,19 +174,18 @@ class ProcessReward(DetailedReward):
         )
         code: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
         self._model = load_model(place, auto_class, model, dtype=dtype, device=device, **code)
-        self._model.config.use_cache = (
-            False  # nothing is generated, and older code knows another cache
-        )
+        # Nothing is generated, and older model code does not know the cache of transformers 5.
+        self._model.config.use_cache = False
         tokenizer = load_tokenizer(place, model, template=INTERFACES[architecture] is _Qwen, **code)
         self._interface = INTERFACES[architecture](tokenizer)
         tokens = self._interface.tokens
-        if missing := [
-            t
-            for t, token in tokens.items()
-            if token is None or tokenizer.decode([token]).strip() != t
-        ]:
+        missing = []
+        for text, token in tokens.items():
+            if token is None or tokenizer.decode([token]).strip() != text:
+                missing.append(text)
+        if missing:
             raise ConfigError(
-                f"{place}: the tokenizer of {model!r} has no token of its own for {', '.join(missing)}"
+                f"{place}: the tokenizer of {model!r} has no single token for {', '.join(missing)}"
             )
         self._flops = Flops.if_known(self._model.config)
         self._queue: Batcher[_Text, Score] = Batcher(
@@ -200,36 +203,32 @@ class ProcessReward(DetailedReward):
     def _text(self, prompt: Prompt, response: str) -> _Text:
         ids, num_steps = self._interface.encode(prompt, response)
         tag = self._interface.tag
-        places = [place for place, token in enumerate(ids) if token == self._interface.tokens[tag]]
-        if (
-            len(places) != num_steps
-        ):  # a response that writes the tag would add steps of its own choice
+        tag_id = self._interface.tokens[tag]
+        positions = [position for position, token in enumerate(ids) if token == tag_id]
+        if len(positions) != num_steps:  # the response contains the tag and would add steps
             raise RewardError(
-                f"{num_steps} steps, but the step tag {tag!r} is {len(places)} times in the text"
+                f"{num_steps} steps, but the step tag {tag!r} occurs {len(positions)} times"
             )
-        return _Text(ids, places)
+        return _Text(ids, positions)
 
     @torch.inference_mode()
     def _run(self, texts: list[_Text]) -> list[Score]:
         ids_of = [text.ids for text in texts]
-        self._model.config.pad_token_id = pad = (
-            spare_token(ids_of, self._model.config.vocab_size) or 0
-        )
+        pad = spare_token(ids_of, self._model.config.vocab_size) or 0
+        self._model.config.pad_token_id = pad
         ids, mask = padded(ids_of, pad, self._model.device)
-        places = sorted({place for text in texts for place in text.places})
+        positions = sorted(set().union(*(text.positions for text in texts)))
         inputs = {"input_ids": ids, "attention_mask": mask}
-        judged = self._interface.judge(
-            self._model, inputs, torch.tensor(places, device=ids.device)
-        ).tolist()
-        good = [dict(zip(places, row, strict=True)) for row in judged]  # place -> probability
-        values = [
-            self._aggregate([row[place] for place in text.places])
-            for text, row in zip(texts, good, strict=True)
-        ]
+        at = torch.tensor(positions, device=ids.device)
+        probabilities = self._interface.judge(self._model, inputs, at).tolist()
+        values = []
+        for text, row in zip(texts, probabilities, strict=True):
+            by_position = dict(zip(positions, row, strict=True))
+            values.append(self._aggregate([by_position[p] for p in text.positions]))
         return with_flops(values, texts, self._flops)
 
 
 def _steps(separator: str, response: str, tag: str) -> list[str]:
-    """The steps; a tag at the end of one, as models write that were trained on such steps, is left out."""
+    """Return the steps without the tag that models trained on such steps write at their ends."""
     steps = (step.strip().removesuffix(tag).rstrip() for step in re.split(separator, response))
     return [step for step in steps if step] or [""]

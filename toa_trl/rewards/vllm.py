@@ -1,4 +1,4 @@
-"""A reward model behind vLLM's pooling server: `vllm serve MODEL --runner pooling`, asked through POST /classify."""
+"""Reward models behind vLLM's pooling server: `vllm serve MODEL --runner pooling`, POST /classify."""
 
 from __future__ import annotations
 
@@ -10,24 +10,27 @@ from toa_trl.errors import RewardError
 from toa_trl.models.endpoints import Endpoints, RequestError
 from toa_trl.rewards.base import RewardModel, is_finite
 from toa_trl.types import Prompt, as_dicts
+from toa_trl.utils.config import NonNegativeFloat, PositiveFloat, PositiveInt
 
 
 class VLLMReward(RewardModel):
-    """The raw logit of [prompt messages + response]: `use_activation` is false, since vLLM's default is its sigmoid.
+    """The raw logit of [prompt messages + response].
 
-    vLLM makes its own batches of what is in flight, so a response is a request.
+    `use_activation` is false, because vLLM applies a sigmoid by default. vLLM batches what is in
+    flight, so every response is a separate request.
 
     Args:
-        model: as the server calls it; a sequence classifier with one label and a chat template.
-        base_url: e.g. "http://localhost:8010/v1", or a list of them: the one with the fewest outstanding requests is asked.
-        api_key_env: environment variable that holds the key; the key itself is never written anywhere.
-        max_concurrency: requests in flight at most, over all base URLs.
-        max_attempts: of one score, the first included.
-        timeout_s: of one attempt.
-        wait_s: how long a score waits while none of the servers answers; then the run stops.
+        model: name on the server; a sequence classifier with one label and a chat template.
+        base_url: e.g. "http://localhost:8010/v1", or a list; the server with the fewest requests
+            is used.
+        api_key_env: environment variable that holds the key; the key itself is never stored.
+        max_concurrency: maximum number of requests in flight, over all base URLs.
+        max_attempts: maximum number of attempts per score, the first included.
+        timeout_s: timeout of one attempt.
+        wait_s: how long a score waits while no server answers, before the run stops.
 
     Raises:
-        ConfigError: a URL without http:// or https://, or a number out of range.
+        ConfigError: a URL without http:// or https://.
     """
 
     def __init__(
@@ -35,16 +38,14 @@ class VLLMReward(RewardModel):
         model: str,
         base_url: str | Sequence[str],
         api_key_env: str = "OPENAI_API_KEY",
-        max_concurrency: int = 256,
-        max_attempts: int = 5,
-        timeout_s: float = 600.0,
-        wait_s: float = 900.0,
+        max_concurrency: PositiveInt = 256,
+        max_attempts: PositiveInt = 5,
+        timeout_s: PositiveFloat = 600.0,
+        wait_s: NonNegativeFloat = 900.0,
     ) -> None:
-        urls = [base_url] if isinstance(base_url, str) else base_url
-        if isinstance(urls, list | tuple):
-            urls = [
-                str(url).rstrip("/").removesuffix("/v1") for url in urls
-            ]  # /classify is not part of the OpenAI API
+        # /classify is not part of the OpenAI API under /v1.
+        given = [base_url] if isinstance(base_url, str) else base_url
+        urls = [url.rstrip("/").removesuffix("/v1") for url in given]
         self._endpoints = Endpoints(
             "reward 'vllm'",
             urls,
@@ -58,32 +59,19 @@ class VLLMReward(RewardModel):
         self._model = model
 
     async def check(self) -> None:
-        """Raises:
-        ConfigError: a base URL cannot be reached, or refuses the key.
-        """
+        """See `RewardModel`."""
         await self._endpoints.check()
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
-        """See `RewardModel`.
-
-        Raises:
-            Unavailable: none of its servers answers.
-        """
+        """See `RewardModel`."""
         asked = as_dicts(prompt.messages)
-        bodies = [
-            {
-                "model": self._model,
-                "messages": [*asked, {"role": "assistant", "content": response}],
-                "use_activation": False,
-            }
-            for response in responses
-        ]
+        requests = []
+        for response in responses:
+            messages = [*asked, {"role": "assistant", "content": response}]
+            body = {"model": self._model, "messages": messages, "use_activation": False}
+            requests.append(self._endpoints.post("classify", body, _logit))
         try:
-            return list(
-                await asyncio.gather(
-                    *(self._endpoints.post("classify", body, _logit) for body in bodies)
-                )
-            )
+            return await asyncio.gather(*requests)
         except RequestError as error:
             raise RewardError(f"reward 'vllm': {error}") from error
 
@@ -97,7 +85,7 @@ def _logit(answer: Any) -> float:
         (result,) = answer["data"]
         (logit,) = result["probs"]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError("one text with one logit was needed") from error
+        raise ValueError("the answer must be one text with one logit") from error
     if not is_finite(logit):
-        raise ValueError(f"a finite number was needed, not {logit!r}")
+        raise ValueError(f"the logit must be a finite number, not {logit!r}")
     return float(logit)

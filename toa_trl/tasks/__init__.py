@@ -1,4 +1,7 @@
-"""What is the work? `make_task` finds or builds a task; one task, one file, one line here."""
+"""What is the work? `make_task` builds a task from its configuration entry.
+
+One task, one file, one line here.
+"""
 
 from __future__ import annotations
 
@@ -7,37 +10,41 @@ from pathlib import Path
 from typing import Any
 
 from toa_trl.errors import ConfigError
-from toa_trl.tasks.alignment import Alignment
 from toa_trl.tasks.base import Task
-from toa_trl.tasks.math import Math
-from toa_trl.tasks.translation import Translation
-from toa_trl.utils.registry import choose, construct, load_object
+from toa_trl.utils.registry import Registry
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (Alignment, Translation, Math)}
+TASKS: Registry[Any] = Registry(
+    key="name",
+    built_in={
+        "alignment": "toa_trl.tasks.alignment:Alignment",
+        "translation": "toa_trl.tasks.translation:Translation",
+        "math": "toa_trl.tasks.math:Math",
+    },
+    group="toa_trl.tasks",
+)
 
 __all__ = ["TASKS", "Task", "make_task"]
 
 
-def make_task(entry: str | Mapping[str, Any] | Task) -> Task:
-    """A task.
+def make_task(entry: str | Mapping[str, Any] | Task, place: str = "task") -> Task:
+    """Return the task that an entry describes.
 
     Args:
-        entry: a name (alignment, translation, math), a folder of templates (alignment in other words),
-            "package.module:name" of a subclass of `Task`, or a mapping {name, ...} with the arguments of the task's class.
+        entry: a name (alignment, translation, math), "package.module:name" of a subclass of
+            `Task`, a folder of templates (the alignment task with these templates), or a mapping
+            {name, ...} with the arguments of the task's constructor.
+        place: path of the entry in the configuration, for errors.
 
     Raises:
-        ConfigError: no such task, an unknown argument, or a template that is missing or lacks a field.
+        ConfigError: an unknown task or argument, or a template that is missing or lacks a field.
     """
     if isinstance(entry, Task):
         return entry
     params = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
-    name = params.pop("name", None)
-    place = f"task {name!r}"
-    if isinstance(name, str) and ":" in name:
-        found = load_object("task", name)
-        if isinstance(found, type) and issubclass(found, Task):
-            return construct(place, found, params=params)
-        raise ConfigError(f"{place} is no subclass of toa_trl.tasks.Task")
-    if isinstance(name, str) and name not in TASKS and Path(name).is_dir():
-        return construct(place, Alignment, params={"templates": name, **params})
-    return construct(place, choose("task", "name", TASKS, name), params=params)
+    name = params.get("name")
+    if isinstance(name, str) and name not in TASKS.targets and Path(name).is_dir():
+        params = {"templates": name, **params, "name": "alignment"}
+    task = TASKS.build(place, params)
+    if not isinstance(task, Task):
+        raise ConfigError(f"{place}: {name!r} is not a subclass of toa_trl.tasks.Task")
+    return task

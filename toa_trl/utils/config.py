@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
@@ -174,15 +175,17 @@ def _explain(error: ErrorDetails, place: str) -> str:
         "value_error": "{error}",
     }.get(kind, error["msg"][:1].lower() + error["msg"][1:].replace("{", "{{").replace("}", "}}"))
     shown = repr(value) if len(repr(value)) <= MAX_SHOWN else f"{repr(value)[:MAX_SHOWN]}..."
-    return f"{path}: {wanted.format(**context)}, not {shown}{_remedy(kind, value)}"
+    return f"{path}: {wanted.format(**context)}, not {shown}{_remedy(kind, value, context)}"
 
 
-def _remedy(kind: str, value: object) -> str:
+def _remedy(kind: str, value: object, context: Mapping[str, Any]) -> str:
     if kind == "float_type" and isinstance(value, str):
         try:
             return f" (YAML reads this as text; write {float(value)!r})"
         except ValueError:
             return ""
+    if kind == "literal_error":
+        return nearest(value, re.findall(r"'([^']*)'", str(context["expected"])))
     return ""
 
 

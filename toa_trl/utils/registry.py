@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, WrapValidator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from toa_trl.errors import ConfigError
@@ -119,13 +119,22 @@ class Registry(Mapping[str, str], Generic[T]):
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        variants = []
-        for name in self.targets:
-            variant = self.model(name).model_json_schema(ref_template="#/$defs/{model}")
-            variant["properties"] = {self.key: {"const": name}, **variant.get("properties", {})}
-            variant["required"] = [self.key, *variant.get("required", [])]
-            variants.append(variant)
+        if self.key in _IN_PROGRESS:  # a combination of rewards holds rewards
+            return {"type": "object", "required": [self.key]}
+        _IN_PROGRESS.add(self.key)
+        try:
+            variants = [self._variant(name, handler) for name in self.targets]
+        finally:
+            _IN_PROGRESS.discard(self.key)
         return {"type": "object", "oneOf": variants}
+
+    def _variant(self, name: str, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        # through the handler, so that the schema's definitions are those of the whole
+        reference = handler(self.model(name).__pydantic_core_schema__)
+        variant = dict(handler.resolve_ref_schema(reference))
+        variant["properties"] = {self.key: {"const": name}, **variant.get("properties", {})}
+        variant["required"] = [self.key, *variant.get("required", [])]
+        return variant
 
     def _validated(self, entry: Any) -> Any:
         if isinstance(entry, Mapping) and self.key in entry:
@@ -145,6 +154,23 @@ class Registry(Mapping[str, str], Generic[T]):
         except ConfigError as error:
             raise PydanticCustomError("explained", "{text}", {"text": str(error)}) from None
         return entry
+
+
+_IN_PROGRESS: set[str] = set()  # keys of the registries whose JSON schema is being made
+
+
+def or_object(is_accepted: Callable[[Any], bool]) -> WrapValidator:
+    """Return an annotation that lets an object of the user's own pass where an entry is validated.
+
+    Used behind a registry: `Annotated[Any, KINDS, or_object(is_reward)]`.
+    """
+
+    def validated(given: Any, handler: Callable[[Any], Any]) -> Any:
+        if not isinstance(given, Mapping) and is_accepted(given):
+            return given
+        return handler(given)
+
+    return WrapValidator(validated)
 
 
 def load_object(place: str, path: str) -> Any:
