@@ -19,11 +19,11 @@ class Seen(TextReward):
     """Remembers what it was asked."""
 
     def __init__(self, fails: str = "nothing", error: Exception | None = None) -> None:
-        self.texts: list[tuple[str, str]] = []
+        self.asked: list[tuple[str, str]] = []
         self.fails, self.error = fails, error or RewardError("cannot score this")
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
-        self.texts += [(prompt.id, text) for text in responses]
+        self.asked += [(prompt.id, text) for text in responses]
         if any(self.fails in text for text in responses):
             raise self.error
         return await super().score(prompt, responses)
@@ -32,7 +32,7 @@ class Seen(TextReward):
 def test_all_responses_where_there_are_fewer_than_asked_for() -> None:
     seen = Seen()
     mean, std = wait(calibrate(ROLLOUTS, seen))
-    assert sorted(seen.texts) == sorted(
+    assert sorted(seen.asked) == sorted(
         (r.prompt.id, p.completion.text) for r in ROLLOUTS for p in r.plays if p.completion
     )
     rewards = [
@@ -47,8 +47,8 @@ def test_the_draw_is_that_of_its_seed_and_takes_no_response_twice() -> None:
     def drawn(seed: int) -> list[tuple[str, str]]:
         seen = Seen()
         wait(calibrate(iter(ROLLOUTS), seen, num_responses=10, seed=seed))
-        assert len(seen.texts) == len(set(seen.texts)) == 10
-        return seen.texts
+        assert len(seen.asked) == len(set(seen.asked)) == 10
+        return seen.asked
 
     assert drawn(0) == drawn(0)
     assert len({tuple(drawn(seed)) for seed in range(10)}) == 10
@@ -68,16 +68,16 @@ def test_the_prompt_is_given_as_it_was_judged() -> None:
             judged=lambda prompt: Prompt(f"{prompt.id} as judged", prompt.messages),
         )
     )
-    assert {id for id, _ in seen.texts} == {"p as judged"}
+    assert {id for id, _ in seen.asked} == {"p as judged"}
 
 
-def test_a_standardised_reward_has_mean_0_and_std_1() -> None:
+def test_a_standardized_reward_has_mean_0_and_std_1() -> None:
     entry = {"kind": "length", "unit": "characters"}
     mean, std = wait(calibrate(ROLLOUTS, make_reward(entry)))
-    standardised = make_reward(
+    standardized = make_reward(
         {"kind": "weighted_sum", "rewards": [{"reward": entry, "mean": mean, "std": std}]}
     )
-    assert wait(calibrate(ROLLOUTS, standardised)) == pytest.approx((0, 1), abs=1e-9)
+    assert wait(calibrate(ROLLOUTS, standardized)) == pytest.approx((0, 1), abs=1e-9)
 
 
 def test_failed_plays_are_not_drawn_and_failed_scores_left_out(
@@ -88,28 +88,28 @@ def test_failed_plays_are_not_drawn_and_failed_scores_left_out(
         play(0, 1.0, "good"), play(1, None), play(2, 1.0, "bad"), play(3, 1.0, "good, too"), id="p"
     )
     mean, _ = wait(calibrate([few], seen))
-    assert [text for _, text in seen.texts] == ["good", "bad", "good, too"]
+    assert [text for _, text in seen.asked] == ["good", "bad", "good, too"]
     assert mean == pytest.approx(fmean(wait(TextReward().score(few.prompt, ["good", "good, too"]))))
-    assert "1 of 3 responses are left out, the first because of: cannot score this" in caplog.text
+    assert "1 of 3 responses could not be scored; first error: cannot score this" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("rollouts", "model", "params", "raised", "named"),
     [
-        ([], TextReward(), {}, ConfigError, "at least 2 responses, and there are 0"),
+        ([], TextReward(), {}, ConfigError, "at least 2 scored responses are needed, not 0"),
         (
             [rollout(play(0, None))],
             TextReward(),
             {},
             ConfigError,
-            "at least 2 responses, and there are 0",
+            "at least 2 scored responses are needed, not 0",
         ),
         (
             [rollout(play(0, 1.0))],
             TextReward(),
             {},
             ConfigError,
-            "at least 2 responses, and there are 1",
+            "at least 2 scored responses are needed, not 1",
         ),
         (
             ROLLOUTS,
@@ -125,7 +125,7 @@ def test_failed_plays_are_not_drawn_and_failed_scores_left_out(
             TextReward(),
             {"num_responses": 1},
             ConfigError,
-            "num_responses: a whole number >= 2",
+            "num_responses: must be >= 2, not 1",
         ),
     ],
 )

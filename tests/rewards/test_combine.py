@@ -21,18 +21,21 @@ CHARACTERS = {"kind": "length", "unit": "characters"}
 TEXTS = ["one two", "three", "", "a b c d"]
 
 
-class Fixed:
-    """A reward model with given scores, or one that raises."""
+class Fixed(RewardModel):
+    """A reward model with given scores or `Score`s, or one that raises."""
 
     def __init__(self, scores: Any = (), raises: BaseException | None = None) -> None:
         self.scores, self.raises = scores, raises
         self.checked = self.closed = 0
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
+        return [score.value for score in await self.score_details(prompt, responses)]
+
+    async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
         if self.raises:
             raise self.raises
         scores = self.scores(responses) if callable(self.scores) else self.scores
-        return list(scores)
+        return [score if isinstance(score, Score) else Score(score) for score in scores]
 
     async def check(self) -> None:
         self.checked += 1
@@ -43,6 +46,14 @@ class Fixed:
 
 def scores(entry: dict[str, Any], texts: Sequence[str] = TEXTS) -> list[float]:
     return wait(make_reward(entry).score(PROMPT, texts))
+
+
+def details(entry: dict[str, Any], texts: Sequence[str] = TEXTS) -> list[Score]:
+    return wait(make_reward(entry).score_details(PROMPT, texts))
+
+
+def part(**changes: Any) -> dict[str, Any]:
+    return {"rewards": [{"reward": WORDS, **changes}]}
 
 
 def hashed(*salt: object) -> Callable[[Sequence[str]], list[float]]:
@@ -78,7 +89,7 @@ def test_objects_and_functions_are_parts_as_they_are() -> None:
     ]
     assert scores({"kind": "minimum", "rewards": rewards[:2]}, ["abc"]) == [1.0]
     assert scores({"kind": "weighted_sum", "rewards": rewards[:2]}, ["abc"]) == [9.0]
-    with pytest.raises(ConfigError, match=r"rewards\[2\]: reward: an entry needs a kind"):
+    with pytest.raises(ConfigError, match=r"reward\.rewards\[2\]\.reward: must be a mapping"):
         make_reward({"kind": "minimum", "rewards": rewards})
 
 
@@ -133,8 +144,8 @@ def test_the_second_reward_never_steers(salt: int, second: Any, texts: list[str]
         other = Fixed(
             hashed(second) if isinstance(second, int) else lambda texts: [second for _ in texts]
         )
-    got: list[Any] = scores({"kind": "held_out", "reward": Fixed(first), "second": other}, texts)
-    assert got == first(texts)
+    got = details({"kind": "held_out", "reward": Fixed(first), "second": other}, texts)
+    assert [score.value for score in got] == first(texts)
     expected = hashed(second)(texts) if isinstance(second, int) else [None] * len(texts)
     assert [score.second for score in got] == expected
 
@@ -151,8 +162,8 @@ def test_the_second_rewards_failures_are_warned_of_once_and_never_a_number(
         {"kind": "held_out", "reward": TextReward(), "second": Fixed(sometimes)}
     )
     texts = ["good", "bad", "good too", "bad too"]
-    got: list[Any] = [wait(model.score(PROMPT, [text]))[0] for text in texts]
-    assert got == wait(TextReward().score(PROMPT, texts))
+    got = [wait(model.score_details(PROMPT, [text]))[0] for text in texts]
+    assert [score.value for score in got] == wait(TextReward().score(PROMPT, texts))
     assert [score.second for score in got] == [1.0, None, 1.0, None]
     assert model.num_failed == 2
     (record,) = caplog.records
@@ -162,10 +173,10 @@ def test_the_second_rewards_failures_are_warned_of_once_and_never_a_number(
 
 @pytest.mark.parametrize("error", [RewardError("no"), KeyError("bug")])
 def test_a_second_that_fails_costs_no_score(error: Exception) -> None:
-    (got,) = scores(
+    (got,) = details(
         {"kind": "held_out", "reward": Fixed([2.0]), "second": Fixed(raises=error)}, ["x"]
     )
-    assert (got, got.second) == (2.0, None)  # type: ignore[attr-defined]
+    assert got == Score(2.0)
 
 
 def test_a_second_whose_servers_are_gone_stops_the_run_as_the_first_would() -> None:
@@ -189,15 +200,15 @@ def test_a_held_out_reward_inside_another_is_refused(kind: str) -> None:
         else {"rewards": [{"reward": inner}]}
     )
     with pytest.raises(
-        ConfigError, match=rf"reward '{kind}'.*held_out goes around the other kinds"
+        ConfigError, match=r"^reward\.re.*: held_out cannot be part of another reward"
     ):
         make_reward({"kind": kind, **entry})
 
 
-def test_the_words_of_a_judge_are_those_of_the_combination() -> None:
+def test_the_texts_of_a_judge_are_those_of_the_combination() -> None:
     judge = {"kind": "judge", "agent": {"name": "j", "engine": "scripted"}, "rubric": "Be strict."}
     nested: Any = make_reward({"kind": "held_out", "reward": {"kind": "length"}, "second": judge})
-    assert nested.words["reward 'held_out': second"]["rubric"] == "Be strict."
+    assert nested.texts["reward 'held_out': second"]["rubric"] == "Be strict."
 
 
 @pytest.mark.parametrize("kind", ["weighted_sum", "minimum", "held_out"])
@@ -208,8 +219,8 @@ def test_flops_add_up_where_they_are_known(kind: str) -> None:
             entry: dict[str, Any] = {"reward": models[0], "second": models[1]}
         else:
             entry = {"rewards": [{"reward": model} for model in models]}
-        (got,) = scores({"kind": kind, **entry}, ["x"])
-        return got.flops  # type: ignore[attr-defined, no-any-return]
+        (got,) = details({"kind": kind, **entry}, ["x"])
+        return got.flops
 
     assert [flops(3.0, 4.0), flops(3.0, None), flops(None, 4.0), flops(None, None)] == [
         7.0,
@@ -225,8 +236,8 @@ def test_flops_add_up_where_they_are_known(kind: str) -> None:
     [
         (Fixed(raises=RewardError("no score")), RewardError, "PLACE: no score"),
         (Fixed(raises=KeyError("bug")), RewardError, "PLACE: KeyError: 'bug'"),
-        (Fixed([1.0, 2.0, 3.0]), RewardError, "PLACE: 2 scores were needed"),
-        (Fixed([1.0, math.nan]), RewardError, "PLACE: a finite number was needed, not nan"),
+        (Fixed([1.0, 2.0, 3.0]), RewardError, "PLACE: 2 scores are needed"),
+        (Fixed([1.0, math.nan]), RewardError, "PLACE: a score must be a finite number, not nan"),
         (Fixed(raises=Unavailable("no server")), Unavailable, "^no server$"),
     ],
 )
@@ -242,7 +253,9 @@ def test_a_part_that_fails_is_named(kind: str, part: Any, raised: Any, named: st
 @pytest.mark.parametrize("kind", ["weighted_sum", "minimum"])
 def test_a_sum_that_is_no_finite_number_is_an_error(kind: str) -> None:
     rewards = [{"reward": Fixed([1e308]), "std": 1e-10}]
-    with pytest.raises(RewardError, match=rf"reward '{kind}': a finite number was needed, not inf"):
+    with pytest.raises(
+        RewardError, match=rf"reward '{kind}': a score must be a finite number, not inf"
+    ):
         scores({"kind": kind, "rewards": rewards}, ["x"])
 
 
@@ -317,77 +330,65 @@ def test_combinations_nest() -> None:
 
     async def run() -> list[Any]:
         try:
-            return list(await model.score(PROMPT, ["It is five.", "5 5"]))
+            return list(await model.score_details(PROMPT, ["It is five.", "5 5"]))
         finally:
             await model.aclose()
 
     got = wait(run())
-    assert got == pytest.approx([2.2, 1.6])
+    assert [score.value for score in got] == pytest.approx([2.2, 1.6])
     assert got[0].second == pytest.approx(100)
 
 
 @pytest.mark.parametrize(
-    ("entry", "named"),
+    ("kind", "entry", "named"),
     [
-        ({"kind": "weighted_sum"}, "'rewards' is missing"),
+        ("weighted_sum", {}, ": the key 'rewards' is missing"),
+        ("weighted_sum", {"rewards": []}, r"\.rewards: must have at least 1 entries, not \[\]"),
+        ("weighted_sum", {"rewards": WORDS}, r"\.rewards: must be a list"),
         (
-            {"kind": "weighted_sum", "rewards": []},
-            r"rewards: a list of \{reward, \.\.\.\} is needed, not \[\]",
-        ),
-        ({"kind": "weighted_sum", "rewards": WORDS}, "rewards: a list"),
-        (
-            {"kind": "weighted_sum", "rewards": [WORDS]},
-            r"rewards\[0\]: unknown key 'kind'; known: reward, weight",
+            "weighted_sum",
+            {"rewards": [WORDS]},
+            r"\.rewards\[0\]: unknown key 'kind'; known: reward,",
         ),
         (
-            {"kind": "weighted_sum", "rewards": [{"reward": WORDS}, "length"]},
-            r"rewards\[1\]: a mapping",
+            "weighted_sum",
+            {"rewards": [{"reward": WORDS}, "x"]},
+            r"\.rewards\[1\]: must be a mapping",
         ),
         (
-            {"kind": "weighted_sum", "rewards": [{"weight": 1}]},
-            r"rewards\[0\]: the key 'reward' is missing",
+            "weighted_sum",
+            {"rewards": [{"weight": 1}]},
+            r"\.rewards\[0\]: the key 'reward' is missing",
+        ),
+        ("weighted_sum", part(std=0), r"\.rewards\[0\]\.std: must be > 0, not 0"),
+        ("weighted_sum", part(mean=math.nan), r"\.rewards\[0\]\.mean: must be a finite number"),
+        ("weighted_sum", part(weight="1"), r"\.rewards\[0\]\.weight: must be a number, not '1'"),
+        (
+            "weighted_sum",
+            {"rewards": [{"reward": WORDS}, {"reward": {"kind": "lenght"}}]},
+            r"\.rewards\[1\]\.reward: unknown kind 'lenght'.*did you mean 'length'",
         ),
         (
-            {"kind": "weighted_sum", "rewards": [{"reward": WORDS, "std": 0}]},
-            r"rewards\[0\]: std: a number > 0",
+            "minimum",
+            part(reward={"kind": "length", "unit": "pages"}),
+            r"\.rewards\[0\]\.reward\.unit: must be one of 'words' or 'characters', not 'pages'",
         ),
         (
-            {"kind": "weighted_sum", "rewards": [{"reward": WORDS, "mean": math.nan}]},
-            r"rewards\[0\]: mean: a number",
+            "minimum",
+            part(reward={"kind": "weighted_sum", **part(std=-1)}),
+            r"\.rewards\[0\]\.reward\.rewards\[0\]\.std: must be > 0, not -1",
         ),
-        (
-            {"kind": "weighted_sum", "rewards": [{"reward": WORDS, "weight": "1"}]},
-            r"rewards\[0\]: weight: a number",
-        ),
-        (
-            {
-                "kind": "weighted_sum",
-                "rewards": [{"reward": WORDS}, {"reward": {"kind": "lenght"}}],
-            },
-            r"rewards\[1\]: reward: kind 'lenght' is not known.*did you mean 'length'",
-        ),
-        (
-            {"kind": "minimum", "rewards": [{"reward": {"kind": "length", "unit": "pages"}}]},
-            r"rewards\[0\]: reward 'length': unit 'pages' is not known",
-        ),
-        (
-            {"kind": "minimum", "rewards": [{"reward": WORDS, "weight": 2}]},
-            r"rewards\[0\]: unknown key 'weight'",
-        ),
-        ({"kind": "held_out", "reward": WORDS}, "'second' is missing"),
-        (
-            {"kind": "held_out", "reward": WORDS, "second": {"kind": "x"}},
-            "second: reward: kind 'x' is not known",
-        ),
-        (
-            {"kind": "held_out", "reward": None, "second": WORDS},
-            "reward: reward: an entry needs a kind",
-        ),
+        ("minimum", part(weight=2), r"\.rewards\[0\]: unknown key 'weight'"),
+        ("held_out", {"reward": WORDS}, ": the key 'second' is missing"),
+        ("held_out", {"reward": WORDS, "second": {"kind": "x"}}, r"\.second: unknown kind 'x'"),
+        ("held_out", {"reward": None, "second": WORDS}, r"\.reward: must be a mapping"),
     ],
 )
-def test_a_nested_mistake_names_its_place(entry: dict[str, Any], named: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^reward '{entry['kind']}': .*{named}"):
-        make_reward(entry)
+def test_a_nested_mistake_names_the_path_of_its_key(
+    kind: str, entry: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"^reward{named}"):
+        make_reward({"kind": kind, **entry})
 
 
 def test_a_reward_does_not_depend_on_what_was_scored_before() -> None:

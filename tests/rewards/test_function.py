@@ -10,8 +10,7 @@ import pytest
 from tests.helpers import wait
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.rewards import make_reward
-from toa_trl.rewards.base import check_scores
-from toa_trl.types import Prompt, Score
+from toa_trl.types import Prompt
 
 PROMPT = Prompt("p", "What is 1 + 1?", {"answer": "2", "solution": "$2$"})  # type: ignore[arg-type]
 
@@ -106,13 +105,13 @@ def test_an_exception_of_the_function_is_an_error_that_names_both() -> None:
         ("no_colon", "package.module:name"),
         ("no.such.module:name", "no.such.module:name"),
         ("toa_trl.rewards.function:nothing", "nothing"),
-        ("toa_trl.rewards.function:__name__", "cannot be called"),
+        ("toa_trl.rewards.function:__name__", "must be a function"),
         ("", "package.module:name"),
-        (3, "cannot be called"),
+        (3, "must be a string, not 3"),
     ],
 )
 def test_a_function_that_is_none_is_refused(function: Any, named: str) -> None:
-    with pytest.raises(ConfigError, match=rf"reward 'function'.*{named}"):
+    with pytest.raises(ConfigError, match=rf"reward.function: .*{named}"):
         make_reward({"kind": "function", "function": function})
 
 
@@ -135,8 +134,3 @@ def test_a_module_that_breaks_when_imported_is_refused(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="my_broken_reward:mine"):
         make_reward({"kind": "function", "function": "my_broken_reward:mine"})
-
-
-def test_scores_keep_what_they_cost() -> None:
-    (kept,) = check_scores("it", [Score(0.5, 7.0)], 1)
-    assert (kept, kept.flops) == (0.5, 7.0)  # type: ignore[attr-defined]

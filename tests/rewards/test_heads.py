@@ -26,7 +26,7 @@ from tests.rewards.tiny import build
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.rewards import RewardModel, make_reward
 from toa_trl.rewards.classifier import ClassifierReward
-from toa_trl.types import Message, Prompt, Score, as_dicts
+from toa_trl.types import Message, Prompt, as_dicts
 
 BOXED = {
     "role": "system",
@@ -98,9 +98,9 @@ def test_the_score_is_that_of_the_model_card(
     prompt = Prompt("p", (Message("system", "Be brief."), *PROMPT.messages)) if system else PROMPT
     expected = [by_the_card(kind, folder, model, text, prompt) for text in TEXTS]
     assert len({round(value, 3) for value in expected}) == len(TEXTS)
-    scores = wait(make(folder).score(prompt, TEXTS))
-    assert scores == pytest.approx(expected, abs=1e-5)
-    assert all(isinstance(score, Score) and score.flops for score in scores)
+    scores = wait(make(folder).score_details(prompt, TEXTS))
+    assert [score.value for score in scores] == pytest.approx(expected, abs=1e-5)
+    assert all(score.flops for score in scores)
 
 
 @pytest.mark.parametrize("kind", OWN)
@@ -183,7 +183,7 @@ def test_the_first_padding_token_ends_a_text_for_some_heads(
     model._model.config.pad_token_id = own
     with torch.inference_mode():
         cut = float(model._model(input_ids=torch.tensor([ids[2]]))[0])
-    assert abs(cut - model._run(ids)[2]) > 1e-3
+    assert abs(cut - model._run(ids)[2].value) > 1e-3
 
 
 def test_a_template_without_a_place_for_a_system_message(copy_of: Callable[[str], Path]) -> None:

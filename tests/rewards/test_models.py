@@ -26,7 +26,7 @@ from tests.rewards import tiny
 from toa_trl.agents import make_agent
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.rewards import RewardModel, make_reward
-from toa_trl.types import Message, Prompt, Sampling, Score, as_dicts
+from toa_trl.types import Message, Prompt, Sampling, as_dicts
 
 TEXTS = [
     "",
@@ -74,9 +74,7 @@ def test_the_classifier_is_the_raw_logit_of_the_last_token(
 
 
 def test_the_classifier_knows_what_a_score_cost(classifier: Path) -> None:
-    short, long = wait(make("classifier", classifier).score(PROMPT, ["x", "x" * 50]))
-    assert isinstance(short, Score)
-    assert isinstance(long, Score)
+    short, long = wait(make("classifier", classifier).score_details(PROMPT, ["x", "x" * 50]))
     assert 0 < short.flops < long.flops  # type: ignore[operator]
 
 
@@ -147,7 +145,7 @@ def test_the_likelihood_is_that_of_the_response_and_its_end(
 def test_mistakes_of_the_likelihood_are_refused_by_name(
     causal: Path, changes: dict[str, Any], named: str
 ) -> None:
-    with pytest.raises(ConfigError, match=rf"reward 'likelihood'.*({named})"):
+    with pytest.raises(ConfigError, match=rf"^reward.*({named})"):
         make("likelihood", causal, **changes)
 
 

@@ -55,15 +55,15 @@ def test_an_object_is_taken_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("allignment", r"'allignment' is not known.*did you mean 'alignment'"),
+        ("allignment", r"unknown name 'allignment'.*did you mean 'alignment'"),
         (
             {"name": "translation", "target": "English"},
-            r"translation.*unknown key 'target'.*target_language",
+            r"task: unknown key 'target'.*target_language",
         ),
-        ({}, "not known; choose one of alignment"),
-        (None, "not known"),
+        ({}, "the key 'name' is missing; choose one of alignment"),
+        (None, "must be a name, not None"),
         (f"{__name__}:Prompts", "cannot be imported"),
-        (f"{__name__}:pytest", "no subclass of toa_trl.tasks.Task"),
+        (f"{__name__}:pytest", "pytest.*(not a subclass|task: )"),
         ({"name": "math", "templates": "/nowhere"}, r"refine\.txt is missing"),
     ],
 )
