@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from statistics import fmean, pstdev
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from tests.helpers import TextReward, play, rollout, wait
 from toa_trl.errors import ConfigError, RewardError, Unavailable
 from toa_trl.rewards import make_reward
-from toa_trl.rewards.calibration import calibrate
+from toa_trl.rewards.calibration import _draw, calibrate
 from toa_trl.types import Prompt
 
 ROLLOUTS = [rollout(*(play(i, 0.5, f"{p} {i}") for i in range(20)), id=p) for p in ("p", "q", "r")]
@@ -134,3 +135,16 @@ def test_what_cannot_be_calibrated_is_an_error(
 ) -> None:
     with pytest.raises(raised, match=named):
         wait(calibrate(rollouts, model, **params))
+
+
+def test_late_responses_are_drawn_as_often_as_early_ones() -> None:
+    """Each response is drawn with probability count / total, wherever it stands in the run."""
+    counts = [0] * 60
+    for seed in range(400):
+        for prompt, text in _draw(ROLLOUTS, 10, random.Random(seed)):
+            counts["pqr".index(prompt.id) * 20 + int(text.split()[1])] += 1
+    first, middle, end = (sum(counts[i : i + 20]) for i in (0, 20, 40))
+    for third in (first, middle, end):  # expected 1333, standard deviation 30 or less
+        assert 1180 < third < 1490
+    assert min(counts) > 30  # expected 67, standard deviation 7.5
+    assert max(counts) < 105

@@ -124,3 +124,21 @@ def test_mistakes_in_entries_name_the_place() -> None:
     for entry in ("classifier", None):
         with pytest.raises(ConfigError, match=r"reward: a reward model.*is needed"):
             make_reward(entry)  # type: ignore[arg-type]
+
+
+def test_scores_are_the_values_of_the_details(entry: dict[str, Any]) -> None:
+    model = make_reward(entry)
+
+    async def both() -> tuple[list[float], list[float]]:
+        details = await model.score_details(PROMPT, TEXTS[:5])
+        return await model.score(PROMPT, TEXTS[:5]), [score.value for score in details]
+
+    scores, values = closed(model, both())
+    assert scores == pytest.approx(values, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS.targets)
+def test_every_kind_has_a_json_schema(kind: str) -> None:
+    schema = KINDS.model(kind).model_json_schema()
+    assert schema["type"] == "object"
+    assert schema["additionalProperties"] is False

@@ -44,7 +44,9 @@ def make_task(entry: str | Mapping[str, Any] | Task, place: str = "task") -> Tas
     name = params.get("name")
     if isinstance(name, str) and name not in TASKS.targets and Path(name).is_dir():
         params = {"templates": name, **params, "name": "alignment"}
-    task = TASKS.build(place, params)
-    if not isinstance(task, Task):
-        raise ConfigError(f"{place}: {name!r} is not a subclass of toa_trl.tasks.Task")
+    if "name" in params:
+        factory = TASKS.load(params["name"], place)
+        if not (isinstance(factory, type) and issubclass(factory, Task)):
+            raise ConfigError(f"{place}: {name!r} is not a subclass of toa_trl.tasks.Task")
+    task: Task = TASKS.build(place, params)
     return task
