@@ -223,7 +223,7 @@ def test_one_search_with_one_seed() -> None:
     assert "worse" not in words(section)
     assert "seed tells" not in words(section)
     other = row | {"search": "moa", "per_seed": [0.7], "accuracy": 0.7}
-    assert "Those of moa cannot be told from it. One seed tells none" in words(
+    assert "Those of moa cannot be told from it. One seed is not enough to tell" in words(
         only("data_table", [row, other])
     )
 
@@ -273,7 +273,7 @@ def test_everything_measured_of_a_student() -> None:
         "2",
     ]
     assert rows(section)[1][2:] == ["–"] * 6
-    assert "After SFT against before: +0.300, and the intervals are apart." in words(section)
+    assert "After SFT against before: +0.300, and the intervals do not overlap." in words(section)
 
 
 def test_students_without_an_accuracy() -> None:

@@ -73,11 +73,11 @@ def test_the_length_bias_is_said_only_where_chance_would_not_do() -> None:
         return length_bias(Column(chars=chosen), Column(chars=3 - chosen)).replace("\u00a0", " ")
 
     assert "longer in 80 % of the 100 pairs, shorter in 20 %" in pairs(80, 20)
-    assert "learn from them to write longer" in pairs(80, 20)
-    assert "learn from them to write shorter" in pairs(20, 80)
+    assert "may learn to write longer" in pairs(80, 20)
+    assert "may learn to write shorter" in pairs(20, 80)
     assert "no sign of a length bias" in pairs(55, 45)
     same = Column(chars=np.ones(3))
-    assert "nothing about length" in length_bias(same, same)
+    assert "these pairs have no length bias" in length_bias(same, same)
 
 
 def test_the_papers_figure(results: dict[str, Any]) -> None:

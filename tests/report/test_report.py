@@ -109,7 +109,7 @@ def test_rewards_and_winners_are_those_of_the_rows(
         paths.setdefault(f"answered by {at['agent']}{words}", []).append(row["reward"])
     path, best = max(paths.items(), key=lambda item: len(item[1]))
     assert re.search(rf"{path} {len(best)} [0-9.]+ % {re.escape(number(mean(best)))}", text)
-    assert f"of {len(paths)} ways in all" in text
+    assert f"of {len(paths)} paths in total" in text
 
 
 def test_gains_are_those_of_the_rows(run: tuple[Path, list[dict[str, Any]], str]) -> None:
@@ -179,9 +179,9 @@ def test_pairs_and_their_lengths_are_those_of_the_rows(
 def test_results_are_shown(run: tuple[Path, list[dict[str, Any]], str]) -> None:
     text = text_of(run[2])
     assert "The student's accuracy is 0.310 before and 0.655 after DPO." in text
-    assert "After DPO against before: +0.345, and the intervals are apart." in text
+    assert "After DPO against before: +0.345, and the intervals do not overlap." in text
     assert (
-        "At 32 plays toa picks a right answer most often (0.850); the intervals of moa and sequential reach"
+        "At 32 plays toa selects a right answer most often (0.850); the intervals of moa and sequential overlap"
         in text
     )
 
@@ -263,7 +263,7 @@ EMPTY: dict[str, tuple[dict[str, Any], str]] = {
     "one agent": ({"agents": ["adder"], "search": "best_of_n"}, "every play is at depth 0"),
     "equal rewards": (
         {"change": lambda row: row.update(reward=0.5)},
-        "rewards equal 0.500: the search had nothing",
+        "rewards equal 0.500: the search had no signal",
     ),
     "one play": (
         {"num_prompts": 1, "budget": 1, "agents": ["adder"], "failures": 0},

@@ -1,4 +1,4 @@
-"""What the page says of an audit: overlaps with evaluation sets, and signs of a hacked reward."""
+"""The section of the page about the audit: overlaps, and signs of reward hacking."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHOWN_CHARS = 160  # of an overlap's words
 
 
 def audited(audit: Audit) -> Section:
-    """The warnings first, then what was looked at."""
+    """Show the warnings, then the findings."""
     section = Section("audit", "Audit")
     section.blocks += [
         Markup("<strong>{}</strong>").format(_with_code(said)) for said in words.warnings(audit)
@@ -30,7 +30,7 @@ def audited(audit: Audit) -> Section:
             )
             rows.append([shared, count(each.num_words), each.prompt_id, each.side, problem])
         hidden = len(found.overlaps) - len(rows)
-        caption = "The longest words in a row that the run and an evaluation set share."
+        caption = "The most consecutive words that the run shares with an evaluation set."
         caption += f" There are {many(hidden, 'more row')} in audit.json." if hidden else ""
         section.blocks.append(
             Table(
@@ -44,11 +44,7 @@ def audited(audit: Audit) -> Section:
     section.blocks.append(words.length_said(reward.length))
     if reward.pairs is not None:
         link = Markup('<a href="#pairs">Chosen against rejected</a>')
-        section.blocks.append(
-            Markup("What the lengths of the pairs may teach a student stands under {}.").format(
-                link
-            )
-        )
+        section.blocks.append(Markup("For the lengths of the pairs see {}.").format(link))
     section.blocks.append(_with_code(words.second_said(reward)))
     if not reward.best.num_prompts:
         return section
@@ -56,7 +52,7 @@ def audited(audit: Audit) -> Section:
         [what, count(num), count(of), bar(num, of) if of else DASH]
         for what, num, of in words.best_said(reward)
     ]
-    caption = "What is wrong with the best plays, one of each prompt."
+    caption = "Faults of the best plays, one of each prompt."
     languages = [
         f"{asked} asked for, {answered} answered: {count(num)}"
         for asked, answered, num in reward.best.languages
@@ -69,5 +65,5 @@ def audited(audit: Audit) -> Section:
 
 
 def _with_code(said: str) -> Markup:
-    """Code between backticks as the page has it."""
+    """Return text with code between backticks as HTML."""
     return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(Markup.escape(said))))

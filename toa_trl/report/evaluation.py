@@ -1,4 +1,4 @@
-"""Is it better? Win rates, AlpacaEval, lm-eval and the data table of results.json; a part that is absent makes no section."""
+"""The sections of the page about results.json: win rates, AlpacaEval, lm-eval, data table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OUTCOMES = ("won / tied / lost", "failed")
 
 
 def sections(results: Mapping[str, Any]) -> list[Section]:
-    """A section for each part of results.json that is there."""
+    """Return a section for each part that results.json has."""
     parts: dict[str, Callable[[Any], Section]] = {
         "win_rates": win_rates,
         "alpaca_eval": alpaca_eval,
@@ -25,7 +25,7 @@ def sections(results: Mapping[str, Any]) -> list[Section]:
 
 
 def win_rates(rows: Sequence[Row]) -> Section:
-    """How often a model beats a baseline, by whom, and what of it is left at matched length."""
+    """Show how often models beat a baseline, also at matched length."""
     section = Section("win-rates", "Against a baseline")
     measured = [row for row in rows if known(row.get("win_rate")) is not None]
     if measured:
@@ -48,7 +48,7 @@ def win_rates(rows: Sequence[Row]) -> Section:
         text = " ".join(
             _beaten(by, measured) for by in dict.fromkeys(row["by"] for row in measured)
         )
-        text += " A tie counts half; the line at 0.5 is no difference, and rings are the win rates at matched length."
+        text += " A tie counts half; the line at 0.5 means no difference, rings are win rates at matched length."
         figure = figures.share_bars(bars, "win rate", mark=0.5)
         section.blocks.append(Picture([figures.inline_svg(figure, "win rates", "win-rates")], text))
         section.blocks += [_doubt(row) for row in measured if _by_length(row)]
@@ -70,13 +70,13 @@ def win_rates(rows: Sequence[Row]) -> Section:
         *OUTCOMES,
         "words",
     ]
-    caption = "With 95 % intervals. Comparisons that failed are counted, and left out of the rates."
+    caption = "With 95 % intervals. Failed comparisons are counted, but excluded from the rates."
     section.blocks.append(Table([*header, "of the baseline"], cells, caption))
     return section
 
 
 def _beaten(by: str, rows: Sequence[Row]) -> str:
-    """Who is better than the baseline by this judge."""
+    """Describe which models beat the baseline by one judge."""
     own = [row for row in rows if row["by"] == by]
     groups: dict[str, list[str]] = {"beat": [], "lose to": [], "cannot be told from": []}
     for row in own:
@@ -96,7 +96,7 @@ def _beaten(by: str, rows: Sequence[Row]) -> str:
 
 
 def _by_length(row: Row) -> bool:
-    """Whether the model wins, but no longer at matched length."""
+    """Return whether the model wins, but not at matched length."""
     plain, matched = (
         row.get("interval") or (0.0, 1.0),
         row.get("interval_matched_length") or (1.0, 1.0),
@@ -112,7 +112,7 @@ def _doubt(row: Row) -> str:
 
 
 def alpaca_eval(models: Mapping[str, Row]) -> Section:
-    """AlpacaEval 2, with its length-controlled figure where there is one."""
+    """Show AlpacaEval 2, with length-controlled win rates if present."""
     section = Section("alpaca-eval", "AlpacaEval 2")
     cells, notes = [], []
     for name, row in models.items():
@@ -149,7 +149,7 @@ def alpaca_eval(models: Mapping[str, Row]) -> Section:
 
 
 def lm_eval(models: Mapping[str, Mapping[str, Row]]) -> Section:
-    """Tasks and their metrics down the side, models across."""
+    """Show lm-eval: tasks and metrics in rows, models in columns."""
     tasks = list(dict.fromkeys(task for of in models.values() for task in of))
     cells = []
     for task in tasks:
@@ -172,7 +172,7 @@ def lm_eval(models: Mapping[str, Mapping[str, Row]]) -> Section:
 
 
 def data_table(rows: Sequence[Row]) -> Section:
-    """The students that each search's data made."""
+    """Show the students trained on each search's data."""
     section = Section("data-table", "What a student learns from each search")
     taught = [row for row in rows if row.get("per_seed")]
     bars = [
@@ -224,7 +224,7 @@ def data_table(rows: Sequence[Row]) -> Section:
 
 
 def _verdict(rows: Sequence[Row]) -> str:
-    """Whose student is best, and whose cannot be told from it."""
+    """Describe which student is best, and which ones are not measurably worse."""
     best = max(rows, key=lambda row: float(row["accuracy"]))
     seeds, problems = len(best["per_seed"]), best.get("num_problems")
     text = f"Each student was trained on what one search found at {many(best['budget'], 'play')} per prompt"
@@ -241,7 +241,7 @@ def _verdict(rows: Sequence[Row]) -> str:
         half_width = max(high - low for low, high in bounds) / 2
         text += f"{many(seeds, 'seed')} tell a difference from about {number(half_width)} on."
     elif len(rows) > 1:
-        text += "One seed tells none: two students of one search differ, too."
+        text += "One seed is not enough to tell: two students of one search differ, too."
     return text.strip()
 
 
@@ -250,18 +250,18 @@ def _apart(row: Row) -> bool:
 
 
 def known(value: Any) -> float | None:
-    """The number, if it is one."""
+    """Return a finite number, or None for anything else."""
     real = isinstance(value, int | float) and not isinstance(value, bool)
     return value if real and math.isfinite(value) else None
 
 
 def number(value: Any) -> str:
-    """Three decimals; a dash where there is no number."""
+    """Return a number with three decimals; a dash if it is unknown."""
     return DASH if known(value) is None else f"{round(value, 3) + 0.0:,.3f}".replace("-", MINUS)
 
 
 def with_bounds(value: Any, bounds: Sequence[float] | None = None) -> str:
-    """0.770 (0.721 to 0.819)."""
+    """Return a number with its interval: 0.770 (0.721 to 0.819)."""
     if known(value) is None or not bounds:
         return number(value)
     return f"{number(value)} ({number(bounds[0])} to {number(bounds[1])})"
@@ -276,7 +276,7 @@ def _with_error(value: Any, error: Any) -> str:
 
 
 def _outcomes(row: Row) -> list[str]:
-    """Cells under OUTCOMES."""
+    """Return the cells under OUTCOMES."""
     decided = [_whole(row.get(f"num_{outcome}")) for outcome in ("wins", "ties", "losses")]
     return [" / ".join(decided), _whole(row.get("num_failed"))]
 

@@ -1,7 +1,7 @@
-"""The pictures: matplotlib figures without pyplot's global state, and their way into the page.
+"""Matplotlib figures without pyplot's global state, and their conversion for the page.
 
-Figures are drawn in the light palette. `inline_svg` puts CSS variables in the place of its colours, so that the page can
-show them on dark paper too, and leaves letters as text, so that they are set in the reader's own font.
+Figures are drawn in the light palette. `inline_svg` replaces its colours by CSS variables, so that
+the page has a dark mode, and keeps text as text, so that it is set in the reader's font.
 """
 
 from __future__ import annotations
@@ -55,22 +55,27 @@ STYLE = {
     "ytick.major.width": 0.6,
     "figure.facecolor": "white",  # a README may be read on dark paper
     "axes.facecolor": "none",
-    "text.parse_math": False,  # names of agents are not formulas
+    "text.parse_math": False,  # names of agents may contain "$"
     "svg.fonttype": "none",
     "svg.hashsalt": "toa_trl",  # the same figures give the same file
 }
 
 
 def color(index: int) -> str:
-    """The colour of an agent (or a search) by its place in the list; they repeat after the palette's end."""
+    """Return the colour of an agent or search by its index; the palette repeats."""
     return PALETTE[index % len(PALETTE)][0]
 
 
 @matplotlib.rc_context(STYLE)
 def distributions(rows: Sequence[tuple[str, str, Floats]], xlabel: str) -> tuple[Figure, int]:
-    """One histogram per row (label, colour, values; none of them empty) over a shared axis, with the median marked.
+    """Draw histograms over a shared axis, with medians marked.
 
-    Returns the figure, and how many values lie beyond the axis and are drawn at its ends.
+    Args:
+        rows: (label, colour, values) of each histogram; values must not be empty.
+        xlabel: label of the axis.
+
+    Returns:
+        The figure, and the number of values beyond the axis, which are drawn at its ends.
     """
     everything = np.concatenate([values for _, _, values in rows])
     low, high, num_beyond = _range(everything)
@@ -105,7 +110,7 @@ def distributions(rows: Sequence[tuple[str, str, Floats]], xlabel: str) -> tuple
 
 @matplotlib.rc_context(STYLE)
 def best_so_far(mean: Floats, half_width: Floats, own: Floats) -> Figure:
-    """Mean best reward after 1, 2, ... plays with its band, and the mean reward of each play itself."""
+    """Draw the mean best reward after 1, 2, ... plays, and the mean reward of each play."""
     figure = Figure(figsize=PANEL, layout="constrained")
     axes = figure.add_subplot()
     plays = np.arange(1, len(mean) + 1)
@@ -140,7 +145,7 @@ class Bar:
 
 @matplotlib.rc_context(STYLE)
 def share_bars(bars: Sequence[Bar], xlabel: str, mark: float | None = None) -> Figure:
-    """Shares as bars with their intervals, their further values as rings, and a line at `mark`."""
+    """Draw shares as bars with intervals, further values as rings, and a line at `mark`."""
     figure = Figure(figsize=(PANEL[0], 0.5 * len(bars) + 0.6), layout="constrained")
     axes = figure.add_subplot()
     for i, bar in enumerate(bars):
@@ -159,7 +164,7 @@ def share_bars(bars: Sequence[Bar], xlabel: str, mark: float | None = None) -> F
 
 
 def comparison_panels(searches: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
-    """(x key, y key, y label) of the panels that these searches have figures for."""
+    """Return (x key, y key, y label) of the panels that these searches have data for."""
     cost = "flops" if any(s.get("flops") for s in searches) else "tokens"
     panels = [
         (cost, "mean_best_reward", "mean best reward"),
@@ -173,12 +178,13 @@ def comparison_panels(searches: Sequence[Mapping[str, Any]]) -> list[tuple[str, 
 def comparison_figure(
     searches: Sequence[Mapping[str, Any]], panels: Sequence[tuple[str, str, str]] = ()
 ) -> Figure:
-    """The paper's figure: mean best and mean top-10 reward against FLOPs, and accuracy against the budget beside them.
+    """Draw the paper's figure: mean best and top-10 reward against FLOPs, accuracy against budget.
 
     Args:
-        searches: {"name", "budget", "flops" (of the agents, per prompt), "mean_best_reward", "mean_top10_reward", "accuracy", ...}; an interval
-            [low, high] is drawn from "interval" (of the accuracy), "mean_best_reward_interval" and the like.
-        panels: some of `comparison_panels(searches)`; all by default.
+        searches: {"name", "budget", "flops" (of the agents, per prompt), "mean_best_reward",
+            "mean_top10_reward", "accuracy", ...}; an interval [low, high] is taken from "interval"
+            (of the accuracy), "mean_best_reward_interval" and so on.
+        panels: some of `comparison_panels(searches)`; by default all.
     """
     panels = panels or comparison_panels(searches)
     figure = Figure(figsize=(max(len(panels), 1) * PANEL[0], PANEL[1] + 0.3))
@@ -228,11 +234,12 @@ def comparison_figure(
 
 @matplotlib.rc_context(STYLE)
 def best_reward_over_n(searches: Sequence[Mapping[str, Any]]) -> Figure:
-    """The paper's scaling figure: the mean best of N rewards of each search over N.
+    """Draw the paper's scaling figure: the mean best of N rewards of each search over N.
 
-    A point is a run with the budget N and its interval, the line what the run at the largest budget had after N plays. For
-    searches whose first plays do not depend on the budget (best_of_n, parallel, sequential, moa) that is the same; for toa
-    and prs, which spend a larger budget on more first answers, the points alone are best-of-N.
+    A point is a run with the budget N and its interval, a line the run at the largest budget after
+    N plays. For searches whose first plays do not depend on the budget (best_of_n, parallel,
+    sequential, moa) both agree; for toa and prs, which spend a larger budget on more first answers,
+    only the points are best-of-N.
     """
     figure = Figure(figsize=(PANEL[0], PANEL[1] + 0.3), layout="constrained")
     axes = figure.add_subplot()
@@ -265,7 +272,7 @@ def best_reward_over_n(searches: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def save_figures(searches: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Both figures of a comparison, as PNG and SVG."""
+    """Save both figures of a comparison, as PNG and SVG."""
     drawn = {
         "reward_against_flops": comparison_figure(searches),
         "best_reward_over_n": best_reward_over_n(searches),
@@ -276,7 +283,7 @@ def save_figures(searches: Sequence[Mapping[str, Any]], folder: Path) -> None:
 
 
 def inline_svg(figure: Figure, label: str, name: str) -> Markup:
-    """An <svg> for the page: colours as CSS variables, ids under `name`, no address of any kind in it."""
+    """Return an <svg> for the page: colours as CSS variables, ids under `name`, no addresses."""
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings(
@@ -309,7 +316,7 @@ def _with_variables(style: str) -> str:
 
 
 def _range(values: Floats) -> tuple[float, float, int]:
-    """Where to draw: everything, but not what lies far out from the middle 80 % (beyond 5 sigma of a normal)."""
+    """Return the range to draw, without far outliers (5 sigma of a normal), and their number."""
     low, high = float(values.min()), float(values.max())
     inner_low, inner_high = (float(q) for q in np.quantile(values, [0.1, 0.9]))
     if (reach := 1.5 * (inner_high - inner_low)) > 0:
@@ -344,7 +351,7 @@ def _log_ticks(axes: Any, values: Sequence[float], exact: bool) -> None:
 
 
 def power(value: float) -> str:
-    """3.4e15 as 3.4×10¹⁵; numbers below 100,000 as they are."""
+    """Return 3.4e15 as 3.4×10¹⁵; numbers below 100,000 are unchanged."""
     if abs(value) < 1e5:
         return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     digits, exponent = f"{value:.1e}".split("e")
@@ -354,7 +361,7 @@ def power(value: float) -> str:
 
 
 def _end_labels(axes: Any, ends: list[tuple[float, float, str, str]]) -> None:
-    """Names at the right edge, at the height where their lines end or as near as there is room."""
+    """Write names at the right edge, as near to the ends of their lines as possible."""
     low, high = axes.get_ylim()
     heights = [(y - low) / (high - low) for y, *_ in sorted(ends)]
     gap = 0.072

@@ -1,4 +1,4 @@
-"""What came of the run: the pairs it left for training, the student before and after, and the searches compared."""
+"""The sections of the page about the results: training pairs, the student, searches compared."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from toa_trl.report.words import (
 )
 
 STAGES = {"base": "before", "sft": "after SFT", "dpo": "after DPO"}
-MEASURES = {  # of results.json, as the page calls them
+MEASURES = {  # key of results.json -> label
     "accuracy": "greedy accuracy",
     "sampled_accuracy": "sampled accuracy",
     "maj_at_k": "maj@k",
@@ -42,35 +42,23 @@ MEASURES = {  # of results.json, as the page calls them
     "num_unjudged": "not judged",
     "num_problems": "problems",
 }
-WHOLE = {
-    "mean_length",
-    "num_truncated",
-    "num_unjudged",
-    "num_problems",
-}  # no column where all are zero
-LEADS = (
-    "accuracy",
-    "comet",
-    "chrf",
-    "bleu",
-    "mean_verifier_score",
-    "mean_reward",
-)  # what the text is about: the first that was measured
-BOUNDS = {
-    "accuracy": "interval",
-    "sampled_accuracy": "sampled_interval",
-}  # the others end in _interval
+# shown as whole numbers; no column if all are zero
+WHOLE = {"mean_length", "num_truncated", "num_unjudged", "num_problems"}
+# the text describes the first of these that was measured
+LEADS = ("accuracy", "comet", "chrf", "bleu", "mean_verifier_score", "mean_reward")
+# keys of intervals that do not end in _interval
+BOUNDS = {"accuracy": "interval", "sampled_accuracy": "sampled_interval"}
 OVER_N = (
-    "The best of N rewards, over N. A point is a run with the budget N; the line is what the run with the largest budget "
-    "had after N plays. They differ for searches that plan with their budget: toa and prs spend a larger one on more "
-    "first answers, so of them the points are best-of-N."
+    "The best of N rewards, over N. A point is a run with the budget N; a line shows the run with "
+    "the largest budget after N plays. They differ for searches that plan with their budget: toa and "
+    "prs spend a larger budget on more first answers, so for these the points are best-of-N."
 )
 
 
 def training_data(
     sft: Column, chosen: Column, rejected: Column, agents: Mapping[str, int]
 ) -> Section:
-    """Chosen against rejected: rewards, lengths, and what the lengths may teach."""
+    """Compare chosen with rejected responses: rewards, lengths, and length bias."""
     section = Section("pairs", "Chosen against rejected")
     if len(sft):
         text = f"sft/ holds {many(len(sft), 'row')}, on average {count(sft.chars.mean())} characters long"
@@ -102,7 +90,7 @@ def training_data(
             )
     text += f" On average, chosen against rejected: {'; '.join(said)}."
     text += (
-        Markup(" Beyond the axis, and drawn at its end: {}.").format(listed(hidden))
+        Markup(" Beyond the axis and drawn at its end: {}.").format(listed(hidden))
         if hidden
         else ""
     )
@@ -126,14 +114,14 @@ def training_data(
             Table(
                 ["agent", "of the chosen", "of the rejected"],
                 cells,
-                "Whose responses the pairs hold.",
+                "Agents of the responses in the pairs.",
             )
         )
     return section
 
 
 def length_bias(chosen: Column, rejected: Column) -> str:
-    """How often the chosen response is the longer one, and whether chance would do that."""
+    """Describe how often the chosen response is longer, and whether that exceeds chance."""
     longer, shorter = (
         int((chosen.chars > rejected.chars).sum()),
         int((chosen.chars < rejected.chars).sum()),
@@ -142,19 +130,16 @@ def length_bias(chosen: Column, rejected: Column) -> str:
     text = f"The chosen response is longer in {share(longer, num)} of the {many(num, 'pair')}"
     text += f", shorter in {share(shorter, num)} and as long in {share(num - unequal, num)}: "
     if not unequal:
-        return text + "these pairs teach nothing about length."
-    # beyond what a fair coin does in 95 of 100 such sets
+        return text + "these pairs have no length bias."
+    # 95 % bound for a fair coin
     if abs(longer - shorter) <= 1.96 * unequal**0.5:
-        return text + "no more than chance would do, so there is no sign of a length bias."
+        return text + "within chance, so there is no sign of a length bias."
     kind = "longer" if longer > shorter else "shorter"
-    return (
-        text
-        + f"more than chance would do, so a student may learn from them to write {kind} responses as such."
-    )
+    return text + f"more than chance, so a student may learn to write {kind} responses."
 
 
 def student(results: Mapping[str, Any]) -> Section:
-    """What was measured of the student before and after: accuracy, reward, quality of translations, lengths."""
+    """Show the measurements of the student before and after training."""
     section = Section("student", "The student, before and after")
     rows = [(STAGES.get(name, name), row) for name, row in (results.get("student") or {}).items()]
     measured = [
@@ -166,7 +151,7 @@ def student(results: Mapping[str, Any]) -> Section:
     ]
     if not measured:
         section.blocks.append(
-            "No student was evaluated: there is no results.json with a student beside this run."
+            "No student was evaluated: no results.json with a student was found for this run."
         )
         return section
     told = next((key for key in LEADS if key in measured), measured[0])
@@ -185,7 +170,7 @@ def student(results: Mapping[str, Any]) -> Section:
 
 
 def _change(key: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Any:
-    """One measure of all stages in words, and how far the last is from the first; a picture where it is an accuracy."""
+    """Describe one measure of all stages and its change, with a picture of accuracies."""
     bounds = BOUNDS.get(key, f"{key}_interval")
     text = f"{MEASURES[key][0].upper()}{MEASURES[key][1:]} " + ", ".join(
         f"{name} {_measured(r, key)}" for name, r in rows
@@ -198,7 +183,7 @@ def _change(key: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Any:
     if len(rows) > 1 and before.get(bounds) and after.get(bounds):
         apart = before[bounds][1] < after[bounds][0] or after[bounds][1] < before[bounds][0]
         text += f" {last[0].upper()}{last[1:]} against {first}: {signed(number(after[key] - before[key]))}, "
-        text += "and the intervals are apart." if apart else "and the intervals overlap."
+        text += "and the intervals do not overlap." if apart else "and the intervals overlap."
     if key != "accuracy":
         return text
     bars = []
@@ -219,7 +204,7 @@ def _measured(row: Mapping[str, Any], key: str) -> str:
 
 
 def opening(results: Mapping[str, Any]) -> str:
-    """The student in one sentence; nothing where none was evaluated."""
+    """Summarize the student in one sentence, if one was evaluated."""
     stages = {STAGES.get(name, name): row for name, row in (results.get("student") or {}).items()}
     rows = [
         (name, row["accuracy"])
@@ -233,12 +218,12 @@ def opening(results: Mapping[str, Any]) -> str:
 
 
 def searches(results: Mapping[str, Any]) -> Section:
-    """The searches at several budgets."""
+    """Compare the searches at several budgets."""
     section = Section("searches", "The searches compared")
     rows: Sequence[Mapping[str, Any]] = results.get("searches") or []
     if not rows:
         section.blocks.append(
-            "No searches were compared: there is no results.json with searches beside this run."
+            "No searches were compared: no results.json with searches was found for this run."
         )
         return section
     panels = []
@@ -282,7 +267,7 @@ def searches(results: Mapping[str, Any]) -> Section:
         "tokens",
         "FLOPs",
     ]
-    caption = "Accuracy is that of the play with the best reward, oracle that of the best play a referee could have picked."
+    caption = "Accuracy: of the play with the best reward. Oracle: of any play."
     section.blocks.append(Table([*header, "reward FLOPs"], cells, caption))
     left_out = [row for row in rows if known(row.get("num_unanswered"))]
     if left_out:
@@ -291,13 +276,13 @@ def searches(results: Mapping[str, Any]) -> Section:
             for row in left_out
         )
         section.blocks.append(
-            Markup("Left out, because no play was scored: {}.").format(listed(each))
+            Markup("Excluded, because no play was scored: {}.").format(listed(each))
         )
     return section
 
 
 def _verdict(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Which search is best at the largest budget, and from which it cannot be told apart."""
+    """Name the best search at the largest budget, and those with overlapping intervals."""
     budget = max(row["budget"] for row in rows)
     at = sorted(
         (r for r in rows if r["budget"] == budget and r.get("accuracy") is not None),
@@ -306,14 +291,14 @@ def _verdict(rows: Sequence[Mapping[str, Any]]) -> str:
     if len(at) < 2:
         return ""
     best, *others = at
-    text = f" At {many(budget, 'play')} {best['name']} picks a right answer most often ({best['accuracy']:.3f})"
+    text = f" At {many(budget, 'play')} {best['name']} selects a right answer most often ({best['accuracy']:.3f})"
     if not all(row.get("interval") for row in at):
         return text + "."
     close = [row["name"] for row in others if row["interval"][1] >= best["interval"][0]]
     return text + (
-        f"; the intervals of {listed(close)} reach into its own."
+        f"; the intervals of {listed(close)} overlap with it."
         if close
-        else "; no other interval reaches its own."
+        else "; no other interval overlaps with it."
     )
 
 
@@ -322,7 +307,7 @@ def _known(values: Floats) -> Floats:
 
 
 def blocks_of(section: Section) -> list[tuple[str, Any]]:
-    """The blocks of a section with their kind, for the template."""
+    """Return the blocks of a section with their kind, for the template."""
     return [
         ("text" if isinstance(b, (str, Markup)) else type(b).__name__.lower(), b)
         for b in section.blocks

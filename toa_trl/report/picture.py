@@ -1,4 +1,4 @@
-"""The picture that a data set card shows: the rewards of every agent's plays."""
+"""The picture of a data set card: the rewards of every agent's plays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def write_reward_picture(run_dir: Path) -> str | None:
     """Draw the rewards in rollouts/ into rewards.png, beside the card.
 
     Returns:
-        The file's name; None where no play has a reward, and then there is no such file.
+        The file's name, or None (and no file) if no play has a reward.
     """
     rewards: dict[str, list[figures.Floats]] = {}
     for file in sorted((run_dir / "rollouts").glob("*.parquet")):
@@ -34,6 +34,6 @@ def write_reward_picture(run_dir: Path) -> str | None:
         for i, (agent, values) in enumerate(rows)
     ]
     figure, _ = figures.distributions(labelled, "reward")
-    # without matplotlib's version in it, the same rewards give the same file
+    # without matplotlib's version the same rewards give the same file
     figure.savefig(run_dir / FILE, dpi=150, metadata={"Software": None})
     return FILE

@@ -1,4 +1,4 @@
-"""What the run's part of the page says, section by section, from a `Summary` and the run's configuration."""
+"""The sections of the page about the run, from its `Summary` and configuration."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from toa_trl.report.words import (
     signed,
 )
 
-MAX_DEPTHS = 8  # rows of the depth panel; deeper plays are taken together
+MAX_DEPTHS = 8  # rows of the depth panel; the last one includes deeper plays
 MAX_PATHS = 10
 MAX_REASONS = 12  # rows of the table of failures
 
 
 def what_ran(run: Mapping[str, Any], summary: Summary, agents: Mapping[str, int]) -> Section:
-    """The configuration, the plays and what they cost, and what failed."""
+    """Show the configuration, the plays and their costs, and failures."""
     plays, failed, truncated = (summary.total(name) for name in ("plays", "failed", "truncated"))
     section = Section("ran", "What ran")
     text = Markup("{} worked on {}").format(
@@ -113,11 +113,11 @@ def what_ran(run: Mapping[str, Any], summary: Summary, agents: Mapping[str, int]
 
 
 def reward_distribution(summary: Summary, agents: Mapping[str, int]) -> Section:
-    """Histograms per agent and per depth, and their figures."""
+    """Show the distribution of rewards per agent and per depth."""
     section = Section("rewards", "Rewards")
     everything = summary.select()
     if not len(everything):
-        section.blocks.append("No play has a reward, so there is nothing to show.")
+        section.blocks.append("No play has a reward.")
         return section
     write = rewards(everything)
     by_agent = {name: values for name in agents if len(values := summary.select(name))}
@@ -126,7 +126,7 @@ def reward_distribution(summary: Summary, agents: Mapping[str, int]) -> Section:
     labels = [f"depth {g[0]}" + (f" to {g[-1]}" if len(g) > 1 else "") for g in groups]
     by_depth = {label: summary.select(depths=g) for label, g in zip(labels, groups, strict=True)}
     if everything.min() == everything.max():
-        text = f"All {many(len(everything), 'reward')} equal {write(everything[0])}: the search had nothing to go by."
+        text = f"All {many(len(everything), 'reward')} equal {write(everything[0])}: the search had no signal."
         section.blocks.append(text)
         return section
     agent_rows = [
@@ -152,7 +152,7 @@ def reward_distribution(summary: Summary, agents: Mapping[str, int]) -> Section:
     else:
         text += "; every play is at depth 0: nothing was refined."
     text += " The mark is the median."
-    text += f" {many(beyond, 'reward')} beyond the axis stand at its ends." if beyond else ""
+    text += f" {many(beyond, 'reward')} beyond the axis are drawn at its ends." if beyond else ""
     rows = []
     for name, values in (by_agent | by_depth).items() if len(by_depth) > 1 else by_agent.items():
         low, median, high = np.quantile(values, [0.05, 0.5, 0.95])
@@ -169,8 +169,8 @@ def reward_distribution(summary: Summary, agents: Mapping[str, int]) -> Section:
 
 
 def winners(summary: Summary, agents: Mapping[str, int]) -> Section:
-    """Whose plays are the best of their prompts, how they came about, and what refining brings."""
-    section = Section("winners", "Who won, and by which path")
+    """Show which agents made the best plays, by which path, and the gain of refinements."""
+    section = Section("winners", "Best plays and their paths")
     num = summary.curve.num_prompts
     if not num:
         section.blocks.append("No prompt has a scored play, so none has a winner.")
@@ -179,7 +179,7 @@ def winners(summary: Summary, agents: Mapping[str, int]) -> Section:
     kinds = {
         "refine": "a refinement",
         "aggregate": "an aggregate of several drafts",
-        "answer": "a plain answer",
+        "answer": "an answer",
     }
     parts = [
         f"in {share(summary.best[kind], num)} {words}"
@@ -214,22 +214,20 @@ def winners(summary: Summary, agents: Mapping[str, int]) -> Section:
         for p, (n, total) in paths[:MAX_PATHS]
     ]
     caption = (
-        f"The most frequent ways to a prompt's best play, of {many(len(paths), 'way')} in all."
+        f"The most frequent paths to a prompt's best play, of {many(len(paths), 'path')} in total."
     )
     section.blocks.append(
         Table(["path", "prompts", "of all", "mean reward"], rows, caption, wrap=True)
     )
     if not summary.gains:
-        section.blocks.append(
-            "Nothing was refined in this run, so there is no table of what refining brings."
-        )
+        section.blocks.append("Nothing was refined in this run, so there is no table of gains.")
         return section
     section.blocks.append(_gain_table(summary, agents))
     return section
 
 
 def best_against_plays(summary: Summary) -> Section:
-    """The curve of the best reward so far."""
+    """Show the best reward so far against the number of plays."""
     section = Section("curve", "Best reward against plays")
     curve = summary.curve
     if not curve.num_prompts:
@@ -246,10 +244,12 @@ def best_against_plays(summary: Summary) -> Section:
     text += f" (95 % band ±{write(half[-1])})." if curve.num_prompts > 1 else "."
     if rise[-1] > 0:
         halfway = int(np.argmax(rise >= rise[-1] / 2)) + 1
-        text += f" Half of the rise is there after {many(halfway, 'play')}."
+        text += f" Half of the gain is reached after {many(halfway, 'play')}."
     text += " The thin line is the mean reward of the play itself."
     if curve.num_short:
-        text += f" {many(curve.num_short, 'prompt')} with fewer scored plays count with their best from there on."
+        text += (
+            f" {many(curve.num_short, 'prompt')} with fewer scored plays keep their best reward."
+        )
     figure = figures.best_so_far(mean, half, curve.own)
     section.blocks.append(
         Picture([figures.inline_svg(figure, "best reward against plays", "curve")], text)
@@ -258,7 +258,7 @@ def best_against_plays(summary: Summary) -> Section:
 
 
 def opening(summary: Summary) -> str:
-    """The run in two sentences."""
+    """Summarize the run in two sentences."""
     num, everything = summary.curve.num_prompts, summary.select()
     if not num:
         return "No play of this run has a reward."
@@ -271,7 +271,7 @@ def opening(summary: Summary) -> str:
 
 
 def reward_decimals(summary: Summary) -> int:
-    """For the viewer, which writes rewards by itself."""
+    """Return the decimals of rewards in the viewer."""
     return decimals(summary.select())
 
 
@@ -341,7 +341,7 @@ def _failures(summary: Summary, agents: Mapping[str, int]) -> Table:
 
 
 def _path(steps: tuple[tuple[str, str], ...], agents: Mapping[str, int]) -> Markup:
-    verbs = {"answer": "answered", "refine": "refined", "aggregate": "put together from drafts"}
+    verbs = {"answer": "answered", "refine": "refined", "aggregate": "aggregated"}
     return Markup(", ").join(
         Markup("{} by {}").format(verbs[kind], chip(agents, agent)) for kind, agent in steps
     )
@@ -369,10 +369,10 @@ def _gain_table(summary: Summary, agents: Mapping[str, int]) -> Table:
     num, total, better = (sum(values[i] for values in summary.gains.values()) for i in range(3))
     common = {
         key: gain for key, gain in gains.items() if gain[0] >= num / len(gains) / 2
-    }  # a few plays say little
+    }  # rare pairings are uncertain
     (of, by), (top_num, top) = max(common.items(), key=lambda item: item[1][1])
     draft = "the best of several drafts" if of is None else f"a draft of {of}"
     caption = f"Of {many(num, 'play')} that saw drafts {share(better, num)} beat the best of them; the mean gain is {signed(write(total / num))}. "
-    caption += f"Of the frequent pairings the best is {by} with {draft}: {signed(write(top))} over {many(top_num, 'play')}. "
-    caption += "Down the side whose draft, across who refined it; small figures count the plays."
+    caption += f"The best frequent pairing is {by} with {draft}: {signed(write(top))} over {many(top_num, 'play')}. "
+    caption += "Rows: agent that wrote the draft. Columns: agent that refined it. Small figures: number of plays."
     return Table(["draft of", *(chip(agents, name) for name in refiners)], rows, caption)

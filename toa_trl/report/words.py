@@ -1,4 +1,4 @@
-"""Numbers and names as the page writes them."""
+"""Elements of the page (sections, tables, pictures), and its notation of numbers and names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from toa_trl.report.audit import words
 from toa_trl.report.figures import PALETTE
 
 MINUS = "−"
-DASH = "–"  # nothing to say
+DASH = "–"  # no value
 many = words.many
 
 
@@ -30,7 +30,7 @@ class Picture:
 
 @dataclass
 class Table:
-    """Cells are text, or markup of our own; the first column holds names."""
+    """Cells are text or markup; the first column contains names."""
 
     header: list[Any]
     rows: list[list[Any]]
@@ -38,7 +38,7 @@ class Table:
     wrap: bool = False  # the first column holds longer text, which may break
 
     def is_text(self, column: int) -> bool:
-        """Numbers stand to the right, all else to the left."""
+        """Return whether a column is text, which is left-aligned, unlike numbers."""
         return any(
             re.match(r"<span class=.(bar|agent)|[A-Za-z]", str(row[column])) for row in self.rows
         )
@@ -46,14 +46,14 @@ class Table:
 
 @dataclass
 class Facts:
-    """Terms and what they are."""
+    """Terms and their values."""
 
     items: list[tuple[str, Any]]
 
 
 @dataclass
 class Section:
-    """One heading of the page and what stands under it: text, pictures, tables."""
+    """One heading of the page with its text, pictures and tables."""
 
     id: str
     title: str
@@ -61,17 +61,17 @@ class Section:
 
 
 def count(value: float) -> str:
-    """12345 as 12,345."""
+    """Return 12345 as 12,345."""
     return f"{value:,.0f}"
 
 
 def share(part: float, whole: float) -> str:
-    """Percent, which no line break parts; of nothing: a dash."""
+    """Return a percentage without line breaks; a dash if the whole is zero."""
     return words.share(part, whole).replace(" ", "\u00a0")
 
 
 def rewards(values: NDArray[np.float64]) -> Callable[[float], str]:
-    """How to write rewards: with as many decimals as tell a hundredth of their spread."""
+    """Return a function that formats rewards, with decimals for a hundredth of their spread."""
     num = decimals(values)
 
     def write(value: float) -> str:
@@ -83,31 +83,31 @@ def rewards(values: NDArray[np.float64]) -> Callable[[float], str]:
 
 
 def decimals(values: NDArray[np.float64]) -> int:
-    """Decimals that tell a hundredth of the spread of `values`, 0 to 6; 3 where there is none."""
+    """Return the decimals for a hundredth of the spread, 0 to 6; 3 without spread."""
     spread = float(values.std()) if len(values) else 0.0
     return min(6, max(0, 2 - math.floor(math.log10(spread)))) if spread > 0 else 3
 
 
 def signed(text: str) -> str:
-    """A number as a gain or a loss."""
+    """Return a number with its sign."""
     return text if text.startswith(MINUS) else f"+{text}"
 
 
 def listed(parts: Iterable[Any]) -> Markup:
-    """a, b and c."""
+    """Return a list as "a, b and c"."""
     *others, last = [Markup.escape(p) for p in parts] or [Markup("")]
     return Markup(" and ").join([Markup(", ").join(others), last]) if others else last
 
 
 def chip(agents: Mapping[str, int], name: str) -> Markup:
-    """An agent's name beside its colour."""
+    """Return an agent's name with its colour."""
     place = agents[name] % len(PALETTE) if name in agents else None
     style = f"--c:var(--c{place})" if place is not None else "--c:var(--muted)"
     return Markup('<span class="agent" style="{}">{}</span>').format(style, name)
 
 
 def bar(part: float, whole: float, style: str = "--c:var(--muted)") -> Markup:
-    """A share as a number on a bar."""
+    """Return a share as a number on a bar."""
     width = 100 * part / whole if whole else 0
     return Markup('<span class="bar" style="{};--w:{:.1f}%">{}</span>').format(
         style, width, share(part, whole)
@@ -115,7 +115,7 @@ def bar(part: float, whole: float, style: str = "--c:var(--muted)") -> Markup:
 
 
 def plain(value: Any) -> str:
-    """A configuration value in one line."""
+    """Return a configuration value in one line."""
     if isinstance(value, Mapping):
         return ", ".join(f"{k} {plain(v)}" for k, v in value.items()) or DASH
     if isinstance(value, (list, tuple)):
