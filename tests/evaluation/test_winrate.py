@@ -344,7 +344,7 @@ def test_a_judge_that_talks_nonsense_still_gives_the_right_rate(mode: str) -> No
         found = wait(judged(server.url))
         assert server.stats()["served_again"] == 0
     lengths = [[len(text.split()) for text in texts] for texts in (ours, theirs)]
-    expected = by_scores(*lengths)  # type: ignore[arg-type]
+    expected = by_scores(*lengths)
     pairs = zip(values(found), values(expected), strict=True)
     assert all(value in (None, truth) for value, truth in pairs)
     summary = win_rate_of(found, *lengths)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from toa_trl.rewards.base import DetailedReward, check_scores
+from toa_trl.sampling.identity import digest_of_values, state_of_files
 from toa_trl.types import Prompt, Score, as_dicts
 from toa_trl.utils.files import read_jsonl, replace_text
 
@@ -83,7 +83,7 @@ class KeptReward(DetailedReward):
 
     async def compare(self, prompt: Prompt, a: str, b: str) -> Score:
         """See `toa_trl.rewards.judge.JudgeReward`."""
-        key = (prompt.id, digest(as_dicts(prompt.messages), a, b))
+        key = (prompt.id, digest_of_values(as_dicts(prompt.messages), a, b))
         row = self._ledger.get(*key)
         if row is None:
             score = await self._model.compare(prompt, a, b)
@@ -96,7 +96,10 @@ class KeptReward(DetailedReward):
         await self._model.aclose()
 
     async def _score(self, prompt: Prompt, response: str) -> Score:
-        key = (prompt.id, digest(as_dicts(prompt.messages), dict(prompt.metadata), response))
+        key = (
+            prompt.id,
+            digest_of_values(as_dicts(prompt.messages), dict(prompt.metadata), response),
+        )
         row = self._ledger.get(*key)
         if row is None:
             scores = await self._model.score(prompt, [response])
@@ -133,20 +136,6 @@ def ledger_path(folder: Path, name: str, entry: Mapping[str, Any], *further: Any
         further: whatever else decides, as JSON values.
     """
     model = entry.get("model", entry.get("path"))
-    files: list[Path] = []
-    if model and Path(str(model)).is_dir():
-        files = sorted(Path(str(model)).glob("*.*"))
-    elif model and Path(str(model)).is_file():
-        files = [Path(str(model))]
-    state = []
-    for file in files:
-        if file.name != "README.md":
-            state.append((file.name, file.stat().st_size, file.stat().st_mtime_ns))
+    state = state_of_files(Path(str(model))) if model else []
     name = re.sub(r"[^\w.-]", "_", name)
-    return folder / f"{name}-{digest(entry, state, *further)[:8]}.jsonl"
-
-
-def digest(*values: Any) -> str:
-    """Return a hash of JSON values."""
-    text = json.dumps(values, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
+    return folder / f"{name}-{digest_of_values(entry, state, *further)[:8]}.jsonl"

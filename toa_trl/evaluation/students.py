@@ -27,9 +27,10 @@ from toa_trl.errors import ConfigError, RewardError
 from toa_trl.evaluation.accuracy import measure_model
 from toa_trl.evaluation.comparison import Run, check_verdicts, verify
 from toa_trl.evaluation.intervals import gap_bounds, middle_95, resampled_means
-from toa_trl.evaluation.ledger import digest, ledger_path
+from toa_trl.evaluation.ledger import ledger_path
 from toa_trl.evaluation.outputs import respond
 from toa_trl.rewards import RewardModel
+from toa_trl.sampling.identity import digest_of_values
 from toa_trl.tasks import Task
 from toa_trl.types import Prompt, Sampling, as_dicts
 from toa_trl.utils.config import Config, NonNegativeInt, PositiveInt, Text
@@ -141,7 +142,7 @@ class Judge:
         entry = {"name": name, "engine": "transformers", "model": str(model)}
         asked = [(problem.id, as_dicts(problem.messages)) for problem in self.problems]
         path = ledger_path(folder, name, entry, asked, asdict(self.sampling))
-        columns = digest(*(dict(problem.metadata) for problem in self.problems))
+        columns = digest_of_values(*(dict(problem.metadata) for problem in self.problems))
         by = [self.rules, self.task.identity, columns]
         file = path.with_suffix(".json")
         kept = _read_json(file)
@@ -218,7 +219,7 @@ async def train_student(training: TrainingConfig, lesson: Lesson) -> None:
     """
     student = lesson.folder / "student"
     rows = [(row["prompt"], row["completion"]) for row in lesson.rows]
-    recipe = {**training.identity, "seed": lesson.run.seed, "rows": digest(*rows)}
+    recipe = {**training.identity, "seed": lesson.run.seed, "rows": digest_of_values(*rows)}
     if student.is_dir():
         before = _read_json(student / "training.json")
         different = [key for key, value in recipe.items() if before.get(key) != value]
