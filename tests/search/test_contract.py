@@ -291,7 +291,7 @@ def test_with_every_agent_away_nothing_is_asked(name: str) -> None:
 
 
 @searches
-def test_stuck_where_all_that_are_there_keep_failing(name: str) -> None:
+def test_all_failing_where_all_that_are_there_keep_failing(name: str) -> None:
     search = make(name, 2, 6)
     search.away = frozenset("b")
     for _ in range(3):
@@ -377,7 +377,7 @@ def test_a_failed_play_costs_no_budget(name: str) -> None:
 
 
 @searches
-def test_stuck_only_when_every_agent_has_failed_three_times_in_a_row(name: str) -> None:
+def test_all_failing_only_when_every_agent_has_failed_three_times_in_a_row(name: str) -> None:
     search = make(name, 2, 8)
     failures = {"a": 0, "b": 0}
     for _ in range(20):
@@ -402,17 +402,19 @@ def test_mistakes_are_refused_by_name(name: str) -> None:
         make_search(name, [], 8)
     with pytest.raises(ConfigError, match=r"agents.*'a'"):
         make_search(name, ["a", "b", "a"], 8)
-    with pytest.raises(ConfigError, match="widht"):
+    with pytest.raises(ConfigError, match=r"search_params: unknown key 'widht'"):
         make_search(name, ["a", "b"], 8, widht=3)
 
 
 def test_an_unknown_search_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match=r"'mcts'.*best_of_n.*toa"):
+    with pytest.raises(ConfigError, match=r"unknown search 'mcts'.*best_of_n.*toa"):
         make_search("mcts", ["a"], 8)
+    with pytest.raises(ConfigError, match="did you mean 'toa'"):
+        make_search("tao", ["a"], 8)
 
 
 def test_every_search_of_the_paper_is_there() -> None:
-    assert {"best_of_n", "parallel", "prs", "sequential", "moa", "toa"} <= SEARCHES.keys()
+    assert {"best_of_n", "parallel", "prs", "sequential", "moa", "toa"} <= set(SEARCHES)
 
 
 @pytest.mark.parametrize(

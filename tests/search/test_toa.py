@@ -19,7 +19,7 @@ from toa_trl.search import make_search
 from toa_trl.search.toa import TOA
 from toa_trl.types import Action
 
-PUBLISHED = Path(__file__).parents[3] / "shared" / "data" / "toa_traces.json"
+PUBLISHED = Path(__file__).parents[1] / "golden" / "toa_traces.json"
 NAMES = tuple("abcdefgh")
 
 
@@ -49,9 +49,6 @@ def replay(trace: dict[str, Any]) -> None:
     assert search.done
 
 
-@pytest.mark.skipif(
-    not PUBLISHED.is_file(), reason=f"the published traces are not beside the project ({PUBLISHED})"
-)
 def test_equals_the_published_implementation() -> None:
     traces = json.loads(PUBLISHED.read_text())
     assert len(traces) == 12
@@ -68,9 +65,6 @@ def test_the_small_golden_traces_are_the_oracles() -> None:
     assert json.loads(GOLDEN.read_text()) == golden()
 
 
-@pytest.mark.skipif(
-    not PUBLISHED.is_file(), reason=f"the published traces are not beside the project ({PUBLISHED})"
-)
 def test_the_oracle_equals_the_published_implementation() -> None:
     for trace in json.loads(PUBLISHED.read_text()):
         config = {**trace["config"], "top_k": trace["config"]["top_k_responses"]}

@@ -1,4 +1,4 @@
-"""Which play next? Six searches behind `make_search`; one algorithm, one file, one line in the registry."""
+"""Which play next? Searches behind `make_search`; one algorithm, one file, one registry line."""
 
 from __future__ import annotations
 
@@ -33,19 +33,18 @@ def make_search(
     seed: int = 0,
     **params: Any,
 ) -> Search:
-    """Return a new search over one prompt.
+    """Return a search over one prompt.
 
     Args:
-        name: best_of_n, parallel, prs, sequential, moa or toa; "package.module:name" of a class or
-            function of your own; or that class or function itself.
+        name: best_of_n, parallel, prs, sequential, moa, toa, "package.module:name", or a class or
+            function that takes (agents, budget, seed, **params).
         agents: names of the agents, in the order in which ties are broken.
         budget: number of scored plays to spend, >= 1.
         seed: seed of the search's own random generator.
-        params: parameters of this search: `agent` of best_of_n and prs, `num_layers` of moa,
-            `width`, `alpha`, `tau` and `top_k` of toa.
+        **params: parameters of this search, such as `width`, `alpha`, `tau` and `top_k` of toa.
 
     Raises:
-        ConfigError: an unknown search or parameter, no agents, budget < 1, or a parameter out of range.
+        ConfigError: a name is unknown, a value is invalid, or there are no agents.
     """
     factory = name if callable(name) else SEARCHES.load(name, "search")
     search = call("search_params", factory, agents, budget, seed, params=params)

@@ -1,4 +1,4 @@
-"""What every search shares: play indices, the budget, refusal of impossible rewards, and agents that keep failing."""
+"""Base class of all searches: play indices, the budget, invalid rewards, and failing agents."""
 
 from __future__ import annotations
 
@@ -8,199 +8,205 @@ from collections.abc import Iterable, Sequence
 
 from toa_trl.errors import ConfigError, SearchError
 from toa_trl.types import Action, Play
-from toa_trl.utils.registry import check_whole
+from toa_trl.utils.config import PositiveInt, validate
 
-MAX_FAILURES = 3  # plays in a row after which an agent is passed over, as long as another one works
+MAX_FAILURES = 3  # consecutive failures after which an agent is skipped while another one works
 
 
 class Search(ABC):
-    """Which play next? A pure state machine over one prompt: no I/O, no clock, no global randomness.
+    """Decide which play comes next, as a pure state machine over one prompt.
+
+    No I/O, no clock, no global randomness. A subclass implements `choose`, and the other hooks
+    where it keeps state of its own.
 
     Args:
         agents: names of the agents, in the order in which ties are broken.
-        budget: number of scored plays to spend, >= 1.
+        budget: number of scored plays to spend.
+        seed: seed of the search's own random generator, where it has one.
 
     Raises:
-        ConfigError: no agents, two of one name, or budget < 1.
+        ConfigError: there are no agents, two have the same name, or the budget is below 1.
     """
 
-    def __init__(self, agents: Sequence[str], budget: int) -> None:
+    tau: float | None = None
+    """Temperature with which rewards are squashed; None in a search that does not squash them."""
+
+    def __init__(self, agents: Sequence[str], budget: PositiveInt, seed: int = 0) -> None:
         agents = [agents] if isinstance(agents, str) else list(agents)
         if not agents:
             raise ConfigError("agents: a search needs at least one agent")
         if len(set(agents)) < len(agents):
-            raise ConfigError(f"agents: two agents have one name in {agents}")
-        check_whole("budget", budget, at_least=1)
+            raise ConfigError(f"agents: two agents have the same name in {agents}")
         self.agents = agents
-        self.tau: float | None = None  # scale on which a search squashes rewards; None: it does not
-        self.budget = budget
-        self._actions: dict[int, Action] = {}  # every play asked for and not failed
-        self._rewards: dict[int, float] = {}  # raw
-        self._gaps: list[
-            int
-        ] = []  # indices that a restore left out: in flight when the run stopped
+        self.budget: int = validate(PositiveInt, budget, "budget")
+        self.actions: dict[int, Action] = {}  # all plays asked for that did not fail
+        self.rewards: dict[int, float] = {}  # play -> raw reward
+        self._gaps: list[int] = []  # indices to ask for again: they were in flight at a stop
         self._next_index = 0
-        self._failures = dict.fromkeys(agents, 0)  # in a row
+        self._failures = dict.fromkeys(agents, 0)  # consecutive
         self._away: frozenset[str] = frozenset()
-        self._passed_over: frozenset[str] = (
-            frozenset()
-        )  # agents that are away, or keep failing while another one works
+        # agents that are away, or keep failing while another one works
+        self._passed_over: frozenset[str] = frozenset()
 
     @property
     def done(self) -> bool:
-        """The budget is spent: `budget` plays are scored."""
-        return len(self._rewards) >= self.budget
+        """Whether the budget is spent: `budget` plays are scored."""
+        return len(self.rewards) >= self.budget
 
     @property
     def all_failing(self) -> bool:
-        """Whether every agent that is not away has failed MAX_FAILURES plays in a row."""
-        present = [
-            failures for agent, failures in self._failures.items() if agent not in self._away
-        ]
-        return bool(present) and min(present) >= MAX_FAILURES
+        """Whether every available agent has failed MAX_FAILURES times in a row."""
+        failures = [count for agent, count in self._failures.items() if agent not in self._away]
+        return bool(failures) and min(failures) >= MAX_FAILURES
+
+    @property
+    def available(self) -> list[str]:
+        """Agents that `choose` may take: those that are not away and do not keep failing."""
+        return [agent for agent in self.agents if agent not in self._passed_over]
 
     @property
     def away(self) -> frozenset[str]:
-        """Agents that cannot be asked for now: their servers are gone. Set before `ask`; it chooses among the others."""
+        """Agents whose servers are unavailable; set before `ask`, which takes the others."""
         return self._away
 
     @away.setter
     def away(self, agents: frozenset[str]) -> None:
         if agents != self._away:
             for agent in self._failures.keys() & (self._away - agents):
-                self._failures[agent] = (
-                    0  # its server has been started again, and may have been mended
-                )
+                self._failures[agent] = 0  # its server was restarted, and may be repaired
             self._away = agents
-            self._look_at_agents()
+            self._update_passed_over()
 
     def ask(self, n: int = 1) -> list[tuple[int, Action]]:
-        """Up to `n` plays that may run at once, each with its index.
+        """Return up to `n` plays that may run at once, with their indices.
 
-        Empty while it waits for rewards or for an agent that is away, and when done.
+        The list is empty while the search waits for rewards or for an agent, and when it is done.
         """
         asked: list[tuple[int, Action]] = []
-        while len(asked) < n and len(self._actions) < self.budget:
+        while len(asked) < n and len(self.actions) < self.budget:
             index = self._gaps[0] if self._gaps else self._next_index
-            action = self._choose(index)
+            action = self.choose(index)
             if action is None:
                 break
             if self._gaps:
                 self._gaps.pop(0)
             else:
                 self._next_index += 1
-            self._actions[index] = action
+            self.actions[index] = action
             asked.append((index, action))
         return asked
 
     def tell(self, play: int, reward: float) -> None:
-        """The raw reward of a play that was asked for, in any order.
+        """Record the raw reward of a play that was asked for; plays come in any order.
 
         Raises:
-            SearchError: the play was never asked for, is told already, or its reward is NaN or infinite. Nothing changes.
+            SearchError: the play is not in flight, or its reward is not finite. Nothing changes.
         """
         self._check_in_flight(play)
         if not math.isfinite(reward):
             raise SearchError(
-                f"play {play}: the reward is {reward}; a search needs a finite number (call fail(play))"
+                f"play {play}: the reward must be finite, not {reward}; call fail(play) instead"
             )
-        self._rewards[play] = float(reward)
-        if self._failures[agent := self._actions[play].agent]:
+        self.rewards[play] = float(reward)
+        agent = self.actions[play].agent
+        if self._failures[agent]:
             self._failures[agent] = 0
-            self._look_at_agents()
-        self._scored(play, float(reward))
+            self._update_passed_over()
+        self.scored(play, float(reward))
 
     def fail(self, play: int) -> None:
-        """The play gave no response; its budget is not spent, and another play, with another index, takes its place.
+        """Record that a play gave no response; a play with another index replaces it.
 
         Raises:
-            SearchError: the play was never asked for, or is told already.
+            SearchError: the play is not in flight.
         """
         self._check_in_flight(play)
-        action = self._actions.pop(play)
+        action = self.actions.pop(play)
         self._failures[action.agent] += 1
-        self._look_at_agents()
-        self._failed(play, action)
+        self._update_passed_over()
+        self.failed(play, action)
 
     def withdraw(self, play: int) -> None:
-        """The play was never made; its index is asked for again, as after a stop that lost it in flight.
+        """Record that a play was never made; its index is asked for again.
 
         Raises:
-            SearchError: the play was never asked for, or is told already.
+            SearchError: the play is not in flight.
         """
         self._check_in_flight(play)
-        self._failed(play, self._actions.pop(play))
+        self.failed(play, self.actions.pop(play))
         self._gaps = sorted([*self._gaps, play])
 
     def restore(self, plays: Iterable[Play]) -> None:
-        """Rebuild the state of a fresh search from recorded plays, scored and failed, without asking again.
+        """Rebuild the state of a fresh search from recorded plays, scored and failed.
 
-        Indices below the highest that are not recorded were in flight; they are asked for first. A search that was
-        stuck forgets its failures: a resumed run gives every agent another chance.
+        Missing indices below the highest were in flight; they are asked for first. Where all
+        agents were failing, their failures are forgotten: a resumed run tries each of them again.
 
         Raises:
-            SearchError: plays were asked for already, or the recorded plays do not fit one another.
+            SearchError: the search is not fresh, or the recorded plays do not fit together.
         """
         if self._next_index:
             raise SearchError("restore: this search was asked already; restore a fresh one")
-        recorded, waiting = sorted(plays, key=lambda play: play.index), list[Play]()
+        recorded = sorted(plays, key=lambda play: play.index)
+        waiting: list[Play] = []
         if recorded:
             self._next_index = recorded[-1].index + 1
             self._gaps = sorted(set(range(self._next_index)) - {play.index for play in recorded})
-        for each in recorded:
-            waiting.append(each)
-            # a play that was in flight at an earlier stop and was asked for again may have seen plays of higher indices
-            while play := next(
-                (play for play in waiting if self._rewards.keys() >= _seen(play.action)), None
-            ):
-                waiting.remove(play)
-                if play.action.agent not in self.agents:
-                    raise SearchError(
-                        f"restore: play {play.index} ({play.action}) is by none of {self.agents}"
-                    )
-                self._actions[play.index] = play.action
-                self._replay(play.index, play.action)
-                if play.reward is None:
-                    self.fail(play.index)
-                else:
-                    self.tell(play.index, play.reward)
+        for recorded_play in recorded:
+            waiting.append(recorded_play)
+            # a play that was asked for again after a stop may have seen plays of higher indices
+            while possible := self._first_possible(waiting):
+                waiting.remove(possible)
+                self._restore_one(possible)
         if waiting:
-            raise SearchError(
-                f"restore: play {waiting[0].index} ({waiting[0].action}) does not fit the other plays"
-            )
+            play = waiting[0]
+            raise SearchError(f"restore: play {play.index} ({play.action}) does not fit the others")
         if self.all_failing:
             self._failures = dict.fromkeys(self._failures, 0)
-            self._look_at_agents()
+            self._update_passed_over()
+
+    def _first_possible(self, waiting: list[Play]) -> Play | None:
+        for play in waiting:
+            if self.rewards.keys() >= _seen(play.action):
+                return play
+        return None
+
+    def _restore_one(self, play: Play) -> None:
+        if play.action.agent not in self.agents:
+            raise SearchError(
+                f"restore: play {play.index} ({play.action}) is by none of {self.agents}"
+            )
+        self.actions[play.index] = play.action
+        self.replay(play.index, play.action)
+        if play.reward is None:
+            self.fail(play.index)
+        else:
+            self.tell(play.index, play.reward)
 
     def _check_in_flight(self, play: int) -> None:
-        if play not in self._actions:
+        if play not in self.actions:
             raise SearchError(f"play {play} is not in flight: it was never asked for, or it failed")
-        if play in self._rewards:
-            raise SearchError(f"play {play} was told already")
+        if play in self.rewards:
+            raise SearchError(f"play {play} already has a reward")
 
-    def _look_at_agents(self) -> None:
-        failing = (
-            agent
-            for agent, failures in self._failures.items()
-            if failures >= MAX_FAILURES and not self.all_failing
-        )
-        self._passed_over = self._away.union(failing)
+    def _update_passed_over(self) -> None:
+        failing = set[str]()
+        if not self.all_failing:
+            failing = {a for a, failures in self._failures.items() if failures >= MAX_FAILURES}
+        self._passed_over = self._away | failing
 
     @abstractmethod
-    def _choose(self, index: int) -> Action | None:
-        """The next action, booked as in flight under `index`; None to wait for rewards."""
+    def choose(self, index: int) -> Action | None:
+        """Return the next action and count it as in flight; None to wait for rewards."""
 
-    @abstractmethod
-    def _replay(self, index: int, action: Action) -> None:
-        """Book a recorded action as in flight, as if it had just been chosen."""
+    def replay(self, index: int, action: Action) -> None:  # noqa: B027 (a hook)
+        """Count a recorded action as in flight, as if it had just been chosen."""
 
-    @abstractmethod
-    def _scored(self, index: int, reward: float) -> None:
-        """A play in flight got its reward."""
+    def scored(self, index: int, reward: float) -> None:  # noqa: B027
+        """Take note of the raw reward of a play in flight."""
 
-    @abstractmethod
-    def _failed(self, index: int, action: Action) -> None:
-        """A play in flight failed."""
+    def failed(self, index: int, action: Action) -> None:  # noqa: B027
+        """Take note that a play in flight failed or was withdrawn."""
 
 
 def _seen(action: Action) -> set[int]:

@@ -1,4 +1,4 @@
-"""Mixture of agents (MoA, arXiv 2406.04692): layers of agents, each aggregating all responses of the layer before."""
+"""Mixture of agents (MoA, arXiv 2406.04692): layers of agents that aggregate the layer before."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from toa_trl.utils.config import PositiveInt
 def moa(
     agents: Sequence[str], budget: int, seed: int = 0, *, num_layers: PositiveInt = 4
 ) -> ScheduledSearch:
-    """N/(K * num_layers) rounds: every agent answers, then in each further layer every agent aggregates the last K.
+    """Play N / (K * num_layers) rounds of `num_layers` layers.
 
-    The paper takes 4 layers for alignment and 3 for translation. The K responses are shown in an order drawn anew for
-    each aggregation.
+    In the first layer of a round each of the K agents answers; in every further layer each of them
+    aggregates the K responses of the layer before, in an order drawn for each aggregation.
 
-    Raises:
-        ConfigError: num_layers < 1.
+    Args:
+        agents: names of the K agents.
+        budget: number N of scored plays to spend.
+        seed: seed of the order in which responses are shown.
+        num_layers: layers of a round (paper of TOA: 4 for alignment, 3 for translation).
     """
 
     def schedule(rng: random.Random) -> Iterator[Slot]:
@@ -27,11 +30,9 @@ def moa(
         for start in count(step=num_agents):
             if start // num_agents % num_layers == 0:
                 yield from (Slot(agent) for agent in agents)
-            else:
-                layer = range(start - num_agents, start)
-                yield from (
-                    Slot(agent, "aggregate", tuple(rng.sample(layer, num_agents)))
-                    for agent in agents
-                )
+                continue
+            layer = range(start - num_agents, start)
+            for agent in agents:
+                yield Slot(agent, "aggregate", tuple(rng.sample(layer, num_agents)))
 
     return ScheduledSearch(agents, budget, seed, schedule)

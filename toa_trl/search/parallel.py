@@ -9,7 +9,13 @@ from toa_trl.search.schedule import ScheduledSearch, Slot, shuffled
 
 
 def parallel(agents: Sequence[str], budget: int, seed: int = 0) -> ScheduledSearch:
-    """Rounds in which every agent answers once, in an order drawn anew for each round."""
+    """Play rounds in which every agent answers once.
+
+    Args:
+        agents: names of the agents.
+        budget: number of scored plays to spend.
+        seed: seed of the order of the agents, which is drawn for each round.
+    """
 
     def schedule(rng: random.Random) -> Iterator[Slot]:
         while True:

@@ -1,4 +1,4 @@
-"""Preference-based reflective sampling (PRS, arXiv 2408.12163), without feedback text: one agent mends its best answer."""
+"""Preference-based reflective sampling (PRS, arXiv 2408.12163), without feedback text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ from toa_trl.search.schedule import ScheduledSearch, Slot, one_of
 def prs(
     agents: Sequence[str], budget: int, seed: int = 0, *, agent: str | None = None
 ) -> ScheduledSearch:
-    """N//2 answers from `agent` (default: the first), then refinements, all of the best of those answers."""
+    """Answer N // 2 times with one agent, then refine the best of those answers N - N // 2 times.
+
+    Args:
+        agents: names of the agents.
+        budget: number N of scored plays to spend.
+        seed: not used.
+        agent: the agent that answers and refines; default: the first.
+
+    Raises:
+        ConfigError: `agent` is not among the agents.
+    """
 
     def schedule(rng: random.Random) -> Iterator[Slot]:
         only, num_answers = one_of(agents, agent), max(1, budget // 2)

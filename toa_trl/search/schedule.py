@@ -1,6 +1,7 @@
-"""The baselines are schedules: a list of slots, known from the start, each waiting for the rewards of earlier slots.
+"""Searches that follow a schedule: a list of slots that wait for the rewards of earlier slots.
 
-Slots are taken in order, as soon as what they need is scored, so that independent rounds may run at once.
+Slots are taken in order, as soon as what they need is scored, so that independent rounds may run at
+the same time.
 """
 
 from __future__ import annotations
@@ -21,16 +22,20 @@ class Slot:
 
     agent: str
     kind: Kind = "answer"
-    needs: tuple[
-        int, ...
-    ] = ()  # slots that must be scored before, in the order in which they are shown
-    best_only: bool = False  # show only the best of `needs`
+    needs: tuple[int, ...] = ()  # slots that must be scored before, in the order they are shown
+    best_only: bool = False  # show only the best of them
 
 
 class ScheduledSearch(Search):
-    """Plays the first `budget` slots of a schedule, so that the last round is cut short where it does not fit.
+    """Play the first `budget` slots of a schedule; the last round may be cut short.
 
     A failed slot is played again, by another agent once its own keeps failing.
+
+    Args:
+        agents: names of the agents.
+        budget: number of scored plays to spend.
+        seed: seed of the generator that is passed to `schedule`.
+        schedule: returns the slots, without an end.
     """
 
     def __init__(
@@ -40,7 +45,7 @@ class ScheduledSearch(Search):
         seed: int,
         schedule: Callable[[random.Random], Iterator[Slot]],
     ) -> None:
-        super().__init__(agents, budget)
+        super().__init__(agents, budget, seed)
         self._slots = list(islice(schedule(random.Random(seed)), budget))
         used = {slot.agent for slot in self._slots}
         self._failures = {agent: 0 for agent in self.agents if agent in used}
@@ -48,7 +53,8 @@ class ScheduledSearch(Search):
         self._slot_of: dict[int, int] = {}  # play -> slot
         self._play_of: dict[int, int] = {}  # scored slot -> play
 
-    def _choose(self, index: int) -> Action | None:
+    def choose(self, index: int) -> Action | None:
+        """See `Search`."""
         for slot in self._open:
             action = self._action(slot)
             if action is not None:
@@ -56,30 +62,38 @@ class ScheduledSearch(Search):
                 return action
         return None
 
-    def _replay(self, index: int, action: Action) -> None:
-        now = {slot: self._action(slot) for slot in self._open}
-        same_kind = [slot for slot in self._open if self._slots[slot].kind == action.kind]
-        fitting = (
-            [slot for slot, wanted in now.items() if wanted == action],
-            # with several plays in flight other agents may have been passed over then
-            [
-                s
-                for s, wanted in now.items()
-                if wanted and (wanted.kind, wanted.refs) == (action.kind, action.refs)
-            ],
-            # and where some of them were lost, it cannot always be told which slot a play had: then the last one
-            same_kind[::-1],
-            self._open[::-1],
-        )
-        slot = next((slots[0] for slots in fitting if slots), None)
-        if slot is None:
-            raise SearchError(f"restore: play {index} ({action}) has no place in this schedule")
-        self._take(slot, index)
+    def replay(self, index: int, action: Action) -> None:
+        """See `Search`.
 
-    def _scored(self, index: int, reward: float) -> None:
+        Raises:
+            SearchError: the schedule has no slot for the action.
+        """
+        if not self._open:
+            raise SearchError(f"restore: play {index} ({action}) has no place in this schedule")
+        self._take(self._slot_for(action), index)
+
+    def _slot_for(self, action: Action) -> int:
+        """Return the open slot that a recorded action fits best."""
+        wanted = {slot: self._action(slot) for slot in self._open}
+        for slot, candidate in wanted.items():
+            if candidate == action:
+                return slot
+        # with several plays in flight other agents may have been skipped at that time
+        for slot, candidate in wanted.items():
+            if candidate and (candidate.kind, candidate.refs) == (action.kind, action.refs):
+                return slot
+        # where some plays were lost, the slot is not always known: take the last that is possible
+        for slot in reversed(self._open):
+            if self._slots[slot].kind == action.kind:
+                return slot
+        return self._open[-1]
+
+    def scored(self, index: int, reward: float) -> None:
+        """See `Search`."""
         self._play_of[self._slot_of[index]] = index
 
-    def _failed(self, index: int, action: Action) -> None:
+    def failed(self, index: int, action: Action) -> None:
+        """See `Search`."""
         self._open.append(self._slot_of.pop(index))
         self._open.sort()
 
@@ -88,25 +102,26 @@ class ScheduledSearch(Search):
         self._slot_of[index] = slot
 
     def _action(self, slot: int) -> Action | None:
-        agent, kind, needs, best_only = (s := self._slots[slot]).agent, s.kind, s.needs, s.best_only
-        if not all(need in self._play_of for need in needs):
+        planned = self._slots[slot]
+        if not all(need in self._play_of for need in planned.needs):
             return None
+        agent = planned.agent
         if agent in self._passed_over:
             present = [name for name in self._failures if name not in self._away]
             if not present:
                 return None
             agent = min(present, key=self._failures.__getitem__)
-        refs = tuple(self._play_of[need] for need in needs)
+        refs = tuple(self._play_of[need] for need in planned.needs)
         if not refs:
             return Action(agent)
-        best = max(refs, key=lambda ref: (self._rewards[ref], -ref))
-        # several drafts: the play hangs under the best of them, so that the tree of a mixture is a tree
-        shown = (best,) if best_only else refs
-        return Action(agent, kind, shown, parent=best, depth=1 + self._actions[best].depth)
+        best = max(refs, key=lambda ref: (self.rewards[ref], -ref))
+        # an aggregate of several drafts is a child of the best: every play has one parent
+        shown = (best,) if planned.best_only else refs
+        return Action(agent, planned.kind, shown, parent=best, depth=1 + self.actions[best].depth)
 
 
 def one_of(agents: Sequence[str], agent: str | None) -> str:
-    """The agent of a single-agent search: the one that is named, or the first.
+    """Return the agent of a single-agent search: the named one, or the first.
 
     Raises:
         ConfigError: the named agent is not among the agents.
@@ -114,10 +129,10 @@ def one_of(agents: Sequence[str], agent: str | None) -> str:
     if agent is None:
         return agents[0] if agents else ""
     if agent not in agents:
-        raise ConfigError(f"agent: {agent!r} is not one of the agents {list(agents)}")
+        raise ConfigError(f"search_params.agent: must be one of {list(agents)}, not {agent!r}")
     return agent
 
 
 def shuffled(agents: Sequence[str], rng: random.Random) -> list[str]:
-    """The agents in a new random order."""
+    """Return the agents in a new random order."""
     return rng.sample(list(agents), len(agents))

@@ -1,4 +1,4 @@
-"""Sequential refinement ("Seq. Refine" in the paper): the agents improve one response after one another."""
+"""Sequential refinement ("Seq. Refine" in the paper): the agents refine one response in turn."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ from toa_trl.search.schedule import ScheduledSearch, Slot, shuffled
 
 
 def sequential(agents: Sequence[str], budget: int, seed: int = 0) -> ScheduledSearch:
-    """N/K rounds; each shuffles the agents: the first answers, each next one refines the response just before it."""
+    """Play N/K rounds: the first agent answers, each further one refines the response before it.
+
+    Args:
+        agents: names of the K agents.
+        budget: number N of scored plays to spend.
+        seed: seed of the order of the agents, which is drawn for each round.
+    """
 
     def schedule(rng: random.Random) -> Iterator[Slot]:
         for start in count(step=len(agents)):
             first, *others = shuffled(agents, rng)
             yield Slot(first)
-            yield from (
-                Slot(agent, "refine", needs=(slot,)) for slot, agent in enumerate(others, start)
-            )
+            for slot, agent in enumerate(others, start):
+                yield Slot(agent, "refine", needs=(slot,))
 
     return ScheduledSearch(agents, budget, seed, schedule)

@@ -1,9 +1,12 @@
-"""TOA, Tree Search-based Orchestrated Agents (arXiv 2412.17061, section 3.2): Monte Carlo tree search over agents.
+"""TOA, Tree Search-based Orchestrated Agents (arXiv 2412.17061, section 3.2).
 
-The levels of the tree alternate: root (the prompt) -> arms (agent nodes) -> responses -> arms -> ... One play at a time
-it makes the choices of the published implementation. Known trade-offs with several plays in flight: a play in flight
-counts as a visit and as a response of its depth, without a reward; an arm that has only plays in flight is valued like
-the draft above it, so that they spread; and when nothing can be selected before a reward arrives, the search waits.
+Monte Carlo tree search over agents. The levels of the tree alternate: root (the prompt), arms
+(agent nodes), responses, arms, and so on.
+
+With one play at a time it makes the choices of the published implementation. With several plays in
+flight, a play in flight counts as a visit and as a response of its depth, without a reward; an arm
+that has only plays in flight is valued like the draft above it, so that plays spread; and when
+nothing can be selected before a reward arrives, the search waits.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from toa_trl.utils.config import NonNegativeFloat, PositiveFloat, PositiveInt
 
 @dataclass(slots=True, eq=False)
 class _Node:
-    """What UCB reads."""
+    """The values that UCB reads."""
 
     visits: int = 1  # plays that passed through it, in flight included, + 1
     n: int = 0  # rewards that passed through it
@@ -36,12 +39,9 @@ class _Arm(_Node):
     above: _Response | None = None  # None under the root
     depth: int = 0
     fresh: bool = False  # a fresh arm answers the prompt alone, though it hangs under a response
-    best: list[_Response] = field(
-        default_factory=list
-    )  # its top_k responses by squashed reward, best first
-    improved: bool = (
-        False  # one of its own responses has a higher squashed reward than the one above
-    )
+    # its top_k responses by squashed reward, best first
+    best: list[_Response] = field(default_factory=list)
+    improved: bool = False  # a response of its own has a higher squashed reward than the one above
 
 
 @dataclass(slots=True, eq=False)
@@ -51,31 +51,37 @@ class _Response(_Node):
     play: int = 0
     arm: _Arm = field(default_factory=_Arm)  # above it
     squashed: float = 0.0  # in [0, 1]
-    arms: list[_Arm] = field(
-        default_factory=list
-    )  # refine arms, then fresh arms; there from the first arrival on
+    # refine arms, then fresh arms; empty until selection first arrives here
+    arms: list[_Arm] = field(default_factory=list)
 
 
 _AnyNode = TypeVar("_AnyNode", bound=_Node)
 
 
 class TOA(Search):
-    """The search of the paper.
+    """Search a tree of agents and their responses with UCB, as in the paper.
 
     Args:
-        width: responses a depth holds before its arms can be full, >= number of agents. Default: N // 3 (the paper).
-        alpha: weight of exploration, >= 0 (paper: 0.01 for alignment, 0.05 for translation).
-        tau: temperature of the squashing s = 1 / (1 + exp(-r / tau)), > 0 (paper: 0.1 for ArmoRM, 1 for CometKiwi).
-        top_k: an arm's best responses that selection may descend to, >= 1 (paper: 1).
+        agents: names of the agents, in the order in which ties are broken.
+        budget: number N of scored plays to spend.
+        seed: not used: the search draws nothing.
+        width: responses that a depth holds before its arms can be full; at least the number of
+            agents. Default: N // 3, as in the paper.
+        alpha: weight of exploration (paper: 0.01 for alignment, 0.05 for translation).
+        tau: temperature of the squashing s = 1 / (1 + exp(-r / tau)) (paper: 0.1 for ArmoRM,
+            1 for CometKiwi).
+        top_k: number of an arm's best responses that selection may descend to (paper: 1).
 
     Raises:
-        ConfigError: one of them is out of range.
+        ConfigError: width is smaller than the number of agents.
     """
+
+    tau: float
 
     def __init__(
         self,
         agents: Sequence[str],
-        budget: int,
+        budget: PositiveInt,
         seed: int = 0,
         *,
         width: PositiveInt | None = None,
@@ -88,20 +94,18 @@ class TOA(Search):
         width = max(num_agents, budget // 3) if width is None else width
         if width < num_agents:
             raise ConfigError(
-                f"search_params.width: must be >= {num_agents}, the number of agents, not {width}"
+                f"search_params.width: must be >= the number of agents ({num_agents}), not {width}"
             )
-        self.width, self.alpha, self.top_k = width, alpha, top_k
-        self._tau = tau
-        self.tau = tau
+        self.width, self.alpha, self.tau, self.top_k = width, alpha, tau, top_k
         self._roots = [_Arm(agent=agent) for agent in self.agents]
-        self._num_at_depth: dict[
-            int, int
-        ] = {}  # responses, in flight included: a counter, so that a play's cost is flat
+        # depth -> responses, in flight included; a counter keeps the cost of a play constant
+        self._num_at_depth: dict[int, int] = {}
         self._in_flight: dict[int, _Arm] = {}
         self._responses: dict[int, _Response] = {}
 
-    def _choose(self, index: int) -> Action | None:
-        t = len(self._rewards) + len(self._in_flight) + 1
+    def choose(self, index: int) -> Action | None:
+        """See `Search`."""
+        t = len(self.rewards) + len(self._in_flight) + 1
         arm = self._select(self._roots, 2 * math.log(t), prior=0.5)
         if arm is None:
             return None
@@ -114,22 +118,28 @@ class TOA(Search):
         return Action(arm.agent, "refine", refs=(above,), parent=above, depth=arm.depth)
 
     def _select(self, arms: list[_Arm], two_ln_t: float, prior: float) -> _Arm | None:
-        """Step 1, selection: down the largest UCB to an arm that is not full; None where every way is closed for now."""
+        """Descend along the largest UCB to an arm that is not full (step 1, selection).
+
+        Returns:
+            None while no arm can be selected before a reward arrives.
+        """
         if self._passed_over:
             arms = [arm for arm in arms if arm.agent not in self._passed_over]
         for arm in self._by_ucb(arms, two_ln_t, prior):
             if not self._full(arm):
                 return arm
             for response in self._by_ucb(arm.best, two_ln_t, prior):
-                selected = self._select(
-                    self._arms_below(response), two_ln_t, prior=response.squashed
-                )
+                below = self._arms_below(response)
+                selected = self._select(below, two_ln_t, prior=response.squashed)
                 if selected is not None:
                     return selected
         return None
 
     def _by_ucb(self, nodes: list[_AnyNode], two_ln_t: float, prior: float) -> Iterator[_AnyNode]:
-        """UCB = total / n + alpha * sqrt(2 ln t / visits), the largest first and the first of equals first."""
+        """Yield nodes by UCB = total / n + alpha * sqrt(2 ln t / visits), the largest first.
+
+        Nodes of equal UCB keep their order.
+        """
         if len(nodes) < 2:
             yield from nodes
             return
@@ -140,10 +150,9 @@ class TOA(Search):
             else math.inf
             for node in nodes
         ]
-        yield nodes[values.index(max(values))]  # nearly always enough
-        order = sorted(
-            range(len(nodes)), key=values.__getitem__, reverse=True
-        )  # reverse keeps the order of equals
+        yield nodes[values.index(max(values))]  # callers rarely need a second node
+        # sorted with reverse=True is stable: nodes of equal UCB keep their order
+        order = sorted(range(len(nodes)), key=values.__getitem__, reverse=True)
         yield from (nodes[at] for at in order[1:])
 
     def _full(self, arm: _Arm) -> bool:
@@ -154,21 +163,13 @@ class TOA(Search):
     def _arms_below(self, response: _Response) -> list[_Arm]:
         if not response.arms:
             depth = response.arm.depth + 1
-            response.arms = [
-                _Arm(agent=agent, above=response, depth=depth) for agent in self.agents
-            ]
-            response.arms += [
-                _Arm(
-                    root.visits,
-                    root.n,
-                    root.total,
-                    agent=root.agent,
-                    above=response,
-                    depth=depth,
-                    fresh=True,
+            for agent in self.agents:
+                response.arms.append(_Arm(agent=agent, above=response, depth=depth))
+            for root in self._roots:
+                fresh = _Arm(
+                    root.visits, root.n, root.total, root.agent, response, depth, fresh=True
                 )
-                for root in self._roots
-            ]
+                response.arms.append(fresh)
         return response.arms
 
     def _book(self, index: int, arm: _Arm) -> None:
@@ -177,35 +178,35 @@ class TOA(Search):
         for node in _path(arm):
             node.visits += 1
 
-    def _replay(self, index: int, action: Action) -> None:
+    def replay(self, index: int, action: Action) -> None:
+        """See `Search`."""
         arms = self._roots
         if action.parent is not None:
             parent = self._responses[action.parent]
-            for node in reversed(
-                [parent, *_path(parent.arm)]
-            ):  # selection came down this way, and opened what it met
+            # selection descended along this path, and created the arms of each response on it
+            for node in reversed([parent, *_path(parent.arm)]):
                 if isinstance(node, _Response):
                     arms = self._arms_below(node)
         fresh = action.parent is not None and not action.refs
-        self._book(
-            index, next(arm for arm in arms if arm.agent == action.agent and arm.fresh == fresh)
-        )
+        matching = (arm for arm in arms if arm.agent == action.agent and arm.fresh == fresh)
+        self._book(index, next(matching))
 
-    def _scored(self, index: int, reward: float) -> None:
-        """Step 3, backpropagation, and the new response below the arm."""
+    def scored(self, index: int, reward: float) -> None:
+        """Add the response below its arm and propagate its reward to the root (step 3)."""
         arm = self._in_flight.pop(index)
-        x = reward / self._tau
+        x = reward / self.tau
         squashed = 1 / (1 + math.exp(-x)) if x > -700 else 0.0
         response = _Response(play=index, arm=arm, squashed=squashed)
         self._responses[index] = response
         arm.improved |= arm.above is not None and squashed > arm.above.squashed
-        # of equals (rewards that saturate the squashing) the published implementation descends to the latest
+        # among equals (saturated squashing) the published implementation takes the latest
         arm.best = sorted([response, *arm.best], key=lambda r: -r.squashed)[: self.top_k]
         for node in _path(arm):
             node.n += 1
             node.total += squashed
 
-    def _failed(self, index: int, action: Action) -> None:
+    def failed(self, index: int, action: Action) -> None:
+        """See `Search`."""
         arm = self._in_flight.pop(index)
         self._num_at_depth[arm.depth] -= 1
         for node in _path(arm):
@@ -213,7 +214,7 @@ class TOA(Search):
 
 
 def _path(arm: _Arm) -> Iterator[_Node]:
-    """From an arm up to the root."""
+    """Yield the nodes from an arm up to the root."""
     node: _Arm | None = arm
     while node is not None:
         yield node

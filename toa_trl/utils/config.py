@@ -19,6 +19,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PydanticUserError,
     TypeAdapter,
     ValidationError,
     create_model,
@@ -77,7 +78,8 @@ def validate(kind: Any, value: object, place: str = "") -> Any:
         The value as `kind` describes it.
 
     Raises:
-        ConfigError: the value is invalid; the message names the path of the key, the value and what is allowed.
+        ConfigError: the value is invalid; the message names the path of the key, the value and
+            what is allowed.
     """
     try:
         return _adapter(kind).validate_python(value)
@@ -91,7 +93,8 @@ def model_of(
     """Return the configuration model of a callable's keyword arguments.
 
     Args:
-        factory: a class or function; annotations give types and ranges, the Google docstring descriptions.
+        factory: a class or function; its annotations give types and ranges, its Google docstring
+            the descriptions.
         skip: leading arguments that the caller passes itself.
         base: a model whose fields are added, such as keys that all entries of one kind share.
     """
@@ -137,7 +140,7 @@ def call(place: str, factory: Callable[..., T], *args: Any, params: Mapping[str,
 
 
 def explain(error: ValidationError, place: str = "") -> str:
-    """Return one line for the first error: the path of the key, what is wrong, and what is allowed."""
+    """Return one line for the first error: path of the key, what is wrong, what is allowed."""
     return _explain(error.errors(include_url=False)[0], place)
 
 
@@ -233,16 +236,21 @@ def _is_union_branch(part: str) -> bool:
     }
 
 
-@cache
-def _cached_adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+def _strict_adapter(kind: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(kind, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
+    except PydanticUserError:  # a model, which has its own settings
+        return TypeAdapter(kind)
+
+
+_cached_adapter = cache(_strict_adapter)
 
 
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     try:
         return _cached_adapter(kind)
     except TypeError:  # an unhashable annotation
-        return TypeAdapter(kind)
+        return _strict_adapter(kind)
 
 
 def _hints(factory: Callable[..., Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Finding classes by name: built in, from an entry point of another package, or "package.module:name"."""
+"""Find classes by name: built in, from an entry point, or as "package.module:name"."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Registry(Mapping[str, str], Generic[T]):
-    """The classes or functions that a configuration can name: name -> "package.module:name".
+    """Mapping of the names that a configuration can use to "package.module:name".
 
-    An instance also annotates a field of a configuration model, as in `Annotated[dict[str, Any], ENGINES]`:
-    the entry is validated against the constructor of the class that it names, and stays a mapping.
+    An instance also annotates a field of a configuration model, such as
+    `Annotated[dict[str, Any], ENGINES]`: the entry is validated against the constructor of the
+    class that it names, and stays a mapping.
     """
 
     key: str
@@ -43,19 +44,19 @@ class Registry(Mapping[str, str], Generic[T]):
     @cached_property
     def targets(self) -> dict[str, str]:
         """All names, the built-in ones first, with what they stand for."""
-        found = {point.name: point.value for point in entry_points(group=self.group)}
-        return {
-            **self.built_in,
-            **{name: target for name, target in found.items() if name not in self.built_in},
-        }
+        others = {point.name: point.value for point in entry_points(group=self.group)}
+        return {**self.built_in, **{k: v for k, v in others.items() if k not in self.built_in}}
 
     def __getitem__(self, name: str) -> str:
+        """Return "package.module:name" of a name."""
         return self.targets[name]
 
     def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
         return iter(self.targets)
 
     def __len__(self) -> int:
+        """Return the number of names."""
         return len(self.targets)
 
     def load(self, name: object, place: str = "") -> Callable[..., T]:
@@ -69,11 +70,11 @@ class Registry(Mapping[str, str], Generic[T]):
         if name not in self.targets and ":" not in name:
             known = ", ".join(self.targets)
             raise ConfigError(
-                f"{_at(place)}unknown {self.key} {name!r}; choose one of {known}, or write package.module:name"
-                f"{nearest(name, self.targets)}"
+                f"{_at(place)}unknown {self.key} {name!r}; choose one of {known}, "
+                f"or write package.module:name{nearest(name, self.targets)}"
             )
-        found: Callable[..., T] = load_object(place or self.key, self.targets.get(name, name))
-        return found
+        factory: Callable[..., T] = load_object(place or self.key, self.targets.get(name, name))
+        return factory
 
     def build(self, place: str, entry: Mapping[str, Any], *args: Any) -> T:
         """Build what an entry describes; keys that all entries share are not passed on.
@@ -104,9 +105,8 @@ class Registry(Mapping[str, str], Generic[T]):
                 f"{_at(place)}must be a mapping with the key {self.key!r}, not {entry!r}"
             )
         if self.key not in entry:
-            raise ConfigError(
-                f"{_at(place)}the key {self.key!r} is missing; choose one of {', '.join(self.targets)}"
-            )
+            known = ", ".join(self.targets)
+            raise ConfigError(f"{_at(place)}the key {self.key!r} is missing; choose one of {known}")
         factory = self.load(entry[self.key], place)
         rest = {key: value for key, value in entry.items() if key != self.key}
         validate(model_of(factory, skip, self.common), rest, place)
@@ -114,11 +114,13 @@ class Registry(Mapping[str, str], Generic[T]):
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
+        """Validate a field with this annotation."""
         return core_schema.no_info_plain_validator_function(self._validated)
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
+        """Describe all entries, one variant per name."""
         if self.key in _IN_PROGRESS:  # a combination of rewards holds rewards
             return {"type": "object", "required": [self.key]}
         _IN_PROGRESS.add(self.key)
