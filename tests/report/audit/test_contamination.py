@@ -314,12 +314,12 @@ def test_what_is_written_is_read_again(tmp_path: Path, save: Save) -> None:
     ("rows", "named"),
     [
         ([], "is empty"),
-        ([3], r"line 1: an object with a question is needed, not 3"),
+        ([3], r"line 1: must be an object with a question, not 3"),
         (
             [{"text": "x", "label": 1}],
             r"line 1: needs one of the columns prompt, .*; columns: text, label",
         ),
-        ([{"prompt": "x"}, {"prompt": ""}], "line 2: none of the columns"),
+        ([{"prompt": "x"}, {"prompt": ""}], "line 2: needs one of the columns"),
         ([{"prompt": [1]}], "line 1: the question must be a text or a list of messages"),
         ([{"prompt": 5}], "line 1: the question must be a text or a list of messages"),
     ],
@@ -331,7 +331,7 @@ def test_mistakes_are_named(rows: Iterable[Any], named: str, tmp_path: Path) -> 
 
 def test_files_that_are_none_are_named(tmp_path: Path) -> None:
     for wrong in ("bench.jsonl", [3], {"bench.jsonl": 1}):
-        with pytest.raises(ConfigError, match="a list of files is needed"):
+        with pytest.raises(ConfigError, match="must be a list of files"):
             Index(wrong)  # type: ignore[arg-type]
     assert Index([]).sets == ()
     (tmp_path / "no.parquet").write_text("no")
