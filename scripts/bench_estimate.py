@@ -104,9 +104,9 @@ def measure_here(case: dict[str, Any]) -> dict[str, Any]:
 
     import transformers
 
-    from scripts import estimate
     from toa_trl.training.estimate.memory import Sharding
     from toa_trl.training.estimate.memory import estimate as arithmetic
+    from toa_trl.training.estimate.model import shape_of
     from toa_trl.training.estimate.plan import training_of
 
     transformers.logging.set_verbosity_error()
@@ -119,7 +119,7 @@ def measure_here(case: dict[str, Any]) -> dict[str, Any]:
         before = resident("VmRSS")
         model, training = train(case, config, folder)
         measured = resident("VmHWM") - before
-    shape, trained = estimate.shape_of(config, model, case["recipe"])
+    shape, trained = shape_of(config, model, case["recipe"])
     memory = arithmetic(
         shape, training_of(case["recipe"], training, model, trained, on_cpu=True), Sharding()
     )
