@@ -263,7 +263,7 @@ def test_an_array_is_read_like_lines(tmp_path: Path) -> None:
         assert Index([tmp_path / "e.json"]).sets[0].num_problems == 2
         assert longest(Index([tmp_path / "e.json"]), " ".join(GREEK)) == len(GREEK)
     for text, named in {
-        "[1]": "item 1: an object with",
+        "[1]": "item 1: must be an object with",
         "[{": "not JSON",
         "[]": "is empty",
     }.items():
