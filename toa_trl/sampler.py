@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from toa_trl.agents import ENGINES, Agent, as_agent, make_agent, make_sampling
+from toa_trl.data.preference import preference_rows
 from toa_trl.data.prompts import as_prompts
+from toa_trl.data.sft import sft_rows
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.rewards import KINDS, RewardModel, make_reward
 from toa_trl.rollouts import Rollouts
@@ -22,13 +24,13 @@ from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.limits import Meter
 from toa_trl.sampling.progress import Progress
 from toa_trl.sampling.reward_checks import RewardWatch
-from toa_trl.sampling.run_file import finish_run_file, start_run_file
+from toa_trl.sampling.run_file import finish_run_file, is_finished, start_run_file
 from toa_trl.sampling.runner import Observer, Runner
 from toa_trl.search import Search, make_search
 from toa_trl.tasks import Task, make_task
 from toa_trl.types import Play, Prompt, Sampling
 from toa_trl.utils.aio import run_until_signal
-from toa_trl.utils.config import NonNegativeFloat, NonNegativeInt, PositiveInt, validate
+from toa_trl.utils.config import NonNegativeFloat, NonNegativeInt, PositiveInt, model_of, validate
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +61,9 @@ class TOASampler:
             gracefully when a limit is reached.
         patience_s: seconds that the run waits, without a single play, while no agent is available.
         progress: whether to show progress.
+        sft: how SFT rows are made, recorded in run.yaml for `Rollouts.save`, the report and
+            `toa-trl data`.
+        preference: how preference pairs are made, recorded likewise.
 
     Raises:
         ConfigError: an argument is invalid; the message names it.
@@ -79,6 +84,8 @@ class TOASampler:
         limits: Mapping[str, Any] | None = None,
         patience_s: float = 900.0,
         progress: bool = True,
+        sft: Mapping[str, Any] | None = None,
+        preference: Mapping[str, Any] | None = None,
     ) -> None:
         validate(PositiveInt, budget, "budget")
         validate(NonNegativeInt, seed, "seed")
@@ -86,6 +93,8 @@ class TOASampler:
         validate(PositiveInt, prompts_in_flight, "prompts_in_flight")
         validate(NonNegativeFloat, patience_s, "patience_s")
         params = dict(validate(dict[str, Any], search_params or {}, "search_params"))
+        validate(model_of(sft_rows, skip=1), sft or {}, "sft")
+        validate(model_of(preference_rows, skip=1), preference or {}, "preference")
         names = _check_agents(agents)
         if isinstance(reward_model, Mapping):
             KINDS.check(reward_model, "reward")
@@ -101,7 +110,7 @@ class TOASampler:
             if isinstance(sampling, Sampling)
             else make_sampling("sampling", Sampling(), sampling or {})
         )
-        self._limits = dict(limits or {})
+        self._limits = limits or {}
         entries = [agent for agent in agents if isinstance(agent, Mapping)]
         self._prices = {entry["name"]: entry["price"] for entry in entries if "price" in entry}
         Meter(self._limits, self._prices)  # validates them
@@ -147,12 +156,14 @@ class TOASampler:
             "patience_s": patience_s,
             "sampling": asdict(self._sampling) | {"stop": list(self._sampling.stop)},
             "task": task if isinstance(task, str) else self.identity["task"],
-            "limits": self._limits,
+            "limits": dict(self._limits),
             "agents": [
                 dict(agent) if isinstance(agent, Mapping) else {"name": agent.name}
                 for agent in agents
             ],
             "reward": self.identity["reward"],
+            "sft": dict(sft or {}),
+            "preference": dict(preference or {}),
         }
 
     def sample(
@@ -211,10 +222,15 @@ class TOASampler:
                 await self._check()
             journal = self.begin(checked, run_dir)
             try:
-                if run_dir is not None and not part:
-                    start_run_file(run_dir, self.configuration, journal.identity)
                 scored = journal.num_scored()
                 unfinished = [p for p in checked if scored.get(p.id, 0) < self._budget]
+                writes_run_file = (
+                    run_dir is not None
+                    and not part
+                    and (bool(unfinished) or not is_finished(run_dir))
+                )
+                if run_dir is not None and writes_run_file:
+                    start_run_file(run_dir, self.configuration, journal.identity)
                 # prompts that only failed come last
                 unfinished.sort(key=lambda prompt: scored.get(prompt.id) == 0)
                 if resumed and unfinished:
@@ -222,7 +238,7 @@ class TOASampler:
                 given_up, limit = await self._sample(
                     unfinished, len(checked), journal, progress, part
                 )
-                if run_dir is not None and not part:
+                if run_dir is not None and writes_run_file:
                     finish_run_file(run_dir, journal.identity)
             except BaseException:
                 journal.close()

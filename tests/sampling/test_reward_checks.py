@@ -45,3 +45,32 @@ def test_rewards_of_a_fitting_scale_are_not_mentioned(
 ) -> None:
     rng = random.Random(0)
     assert warnings([rng.gauss(0.15, 0.05) for _ in range(1000)], tau, caplog) == ""
+
+
+@pytest.mark.parametrize(
+    ("num_saturated", "warns"), [(ENOUGH // 2, False), (ENOUGH // 2 + 1, True)]
+)
+def test_saturation_is_reported_when_it_concerns_more_than_half(
+    num_saturated: int, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With tau = 1, only rewards beyond +-13.8 are within a millionth of 0 or 1."""
+    rewards = [20.0] * num_saturated + [0.5] * (ENOUGH - num_saturated)
+    expected = f"{num_saturated} of {ENOUGH} rewards are 0 or 1 to a millionth"
+    assert (expected in warnings(rewards, 1.0, caplog)) is warns
+
+
+@pytest.mark.parametrize(
+    ("reward", "warns"), [(13.8, False), (13.9, True), (-13.8, False), (-13.9, True)]
+)
+def test_saturation_begins_within_a_millionth_of_the_edge(
+    reward: float, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    rewards = [reward] * (ENOUGH - 1) + [0.0]
+    assert bool(warnings(rewards, 1.0, caplog)) is warns
+
+
+def test_nothing_is_reported_before_there_are_enough_rewards(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert warnings([1.0] * (ENOUGH - 1), None, caplog) == ""
+    assert warnings([1.0] * ENOUGH, None, caplog) != ""

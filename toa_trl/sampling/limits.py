@@ -1,75 +1,56 @@
-"""What a run may spend: tokens, FLOPs, money. Reached, it ends in order, and a later run with more goes on."""
+"""What a run may spend: tokens, FLOPs, money. At a limit the run stops gracefully; a higher one resumes it."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from toa_trl.agents.base import Price
 from toa_trl.errors import ConfigError
 from toa_trl.types import AgentCounts, Play
-from toa_trl.utils.registry import check_number, construct
+from toa_trl.utils.config import Config, PositiveFloat, validate
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Price:
-    """What an agent's tokens cost, in the user's currency per million tokens."""
+class Limits(Config):
+    """Limits of a whole run, earlier sessions included; plays in flight at a limit still count."""
 
-    prompt: float = 0.0
-    completion: float = 0.0
-
-    def __call__(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """The price of one or many calls."""
-        return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Over the whole run, earlier sessions included. None: no limit. Plays in flight when one is reached still count."""
-
-    max_tokens: float | None = None  # prompt and completion tokens of all agents
-    max_flops: float | None = None  # of agents and reward model, as far as they are known
-    max_cost: float | None = None  # by the agents' prices
+    max_tokens: PositiveFloat | None = None
+    """Prompt and completion tokens of all agents."""
+    max_flops: PositiveFloat | None = None
+    """FLOPs of agents and reward model, as far as they are known."""
+    max_cost: PositiveFloat | None = None
+    """Cost by the agents' prices."""
 
 
 class Meter:
     """Counts what a run spends.
 
     Args:
-        limits: a mapping as of `Limits`.
-        prices: per agent, a mapping as of `Price`; agents without one cost nothing.
+        limits: keys of `Limits`.
+        prices: keys of `toa_trl.agents.base.Price`, by agent; agents without a price cost nothing.
 
     Raises:
-        ConfigError: an unknown key, a number that is not > 0 (of a price: < 0), or max_cost where no agent has a price.
+        ConfigError: a key is unknown, a number is out of range, or max_cost is given but no price.
     """
 
     def __init__(self, limits: Mapping[str, Any], prices: Mapping[str, Mapping[str, Any]]) -> None:
-        self.limits = construct("limits", Limits, params=limits)
-        for name, value in asdict(self.limits).items():
-            if value is not None:
-                check_number(f"limits: {name}", value, at_least=0, above=True)
-        self.prices = {
-            name: construct(f"agent {name!r}: price", Price, params=price)
-            for name, price in prices.items()
+        self.limits: Limits = validate(Limits, limits, "limits")
+        self.prices: dict[str, Price] = {
+            name: validate(Price, price, f"agents.{name}.price") for name, price in prices.items()
         }
-        for name, price in self.prices.items():
-            for field in fields(price):
-                check_number(
-                    f"agent {name!r}: price: {field.name}", getattr(price, field.name), at_least=0
-                )
         if self.limits.max_cost is not None and not self.prices:
             raise ConfigError(
-                "limits: max_cost needs the price of an agent: price: {prompt: 0.1, completion: 0.4}"
+                "limits.max_cost: needs an agent with a price, such as price: {prompt: 0.1, completion: 0.4}"
             )
         self._limited = self.limits != Limits()
         self.tokens, self.flops, self.cost = 0, 0.0, 0.0
         self._blind = False  # a play without FLOPs was seen
 
     def resume(self, counts: Mapping[str, AgentCounts], reward_flops: float) -> None:
-        """Begin with what the journal holds instead of nothing."""
+        """Add what the journal already holds."""
         self.tokens = sum(c.prompt_tokens + c.completion_tokens for c in counts.values())
         self.flops = sum(c.flops for c in counts.values()) + reward_flops
         self.cost = sum(
@@ -77,7 +58,7 @@ class Meter:
         )
 
     def add(self, play: Play) -> None:
-        """One play more, scored or failed."""
+        """Count one play, scored or failed."""
         done = play.completion
         if done is None:
             return
@@ -87,13 +68,13 @@ class Meter:
         if done.flops is None and self.limits.max_flops is not None and not self._blind:
             self._blind = True
             logger.warning(
-                "limits: the FLOPs of agent %r are not known; give its entry a config",
+                "limits: the FLOPs of agent %r are unknown; add `config` to its entry",
                 play.action.agent,
             )
 
     @property
     def reached(self) -> str | None:
-        """Which limit is reached, and what was spent; None while none is."""
+        """Which limit is reached and what was spent, or None."""
         if not self._limited:
             return None
         spent = {"max_tokens": self.tokens, "max_flops": self.flops, "max_cost": self.cost}
@@ -105,9 +86,12 @@ class Meter:
 
     @property
     def spent(self) -> str:
-        """In words."""
+        """What was spent, as text."""
         cost = f", a cost of {self.cost:,.4g}" if self.prices else ""
         return f"{self.tokens:,} tokens, {self.flops:.3g} FLOPs{cost}"
 
     def _price(self, agent: str, prompt_tokens: int, completion_tokens: int) -> float:
-        return self.prices[agent](prompt_tokens, completion_tokens) if agent in self.prices else 0.0
+        price = self.prices.get(agent)
+        if price is None:
+            return 0.0
+        return (prompt_tokens * price.prompt + completion_tokens * price.completion) / 1e6

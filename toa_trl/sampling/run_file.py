@@ -47,6 +47,12 @@ def finish_run_file(run_dir: Path, identity: Mapping[str, Any]) -> None:
     _write(path, {**content, "fingerprint": fingerprint(identity), "finished": now()})
 
 
+def is_finished(run_dir: Path) -> bool:
+    """Return whether run.yaml exists and records the end of the run."""
+    path = run_dir / FILE
+    return path.is_file() and "finished" in read_yaml(path)
+
+
 def now() -> str:
     """Return the time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
