@@ -49,8 +49,7 @@ def ask(
                 *(agent.generate(ASKED, sampling=sampled, seed=seed) for seed in seeds)
             )
         finally:
-            if hasattr(agent, "aclose"):
-                await agent.aclose()
+            await agent.aclose()
 
     return wait(all_at_once())
 
@@ -90,7 +89,7 @@ def test_unknown_keys_are_refused_by_name(entry: dict[str, Any], changes: dict[s
 
 def test_mistakes_in_entries_name_the_place() -> None:
     with pytest.raises(
-        ConfigError, match=r"agent 'it'.*'transformer' is not known.*did you mean 'transformers'"
+        ConfigError, match=r"agent 'it'.*unknown engine 'transformer'.*did you mean 'transformers'"
     ):
         make_agent({"name": "it", "engine": "transformer"})
     with pytest.raises(ConfigError, match=r"agent 'it'.*'engine' is missing"):

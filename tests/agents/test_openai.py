@@ -276,5 +276,5 @@ def test_an_answer_with_parts_of_another_type_is_asked_for_again(
 
 @pytest.mark.parametrize("model", [None, "", 3])
 def test_a_model_without_a_name_is_refused(model: Any) -> None:
-    with pytest.raises(ConfigError, match="agent 'o': model"):
+    with pytest.raises(ConfigError, match=r"agent 'o'\.model"):
         make_agent({"name": "o", "engine": "openai", "model": model, "base_url": "http://x"})

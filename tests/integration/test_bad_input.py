@@ -54,7 +54,7 @@ def agent(**entry: Any) -> dict[str, Any]:
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "engine": (
         agent(engine="vlmm"),
-        "engine 'vlmm' is not known; choose one of transformers, openai, vllm, recorded, scripted",
+        "unknown engine 'vlmm'; choose one of transformers, openai, vllm, recorded, scripted",
     ),
     "vllm": (agent(engine="vllm", model="x"), "vLLM cannot be imported"),
     "no engine": (agent(), "agent 'a': the key 'engine' is missing"),
@@ -103,7 +103,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
         agent(engine="scripted") | {"sampling": {"temprature": 1}},
         "did you mean 'temperature'",
     ),
-    "top_p": ({"sampling": {"top_p": 0}}, "top_p must be in (0, 1]"),
+    "top_p": ({"sampling": {"top_p": 0}}, "sampling.top_p: must be > 0, not 0"),
     "search": ({"search": "mcts"}, "unknown search 'mcts'"),
     "search key": ({"search_params": {"witdh": 3}}, "witdh"),
     "width": ({"search_params": {"width": 1}}, "width: must be >= the number of agents (2)"),

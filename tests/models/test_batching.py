@@ -6,7 +6,10 @@ import asyncio
 import random
 import threading
 
+import pytest
+
 from tests.helpers import wait
+from toa_trl.errors import ConfigError
 from toa_trl.models.batching import Batcher
 
 
@@ -111,3 +114,28 @@ def test_serves_one_event_loop_after_another() -> None:
 
     wait(left_behind())
     assert wait(batcher.submit("c")) == "C"
+
+
+@pytest.mark.parametrize("limit", ["max_size", "max_tokens"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "x", True])
+def test_limits_below_one_are_refused(limit: str, value: object) -> None:
+    options = {"max_size": 4, limit: value}
+    with pytest.raises(ConfigError, match=r"max_batch_.*must be"):
+        Batcher(list, length=len, **options)  # type: ignore[arg-type]
+
+
+def test_a_batch_has_at_most_max_tokens_with_its_padding() -> None:
+    batches: list[list[str]] = []
+
+    def run(items: list[str]) -> list[str]:
+        batches.append(items)
+        return items
+
+    batcher: Batcher[str, str] = Batcher(run, length=len, max_size=100, max_tokens=12)
+    items = ["aaaa", "bbb", "cccc", "dddd", "e" * 20]
+
+    async def ask() -> list[str]:
+        return await asyncio.gather(*map(batcher.submit, items))
+
+    assert wait(ask()) == items
+    assert [sorted(batch) for batch in batches] == [["aaaa", "cccc", "dddd"], ["bbb"], ["e" * 20]]

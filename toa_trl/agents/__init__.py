@@ -1,4 +1,4 @@
-"""Who answers? `make_agent` builds an agent from its configuration entry; one engine, one file, one line here."""
+"""Who answers? `make_agent` builds an agent from its entry; one engine, one file, one line."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from toa_trl.agents.base import Agent, AgentOptions, as_agent, make_sampling
 from toa_trl.errors import ConfigError
 from toa_trl.utils.registry import Registry
 
-ENGINES: Registry[Any] = (
-    Registry(  # imported when asked for: torch is not loaded for a run over servers
-        key="engine",
-        built_in={
-            "transformers": "toa_trl.agents.transformers:TransformersAgent",
-            "openai": "toa_trl.agents.openai:OpenAIAgent",
-            "vllm": "toa_trl.agents.vllm:VLLMAgent",
-            "recorded": "toa_trl.agents.recorded:RecordedAgent",
-            "scripted": "toa_trl.agents.scripted:ScriptedAgent",
-        },
-        group="toa_trl.agents",
-        common=AgentOptions,
-    )
+# classes are imported when they are used: a run over servers does not load torch
+ENGINES: Registry[Any] = Registry(
+    key="engine",
+    built_in={
+        "transformers": "toa_trl.agents.transformers:TransformersAgent",
+        "openai": "toa_trl.agents.openai:OpenAIAgent",
+        "vllm": "toa_trl.agents.vllm:VLLMAgent",
+        "recorded": "toa_trl.agents.recorded:RecordedAgent",
+        "scripted": "toa_trl.agents.scripted:ScriptedAgent",
+    },
+    group="toa_trl.agents",
+    common=AgentOptions,
 )
 
 __all__ = ["ENGINES", "Agent", "as_agent", "make_agent", "make_sampling"]

@@ -1,18 +1,27 @@
-"""Who answers? One method."""
+"""The protocol of agents, and what engines share: sampling, reasoning, system prompts."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import replace
+from typing import Annotated, Any, Protocol, runtime_checkable
+
+from pydantic import BeforeValidator, Field
 
 from toa_trl.errors import AgentError, ConfigError, Unavailable
 from toa_trl.types import Completion, Message, Sampling, as_messages
-from toa_trl.utils.config import Config, NonNegativeFloat
-from toa_trl.utils.registry import check_keys, check_number, check_whole
+from toa_trl.utils.config import Config, NonNegativeFloat, PositiveInt, Raw, Text, validate
 
-LOOK_S = 1.0  # between two looks whether servers are back
+LOOK_S = 1.0  # polling interval for servers that are unavailable
+
+
+def _as_list(stop: Any) -> Any:
+    if isinstance(stop, str):
+        return [stop]
+    if not isinstance(stop, list | tuple):
+        raise ValueError("must be a string or a list of strings")
+    return list(stop)
 
 
 class Price(Config):
@@ -24,11 +33,29 @@ class Price(Config):
     """Price of completion tokens."""
 
 
+class SamplingChanges(Config):
+    """How an agent samples; keys that are missing keep their values."""
+
+    temperature: NonNegativeFloat = 0.7
+    """Softmax temperature; 0 is greedy."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the probability mass that tokens are drawn from."""
+    max_tokens: PositiveInt = 2048
+    """Maximum number of tokens of a response."""
+    stop: Annotated[
+        list[Text], BeforeValidator(_as_list, json_schema_input_type=Text | list[Text])
+    ] = Field(default_factory=list)
+    """Text, or list of texts, that ends a response; it is not part of it."""
+
+
+SamplingEntry = Annotated[Mapping[str, Any], Raw(SamplingChanges)]
+
+
 class AgentOptions(Config):
     """Keys that the entry of every agent may have."""
 
     price: Price | None = None
-    """Price per million tokens, {prompt, completion}; a run with prices shows its cost and can limit it."""
+    """Price per million tokens; a run with prices shows its cost and can limit it."""
 
 
 @runtime_checkable
@@ -41,7 +68,7 @@ class Agent(Protocol):
     def away(self) -> str | None:
         """Why the agent cannot be asked now (none of its servers answers), or None.
 
-        Meaningful only where `can_be_away` is true: its plays are then withdrawn and repeated, not failed.
+        Meaningful only where `can_be_away` is true: its plays are then withdrawn, not failed.
         """
         return None
 
@@ -62,7 +89,7 @@ class Agent(Protocol):
 
         Raises:
             AgentError: no response, after the agent's own retries; nothing else retries.
-            Unavailable: none of its servers answers; the play is withdrawn, and `away` is set until one does.
+            Unavailable: none of its servers answers; `away` is set until one does.
         """
         ...
 
@@ -80,7 +107,7 @@ class Agent(Protocol):
 
 
 class AdaptedAgent(Agent):
-    """An object of the user's own that has `name` and `generate` and nothing else of `Agent`."""
+    """Wrap a user's object that has only `name` and `generate`."""
 
     def __init__(self, agent: Any) -> None:
         self.name = agent.name
@@ -119,11 +146,11 @@ def as_agent(given: Any, place: str = "agents") -> Agent:
 async def generate_patiently(
     agent: Agent, messages: Sequence[Message], *, sampling: Sampling, seed: int, wait_s: float
 ) -> Completion:
-    """`agent.generate`, again and again for `wait_s` while none of its servers answers.
+    """Call `agent.generate`, and repeat it for up to `wait_s` seconds while no server answers.
 
     Raises:
         AgentError: see `Agent`.
-        Unavailable: none has answered for so long.
+        Unavailable: no server has answered for `wait_s` seconds.
     """
     loop, until_s = asyncio.get_running_loop(), None
     while True:
@@ -137,53 +164,49 @@ async def generate_patiently(
 
 
 def make_sampling(place: str, base: Sampling, changes: Mapping[str, Any]) -> Sampling:
-    """`base` with the keys of a configuration entry changed.
+    """Return `base` with the keys of a configuration entry changed.
+
+    Args:
+        place: path of the entry, such as "sampling".
+        base: values of the keys that the entry does not have.
+        changes: the entry; see `SamplingChanges`.
 
     Raises:
-        ConfigError: an unknown key, or a value out of range.
+        ConfigError: a key is unknown, or a value is invalid.
     """
-    if not isinstance(changes, Mapping):
-        raise ConfigError(f"{place}: a mapping is needed, not {changes!r}")
-    check_keys(place, changes, [field.name for field in fields(Sampling)])
+    validate(SamplingChanges, changes, place)
     stop = changes.get("stop", base.stop)
-    texts = [stop] if isinstance(stop, str) else stop
-    if not isinstance(texts, list | tuple) or not all(
-        isinstance(text, str) and text for text in texts
-    ):
-        raise ConfigError(
-            f"{place}: stop must be a text or a list of texts, none of them empty, not {stop!r}"
-        )
-    sampling = replace(base, **{**changes, "stop": tuple(texts)})
-    check_number(f"{place}: temperature (0 is greedy)", sampling.temperature, at_least=0)
-    check_whole(f"{place}: max_tokens", sampling.max_tokens, at_least=1)
-    if not isinstance(sampling.top_p, int | float) or not 0 < sampling.top_p <= 1:
-        raise ConfigError(f"{place}: top_p must be in (0, 1], not {sampling.top_p!r}")
-    return sampling
+    return replace(base, **{**changes, "stop": (stop,) if isinstance(stop, str) else tuple(stop)})
 
 
 class SamplingOf:
-    """How one agent samples: as the run does, with the changes of its own entry.
+    """Give the sampling of one agent: that of the run, with the changes of the agent's entry.
+
+    Args:
+        place: path of the agent's entry.
+        changes: its key `sampling`.
 
     Raises:
-        ConfigError: an unknown key, or a value out of range.
+        ConfigError: a key is unknown, or a value is invalid.
     """
 
     def __init__(self, place: str, changes: Mapping[str, Any] | None) -> None:
-        self._place, self._changes = f"{place}: sampling", dict(changes or {})
-        self._last = (Sampling(), make_sampling(self._place, Sampling(), self._changes))
+        self._place = f"{place}.sampling"
+        self._changes = {} if changes is None else changes
+        self._cached = (Sampling(), make_sampling(self._place, Sampling(), self._changes))
 
     def __call__(self, run: Sampling) -> Sampling:
-        """`run` with the changes."""
-        if run is not self._last[0]:  # one object for all plays of a run: made once
-            self._last = (run, make_sampling(self._place, run, self._changes))
-        return self._last[1]
+        """Return the sampling of the agent in a run with this sampling."""
+        if run is not self._cached[0]:  # all plays of a run share one object
+            self._cached = (run, make_sampling(self._place, run, self._changes))
+        return self._cached[1]
 
 
 def split_reasoning(text: str) -> tuple[str | None, str]:
-    """What a reasoning model wrote in think tags, or None, and its answer.
+    """Split a response into its reasoning (the part in think tags, or None) and its answer.
 
-    A chat template may open the tag itself, so that the text has only its end; and max_tokens may cut a text in the middle
-    of its reasoning, which leaves no answer.
+    A chat template may open the tag itself, so that the text has only the closing one. max_tokens
+    may cut a text within its reasoning, which leaves no answer.
     """
     head, end, answer = text.partition("</think>")
     if end:
@@ -194,10 +217,10 @@ def split_reasoning(text: str) -> tuple[str | None, str]:
 
 
 def without_reasoning(place: str, done: Completion) -> Completion:
-    """The completion, with the part in think tags as its `reasoning`.
+    """Move the part of a completion's text in think tags to `reasoning`.
 
     Raises:
-        AgentError: max_tokens ended it before the answer.
+        AgentError: max_tokens ended the response before its answer.
     """
     if done.reasoning is None:
         reasoning, text = split_reasoning(done.text)
@@ -205,15 +228,13 @@ def without_reasoning(place: str, done: Completion) -> Completion:
             return done
         done = replace(done, text=text, reasoning=reasoning)
     if not done.text.strip():
-        raise AgentError(
-            f"{place}: nothing but reasoning (finish_reason {done.finish_reason}); raise max_tokens",
-            done,
-        )
+        problem = f"nothing but reasoning (finish_reason {done.finish_reason})"
+        raise AgentError(f"{place}: {problem}; raise max_tokens", done)
     return done
 
 
 def with_system(messages: Sequence[Message], system_prompt: str | None) -> tuple[Message, ...]:
-    """The messages with an agent's own system prompt in front, joined to the conversation's where it has one."""
+    """Return the messages with a system prompt in front, joined to an existing one."""
     messages = as_messages(messages)
     if not system_prompt:
         return messages
@@ -223,7 +244,7 @@ def with_system(messages: Sequence[Message], system_prompt: str | None) -> tuple
 
 
 def storable(done: Completion) -> Completion:
-    """The completion as any file can hold it: see `whole_text`."""
+    """Return the completion with texts that UTF-8 can encode: see `whole_text`."""
     if done.text.isascii() and not done.reasoning:
         return done
     reasoning = None if done.reasoning is None else whole_text(done.reasoning)
@@ -231,5 +252,5 @@ def storable(done: Completion) -> Completion:
 
 
 def whole_text(text: str) -> str:
-    """Without halves of surrogate pairs: a server that cuts an emoji in two sends one, and no file can hold it."""
+    """Replace unpaired surrogates, which a server sends when it cuts an emoji in two."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""A model behind OpenAI-compatible servers (vLLM, SGLang, llama.cpp, TGI, hosted ones): chat completions over HTTP."""
+"""A model behind OpenAI-compatible servers: vLLM, SGLang, llama.cpp, TGI, hosted ones."""
 
 from __future__ import annotations
 
@@ -6,56 +6,57 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from toa_trl.agents.base import Agent, SamplingOf, with_system, without_reasoning
+from toa_trl.agents.base import Agent, SamplingEntry, SamplingOf, with_system, without_reasoning
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.models.endpoints import Endpoints, RequestError
 from toa_trl.models.flops import Flops
 from toa_trl.types import Completion, Message, Sampling, as_dicts
+from toa_trl.utils.config import PositiveFloat, PositiveInt, Text
 
 logger = logging.getLogger(__name__)
 
 
 class OpenAIAgent(Agent):
-    """One model behind one or many base URLs; what happens when one of them fails: `toa_trl.models.endpoints`.
+    """Ask one model behind one or several base URLs; `toa_trl.models.endpoints` handles faults.
 
     Args:
-        name: of the agent.
-        model: as the server calls it.
-        base_url: e.g. "http://localhost:8000/v1", or a list of them: the one with the fewest outstanding requests is asked.
-        system_prompt: put in front of every conversation.
-        sampling: what this agent does otherwise than the run, e.g. {temperature: 1.0}.
-        extra_body: further fields of the request, e.g. {top_k: 20}.
-        keep_reasoning: leave what a reasoning model thinks in the text, so that it is scored, shown to other agents and
-            trained on. Otherwise it is kept apart, in `Completion.reasoning`.
-        api_key_env: environment variable that holds the key; the key itself is never written anywhere.
-        config: folder or Hub name whose configuration gives the FLOPs per token; without it FLOPs are not known.
-        max_concurrency: requests in flight at most, over all base URLs.
-        max_attempts: of one play, the first included.
-        timeout_s: of one attempt.
+        name: name of the agent.
+        model: name of the model on the server.
+        base_url: URL such as "http://localhost:8000/v1", or a list of URLs; requests go to the one
+            with the fewest outstanding requests.
+        system_prompt: system prompt that is put in front of every conversation.
+        sampling: sampling parameters that differ from the run's, such as {temperature: 1.0}.
+        extra_body: further fields of the request, such as {top_k: 20}.
+        keep_reasoning: keep the reasoning in the text, so that it is scored, shown to other agents
+            and trained on; otherwise it is stored apart, in `Completion.reasoning`.
+        api_key_env: environment variable that holds the key; the key itself is never stored.
+        config: folder or Hub name of the model whose configuration gives the FLOPs per token;
+            without it FLOPs are unknown.
+        max_concurrency: maximum number of requests in flight, over all base URLs.
+        max_attempts: maximum number of attempts of one play, the first included.
+        timeout_s: timeout of one attempt in seconds.
 
     Raises:
-        ConfigError: a URL without http:// or https://, a number out of range, or a config that cannot be loaded.
+        ConfigError: a URL or a number is invalid, or `config` cannot be loaded.
     """
 
     def __init__(
         self,
         name: str,
-        model: str,
+        model: Text,
         base_url: str | Sequence[str],
         system_prompt: str | None = None,
-        sampling: Mapping[str, Any] | None = None,
+        sampling: SamplingEntry | None = None,
         extra_body: Mapping[str, Any] | None = None,
         keep_reasoning: bool = False,
         api_key_env: str = "OPENAI_API_KEY",
         config: str | None = None,
-        max_concurrency: int = 256,
-        max_attempts: int = 5,
-        timeout_s: float = 600.0,
+        max_concurrency: PositiveInt = 256,
+        max_attempts: PositiveInt = 5,
+        timeout_s: PositiveFloat = 600.0,
     ) -> None:
         self.name = name
         self._place = f"agent {name!r}"
-        if not isinstance(model, str) or not model:
-            raise ConfigError(f"{self._place}: model must be a name, not {model!r}")
         self._model = model
         self._endpoints = Endpoints(
             self._place,
@@ -74,17 +75,19 @@ class OpenAIAgent(Agent):
 
     @property
     def away(self) -> str | None:
-        """Why none of its servers can be asked now; None while one can."""
+        """See `Agent`."""
         return self._endpoints.away
 
     @property
     def can_be_away(self) -> bool:
-        """True: its servers may go and come back."""
+        """See `Agent`."""
         return True
 
     async def check(self) -> None:
-        """Raises:
-        ConfigError: a base URL cannot be reached, or refuses the key.
+        """Check that every base URL can be reached and accepts the key.
+
+        Raises:
+            ConfigError: a base URL cannot be reached, or refuses the key.
         """
         answer = await self._endpoints.check()
         try:

@@ -1,4 +1,4 @@
-"""An agent without a model, for a dry run: it shows that prompts, search, reward and data sets fit before a GPU is paid."""
+"""An agent without a model: a dry run checks prompts, search, reward and datasets without a GPU."""
 
 from __future__ import annotations
 
@@ -7,33 +7,28 @@ import random
 from collections.abc import Sequence
 
 from toa_trl.agents.base import Agent
-from toa_trl.errors import AgentError, ConfigError
+from toa_trl.errors import AgentError
 from toa_trl.types import Completion, Message, Sampling, as_messages
+from toa_trl.utils.config import Fraction, NonNegativeFloat
 
 
 class ScriptedAgent(Agent):
-    """Answers from a script; the same seed gives the same answer.
+    """Answer from a script; the same seed gives the same answer.
 
     Args:
-        name: of the agent.
-        responses: texts to draw from. Without them, a numbered line that quotes how the prompt begins.
+        name: name of the agent.
+        responses: texts to draw from; default: the name, the seed and the start of the prompt.
         latency_s: seconds before each answer.
-        failure_rate: share of plays that fail, in [0, 1].
+        failure_rate: probability that a play fails.
     """
 
     def __init__(
         self,
         name: str,
         responses: Sequence[str] = (),
-        latency_s: float = 0.0,
-        failure_rate: float = 0.0,
+        latency_s: NonNegativeFloat = 0.0,
+        failure_rate: Fraction = 0.0,
     ) -> None:
-        if isinstance(responses, str) or not all(isinstance(text, str) for text in responses):
-            raise ConfigError(f"agent {name!r}: responses must be a list of texts")
-        if not 0 <= failure_rate <= 1:
-            raise ConfigError(
-                f"agent {name!r}: failure_rate must be in [0, 1], not {failure_rate!r}"
-            )
         self.name = name
         self._responses = list(responses)
         self._latency_s = latency_s
@@ -42,7 +37,7 @@ class ScriptedAgent(Agent):
     async def generate(
         self, messages: Sequence[Message], *, sampling: Sampling, seed: int
     ) -> Completion:
-        """See `Agent`. Tokens are words."""
+        """See `Agent`; a token is a word."""
         if self._latency_s:
             await asyncio.sleep(self._latency_s)
         rng = random.Random(f"{self.name}/{seed}")
@@ -54,11 +49,11 @@ class ScriptedAgent(Agent):
             if self._responses
             else f"{self.name} {seed}: {' '.join(asked[:12])}"
         )
-        words = text.split(" ")
-        cut = len(words) > sampling.max_tokens
+        tokens = text.split(" ")
+        cut = len(tokens) > sampling.max_tokens
         return Completion(
-            text=" ".join(words[: sampling.max_tokens]),
+            text=" ".join(tokens[: sampling.max_tokens]),
             finish_reason="length" if cut else "stop",
             prompt_tokens=len(asked),
-            completion_tokens=min(len(words), sampling.max_tokens),
+            completion_tokens=min(len(tokens), sampling.max_tokens),
         )

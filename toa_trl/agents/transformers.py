@@ -1,9 +1,9 @@
-"""A transformers model in this process: one batching queue per model, shared by every agent that is this model."""
+"""A transformers model in this process; agents with the same model share it and its queue."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
@@ -17,31 +17,33 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from toa_trl.agents.base import Agent, SamplingOf, with_system, without_reasoning
+from toa_trl.agents.base import Agent, SamplingEntry, SamplingOf, with_system, without_reasoning
 from toa_trl.errors import AgentError
 from toa_trl.models.batching import Batcher
 from toa_trl.models.flops import Flops
 from toa_trl.models.loading import load_model, load_tokenizer
 from toa_trl.types import Completion, Message, Sampling, as_dicts
+from toa_trl.utils.config import PositiveInt, Text
 
 
 class TransformersAgent(Agent):
-    """A causal language model, loaded once however many agents share it.
+    """Run a causal language model, loaded once for all agents that share it.
 
-    The same play gives the same text whatever batch it was in: the random numbers of a play come from its seed alone.
-    What a batch can change is the rounding of the logits (about 1e-6 in float32, more in half precision), and with it,
-    rarely, a token whose draw falls on the border between two.
+    The random numbers of a play come from its seed alone, so that its text does not depend on its
+    batch. A batch can change the rounding of the logits (about 1e-6 in float32, more in half
+    precision), and with it, rarely, a token whose draw is on the border between two.
 
     Args:
-        name: of the agent.
-        model: folder or Hub name; with a chat template.
-        system_prompt: put in front of every conversation.
-        sampling: what this agent does otherwise than the run, e.g. {temperature: 1.0}.
-        dtype: a torch dtype's name, or "auto".
-        device: e.g. "cuda:1"; default: a GPU if there is one.
-        max_batch_size: plays that are generated at once.
-        max_batch_tokens: prompt tokens of a batch at most, padding included; a longer prompt runs alone.
-        keep_reasoning: leave what a reasoning model writes in think tags in the text. Otherwise it is kept apart.
+        name: name of the agent.
+        model: folder or Hub name of a model with a chat template.
+        system_prompt: system prompt that is put in front of every conversation.
+        sampling: sampling parameters that differ from the run's, such as {temperature: 1.0}.
+        dtype: name of a torch dtype, or "auto".
+        device: device such as "cuda:1"; default: a GPU if there is one.
+        max_batch_size: maximum number of plays in a batch.
+        max_batch_tokens: maximum number of prompt tokens in a batch, padding included; a longer
+            prompt runs alone.
+        keep_reasoning: keep the text in think tags in the response; otherwise it is stored apart.
 
     Raises:
         ConfigError: the model or its chat template cannot be loaded.
@@ -50,13 +52,13 @@ class TransformersAgent(Agent):
     def __init__(
         self,
         name: str,
-        model: str,
+        model: Text,
         system_prompt: str | None = None,
-        sampling: Mapping[str, Any] | None = None,
+        sampling: SamplingEntry | None = None,
         dtype: str = "auto",
         device: str | None = None,
-        max_batch_size: int = 128,
-        max_batch_tokens: int = 65_536,
+        max_batch_size: PositiveInt = 128,
+        max_batch_tokens: PositiveInt = 65_536,
         keep_reasoning: bool = False,
     ) -> None:
         self.name = name
@@ -105,7 +107,7 @@ class _Engine:
             or 1 << 30
         )
         eos = self._model.generation_config.eos_token_id
-        # the tokenizer's, too: an adapter may have learnt to end with another token than the base whose configuration it has
+        # an adapter may have learned another end token than the configuration of its base names
         self._eos = {*(eos if isinstance(eos, list) else [eos]), self._tokenizer.eos_token_id} - {
             None
         }
@@ -126,7 +128,7 @@ class _Engine:
         room = self._context - len(prompt)
         if room < 1:
             raise AgentError(
-                f"{self._place}: a prompt of {len(prompt)} tokens, the context holds {self._context}"
+                f"{self._place}: the prompt has {len(prompt)} tokens, the context {self._context}"
             )
         return await self._queue.submit(
             _Request(prompt, sampling, min(sampling.max_tokens, room), seed)
@@ -181,9 +183,9 @@ _ENGINES: WeakValueDictionary[tuple[str, str, str | None, int, int], _Engine] = 
 
 
 class _SeededSampling(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped here
-    """Draws each row's token from that row's own seed: one uniform number per token, through the inverse CDF.
+    """Draw each row's token with the row's own seed: one uniform number, through the inverse CDF.
 
-    transformers samples a whole batch from one generator, so that a row's text would depend on its neighbours.
+    transformers samples a batch with one generator, so that a row would depend on the others.
     """
 
     def __init__(self, requests: list[_Request], device: torch.device) -> None:
@@ -216,7 +218,7 @@ class _SeededSampling(LogitsProcessor):  # type: ignore[misc]  # transformers is
 
 
 class _RowEnds(StoppingCriteria):  # type: ignore[misc]
-    """Ends each row at its own max_tokens and stop texts."""
+    """End each row at its own max_tokens and stop texts."""
 
     def __init__(
         self, requests: list[_Request], prompt_width: int, tokenizer: Any, device: torch.device
@@ -232,7 +234,7 @@ class _RowEnds(StoppingCriteria):  # type: ignore[misc]
     ) -> torch.Tensor:  # [B, T] -> [B]
         ended = input_ids.shape[1] - self._prompt_width >= self._limit
         for row, stops in self._stops:
-            # a stop text has just been completed, if at all; it spans at most as many tokens as bytes
+            # only the last tokens matter: a stop text has at most as many tokens as bytes
             tail = max(
                 self._prompt_width, input_ids.shape[1] - max(len(stop.encode()) for stop in stops)
             )

@@ -1,4 +1,4 @@
-"""A vLLM engine in this process: no server to start, and one engine per model, shared by every agent that is this model."""
+"""A vLLM engine in this process, without a server; agents with the same model share it."""
 
 from __future__ import annotations
 
@@ -11,39 +11,44 @@ from typing import Any, TypeVar
 from uuid import uuid4
 from weakref import WeakValueDictionary, finalize
 
-from toa_trl.agents.base import Agent, SamplingOf, with_system, without_reasoning
+from toa_trl.agents.base import Agent, SamplingEntry, SamplingOf, with_system, without_reasoning
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.models.flops import Flops
 from toa_trl.models.loading import check_whole_model, load_tokenizer
 from toa_trl.types import Completion, Message, Sampling, as_dicts
+from toa_trl.utils.config import Text
 
 T = TypeVar("T")
 
 
 class VLLMAgent(Agent):
-    """A causal language model under vLLM. The same seed gives the same text, up to the rounding that a batch can change.
+    """Run a causal language model under vLLM.
+
+    The same seed gives the same text, except where a batch changes the rounding of logits.
 
     Args:
-        name: of the agent.
-        model: folder or Hub name; with a chat template.
-        system_prompt: put in front of every conversation.
-        sampling: what this agent does otherwise than the run, e.g. {temperature: 1.0}.
-        dtype: a torch dtype's name, or "auto": vLLM's choice, half precision for a model saved in float32.
-        keep_reasoning: leave what a reasoning model writes in think tags in the text. Otherwise it is kept apart.
-        engine_args: of vLLM's AsyncEngineArgs, e.g. {tensor_parallel_size: 4, gpu_memory_utilization: 0.8,
-            max_model_len: 8192}. On a CPU {enable_chunked_prefill: false} is needed: there vLLM 0.32 dies of a request
-            that has a seed and whose prompt is read in two steps.
+        name: name of the agent.
+        model: folder or Hub name of a model with a chat template.
+        system_prompt: system prompt that is put in front of every conversation.
+        sampling: sampling parameters that differ from the run's, such as {temperature: 1.0}.
+        dtype: name of a torch dtype, or "auto": half precision for a model saved in float32.
+        keep_reasoning: keep the text in think tags in the response; otherwise it is stored apart.
+        engine_args: arguments of vLLM's AsyncEngineArgs, such as {tensor_parallel_size: 4,
+            gpu_memory_utilization: 0.8, max_model_len: 8192}. On a CPU vLLM 0.32 needs
+            {enable_chunked_prefill: false}: it crashes on a request with a seed whose prompt is
+            processed in two chunks.
 
     Raises:
-        ConfigError: vLLM is not installed, an unknown engine argument, or the model or its chat template cannot be loaded.
+        ConfigError: vLLM is not installed, an engine argument is unknown, or the model or its chat
+            template cannot be loaded.
     """
 
     def __init__(
         self,
         name: str,
-        model: str,
+        model: Text,
         system_prompt: str | None = None,
-        sampling: Mapping[str, Any] | None = None,
+        sampling: SamplingEntry | None = None,
         dtype: str = "auto",
         keep_reasoning: bool = False,
         engine_args: Mapping[str, Any] | None = None,
@@ -163,7 +168,7 @@ _ENGINES: WeakValueDictionary[tuple[str, str, str], _Engine] = WeakValueDictiona
 
 @cache
 def _loop() -> asyncio.AbstractEventLoop:
-    """The event loop of all engines, in a thread: vLLM ties an engine to one loop, and callers come with one per run."""
+    """Return the event loop of all engines: vLLM ties an engine to one loop, a run has its own."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="vllm", daemon=True).start()
     return loop

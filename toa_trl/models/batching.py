@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 from toa_trl.errors import Unavailable
+from toa_trl.utils.config import PositiveInt, validate
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -40,8 +41,9 @@ class Batcher(Generic[Item, Result]):
         self._run: Callable[[list[Item]], Any] = run
         self._thread = None if inspect.iscoroutinefunction(run) else ThreadPoolExecutor(1)
         self._length = length
-        self._max_size = max_size
-        self._max_tokens = max_tokens
+        # a size of 0 would never take a request, and callers would wait forever
+        self._max_size: int = validate(PositiveInt, max_size, "max_batch_size")
+        self._max_tokens: int | None = validate(PositiveInt | None, max_tokens, "max_batch_tokens")
         self._num_running = num_running
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._workers: set[asyncio.Task[None]] = set()

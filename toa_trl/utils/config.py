@@ -11,6 +11,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
 
@@ -19,13 +20,15 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     PydanticUserError,
     TypeAdapter,
     ValidationError,
+    ValidatorFunctionWrapHandler,
     create_model,
     model_validator,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
 from toa_trl.errors import ConfigError
 
@@ -64,6 +67,24 @@ class Config(BaseModel):
                         "unknown_key", "{text}", {"text": unknown_key(key, cls.model_fields)}
                     )
         return value
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Annotates a mapping that is validated as a model, and stays as the user wrote it."""
+
+    model: type[Config]
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """Validate a field with this annotation."""
+
+        def keep(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+            check(value)
+            return value
+
+        return core_schema.no_info_wrap_validator_function(keep, handler(self.model))
 
 
 def validate(kind: Any, value: object, place: str = "") -> Any:
@@ -177,6 +198,9 @@ def _explain(error: ErrorDetails, place: str) -> str:
         "too_short": "must have at least {min_length} entries",
         "value_error": "{error}",
     }.get(kind, error["msg"][:1].lower() + error["msg"][1:].replace("{", "{{").replace("}", "}}"))
+    for name in ("ge", "gt", "le", "lt"):
+        if name in context:
+            context[name] = f"{context[name]:g}"
     shown = repr(value) if len(repr(value)) <= MAX_SHOWN else f"{repr(value)[:MAX_SHOWN]}..."
     return f"{path}: {wanted.format(**context)}, not {shown}{_remedy(kind, value, context)}"
 
@@ -184,7 +208,10 @@ def _explain(error: ErrorDetails, place: str) -> str:
 def _remedy(kind: str, value: object, context: Mapping[str, Any]) -> str:
     if kind == "float_type" and isinstance(value, str):
         try:
-            return f" (YAML reads this as text; write {float(value)!r})"
+            number = repr(float(value))
+            if "." not in number:  # YAML 1.1 has no floats without a point
+                number = number.replace("e", ".0e")
+            return f" (YAML reads this as text; write {number})"
         except ValueError:
             return ""
     if kind == "literal_error":

@@ -35,7 +35,7 @@ from yarl import URL
 
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.models.endpoints.pool import Endpoint, Pool
-from toa_trl.utils.registry import check_number, check_whole
+from toa_trl.utils.config import PositiveFloat, PositiveInt, validate
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -91,9 +91,9 @@ class Endpoints:
                 f"{place}: api_key_env must be the name of an environment variable, not {api_key_env!r}"
             )
         parsed = [_url(place, url, api_key_env) for url in given]
-        check_whole(f"{place}: max_concurrency", max_concurrency, at_least=1)
-        check_whole(f"{place}: max_attempts", max_attempts, at_least=1)
-        check_number(f"{place}: timeout_s", timeout_s, at_least=0, above=True)
+        validate(PositiveInt, max_concurrency, f"{place}.max_concurrency")
+        validate(PositiveInt, max_attempts, f"{place}.max_attempts")
+        validate(PositiveFloat, timeout_s, f"{place}.timeout_s")
         self._place = place
         self._pool = Pool(place, parsed, max_concurrency, wait_s)
         self._probe = probe
