@@ -239,9 +239,9 @@ def test_a_dead_endpoint_is_left_out_and_comes_back() -> None:
             before = len(two.times)
             assert before
             assert all(await many(endpoints, 100)), "no attempt is lost on a dead endpoint"
-            assert [bool(e.out) for e in endpoints._pool.endpoints] == [False, True]
+            assert [bool(e.away) for e in endpoints._pool.endpoints] == [False, True]
             async with two.running():
-                while endpoints._pool.endpoints[1].out:
+                while endpoints._pool.endpoints[1].away:
                     await asyncio.sleep(0.01)
                 await many(endpoints, 40)
                 assert len(two.times) > before
@@ -256,10 +256,31 @@ def test_faults_in_a_row_take_an_endpoint_out() -> None:
         async with bad.running(), good.running(), to(bad, good, max_attempts=50) as endpoints:
             bad.alive = 500
             assert all(await many(endpoints, 100))
-            assert [bool(e.out) for e in endpoints._pool.endpoints] == [True, False]
+            assert [bool(e.away) for e in endpoints._pool.endpoints] == [True, False]
             assert FAULTS_IN_A_ROW <= len(bad.times) <= FAULTS_IN_A_ROW + FIRST_LIMIT
 
     wait(run())
+
+
+def test_faults_with_an_answer_between_them_leave_the_endpoint_available(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(toa_trl.models.endpoints.client, "LONGEST_PAUSE_S", 0.001)
+    faults = [500] * (FAULTS_IN_A_ROW - 1)
+
+    async def run(answer: Any) -> None:
+        server = Server(*faults, answer, *faults)
+        async with server.running(), to(server, max_attempts=FAULTS_IN_A_ROW) as endpoints:
+            if answer == 400:
+                with pytest.raises(RequestError, match="context length"):
+                    await endpoints.post("it", {}, parse)
+            else:
+                assert await endpoints.post("it", {}, parse)
+            assert await endpoints.post("it", {}, parse)
+            assert len(server.times) == 2 * FAULTS_IN_A_ROW
+
+    wait(run(400))
+    wait(run({"ok": True}))
 
 
 def test_one_that_answers_nothing_but_its_probe_is_asked_less_and_less() -> None:
@@ -272,7 +293,7 @@ def test_one_that_answers_nothing_but_its_probe_is_asked_less_and_less() -> None
             bad.script.clear()
             while endpoint.outages:
                 await many(endpoints, 50)
-            assert not endpoint.out
+            assert not endpoint.away
 
     wait(run())
 

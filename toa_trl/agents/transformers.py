@@ -128,7 +128,8 @@ class _Engine:
         room = self._context - len(prompt)
         if room < 1:
             raise AgentError(
-                f"{self._place}: the prompt has {len(prompt)} tokens, the context {self._context}"
+                f"{self._place}: the prompt has {len(prompt)} tokens, "
+                f"the context holds {self._context}"
             )
         return await self._queue.submit(
             _Request(prompt, sampling, min(sampling.max_tokens, room), seed)

@@ -1,20 +1,18 @@
-"""Requests to servers that give the same answers, over HTTP, and what a fault means.
+"""HTTP requests to equivalent servers, and the rule for every kind of fault.
 
-Every fault has its rule here and nowhere else:
+Connection refused, unknown host: the endpoint is away at once and is probed; the request moves to
+    another endpoint without a pause.
+5xx, timeout, connection reset within a body, malformed response: retried after a pause, up to
+    `max_attempts` attempts. A timeout also halves the concurrency, and after FAULTS_IN_A_ROW
+    consecutive faults the endpoint is away.
+429: halves the concurrency. The request is repeated after Retry-After or the growing pause, for up
+    to `patience_s`; this does not count as an attempt.
+Any other status (400 for a context that is too long, 401, ...): `RequestError` with the server's
+    message, without a retry.
+All endpoints away: `Unavailable`, after `wait_s`.
 
-    fault                                            rule
-    connection refused, unknown host                 the endpoint is taken out at once and probed; the request goes on
-                                                     to another one, without a pause
-    5xx, timeout, connection reset in mid-body,      tried again after a pause, `max_attempts` times in all; a timeout
-    malformed JSON, an answer that is none           also halves the endpoint's concurrency, and FAULTS_IN_A_ROW faults
-                                                     without a success between them take it out
-    429                                              halves the concurrency; waited for as long as Retry-After or the
-                                                     growing pause says, not counted as an attempt, up to `patience_s`
-    any other status (context-length 400, 401, ...)  given up at once: `RequestError` with the server's own words
-    no endpoint left                                 `Unavailable`, at once or once `wait_s` have passed without one
-
-The client is aiohttp, by measurement: with 64 requests in flight against `tests/server.py`, aiohttp 3.14 made 9,200 calls per
-CPU second, the openai SDK 3.54 made 690 and httpx 0.28 made 380, on one machine and in one run.
+The client is aiohttp: with 64 requests in flight against `tests/server.py`, aiohttp 3.14 made 9,200
+calls per CPU second, the openai SDK 3.54 made 690 and httpx 0.28 made 380, measured in one run.
 """
 
 from __future__ import annotations
@@ -49,25 +47,25 @@ ENCODER = json.JSONEncoder(default=str)  # dates in a prompt's metadata
 
 
 class RequestError(ToaError):
-    """A request that is not tried again: the message says where it went, and why it failed."""
+    """A request failed and is not retried; the message names the URL and the reason."""
 
 
 class Endpoints:
-    """One or several base URLs.
+    """Send requests to one or several base URLs.
 
     Args:
-        place: what messages begin with, e.g. "agent 'llama'".
-        urls: each begins with http:// or https://.
-        probe: path under a URL that answers while a server is alive, e.g. "models".
-        api_key_env: environment variable that holds the key, if there is one; the key itself is never written anywhere.
-        max_concurrency: requests in flight at most, over all endpoints.
-        max_attempts: of one request, the first included.
-        timeout_s: of one attempt.
-        wait_s: how long a request waits while no endpoint is left.
-        patience_s: how long a request bears 429s.
+        place: prefix of messages, such as "agent 'llama'".
+        urls: a URL or a list of URLs; each begins with http:// or https://.
+        probe: path under a URL that answers while the server is alive, such as "models".
+        api_key_env: environment variable that may hold the key; the key itself is never stored.
+        max_concurrency: maximum number of requests in flight, over all endpoints.
+        max_attempts: maximum number of attempts of a request, the first included.
+        timeout_s: timeout of one attempt.
+        wait_s: how long a request waits while all endpoints are away.
+        patience_s: how long a request is repeated after 429s.
 
     Raises:
-        ConfigError: no URL, one of another kind or with a password in it, or a number out of range.
+        ConfigError: a URL is invalid or holds a password, there is none, or a number is invalid.
     """
 
     def __init__(
@@ -106,20 +104,20 @@ class Endpoints:
 
     @property
     def away(self) -> str | None:
-        """Why no request can be made now; None while an endpoint is left."""
+        """Why no request can be sent now; None while an endpoint is available."""
         return self._pool.away
 
     async def post(self, path: str, body: dict[str, Any], parse: Callable[[Any], T]) -> T:
-        """POST `body` as JSON, and what `parse` makes of the JSON that comes back.
+        """POST `body` as JSON and return the parsed response.
 
         Args:
-            path: under the base URL, e.g. "chat/completions".
+            path: path under the base URL, such as "chat/completions".
             body: JSON values.
-            parse: raises ValueError for an answer that is none; it is tried again.
+            parse: converts the JSON response; its ValueError means malformed, and is retried.
 
         Raises:
-            RequestError: no answer after all attempts, or one that no further attempt can mend.
-            Unavailable: no endpoint is left.
+            RequestError: all attempts failed, or a retry cannot help.
+            Unavailable: all endpoints are away.
         """
         loop = asyncio.get_running_loop()
         data, began_s = ENCODER.encode(body).encode(), loop.time()
@@ -144,21 +142,18 @@ class Endpoints:
                         continue
                     raise RequestError(f"{reason} (for {self._patience_s:.0f} s)")
                 if status not in RETRIED:
-                    endpoint.faults = 0  # it is alive, and said what it thinks of the request
+                    endpoint.faults = 0  # the server works: the request is at fault
                     raise RequestError(reason)
                 self._fault(endpoint, reason)
             except aiohttp.ClientConnectorError as error:
-                self._take_out(endpoint, self._reason(endpoint, str(error)))
+                self._set_away(endpoint, self._reason(endpoint, str(error)))
                 continue
             except TimeoutError:
                 reason = self._reason(endpoint, f"no answer within {self._timeout_s:g} s")
                 self._pool.cut(endpoint, sent_s)
                 self._fault(endpoint, reason)
-            except (
-                aiohttp.ClientError,
-                OSError,
-                ValueError,
-            ) as error:  # ValueError: not JSON, or not what was asked
+            except (aiohttp.ClientError, OSError, ValueError) as error:
+                # ValueError: a malformed response
                 reason = self._reason(endpoint, f"{type(error).__name__}: {error}", text)
                 self._fault(endpoint, reason)
             finally:
@@ -170,24 +165,25 @@ class Endpoints:
             await asyncio.sleep(_pause_s(attempt - 1))
 
     async def check(self) -> Any:
-        """Ask every endpoint's probe once, before the first request.
+        """Request the probe of every endpoint once.
 
         Returns:
-            What the first one answered, if that was JSON.
+            The first endpoint's response where it is JSON, else None.
 
         Raises:
-            ConfigError: one of them cannot be reached, or refuses the key; the message names its URL.
+            ConfigError: an endpoint cannot be reached, or refuses the key.
         """
         answers = await asyncio.gather(*map(self._ask_probe, self._pool.endpoints))
         for endpoint, (status, text) in zip(self._pool.endpoints, answers, strict=True):
             if status in (401, 403):
                 raise ConfigError(
-                    f"{self._place}: {endpoint.url} refuses the key ({status}); set {self._api_key_env} to one it takes"
+                    f"{self._place}: {endpoint.url} refuses the key ({status}); "
+                    f"set {self._api_key_env} to a valid key"
                 )
             if status == 0:
                 raise ConfigError(
-                    f"{self._place}: {endpoint.url} cannot be reached ({text}); start the server, or correct base_url "
-                    "or take it out of the list"
+                    f"{self._place}: {endpoint.url} cannot be reached ({text}); "
+                    "start the server, or correct base_url"
                 )
         try:
             return json.loads(answers[0][1])
@@ -195,7 +191,7 @@ class Endpoints:
             return None
 
     async def aclose(self) -> None:
-        """Close the connections, and forget which endpoints were out: the next run looks for itself."""
+        """Close the connections, and forget which endpoints were away: the next run finds out."""
         for probe in self._probes:
             probe.cancel()
         if self._session is not None:
@@ -205,40 +201,41 @@ class Endpoints:
 
     def _throttle(self, endpoint: Endpoint, sent_s: float, retry_after_s: float | None) -> None:
         cut = self._pool.cut(endpoint, sent_s)
-        if retry_after_s:  # 0 says no more than that it is no use to wait for it
+        if retry_after_s:  # Retry-After: 0 carries no information
             self._pool.rest(endpoint, min(retry_after_s, self._patience_s))
-        elif cut:  # otherwise it was sent before the pause that is under way
+        elif cut:  # otherwise it was sent before the current pause
             self._pool.rest(endpoint, _pause_s(endpoint.throttled))
             endpoint.throttled += 1
 
     def _fault(self, endpoint: Endpoint, reason: str) -> None:
         endpoint.faults += 1
         if endpoint.faults >= FAULTS_IN_A_ROW:
-            self._take_out(endpoint, reason)
+            self._set_away(endpoint, reason)
 
-    def _take_out(self, endpoint: Endpoint, reason: str) -> None:
-        if endpoint.out:
+    def _set_away(self, endpoint: Endpoint, reason: str) -> None:
+        if endpoint.away:
             return
-        left, num = self._pool.take_out(endpoint, reason), len(self._pool.endpoints)
-        logger.warning("%s: taken out, %d of %d endpoints left: %s", self._place, left, num, reason)
+        num_available, num = self._pool.set_away(endpoint, reason), len(self._pool.endpoints)
+        state = f"{num_available} of {num} endpoints available"
+        logger.warning("%s: endpoint away, %s: %s", self._place, state, reason)
         probe = asyncio.create_task(self._probe_until_back(endpoint))
         self._probes.add(probe)
         probe.add_done_callback(self._probes.discard)
 
     async def _probe_until_back(self, endpoint: Endpoint) -> None:
-        # one that answers its probe and nothing else is given longer and longer pauses
+        # pauses grow for a server that answers its probe and nothing else
         pause_s = min(LONGEST_PROBE_S, FIRST_PROBE_S * 2.0 ** min(endpoint.outages - 1, 10))
         while True:
             await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))
             status, _ = await self._ask_probe(endpoint)
             if (0 < status < 500 and status != 429) or status == 501:  # 501: it knows POST alone
                 logger.warning("%s: %s is back", self._place, endpoint.url)
-                self._pool.put_back(endpoint)
+                self._pool.set_available(endpoint)
                 return
             pause_s = min(LONGEST_PROBE_S, 2 * pause_s)
 
     async def _ask_probe(self, endpoint: Endpoint) -> tuple[int, str]:
-        """Status and text; status 0 where nobody answers."""
+        """Return status and text of the probe; status 0 means that no server answered."""
         timeout = aiohttp.ClientTimeout(total=CONNECT_S)
         try:
             async with self._open_session().get(
@@ -311,7 +308,7 @@ def _join(url: URL, path: str) -> URL:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """Seconds of a Retry-After header, which is a number or a date."""
+    """Return the seconds of a Retry-After header, which holds a number or a date."""
     if retry_after is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Which endpoint is asked, and how many requests it has at once. Knows nothing of HTTP."""
+"""Choose the endpoint of each request and adapt the concurrency. Independent of HTTP."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from yarl import URL
 
 from toa_trl.errors import Unavailable
 
-FIRST_LIMIT = 32  # requests at once, before anything is known of a server
+FIRST_LIMIT = 32  # initial concurrency of an endpoint
 
 
 @dataclass(slots=True, eq=False)
 class Endpoint:
-    """What is known of one server."""
+    """State of one server."""
 
     url: URL
-    limit: float  # requests at once, >= 1
-    growing: bool = True  # nothing has been too much for it yet
-    outstanding: int = 0
-    asked: int = 0  # requests so far: of equals the one with the fewest is next
-    cut_s: float = -1.0  # loop time of the last decrease: what was sent before it says nothing new
-    rest_until_s: float = 0.0  # loop time; a 429 asks for it
-    throttled: int = 0  # 429s in a row
-    faults: int = 0  # in a row
+    limit: float  # maximum number of requests at the same time, >= 1
+    growing: bool = True  # the limit has not been decreased yet
+    outstanding: int = 0  # requests in flight
+    asked: int = 0  # requests so far; breaks ties of the load
+    cut_s: float = -1.0  # loop time of the last decrease
+    rest_until_s: float = 0.0  # loop time before which no request is sent, after a 429
+    throttled: int = 0  # consecutive 429s
+    faults: int = 0  # consecutive
     outages: int = 0  # since the last success
-    out: str = ""  # why it is taken out
+    away: str = ""  # why the endpoint is unavailable; empty while it is available
 
     @property
     def load(self) -> tuple[int, int]:
-        """The least is asked next. What fails at once has few outstanding requests: its faults count as such."""
+        """Sort key: the least is next. Faults count, because fast failures leave few in flight."""
         return self.outstanding + self.faults, self.asked
 
 
 class Pool:
-    """Hands out endpoints: the one with the fewest outstanding requests, to who has waited longest.
+    """Hand out the endpoint with the fewest outstanding requests, first come, first served.
 
-    The concurrency of each adapts by additive increase and multiplicative decrease: it doubles each round until the first
-    decrease, and afterwards grows by one per round, as long as it is used to the full.
+    The concurrency of an endpoint adapts by additive increase and multiplicative decrease: it
+    doubles each round until the first decrease, then grows by one per round while it is used up.
 
     Args:
-        place: what messages begin with.
-        urls: of the endpoints.
-        max_concurrency: requests in flight at most, over all of them.
-        wait_s: how long a request waits while none is left.
+        place: prefix of messages.
+        urls: URLs of the endpoints.
+        max_concurrency: maximum number of requests in flight, over all endpoints.
+        wait_s: how long a request waits while all endpoints are away.
     """
 
     def __init__(
@@ -60,49 +60,56 @@ class Pool:
 
     @property
     def away(self) -> str | None:
-        """Why no request can be made now; None while an endpoint is left."""
+        """Why no request can be sent now; None while an endpoint is available."""
         for endpoint in self.endpoints:
-            if not endpoint.out:
+            if not endpoint.away:
                 return None
-        return "; ".join(endpoint.out for endpoint in self.endpoints)
+        return "; ".join(endpoint.away for endpoint in self.endpoints)
 
     async def acquire(self) -> Endpoint:
-        """An endpoint with room for a request; `release` it afterwards.
+        """Wait for an endpoint with room for a request; `release` it afterwards.
 
         Raises:
-            Unavailable: none is left.
+            Unavailable: all endpoints are away.
         """
         if not self._waiting and (endpoint := self._free()):
             return self._take(endpoint)
         future: asyncio.Future[Endpoint] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
-        self._dispatch()  # those before it may all have given up
+        self._dispatch()  # all earlier waiters may have been cancelled
         if self.away:
-            self._nowhere([future])
+            self._fail_waiting([future])
         try:
             return await future
         except asyncio.CancelledError:
-            if future.done() and not future.cancelled() and not future.exception():
-                self.release(
-                    future.result()
-                )  # it was handed over in the moment of the cancellation
+            handed_over = future.done() and not future.cancelled() and not future.exception()
+            if handed_over:  # after the cancellation, before this task ran
+                self.release(future.result())
             raise
 
     def release(self, endpoint: Endpoint) -> None:
-        """The request has ended."""
+        """Return the slot of a request that has ended."""
         endpoint.outstanding -= 1
         self.outstanding -= 1
         self._dispatch()
 
     def succeeded(self, endpoint: Endpoint) -> None:
-        """It keeps up."""
+        """Record a success: reset the counters, and raise the limit where it is used up."""
         endpoint.faults = endpoint.throttled = endpoint.outages = 0
         if endpoint.outstanding >= int(endpoint.limit):
             step = 1.0 if endpoint.growing else 1.0 / endpoint.limit
             endpoint.limit = min(endpoint.limit + step, self._max_concurrency)
 
     def cut(self, endpoint: Endpoint, sent_s: float) -> bool:
-        """A request that was sent at this loop time was too much; False where its round was cut already."""
+        """Halve the limit, once per round.
+
+        Args:
+            endpoint: the endpoint that was overloaded.
+            sent_s: loop time at which the refused request was sent.
+
+        Returns:
+            False where the request was sent before the last decrease: nothing changes.
+        """
         if sent_s < endpoint.cut_s:
             return False
         endpoint.limit = max(1.0, endpoint.limit / 2)
@@ -111,31 +118,31 @@ class Pool:
         return True
 
     def rest(self, endpoint: Endpoint, pause_s: float) -> None:
-        """Leave it alone for so long."""
+        """Send no request for `pause_s` seconds."""
         loop = asyncio.get_running_loop()
         endpoint.rest_until_s = max(endpoint.rest_until_s, loop.time() + pause_s)
         loop.call_at(endpoint.rest_until_s + 0.001, self._dispatch)
 
-    def take_out(self, endpoint: Endpoint, reason: str) -> int:
-        """Ask it no more; the number of endpoints that are left."""
-        endpoint.out = reason
+    def set_away(self, endpoint: Endpoint, reason: str) -> int:
+        """Mark an endpoint as unavailable, and return the number of available ones."""
+        endpoint.away = reason
         endpoint.outages += 1
-        left = sum(not other.out for other in self.endpoints)
-        if not left:
-            self._nowhere(list(self._waiting))
-        return left
+        num_available = sum(not other.away for other in self.endpoints)
+        if not num_available:
+            self._fail_waiting(list(self._waiting))
+        return num_available
 
-    def put_back(self, endpoint: Endpoint) -> None:
-        """It is there again."""
-        endpoint.out, endpoint.faults, endpoint.growing = "", 0, True
+    def set_available(self, endpoint: Endpoint) -> None:
+        """Mark an endpoint as available again."""
+        endpoint.away, endpoint.faults, endpoint.growing = "", 0, True
         endpoint.limit, endpoint.rest_until_s = self._first_limit, 0.0
         self._dispatch()
 
     def reset(self) -> None:
-        """Forget what is tied to an event loop, and which endpoints were out."""
+        """Forget everything tied to an event loop, and which endpoints were away."""
         self._waiting.clear()
         for endpoint in self.endpoints:
-            endpoint.out, endpoint.rest_until_s, endpoint.cut_s = "", 0.0, -1.0
+            endpoint.away, endpoint.rest_until_s, endpoint.cut_s = "", 0.0, -1.0
 
     def _free(self) -> Endpoint | None:
         if self.outstanding >= self._max_concurrency:
@@ -144,7 +151,7 @@ class Pool:
         for endpoint in self.endpoints:
             free = (
                 endpoint.outstanding < int(endpoint.limit)
-                and not endpoint.out
+                and not endpoint.away
                 and endpoint.rest_until_s <= now_s
             )
             if free and (best is None or endpoint.load < best.load):
@@ -163,8 +170,8 @@ class Pool:
             if not future.done():
                 future.set_result(self._take(endpoint))
 
-    def _nowhere(self, waiting: Sequence[asyncio.Future[Endpoint]]) -> None:
-        """No endpoint is left: those that wait hear of it, once they have waited long enough."""
+    def _fail_waiting(self, waiting: Sequence[asyncio.Future[Endpoint]]) -> None:
+        """Fail these requests after `wait_s` seconds, unless an endpoint is available by then."""
 
         def give_up() -> None:
             if self.away:

@@ -1,0 +1,105 @@
+"""The choice of an endpoint and its concurrency, without a server."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from yarl import URL
+
+from tests.helpers import wait
+from toa_trl.errors import Unavailable
+from toa_trl.models.endpoints.pool import FIRST_LIMIT, Pool
+
+
+def make(num_endpoints: int = 1, max_concurrency: int = 256, wait_s: float = 0.0) -> Pool:
+    urls = [URL(f"http://host{number}") for number in range(num_endpoints)]
+    return Pool("here", urls, max_concurrency, wait_s)
+
+
+def test_a_round_of_429s_halves_the_limit_once() -> None:
+    async def run() -> None:
+        pool = make()
+        endpoint = pool.endpoints[0]
+        sent_s = asyncio.get_running_loop().time()
+        await asyncio.sleep(0.002)
+        assert pool.cut(endpoint, sent_s)
+        for _ in range(5):  # sent in the same round
+            assert not pool.cut(endpoint, sent_s)
+        assert endpoint.limit == FIRST_LIMIT / 2
+        await asyncio.sleep(0.002)
+        assert pool.cut(endpoint, asyncio.get_running_loop().time())
+        assert endpoint.limit == FIRST_LIMIT / 4
+
+    wait(run())
+
+
+def test_a_request_cancelled_when_it_gets_its_slot_returns_the_slot() -> None:
+    async def run() -> None:
+        pool = make(max_concurrency=1)
+        endpoint = await pool.acquire()
+        waiting = asyncio.create_task(pool.acquire())
+        await asyncio.sleep(0)
+        pool.release(endpoint)  # hands the slot to the waiting request
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert pool.outstanding == endpoint.outstanding == 0
+        assert await asyncio.wait_for(pool.acquire(), 10) is endpoint
+
+    wait(run())
+
+
+def test_faults_count_as_load() -> None:
+    async def run() -> None:
+        pool = make(num_endpoints=2)
+        failing, working = pool.endpoints
+        failing.faults = 3
+        chosen = [await pool.acquire() for _ in range(4)]
+        assert chosen == [working, working, working, failing]
+
+    wait(run())
+
+
+def test_of_equal_load_the_endpoint_with_fewer_requests_is_next() -> None:
+    async def run() -> None:
+        pool = make(num_endpoints=2)
+        chosen = []
+        for _ in range(4):
+            endpoint = await pool.acquire()
+            chosen.append(endpoint)
+            pool.release(endpoint)
+        first, second = pool.endpoints
+        assert chosen == [first, second, first, second]
+
+    wait(run())
+
+
+def test_a_success_resets_all_counters() -> None:
+    async def run() -> None:
+        pool = make()
+        endpoint = await pool.acquire()
+        endpoint.faults = endpoint.throttled = endpoint.outages = 3
+        pool.succeeded(endpoint)
+        assert (endpoint.faults, endpoint.throttled, endpoint.outages) == (0, 0, 0)
+        assert endpoint.limit == FIRST_LIMIT  # it was not used up
+
+    wait(run())
+
+
+def test_away_names_the_reasons_only_while_all_are_away() -> None:
+    async def run() -> None:
+        pool = make(num_endpoints=2)
+        first, second = pool.endpoints
+        assert pool.set_away(first, "first is down") == 1
+        assert pool.away is None
+        assert await pool.acquire() is second
+        assert pool.set_away(second, "second is down") == 0
+        assert pool.away == "first is down; second is down"
+        with pytest.raises(Unavailable, match="here: no server answers: first is down"):
+            await pool.acquire()
+        pool.set_available(first)
+        assert pool.away is None
+        assert await pool.acquire() is first
+
+    wait(run())
