@@ -340,7 +340,7 @@ def test_files_that_are_none_are_named(tmp_path: Path) -> None:
         "no.parquet": "is not parquet",
         "no.jsonl": "line 1: not JSON",
         "gone.jsonl": "is no",
-        ".": "of a folder or a data set on the Hub, name the file",
+        ".": "for a folder or a data set on the Hub, name the file",
     }.items():
         with pytest.raises(ConfigError, match=named):
             Index([str(tmp_path / name)])
