@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from toa_trl.report.evaluation import known, number, sections
+from toa_trl.report.html import Picture, Section, Table
 from toa_trl.report.outcome import opening, searches, student
-from toa_trl.report.words import Picture, Section, Table
 
 WINS: dict[str, Any] = {
     "model": "sft",

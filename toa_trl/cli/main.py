@@ -16,7 +16,7 @@ from toa_trl.errors import ConfigError
 from toa_trl.hub.dataset_card import replace_audit
 from toa_trl.hub.push import push_folder
 from toa_trl.report.audit import FILE, card_section, measure, read_audit
-from toa_trl.report.audit.words import overlaps_said, warnings
+from toa_trl.report.audit.findings import describe_overlaps, warnings
 from toa_trl.report.page import write_report
 from toa_trl.rewards import make_reward
 from toa_trl.rewards.calibration import calibrate
@@ -190,7 +190,7 @@ def _audit(run: Path, against: list[str], output: Path | None) -> None:
     audit = measure(run, against)
     if not against and (run / FILE).is_file():  # what was found before is still true
         audit = replace(audit, contamination=read_audit(run).contamination)
-    for said in (*warnings(audit), overlaps_said(audit.contamination)):
+    for said in (*warnings(audit), describe_overlaps(audit.contamination)):
         print(said)
     if output is not None:
         try:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from toa_trl.report import figures
-from toa_trl.report.words import DASH, MINUS, Picture, Section, Table, count, listed, many
+from toa_trl.report.html import DASH, MINUS, Picture, Section, Table, count, listed, many
 
 Row = Mapping[str, Any]
 OUTCOMES = ("won / tied / lost", "failed")

@@ -10,8 +10,7 @@ from markupsafe import Markup
 
 from toa_trl.report import figures
 from toa_trl.report.evaluation import known, number, with_bounds
-from toa_trl.report.training import Column, Floats
-from toa_trl.report.words import (
+from toa_trl.report.html import (
     DASH,
     Picture,
     Section,
@@ -25,6 +24,7 @@ from toa_trl.report.words import (
     share,
     signed,
 )
+from toa_trl.report.training import Column, Floats
 
 STAGES = {"base": "before", "sft": "after SFT", "dpo": "after DPO"}
 MEASURES = {  # key of results.json -> label

@@ -6,8 +6,8 @@ figure.
     rollouts.py   every play, read once        figures.py      matplotlib -> <svg>
     trees.py      the trees of some prompts    sections.py     sections about the run
     training.py   sft/ and dpo/                outcome.py      ... about its results
-    words.py      elements of the page         evaluation.py   ... about evaluations
-                                               audited.py      ... about the audit
+    html.py       elements of the page         evaluation.py   ... about evaluations
+                                               audit_section.py
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from toa_trl.errors import ConfigError
 from toa_trl.report import evaluation, figures, outcome, sections, trees
 from toa_trl.report.audit import read_audit
 from toa_trl.report.audit.blocks import rollout_files
-from toa_trl.report.audited import audited
+from toa_trl.report.audit_section import audit_section
 from toa_trl.report.figures import comparison_figure
+from toa_trl.report.html import Section
 from toa_trl.report.rollouts import summarize
 from toa_trl.report.training import read_pairs, read_sft
-from toa_trl.report.words import Section
 
 __all__ = ["comparison_figure", "write_report"]
 
@@ -71,7 +71,7 @@ def write_report(
         sections.best_against_plays(summary),
         Section("tree", "The tree of a prompt"),
         outcome.training_data(read_sft(run_dir), *read_pairs(run_dir, files), agents),
-        audited(read_audit(run_dir)),
+        audit_section(read_audit(run_dir)),
         outcome.student(results),
         outcome.searches(results),
         *evaluation.sections(results),

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from toa_trl.report import figures
-from toa_trl.report.audit.words import many
+from toa_trl.report.audit.findings import many
 
 FILE = "rewards.png"
 

@@ -12,8 +12,7 @@ from markupsafe import Markup
 
 from toa_trl.hub.dataset_card import reward_name
 from toa_trl.report import figures
-from toa_trl.report.rollouts import Summary
-from toa_trl.report.words import (
+from toa_trl.report.html import (
     DASH,
     Facts,
     Picture,
@@ -30,6 +29,7 @@ from toa_trl.report.words import (
     share,
     signed,
 )
+from toa_trl.report.rollouts import Summary
 
 MAX_DEPTHS = 8  # rows of the depth panel; the last one includes deeper plays
 MAX_PATHS = 10

@@ -21,7 +21,7 @@ from toa_trl.data.prompts import as_prompts
 from toa_trl.errors import ConfigError
 from toa_trl.report.audit import Contamination, Index, find_contamination
 from toa_trl.report.audit.evaluation_sets import COMMON, REPEATS
-from toa_trl.report.audit.text import hashes, joined, windows, words
+from toa_trl.report.audit.text import hashes, joined, windows, words_of
 from toa_trl.tasks import make_task
 from toa_trl.types import Message, Prompt, Rollout
 
@@ -93,8 +93,8 @@ def test_messages_are_a_question_but_for_the_systems(tmp_path: Path) -> None:
 
 
 def test_a_character_is_a_word_where_words_have_no_spaces(tmp_path: Path) -> None:
-    assert words("是否有途径, ＡＢＣ処罰!") == [*"是否有途径", "abc", *"処罰"]
-    assert joined(words("我们 use Python 3.11 吗")) == "我们 use python 311 吗"
+    assert words_of("是否有途径, ＡＢＣ処罰!") == [*"是否有途径", "abc", *"処罰"]
+    assert joined(words_of("我们 use Python 3.11 吗")) == "我们 use python 311 吗"
     text = "以免再次发生这样的事情所以我们必须努力"
     index = Index([written(tmp_path / "e.jsonl", [{"source": text}])])
     assert longest(index, f"他说：“{text[2:15]}”。") == 13
@@ -277,7 +277,9 @@ def test_what_repeats_itself_is_looked_at_in_some_places(tmp_path: Path) -> None
     (table,) = index._tables.values()
     one = " ".join(["ha"] * 500)
     assert longest(index, one) >= 13
-    assert len(list(table.find(windows(hashes(words(one)), 13)))) == REPEATS**2  # and not 488 ** 2
+    assert (
+        len(list(table.find(windows(hashes(words_of(one)), 13)))) == REPEATS**2
+    )  # and not 488 ** 2
 
 
 @given(

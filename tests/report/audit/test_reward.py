@@ -25,8 +25,8 @@ from toa_trl.report.audit import read_audit
 from toa_trl.report.audit import reward as rewards
 from toa_trl.report.audit.best import holds, nearly_same
 from toa_trl.report.audit.correlation import Correlating
-from toa_trl.report.audit.text import words
-from toa_trl.report.audit.words import LENGTH_CORRELATION, second_said, warnings
+from toa_trl.report.audit.findings import LENGTH_CORRELATION, describe_second_reward, warnings
+from toa_trl.report.audit.text import words_of
 from toa_trl.types import Action, Play, Rollout
 
 Save = Callable[..., Path]
@@ -205,16 +205,16 @@ def test_a_sign_makes_another_response(draft: str, text: str, same: int, save: S
 
 
 def test_texts_that_are_nearly_the_same() -> None:
-    text = words(LONG * 3)
+    text = words_of(LONG * 3)
     assert nearly_same(text, text)
     assert nearly_same([], [])
     assert not nearly_same(text, [])
     assert not nearly_same(["a"], ["b"])
     assert not nearly_same(
-        text, words(LONG + "Another sentence that has nothing of the first, at all, in it. " * 5)
+        text, words_of(LONG + "Another sentence that has nothing of the first, at all, in it. " * 5)
     )
-    assert holds(text, words(LONG))
-    assert not holds(words(LONG)[:13], words(LONG))
+    assert holds(text, words_of(LONG))
+    assert not holds(words_of(LONG)[:13], words_of(LONG))
     assert not holds([], [])
 
 
@@ -304,14 +304,14 @@ def test_a_second_reward_that_failed_is_no_second_reward(
         rollout(*(second(play(i, -float(i)), x) for i, x in enumerate(seconds)), id=id)
         for id in "ab"
     ]
-    text = second_said(read_audit(save(runs)).reward)
+    text = describe_second_reward(read_audit(save(runs)).reward)
     assert said in text
     assert also in text
 
 
 def test_prompts_that_the_second_reward_failed_on_are_counted(save: Save) -> None:
     runs = [rollout(second(play(0, 1.0), None if id == "a" else 1.0), id=id) for id in "abc"]
-    assert "gives the selected responses of 2 of 3 prompts a mean of 1," in second_said(
+    assert "gives the selected responses of 2 of 3 prompts a mean of 1," in describe_second_reward(
         read_audit(save(runs)).reward
     )
 

@@ -6,7 +6,7 @@
     best.py              the best play of each prompt
     correlation.py       reward with length, and with a second reward
     language.py          language of a text
-    words.py             the audit in sentences
+    findings.py          the audit in sentences
     text.py, blocks.py   shared helpers for texts, and for reading rollouts
 
 `measure` audits a run; audit.json in the run's folder is shown by report and data set card.
@@ -23,8 +23,8 @@ from typing import Any
 from toa_trl.errors import ConfigError
 from toa_trl.report.audit.contamination import Contamination, find_contamination
 from toa_trl.report.audit.evaluation_sets import Index
+from toa_trl.report.audit.findings import card_section
 from toa_trl.report.audit.reward import RewardAudit, audit_reward
-from toa_trl.report.audit.words import card_section
 from toa_trl.utils.files import replace_text
 
 FILE = "audit.json"

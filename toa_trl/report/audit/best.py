@@ -11,7 +11,7 @@ import numpy as np
 
 from toa_trl.report.audit.blocks import questions_of
 from toa_trl.report.audit.language import asked_language, language_of
-from toa_trl.report.audit.text import grams, words
+from toa_trl.report.audit.text import grams, words_of
 
 # near duplicates as in "Deduplicating Training Data Makes Language Models Better" (arXiv 2107.06499,
 # appendix A): 0.8 of all 5 consecutive words in common
@@ -59,15 +59,15 @@ class BestSoFar:
             columns: further columns of the prompt.
         """
         questions = questions_of(columns, messages[-1]["content"] if messages else "")
-        own, signed = words(response), words(response, signs=True)
+        own, signed = words_of(response), words_of(response, signs=True)
         asked = asked_language(messages, columns)
         answered = language_of(response) if asked else None
         self.counts.update(
             prompts=1,
             truncated=finish_reason == "length",
             with_draft=bool(drafts),
-            repeat_draft=any(nearly_same(signed, words(draft, signs=True)) for draft in drafts),
-            repeat_prompt=any(holds(own, words(question)) for question in questions),
+            repeat_draft=any(nearly_same(signed, words_of(draft, signs=True)) for draft in drafts),
+            repeat_prompt=any(holds(own, words_of(question)) for question in questions),
             judged=answered is not None,
         )
         if asked is not None and answered is not None and asked != answered:

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from toa_trl.errors import ConfigError
-from toa_trl.report.audit.text import Hashes, hashes, windows, words
+from toa_trl.report.audit.text import Hashes, hashes, windows, words_of
 from toa_trl.types import as_messages
 from toa_trl.utils.files import read_jsonl
 
@@ -124,7 +124,7 @@ class Index:
             text: a text of a run.
             prompt: whether it is a whole prompt, which may equal a question of few words.
         """
-        some = words(text)
+        some = words_of(text)
         for number in self._whole.get(" ".join(some), ()) if prompt else ():
             yield Match(self._sources[number], tuple(some))
         own, theirs = hashes(some), dict[int, list[str]]()
@@ -220,8 +220,8 @@ def _problems(file: Path) -> Iterator[tuple[str, list[str], list[list[str]]]]:
             raise ConfigError(
                 f"{place}: needs one of the columns {', '.join(QUESTIONS)}; columns: {columns}"
             )
-        question = words(question_text(place, row[column]))
-        answers = [words(row[name]) for name in ANSWERS if isinstance(row.get(name), str)]
+        question = words_of(question_text(place, row[column]))
+        answers = [words_of(row[name]) for name in ANSWERS if isinstance(row.get(name), str)]
         id = row.get("id")
         yield (
             str(num - 1 if id is None else id),

@@ -23,7 +23,7 @@ SIGNED = re.compile(rf"{POINT}[^\w\s]|_")
 BASE = np.uint64(0x9E3779B97F4A7C15)  # odd: every word of a window counts in the whole 64 bits
 
 
-def words(text: str, *, signs: bool = False) -> list[str]:
+def words_of(text: str, *, signs: bool = False) -> list[str]:
     """Return the words of a text: NFKC, lower case, without punctuation.
 
     Args:

@@ -20,7 +20,7 @@ from toa_trl.report.audit import (
     measure,
 )
 from toa_trl.report.audit.contamination import Overlap
-from toa_trl.report.audit.words import SHOWN
+from toa_trl.report.audit.findings import SHOWN
 from toa_trl.report.page import write_report
 
 

@@ -7,23 +7,23 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from toa_trl.report.audit import Audit, words
-from toa_trl.report.words import DASH, Section, Table, bar, count, many
+from toa_trl.report.audit import Audit, findings
+from toa_trl.report.html import DASH, Section, Table, bar, count, many
 
 SHOWN_CHARS = 160  # of an overlap's words
 
 
-def audited(audit: Audit) -> Section:
+def audit_section(audit: Audit) -> Section:
     """Show the warnings, then the findings."""
     section = Section("audit", "Audit")
     section.blocks += [
-        Markup("<strong>{}</strong>").format(_with_code(said)) for said in words.warnings(audit)
+        Markup("<strong>{}</strong>").format(_with_code(said)) for said in findings.warnings(audit)
     ]
     found = audit.contamination
-    section.blocks.append(_with_code(words.overlaps_said(found)))
+    section.blocks.append(_with_code(findings.describe_overlaps(found)))
     if found is not None and found.overlaps:
         rows = []
-        for each in words.longest(found.overlaps):
+        for each in findings.longest(found.overlaps):
             problem = f"{Path(each.file).name}, {each.problem_id}"
             shared = (
                 each.words if len(each.words) <= SHOWN_CHARS else each.words[:SHOWN_CHARS] + "…"
@@ -41,16 +41,16 @@ def audited(audit: Audit) -> Section:
             )
         )
     reward = audit.reward
-    section.blocks.append(words.length_said(reward.length))
+    section.blocks.append(findings.describe_length(reward.length))
     if reward.pairs is not None:
         link = Markup('<a href="#pairs">Chosen against rejected</a>')
         section.blocks.append(Markup("For the lengths of the pairs see {}.").format(link))
-    section.blocks.append(_with_code(words.second_said(reward)))
+    section.blocks.append(_with_code(findings.describe_second_reward(reward)))
     if not reward.best.num_prompts:
         return section
     cells = [
         [what, count(num), count(of), bar(num, of) if of else DASH]
-        for what, num, of in words.best_said(reward)
+        for what, num, of in findings.faults_of_best_plays(reward)
     ]
     caption = "Faults of the best plays, one of each prompt."
     languages = [

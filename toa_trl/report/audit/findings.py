@@ -66,7 +66,7 @@ def warnings(audit: Audit) -> Iterator[str]:
             yield f"{share(num, total)} of the best plays {fault}."
 
 
-def overlaps_said(contamination: Contamination | None) -> str:
+def describe_overlaps(contamination: Contamination | None) -> str:
     """Describe the overlap with evaluation sets."""
     if contamination is None:
         return (
@@ -99,7 +99,7 @@ def overlaps_said(contamination: Contamination | None) -> str:
     return text + f"; {many(kept, 'overlapping prompt')} remain in the training data."
 
 
-def length_said(length: Correlation) -> str:
+def describe_length(length: Correlation) -> str:
     """Describe how the reward correlates with the length."""
     if length.pearson is None:
         return (
@@ -112,7 +112,7 @@ def length_said(length: Correlation) -> str:
     )
 
 
-def best_said(reward: RewardAudit) -> Iterator[tuple[str, int, int]]:
+def faults_of_best_plays(reward: RewardAudit) -> Iterator[tuple[str, int, int]]:
     """Yield (fault, number of best plays with it, number that were checked)."""
     best = reward.best
     yield "cut short by max_tokens", best.num_truncated, best.num_prompts
@@ -125,7 +125,7 @@ def best_said(reward: RewardAudit) -> Iterator[tuple[str, int, int]]:
     )
 
 
-def pairs_said(reward: RewardAudit) -> str:
+def describe_pairs(reward: RewardAudit) -> str:
     """Describe the lengths of chosen and rejected responses."""
     pairs = reward.pairs
     if pairs is None:
@@ -138,7 +138,7 @@ def pairs_said(reward: RewardAudit) -> str:
     )
 
 
-def second_said(reward: RewardAudit) -> str:
+def describe_second_reward(reward: RewardAudit) -> str:
     """Describe whether a second reward model agrees."""
     second, num, total = reward.second, reward.num_with_second, reward.num_scored
     if not num:
@@ -189,7 +189,7 @@ def card_section(audit: Audit) -> str:
     """Return the section "Audit" of the data set card, in Markdown, with its heading."""
     lines = ["## Audit", ""]
     lines += [f"**{warning}**\n" for warning in warnings(audit)]
-    lines += [f"- {overlaps_said(audit.contamination)}"]
+    lines += [f"- {describe_overlaps(audit.contamination)}"]
     overlaps = () if audit.contamination is None else audit.contamination.overlaps
     # without the texts: a published card must not spread the problems
     for overlap in longest(overlaps):
@@ -199,9 +199,12 @@ def card_section(audit: Audit) -> str:
         )
     if len(overlaps) > SHOWN:
         lines.append(f"    - and {len(overlaps) - SHOWN:,} more, in `audit.json`")
-    lines += [f"- {length_said(audit.reward.length)}", f"- {pairs_said(audit.reward)}"]
-    lines += [f"- {second_said(audit.reward)}", "- Of the best plays, one of each prompt:"]
-    for fault, num, total in best_said(audit.reward):
+    lines += [f"- {describe_length(audit.reward.length)}", f"- {describe_pairs(audit.reward)}"]
+    lines += [
+        f"- {describe_second_reward(audit.reward)}",
+        "- Of the best plays, one of each prompt:",
+    ]
+    for fault, num, total in faults_of_best_plays(audit.reward):
         lines.append(f"    - {fault}: {num:,} of {total:,} ({share(num, total)})")
     return "\n".join(lines) + "\n"
 

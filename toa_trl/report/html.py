@@ -12,12 +12,12 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from toa_trl.report.audit import words
+from toa_trl.report.audit import findings
 from toa_trl.report.figures import PALETTE
 
 MINUS = "−"
 DASH = "–"  # no value
-many = words.many
+many = findings.many
 
 
 @dataclass
@@ -67,7 +67,7 @@ def count(value: float) -> str:
 
 def share(part: float, whole: float) -> str:
     """Return a percentage without line breaks; a dash if the whole is zero."""
-    return words.share(part, whole).replace(" ", "\u00a0")
+    return findings.share(part, whole).replace(" ", "\u00a0")
 
 
 def rewards(values: NDArray[np.float64]) -> Callable[[float], str]:
