@@ -15,8 +15,9 @@ import yaml
 
 import toa_trl.models.batching
 from toa_trl.agents import make_agent
-from toa_trl.cli.config import SynthesisArguments
+from toa_trl.cli.config import SynthesisConfig
 from toa_trl.types import Prompt, Sampling, as_dicts
+from toa_trl.utils.config import validate
 
 CONFIG = "recipes/configs/demo/synthesize.yaml"
 IN_FLIGHT = 32
@@ -94,7 +95,7 @@ def batched(entry: dict[str, Any], prompts: list[Prompt], sampling: Sampling) ->
 
 def main() -> None:
     with open(CONFIG) as file:
-        config = SynthesisArguments(**yaml.safe_load(file))
+        config = validate(SynthesisConfig, yaml.safe_load(file))
     prompts, sampling = config.load_prompts(), Sampling(**config.sampling)
     entry = config.agents[-1]
     print(f"agent {entry['name']}, {torch.get_num_threads()} thread(s); tokens per second:")

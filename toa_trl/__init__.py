@@ -5,10 +5,14 @@ model answers next and which earlier response it improves (TOA, arXiv 2412.17061
 TRL's trainers. Importing this package loads neither torch nor trl.
 """
 
+from importlib.metadata import version
+
 from toa_trl.errors import AgentError, ConfigError, JournalError, RewardError, SearchError, ToaError
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampler import TOASampler
 from toa_trl.types import Action, Completion, Message, Play, Prompt, Rollout, Sampling, Score
+
+__version__ = version("toa_trl")
 
 __all__ = [
     "Action",

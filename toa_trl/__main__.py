@@ -1,8 +1,6 @@
 """`python -m toa_trl`."""
 
-from toa_trl.cli.arguments import user_errors
 from toa_trl.cli.main import main
 
 if __name__ == "__main__":
-    with user_errors():
-        main()
+    main()

@@ -14,14 +14,8 @@ import pytest
 import yaml
 
 from tests.helpers import EchoAgent
-from toa_trl.cli.arguments import parse, structure, user_errors
-from toa_trl.cli.config import (
-    PromptArguments,
-    SamplingArguments,
-    SynthesisArguments,
-    write_run_yaml,
-)
-from toa_trl.cli.main import main
+from toa_trl.cli.arguments import find_config, parse, user_errors
+from toa_trl.cli.main import run as main
 from toa_trl.errors import AgentError, ConfigError, JournalError, RewardError, SearchError, ToaError
 from toa_trl.sampler import TOASampler
 from toa_trl.tasks import Task
@@ -40,7 +34,7 @@ ROOT = Path(__file__).parents[2]
         (RewardError("none"), 1, "stopped: none"),
         (SearchError("nan"), 1, "stopped: nan"),
         (OSError(errno.ENOSPC, "No space left"), 1, "No space left"),
-        (KeyboardInterrupt(), 130, "stopped as asked"),
+        (KeyboardInterrupt(), 130, "stopped: interrupted"),
     ],
 )
 def test_exit_codes(
@@ -128,51 +122,11 @@ def test_an_unknown_option_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
     assert "budgte" in capsys.readouterr().err + str(raised.value)
 
 
-def test_structures_from_yaml_and_command_line() -> None:
-    assert structure("agents", [{"name": "a"}]) == [{"name": "a"}]
-    assert structure("agents", '[{"name": "a"}]') == [{"name": "a"}]
-    assert structure("reward", "{kind: classifier}") == {"kind": "classifier"}
-    with pytest.raises(ConfigError, match="--agents: neither YAML nor JSON"):
-        structure("agents", "[{")
-
-
-def test_prompt_arguments() -> None:
-    with pytest.raises(ConfigError, match="prompts: the key is missing"):
-        PromptArguments().load_prompts()
-    with pytest.raises(ConfigError, match="num_prompts"):
-        PromptArguments(prompts="x.jsonl", num_prompts=0).load_prompts()
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"agents": "{}"}, "agents: a list is needed"),
-        ({"reward": "[]"}, "reward: a dict is needed"),
-        ({"sampling": "3"}, "sampling: a dict is needed"),
-    ],
-)
-def test_sampling_arguments_of_another_shape_are_refused(
-    changes: dict[str, str], named: str
-) -> None:
-    with pytest.raises(ConfigError, match=named):
-        SamplingArguments(**changes)
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"output_dir": ""}, "output_dir"),
-        ({"sft": "{topk: 1}"}, "topk"),
-        ({"preference": "{policy: best}"}, "best"),
-        ({"preference": "{rejected_rank: 1}"}, "rejected_rank"),
-        ({"sft": "[]"}, "sft"),
-    ],
-)
-def test_synthesis_arguments_are_checked_before_anything_is_sampled(
-    changes: dict[str, str], named: str
-) -> None:
-    with pytest.raises(ConfigError, match=named):
-        SynthesisArguments(**{"output_dir": "x", **changes})
+def test_a_bundled_configuration_is_found_by_name() -> None:
+    assert find_config("demo/sft") == ROOT / "toa_trl/recipes/configs/demo/sft.yaml"
+    with pytest.raises(ConfigError, match=r"demo/synthesize.*did you mean 'demo/sft'") as raised:
+        find_config("demo/sfd")
+    assert "\n" not in str(raised.value)
 
 
 class Short(Task):
@@ -195,34 +149,21 @@ def of_the_question(prompts: list[Any], completions: list[Any], **columns: Any) 
     [
         ("math", "", "20"),
         ("math", "task: {name: math}", "20"),
-        ("tests.test_cli:Short", "task: tests.test_cli:Short", "20"),
-        ("tests.test_cli:Short", "", "29"),  # only run.yaml tells where it is
+        ("tests.cli.test_arguments:Short", "task: tests.cli.test_arguments:Short", "20"),
+        ("tests.cli.test_arguments:Short", "", "20"),  # the sampler writes run.yaml itself
     ],
 )
 def test_a_reward_is_calibrated_on_what_the_run_shows_it(
     task: str, run_yaml: str, mean: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [{"prompt": "x" * length, "answer": "1"} for length in (10, 30)]
-    entry = {"kind": "function", "function": "tests.test_cli:of_the_question"}
+    entry = {"kind": "function", "function": "tests.cli.test_arguments:of_the_question"}
     sampler = TOASampler([EchoAgent("a")], entry, "best_of_n", 2, task=task, progress=False)
     sampler.sample(rows, output_dir=tmp_path)
     if run_yaml:
         (tmp_path / "run.yaml").write_text(run_yaml)
     main(["calibrate", str(tmp_path), "--reward", str(entry)])
     assert capsys.readouterr().out == f"mean: {mean}, std: 10\n"
-
-
-def test_run_yaml(tmp_path: Path) -> None:
-    path = tmp_path / "run.yaml"
-    config = SynthesisArguments(output_dir="x", agents='[{"name": "ä"}]')
-    write_run_yaml(path, config, {"seed": 1}, started="now")
-    first = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert first["agents"] == [{"name": "ä"}]
-    assert first["started"] == "now"
-    assert {"python", "toa_trl", "torch", "trl", "transformers"} <= first["versions"].keys()
-    write_run_yaml(path, config, {"seed": 2})
-    assert yaml.safe_load(path.read_text(encoding="utf-8"))["fingerprint"] != first["fingerprint"]
-    assert [p.name for p in tmp_path.iterdir()] == ["run.yaml"]
 
 
 @pytest.mark.parametrize(

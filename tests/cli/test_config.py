@@ -6,22 +6,24 @@ from typing import Any
 import pytest
 import yaml
 
-from toa_trl.cli.config import EvaluationArguments, SynthesisArguments, make_verifier
+from toa_trl.cli.config import EvaluationConfig, SynthesisConfig
 from toa_trl.errors import ConfigError
+from toa_trl.evaluation.verifier import make_verifier
 from toa_trl.rewards.function import FunctionReward
 from toa_trl.rewards.math import MathReward
-from toa_trl.sampler import digest
+from toa_trl.sampling.identity import digest_of_prompts
 from toa_trl.tasks import make_task
 from toa_trl.types import Prompt
+from toa_trl.utils.config import validate
 
 SCRIPTED = [{"name": "a", "engine": "scripted"}]
 LENGTH = {"kind": "function", "function": "toa_trl.rewards.function:length_reward"}
 
 
-def arguments(**changes: Any) -> SynthesisArguments:
-    return SynthesisArguments(
-        **{"agents": SCRIPTED, "reward": LENGTH, "output_dir": "runs/x", **changes}
-    )
+def arguments(**changes: Any) -> SynthesisConfig:
+    settings = {"agents": SCRIPTED, "reward": LENGTH, "output_dir": "runs/x", **changes}
+    config: SynthesisConfig = validate(SynthesisConfig, settings)
+    return config
 
 
 def test_servers_of_a_fleet_are_filled_in(tmp_path: Path) -> None:
@@ -40,8 +42,8 @@ def test_servers_of_a_fleet_are_filled_in(tmp_path: Path) -> None:
         reward={"kind": "vllm"},
         endpoints=str(path),
     )
-    assert config.agents == [{"name": "llama", "engine": "openai", **served}, hosted, *SCRIPTED]  # type: ignore[comparison-overlap]
-    assert config.reward == {"kind": "vllm", **judge}  # type: ignore[comparison-overlap]
+    assert config.agents == [{"name": "llama", "engine": "openai", **served}, hosted, *SCRIPTED]
+    assert config.reward == {"kind": "vllm", **judge}
     config.new_sampler()
     with pytest.raises(ConfigError, match="qwen"):
         arguments(agents=[{"name": "qwen", "engine": "openai"}], endpoints=str(path))
@@ -59,7 +61,7 @@ def test_servers_of_a_fleet_are_filled_in_where_a_reward_holds_others(tmp_path: 
         "second": judge,
     }
     config = arguments(reward=reward, endpoints=str(path))
-    assert config.reward == {  # type: ignore[comparison-overlap]
+    assert config.reward == {
         "kind": "held_out",
         "reward": {"kind": "minimum", "rewards": [{"reward": {"kind": "vllm", **scorer}}]},
         "second": {"kind": "judge", "agent": {"name": "j", "engine": "openai", **served}},
@@ -107,14 +109,14 @@ def test_a_part_of_the_prompts(tmp_path: Path) -> None:
     assert ids(skip_prompts=4) == ["4"]
     with pytest.raises(ConfigError, match=r"skip_prompts: .* no prompt after the first 5"):
         ids(skip_prompts=5)
-    with pytest.raises(ConfigError, match="skip_prompts: a whole number >= 0"):
+    with pytest.raises(ConfigError, match="skip_prompts: must be >= 0, not -1"):
         ids(skip_prompts=-1)
 
 
 def test_an_unknown_runner_is_refused_by_name() -> None:
     with pytest.raises(
         ConfigError,
-        match=r"runner 'rya' is not known; choose one of local, ray.*did you mean 'ray'",
+        match="runner: must be one of 'local' or 'ray', not 'rya'",
     ):
         arguments(runner="rya")
 
@@ -160,8 +162,8 @@ def test_neither_is_where_the_servers_of_a_nested_reward_are() -> None:
     }
 
 
-def test_a_task_may_be_written_as_yaml_on_the_command_line() -> None:
-    config = arguments(task="{name: translation, target_language: English}")
+def test_a_task_may_be_a_mapping() -> None:
+    config = arguments(task={"name": "translation", "target_language": "English"})
     assert config.new_sampler().identity["task"]["target_language"] == "English"
     assert arguments().new_sampler().identity["task"]["name"] == "alignment"
 
@@ -172,21 +174,60 @@ MODELS = [{**SCRIPTED[0], "name": "base"}, {**SCRIPTED[0], "name": "sft"}]
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"models": []}, "models: a list of"),
-        ({"models": "[{engine: scripted}]"}, "models: a list of"),
-        ({"models": [*MODELS, MODELS[0]]}, "different names"),
-        ({"models": {}}, "models: a list is needed"),
-        ({"baseline": "bas"}, "baseline: 'bas' is none of the models: base, sft"),
-        ({"judge": {"agent": SCRIPTED[0]}}, "baseline: '' is none of the models"),
-        ({"alpaca_eval": "{annotator: {}}"}, "baseline: '' is none"),
-        ({"judge": {"mode": "pointwise"}, "baseline": "sft"}, "mode is pairwise or arena"),
-        ({"lm_eval": "[hellaswag]"}, "lm_eval: a dict is needed"),
-        ({"num_samples": -1}, "num_samples"),
+        ({"models": []}, "models: must have at least 1 entries"),
+        ({"models": [{"engine": "scripted"}]}, r"models\[0\]: the key 'name' is missing"),
+        ({"models": [*MODELS, MODELS[0]]}, "names must be different"),
+        ({"models": {}}, "models: must be a list"),
+        ({"baseline": "bas"}, "baseline: must be one of the models base, sft, not 'bas'"),
+        ({"judge": {"agent": SCRIPTED[0]}}, "baseline: must be one of"),
+        (
+            {"judge": {"agent": SCRIPTED[0], "mode": "pointwise"}, "baseline": "sft"},
+            "must be pairwise or arena",
+        ),
+        ({"lm_eval": ["hellaswag"]}, "lm_eval: must be a mapping"),
+        ({"lm_eval": {"taks": []}}, "lm_eval: unknown key 'taks'.*did you mean 'tasks'"),
+        ({"num_samples": -1}, "num_samples: must be >= 0"),
+        ({"verifier": {"kind": "mat"}}, "verifier: unknown kind 'mat'.*did you mean 'math'"),
     ],
 )
 def test_a_mistake_in_an_evaluation_is_named(changes: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        EvaluationArguments(**{"models": MODELS, **changes})
+        validate(EvaluationConfig, {"models": MODELS, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"output_dir": ""}, "output_dir: must not be empty"),
+        ({"agents": {}}, "agents: must be a list, not {}"),
+        ({"agents": SCRIPTED * 2}, "agents: 2 entries have the name 'a'"),
+        ({"agents": [{**SCRIPTED[0], "latency": 1}]}, r"agents\[0\]: unknown key 'latency'"),
+        ({"reward": []}, "reward: must be a mapping"),
+        ({"sampling": 3}, "sampling: must be a mapping"),
+        ({"sampling": {"top_p": 0}}, r"sampling\.top_p: must be > 0"),
+        ({"sampling": {"temprature": 0}}, "sampling: .*did you mean 'temperature'"),
+        ({"search_params": {"widht": 3}}, "search_params: .*did you mean 'width'"),
+        ({"sft": {"topk": 1}}, "sft: .*did you mean 'top_k'"),
+        ({"sft": {"without": []}}, "sft: unknown key 'without'"),
+        ({"preference": {"policy": "best"}}, "preference.policy"),
+        ({"preference": {"rejected_rank": 1}}, "preference.rejected_rank"),
+        ({"limits": {"max_token": 1}}, "limits: .*did you mean 'max_tokens'"),
+        ({"allocation": {"kind": "adaptive"}}, r"allocation\.kind: must be one of 'uniform'"),
+        ({"budget": True}, "budget: must be an integer, not True"),
+        ({"budegt": 3}, "unknown key 'budegt'.*did you mean 'budget'"),
+    ],
+)
+def test_a_mistake_in_a_run_is_named_before_anything_is_sampled(changes: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as raised:
+        arguments(**changes)
+    assert "\n" not in str(raised.value)
+
+
+def test_nested_values_stay_as_the_user_wrote_them() -> None:
+    config = arguments(sampling={"max_tokens": 7}, preference={"rejected_rank": 0.5})
+    settings = config.settings()
+    assert settings["sampling"] == {"max_tokens": 7}
+    assert settings["preference"] == {"rejected_rank": 0.5}
 
 
 def test_the_task_brings_its_verifier_where_its_column_is_there() -> None:
@@ -195,14 +236,16 @@ def test_the_task_brings_its_verifier_where_its_column_is_there() -> None:
     assert isinstance(make_verifier("", task, [there]), MathReward)
     assert make_verifier("", task, [not_there]) is None
     with pytest.raises(
-        ConfigError, match=r"1 of 2 prompts have no 'answer'.*the first is 'b', with: none"
+        ConfigError, match=r"1 of 2 have no 'answer'.*the first is 'b', with the columns: none"
     ):
         make_verifier("", task, [there, not_there])
     assert make_verifier("", make_task("alignment"), [there]) is None
     assert isinstance(
         make_verifier("toa_trl.rewards.function:length_reward", task, [there]), FunctionReward
     )
-    assert isinstance(make_verifier("{kind: math, column: gold}", task, [not_there]), MathReward)
+    assert isinstance(
+        make_verifier({"kind": "math", "column": "gold"}, task, [not_there]), MathReward
+    )
 
 
 def test_the_words_of_a_judge_and_the_columns_of_the_prompts_belong_to_a_run(
@@ -215,4 +258,4 @@ def test_the_words_of_a_judge_and_the_columns_of_the_prompts_belong_to_a_run(
     rubric.write_text("Be strict.")
     assert arguments(reward=judge).new_sampler().identity != kind
     one, other = (Prompt("a", "1?", {"answer": answer}) for answer in "12")  # type: ignore[arg-type]
-    assert digest([one]) != digest([other])
+    assert digest_of_prompts([one]) != digest_of_prompts([other])

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
 import io
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,8 @@ from tests.helpers import TextReward, number, play, rollout, wait
 from toa_trl import TOASampler
 from toa_trl.agents import Agent
 from toa_trl.agents.scripted import ScriptedAgent
+from toa_trl.cli import comparison
+from toa_trl.cli.config import ComparisonConfig
 from toa_trl.data.prompts import load_prompts
 from toa_trl.errors import ConfigError
 from toa_trl.evaluation.comparison import (
@@ -183,14 +183,6 @@ def test_draws_know_seeds_and_problems() -> None:
 def test_models_are_gone_before_the_first_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = importlib.util.spec_from_file_location(
-        "compare", Path(__file__).parents[2] / "recipes/compare.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    recipe = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "compare", recipe)
-    spec.loader.exec_module(recipe)
     left: list[Any] = []
     before = models()  # what other tests have left
 
@@ -203,7 +195,7 @@ def test_models_are_gone_before_the_first_training(
         return [{"search": "parallel"}]
 
     monkeypatch.setattr(Judge, "verdicts", untrained)
-    monkeypatch.setattr(recipe, "data_table", look)
+    monkeypatch.setattr(comparison, "data_table", look)
     for name, question in (
         ("prompts", "What?"),
         ("heldout", "Who was it, and when did they come to us from so far away?"),
@@ -218,18 +210,18 @@ def test_models_are_gone_before_the_first_training(
         "budget": 2,
         "seeds": [0],
     }
-    config = recipe.ComparisonArguments(
+    config = ComparisonConfig(
         prompts=f"{tmp_path}/prompts.jsonl",
-        searches="{parallel: {}}",
-        agents='[{"name": "a", "engine": "scripted"}]',
-        reward='{"kind": "length"}',
+        searches={"parallel": {}},
+        agents=[{"name": "a", "engine": "scripted"}],
+        reward={"kind": "length"},
         verifier="tests.evaluation.test_comparison:wrong",
-        train=json.dumps(train),
+        train=train,
         budgets=[],
         results=f"{tmp_path}/results.json",
         output_dir=str(tmp_path),
     )
-    wait(recipe.compare(config))
+    wait(comparison.compare_searches(config))
     assert left == []
     (found,) = json.loads((tmp_path / "results.json").read_text())["data_table"]
     assert found == {"search": "parallel", "num_overlapping": 1}

@@ -17,7 +17,7 @@ from tests.helpers import IDENTITY, play
 from tests.server import Process, serving
 from tests.test_rollouts import rollouts
 from toa_trl import Rollouts
-from toa_trl.cli.main import main
+from toa_trl.cli.main import run as main
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.hub.push import check_push, hub_errors, push_folder
 from toa_trl.report.audit import read_audit

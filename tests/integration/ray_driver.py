@@ -9,8 +9,9 @@ from pathlib import Path
 import yaml
 
 from toa_trl.cli.arguments import user_errors
-from toa_trl.cli.config import SynthesisArguments
+from toa_trl.cli.config import SynthesisConfig
 from toa_trl.distributed.ray import sample_on_ray
+from toa_trl.utils.config import validate
 
 
 def main(path: str, num_shards: int, num_gpus: float = 0) -> None:
@@ -19,9 +20,9 @@ def main(path: str, num_shards: int, num_gpus: float = 0) -> None:
     def say(num_scored: int, num_failed: int) -> None:
         print(f"progress: {num_scored} {num_failed}", flush=True)  # noqa: T201
 
-    config = SynthesisArguments(**yaml.safe_load(Path(path).read_text()))
+    config = validate(SynthesisConfig, yaml.safe_load(Path(path).read_text()))
     rollouts = sample_on_ray(
-        partial(SynthesisArguments.new_sampler, config),
+        partial(SynthesisConfig.new_sampler, config),
         config.load_prompts(),
         config.output_dir,
         num_shards=num_shards,

@@ -57,15 +57,15 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
         "unknown engine 'vlmm'; choose one of transformers, openai, vllm, recorded, scripted",
     ),
     "vllm": (agent(engine="vllm", model="x"), "vLLM cannot be imported"),
-    "no engine": (agent(), "agent 'a': the key 'engine' is missing"),
+    "no engine": (agent(), "agents[0]: the key 'engine' is missing"),
     "agent key": (agent(engine="transformers", modell="x"), "unknown key 'modell'"),
-    "agent without model": (agent(engine="transformers"), "agent 'a': the key 'model' is missing"),
+    "agent without model": (agent(engine="transformers"), "agents[0]: the key 'model' is missing"),
     "two of one name": (
         {"agents": [{"name": "a", "engine": "scripted"}] * 2},
-        "two agents have one name",
+        "names must be different",
     ),
-    "no agents": ({"agents": []}, "at least one agent"),
-    "agents not a list": ({"agents": {"name": "a"}}, "agents: a list is needed"),
+    "no agents": ({"agents": []}, "agents: must have at least 1 entries"),
+    "agents not a list": ({"agents": {"name": "a"}}, "agents: must be a list"),
     "base_url": (
         agent(engine="openai", model="m", base_url="localhost:8000"),
         "base_url must begin with http",
@@ -86,19 +86,25 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
         agent(engine="openai", model="m", base_url="http://x", api_key="sk"),
         "unknown key 'api_key'",
     ),
-    "endpoints": ({"endpoints": "no/such.yaml"}, "serve_agents.py"),
+    "endpoints": ({"endpoints": "no/such.yaml"}, "toa-trl serve-agents"),
     "limit": ({"limits": {"max_token": 5}}, "did you mean 'max_tokens'"),
-    "cost": ({"limits": {"max_cost": 5}}, "needs the price of an agent"),
-    "price": (agent(engine="scripted", price={"prompt": "low"}), "agent 'a': price: prompt"),
+    "cost": ({"limits": {"max_cost": 5}}, "limits.max_cost: needs an agent with a price"),
+    "price": (
+        agent(engine="scripted", price={"prompt": "low"}),
+        "agents[0].price.prompt: must be a number",
+    ),
     "limits no mapping": ({"limits": 5}, "limits"),
     "search_params no mapping": ({"search_params": [1]}, "search_params"),
-    "seed": ({"seed": -1}, "seed: a whole number >= 0"),
-    "agent no mapping": ({"agents": ["a"]}, "an entry needs a name and an engine"),
+    "seed": ({"seed": -1}, "seed: must be >= 0, not -1"),
+    "agent no mapping": (
+        {"agents": ["a"]},
+        "agents[0]: must be a mapping with the key 'engine', not 'a'",
+    ),
     "port": (
         agent(engine="openai", model="m", base_url="http://gpu1:99999/v1"),
         "agent 'a': base_url",
     ),
-    "patience": ({"patience_s": -1}, "patience_s: a number >= 0"),
+    "patience": ({"patience_s": -1}, "patience_s: must be >= 0"),
     "sampling": (
         agent(engine="scripted") | {"sampling": {"temprature": 1}},
         "did you mean 'temperature'",
@@ -109,10 +115,10 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "width": ({"search_params": {"width": 1}}, "width: must be >= the number of agents (2)"),
     "tau": ({"search_params": {"tau": 0}}, r"search_params.tau: must be > 0"),
     "tau as text": ({"search_params": {"tau": "low"}}, "tau"),
-    "budget": ({"budget": 0}, "budget: a whole number >= 1"),
-    "task": ({"task": "poetry"}, "task: name 'poetry' is not known"),
+    "budget": ({"budget": 0}, "budget: must be >= 1, not 0"),
+    "task": ({"task": "poetry"}, "task: unknown name 'poetry'"),
     "reward kind": ({"reward": {"kind": "clasifier"}}, "did you mean 'classifier'"),
-    "no reward": ({"reward": {}}, "reward: an entry needs a kind"),
+    "no reward": ({"reward": {}}, "reward: the key 'kind' is missing"),
     "reward function": (
         {"reward": {"kind": "function", "function": "no.such:f"}},
         "'no.such:f' cannot be imported",
@@ -121,12 +127,15 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "prompts": ({"prompts": "no/such.jsonl"}, "no/such.jsonl does not exist"),
     "prompts folder": ({"prompts": "docs-of-nobody"}, "cannot read docs-of-nobody"),
     "no prompts": ({"prompts": ""}, "prompts: the key is missing"),
-    "no output_dir": ({"output_dir": ""}, "output_dir: the key is missing"),
+    "no output_dir": ({"output_dir": ""}, "output_dir: must not be empty"),
     "unknown key": ({"budegt": 3}, "unknown key 'budegt'"),
-    "policy": ({"preference": {"policy": "best"}}, "policy 'best' is not known"),
-    "rank": ({"preference": {"rejected_rank": 1}}, "rejected_rank must be a whole number >= 2"),
+    "policy": ({"preference": {"policy": "best"}}, "preference.policy: must be one of"),
+    "rank": (
+        {"preference": {"rejected_rank": 1}},
+        "preference.rejected_rank: must be an integer >= 2",
+    ),
     "sft key": ({"sft": {"topk": 2}}, "did you mean 'top_k'"),
-    "plays_in_flight": ({"plays_in_flight": 0}, "plays_in_flight: a whole number >= 1"),
+    "plays_in_flight": ({"plays_in_flight": 0}, "plays_in_flight: must be >= 1, not 0"),
 }
 
 
@@ -176,7 +185,7 @@ def test_files(recipe: Callable[..., str], tmp_path: Path) -> None:
 
 
 def test_command_line(recipe: Callable[..., str], write_config: Callable[..., Path]) -> None:
-    assert "did you mean 'budget'" in recipe(
+    assert "did you mean '--budget'" in recipe(
         "synthesize", "--config", write_config(), "--budgett", 3
     )
     assert "neither YAML nor JSON" in recipe(
@@ -187,7 +196,7 @@ def test_command_line(recipe: Callable[..., str], write_config: Callable[..., Pa
 
 def test_evaluate_and_compare(recipe: Callable[..., str]) -> None:
     demo = "recipes/configs/demo"
-    assert "models: a list" in recipe(
+    assert "models: must have at least 1 entries" in recipe(
         "evaluate", "--config", f"{demo}/evaluate.yaml", "--models", "[]"
     )
     missing = json.dumps([{"name": "base", "engine": "transformers", "model": "runs/none"}])

@@ -36,13 +36,11 @@ FAULTS = [
 DRIVER = """
 import sys, yaml
 from toa_trl.cli.arguments import user_errors
-from toa_trl.cli.config import SynthesisArguments
+from toa_trl.cli.config import SynthesisConfig
+from toa_trl.utils.config import validate
 with user_errors():
-    config = SynthesisArguments(**yaml.safe_load(open(sys.argv[1])))
-    sampler = config.sampler(
-        config.agents, config.reward, config.search, config.budget, config.search_params, config.limits
-    )
-    sampler.sample(config.load_prompts(), config.output_dir)
+    config = validate(SynthesisConfig, yaml.safe_load(open(sys.argv[1])))
+    config.new_sampler().sample(config.load_prompts(), config.output_dir)
 """
 
 

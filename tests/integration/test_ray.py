@@ -18,9 +18,10 @@ import yaml
 
 from tests.integration.conftest import ENVIRONMENT, ROOT
 from toa_trl import Rollouts, TOASampler
-from toa_trl.cli.config import SynthesisArguments
+from toa_trl.cli.config import SynthesisConfig
 from toa_trl.distributed.ray import sample_on_ray
 from toa_trl.errors import ToaError
+from toa_trl.utils.config import validate
 
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="ray is not installed")
 pytestmark = pytest.mark.heavy
@@ -115,8 +116,8 @@ def machine_of(cluster: Any, worker: psutil.Process) -> Any:
 
 
 def assert_as_local(config: Path, run_dir: Path) -> None:
-    arguments = SynthesisArguments(**yaml.safe_load(config.read_text()))
-    agents: Any = [{**agent, "latency_s": 0} for agent in arguments.agents]  # type: ignore[call-overload]
+    arguments = validate(SynthesisConfig, yaml.safe_load(config.read_text()))
+    agents: Any = [{**agent, "latency_s": 0} for agent in arguments.agents]
     reward: Any = arguments.reward
     local = TOASampler(agents, reward, budget=BUDGET, search_params={"tau": 0.5}, progress=False)
     whole, run = local.sample(arguments.load_prompts()), Rollouts.load(run_dir)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import play
-from toa_trl.cli.main import main
+from toa_trl.cli.main import run as main
 from toa_trl.errors import ConfigError, JournalError
 from toa_trl.sampling.journal import Journal, Recovered, recover
 from toa_trl.types import Play, Prompt

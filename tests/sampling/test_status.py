@@ -13,7 +13,7 @@ from rich.console import Console
 
 from tests.helpers import EchoAgent, TextReward, play
 from toa_trl import TOASampler
-from toa_trl.cli.main import main
+from toa_trl.cli.main import run as main
 from toa_trl.errors import ConfigError, JournalError
 from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.status import print_status, status

@@ -1,0 +1,1 @@
+"""The command `toa-trl`: typed options, and one module per group of commands."""

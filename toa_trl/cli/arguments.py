@@ -1,26 +1,31 @@
-"""What the recipes share: options from YAML and command line, and errors that a user can act on."""
+"""Options from YAML and the command line, and errors that a user can act on."""
 
 from __future__ import annotations
 
+import argparse
 import errno
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, NoReturn
 
 from toa_trl.errors import ConfigError, ToaError
+from toa_trl.utils.config import nearest, unknown_key
 from toa_trl.utils.files import read_yaml
-from toa_trl.utils.registry import check_keys
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
 
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Say an error in one line, and exit: 2 for a user's mistake, 1 for a run that could not go on, 130 for Ctrl-C."""
+    """Report an error in one line and exit.
+
+    The exit code is 2 for a user's mistake, 1 for a run that cannot continue, 130 for Ctrl-C.
+    """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
         yield
@@ -29,32 +34,57 @@ def user_errors() -> Iterator[None]:
     except ToaError as error:
         _exit(f"stopped: {error}", 1)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
+        if error.errno not in FULL_DISK:
             raise
-        _exit(f"stopped: {error}; what was done so far is kept, and the same command goes on", 1)
+        _exit(f"stopped: {error}; finished work is kept, repeat the command to resume", 1)
     except KeyboardInterrupt:
-        _exit("stopped as asked; what was done so far is kept, and the same command goes on", 130)
+        _exit("stopped: interrupted; finished work is kept, repeat the command to resume", 130)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser with help of 100 columns and errors of one line."""
+
+    def __init__(self, **options: Any) -> None:
+        """Create the parser; see `argparse.ArgumentParser`."""
+        options.setdefault("formatter_class", help_formatter(argparse.HelpFormatter))
+        super().__init__(**options, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the error of a command line."""
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, and name the nearest option for one that is unknown."""
+        parsed, rest = super().parse_known_args(args, namespace)
+        for argument in rest:
+            if argument.startswith("--"):
+                option = argument.partition("=")[0]
+                close = nearest(option, self._option_string_actions)
+                self.error(f"unknown option {option!r}{close}")
+        return parsed, rest
+
+
+def help_formatter(kind: type[argparse.HelpFormatter]) -> Any:
+    """Return a formatter of 100 columns."""
+    return lambda prog: kind(prog, width=100, max_help_position=30)
 
 
 def parse(parser: Any, arguments: list[str] | None = None) -> tuple[Any, ...]:
-    """The dataclasses of a `TrlParser`, from --config and the command line.
+    """Return the dataclasses of a `TrlParser`, from --config and the command line.
 
     Raises:
-        ConfigError: the YAML file is missing or no mapping, or a key in it is not known (the nearest known one is named).
-        SystemExit: with code 2, as argparse does: a value of the command line is of another type.
+        ConfigError: the file cannot be read, a key or option is unknown, or TRL refuses a value.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    path, config = config_of(arguments)
-    known = [
-        action.dest for action in parser._actions if action.dest != "help"
-    ]  # TrlParser goes by these as well
-    check_keys(str(path), config, [*known, "env"])
-    given = [word[2:].partition("=")[0] for word in arguments if word.startswith("--")]
-    check_keys(
-        "command line",
-        given,
-        [*known, *(word[2:] for word in parser._option_string_actions), "config"],
-    )
+    arguments = with_bundled_config(sys.argv[1:] if arguments is None else arguments)
+    path, settings = config_of(arguments)
+    known = [action.dest for action in parser._actions if action.dest != "help"]
+    check_keys_known(settings, [*known, "env"], str(path))
+    options = [option for option in parser._option_string_actions if option.startswith("--")]
+    for argument in arguments:
+        option = argument.partition("=")[0]
+        if option.startswith("--") and option not in (*options, "--config"):
+            raise ConfigError(f"unknown option {option!r}{nearest(option, options)}; see --help")
+    parser.error = _raise_usage_error
     try:
         return tuple(parser.parse_args_and_config(arguments))
     except (ValueError, TypeError) as error:
@@ -63,52 +93,109 @@ def parse(parser: Any, arguments: list[str] | None = None) -> tuple[Any, ...]:
         raise ConfigError(str(error)) from error
 
 
-def config_of(arguments: list[str]) -> tuple[Path | None, dict[str, Any]]:
-    """The file that --config names, and what it holds; (None, {}) without one.
+def check_keys_known(settings: Iterable[object], known: Iterable[str], place: str) -> None:
+    """Refuse a key that is not among the known ones.
 
     Raises:
-        ConfigError: it is missing, or no mapping.
+        ConfigError: names the key and the nearest known one.
     """
-    if "--config" not in arguments[:-1]:
+    known = list(known)
+    for key in settings:
+        if key not in known:
+            raise ConfigError(f"{place}: {unknown_key(key, known)}")
+
+
+def config_of(arguments: Sequence[str]) -> tuple[Path | None, dict[str, Any]]:
+    """Return the file that --config names, and its content; (None, {}) without one.
+
+    Raises:
+        ConfigError: it is missing, or not a mapping.
+    """
+    name = _value_of(arguments, "config")
+    if not isinstance(name, str):
         return None, {}
-    path = Path(arguments[arguments.index("--config") + 1])
+    path = find_config(name)
     return path, read_yaml(path, place="--config: ")
 
 
-def option_of(arguments: list[str], key: str) -> Any:
-    """What the command line, or else --config, says of one key, before they are parsed; None: nothing.
+def option_of(arguments: Sequence[str], key: str) -> Any:
+    """Return the value of a key on the command line, or else in --config, before they are parsed.
+
+    Returns:
+        The value; True for an option without one; None if the key is not given.
 
     Raises:
         ConfigError: as of `config_of`.
     """
-    for at, word in enumerate(arguments):
-        name, given, value = word.partition("=")
-        if name in (f"--{key}", f"--{key.replace('_', '-')}"):
-            return (
-                value
-                if given
-                else next((each for each in arguments[at + 1 : at + 2] if each[:2] != "--"), True)
-            )
-    return config_of(arguments)[1].get(key)
+    value = _value_of(arguments, key)
+    return config_of(arguments)[1].get(key) if value is None else value
 
 
-def structure(key: str, value: Any) -> Any:
-    """A mapping or list as it comes from YAML; on the command line it is written as YAML or JSON in one argument.
+def with_bundled_config(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with the path of a bundled configuration in place of its name."""
+    arguments = list(arguments)
+    for index, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if option == "--config" and equals:
+            arguments[index] = f"--config={find_config(value)}"
+        elif option == "--config" and index + 1 < len(arguments):
+            arguments[index + 1] = str(find_config(arguments[index + 1]))
+    return arguments
+
+
+def find_config(name: str) -> Path:
+    """Return the file of a configuration: a path, or the name of a bundled one such as demo/sft.
 
     Raises:
-        ConfigError: the text is neither.
+        ConfigError: there is neither.
     """
-    if not isinstance(value, str):
-        return value
-    try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--{key}: neither YAML nor JSON: {value}") from error
+    return find_bundled(name, "recipes/configs", "--config")
 
 
-def _exit(message: str, code: int) -> None:
-    if (
-        os.environ.get("LOCAL_RANK", "0") == "0"
-    ):  # one process speaks for all that a launch has on this machine
-        print(message, file=sys.stderr)  # noqa: T201
+def find_bundled(name: str, folder: str, option: str) -> Path:
+    """Return a path as it is if it exists, or else the YAML file of that name in the package.
+
+    Args:
+        name: path, or name without .yaml relative to the folder.
+        folder: in the package.
+        option: for the error message.
+
+    Raises:
+        ConfigError: there is neither; lists the names in the package.
+    """
+    path = Path(name)
+    if path.exists():
+        return path
+    root = Path(str(files("toa_trl").joinpath(folder)))
+    names = [
+        file.relative_to(root).with_suffix("").as_posix() for file in sorted(root.rglob("*.yaml"))
+    ]
+    bundled = name.removesuffix(".yaml")
+    if bundled in names:
+        return root / f"{bundled}.yaml"
+    raise ConfigError(
+        f"{option}: {name} cannot be read: no such file, nor one of the bundled configurations "
+        f"{', '.join(names)}{nearest(bundled, names)}"
+    )
+
+
+def _value_of(arguments: Sequence[str], key: str) -> Any:
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name not in (f"--{key}", f"--{key.replace('_', '-')}"):
+            continue
+        following = arguments[index + 1 : index + 2]
+        if equals:
+            return value
+        return following[0] if following and not following[0].startswith("--") else True
+    return None
+
+
+def _raise_usage_error(message: str) -> NoReturn:
+    raise ConfigError(f"{message}; see --help")
+
+
+def _exit(message: str, code: int) -> NoReturn:
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # one process of a launch reports
+        print(message, file=sys.stderr)
     sys.exit(code)

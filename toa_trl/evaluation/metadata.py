@@ -6,6 +6,7 @@ metric, so that a later run replaces its figure instead of adding one under anot
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -164,6 +165,27 @@ def write_evaluation(
     about = f"Measured with toa-trl evaluate: {measured}95 % intervals in brackets."
     section = f"## Evaluation\n\n{markdown_table(list(rows.values()))}\n\n{about}"
     replace_text(path, replace_section(path.read_text(encoding="utf-8"), section))
+
+
+def write_evaluations(
+    models: Sequence[Mapping[str, Any]], results: Path, dataset_name: str, baseline: str
+) -> None:
+    """Write the figures into the card of every local model except the baseline.
+
+    Args:
+        models: entries {name, model, ...}.
+        results: path of results.json.
+        dataset_name: the problems or prompts that they were measured on.
+        baseline: name of the model that is left out, or "".
+
+    Raises:
+        ConfigError: see `write_metadata`.
+    """
+    measured = json.loads(results.read_text(encoding="utf-8"))
+    for entry in models:
+        folder = Path(entry.get("model") or "nowhere")
+        if entry["name"] != baseline and folder.is_dir():
+            write_evaluation(folder / "README.md", measured, entry["name"], dataset_name, baseline)
 
 
 def _shown(result: EvalResult) -> str:

@@ -28,6 +28,8 @@ from pydantic import (
     create_model,
     model_validator,
 )
+from pydantic.errors import PydanticInvalidForJsonSchema
+from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
 from toa_trl.errors import ConfigError
@@ -109,26 +111,38 @@ def validate(kind: Any, value: object, place: str = "") -> Any:
 
 
 def model_of(
-    factory: Callable[..., Any], skip: int = 0, base: type[Config] = Config
+    factory: Callable[..., Any],
+    skip: int = 0,
+    base: type[Config] = Config,
+    omit: tuple[str, ...] = (),
 ) -> type[Config]:
     """Return the configuration model of a callable's keyword arguments.
 
     Args:
-        factory: a class or function; its annotations give types and ranges, its Google docstring
-            the descriptions.
+        factory: a class or function; annotations give types and ranges, the Google docstring
+            descriptions. A `Config` class is its own model.
         skip: leading arguments that the caller passes itself.
         base: a model whose fields are added, such as keys that all entries of one kind share.
+        omit: further arguments that a configuration cannot set.
     """
-    return _model_of(factory, skip, base)
+    if inspect.isclass(factory) and issubclass(factory, Config):
+        return factory
+    made: type[Config] = _model_of(factory, skip, base, omit)  # type: ignore[arg-type]
+    return made
 
 
 @cache
-def _model_of(factory: Callable[..., Any], skip: int, base: type[Config]) -> type[Config]:
+def _model_of(
+    factory: Callable[..., Any], skip: int, base: type[Config], omit: tuple[str, ...]
+) -> type[Config]:
     hints = _hints(factory)
-    documented = {arg.arg_name: arg.description for arg in _docstring(factory).params}
+    docstring = _docstring(factory)
+    documented = {arg.arg_name: arg.description for arg in docstring.params}
     fields: dict[str, Any] = {}
     extra = "forbid"
     for parameter in list(inspect.signature(factory).parameters.values())[skip:]:
+        if parameter.name in omit:
+            continue
         if parameter.kind is parameter.VAR_KEYWORD:
             extra = "allow"
         elif parameter.kind is not parameter.VAR_POSITIONAL:
@@ -139,7 +153,7 @@ def _model_of(factory: Callable[..., Any], skip: int, base: type[Config]) -> typ
             fields[parameter.name] = (hints.get(parameter.name, Any), described)
     name = getattr(factory, "__qualname__", type(factory).__name__)
     model: type[Config] = create_model(
-        name, __base__=base, __doc__=inspect.getdoc(factory), **fields
+        name, __base__=base, __doc__=docstring.short_description, **fields
     )
     if extra == "allow":
         model.model_config["extra"] = "allow"
@@ -160,6 +174,22 @@ def call(place: str, factory: Callable[..., T], *args: Any, params: Mapping[str,
         raise ConfigError(f"{place}: {error}") from error
 
 
+class JsonSchemaGenerator(GenerateJsonSchema):
+    """Makes JSON schemas of models that Python objects may enter as well, such as an agent."""
+
+    ignored_warning_kinds: set[Any] = {  # noqa: RUF012 (as in the base class)
+        "skipped-choice",
+        "non-serializable-default",
+    }
+
+    def model_field_schema(self, schema: Any) -> dict[str, Any]:
+        """Return the schema of a field, without restrictions if JSON cannot express its type."""
+        try:
+            return super().model_field_schema(schema)
+        except PydanticInvalidForJsonSchema:
+            return {}
+
+
 def explain(error: ValidationError, place: str = "") -> str:
     """Return one line for the first error: path of the key, what is wrong, what is allowed."""
     return _explain(error.errors(include_url=False)[0], place)
@@ -174,6 +204,8 @@ def _explain(error: ErrorDetails, place: str) -> str:
         return str(context["error"])  # names its own path
     if kind in ("unknown_key", "explained"):
         return f"{path}: {context['text']}" if path else str(context["text"])
+    if kind == "value_error" and isinstance(context["error"], ConfigError):
+        return f"{path}: {context['error']}" if path else str(context["error"])
     if kind == "missing":
         parent, key = _path(place, error["loc"][:-1]), error["loc"][-1]
         return f"{parent}: the key {key!r} is missing" if parent else f"{key}: the key is missing"

@@ -18,9 +18,19 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from toa_trl.errors import ConfigError
-from toa_trl.utils.config import Config, call, model_of, nearest, nested, validate
+from toa_trl.utils.config import (
+    Config,
+    JsonSchemaGenerator,
+    call,
+    model_of,
+    nearest,
+    nested,
+    validate,
+)
 
 T = TypeVar("T")
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+LATER = "later"  # key of a JSON schema: a part that `json_schema` fills in, as it needs imports
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +68,14 @@ class Registry(Mapping[str, str], Generic[T]):
     def __len__(self) -> int:
         """Return the number of names."""
         return len(self.targets)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare by identity, not as mappings."""
+        return self is other
+
+    def __hash__(self) -> int:
+        """Return a hash that is equal for equal registries."""
+        return hash((self.key, self.group))
 
     def load(self, name: object, place: str = "") -> Callable[..., T]:
         """Return the class or function for a name.
@@ -120,23 +138,20 @@ class Registry(Mapping[str, str], Generic[T]):
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        """Describe all entries, one variant per name."""
-        if self.key in _IN_PROGRESS:  # a combination of rewards holds rewards
-            return {"type": "object", "required": [self.key]}
-        _IN_PROGRESS.add(self.key)
-        try:
-            variants = [self._variant(name, handler) for name in self.targets]
-        finally:
-            _IN_PROGRESS.discard(self.key)
-        return {"type": "object", "oneOf": variants}
+        """Leave a mark, because finding the variants imports every class."""
+        return {LATER: self}
 
-    def _variant(self, name: str, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        # through the handler, so that the schema's definitions are those of the whole
-        reference = handler(self.model(name).__pydantic_core_schema__)
-        variant = dict(handler.resolve_ref_schema(reference))
-        variant["properties"] = {self.key: {"const": name}, **variant.get("properties", {})}
-        variant["required"] = [self.key, *variant.get("required", [])]
-        return variant
+    def json_schema(self) -> dict[str, Any]:
+        """Return the JSON schema of an entry, one variant for each name."""
+        variants = []
+        for name in self.targets:
+            variant = self.model(name).model_json_schema(schema_generator=JsonSchemaGenerator)
+            variant["properties"] = {self.key: {"const": name}, **variant.get("properties", {})}
+            variant["required"] = [self.key, *variant.get("required", [])]
+            variants.append(variant)
+        named = {"type": "string", "pattern": ":", "description": "package.module:name"}
+        own = {"title": "own", "properties": {self.key: named}, "required": [self.key]}
+        return {"type": "object", "oneOf": [*variants, {**own, "type": "object"}]}
 
     def _validated(self, entry: Any) -> Any:
         if isinstance(entry, Mapping) and self.key in entry:
@@ -158,9 +173,6 @@ class Registry(Mapping[str, str], Generic[T]):
         return entry
 
 
-_IN_PROGRESS: set[str] = set()  # keys of the registries whose JSON schema is being made
-
-
 def or_object(is_accepted: Callable[[Any], bool]) -> WrapValidator:
     """Return an annotation that lets an object of the user's own pass where an entry is validated.
 
@@ -173,6 +185,78 @@ def or_object(is_accepted: Callable[[Any], bool]) -> WrapValidator:
         return handler(given)
 
     return WrapValidator(validated)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Annotates a field that holds keyword arguments of a callable.
+
+    They are validated against its signature, and stay a mapping as the user wrote it.
+    """
+
+    target: str
+    """The callable, "package.module:name"; imported when it is used."""
+    skip: int = 0
+    """Leading arguments that the caller passes itself."""
+    omit: tuple[str, ...] = ()
+    """Further arguments that a configuration cannot set."""
+
+    @property
+    def model(self) -> type[Config]:
+        """The configuration model of the arguments."""
+        return model_of(load_object("", self.target), self.skip, omit=self.omit)
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._validated)
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {LATER: self}
+
+    def _validated(self, params: Any) -> Any:
+        try:
+            self.model.model_validate(params)
+        except ValidationError as error:
+            nested(error)
+        return dict(params)
+
+
+def json_schema(model: type[Config], root: bool = True) -> dict[str, Any]:
+    """Return the JSON schema of a configuration, complete in itself.
+
+    Args:
+        model: of the configuration.
+        root: whether to add the dialect and the definitions that it refers to.
+    """
+    definitions: dict[str, Any] = {}
+    schema: dict[str, Any] = _hoisted(
+        model.model_json_schema(schema_generator=JsonSchemaGenerator), definitions
+    )
+    return {"$schema": DIALECT, **schema, "$defs": definitions} if root else schema
+
+
+def _hoisted(schema: Any, definitions: dict[str, Any]) -> Any:
+    """Move nested definitions to the top, and fill in what entries and arguments allow."""
+    if isinstance(schema, list):
+        return [_hoisted(part, definitions) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    later = schema.get(LATER)
+    plain = {key: part for key, part in schema.items() if key not in (LATER, "$defs")}
+    if isinstance(later, Registry):
+        if later.group not in definitions:
+            definitions[later.group] = {}  # entries may hold entries of the same registry
+            definitions[later.group] = _hoisted(later.json_schema(), definitions)
+        return {"$ref": f"#/$defs/{later.group}", **plain}
+    if isinstance(later, Arguments):
+        inner = later.model.model_json_schema(schema_generator=JsonSchemaGenerator)
+        return {**_hoisted(inner, definitions), **plain}
+    for name, definition in schema.get("$defs", {}).items():
+        definitions[name] = _hoisted(definition, definitions)
+    return {key: _hoisted(part, definitions) for key, part in plain.items()}
 
 
 def load_object(place: str, path: str) -> Any:

@@ -16,7 +16,7 @@ from datasets import load_dataset
 
 from tests.helpers import play, rollout
 from tests.report.audit.conftest import written
-from toa_trl.cli.main import main
+from toa_trl.cli.main import run as main
 from toa_trl.data.tables import write_parquet
 from toa_trl.errors import ConfigError
 from toa_trl.report.audit import read_audit

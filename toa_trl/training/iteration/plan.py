@@ -13,13 +13,12 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from toa_trl.agents import ENGINES
-from toa_trl.cli.config import EvaluationArguments, SynthesisArguments
+from toa_trl.cli.config import EvaluationConfig, SynthesisConfig
 from toa_trl.errors import ConfigError
 from toa_trl.models.loading import is_adapter
 from toa_trl.sampling.identity import OPERATIONAL_RUN_KEYS, decisive, digest_of_prompts
 from toa_trl.utils.config import Config, NonNegativeInt, PositiveInt, Text, model_of, validate
 from toa_trl.utils.files import read_yaml
-from toa_trl.utils.registry import construct
 from toa_trl.utils.subprocesses import check_command, configurations
 
 UNTRAINED = "base"  # name of the student of round 0 in evaluation and report
@@ -114,8 +113,8 @@ class Plan:
             if count > 1:
                 raise ConfigError(f"train: {count} stages have the name {name!r}")
         self._check_agents()
-        construct("synthesize", SynthesisArguments, params=self.synthesis(1))
-        construct("evaluate", EvaluationArguments, params=self.evaluation(0))
+        validate(SynthesisConfig, self.synthesis(1), "synthesize")
+        validate(EvaluationConfig, self.evaluation(0), "evaluate")
 
     def _check_agents(self) -> None:
         agents = self.synthesize.get("agents")
@@ -179,10 +178,8 @@ class Plan:
             ConfigError: too few prompts for so many rounds, or a held-out one is among them.
         """
         everything = {**self.synthesize, "output_dir": self.output_dir}
-        prompts = construct("synthesize", SynthesisArguments, params=everything).load_prompts()
-        heldout = construct(
-            "evaluate", EvaluationArguments, params=self.evaluation(0)
-        ).load_prompts()
+        prompts = validate(SynthesisConfig, everything, "synthesize").load_prompts()
+        heldout = validate(EvaluationConfig, self.evaluation(0), "evaluate").load_prompts()
         needed = rounds * (self.prompts_per_round or 0)
         if len(prompts) < needed:
             raise ConfigError(

@@ -1,0 +1,113 @@
+"""Options made from a configuration model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toa_trl.cli.config import ComparisonConfig, EvaluationConfig, SynthesisConfig
+from toa_trl.cli.options import new_parser, read_config
+from toa_trl.errors import ConfigError
+from toa_trl.training.iteration.config import IterationConfig
+from toa_trl.utils.config import Config
+
+RUN = """
+prompts: p.jsonl
+agents: [{name: a, engine: scripted}, {name: b, engine: scripted}]
+reward: {kind: length}
+output_dir: runs/x
+"""
+
+
+def read(tmp_path: Path, *options: str, text: str = RUN) -> SynthesisConfig:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    return read_config(SynthesisConfig, ["--config", str(path), *options])
+
+
+@pytest.mark.parametrize(
+    "model", [SynthesisConfig, EvaluationConfig, ComparisonConfig, IterationConfig]
+)
+def test_help_has_every_key_at_100_columns(model: type[Config]) -> None:
+    text = new_parser(model).format_help()
+    assert [key for key in model.model_fields if f"--{key}" not in text] == []
+    assert max(map(len, text.splitlines())) <= 100
+    assert "docs/reference/configuration.md" in text
+
+
+def test_help_names_types_and_defaults() -> None:
+    text = " ".join(new_parser(SynthesisConfig).format_help().split())
+    assert "[integer >= 1; default: 160]" in text
+    assert "[list of mappings; required]" in text
+    assert '[one of local, ray; default: "local"]' in text
+
+
+@pytest.mark.parametrize(
+    ("options", "key", "value"),
+    [
+        (["--budget", "40"], "budget", 40),
+        (["--budget=40"], "budget", 40),
+        (["--plays-in-flight", "3"], "plays_in_flight", 3),
+        (["--patience_s", "1e3"], "patience_s", 1000.0),
+        (
+            ["--agents", "[{name: c, engine: scripted}]"],
+            "agents",
+            [{"name": "c", "engine": "scripted"}],
+        ),
+        (["--sampling.temperature", "0.3"], "sampling", {"temperature": 0.3}),
+        (
+            ["--sampling.stop=[x]", "--sampling.max_tokens", "5"],
+            "sampling",
+            {"stop": ["x"], "max_tokens": 5},
+        ),
+        (["--hub_private_repo"], "hub_private_repo", True),
+        (["--hub_private_repo", "false"], "hub_private_repo", False),
+        (["--task", "{name: math}"], "task", {"name": "math"}),
+        (["--task", "math"], "task", "math"),
+        (["--prompts", "7"], "prompts", "7"),
+    ],
+)
+def test_options_override_the_file(
+    tmp_path: Path, options: list[str], key: str, value: Any
+) -> None:
+    assert getattr(read(tmp_path, *options), key) == value
+
+
+def test_a_key_of_one_agent(tmp_path: Path) -> None:
+    config = read(tmp_path, "--agents[1].latency_s", "2")
+    assert config.agents[0] == {"name": "a", "engine": "scripted"}
+    assert config.agents[1] == {"name": "b", "engine": "scripted", "latency_s": 2}
+
+
+def test_env_sets_environment_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOA_TRL_TEST", "before")
+    read(tmp_path, text=RUN + "env: {TOA_TRL_TEST: 3}")
+    assert os.environ["TOA_TRL_TEST"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--budgett", "3"], "unknown option '--budgett' .did you mean '--budget'"),
+        (["--agents", "[{"], "--agents: neither YAML nor JSON"),
+        (["--budget", "many"], "budget: must be an integer, not 'many'"),
+        (["--agents[5].name", "x"], "--agents.*there is no entry"),
+        (["--sampling.temprature", "1"], "did you mean 'temperature'"),
+        (["--samplin.temperature", "1"], "unknown key 'samplin'.*did you mean 'sampling'"),
+        (["--sampling.temperature"], "a value is missing"),
+        (["--budget"], "expected one argument"),
+        (["extra"], "unrecognized arguments: extra"),
+    ],
+)
+def test_a_mistake_is_named_in_one_line(tmp_path: Path, options: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as raised:
+        read(tmp_path, *options)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_unknown_key_names_its_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"run\.yaml: unknown key 'budegt'.*'budget'"):
+        read(tmp_path, text=RUN + "budegt: 3")

@@ -1,0 +1,155 @@
+"""The comparison of searches: every search at every budget, and what students learn from each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from toa_trl.agents import make_agent, make_sampling
+from toa_trl.cli.config import ComparisonConfig
+from toa_trl.errors import ConfigError
+from toa_trl.evaluation.comparison import RememberingAgent, RememberingReward, Run, summarize_search
+from toa_trl.evaluation.outputs import closing_all
+from toa_trl.evaluation.results import markdown_table, update_results
+from toa_trl.evaluation.students import Judge, Lesson, TrainingConfig, data_table
+from toa_trl.evaluation.verifier import make_verifier
+from toa_trl.report.audit import Index
+from toa_trl.report.figures import save_figures
+from toa_trl.rewards import make_reward
+from toa_trl.rollouts import Rollouts
+from toa_trl.sampling.progress import Progress
+from toa_trl.tasks import make_task
+from toa_trl.types import Prompt, Sampling
+from toa_trl.utils.config import validate
+
+OF_SEARCHES = [
+    "name",
+    "budget",
+    "accuracy",
+    "interval",
+    "oracle_accuracy",
+    "mean_best_reward",
+    "mean_top10_reward",
+    "flops",
+]
+OF_STUDENTS = [
+    "search",
+    "accuracy",
+    "interval",
+    "accuracy_std",
+    "gap_interval",
+    "data_accuracy",
+    "flops",
+]
+
+
+async def compare_searches(config: ComparisonConfig, say: Callable[[str], None] = print) -> None:
+    """Sample with every search at every budget, and write "searches" of results.json.
+
+    With `train` also its "data_table": students learn what each search found at equal budgets.
+
+    Args:
+        config: of the comparison.
+        say: gets the tables.
+
+    Raises:
+        ConfigError: the configuration is invalid, or no verifier is known.
+        ToaError: sampling or a training failed.
+    """
+    output, results = Path(config.output_dir), Path(config.results)
+    prompts, task = config.load_prompts(), make_task(config.task)
+    verifier = make_verifier(config.verifier, task, prompts)
+    if verifier is None:
+        raise ConfigError("verifier: the key is missing, and the task has no verifier of its own")
+    compared = [
+        Run(search, budget, config.seed)
+        for search in config.searches
+        for budget in sorted(config.budgets)
+    ]
+    training, taught, judge = None, list[Run](), None
+    if config.train:
+        training = validate(TrainingConfig, config.train, "train")
+        taught = [
+            Run(search, training.budget, seed)
+            for search in config.searches
+            for seed in training.seeds
+        ]
+        heldout = {"prompts": training.heldout, "num_prompts": None}
+        problems = config.model_copy(update=heldout).load_prompts()
+        sampling = make_sampling("sampling", Sampling(), config.sampling)
+        judge = Judge(problems, task, verifier, sampling, config.verifier)
+        judge.check_new(prompts)
+    folders = {run: output / run.folder(config.seed) for run in dict.fromkeys(compared + taught)}
+    rollouts, untrained = await _sample_all(config, prompts, folders, judge, training)
+    # the models of the sampling are gone: a training needs their memory
+    summaries = {run: await summarize_search(rollouts[run], task, verifier) for run in rollouts}
+    if compared:
+        rows = [{"name": run.search, "budget": run.budget, **summaries[run]} for run in compared]
+        update_results(results, "searches", rows)
+        say(_table(rows, OF_SEARCHES))
+        save_figures(rows, output)
+    if training is not None and judge is not None:
+        lessons = [
+            Lesson(run, folders[run], rollouts[run].to_sft().to_list(), summaries[run])
+            for run in taught
+        ]
+        overlapping = _num_overlapping(prompts, training.heldout, task.question)
+        students = await data_table(training, lessons, judge, untrained, prompts)
+        rows = [{**row, "num_overlapping": overlapping} for row in students]
+        update_results(results, "data_table", rows)
+        say(_table(rows, OF_STUDENTS))
+
+
+async def _sample_all(
+    config: ComparisonConfig,
+    prompts: list[Prompt],
+    folders: Mapping[Run, Path],
+    judge: Judge | None,
+    training: TrainingConfig | None,
+) -> tuple[dict[Run, Rollouts], Any]:
+    """Return the rollouts of every run, and the verdict on the student before training."""
+    agents = [RememberingAgent(make_agent(entry), entry) for entry in config.agents]
+    reward_model = RememberingReward(make_reward(config.reward), config.reward)
+    samplers = {
+        run: config.sampler(
+            run.search,
+            run.budget,
+            search_params=config.searches[run.search],
+            seed=run.seed,
+            agents=agents,
+            reward_model=reward_model,
+        )
+        for run in folders
+    }
+    total = sum(run.budget for run in folders) * len(prompts)
+    async with closing_all(*agents, reward_model):
+        # first the student, then all runs at once: errors show early, batches are full, and a play
+        # that two searches share is generated once
+        untrained: Any = []
+        if judge is not None and training is not None:
+            untrained = await judge.verdicts("untrained", training.base, Path(config.output_dir))
+        names = [agent.name for agent in agents]
+        with Progress(total, names, title=f"{len(folders)} runs") as progress:
+            sampling = [
+                sampler.asample(prompts, folders[run], progress)
+                for run, sampler in samplers.items()
+            ]
+            rollouts = await asyncio.gather(*sampling)
+    return dict(zip(folders, rollouts, strict=True)), untrained
+
+
+def _num_overlapping(
+    prompts: Sequence[Prompt], heldout: str, question: Callable[[Prompt], str]
+) -> int | None:
+    """Return how many prompts overlap with the held-out problems, if these are in a file."""
+    index = Index([heldout] if Path(heldout).is_file() else [])
+    if not index.sets:
+        return None
+    overlaps = [any(index.search(question(prompt), prompt=True)) for prompt in prompts]
+    return sum(overlaps)
+
+
+def _table(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> str:
+    return markdown_table([{key: row.get(key) for key in keys} for row in rows])

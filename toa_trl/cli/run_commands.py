@@ -1,0 +1,235 @@
+"""Commands on the folder of a run: they derive, show and share what it holds, without sampling."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from toa_trl.cli.arguments import Parser
+from toa_trl.data.preference import POLICIES
+from toa_trl.errors import ConfigError
+from toa_trl.hub.dataset_card import replace_audit
+from toa_trl.hub.push import push_folder
+from toa_trl.report.audit import FILE, card_section, measure, read_audit
+from toa_trl.report.audit.findings import describe_overlaps, warnings
+from toa_trl.report.page import write_report
+from toa_trl.rewards import make_reward
+from toa_trl.rewards.calibration import calibrate as calibrate_reward
+from toa_trl.rollouts import Rollouts
+from toa_trl.sampling.journal import Recovered, recover
+from toa_trl.sampling.status import print_status
+from toa_trl.tasks import TASKS, make_task
+from toa_trl.types import Prompt
+
+DERIVED = "Write sft/, dpo/, rollouts/ and the card again, as in run.yaml unless overridden."
+
+
+def data() -> None:
+    """Derive the datasets of a run from its journal.
+
+    Raises:
+        ConfigError: the folder is not a run, or a value is out of range.
+    """
+    parser = _run_parser(DERIVED)
+    add = parser.add_argument
+    add("--output", type=Path, metavar="FOLDER", help="folder to write to (default: the run's)")
+    add("--top_k", type=int, metavar="K", help="SFT rows per prompt (without run.yaml: 1)")
+    add("--policy", choices=POLICIES, help="what the best response is paired with")
+    add("--rejected_rank", type=_rank, metavar="RANK", help="a rank, or a fraction of N")
+    add("--margin", type=float, help="minimum difference of rewards, with --policy margin")
+    add("--keep_truncated", action=argparse.BooleanOptionalAction, help="keep truncated responses")
+    add(
+        "--decontaminate",
+        nargs="*",
+        metavar="FILE",
+        help="drop what overlaps with these evaluation sets and those of run.yaml; without a file: "
+        "drop nothing",
+    )
+    options = parser.parse_args()
+    if not (options.run / "journal.sqlite").is_file():
+        raise ConfigError(f"{options.run} has no journal.sqlite; name the folder of a run")
+    output, rollouts = options.output or options.run, Rollouts.load(options.run)
+    dropped = rollouts.save(output, **_save_arguments(options, rollouts.configuration))
+    for name, reasons in dropped.items():
+        for reason, count in reasons.most_common():
+            print(f"{name}: {count} prompts give no row: {reason}")
+    print(f"{output}/sft and {output}/dpo are written")
+
+
+def report() -> None:
+    """Write the report of a run."""
+    parser = _run_parser("Write report.html of a run again.")
+    parser.add_argument("--results", type=Path, help="results.json of evaluate and compare")
+    parser.add_argument("--output", type=Path, help="file to write (default: in the run's folder)")
+    options = parser.parse_args()
+    results = None
+    if options.results:
+        try:
+            results = json.loads(options.results.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"--results: {options.results} cannot be read: {error}") from error
+    print(write_report(options.run, output=options.output, results=results))
+
+
+def status() -> None:
+    """Show the progress of a run."""
+    parser = _run_parser("Show the progress of a run, while it samples or afterwards.")
+    parser.add_argument("--watch", type=float, metavar="SECONDS", help="repeat until the run ends")
+    options = parser.parse_args()
+    print_status(options.run, options.watch)
+
+
+def audit() -> None:
+    """Look for signs of reward hacking, and for overlap with evaluation sets.
+
+    Raises:
+        ConfigError: the folder is not a run, or a file cannot be read or written.
+    """
+    parser = _run_parser("Look for signs of reward hacking, and for overlap with evaluation sets.")
+    parser.add_argument(
+        "--against",
+        nargs="+",
+        metavar="FILE",
+        default=[],
+        help="evaluation sets: JSONL, JSON or parquet",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="file to write, and nothing else (default: audit.json, report.html and README.md)",
+    )
+    options = parser.parse_args()
+    run, output = options.run, options.output
+    measured = measure(run, options.against)
+    if not options.against and (run / FILE).is_file():  # an earlier finding is still true
+        measured = replace(measured, contamination=read_audit(run).contamination)
+    for line in (*warnings(measured), describe_overlaps(measured.contamination)):
+        print(line)
+    if output is not None:
+        try:
+            measured.write(output)
+        except OSError as error:
+            raise ConfigError(f"--output: {output} cannot be written: {error.strerror}") from error
+        print(f"{output} is written")
+        return
+    measured.write(run / FILE)
+    if (run / "README.md").is_file():
+        replace_audit(run / "README.md", card_section(measured))
+    print(f"{run / FILE} is written; see {write_report(run)}")
+
+
+def calibrate() -> None:
+    """Print mean and standard deviation of a reward over responses of a run."""
+    parser = _run_parser("Mean and standard deviation of a reward, for the kind weighted_sum.")
+    parser.add_argument("--reward", required=True, help='its entry, e.g. "{kind: chrf}"')
+    parser.add_argument(
+        "--num_responses", type=int, default=1000, help="responses drawn (default: 1000)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the draw (default: 0)")
+    options = parser.parse_args()
+    try:
+        entry = yaml.safe_load(options.reward)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--reward: neither YAML nor JSON: {options.reward}") from error
+    print(asyncio.run(_calibrate(options.run, entry, options.num_responses, options.seed)))
+
+
+def recover_journal() -> None:
+    """Save what is readable of a damaged journal."""
+    options = _run_parser("Save what is readable of a damaged journal; then resume the run.")
+    folder = options.parse_args().run
+    print(_recovery_text(folder, recover(folder)))
+
+
+def push() -> None:
+    """Push the dataset of a run to the Hub."""
+    parser = _run_parser("Push the dataset of a run to the Hub, or what is missing of it there.")
+    parser.add_argument("repo_id", help="name on the Hub, e.g. me/my-data")
+    parser.add_argument(
+        "--private",
+        action=argparse.BooleanOptionalAction,
+        help="visibility of a new dataset (default: hub_private_repo of run.yaml, or the owner's)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace any existing content")
+    options = parser.parse_args()
+    given = {"private": options.private, "overwrite": options.overwrite}
+    print(push_folder(options.run, options.repo_id, **given))
+
+
+def _run_parser(description: str) -> Parser:
+    parser = Parser(description=description)
+    parser.add_argument("run", type=Path, help="folder of the run")
+    return parser
+
+
+def _save_arguments(
+    options: argparse.Namespace, configuration: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments of `Rollouts.save`: those of run.yaml, overridden by the options."""
+
+    def given(*names: str) -> dict[str, Any]:
+        values = {name: getattr(options, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
+
+    sft = dict(configuration.get("sft") or {})
+    pairs = dict(configuration.get("preference") or {})
+    if options.policy not in (None, "margin"):
+        pairs.pop("margin", None)  # valid with that policy only
+    files = options.decontaminate
+    if files != []:  # what was dropped because of the run's sets must not come back
+        files = list(dict.fromkeys([*(configuration.get("decontaminate") or ()), *(files or ())]))
+    return {
+        "sft": sft | given("top_k", "keep_truncated"),
+        "preference": pairs | given("policy", "rejected_rank", "margin", "keep_truncated"),
+        "decontaminate": files,
+    }
+
+
+async def _calibrate(run: Path, entry: Any, num_responses: int, seed: int) -> str:
+    rollouts = Rollouts.load(run)
+    judged = _as_scored(rollouts)
+    model = make_reward(entry)
+    try:
+        mean, std = await calibrate_reward(rollouts, model, num_responses, seed, judged)
+    finally:
+        await model.aclose()
+    return f"mean: {mean:.6g}, std: {std:.6g}"
+
+
+def _as_scored(rollouts: Rollouts) -> Callable[[Prompt], Prompt]:
+    """Return what makes of a prompt the one that the run's reward model saw."""
+    entry = rollouts.configuration.get("task")
+    if entry is None:  # no run.yaml: the journal names a built-in task
+        entry = rollouts.identity.get("task", "alignment")
+        entry = entry.get("name") if isinstance(entry, Mapping) else entry
+        if not isinstance(entry, str) or entry not in TASKS:
+            return lambda prompt: prompt
+    return make_task(entry).judged
+
+
+def _recovery_text(run: Path, recovered: Recovered) -> str:
+    saved = f"{recovered.num_prompts:,} prompts and {recovered.num_plays:,} plays"
+    if recovered.damaged is None:
+        return f"{run}/journal.sqlite is not damaged: {saved}; nothing was changed"
+    lines = [
+        f"recovered {saved}; {recovered.num_hurt:,} prompts are known to have lost plays; repeat "
+        "the synthesize command to resume"
+    ]
+    if not recovered.identity:
+        lines.append(
+            "The configuration was not readable. The journal takes that of the next run, so make "
+            "sure that it is the same."
+        )
+    return "\n".join([*lines, f"The damaged file is kept as {recovered.damaged}"])
+
+
+def _rank(text: str) -> int | float:
+    return float(text) if "." in text else int(text)
