@@ -618,10 +618,10 @@ def test_damage_is_found_when_a_run_begins_and_the_remedy_named(tmp_path: Path) 
         content[:40_000] + b"\xff" * 9000 + content[49_000:],
     ):
         path.write_bytes(damaged)
-        with pytest.raises(JournalError, match=r"damaged.*python -m toa_trl recover") as raised:
+        with pytest.raises(JournalError, match=r"damaged.*toa-trl recover") as raised:
             Journal(path, create=True)
         assert "\n" not in str(raised.value)
-    with pytest.raises(JournalError, match="python -m toa_trl recover"):
+    with pytest.raises(JournalError, match="toa-trl recover"):
         everything(Journal(path, lock=False))
 
 

@@ -64,11 +64,11 @@ def runner(
 ) -> Runner:
     names = [agent.name for agent in agents]
     return Runner(
-        lambda seed: make_search(search, names, budget, seed),
-        {agent.name: agent for agent in agents},
-        reward or TextReward(),
-        journal,
-        changes.pop("task", TASK),
+        make_search=lambda seed: make_search(search, names, budget, seed),
+        agents={agent.name: agent for agent in agents},
+        reward_model=reward or TextReward(),
+        journal=journal,
+        task=changes.pop("task", TASK),
         **changes,
     )
 

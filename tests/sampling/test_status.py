@@ -59,7 +59,7 @@ def test_a_run_that_is_written(tmp_path: Path) -> None:
     assert bar.startswith("plays ━")
     # six plays in ten seconds, of which three were scored: five more take 16.7 s
     assert bar.endswith("3/8 37 % 0.6/s ETA 00:00:17")
-    assert prompts == "prompts: 1 of 4 finished, 3 begun"
+    assert prompts == "prompts: 1 of 4 finished, 3 started"
     assert plays == "plays: 3 scored, 3 failed, 8 in all"
     assert reward == "mean best reward: 1"
     assert last.startswith(f"last play: {time.strftime('%Y-')}")
@@ -106,7 +106,7 @@ def test_a_run_without_a_play(tmp_path: Path) -> None:
     assert title.endswith("running")
     assert bar.endswith("0/2 0 %")
     assert rest == [
-        "prompts: 0 of 1 finished, 0 begun",
+        "prompts: 0 of 1 finished, 0 started",
         "plays: 0 scored, 0 failed, 2 in all",
         "agent scored failed tokens FLOPs",
         "llama 0 0 0 0",
@@ -125,7 +125,7 @@ def test_shards_are_one_run_until_they_are_merged(tmp_path: Path) -> None:
     running.close()
     assert lines[0] == f"{tmp_path}: toa, budget 2, running"
     assert " 7/18 38 % " in lines[1]
-    assert lines[2] == "prompts: 2 of 9 finished, 7 begun"
+    assert lines[2] == "prompts: 2 of 9 finished, 7 started"
     assert "mean best reward: 2.2" in lines  # (3 - 1 + 3 - 1 + 7) / 5
     assert "llama 5 0 6.01k 6G" in lines
     assert "4 qwen: no [/server] answers" in lines
@@ -151,7 +151,7 @@ def test_a_folder_without_a_journal_is_refused_and_left_alone(tmp_path: Path) ->
 def test_what_is_no_journal_or_has_not_begun_is_an_error(tmp_path: Path) -> None:
     with (
         closing(Journal(tmp_path / "journal.sqlite", create=True)),
-        pytest.raises(ConfigError, match="not begun"),
+        pytest.raises(ConfigError, match="not started"),
     ):
         status(tmp_path)
     (tmp_path / "other").mkdir()
@@ -212,7 +212,7 @@ def test_ctrl_c_ends_the_watch_and_nothing_else(
 
 @pytest.mark.parametrize("watch", [0, -1.0, float("nan")])
 def test_a_watch_of_no_time_is_refused(tmp_path: Path, watch: float) -> None:
-    with pytest.raises(ConfigError, match="--watch: a number of seconds above 0"):
+    with pytest.raises(ConfigError, match="--watch: must be > 0"):
         print_status(tmp_path, watch)
 
 

@@ -1,0 +1,1 @@
+"""One run: runner, journal, identity, limits, progress, status and reward checks."""

@@ -32,7 +32,7 @@ OPERATIONAL_KEYS = frozenset(
         "price",
     }
 )
-"""Keys of agent and reward entries that may change when a run is resumed: where, how fast, what it costs."""
+"""Keys of agent and reward entries that may change on resume: where, how fast, what it costs."""
 
 OPERATIONAL_RUN_KEYS = frozenset(
     {
@@ -72,7 +72,7 @@ def identity_of_part(part: Any) -> Any:
 
 
 def identity_of_run(identity: Mapping[str, Any], prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """Return the identity of a sampler together with that of its prompts, as the journal stores it."""
+    """Return the identity of a sampler with that of its prompts, as the journal stores it."""
     return {**identity, "prompts": {"number": len(prompts), "digest": digest_of_prompts(prompts)}}
 
 

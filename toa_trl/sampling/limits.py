@@ -1,4 +1,4 @@
-"""What a run may spend: tokens, FLOPs, money. At a limit the run stops gracefully; a higher one resumes it."""
+"""What a run may spend: tokens, FLOPs, money; at a limit it stops gracefully and can be resumed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ class Meter:
         }
         if self.limits.max_cost is not None and not self.prices:
             raise ConfigError(
-                "limits.max_cost: needs an agent with a price, such as price: {prompt: 0.1, completion: 0.4}"
+                "limits.max_cost: needs an agent with a price, such as "
+                "price: {prompt: 0.1, completion: 0.4}"
             )
         self._limited = self.limits != Limits()
         self.tokens, self.flops, self.cost = 0, 0.0, 0.0

@@ -1,7 +1,7 @@
-"""The live view of a run, on stderr: how far it is, how fast, who works, and what it costs.
+"""The live view of a run on stderr: progress, rate, agents and cost.
 
-Plays only raise counters; a thread draws them a few times a second, or writes a plain line a minute where stderr is no
-terminal.
+Plays only increment counters. A thread draws them a few times per second, or writes a plain line
+per minute if stderr is not a terminal.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rich.text import Text
 from toa_trl.types import AgentCounts, Play
 
 REFRESHES_PER_S = 4
-WINDOW_S = 60.0  # the rate is that of about this long
+WINDOW_S = 60.0  # length of the window over which the rate is measured
 
 
 @dataclass(slots=True)
@@ -34,22 +34,22 @@ class _Agent:
     in_flight: int = 0
     scored: int = 0
     failed: int = 0
-    tokens: int = 0  # of prompts and completions
+    tokens: int = 0  # prompt and completion tokens
 
 
 class Progress:
-    """Counts plays and shows them, from entering to leaving it as a context.
+    """A context manager that counts plays and shows them.
 
-    Its methods are for one thread (that of the event loop); the thread that draws only reads.
+    Call its methods from one thread, that of the event loop; the drawing thread only reads.
 
     Args:
-        total: plays to score, those of the journal included.
-        agents: names, in the order shown.
-        cost: what was spent so far, >= 0; None where no price is known. The drawing thread calls it.
+        total: plays to score, including those in the journal.
+        agents: names of the agents, in the order shown.
+        cost: returns what was spent so far, >= 0, or None without prices; called when drawing.
         enabled: whether anything is shown.
-        console: to draw on (default: stderr).
-        clock: in seconds.
-        every_s: between two lines where there is no terminal, > 0.
+        console: console to draw on; None: stderr.
+        clock: returns the time in seconds.
+        every_s: seconds between two lines without a terminal, > 0.
         title: what is counted.
     """
 
@@ -67,7 +67,7 @@ class Progress:
     ) -> None:
         self._total, self._cost, self._enabled, self._clock = total, cost, enabled, clock
         self._every_s, self._title = every_s, title
-        # isatty is asked here, because FORCE_COLOR lets rich take a log file for a terminal
+        # with FORCE_COLOR, rich would treat a log file as a terminal
         self._console = console or Console(
             stderr=True, force_terminal=None if sys.stderr.isatty() else False
         )
@@ -77,23 +77,24 @@ class Progress:
         self._resumed = self._new = 0  # scored plays
         self._started = clock()
         self._pace = deque([(self._started, 0)])  # (when, plays scored by then), over the window
-        self._shown = ExitStack()
+        self._display = ExitStack()
 
     def __enter__(self) -> Progress:
+        """Start showing progress."""
         self._started = self._clock()
         self._pace = deque([(self._started, self._new)])
         if not self._enabled:
             return self
         if self._console.is_interactive:
-            self._shown.enter_context(_live(self._console, self.__rich__))
+            self._display.enter_context(_live(self._console, self.__rich__))
         else:
-            self._shown.callback(lambda: self._write(self.line()))
+            self._display.callback(lambda: self._write(self.line()))
             done = threading.Event()
             thread = threading.Thread(
                 target=self._write_lines, args=(done,), name="progress", daemon=True
             )
-            self._shown.callback(thread.join)
-            self._shown.callback(done.set)
+            self._display.callback(thread.join)
+            self._display.callback(done.set)
             thread.start()
         return self
 
@@ -103,16 +104,17 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._shown.close()
+        """Stop showing progress."""
+        self._display.close()
 
     def resume(
         self, counts: Mapping[str, AgentCounts], best: Mapping[str, float] | None = None
     ) -> None:
-        """What a journal holds already; it counts, but not in the rate. Several journals add up.
+        """Add what a journal already holds; it does not count for the rate.
 
         Args:
-            counts: by agent.
-            best: the best reward so far, by prompt id.
+            counts: totals by agent.
+            best: best reward by prompt id.
         """
         for name, count in counts.items():
             agent = self._agents[name]
@@ -124,11 +126,11 @@ class Progress:
             self._rewarded(prompt_id, reward)
 
     def asked(self, agent: str) -> None:
-        """A play is in flight."""
+        """Count a play that is now in flight."""
         self._agents[agent].in_flight += 1
 
     def played(self, prompt_id: str, play: Play) -> None:
-        """A play in flight was scored, or failed."""
+        """Count a play in flight that was scored or failed."""
         agent = self._agents[play.action.agent]
         agent.in_flight -= 1
         if play.completion is not None:
@@ -141,17 +143,17 @@ class Progress:
             self._rewarded(prompt_id, play.reward)
 
     def dropped(self, agent: str) -> None:
-        """A play in flight was cancelled."""
+        """Remove a play in flight that was cancelled."""
         self._agents[agent].in_flight -= 1
 
     def total(self, agent: str, num_scored: int, num_failed: int) -> None:
-        """What an agent has done in all, where others count the plays."""
+        """Set the totals of an agent whose plays are counted elsewhere."""
         counted = self._agents[agent]
         self._new += num_scored - counted.scored
         counted.scored, counted.failed = num_scored, num_failed
 
     def line(self) -> str:
-        """Everything in one line of plain text."""
+        """Return everything as one line of plain text."""
         scored, rate, eta = self._measure()
         agents = list(self._agents.items())
         parts = [
@@ -160,15 +162,16 @@ class Progress:
             f"ETA {duration(eta)}",
             f"failed {sum(a.failed for _, a in agents):,}",
             *self._further(),
-            *(
-                f"{name}: {a.in_flight:,} in flight, {a.scored:,} done, {a.failed:,} failed, {human(a.tokens)} tokens"
-                for name, a in agents
-            ),
         ]
+        for name, a in agents:
+            parts.append(
+                f"{name}: {a.in_flight:,} in flight, {a.scored:,} done, {a.failed:,} failed, "
+                f"{human(a.tokens)} tokens"
+            )
         return "; ".join(parts)
 
     def __rich__(self) -> RenderableType:
-        """The live view."""
+        """Return the live view."""
         scored, rate, eta = self._measure()
         agents = agent_table("in flight", "done", "failed", "tokens")
         for name, a in list(self._agents.items()):
@@ -189,7 +192,7 @@ class Progress:
             self._best_sum += reward - (best or 0.0)
 
     def _measure(self) -> tuple[int, float, float | None]:
-        """(scored plays, scored per second over the last WINDOW_S, seconds to the end where that is known)."""
+        """Return scored plays, scored plays per second over the last WINDOW_S, and seconds left."""
         now, new = self._clock(), self._new
         self._pace.append((now, new))
         while len(self._pace) > 2 and self._pace[1][0] <= now - WINDOW_S:
@@ -211,16 +214,16 @@ class Progress:
             self._write(self.line())
 
     def _write(self, line: str) -> None:
-        with suppress(OSError, ValueError):  # whoever read this has gone; that ends no run
+        with suppress(OSError, ValueError):  # a closed stderr must not end the run
             self._console.file.write(line + "\n")
             self._console.file.flush()
 
 
 @contextmanager
 def _live(console: Console, view: Callable[[], RenderableType]) -> Iterator[None]:
-    """A live display; what others print or log meanwhile appears above it instead of tearing it."""
+    """Show a live display; other output appears above it instead of breaking it."""
     before = {id(sys.stderr): "stderr", id(sys.stdout): "stdout"}
-    # a stdout that goes into a file or a pipe must get there
+    # stdout is redirected only if it is the terminal too
     live = Live(
         console=console,
         get_renderable=view,
@@ -239,25 +242,23 @@ def _live(console: Console, view: Callable[[], RenderableType]) -> Iterator[None
         for handler, stream in moved:
             if stream is not None:
                 handler.setStream(stream)
-        with suppress(OSError):  # the terminal is gone; that ends no run
+        with suppress(OSError):  # a closed terminal must not end the run
             live.stop()
 
 
 def _handlers() -> list[logging.StreamHandler[Any]]:
-    """The handlers of all loggers: they hold the stream of their beginning, whatever sys.stderr is by now."""
+    """Return the stream handlers of all loggers; they keep the stream they were created with."""
     loggers = [logging.getLogger(), *logging.getLogger().manager.loggerDict.values()]
-    found = {
-        handler: None
-        for logger in loggers
-        if isinstance(logger, logging.Logger)
-        for handler in logger.handlers
-        if isinstance(handler, logging.StreamHandler)
-    }
-    return list(found)
+    handlers: dict[logging.StreamHandler[Any], None] = {}
+    for logger in loggers:
+        for handler in logger.handlers if isinstance(logger, logging.Logger) else ():
+            if isinstance(handler, logging.StreamHandler):
+                handlers[handler] = None
+    return list(handlers)
 
 
 def bar(title: str, done: int, total: int, *further: str) -> Table:
-    """One line: title, a bar, how many of how many, and what else there is to say."""
+    """Return one line: title, bar, done/total, percentage, and further texts."""
     numbers = (f"{done:,}/{total:,}", percent(done, total), *further)
     line = Table.grid(
         Column(no_wrap=True), Column(ratio=1), *(Column(no_wrap=True) for _ in numbers), expand=True
@@ -272,7 +273,7 @@ def bar(title: str, done: int, total: int, *further: str) -> Table:
 
 
 def agent_table(*columns: str) -> Table:
-    """An empty table with a row to come per agent."""
+    """Return an empty table for one row per agent."""
     table = Table("agent", box=None, pad_edge=False, header_style="dim")
     for column in columns:
         table.add_column(column, justify="right")
@@ -280,19 +281,19 @@ def agent_table(*columns: str) -> Table:
 
 
 def time_left(num_left: int, rate: float) -> float | None:
-    """Seconds to the end at this rate (per second); None where it stands still."""
+    """Return the seconds left at a rate per second, or None at rate 0."""
     if num_left <= 0:
         return 0.0
     return num_left / rate if rate > 0 else None
 
 
 def percent(part: int, whole: int) -> str:
-    """Rounded down, so that 100 % means all."""
+    """Return a percentage, rounded down so that 100 % means all."""
     return f"{100 * part // whole if whole else 100} %"
 
 
 def duration(seconds: float | None) -> str:
-    """As hh:mm:ss; "-" where it is not known."""
+    """Return seconds as hh:mm:ss, or "-" for None."""
     if seconds is None:
         return "-"
     minutes, second = divmod(round(seconds), 60)
@@ -300,11 +301,7 @@ def duration(seconds: float | None) -> str:
 
 
 def human(number: float) -> str:
-    """Three digits and a unit prefix: 950, 1.23k, 45.6M.
-
-    Args:
-        number: >= 0.
-    """
+    """Return a number >= 0 with three digits and a unit prefix: 950, 1.23k, 45.6M."""
     for prefix in ("", "k", "M", "G", "T", "P"):
         if number < 999.5:
             return f"{number:.3g}{prefix}"

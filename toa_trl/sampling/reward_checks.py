@@ -1,4 +1,4 @@
-"""Rewards that a search cannot use, said once and early, with what to do about it."""
+"""Warn early and once about rewards that a search cannot use, and say what to do about it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from statistics import median, quantiles
 
 logger = logging.getLogger(__name__)
 
-ENOUGH = 64  # rewards before anything is said
-SATURATED = 1e-6  # of 0 or 1
+ENOUGH = 64  # rewards before any warning
+SATURATED = 1e-6  # distance of a squashed reward from 0 or 1
 
 
 class RewardWatch:
-    """Looks at the rewards of a run as they come.
+    """Checks the first rewards of a run.
 
     Args:
-        tau: temperature of the search's squashing s = 1 / (1 + exp(-r / tau)); None where it squashes nothing.
+        tau: temperature of the search's squashing s = 1 / (1 + exp(-r / tau)); None if the search
+            does not squash rewards.
     """
 
     def __init__(self, tau: float | None) -> None:
@@ -25,7 +26,7 @@ class RewardWatch:
         self._texts: set[str] = set()
 
     def see(self, text: str, reward: float) -> None:
-        """One scored response."""
+        """Add one scored response, unless its text was added before."""
         if len(self._rewards) >= ENOUGH or text in self._texts:
             return
         self._texts.add(text)
@@ -40,24 +41,24 @@ class RewardWatch:
         if len(set(self._rewards)) > 1:
             return None
         return (
-            f"the reward is {self._rewards[0]:g} for each of {ENOUGH} different responses, so no search can tell them apart. "
-            "Is the model loaded as what it is (some have a head of their own, which a generic classifier does not read), "
-            "with its own chat template, and without an activation that saturates?"
+            f"the reward is {self._rewards[0]:g} for each of {ENOUGH} different responses, so no "
+            "search can distinguish them. Check that the model is loaded with its own head (a "
+            "generic classifier does not read some heads), with its own chat template, and without "
+            "an activation that saturates."
         )
 
     def _saturated(self) -> str | None:
         if self._tau is None or len(set(self._rewards)) == 1:
             return None
-        edge = (
-            -math.log(SATURATED) * self._tau
-        )  # beyond it a squashed reward is within SATURATED of 0 or 1
+        edge = -math.log(SATURATED) * self._tau  # |reward| beyond which s saturates
         num_outside = sum(abs(reward) > edge for reward in self._rewards)
         if num_outside <= ENOUGH / 2:
             return None
         low, _, high = quantiles(self._rewards, n=4)
         tau = max(median(map(abs, self._rewards)), high - low) / 2
         return (
-            f"{num_outside} of {ENOUGH} rewards are 0 or 1 to a millionth once they are squashed by 1 / (1 + exp(-r / tau)) "
-            f"with tau = {self._tau:g}: the search hardly sees a difference between them. They lie around "
-            f"{median(self._rewards):.3g}; a tau of about {tau:.2g} suits them (search_params: {{tau: {tau:.2g}}})"
+            f"{num_outside} of {ENOUGH} rewards are 0 or 1 to a millionth after squashing with "
+            f"1 / (1 + exp(-r / tau)) and tau = {self._tau:g}, so the search hardly distinguishes "
+            f"them. Their median is {median(self._rewards):.3g}; use a tau of about {tau:.2g} "
+            f"(search_params: {{tau: {tau:.2g}}})"
         )

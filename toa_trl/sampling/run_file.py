@@ -1,4 +1,4 @@
-"""run.yaml: the resolved configuration of a run, written when the run starts and completed when it ends."""
+"""run.yaml: the resolved configuration, written when a run starts and completed when it ends."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Drives many prompts' searches at once against agents and reward model. The heart; one screen.
+"""Drive the searches of many prompts against agents and a reward model.
 
-A play flows: search.ask -> task.render -> agent.generate -> reward_model.score -> journal -> search.tell. The journal is
-written before the search is told, so that what a search knows is never more than what a resume would find.
+A play: search.ask -> task.render -> agent.generate -> reward_model.score -> journal -> search.tell.
+The journal is written before the search is told, so that a search never knows more
+than a resume restores.
 """
 
 from __future__ import annotations
@@ -19,43 +20,47 @@ from toa_trl.rewards.base import check_scores
 from toa_trl.sampling.journal import Journal, Writer
 from toa_trl.search import Search
 from toa_trl.tasks import Task
-from toa_trl.types import Action, Completion, Play, Prompt, Sampling
+from toa_trl.types import Action, Play, Prompt, Sampling
 from toa_trl.utils.aio import gather_or_cancel
 
-MAX_GIVEN_UP = (
-    50  # prompts in a row: then nothing works any more, and asking on would only burn money
-)
+MAX_GIVEN_UP = 50  # abort after this many consecutive prompts fail
+LOOK_S = 0.5  # polling interval for agent recovery
 NOBODY = frozenset[str]()
-LOOK_S = 0.5  # between two looks whether an agent is back
 
 
 class Observer:
-    """Hears of every play: asked, and then either played (it is in the journal) or dropped (it was never made)."""
+    """Callbacks for play lifecycle events: a play asked for is then played or dropped."""
 
     def asked(self, agent: str) -> None:
-        """A play is in flight."""
+        """Handle a play that is now in flight."""
 
     def played(self, prompt: Prompt, play: Play) -> None:
-        """It was scored, or failed."""
+        """Handle a play that was scored or failed and is in the journal."""
 
     def dropped(self, agent: str) -> None:
-        """It was cancelled, or its agent was not there."""
+        """Handle a play that was cancelled, or whose agent was away."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Runner:
     """One run over many prompts.
 
     Args:
-        make_search: a fresh search for a seed.
-        agents: by name.
-        seed: of the run. Everything random comes from (run seed, prompt id, play), so that with one play in flight per
-            prompt scheduling never changes a result.
-        plays_in_flight: per prompt.
-        prompts_in_flight: searches open at once, which feed the batches of agents and reward model.
-        patience_s: how long the run waits, without a single play, while no agent that it needs is there.
-        observer: hears of every play.
-        enough: true once nothing more is to be asked; what is in flight is waited for.
+        make_search: returns a new search for a seed.
+        agents: agents by name.
+        reward_model: scores every response.
+        journal: record of the run, locked for this process.
+        task: renders prompts and parses responses.
+        sampling: sampling parameters of all agents.
+        seed: seed of the run. Everything random comes from (run seed, prompt id, play), so with one
+            play in flight per prompt scheduling never changes a result.
+        plays_in_flight: plays per prompt at the same time, >= 1.
+        prompts_in_flight: searches open at once, >= 1; they fill the batches of agents and reward
+            model.
+        patience_s: seconds that the run waits, without a single play, while every agent that it
+            needs is away.
+        observer: callbacks for every play.
+        enough: returns True to stop scheduling; plays in flight finish.
     """
 
     make_search: Callable[[int], Search]
@@ -70,42 +75,43 @@ class Runner:
     patience_s: float = 900.0
     observer: Observer = field(default_factory=Observer)
     enough: Callable[[], bool] = lambda: False
-    _num_searching: int = field(default=0, init=False)  # prompts under way
+    _num_searching: int = field(default=0, init=False)  # prompts in progress
     _num_given_up: int = field(default=0, init=False)  # prompts since the last scored play
     _last_error: str = field(default="", init=False)
-    _waiting_since_s: float | None = field(
-        default=None, init=False
-    )  # loop time; no play was scored since
+    _waiting_since_s: float | None = field(default=None, init=False)  # loop time without any score
 
     async def run(self, prompts: Iterable[Prompt]) -> list[str]:
-        """Spend the budget of every prompt, going on where the journal ends.
+        """Spend the budget of every prompt, resuming from the journal.
 
         Returns:
-            The ids of prompts that were given up because every agent kept failing; a later run tries them again.
+            The ids of prompts that were given up because every agent kept failing; a later run
+            retries them.
 
         Raises:
-            ToaError: MAX_GIVEN_UP prompts in a row were given up, or no agent was there for `patience_s`.
-            Unavailable: none of the reward model's servers answers any more.
+            ToaError: MAX_GIVEN_UP consecutive prompts were given up, or all agents were away for
+                `patience_s`.
+            Unavailable: none of the reward model's servers answers.
             JournalError: a play could not be written.
         """
         waiting, given_up = iter(prompts), list[str]()
         writer = Writer(self.journal)
 
         async def work() -> None:
-            for prompt in waiting:  # shared by all workers: each takes the next prompt
+            for prompt in waiting:  # shared by all workers
                 self._num_searching += 1
-                done = await self._search(prompt, writer)
+                completed = await self._search(prompt, writer)
                 self._num_searching -= 1
-                if done:
+                if completed:
                     continue
                 given_up.append(prompt.id)
                 self._num_given_up += 1
-                # failures are quick, and plays may be slow: as long as one is under way, it may still be scored
+                # A slow play that is still in flight may yet be scored.
                 while self._num_given_up >= MAX_GIVEN_UP and self._num_searching:
                     await asyncio.sleep(LOOK_S)
                 if self._num_given_up >= MAX_GIVEN_UP:
                     raise ToaError(
-                        f"every agent failed on {MAX_GIVEN_UP} prompts in a row, the last time with: {self._last_error}"
+                        f"every agent failed on {MAX_GIVEN_UP} prompts in a row; the last error: "
+                        f"{self._last_error}"
                     )
 
         try:
@@ -115,38 +121,36 @@ class Runner:
         return given_up
 
     async def _search(self, prompt: Prompt, writer: Writer) -> bool:
-        """One prompt to its end, or to that of the run; False where it was given up."""
+        """Search one prompt until its budget is spent or the run ends; False if it was given up."""
         if self.enough():
             return True
         search = self.make_search(derive_seed(self.seed, prompt.id))
         recorded = self.journal.plays(prompt.id)
         search.restore(recorded)
         plays = {play.index: play for play in recorded}
-        num_running, told = 0, asyncio.Event()
+        num_running, play_ended = 0, asyncio.Event()
 
         async def lane() -> None:
-            """One of the prompt's plays in flight, again and again."""
+            """Make one play after another."""
             nonlocal num_running
             while not (search.done or self.enough()):
                 search.away = self._away()
-                asked = [] if search.all_failing else search.ask()
-                if not asked:
+                requested = [] if search.all_failing else search.ask()
+                if not requested:
                     if num_running:
-                        await told.wait()
+                        await play_ended.wait()
                     elif search.away and not search.all_failing:
                         await self._wait_for_agents(search.away)
                     else:
                         return
                     continue
-                ((index, action),) = asked
+                ((index, action),) = requested
                 num_running += 1
                 play = await self._play(prompt, index, action, plays, writer)
                 num_running -= 1
                 if play is None:
                     search.withdraw(index)
-                    if (
-                        not self._away()
-                    ):  # back in this very moment, or an agent that says one thing and does another
+                    if not self._away():  # recovered already, or the agent's state is inconsistent
                         await asyncio.sleep(LOOK_S)
                 else:
                     plays[index] = play
@@ -154,8 +158,8 @@ class Runner:
                         search.fail(index)
                     else:
                         search.tell(index, play.reward)
-                told.set()  # whoever waits now looks again
-                told.clear()
+                play_ended.set()  # wakes the lanes that wait now
+                play_ended.clear()
 
         if self.plays_in_flight == 1:
             await lane()
@@ -166,7 +170,7 @@ class Runner:
     async def _play(
         self, prompt: Prompt, index: int, action: Action, plays: Mapping[int, Play], writer: Writer
     ) -> Play | None:
-        """One play, from its prompt to the journal; None where its agent was not there."""
+        """Make one play and write it to the journal; None if its agent was away."""
         self.observer.asked(action.agent)
         written = False
         try:
@@ -183,51 +187,56 @@ class Runner:
     async def _make(
         self, prompt: Prompt, index: int, action: Action, plays: Mapping[int, Play]
     ) -> Play | None:
-        """Generate and score. A failure is a recorded fact with its reason, never a reward."""
+        """Generate and score; a failure is recorded with its reason, never as a reward."""
         seed, agent = derive_seed(self.seed, prompt.id, index), self.agents[action.agent]
         completion, score, error = None, None, None
         try:
             messages = self.task.render(prompt, action, plays)
             completion = storable(await agent.generate(messages, sampling=self.sampling, seed=seed))
-            completion = _with_text(completion, self.task.parse(prompt, completion.text))
+            text = self.task.parse(prompt, completion.text)
+            if text != completion.text:
+                completion = replace(completion, text=text)
             judged = self.task.judged(prompt)
             scores = await self.reward_model.score_details(judged, [completion.text])
-            check_scores("the reward model", [each.value for each in scores], 1)
+            check_scores("the reward model", [scored.value for scored in scores], 1)
             (score,) = scores
             self._num_given_up, self._waiting_since_s = 0, None
         except Unavailable as failure:
             if completion is not None:
-                raise  # nothing can be scored any more
+                raise  # without the reward model no play can be scored
             if agent.can_be_away:
                 return None
             error = str(failure)
         except (AgentError, RewardError) as failure:
-            paid = getattr(failure, "completion", None)
-            completion, error = storable(paid) if paid else completion, str(failure)
+            if isinstance(failure, AgentError) and failure.completion is not None:
+                completion = storable(failure.completion)
+            error = str(failure)
         except asyncio.CancelledError:
             if (task := asyncio.current_task()) is None or task.cancelling():
                 raise
             error = "cancelled by the agent or the reward model itself"
-        except Exception as failure:  # of an agent or a reward model that is not ours: its prompt fails, not the run
+        except (
+            Exception
+        ) as failure:  # in a user's agent or reward model: fails the play, not the run
             error = f"{type(failure).__name__}: {failure}"
         self._last_error = error or self._last_error
         return Play(
             index,
             action,
             completion,
-            score.value if score else None,
-            None if error is None else whole_text(error),
-            seed,
-            score.flops if score else None,
-            score.second if score else None,
+            reward=score.value if score else None,
+            error=None if error is None else whole_text(error),
+            seed=seed,
+            reward_flops=score.flops if score else None,
+            second_reward=score.second if score else None,
         )
 
     def _away(self) -> frozenset[str]:
-        gone = [name for name, agent in self.agents.items() if agent.away]
-        return frozenset(gone) if gone else NOBODY
+        names = [name for name, agent in self.agents.items() if agent.away]
+        return frozenset(names) if names else NOBODY
 
     async def _wait_for_agents(self, away: frozenset[str]) -> None:
-        """Until another set of agents is away.
+        """Wait until the set of agents that are away changes.
 
         Raises:
             ToaError: nothing was scored for `patience_s`.
@@ -241,11 +250,7 @@ class Runner:
             await asyncio.sleep(LOOK_S)
 
 
-def _with_text(done: Completion, text: str) -> Completion:
-    return done if text == done.text else replace(done, text=text)
-
-
 def derive_seed(*parts: object) -> int:
-    """A seed in [0, 2**31), from everything that names its place; the same on every machine."""
+    """Return a seed in [0, 2**31) that depends only on the parts; the same on every machine."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") >> 1

@@ -1,4 +1,4 @@
-"""How far a run is, from its journal: read-only, beside the process that writes it or long after."""
+"""The status of a run, read from its journal during the run or afterwards."""
 
 from __future__ import annotations
 
@@ -21,36 +21,35 @@ from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.progress import agent_table, bar, duration, human, time_left
 from toa_trl.types import AgentCounts
 
-RECENT_S = 300.0  # plays per second are those of about this long
+RECENT_S = 300.0  # length of the window over which plays per second are measured
 NUM_REASONS = 5
-REASON_LENGTH = 120  # reasons that differ only beyond it, as in a request's id, are one
+REASON_LENGTH = 120  # reasons that differ only beyond it, as in a request id, count as one
 
 
 @dataclass
 class _State:
-    """What the journals of one run hold together."""
+    """Totals over the journals of one run."""
 
-    run: dict[str, Any] = field(default_factory=dict)  # its identity
+    run: dict[str, Any] = field(default_factory=dict)  # identity of the run
     running: bool = False
     num_prompts: int = 0
-    num_begun: int = 0  # prompts with any play
+    num_started: int = 0  # prompts with any play
     num_finished: int = 0
     num_rewarded: int = 0  # prompts with a scored play
-    best_sum: float = 0.0  # of their best rewards
+    best_sum: float = 0.0  # sum of their best rewards
     num_recent: int = 0  # plays written within RECENT_S
-    written: list[float] = field(
-        default_factory=list
-    )  # first and last play of each journal, in unix seconds
+    written: list[float] = field(default_factory=list)
+    """Unix times of the first and the last play of every journal."""
     agents: dict[str, AgentCounts] = field(default_factory=dict)
     failures: Counter[str] = field(default_factory=Counter)
 
 
 def status(run_dir: str | Path, now: float | None = None) -> RenderableType:
-    """A view of the run as it is now.
+    """Return a view of the run as it is now.
 
     Args:
-        run_dir: folder with a journal.sqlite, or with those of shards/*/ as long as they are not merged.
-        now: in unix seconds (default: the clock's).
+        run_dir: folder with journal.sqlite, or with shards/*/journal.sqlite before they are merged.
+        now: unix time in seconds; None: the current time.
 
     Raises:
         ConfigError: the folder has no journal.
@@ -63,21 +62,21 @@ def status(run_dir: str | Path, now: float | None = None) -> RenderableType:
 def print_status(
     run_dir: str | Path, watch: float | None = None, console: Console | None = None
 ) -> None:
-    """Print the status; with `watch` again and again, until the run ends or Ctrl-C.
+    """Print the status once, or repeatedly until the run ends or Ctrl-C.
 
     Args:
-        run_dir: as in `status`.
-        watch: seconds between two looks, > 0.
-        console: to print on (default: stdout).
+        run_dir: see `status`.
+        watch: seconds between two updates, > 0; None: print once.
+        console: console to print on; None: stdout.
 
     Raises:
         ConfigError: the folder has no journal, or `watch` is out of range.
         JournalError: a journal cannot be read.
     """
     if watch is not None and not watch > 0:
-        raise ConfigError(f"--watch: a number of seconds above 0 is needed, not {watch}")
+        raise ConfigError(f"--watch: must be > 0 seconds, not {watch}")
     console = console or Console()
-    # what goes into a pipe is for grep, and not to be cut to a width
+    # output into a pipe is not cut to a width
     show: Callable[[RenderableType], None] = partial(
         console.print, soft_wrap=not console.is_terminal
     )
@@ -113,10 +112,10 @@ def _add(state: _State, path: Path, now: float) -> None:
     with closing(journal):
         state.run = state.run or journal.identity
         if not state.run:
-            raise ConfigError(f"{path} is of a run that has not begun yet; look again in a moment")
+            raise ConfigError(f"{path}: the run has not started yet; try again in a moment")
         scored = journal.num_scored()
         state.num_prompts += journal.num_prompts()
-        state.num_begun += len(scored)
+        state.num_started += len(scored)
         state.num_finished += sum(number >= state.run["budget"] for number in scored.values())
         best = journal.best_rewards().values()
         state.num_rewarded += len(best)
@@ -132,9 +131,9 @@ def _add(state: _State, path: Path, now: float) -> None:
 
 
 def _is_written(journal: Path) -> bool:
-    """Whether a process holds the journal's lock."""
+    """Return whether a process holds the journal's lock."""
     lock = Path(f"{journal}.lock")
-    if not lock.exists():  # and looking must not make it
+    if not lock.exists():  # looking must not create it
         return False
     try:
         with FileLock(lock, timeout=0):
@@ -160,12 +159,13 @@ def _lines(run_dir: Path, state: _State, now: float) -> Iterator[RenderableType]
     pace = []
     if state.running and state.written:
         rate = state.num_recent / max(min(RECENT_S, now - min(state.written)), 1.0)
-        # failed plays are written as well, but bring no prompt nearer to its end
+        # failed plays are written too, but do not count towards the budget
         eta = time_left(total - scored, rate * scored / max(scored + failed, 1))
         pace = [f"{rate:,.1f}/s", f"ETA {duration(eta)}"]
     yield bar("plays", scored, total, *pace)
     yield Text(
-        f"prompts: {state.num_finished:,} of {state.num_prompts:,} finished, {state.num_begun:,} begun"
+        f"prompts: {state.num_finished:,} of {state.num_prompts:,} finished, "
+        f"{state.num_started:,} started"
     )
     yield Text(f"plays: {scored:,} scored, {failed:,} failed, {total:,} in all")
     if state.num_rewarded:

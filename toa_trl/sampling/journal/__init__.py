@@ -1,11 +1,11 @@
-"""Every play, written once, the moment it is scored; a run is a replay of its journal.
+"""Every play is written once, when it is scored; a resume replays the journal.
 
-One SQLite file in WAL mode, readable with any SQLite tool while the run goes on. Every commit is fsynced before anybody
-hears of it: what was written survives the death of the process and a power cut. `Writer` shares one fsync among the
-plays of many prompts, so that the promise costs next to nothing.
+The journal is one SQLite file in WAL mode, which any SQLite tool can read during the run. Every
+commit is synced to disk before it is reported, so what was written survives a kill and a power
+failure. `Writer` shares one fsync among the plays of many prompts, which keeps it cheap.
 
     table.py      a play as a row          writer.py     many prompts, one commit
-    journal.py    reading and writing      recovery.py   what can be read of a damaged file
+    journal.py    reading and writing      recovery.py   rescue of a damaged file
 """
 
 from toa_trl.sampling.journal.journal import Journal, locked

@@ -1,4 +1,4 @@
-"""A damaged journal: everything that can still be read goes into a fresh one, and the run goes on from there."""
+"""Recover a damaged journal: copy everything readable into a new one, which the run resumes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -26,67 +26,67 @@ from toa_trl.sampling.journal.table import (
 )
 from toa_trl.types import Prompt
 
-MAX_MISSES = (
-    100_000  # numbers in a row without a row; more than one damaged page of the tree can cost
-)
-MAX_ROWS = 1_000_000  # plays of one prompt: a damaged tree may lead around in a circle
-READ_ALL = "PRAGMA writable_schema=ON"  # else SQLite reads nothing of a file that was cut short
+MAX_MISSES = 100_000  # consecutive row numbers without a row: more than a damaged page can cost
+MAX_ROWS = 1_000_000  # plays of one prompt: a damaged tree may contain a cycle
+READ_ALL = "PRAGMA writable_schema=ON"  # otherwise SQLite refuses a truncated file
 TYPES = tuple(get_type_hints(Row).values())
 
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What was found."""
+    """What was recovered."""
 
     num_prompts: int
     num_plays: int
-    num_hurt: (
-        int  # prompts known to have lost plays; where an index is damaged as well there may be more
-    )
-    identity: bool  # whether the run's configuration was there
-    damaged: (
-        Path | None
-    )  # where the damaged file is kept; None where there is no damage, and nothing was changed
+    num_hurt: int
+    """Prompts known to have lost plays; if an index is damaged too, there may be more."""
+    identity: bool
+    """Whether the run's configuration was readable."""
+    damaged: Path | None
+    """Where the damaged file is kept; None if there was no damage and nothing was changed."""
 
 
 def recover(run_dir: str | Path) -> Recovered:
-    """Put a fresh journal of everything readable in the place of a run's damaged one.
+    """Replace a run's damaged journal by a new one with everything readable.
 
     Raises:
         ConfigError: there is no journal, or another process has it open.
-        JournalError: nothing can be read, or the fresh journal cannot be written.
+        JournalError: nothing can be read, or the new journal cannot be written.
     """
     path = Path(run_dir) / "journal.sqlite"
     if not path.is_file():
-        raise ConfigError(f"{path}: there is no journal; is this the folder of a run?")
+        raise ConfigError(f"{path}: there is no journal; name the folder of a run")
     lock, fresh = locked(path), path.with_name("journal.sqlite.recovered")
     try:
-        _remove(fresh)  # of a recovery that was killed
+        _remove(fresh)  # left by a recovery that was killed
         try:
             with closing(sqlite3.connect(path)) as old:
                 healthy = _check(old, path)
             damaged = _cut(path)
-            with (
-                closing(sqlite3.connect(path)) as old,
-                closing(Journal(fresh, create=True, lock=False)) as new,
-            ):
+            new = Journal(fresh, create=True, lock=False)
+            with closing(sqlite3.connect(path)) as old, closing(new):
                 old.execute(READ_ALL)
-                found = _Salvage(old).into(new)
-            if healthy and not found.num_hurt:
-                return found
-            if Path(f"{path}-wal").exists():  # whoever closes a journal last empties and removes it
-                raise ConfigError(f"{path}: another process has it open; end it, and recover again")
+                recovered = _Salvage(old).into(new)
+            if healthy and not recovered.num_hurt:
+                return recovered
+            # The last process to close a journal removes its WAL.
+            if Path(f"{path}-wal").exists():
+                raise ConfigError(f"{path}: another process has it open; stop it and recover again")
             damaged = damaged or _keep(path)
             os.replace(fresh, path)
         finally:
             _remove(fresh)
     finally:
         lock.release()
-    return Recovered(found.num_prompts, found.num_plays, found.num_hurt, found.identity, damaged)
+    return replace(recovered, damaged=damaged)
 
 
 def _check(old: sqlite3.Connection, path: Path) -> bool:
-    """Whether it is whole."""
+    """Return whether the file has no damage.
+
+    Raises:
+        JournalError: nothing can be read.
+    """
     try:
         healthy = bool(old.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
     except sqlite3.Error:
@@ -94,29 +94,29 @@ def _check(old: sqlite3.Connection, path: Path) -> bool:
     try:
         old.execute(READ_ALL)
         (version,) = old.execute("PRAGMA user_version").fetchone()
-        tables = {
-            name for (name,) in old.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        }
+        rows = old.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     except sqlite3.Error as error:
         raise JournalError(
-            f"{path}: nothing could be read ({error}): the beginning of the file, which says where everything is, is "
-            "damaged, or it is not a journal. Nothing was changed; begin again in another output_dir"
+            f"{path}: nothing could be read ({error}): the header of the file is damaged, or it is "
+            "not a journal. Nothing was changed; start again in another output_dir"
         ) from error
-    if version != VERSION or not {"run", "prompts", "plays"} <= tables:
+    if version != VERSION or not {("run",), ("prompts",), ("plays",)} <= set(rows):
         raise JournalError(
-            f"{path}: nothing could be read: not a journal of this version ({version} instead of {VERSION})"
+            f"{path}: nothing could be read: not a journal of this version ({version} instead of "
+            f"{VERSION})"
         )
     return healthy
 
 
 class _Salvage:
-    """Rows are looked up one by one, by their number in the file: a damaged page then costs only what is on it."""
+    """Looks rows up one by one by their number: a damaged page then loses only its own rows."""
 
     def __init__(self, old: sqlite3.Connection) -> None:
         self._old = old
-        self._plays_of: dict[str, set[int]] = {}  # what was read, by prompt
+        self._plays_of: dict[str, set[int]] = {}  # indices of the plays read, by prompt id
 
     def into(self, new: Journal) -> Recovered:
+        """Copy everything readable into a new journal."""
         identity, prompts = self._identity(), list(self._prompts())
         with new.transaction() as db:
             db.executemany("INSERT INTO run (key, value) VALUES ('identity', ?)", identity)
@@ -124,7 +124,11 @@ class _Salvage:
         num_plays = new.copy(self._plays())
         ids = {prompt_id for _, prompt_id, *_ in prompts} | self._plays_of.keys()
         return Recovered(
-            len(prompts), num_plays, sum(map(self._is_hurt, ids)), bool(identity), None
+            num_prompts=len(prompts),
+            num_plays=num_plays,
+            num_hurt=sum(map(self._is_hurt, ids)),
+            identity=bool(identity),
+            damaged=None,
         )
 
     def _identity(self) -> list[tuple[str]]:
@@ -133,11 +137,9 @@ class _Salvage:
         return [row for row in rows if _sound(json.loads, *row)]
 
     def _prompts(self) -> Iterator[tuple[int, str, str, str]]:
-        for position, prompt_id, messages, metadata in self._lookups(
-            f"{SELECT_PROMPT} WHERE position = ?"
-        ):
-            if isinstance(prompt_id, str) and _sound(_prompt, prompt_id, messages, metadata):
-                yield position, prompt_id, messages, metadata
+        for row in self._lookups(f"{SELECT_PROMPT} WHERE position = ?"):
+            if isinstance(row[1], str) and _sound(_prompt, *row[1:]):
+                yield row
 
     def _plays(self) -> Iterator[Row]:
         for row in map(Row._make, self._lookups(f"SELECT {COLUMNS} FROM plays WHERE rowid = ?")):
@@ -146,14 +148,14 @@ class _Salvage:
                 yield row
 
     def _is_hurt(self, prompt_id: str) -> bool:
-        """Whether plays are missing: by the index, which knows all of them, or where that is damaged, by their numbers."""
+        """Return whether plays are missing, by the index or, if it is damaged, by their numbers."""
         read = self._plays_of.get(prompt_id, set())
         indexed, whole = self._read("SELECT play FROM plays WHERE prompt_id = ?", prompt_id)
-        known = {play for (play,) in indexed} if whole else range(max(read, default=-1) + 1)
-        return not read.issuperset(known)
+        expected = (play for (play,) in indexed) if whole else range(max(read, default=-1) + 1)
+        return not read.issuperset(expected)
 
     def _read(self, sql: str, *values: Any) -> tuple[list[Any], bool]:
-        """The rows up to the first that cannot be read, and whether these are all."""
+        """Return the rows up to the first unreadable one, and whether these are all."""
         rows = list[Any]()
         try:
             rows.extend(islice(self._old.execute(sql, values), MAX_ROWS))
@@ -162,7 +164,7 @@ class _Salvage:
         return rows, True
 
     def _lookups(self, sql: str) -> Iterator[Any]:
-        """The rows with the numbers 0, 1, 2, ..., as far as there are any."""
+        """Yield the rows with the numbers 0, 1, 2, ..., as far as there are any."""
         misses = 0
         for number in count():
             rows, _ = self._read(sql, number)
@@ -185,10 +187,10 @@ def _sound(read: Any, *values: Any) -> bool:
 
 
 def _cut(path: Path) -> Path | None:
-    """Remove the half page at the end of a file that was cut short, whose texts would end in zeros.
+    """Remove the partial page at the end of a truncated file, whose texts would end in zeros.
 
     Returns:
-        Where the file is kept as it was, if there was such a page.
+        Where the original file is kept, or None if there was no such page.
     """
     half = path.stat().st_size % PAGE_SIZE
     if not half:
@@ -200,18 +202,21 @@ def _cut(path: Path) -> Path | None:
 
 
 def _keep(path: Path) -> Path:
-    """Give the damaged file another name, too."""
+    """Give the damaged file a second name, and return that."""
     damaged = _free_name(path)
     try:
-        os.link(path, damaged)  # and not renamed: killed at any moment, there is a journal.sqlite
-    except OSError:  # a file system without links
+        os.link(path, damaged)  # not renamed: there is a journal.sqlite at any moment
+    except OSError:  # the file system has no links
         shutil.copyfile(path, damaged)
     return damaged
 
 
 def _free_name(path: Path) -> Path:
-    names = (path.with_name(f"{path.name}.damaged{f'.{n}' if n else ''}") for n in count())
-    return next(name for name in names if not name.exists())
+    free = path.with_name(f"{path.name}.damaged")
+    numbers = count(1)
+    while free.exists():
+        free = path.with_name(f"{path.name}.damaged.{next(numbers)}")
+    return free
 
 
 def _remove(path: Path) -> None:

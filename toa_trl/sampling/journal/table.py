@@ -1,4 +1,4 @@
-"""How a play lies in its table: the one place that knows both the columns and the values."""
+"""The tables of a journal, and the conversion between plays and rows."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ from toa_trl.types import Action, Completion, Play
 
 VERSION = 3
 PAGE_SIZE = 8192  # bytes; responses of some thousand characters fit
-# Plays lie in the order written, so that a commit of many prompts' plays touches few pages: clustered by prompt, a play
-# cost four times as much. The long texts are last: SQLite then finds every number without reading them.
+# Plays are stored in the order written, so that a commit touches few pages: clustered by prompt, a
+# play cost four times as much. Long texts come last, so that SQLite reads numbers without them.
 SCHEMA = f"""
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE prompts (position INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, messages TEXT NOT NULL, metadata TEXT NOT NULL);
+CREATE TABLE prompts (
+    position INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL,
+    messages TEXT NOT NULL, metadata TEXT NOT NULL
+);
 CREATE TABLE plays (
     prompt_id TEXT NOT NULL, play INTEGER NOT NULL, seed INTEGER NOT NULL, written_s REAL NOT NULL,
-    agent TEXT NOT NULL, kind TEXT NOT NULL, refs TEXT NOT NULL, parent INTEGER, depth INTEGER NOT NULL,
-    reward REAL, second_reward REAL, reward_flops REAL, finish_reason TEXT, prompt_tokens INTEGER, completion_tokens INTEGER, flops REAL,
+    agent TEXT NOT NULL, kind TEXT NOT NULL, refs TEXT NOT NULL,
+    parent INTEGER, depth INTEGER NOT NULL,
+    reward REAL, second_reward REAL, reward_flops REAL, finish_reason TEXT,
+    prompt_tokens INTEGER, completion_tokens INTEGER, flops REAL,
     error TEXT, response TEXT, reasoning TEXT,
     PRIMARY KEY (prompt_id, play)
 );
@@ -27,7 +32,7 @@ PRAGMA user_version = {VERSION};
 
 
 class Row(NamedTuple):
-    """One play as its columns. Every statement takes their names from here, and only `as_row` and `as_play` know both sides."""
+    """One play as a row; every statement takes the names of its columns from here."""
 
     prompt_id: str
     play: int
@@ -53,13 +58,16 @@ class Row(NamedTuple):
 COLUMNS = ", ".join(Row._fields)
 INSERT = f"INSERT INTO plays ({COLUMNS}) VALUES ({', '.join('?' * len(Row._fields))})"
 INSERT_NEW = f"{INSERT} ON CONFLICT (prompt_id, play) DO NOTHING"
-INSERT_PROMPT = "INSERT INTO prompts (position, id, messages, metadata) VALUES (?, ?, ?, ?) ON CONFLICT (position) DO NOTHING"
+INSERT_PROMPT = (
+    "INSERT INTO prompts (position, id, messages, metadata) VALUES (?, ?, ?, ?) "
+    "ON CONFLICT (position) DO NOTHING"
+)
 SELECT = f"SELECT {COLUMNS} FROM plays WHERE prompt_id = ?"
 SELECT_PROMPT = "SELECT position, id, messages, metadata FROM prompts"
 
 
 def as_row(prompt_id: str, play: Play, written_s: float) -> Row:
-    """The row of a play."""
+    """Return the row of a play; `written_s` is a unix time."""
     action, done = play.action, play.completion
     return Row(
         prompt_id=prompt_id,
@@ -85,10 +93,10 @@ def as_row(prompt_id: str, play: Play, written_s: float) -> Row:
 
 
 def as_play(row: Row) -> Play:
-    """The play of a row."""
+    """Return the play of a row."""
     action = Action(row.agent, row.kind, tuple(json.loads(row.refs)), row.parent, row.depth)  # type: ignore[arg-type]
     done = None
-    if row.response is not None:  # then these are there as well
+    if row.response is not None:  # then the other columns of the completion are not null either
         done = Completion(
             row.response,
             row.finish_reason,  # type: ignore[arg-type]

@@ -12,10 +12,10 @@ from toa_trl.types import Play
 
 
 class Writer:
-    """Writes the plays of many prompts: those that arrive while a commit is under way share the next one.
+    """Writes the plays of many prompts; those that arrive during a commit share the next one.
 
-    The commits run in a thread of their own, so that no fsync holds up the event loop. A journal in memory is written
-    at once.
+    Commits run in a separate thread, so that no fsync blocks the event loop. A journal in memory is
+    written at once.
     """
 
     def __init__(self, journal: Journal) -> None:
@@ -25,72 +25,68 @@ class Writer:
         self._busy = False
 
     async def append(self, prompt_id: str, play: Play) -> None:
-        """Write one play for good: when this returns, it is. Where it is cancelled, the play is written all the same.
+        """Write one play durably before returning. A cancelled call still writes it.
 
         Raises:
-            JournalError: it could not be written (a full disk, a play that is there already).
+            JournalError: it could not be written (the disk is full, the play exists already).
         """
         if self._thread is None:
             self._journal.append(prompt_id, play)
             return
         loop = asyncio.get_running_loop()
-        told = loop.create_future()
-        self._queue.append(((prompt_id, play), told))
+        written = loop.create_future()
+        self._queue.append(((prompt_id, play), written))
         if not self._busy:
             self._busy = True
-            loop.call_soon(self._commit)  # soon: whoever else is ready comes along
-        await told
+            loop.call_soon(self._commit)  # later: plays that are ready now share the commit
+        await written
 
     async def aclose(self) -> None:
-        """Write what is queued; the journal may be closed then."""
+        """Write what is queued; the journal may be closed afterwards."""
         if self._thread is None:
             return
         thread, loop = self._thread, asyncio.get_running_loop()
         self._commit()
         self._thread = None
         try:
-            await loop.run_in_executor(
-                thread, int
-            )  # the thread's last task: every commit before it is done and told
+            # The thread's last task: every commit before it has ended and was reported.
+            await loop.run_in_executor(thread, int)
         finally:
             thread.shutdown()
 
     def _commit(self) -> None:
         self._busy = bool(self._queue)
-        if self._thread is not None and self._queue:
-            batch, self._queue = self._queue, []
-            done = asyncio.get_running_loop().run_in_executor(
-                self._thread, self._write, [row for row, _ in batch]
-            )
-            # callbacks instead of a task: nothing that is cancelled may keep a batch from being told
-            done.add_done_callback(
-                lambda done: self._tell([told for _, told in batch], done.result())
-            )
+        if self._thread is None or not self._queue:
+            return
+        rows, waiting = zip(*self._queue, strict=True)
+        self._queue = []
+        commit = asyncio.get_running_loop().run_in_executor(self._thread, self._write, rows)
+        # A callback instead of a task, which could be cancelled before the batch is reported.
+        commit.add_done_callback(lambda commit: self._report(waiting, commit.result()))
 
-    def _tell(
+    def _report(
         self, waiting: Sequence[asyncio.Future[None]], errors: Sequence[Exception | None]
     ) -> None:
-        for told, error in zip(waiting, errors, strict=True):
-            if told.done():  # its play was cancelled meanwhile
+        for written, error in zip(waiting, errors, strict=True):
+            if written.done():  # its play was cancelled meanwhile
                 continue
             if error is None:
-                told.set_result(None)
+                written.set_result(None)
             else:
-                told.set_exception(error)
-        asyncio.get_running_loop().call_soon(
-            self._commit
-        )  # soon: those told now may have their next play by then
+                written.set_exception(error)
+        # Later: the plays reported now may have successors by then.
+        asyncio.get_running_loop().call_soon(self._commit)
 
     def _write(self, rows: Sequence[tuple[str, Play]]) -> list[Exception | None]:
-        """In the thread: what became of each row."""
+        """Write rows in the thread, and return the error of every row or None."""
         try:
             self._journal.append_all(rows)
         except Exception as error:
-            if len(rows) == 1 or isinstance(
-                error.__cause__, sqlite3.OperationalError
-            ):  # a full disk is everybody's
+            # A full disk concerns every row; any other error may concern one row alone.
+            if len(rows) == 1 or isinstance(error.__cause__, sqlite3.OperationalError):
                 return [error] * len(rows)
-            return [
-                found for row in rows for found in self._write([row])
-            ]  # one bad row shall cost no other
+            errors = []
+            for row in rows:
+                errors += self._write([row])
+            return errors
         return [None] * len(rows)
