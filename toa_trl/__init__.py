@@ -1,8 +1,9 @@
 """toa_trl: better training data than any one model gives.
 
-Several language models work on each prompt together; a Monte Carlo tree search guided by a reward model decides which
-model answers next and which earlier response it improves (TOA, arXiv 2412.17061). The rollouts become data sets for
-TRL's trainers. Importing this package loads neither torch nor trl.
+Several language models work on each prompt together; a Monte Carlo tree search guided by a reward
+model decides which model answers next and which earlier response it improves (TOA, arXiv
+2412.17061). The rollouts become data sets for TRL's trainers. Importing this package loads neither
+torch nor trl.
 """
 
 from importlib.metadata import version

@@ -1,12 +1,12 @@
 """The error tree.
 
     ToaError
-    |-- ConfigError        the user's mistake: names the place and the remedy; the recipes exit with code 2
-    |-- SearchError        a search was told something impossible (an unknown play, a reward that is NaN)
-    |-- AgentError         a play gave no response, after the agent's own retries
+    |-- ConfigError        invalid configuration or input; names the key and the remedy; exit code 2
+    |-- SearchError        invalid use of a search (an unknown play, a reward that is NaN)
+    |-- AgentError         no response after the agent's own retries
     |-- RewardError        a response could not be scored
     |-- JournalError       the journal cannot be read or written
-    |-- Unavailable        none of an agent's or a reward model's servers answers; nothing was asked, nothing is lost
+    |-- Unavailable        no server answers; the request had no effect
 
 `ConfigError` and `SearchError` are `ValueError`s as well.
 """
@@ -17,15 +17,15 @@ from toa_trl.types import Completion
 
 
 class ToaError(Exception):
-    """Everything this package raises on purpose."""
+    """Base class of the errors that this package raises."""
 
 
 class ConfigError(ToaError, ValueError):
-    """A mistake in the configuration or in an input file."""
+    """The configuration or an input file is invalid."""
 
 
 class SearchError(ToaError, ValueError):
-    """A search was told something impossible."""
+    """A search was used in an invalid way."""
 
 
 class AgentError(ToaError):
@@ -33,7 +33,7 @@ class AgentError(ToaError):
 
     Args:
         message: the reason.
-        completion: what was paid for all the same, so that its tokens count.
+        completion: a response that was paid for but is unusable; its tokens count.
     """
 
     def __init__(self, message: str, completion: Completion | None = None) -> None:
@@ -42,11 +42,11 @@ class AgentError(ToaError):
 
 
 class RewardError(ToaError):
-    """A reward model gave no usable score. Never a number that stands for a failure."""
+    """A reward model gave no usable score."""
 
 
 class Unavailable(ToaError):
-    """None of the servers of an agent or a reward model answers. Nothing came of the request, and a later one may work."""
+    """No server of an agent or a reward model answers; a later request may succeed."""
 
 
 class JournalError(ToaError):

@@ -1,4 +1,4 @@
-"""What a run leaves: every play of every prompt, and the data sets that are made of them."""
+"""The result of a run: every play of every prompt, and the data sets derived from them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from toa_trl.utils.files import read_yaml
 if TYPE_CHECKING:
     from datasets import Dataset
 
-LOOKED_AT = 1_000  # responses, to tell their language
+MAX_RESPONSES = 1_000  # from which the language is detected
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +43,12 @@ class Rollouts:
         self, journal: Journal, given_up: Sequence[str] = (), limit: str | None = None
     ) -> None:
         self._journal = journal
-        self.given_up = tuple(given_up)  # ids of prompts on which every agent kept failing
-        self.limit = limit  # which limit ended the run, and what was spent
+        self.given_up = tuple(given_up)  # ids of prompts for which every agent kept failing
+        self.limit = limit  # the limit that ended the run, with what was spent
 
     @classmethod
     def load(cls, run_dir: str | Path) -> Rollouts:
-        """The rollouts of a run's folder, finished or not.
+        """Load the rollouts from a run's folder, finished or not.
 
         Raises:
             ConfigError: there is no journal.
@@ -57,42 +57,44 @@ class Rollouts:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Everything that decides the run's result, as JSON values; an empty mapping before it was begun."""
+        """What decides the run's results, as JSON values; empty before the run has started."""
         return self._journal.identity
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """What run.yaml beside the journal holds; an empty mapping where there is none, as while a run goes on.
+        """The content of run.yaml beside the journal; empty if it is missing.
 
         Raises:
-            ConfigError: it is not YAML, or no mapping.
+            ConfigError: it is not YAML, or not a mapping.
         """
         path = Path(self._journal.path).with_name("run.yaml")
         return read_yaml(path) if path.is_file() and not self._journal.in_memory else {}
 
     @property
     def unfinished(self) -> int:
-        """Prompts whose budget is not spent."""
+        """Number of prompts whose budget is not spent."""
         scored, budget = self._journal.num_scored(), int(self.identity.get("budget", 0))
         return len(self) - sum(count >= budget for count in scored.values())
 
     def __iter__(self) -> Iterator[Rollout]:
+        """Yield the rollout of every prompt, in the order of the prompts."""
         return self._journal.rollouts()
 
     def __len__(self) -> int:
+        """Return the number of prompts."""
         return self._journal.num_prompts()
 
     def to_dataset(self) -> Dataset:
-        """A row per play, as in the run's rollouts/*.parquet."""
+        """Return a row per play, as in the run's rollouts/*.parquet."""
         return as_dataset(rollout_rows(self), ROLLOUTS)
 
     def to_sft(self, **params: Any) -> Dataset:
-        """A row per prompt: see `toa_trl.data.sft.sft_rows` for `top_k` and `keep_truncated`."""
+        """Return a row per prompt; see `toa_trl.data.sft.sft_rows` for the parameters."""
         rows, dropped = call("sft", sft_rows, self, params=params)
         return _some("SFT", as_dataset(rows, SFT), dropped)
 
     def to_preference(self, rejected_rank: int | float = 30, **params: Any) -> Dataset:
-        """A pair per prompt: see `toa_trl.data.preference.preference_rows` for the policies and their parameters."""
+        """Return a pair per prompt; see `toa_trl.data.preference.preference_rows`."""
         params = {"rejected_rank": rejected_rank, **params}
         rows, dropped = call("preference", preference_rows, self, params=params)
         return _some("preference", as_dataset(rows, PREFERENCE), dropped)
@@ -107,58 +109,51 @@ class Rollouts:
         decontaminate: Sequence[str | Path] | None = None,
         card: Mapping[str, Any] | None = None,
     ) -> dict[str, Counter[str]]:
-        """Write rollouts/, sft/, dpo/, audit.json, lineage.json and README.md (the data set card) into the run's folder.
+        """Write rollouts/, sft/, dpo/, audit.json, lineage.json and README.md, the data set card.
 
-        What is None is as in the run's run.yaml, where there is one.
+        Arguments that are None are taken from run.yaml, if it exists.
 
         Args:
-            run_dir: the folder.
-            sft: parameters as of `to_sft`.
-            preference: parameters as of `to_preference`.
-            without: ids of prompts that have no row in sft/ and dpo/.
-            decontaminate: files of evaluation sets; prompts that overlap with one, or whose chosen responses do, have no
-                row in sft/ and dpo/ either: see `toa_trl.report.audit`.
-            card: {license: ..., language: ...} of the data set; the language is otherwise told from the responses.
+            run_dir: folder of the run.
+            sft: parameters of `to_sft`.
+            preference: parameters of `to_preference`.
+            without: ids of prompts to leave out of sft/ and dpo/.
+            decontaminate: files of evaluation sets; prompts that overlap with one, or whose chosen
+                responses do, are left out of sft/ and dpo/ too: see `toa_trl.report.audit`.
+            card: {license: ..., language: ...} of the data set; by default the language is detected
+                from the responses.
 
         Returns:
-            For "sft" and "dpo", how many prompts gave no row, by reason.
+            For "sft" and "dpo", the number of prompts without a row, by reason.
 
         Raises:
-            ConfigError: a parameter is out of range, or a file is no evaluation set.
+            ConfigError: a parameter is out of range, or a file is not an evaluation set.
         """
         from toa_trl.report.picture import write_reward_picture  # matplotlib
 
         if isinstance(without, str):
             raise ConfigError(f"without: must be a list, not {without!r}")
 
-        run_dir, contamination, left_out, of_run = (
-            Path(run_dir),
-            None,
-            frozenset(without),
-            self.configuration,
-        )
-        given: dict[str, Any] = {
-            "sft": sft,
-            "preference": preference,
-            "decontaminate": decontaminate,
-            "card": card,
-        }
-        made = {key: of_run.get(key) if value is None else value for key, value in given.items()}
-        params = {"sft": dict(made["sft"] or {}), "dpo": dict(made["preference"] or {})}
-        # every mistake shows before anything is written
-        index = audit.Index(made["decontaminate"]) if made["decontaminate"] else None
+        run_dir, left_out, of_run = Path(run_dir), frozenset(without), self.configuration
+        sft = of_run.get("sft") if sft is None else sft
+        preference = of_run.get("preference") if preference is None else preference
+        decontaminate = of_run.get("decontaminate") if decontaminate is None else decontaminate
+        card = of_run.get("card") if card is None else card
+        params = {"sft": dict(sft or {}), "dpo": dict(preference or {})}
+        # Errors are raised before anything is written.
+        index = audit.Index(decontaminate) if decontaminate else None
+        contamination = None
         rows, dropped = self._rows(params, left_out)
-        (run_dir / audit.FILE).unlink(
-            missing_ok=True
-        )  # if this ends halfway, nothing is said of other data
+        # If this is interrupted, no audit of other data must remain.
+        (run_dir / audit.FILE).unlink(missing_ok=True)
         num_rows = {"rollouts": write_parquet(rollout_rows(self), ROLLOUTS, run_dir / "rollouts")}
         if index is not None:
             contamination = replace(audit.find_contamination(run_dir, index, rows), num_kept=0)
             rows, dropped = self._rows(params, left_out.union(contamination.prompt_ids))
         for name, schema in (("sft", SFT), ("dpo", PREFERENCE)):
             num_rows[name] = write_parquet(rows[name], schema, run_dir / name)
-        found = audit.Audit(audit.audit_reward(run_dir), contamination)
-        found.write(run_dir / audit.FILE)
+        result = audit.Audit(audit.audit_reward(run_dir), contamination)
+        result.write(run_dir / audit.FILE)
         write_lineage(run_dir, self.identity)
         write_card(
             run_dir / "README.md",
@@ -167,8 +162,8 @@ class Rollouts:
             num_rows,
             dropped,
             params,
-            audit.card_section(found),
-            about={"language": _languages(run_dir / "sft"), **(made["card"] or {})},
+            audit.card_section(result),
+            about={"language": _languages(run_dir / "sft"), **(card or {})},
             prompts=of_run,
             agents=self._journal.agent_counts(),
             cost=self._cost(of_run),
@@ -177,7 +172,7 @@ class Rollouts:
         return dropped
 
     def _cost(self, configuration: Mapping[str, Any]) -> float | None:
-        """Of all plays, where agents have prices."""
+        """Return the cost of all plays, or None if no agent has a price."""
         entries = [
             entry for entry in configuration.get("agents") or () if isinstance(entry, Mapping)
         ]
@@ -204,39 +199,38 @@ class Rollouts:
         overwrite: bool = False,
         **params: Any,
     ) -> str:
-        """Save into the run's folder, then push that: the configurations sft, dpo and rollouts of one data set.
+        """Save into the run's folder, then push it as one data set with three configurations.
 
         Args:
-            repo_id: e.g. "me/my-data".
-            private: whether a new data set is private; None: as in run.yaml (hub_private_repo), or the owner's default.
-            token: with write access; default: that of `hf auth login`.
-            overwrite: replace what is there, whatever it is: see `toa_trl.hub.push.push_folder`.
-            params: as of `save`.
+            repo_id: name on the Hub, e.g. "me/my-data".
+            private: whether a new data set is private; None: hub_private_repo of run.yaml, or the
+                owner's default.
+            token: token with write access; None: that of `hf auth login`.
+            overwrite: replace any existing content: see `toa_trl.hub.push.push_folder`.
+            params: parameters of `save`.
 
         Returns:
             The address of the data set's page.
 
         Raises:
-            ConfigError, ToaError: as of `save` and `toa_trl.hub.push.push_folder`.
+            ConfigError: see `save` and `toa_trl.hub.push.push_folder`.
+            ToaError: see `toa_trl.hub.push.push_folder`.
         """
-        with TemporaryDirectory(prefix="toa_trl-") as temporary:  # of a run that has no folder
-            name = repo_id.rpartition("/")[2]
-            folder = (
-                Path(temporary) / name
-                if self._journal.in_memory
-                else Path(self._journal.path).parent
-            )
+        # A run in memory has no folder.
+        with TemporaryDirectory(prefix="toa_trl-") as temporary:
+            folder = Path(self._journal.path).parent
+            if self._journal.in_memory:
+                folder = Path(temporary) / repo_id.rpartition("/")[2]
             self.save(folder, **params)
             return push_folder(folder, repo_id, private=private, token=token, overwrite=overwrite)
 
 
 def _languages(sft: Path) -> list[str]:
-    """Of the first best responses, as far as it is certain."""
+    """Return the languages of the first best responses, as far as they are certain."""
     texts: list[str] = []
     for file in sorted(sft.glob("*.parquet"))[:1]:
-        for batch in islice(
-            pq.ParquetFile(file).iter_batches(LOOKED_AT, columns=["completion"]), 1
-        ):
+        batches = pq.ParquetFile(file).iter_batches(MAX_RESPONSES, columns=["completion"])
+        for batch in islice(batches, 1):
             texts += [completion[-1]["content"] for completion in batch["completion"].to_pylist()]
     return main_languages(texts)
 

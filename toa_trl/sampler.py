@@ -205,8 +205,8 @@ class TOASampler:
             prompts: see `sample`.
             output_dir: see `sample`.
             progress: a progress display that is open already and may be shared.
-            part: the prompts are a part of a larger run: run.yaml is not written, and it is no error
-                when every one of them was given up.
+            part: the prompts are a part of a larger run: run.yaml is not written, and it is no
+                error when every one of them was given up.
         """
         rows = ((f"prompt {number}", prompt) for number, prompt in enumerate(prompts))
         checked = as_prompts(rows, read=self._task.read)

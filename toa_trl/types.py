@@ -1,8 +1,8 @@
 """The values that travel between the parts: frozen dataclasses, standard library only.
 
-One *play* is one generation call: an `Action` (who answers, and which earlier plays it sees), then a
-`Completion`, then a reward. A `Rollout` is every play of one prompt. Terms are those of the TOA paper
-(arXiv 2412.17061): agent, play, reward, budget, width, depth.
+One *play* is one generation call: an `Action` (who answers, and which earlier plays it sees), then
+a `Completion`, then a reward. A `Rollout` is every play of one prompt. Terms are those of the TOA
+paper (arXiv 2412.17061): agent, play, reward, budget, width, depth.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the agents are asked. `messages` may be given as a text or as TRL's list of dicts; both become `Message`s."""
+    """What the agents are asked; `messages` may also be a text or TRL's list of dicts."""
 
     id: str  # unique within a run
     messages: tuple[Message, ...]  # ends with a user message
     metadata: Mapping[str, Any] = field(default_factory=dict)  # further columns of the prompts file
 
     def __post_init__(self) -> None:
+        """Convert the messages."""
         object.__setattr__(self, "messages", as_messages(self.messages))
 
 
@@ -41,9 +42,7 @@ class Action:
     agent: str
     kind: Kind = "answer"
     refs: tuple[int, ...] = ()  # plays whose responses are put into the prompt, in the order shown
-    parent: int | None = (
-        None  # the play this one hangs under in the tree; a fresh arm has a parent and no refs
-    )
+    parent: int | None = None  # parent in the tree; a fresh arm has a parent and no refs
     depth: int = 0  # 0 under the root, else 1 + the parent's depth
 
 
@@ -65,43 +64,35 @@ class Completion:
     finish_reason: str = "stop"  # "stop", or "length" when max_tokens cut it short
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    flops: float | None = (
-        None  # forward FLOPs of this call; None where the model's size is not known
-    )
-    reasoning: str | None = (
-        None  # what a reasoning model wrote before `text`: recorded, and otherwise left alone
-    )
+    flops: float | None = None  # forward FLOPs of this call; None if the model's size is unknown
+    reasoning: str | None = None  # what a reasoning model wrote before `text`; recorded, not used
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A raw reward with what is known beside it."""
+    """A raw reward with its details."""
 
     value: float  # raw, unbounded, finite
-    flops: float | None = (
-        None  # forward FLOPs the reward models spent on it; None where they are not known
-    )
-    second: float | None = None  # raw reward of a held-out second model, which no search sees
-    weight: float = 1.0  # with which a judge's verdict counts (Arena-Hard: 3 for "much better")
+    flops: float | None = None  # forward FLOPs of the reward models; None if unknown
+    second: float | None = None  # raw reward of a held-out model, which no search sees
+    weight: float = 1.0  # weight of a judge's verdict (Arena-Hard: 3 for "much better")
 
 
 @dataclass(frozen=True, slots=True)
 class Play:
-    """One play as it happened: scored (`completion` and `reward` are there) or failed (`error` says why).
+    """One play: scored (with `completion` and `reward`) or failed (with the reason in `error`).
 
-    A failed play has a completion too where one was paid for: its response could not be scored, or it was none.
+    A failed play has a completion if one was paid for: its response was unusable.
     """
 
-    index: int  # 0, 1, 2, ... within the prompt, in the order asked for
+    index: int  # 0, 1, 2, ... within the prompt, in the order of asking
     action: Action
     completion: Completion | None = None
     reward: float | None = None  # raw, unbounded
     error: str | None = None
     seed: int = 0
     reward_flops: float | None = None  # FLOPs the reward model spent on this play
-    second_reward: float | None = (
-        None  # raw, of a held-out second reward model: recorded, never told to the search
-    )
+    second_reward: float | None = None  # raw, of a held-out model; the search never sees it
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,24 +109,24 @@ class Rollout:
 
     @property
     def ranked(self) -> tuple[Play, ...]:
-        """The scored plays, best reward first; the earlier of equals first."""
+        """The scored plays, best reward first; of equal ones the earlier first."""
         return tuple(sorted(self.scored, key=lambda p: (-_reward(p), p.index)))
 
 
 @dataclass(frozen=True, slots=True)
 class AgentCounts:
-    """What a run holds of one agent, in numbers."""
+    """Totals of one agent over a run."""
 
     num_scored: int = 0
     num_failed: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    flops: float = 0.0  # as far as they are known
+    flops: float = 0.0  # as far as known
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What a run holds, in numbers."""
+    """Totals over a run."""
 
     num_prompts: int
     num_scored: int
@@ -143,7 +134,7 @@ class Counts:
     num_truncated: int  # scored plays that max_tokens cut short
     prompt_tokens: int
     completion_tokens: int
-    flops: float  # of the agents, as far as they are known
+    flops: float  # of the agents, as far as known
     reward_flops: float
 
 
@@ -153,7 +144,7 @@ def _reward(play: Play) -> float:
 
 
 def as_messages(value: str | Iterable[Message | Mapping[str, str]]) -> tuple[Message, ...]:
-    """A text (one user message), `Message`s or TRL's dicts, as a tuple of `Message`s.
+    """Return a text (one user message), `Message`s or TRL's dicts as a tuple of `Message`s.
 
     Raises:
         TypeError: an entry is neither a `Message` nor a mapping of role and content.
@@ -176,5 +167,5 @@ def as_messages(value: str | Iterable[Message | Mapping[str, str]]) -> tuple[Mes
 
 
 def as_dicts(messages: Sequence[Message | Mapping[str, str]]) -> list[dict[str, str]]:
-    """Messages in the form that chat templates, TRL and OpenAI-compatible servers take."""
+    """Return messages as dicts, as chat templates, TRL and OpenAI-compatible servers take them."""
     return [{"role": m.role, "content": m.content} for m in as_messages(messages)]

@@ -88,13 +88,13 @@ def test_the_number_of_shards(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
         assert len(begin(tmp_path, 2)) == 3
-    assert "with 3 shards and goes on with them, not with 2" in caplog.text
+    assert "with 3 shards and keeps that number instead of 2" in caplog.text
 
 
 def test_other_prompts_are_refused(tmp_path: Path) -> None:
     begin(tmp_path, 3, PROMPTS[1:])  # nothing was played, so these are forgotten
     sample(tmp_path, 3, skip=(0, 1))
-    with pytest.raises(ConfigError, match="begun with other prompts"):
+    with pytest.raises(ConfigError, match="started with other prompts"):
         begin(tmp_path, 3, PROMPTS[::-1])
 
 

@@ -168,7 +168,7 @@ def test_a_driver_is_killed(cluster: Any, config: Path, tmp_path: Path) -> None:
     driver = start(config, cluster.address, 2)
     output, errors = driver.communicate(timeout=120)
     assert driver.returncode == 0, errors
-    assert "with 3 shards and goes on with them, not with 2" in errors
+    assert "with 3 shards and keeps that number instead of 2" in errors
     assert written <= plays(shards[0])
     assert_as_local(config, tmp_path / "run")
     assert f"progress: {BUDGET * NUM_PROMPTS} " in output

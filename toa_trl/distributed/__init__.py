@@ -1,0 +1,1 @@
+"""One run on many machines: shards, and Ray to schedule them."""

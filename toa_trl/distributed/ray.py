@@ -1,6 +1,6 @@
-"""One run over many machines. Ray decides which of them works on which shard, and starts a shard whose worker died again.
+"""One run on many machines: Ray schedules the shards, and restarts those whose worker died.
 
-What a shard has done is in its journal (see `toa_trl.distributed.shards`), so whoever takes it over goes on inside its trees.
+Every shard has a journal (see `toa_trl.distributed.shards`), from which the next worker resumes it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,12 @@ from toa_trl.rollouts import Rollouts
 from toa_trl.sampler import TOASampler
 from toa_trl.sampling.journal import locked
 from toa_trl.types import Prompt
-from toa_trl.utils.registry import check_number, check_whole
+from toa_trl.utils.config import NonNegativeFloat, PositiveInt, validate
 
-MAX_RETRIES = (
-    20  # workers that a shard may lose in one run: one that kills them all must not run for ever
-)
+MAX_RETRIES = 20  # workers that a shard may lose in one run; a shard that kills them all must end
 CONNECT_S = 10.0
-LOOK_S = 2.0  # between two looks at the progress
-STOP_S = 60.0  # how long Ctrl-C waits for the workers to end in order; what they have scored is written in any case
+LOOK_S = 2.0  # polling interval for progress
+STOP_S = 60.0  # how long Ctrl-C waits for workers to stop gracefully; scored plays are kept
 
 
 def sample_on_ray(
@@ -43,68 +41,63 @@ def sample_on_ray(
     address: str | None = None,
     on_progress: Callable[[int, int], None] = lambda num_scored, num_failed: None,
 ) -> Rollouts:
-    """`TOASampler.sample` over a Ray cluster. Called again with the same output_dir it goes on where the journals end.
+    """Sample on a Ray cluster; with the output_dir of an earlier call, resume it.
 
-    With one play in flight per prompt the result is that of `TOASampler.sample`, whatever the number of shards.
+    With one play in flight per prompt the result is that of `TOASampler.sample`, for any number of
+    shards.
 
     Args:
-        sampler_of: builds the sampler of a shard from (number of the shard, number of shards), on a worker; picklable,
-            e.g. a `functools.partial` of a function and a configuration.
-        prompts: as of `TOASampler.sample`.
-        output_dir: folder of the run, on a file system that all machines see.
-        num_shards: >= 1; default: as many as the cluster works on at once. A run that goes on keeps its number.
-        num_cpus: that each shard occupies, >= 0.
-        num_gpus: that each shard occupies, >= 0.
-        address: of the cluster, as of `ray.init`; default: RAY_ADDRESS, or the cluster that `ray start` began on this
-            machine, or this machine alone.
+        sampler_of: returns the sampler of a shard on a worker, given the number of the shard and
+            the number of shards; picklable, e.g. a `functools.partial` of a function and a
+            configuration.
+        prompts: see `TOASampler.sample`.
+        output_dir: folder of the run, on a file system that all machines share.
+        num_shards: number of shards, >= 1; None: as many as fit on the cluster at once. A resumed
+            run keeps its number.
+        num_cpus: CPUs that each shard occupies, >= 0.
+        num_gpus: GPUs that each shard occupies, >= 0.
+        address: address of the cluster, as for `ray.init`; None: RAY_ADDRESS, or the cluster
+            started on this machine by `ray start`, or this machine alone.
         on_progress: called every few seconds with the scored and the failed plays of all shards.
 
     Raises:
-        ConfigError: as of `TOASampler` and `sample`; no cluster, or no machine in it that a shard fits on; a run that
-            was begun without shards.
-        ToaError: nothing works any more, or a shard lost too many workers; what was scored is in the journals.
-        KeyboardInterrupt: on Ctrl-C, once everything is in order.
+        ConfigError: see `TOASampler` and `sample`; or there is no cluster, or no machine in it that
+            a shard fits on, or the run was started without shards.
+        ToaError: the run cannot continue, or a shard lost too many workers; what was scored is in
+            the journals.
+        KeyboardInterrupt: on Ctrl-C, after the workers have stopped.
     """
-    check_number("num_cpus", num_cpus, at_least=0)
-    check_number("num_gpus", num_gpus, at_least=0)
-    if num_shards is not None:
-        check_whole("num_shards", num_shards, at_least=1)
-    known = as_prompts((f"prompt {number}", prompt) for number, prompt in enumerate(prompts))
-    if not known:
-        raise ConfigError("prompts: there is none")
+    validate(NonNegativeFloat, num_cpus, "num_cpus")
+    validate(NonNegativeFloat, num_gpus, "num_gpus")
+    validate(PositiveInt | None, num_shards, "num_shards")
+    checked = as_prompts((f"prompt {number}", prompt) for number, prompt in enumerate(prompts))
+    if not checked:
+        raise ConfigError("prompts: the list is empty")
     run_dir = Path(output_dir).absolute()
     with _cluster(address) as ray:
         num_slots = _num_slots(ray.nodes(), {"CPU": num_cpus, "GPU": num_gpus})
         (run_dir / "shards").mkdir(parents=True, exist_ok=True)
         with locked(run_dir / "shards" / "plan.json"):
-            folders = plan(run_dir, known, num_shards, num_slots)
-            # SPREAD, since the default fills one machine before it takes the next
+            folders = plan(run_dir, checked, num_shards, num_slots)
+            # by default, Ray fills one machine before it uses the next
             options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "scheduling_strategy": "SPREAD"}
             work = ray.remote(max_retries=MAX_RETRIES, **options)(_work)
             unfinished = [
                 shard for shard, folder in enumerate(folders) if not read_progress(folder).done
             ]
-            todo = unfinished or [
-                0
-            ]  # one at least: only a worker sees whether the configuration is still the run's
-            tasks = [
-                work.remote(
-                    sampler_of,
-                    shard,
-                    len(folders),
-                    known[shard :: len(folders)],
-                    folders[shard],
-                    Path.cwd(),
-                )
-                for shard in todo
-            ]
+            tasks = []
+            # At least one: only a worker can check that the configuration is unchanged.
+            for shard in unfinished or [0]:
+                part, folder = checked[shard :: len(folders)], folders[shard]
+                args = (sampler_of, shard, len(folders), part, folder, Path.cwd())
+                tasks.append(work.remote(*args))
 
             def look() -> None:
                 shards = [read_progress(folder) for folder in folders]
                 on_progress(sum(s.num_scored for s in shards), sum(s.num_failed for s in shards))
 
             _wait(ray, tasks, look)
-            return merge(run_dir, known, folders)
+            return merge(run_dir, checked, folders)
 
 
 def _work(
@@ -115,28 +108,28 @@ def _work(
     folder: Path,
     working_dir: Path,
 ) -> None:
-    """One shard, on a worker."""
+    """Sample one shard on a worker."""
     if not folder.with_name("plan.json").exists():
         raise ConfigError(
-            f"output_dir: {folder.parents[1]} is not there on {socket.gethostname()}; take a folder that all machines see"
+            f"output_dir: {folder.parents[1]} is missing on {socket.gethostname()}; choose a "
+            "folder that all machines share"
         )
     if working_dir.is_dir():
-        os.chdir(working_dir)  # the paths of a configuration are seen from where the user stands
+        os.chdir(working_dir)  # paths in a configuration are relative to the user's directory
     try:
         sample_shard(sampler_of(shard, num_shards), prompts, folder)
     except KeyboardInterrupt:
         import ray
 
         if not ray.get_runtime_context().is_canceled():  # SIGTERM: this machine is being stopped
-            os.kill(
-                os.getpid(), signal.SIGKILL
-            )  # Ray starts a shard again whose worker died, not one that was ended
+            # Ray restarts a shard whose worker died, but not one that ended.
+            os.kill(os.getpid(), signal.SIGKILL)
         raise
 
 
 @contextmanager
 def _cluster(address: str | None) -> Iterator[Any]:
-    """Ray, connected; a connection that is there already is used, and left as it is."""
+    """Connect to Ray; an existing connection is used and left open."""
     try:
         import ray
     except ImportError as error:
@@ -151,18 +144,18 @@ def _cluster(address: str | None) -> Iterator[Any]:
     address = address or os.environ.get("RAY_ADDRESS")
     host, _, port = (address or "").rpartition(":")
     try:
-        if port.isdecimal():  # where nothing listens, Ray would try for minutes, and then exit
+        if port.isdecimal():  # if nothing listens, Ray would retry for minutes and then exit
             socket.create_connection((host.rpartition("/")[2], int(port)), CONNECT_S).close()
         ray.init(address=address, logging_level=logging.ERROR)
     except OSError as error:  # ConnectionError is one
         raise ConfigError(
-            f"ray: no cluster answers at {address!r} ({error}); start one with `ray start --head`, or name another address"
+            f"ray: no cluster answers at {address!r} ({error}); start one with `ray start --head`, "
+            "or set another address"
         ) from error
     try:
         if in_main_thread:
-            signal.signal(
-                signal.SIGTERM, signal.default_int_handler
-            )  # as Ctrl-C; Ray's own handler would just exit
+            # As for Ctrl-C; Ray's own handler would exit at once.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         yield ray
     finally:
         ray.shutdown()
@@ -171,10 +164,10 @@ def _cluster(address: str | None) -> Iterator[Any]:
 
 
 def _num_slots(nodes: Iterable[dict[str, Any]], needs: dict[str, float]) -> int:
-    """How many shards the machines work on at once.
+    """Return how many shards fit on the machines at once.
 
     Raises:
-        ConfigError: none; Ray would wait for such a machine for ever.
+        ConfigError: no shard fits; Ray would wait for ever.
     """
     needs = {resource: need for resource, need in needs.items() if need > 0}
     machines = [node["Resources"] for node in nodes if node["Alive"]]
@@ -188,13 +181,14 @@ def _num_slots(nodes: Iterable[dict[str, Any]], needs: dict[str, float]) -> int:
             for m in machines
         )
         raise ConfigError(
-            f"num_cpus, num_gpus: a shard needs {wanted}, and no machine has that (there are: {there})"
+            f"num_cpus, num_gpus: a shard needs {wanted}, and no machine has that "
+            f"(available: {there})"
         )
     return num_slots
 
 
 def _wait(ray: Any, tasks: Iterable[Any], look: Callable[[], None]) -> None:
-    """Until all tasks have ended; where one fails, or on Ctrl-C, the others are ended in order."""
+    """Wait for all tasks; if one fails, or on Ctrl-C, the others are stopped gracefully."""
     pending = list(tasks)
     try:
         while pending:
@@ -212,6 +206,7 @@ def _wait(ray: Any, tasks: Iterable[Any], look: Callable[[], None]) -> None:
         elif isinstance(error, ray.exceptions.RayError):
             reason = str(error).strip().partition("\n")[0]
             raise ToaError(
-                f"Ray gave a shard up: {reason} What was scored is kept, and the same command goes on"
+                f"Ray gave up a shard: {reason} What was scored is kept; resume with the "
+                "same command"
             ) from error
         raise

@@ -1,10 +1,10 @@
-"""A run in shards, on disk: every shard has a journal of its own, and they are merged at the end.
+"""A sharded run on disk: every shard has a separate journal, and they are merged at the end.
 
     output_dir/shards/plan.json         how the prompts are split; written once
-    output_dir/shards/identity.json     the configuration; written once, by the first worker whose models are built
+    output_dir/shards/identity.json     the configuration; written once, by the first worker
     output_dir/shards/0003/             journal.sqlite and progress.json of a shard
 
-SQLite needs a journal in use to be read on its writer's machine only: all other machines read progress.json.
+A journal in use can be read only on its writer's machine; other machines read progress.json.
 """
 
 from __future__ import annotations
@@ -38,55 +38,56 @@ from toa_trl.utils.files import replace_text
 
 logger = logging.getLogger(__name__)
 
-TAKEOVER_S = 60.0  # how long a shard waits for the end of a worker that had it before
-REPORT_S = 2.0  # between two writes of progress.json
+TAKEOVER_S = 60.0  # how long a shard waits for its previous worker to end
+REPORT_S = 2.0  # interval between two writes of progress.json
 
 
 @dataclass(frozen=True, slots=True)
 class ShardProgress:
-    """How far a shard is."""
+    """The progress of a shard."""
 
     num_scored: int = 0
     num_failed: int = 0
     given_up: tuple[str, ...] = ()  # ids of prompts, once the shard has ended
     limit: str | None = None  # the limit that ended the shard
-    done: bool = False  # nothing is left to do
+    done: bool = False  # whether every budget is spent
 
 
 def check_not_sharded(run_dir: str | Path) -> None:
-    """Raises:
-    ConfigError: the run there is one in shards, and their journals have its plays.
+    """Check that a run was not started in shards, whose journals would hold its plays.
+
+    Raises:
+        ConfigError: it was.
     """
-    if _begun(Path(run_dir)):
+    if _is_sharded(Path(run_dir)):
         raise ConfigError(
-            f"{run_dir} was begun with --runner ray; go on with that, or choose another output_dir"
+            f"{run_dir} was started with --runner ray; use it again, or choose another output_dir"
         )
 
 
 def plan(
     run_dir: Path, prompts: Sequence[Prompt], num_shards: int | None, default: int
 ) -> list[Path]:
-    """The shards' folders; prompt i is of shard i modulo their number. A run that goes on keeps its number of shards.
+    """Return the folders of the shards; shard i has the prompts i, i + n, i + 2 n, ...
 
     Args:
         run_dir: folder of the run.
-        prompts: of the run.
-        num_shards: as asked for, >= 1.
-        default: the number where none was asked for, >= 1.
+        prompts: prompts of the run.
+        num_shards: requested number of shards n, >= 1; a resumed run keeps its number.
+        default: number of shards without a request, >= 1.
 
     Raises:
-        ConfigError: the run here is not in shards, or has other prompts, or its plan cannot be read.
+        ConfigError: the run is not sharded, has other prompts, or its plan cannot be read.
     """
     path = run_dir / "shards" / "plan.json"
-    begun = _begun(run_dir)
-    if not begun and (run_dir / "journal.sqlite").exists():
+    resumed = _is_sharded(run_dir)
+    if not resumed and (run_dir / "journal.sqlite").exists():
         raise ConfigError(
-            f"{run_dir} was begun with --runner local; go on with that, or choose another output_dir"
+            f"{run_dir} was started with --runner local; use it again, or choose another output_dir"
         )
-    if not begun:
-        (run_dir / "shards" / "identity.json").unlink(
-            missing_ok=True
-        )  # of a start that came to nothing
+    if not resumed:
+        # An earlier start may have failed before its first play.
+        (run_dir / "shards" / "identity.json").unlink(missing_ok=True)
         wanted = min(num_shards or default, len(prompts))
         replace_text(
             path, json.dumps({"num_shards": wanted, "prompts": digest_of_prompts(prompts)})
@@ -96,15 +97,16 @@ def plan(
         number = int(stored["num_shards"])
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"{path} cannot be read ({error}), and without it shards cannot go on; restore it, or choose another output_dir"
+            f"{path} cannot be read ({error}), and the run cannot be resumed without it; restore "
+            "it, or choose another output_dir"
         ) from error
     if stored["prompts"] != digest_of_prompts(prompts):
         raise ConfigError(
-            f"{run_dir} was begun with other prompts; go back to them, or choose another output_dir"
+            f"{run_dir} was started with other prompts; restore them, or choose another output_dir"
         )
-    if begun and num_shards not in (None, number):
+    if resumed and num_shards not in (None, number):
         logger.warning(
-            "%s was begun with %d shards and goes on with them, not with %s",
+            "%s was started with %d shards and keeps that number instead of %s",
             run_dir,
             number,
             num_shards,
@@ -113,16 +115,17 @@ def plan(
 
 
 def sample_shard(sampler: TOASampler, prompts: Sequence[Prompt], folder: Path) -> None:
-    """Spend the budget on the prompts of one shard, going on where its journal ends.
+    """Spend the budget on the prompts of one shard, resuming from its journal.
 
     Raises:
-        ConfigError: as of `TOASampler.sample`, or the run has another configuration.
-        ToaError, KeyboardInterrupt: as of `TOASampler.sample`.
+        ConfigError: see `TOASampler.sample`; or the run has another configuration.
+        ToaError: see `TOASampler.sample`.
+        KeyboardInterrupt: see `TOASampler.sample`.
     """
     _agree(folder.with_name("identity.json"), sampler.identity)
     folder.mkdir(exist_ok=True)
     with suppress(Timeout), FileLock(folder / "journal.sqlite.lock", timeout=TAKEOVER_S):
-        pass  # whoever had the shard before is dead by now
+        pass  # the previous worker has ended by now
     report = _Report(folder)
     rollouts = run_until_signal(sampler.asample(prompts, folder, report, part=True))
     done = rollouts.limit is None and not rollouts.given_up
@@ -132,16 +135,16 @@ def sample_shard(sampler: TOASampler, prompts: Sequence[Prompt], folder: Path) -
 
 
 def read_progress(folder: Path) -> ShardProgress:
-    """How far a shard is, as its worker last said."""
+    """Return the last reported progress of a shard."""
     try:
         stored = json.loads((folder / "progress.json").read_text())
-    except (OSError, ValueError):  # not begun
+    except (OSError, ValueError):  # not started
         return ShardProgress()
     return ShardProgress(**{**stored, "given_up": tuple(stored["given_up"])})
 
 
 def merge(run_dir: Path, prompts: Sequence[Prompt], folders: Iterable[Path]) -> Rollouts:
-    """One journal of all shards; made again, it only gets what is new.
+    """Merge the journals of all shards into that of the run. Idempotent.
 
     Raises:
         ConfigError: a journal is missing, or another process writes the run's.
@@ -163,7 +166,7 @@ def merge(run_dir: Path, prompts: Sequence[Prompt], folders: Iterable[Path]) -> 
 
 
 class _Report(Progress):
-    """Writes a shard's progress instead of showing it."""
+    """Writes the progress of a shard to progress.json instead of showing it."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(0, [], enabled=False)
@@ -192,19 +195,19 @@ class _Report(Progress):
         replace_text(self._path, json.dumps(asdict(progress)))
 
 
-def _begun(run_dir: Path) -> bool:
+def _is_sharded(run_dir: Path) -> bool:
     return any(run_dir.glob("shards/*/journal.sqlite"))
 
 
 def _agree(path: Path, identity: Mapping[str, Any]) -> None:
-    """All shards are of one configuration: that of the first.
+    """Check that a shard has the configuration of the first one.
 
     Raises:
-        ConfigError: this is another; the message shows the difference.
+        ConfigError: it has another; the message shows the difference.
     """
     mine = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}")
     mine.write_text(json.dumps(identity))
     with suppress(FileExistsError):
-        os.link(mine, path)  # whole or not at all, and only one is the first
+        os.link(mine, path)  # atomic: complete or not at all, and only one is first
     mine.unlink()
     check_same_identity(path.parents[1], json.loads(path.read_text()), identity)

@@ -81,7 +81,8 @@ class Journal:
         elif version != VERSION:
             raise JournalError(
                 f"{self.path}: not a journal of this version ({version} instead of {VERSION}); "
-                "finish the run with the version of toa_trl that wrote it, or choose another output_dir"
+                "finish the run with the version of toa_trl that wrote it, or choose another "
+                "output_dir"
             )
         elif create:
             result = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
