@@ -11,6 +11,7 @@ import pytest
 
 from tests.agents.conftest import Server
 from tests.helpers import wait
+from tests.own_parts import load_example
 from toa_trl.agents import ENGINES, Agent, make_agent, make_sampling
 from toa_trl.agents.base import with_system
 from toa_trl.errors import ConfigError
@@ -20,7 +21,7 @@ ASKED = (Message("user", "Say something long, and then something longer."),)
 
 
 @pytest.fixture(
-    params=[engine for engine in ENGINES if engine != "vllm"]
+    params=[*(engine for engine in ENGINES if engine != "vllm"), load_example("Agent")]
 )  # that one: tests/integration/test_vllm.py
 def entry(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     """A working configuration entry of every engine; a new engine needs one here."""
@@ -35,6 +36,7 @@ def entry(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
         "openai": {"model": "some model", "base_url": server.urls[0]},
         "recorded": {"path": str(recorded)},
         "scripted": {},
+        load_example("Agent"): {},
     }
     return {"name": "it", "engine": request.param, **entries[request.param]}
 

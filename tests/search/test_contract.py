@@ -9,13 +9,14 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from tests.own_parts import load_example
 from tests.search.driver import choices, gauss, play_out, record
 from toa_trl.errors import ConfigError, SearchError
 from toa_trl.search import SEARCHES, Search, make_search
 from toa_trl.types import Action, Play
 
 NAMES = tuple("abcdefgh")
-searches = pytest.mark.parametrize("name", SEARCHES)
+searches = pytest.mark.parametrize("name", [*SEARCHES, load_example("Search")])
 num_agents = st.integers(1, 5)
 budgets = st.integers(1, 40)
 seeds = st.integers(0, 10_000)

@@ -1,0 +1,91 @@
+"""Errors of the typed configuration: the path of the key, what is allowed, and the value."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import pytest
+
+from toa_trl.agents import ENGINES
+from toa_trl.errors import ConfigError
+from toa_trl.utils.config import PositiveInt, validate
+
+Entries = list[Annotated[dict[str, Any], ENGINES]]
+OPENAI = {"name": "b", "engine": "openai", "model": "m", "base_url": "http://host/v1"}
+NUMBERS = [
+    (-1, "must be >= 1, not -1"),
+    (0, "must be >= 1, not 0"),
+    (1.5, "must be an integer, not 1.5"),
+    ("x", "must be an integer, not 'x'"),
+    (True, "must be an integer, not True"),
+    (None, "must be an integer, not None"),
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"modle": 1},
+            r"agents[1]: unknown key 'modle'; known: price, name, model.*(did you mean 'model'?)",
+        ),
+        ({"engine": "opnai"}, "agents[1]: unknown engine 'opnai'.*(did you mean 'openai'?)"),
+        ({"model": 3}, "agents[1].model: must be a string, not 3"),
+        ({"model": ""}, "agents[1].model: must not be empty, not ''"),
+        ({"timeout_s": 0}, "agents[1].timeout_s: must be > 0, not 0"),
+        ({"timeout_s": float("inf")}, "agents[1].timeout_s: must be a finite number, not inf"),
+        ({"keep_reasoning": 1}, "agents[1].keep_reasoning: must be true or false, not 1"),
+        ({"price": {"prompt": -1}}, "agents[1].price.prompt: must be >= 0, not -1"),
+        ({"sampling": 3}, "agents[1].sampling: must be a mapping of keys to values, not 3"),
+        (
+            {"sampling": {"temperature": -0.5}},
+            "agents[1].sampling.temperature: must be >= 0, not -0.5",
+        ),
+        (
+            {"sampling": {"temperature": "1e-5"}},
+            "agents[1].sampling.temperature: must be a number, not '1e-5' "
+            "(YAML reads this as text; write 1.0e-05)",
+        ),
+        ({"sampling": {"top_p": 2}}, "agents[1].sampling.top_p: must be <= 1, not 2"),
+        (
+            {"sampling": {"topp": 1}},
+            "agents[1].sampling: unknown key 'topp'.*(did you mean 'top_p'?)",
+        ),
+        (
+            {"sampling": {"stop": ["a", ""]}},
+            "agents[1].sampling.stop[1]: must not be empty, not ''",
+        ),
+        (
+            {"sampling": {"stop": 3}},
+            "agents[1].sampling.stop: must be a string or a list of strings, not 3",
+        ),
+        *(({"max_attempts": value}, f"agents[1].max_attempts: {text}") for value, text in NUMBERS),
+    ],
+)
+def test_errors_name_path_rule_and_value(changes: dict[str, Any], message: str) -> None:
+    entries = [{"name": "a", "engine": "scripted"}, {**OPENAI, **changes}]
+    with pytest.raises(ConfigError) as error:
+        validate(Entries, entries, "agents")
+    start, _, end = message.partition(".*")
+    assert str(error.value).startswith(start)
+    assert str(error.value).endswith(end)
+
+
+@pytest.mark.parametrize("key", ["engine", "name", "model"])
+def test_a_missing_key_is_named(key: str) -> None:
+    entry = {name: value for name, value in OPENAI.items() if name != key}
+    with pytest.raises(ConfigError, match=rf"agents\[0\]: the key '{key}' is missing"):
+        validate(Entries, [entry], "agents")
+
+
+def test_a_valid_entry_stays_as_it_was_written() -> None:
+    entry = {**OPENAI, "sampling": {"temperature": 1, "stop": "END"}, "timeout_s": 5}
+    assert validate(Entries, [entry], "agents") == [entry]
+    (kept,) = validate(Entries, [entry], "agents")
+    assert type(kept["sampling"]["temperature"]) is int
+
+
+@pytest.mark.parametrize(("value", "message"), NUMBERS)
+def test_plain_types_are_validated_without_conversions(value: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"budget: {message}"):
+        validate(PositiveInt, value, "budget")
