@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 Floats = NDArray[np.float64]
 
@@ -49,7 +48,7 @@ class Correlating:
         self._y.frombytes(y.tobytes())
         pearson = _pearson(x, y) if len(x) >= MIN_PLAYS else None
         if pearson is not None:
-            spearman = _pearson(rankdata(x), rankdata(y))
+            spearman = _spearman(x, y)
             self._within.append((pearson, spearman or 0.0))
             # by chance it has the variance 1 / (n - 1): Kendall, Rank Correlation Methods
             self._variance += 1 / (len(x) - 1)
@@ -57,7 +56,7 @@ class Correlating:
     def result(self) -> Correlation:
         """Return the correlation of all plays added so far."""
         x, y, num = np.frombuffer(self._x), np.frombuffer(self._y), len(self._within)
-        overall = _pearson(x, y), _pearson(rankdata(x), rankdata(y))
+        overall = _pearson(x, y), _spearman(x, y)
         if not num:
             return Correlation(len(x), *overall, 0, None, None, None)
         pearson, spearman = np.mean(self._within, axis=0).tolist()
@@ -76,3 +75,10 @@ def _pearson(x: Floats, y: Floats) -> float | None:
     x, y = x - x.mean(), y - y.mean()
     x, y = x / np.abs(x).max(), y / np.abs(y).max()  # squares neither overflow nor underflow
     return float(np.clip(x @ y / np.sqrt((x @ x) * (y @ y)), -1, 1))
+
+
+def _spearman(x: Floats, y: Floats) -> float | None:
+    """Return Pearson's r of the ranks; equal numbers have the mean of their ranks."""
+    from scipy.stats import rankdata  # importing it takes seconds, which `import toa_trl` need not
+
+    return _pearson(rankdata(x), rankdata(y))
