@@ -131,7 +131,7 @@ def test_a_bundled_configuration_is_found_by_name() -> None:
 
 class Short(Task):
     name = "short"
-    words = Templates(
+    inline_templates = Templates(
         answer="Shortly: {prompt}",
         refine="{prompt} {draft}",
         aggregate="{prompt} {drafts}",

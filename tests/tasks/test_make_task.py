@@ -32,7 +32,7 @@ def test_a_task_of_ones_own_is_one_class() -> None:
     assert (
         rendered[-1].content == "A b c.\n\nA summary:\nA.\n\nWrite a better one in at most 2 words."
     )
-    with pytest.raises(ConfigError, match=r"'words' is missing; there are: document"):
+    with pytest.raises(ConfigError, match=r"'words' is missing; columns: document"):
         as_prompts([("line 1", {"document": "A b c."})], read=task.read)
 
 

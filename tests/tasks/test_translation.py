@@ -138,7 +138,5 @@ def test_the_languages_may_be_given_once_for_all_rows() -> None:
     assert "from French into English" in second.messages[0].content
     assert first.metadata["target_language"] == "English"
     assert task.judged(first).messages == (Message("user", "Ja."),)
-    with pytest.raises(
-        ConfigError, match=r"line 1.*'source_language' is missing; there are: source"
-    ):
+    with pytest.raises(ConfigError, match=r"line 1.*'source_language' is missing; columns: source"):
         as_prompts([("line 1", rows[0])], read=make_task("translation").read)

@@ -1,4 +1,4 @@
-"""Open-ended chat: single and multi-turn conversations, asked as they are, system prompts kept."""
+"""Open-ended chat: single and multi-turn conversations, sent unchanged, with system prompts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from toa_trl.tasks.base import Task
 
 
 class Alignment(Task):
-    """The prompt is asked as it is, and the whole answer is the response."""
+    """Send the prompt unchanged; the whole answer is the response."""
 
     name = "alignment"

@@ -1,4 +1,4 @@
-"""What a task is: how prompts are read, asked, refined and aggregated, and what of an answer is the response."""
+"""The base class of tasks: how prompts are read, asked, refined, aggregated and parsed."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from toa_trl.types import Action, Message, Play, Prompt, as_dicts, as_messages
 
 
 class Task:
-    """A task of its own is a subclass with a name and, as far as they differ, the rest.
+    """Base class of tasks. Subclasses set `name` and override what differs.
 
     Args:
-        templates: folder with other words than the task's own.
+        templates: folder of templates that replace the task's own.
 
     Raises:
         ConfigError: a template is missing, or lacks a field.
     """
 
     name: ClassVar[str] = ""
-    columns: ClassVar[tuple[str, ...]] = ("prompt",)  # that a row of the prompts file must have
-    asked: ClassVar[str] = "prompt"  # the column that holds what is asked
-    verifier: ClassVar[Mapping[str, Any] | None] = (
-        None  # entry of the reward that checks a response, for evaluations
-    )
-    verifier_column: ClassVar[str] = ""  # against which it does
-    words: ClassVar[Templates | None] = (
-        None  # of a task whose templates are no folder of the package
-    )
+    columns: ClassVar[tuple[str, ...]] = ("prompt",)
+    """Columns that a row of the prompts file must have."""
+    asked: ClassVar[str] = "prompt"
+    """Column with the question."""
+    verifier: ClassVar[Mapping[str, Any] | None] = None
+    """Entry of the reward that checks responses in evaluations."""
+    verifier_column: ClassVar[str] = ""
+    """Column with the reference that the verifier needs."""
+    inline_templates: ClassVar[Templates | None] = None
+    """Templates of a task that has no folder of them."""
 
     def __init__(self, templates: str | Path | None = None) -> None:
-        if templates is None and self.words is not None:
-            self.words.check(f"task {self.name!r}: ", "", self.asked)
-            self.templates = self.words
+        if templates is None and self.inline_templates is not None:
+            self.inline_templates.check(f"task {self.name!r}: ", "", self.asked)
+            self.templates = self.inline_templates
         else:
             self.templates = Templates.load(templates or BUILT_IN / self.name, self.asked)
 
@@ -46,13 +47,14 @@ class Task:
         return {"name": self.name, "templates": asdict(self.templates)}
 
     def read(self, place: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A row of the prompts file with its column `prompt` as the agents are asked; the other columns become metadata.
+        """Return a row of the prompts file with the `prompt` that the agents are sent.
 
-        Where `answer.txt` puts words around the last message of `prompt`, that message is kept in the column `problem`.
+        The other columns become metadata. If `answer.txt` wraps the last message of `prompt`, the
+        original message is kept in the column `problem`.
 
         Args:
-            place: file and line, for messages.
-            row: as it stands in the file.
+            place: file and line, for errors.
+            row: the row as it is in the file.
 
         Raises:
             ConfigError: a column is missing or empty.
@@ -65,42 +67,45 @@ class Task:
         try:
             *before, last = as_messages(row["prompt"])
         except (TypeError, ValueError):
-            return row  # no conversation: whoever makes a prompt of it says so
+            return row  # not a conversation: reported when a `Prompt` is made from it
         self.check(place, {**row, "prompt": last.content})
         asked = Message(last.role, fill(self.templates.answer, {**row, "prompt": last.content}))
         return {**row, "prompt": as_dicts([*before, asked]), "problem": last.content}
 
     def check(self, place: str, columns: Mapping[str, Any]) -> None:
-        """Whether the columns that the task needs are there.
+        """Check that the columns that the task needs exist.
 
         Raises:
-            ConfigError: one is missing or empty; the message names those that are there.
+            ConfigError: a column is missing or empty; the message names the existing ones.
         """
         for column in self.columns:
             value = columns.get(column)
-            if value is None or (isinstance(value, str) and not value.strip()):
-                there = (
-                    ", ".join(str(name) for name in columns if columns[name] is not None) or "none"
-                )
-                what = f"is missing; there are: {there}" if value is None else "is empty"
-                raise ConfigError(f"{place}: the column {column!r} {what} (task {self.name!r})")
+            if value is None:
+                existing = [str(name) for name in columns if columns[name] is not None]
+                problem = f"is missing; columns: {', '.join(existing) or 'none'}"
+            elif isinstance(value, str) and not value.strip():
+                problem = "is empty"
+            else:
+                continue
+            raise ConfigError(f"{place}: the column {column!r} {problem} (task {self.name!r})")
 
     def question(self, prompt: Prompt) -> str:
-        """What was asked, without the words of `answer.txt`."""
-        kept = "problem" if self.asked == "prompt" else self.asked
-        as_it_is = self.templates.answer is None or kept not in prompt.metadata
-        return prompt.messages[-1].content if as_it_is else str(prompt.metadata[kept])
+        """Return the user's question, without the text that `answer.txt` adds."""
+        column = "problem" if self.asked == "prompt" else self.asked
+        if self.templates.answer is None or column not in prompt.metadata:
+            return prompt.messages[-1].content
+        return str(prompt.metadata[column])
 
     def render(
         self, prompt: Prompt, action: Action, plays: Mapping[int, Play]
     ) -> tuple[Message, ...]:
-        """The messages for an action: see `toa_trl.tasks.rendering.render`."""
+        """Return the messages for an action: see `toa_trl.tasks.rendering.render`."""
         if not action.refs:
             return prompt.messages
         return render(prompt, action, plays, self.templates, {self.asked: self.question(prompt)})
 
     def judged(self, prompt: Prompt) -> Prompt:
-        """The prompt as the reward model sees it beside a response: without the words of `answer.txt`."""
+        """Return the prompt for the reward model, without the text that `answer.txt` adds."""
         *before, last = prompt.messages
         question = self.question(prompt)
         if question == last.content:
@@ -108,9 +113,9 @@ class Task:
         return replace(prompt, messages=(*before, Message(last.role, question)))
 
     def parse(self, prompt: Prompt, text: str) -> str:
-        """The response in what an agent wrote: it is recorded, scored, shown to other agents and trained on.
+        """Return the response in an agent's output: what is recorded, scored and trained on.
 
         Raises:
-            AgentError: there is none in it.
+            AgentError: the output contains no response.
         """
         return text

@@ -1,4 +1,4 @@
-"""Mathematics: a final answer in \\boxed{}, or after ####."""
+r"""Mathematics: a final answer in \boxed{}, or after ####."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from toa_trl.tasks.base import Task
 
 
 class Math(Task):
-    """The last message is a problem, asked with a word on how to write the final answer; the reward sees the problem alone."""
+    """Ask for the last message's problem to be solved and for its final answer in a fixed format.
+
+    The reward model sees only the problem.
+    """
 
     name = "math"
     verifier: ClassVar[Mapping[str, Any]] = {"kind": "math"}

@@ -1,10 +1,11 @@
-"""(prompt, action, earlier plays) -> the chat messages that an agent sees.
+"""Render (prompt, action, earlier plays) into the chat messages that an agent sees.
 
-The words are in plain files, one folder per task: `refine.txt` with the field {draft}, `aggregate.txt` with {drafts},
-`draft.txt` with {number} and {draft}, which lays out one of several drafts, and, where a prompt is not asked as it is,
-`answer.txt`. Each may also have {prompt}, what the user asked, and the name of any column of the prompts file. Earlier turns
-and system prompts of the conversation are kept; only its last user message is rewritten (paper, section 3.1: an action
-conditions an agent on x and on earlier responses).
+The templates are text files, one folder per task: `refine.txt` with the field {draft},
+`aggregate.txt` with {drafts}, `draft.txt` with {number} and {draft}, which formats one of several
+drafts, and `answer.txt` if the prompt is not sent unchanged. Each may also have {prompt}, the
+user's question, and the name of any column of the prompts file. Earlier turns and system prompts
+of the conversation are kept; only its last user message is rewritten (paper, section 3.1: an
+action conditions an agent on x and on earlier responses).
 """
 
 from __future__ import annotations
@@ -24,23 +25,24 @@ NEEDED = {"refine": ("draft",), "aggregate": ("drafts",), "draft": ("number", "d
 
 @dataclass(frozen=True)
 class Templates:
-    """The words of one task."""
+    """The templates of one task."""
 
     refine: str
     aggregate: str
     draft: str
-    answer: str | None = None  # None: the prompt is asked as it is
+    answer: str | None = None
+    """None: the prompt is sent unchanged."""
 
     @classmethod
     def load(cls, folder: str | Path, asked: str = "prompt") -> Templates:
-        """Read a folder with refine.txt, aggregate.txt, draft.txt, and answer.txt where there is one.
+        """Read refine.txt, aggregate.txt, draft.txt and, if it exists, answer.txt of a folder.
 
         Args:
-            folder: of the files.
-            asked: the field without which an agent would not know what it is about.
+            folder: folder of the files.
+            asked: field with the question, which refine, aggregate and answer must contain.
 
         Raises:
-            ConfigError: a missing file, or a template without one of its fields.
+            ConfigError: a file is missing, or a template lacks a field.
         """
         texts = {}
         for name in (*NEEDED, "answer"):
@@ -48,25 +50,31 @@ class Templates:
             if path.is_file():
                 texts[name] = path.read_text(encoding="utf-8").rstrip("\n")
             elif name in NEEDED:
-                raise ConfigError(
-                    f"task: {path} is missing; {', '.join(f'{n}.txt' for n in NEEDED)} are needed"
-                )
+                files = ", ".join(f"{needed}.txt" for needed in NEEDED)
+                raise ConfigError(f"task: {path} is missing; {files} are needed")
         templates = cls(**texts)
         templates.check(f"{folder}/", ".txt", asked)
         return templates
 
     def check(self, before: str, after: str, asked: str) -> None:
-        """Whether every template has its fields; `before` and `after` its name stand in the message.
+        """Check that every template has its fields.
+
+        Args:
+            before: text of the error before the template's name.
+            after: text of the error after the template's name.
+            asked: see `load`.
 
         Raises:
-            ConfigError: one lacks a field.
+            ConfigError: a template lacks a field.
         """
         for name, text in asdict(self).items():
-            fields = (*NEEDED.get(name, ()), *(() if name == "draft" else (asked,)))
-            if text is not None and (
-                missing := [field for field in fields if field not in FIELD.findall(text)]
-            ):
-                raise ConfigError(f"{before}{name}{after}: the field {{{missing[0]}}} is missing")
+            if text is None:
+                continue
+            present = FIELD.findall(text)
+            needed = NEEDED.get(name, ()) if name == "draft" else (*NEEDED.get(name, ()), asked)
+            for field in needed:
+                if field not in present:
+                    raise ConfigError(f"{before}{name}{after}: the field {{{field}}} is missing")
 
 
 def render(
@@ -76,14 +84,15 @@ def render(
     templates: Templates,
     fields: Mapping[str, object] | None = None,
 ) -> tuple[Message, ...]:
-    """The messages for `action`.
+    """Return the messages for an action.
 
     Args:
-        prompt: an answer sees it as it is.
-        action: of the search.
-        plays: at least the scored plays that `action.refs` names.
-        templates: the words.
-        fields: of the templates, beside the prompt's metadata and {prompt}, its last message unless it is among them.
+        prompt: the prompt; an action without references sends it unchanged.
+        action: the search's action.
+        plays: at least the scored plays in `action.refs`.
+        templates: the task's templates.
+        fields: values for the templates, which override the prompt's metadata and {prompt}, its
+            last message.
     """
     if not action.refs:
         return prompt.messages
@@ -93,20 +102,21 @@ def render(
     if action.kind == "refine":
         content = fill(templates.refine, {**fields, "draft": drafts[0]})
     else:
-        listed = (
-            fill(templates.draft, {**fields, "number": i, "draft": d})
-            for i, d in enumerate(drafts, 1)
-        )
-        content = fill(templates.aggregate, {**fields, "drafts": "\n\n".join(listed)})
+        formatted = []
+        for number, draft in enumerate(drafts, 1):
+            formatted.append(fill(templates.draft, {**fields, "number": number, "draft": draft}))
+        content = fill(templates.aggregate, {**fields, "drafts": "\n\n".join(formatted)})
     return (*before, Message("user", content))
 
 
 def fill(template: str, fields: Mapping[str, object]) -> str:
-    """The template with its fields filled in; braces that name none stay as they are."""
-    # not str.format: prompts and drafts are full of braces, and a filled field must not be filled again
-    return FIELD.sub(
-        lambda match: str(fields[match[1]]) if match[1] in fields else match[0], template
-    )
+    """Return the template with its fields filled in; braces with an unknown name are kept."""
+
+    # not str.format: prompts and drafts are full of braces, and values must not be filled again
+    def value(match: re.Match[str]) -> str:
+        return str(fields.get(match[1], match[0]))
+
+    return FIELD.sub(value, template)
 
 
 def _text(play: Play) -> str:

@@ -1,4 +1,4 @@
-"""Translation: a source text, the names of two languages, and a response that is the translation and nothing else."""
+"""Translation between two named languages; the response is the translation and nothing else."""
 
 from __future__ import annotations
 
@@ -25,29 +25,31 @@ QUOTES = {
 }
 FENCE = re.compile(r"```[\w-]*\n(.*?)\n?```", re.DOTALL)
 TAG = re.compile(r"<(translation|target|draft)>\s*(.*?)\s*</\1>", re.DOTALL | re.IGNORECASE)
-# "Sure! Here is the English translation:", "Translation:" or "English:" before the text, in a line of its own or not
+# "Sure! Here is the English translation:", "Translation:" or "English:" before the text
 OPENING = (
     r"(?:(?:sure|certainly|of course|okay|ok)\b[^\n:]{{0,60}}\n+)?"
     r"(?:(?:(?:sure|certainly|of course|okay|ok)\b\W+)?"
     r"(?:here(?:'s|’s| is| are)|below is|this is|the following is|the (?:text|sentence)|it|this)\b"
     r"[^\n:]{{0,80}}\b(?:translat(?:ion|ed|es)|in(?:to)? {language})\b[^\n:]{{0,60}}"
-    r"|\W*(?:(?:the|final|my|best|improved|revised) )*(?:{language} )?translation\W*(?:into {language}\W*)?"
+    r"|\W*(?:(?:the|final|my|best|improved|revised) )*(?:{language} )?translation\W*"
+    r"(?:into {language}\W*)?"
     r"|\W*{language}\W*):[ \t*]*(?:\n+|\Z)?"
 )
 # a last paragraph about the translation
 CLOSING = re.compile(
-    r"\n\s*\n\W*(?:notes?|explanation|translator's notes?|translation notes?|please note|i hope (?:this|that|it)|"
-    r"let me know|this translation|in this translation|i (?:have )?(?:translated|kept|chose))\b.*",
+    r"\n\s*\n\W*(?:notes?|explanation|translator's notes?|translation notes?|please note"
+    r"|i hope (?:this|that|it)|let me know|this translation|in this translation"
+    r"|i (?:have )?(?:translated|kept|chose))\b.*",
     re.IGNORECASE | re.DOTALL,
 )
 
 
 class Translation(Task):
-    """The reward sees the source and the translation alone.
+    """Ask for a translation; the reward model sees only the source and the translation.
 
     Args:
-        templates: folder with other words than the task's own.
-        source_language: name of the language of every row without a column of that name, e.g. "German".
+        templates: folder of templates that replace the task's own.
+        source_language: language of rows without a column of that name, such as "German".
         target_language: likewise.
     """
 
@@ -79,46 +81,48 @@ class Translation(Task):
         )
 
     def parse(self, prompt: Prompt, text: str) -> str:
-        """The translation without the quotes and the chatter around it; what the source has itself stays.
+        """Return the translation without quotes and chatter around it.
 
         Raises:
-            AgentError: nothing is left.
+            AgentError: the output contains no translation.
         """
-        found = strip_chatter(
-            self.question(prompt), text, str(prompt.metadata.get("target_language", ""))
-        )
-        if not found:
+        language = str(prompt.metadata.get("target_language", ""))
+        translation = strip_chatter(self.question(prompt), text, language)
+        if not translation:
             raise AgentError(f"no translation in the answer {text.strip()[:80]!r}")
-        return found
+        return translation
 
 
 def strip_chatter(source: str, text: str, language: str = "") -> str:
-    """The translation in `text`; "" where there is none.
+    """Return the translation in an output, or "" if it contains none.
 
-    Only what the source cannot be the reason for is taken away: a label where the source's first line has no colon, a last
-    paragraph of notes where the source has one line, quotes where it has none.
+    Only what the source cannot explain is removed: a label if the source's first line has no
+    colon, a last paragraph of notes if the source has one line, quotes if the source has none.
     """
-    opening = re.compile(OPENING.format(language=re.escape(language) or r"(?!)"), re.IGNORECASE)
+    language = re.escape(language) or r"(?!)"
+    opening = re.compile(OPENING.format(language=language), re.IGNORECASE)
     source = source.strip()
-    while (shorter := _stripped(source, text.strip(), opening)) != text:
-        text = shorter
-    return text
+    while True:  # removing one layer may expose another
+        stripped = _without_layer(source, text.strip(), opening)
+        if stripped == text:
+            return text
+        text = stripped
 
 
-def _stripped(source: str, text: str, opening: re.Pattern[str]) -> str:
+def _without_layer(source: str, text: str, opening: re.Pattern[str]) -> str:
     for block, group in ((TAG, 2), (FENCE, 1)):
-        if (match := block.search(text)) and not block.search(source):
+        match = block.search(text)
+        if match and not block.search(source):
             return match[group].strip()
-    if not re.search("[:：]", source.partition("\n")[0]):
-        text = opening.sub("", text, count=1) if opening.match(text) else text
+    if not re.search("[:：]", source.partition("\n")[0]) and opening.match(text):
+        text = opening.sub("", text, count=1)
     if "\n" not in source:
         text = CLOSING.sub("", text)
     if text[:2] == text[-2:] == "**" and len(text) > 4 and not source.startswith("**"):
         text = text[2:-2]
     inner = text[1:-1]
-    quoted = (
-        len(text) > 1 and QUOTES.get(text[0]) == text[-1] and not {text[0], text[-1]} & set(inner)
-    )
-    if quoted and source[:1] not in QUOTES and source[-1:] not in QUOTES.values():
+    is_quoted = len(text) > 1 and QUOTES.get(text[0]) == text[-1]
+    source_is_quoted = source[:1] in QUOTES or source[-1:] in QUOTES.values()
+    if is_quoted and not {text[0], text[-1]} & set(inner) and not source_is_quoted:
         text = inner
     return text.strip()
