@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toa_trl.errors import ConfigError
+from toa_trl.utils import compat
 
 STATE = "trainer_state.json"  # the Trainer writes it last: a checkpoint without it is not whole
 
@@ -61,12 +62,12 @@ def load_model(
     try:
         config = transformers.AutoConfig.from_pretrained(source, **options, **labels)
         if _is_own(config) and "rope_parameters" not in read_config(place, model, revision):
-            _undo_rope_parameters(config)
+            compat.undo_rope_parameters(config)
         loaded, info = getattr(transformers, auto_class).from_pretrained(
             source, config=config, dtype=dtype, output_loading_info=True, **options
         )
         if _is_own(loaded):
-            _compute_buffers(loaded)
+            compat.compute_buffers(loaded)
         if is_adapter:
             loaded.load_adapter(model, adapter_kwargs={"revision": revision})
     except Exception as error:  # torch, safetensors and a model's own code raise what they like
@@ -274,39 +275,6 @@ def weights_source(place: str, model: str, revision: str | None = None) -> tuple
 def _is_own(thing: object) -> bool:
     """Whether its class comes from a model's repository."""
     return type(thing).__module__.startswith("transformers_modules.")
-
-
-def _undo_rope_parameters(config: Any) -> None:
-    """transformers 5 puts a default where config.json said nothing; code that is older takes it for a kind of scaling."""
-    if (getattr(config, "rope_scaling", None) or {}).get("rope_type") == "default":
-        config.rope_scaling = None
-
-
-def _compute_buffers(model: Any) -> None:
-    """Compute the buffers again that no checkpoint holds.
-
-    transformers 5 makes a model without values and leaves these as whatever is in memory, unless it knows their class:
-    the rotary embedding of older code, and with it every score, would be noise.
-    """
-    from torch import nn
-
-    register = nn.Module.register_parameter
-
-    def without_values(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None:
-            parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
-        register(module, name, parameter)
-
-    nn.Module.register_parameter = without_values  # type: ignore[assignment, method-assign]
-    try:
-        twin = type(model)(model.config)  # buffers alone take memory
-    finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
-    for name, module in twin.named_modules():
-        for buffer in module._non_persistent_buffers_set:
-            model.get_submodule(name).register_buffer(
-                buffer, getattr(module, buffer), persistent=False
-            )
 
 
 def _is_in_adapter(model: Any, name: str) -> bool:

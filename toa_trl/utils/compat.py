@@ -94,3 +94,45 @@ def peak_flops_of(gpu: str) -> float | None:
 
     peak: float | None = get_peak_flops(gpu, "bfloat16")
     return peak
+
+
+def undo_rope_parameters(config: Any) -> None:
+    """Remove a default scaling of the rotary embedding that config.json does not have.
+
+    transformers 5: adds one, which a repository's older code takes for a kind of scaling.
+
+    Args:
+        config: configuration whose class comes from a model's repository.
+    """
+    if (getattr(config, "rope_scaling", None) or {}).get("rope_type") == "default":
+        config.rope_scaling = None
+
+
+def compute_buffers(model: Any) -> None:
+    """Compute the buffers again that no checkpoint holds.
+
+    transformers 5: creates a model without values, and leaves such buffers uninitialized unless it
+    knows their class. The rotary embedding of a repository's older code, and with it every score,
+    would be noise.
+
+    Args:
+        model: loaded model whose class comes from its repository.
+    """
+    from torch import nn
+
+    register = nn.Module.register_parameter
+
+    def without_values(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None:
+            parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = without_values  # type: ignore[assignment, method-assign]
+    try:
+        twin = type(model)(model.config)  # only its buffers take memory
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+    for name, module in twin.named_modules():
+        for buffer in module._non_persistent_buffers_set:
+            value = getattr(module, buffer)
+            model.get_submodule(name).register_buffer(buffer, value, persistent=False)
