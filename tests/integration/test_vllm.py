@@ -105,11 +105,11 @@ import asyncio, json, sys
 from dataclasses import asdict
 from toa_trl.agents.vllm import VLLMAgent
 from toa_trl.errors import AgentError
-from toa_trl.utils.registry import construct
+from toa_trl.utils.config import call
 from toa_trl.types import Message, Sampling
 
 entry, texts = json.loads(sys.argv[1])
-agents = [construct("agent", VLLMAgent, params={"name": n, **entry}) for n in "ab"]
+agents = [call("agent", VLLMAgent, params={"name": n, **entry}) for n in "ab"]
 asked = [(Message("user", text),) for text in texts]
 
 

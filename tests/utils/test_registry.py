@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from toa_trl.errors import ConfigError
-from toa_trl.utils.registry import check_keys, check_number, check_whole, choose, construct
+from toa_trl.utils.config import PositiveFloat, PositiveInt, call, validate
 
 
 def make(first: int, *, width: int, alpha: float = 0.5) -> tuple[int, int, float]:
@@ -11,7 +11,7 @@ def make(first: int, *, width: int, alpha: float = 0.5) -> tuple[int, int, float
 
 
 def test_constructs_from_parameters() -> None:
-    assert construct("here", make, 1, params={"width": 3}) == (1, 3, 0.5)
+    assert call("here", make, 1, params={"width": 3}) == (1, 3, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,8 @@ def test_constructs_from_parameters() -> None:
         ({"wdith": 3}, r"here.*'wdith'.*width, alpha.*did you mean 'width'"),
         ({"width": 3, "first": 2}, "'first'"),
         ({}, "'width' is missing"),
-        ({"width": "x"}, "here"),
+        ({"width": "x"}, r"here\.width: must be an integer, not 'x'"),
+        ({"width": True}, r"here\.width: must be an integer, not True"),
         ([("width", 3)], "a mapping"),
         (None, "a mapping"),
         ({"width": 3, 7: 1}, "unknown key 7"),
@@ -28,33 +29,18 @@ def test_constructs_from_parameters() -> None:
 )
 def test_mistakes_name_the_place_and_the_key(params: object, named: str) -> None:
     with pytest.raises(ConfigError, match=named):
-        construct("here", make, 1, params=params)  # type: ignore[arg-type]
+        call("here", make, 1, params=params)  # type: ignore[arg-type]
 
 
-def test_choose() -> None:
-    assert choose("here", "engine", {"a": 1}, "a") == 1
-    for wrong in ("b", None, ["a"], 3):
-        with pytest.raises(ConfigError, match=r"here: engine .* is not known; choose one of a"):
-            choose("here", "engine", {"a": 1}, wrong)
+@pytest.mark.parametrize("wrong", [0, -1, True, 2.0, 1.5, "3", "x", None])
+def test_a_count_is_a_positive_integer(wrong: object) -> None:
+    assert validate(PositiveInt, 1, "count") == 1
+    with pytest.raises(ConfigError, match=r"count: must be .*, not "):
+        validate(PositiveInt, wrong, "count")
 
 
-def test_check_keys() -> None:
-    check_keys("here", ["a"], ["a", "b"])
-    with pytest.raises(ConfigError, match="known: none"):
-        check_keys("here", ["a"], [])
-
-
-@pytest.mark.parametrize("wrong", [0, -1, True, 2.0, "3", None])
-def test_check_whole(wrong: object) -> None:
-    check_whole("count", 1, at_least=1)
-    with pytest.raises(ConfigError, match="count"):
-        check_whole("count", wrong, at_least=1)
-
-
-@pytest.mark.parametrize("wrong", [-0.1, float("nan"), float("inf"), True, "hot", None])
-def test_check_number(wrong: object) -> None:
-    check_number("tau", 0, at_least=0)
-    with pytest.raises(ConfigError, match="tau"):
-        check_number("tau", wrong, at_least=0)
-    with pytest.raises(ConfigError, match="> 0"):
-        check_number("tau", 0, at_least=0, above=True)
+@pytest.mark.parametrize("wrong", [0, -0.1, float("nan"), float("inf"), True, "hot", None])
+def test_a_scale_is_a_positive_finite_number(wrong: object) -> None:
+    assert validate(PositiveFloat, 1, "tau") == 1
+    with pytest.raises(ConfigError, match=r"tau: must be .*, not "):
+        validate(PositiveFloat, wrong, "tau")
