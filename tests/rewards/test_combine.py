@@ -360,7 +360,7 @@ def test_combinations_nest() -> None:
             {"rewards": [{"weight": 1}]},
             r"\.rewards\[0\]: the key 'reward' is missing",
         ),
-        ("weighted_sum", part(std=0), r"\.rewards\[0\]\.std: must be > 0.0, not 0"),
+        ("weighted_sum", part(std=0), r"\.rewards\[0\]\.std: must be > 0, not 0"),
         ("weighted_sum", part(mean=math.nan), r"\.rewards\[0\]\.mean: must be a finite number"),
         ("weighted_sum", part(weight="1"), r"\.rewards\[0\]\.weight: must be a number, not '1'"),
         (
@@ -376,7 +376,7 @@ def test_combinations_nest() -> None:
         (
             "minimum",
             part(reward={"kind": "weighted_sum", **part(std=-1)}),
-            r"\.rewards\[0\]\.reward\.rewards\[0\]\.std: must be > 0.0, not -1",
+            r"\.rewards\[0\]\.reward\.rewards\[0\]\.std: must be > 0, not -1",
         ),
         ("minimum", part(weight=2), r"\.rewards\[0\]: unknown key 'weight'"),
         ("held_out", {"reward": WORDS}, ": the key 'second' is missing"),

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.helpers import wait
+from tests.own_parts import load_example
 from tests.rewards import tiny
 from toa_trl.errors import ConfigError
 from toa_trl.rewards import KINDS, RewardModel, make_reward
@@ -23,7 +24,7 @@ PROMPT = Prompt("p", (Message("system", "Be kind."), Message("user", "How many c
 T = TypeVar("T")
 
 
-@pytest.fixture(params=KINDS.targets)
+@pytest.fixture(params=[*KINDS, load_example("Reward")])
 def entry(request: pytest.FixtureRequest) -> dict[str, Any]:
     """A working configuration entry of every kind; a new kind needs one here."""
     length = {"kind": "length", "target": 3}
@@ -49,6 +50,7 @@ def entry(request: pytest.FixtureRequest) -> dict[str, Any]:
             "rewards": [{"reward": length, "mean": 2}, {"reward": {"kind": "chrf"}, "std": 9}]
         },
         "held_out": lambda: {"reward": length, "second": {"kind": "bleu"}},
+        load_example("Reward"): lambda: {"word": "word"},
     }
     return {"kind": request.param, **entries[request.param]()}
 

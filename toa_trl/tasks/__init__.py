@@ -1,4 +1,4 @@
-"""What is the work? `make_task` builds a task from its configuration entry.
+"""How is a prompt asked? `make_task` builds a task from its configuration entry.
 
 One task, one file, one line here.
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 from toa_trl.errors import ConfigError
 from toa_trl.tasks.base import Task
+from toa_trl.tasks.rendering import Templates
 from toa_trl.utils.registry import Registry
 
 TASKS: Registry[Any] = Registry(
@@ -23,7 +24,7 @@ TASKS: Registry[Any] = Registry(
     group="toa_trl.tasks",
 )
 
-__all__ = ["TASKS", "Task", "make_task"]
+__all__ = ["TASKS", "Task", "Templates", "make_task"]
 
 
 def make_task(entry: str | Mapping[str, Any] | Task, place: str = "task") -> Task:
