@@ -17,6 +17,7 @@ from datasets import Dataset, load_dataset
 
 from tests.helpers import EchoAgent, TextReward
 from toa_trl import AgentError, ConfigError, Prompt, Rollouts, Sampling, ToaError, TOASampler
+from toa_trl.rewards.function import length_reward
 from toa_trl.search import SEARCHES
 from toa_trl.types import Completion, Message
 
@@ -371,3 +372,13 @@ except KeyboardInterrupt:
     said, errors = process.communicate(timeout=60)
     assert "ended in order" in said, errors
     assert 0 < len(next(iter(Rollouts.load(tmp_path))).plays) < 1000
+
+
+def test_a_reward_may_be_any_object_with_score_or_a_function() -> None:
+    class Plain:
+        async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
+            return [float(len(text)) for text in responses]
+
+    assert sampler(reward_model=Plain()).identity["reward"].endswith("Plain")
+    assert len(sampler(reward_model=Plain()).sample(PROMPTS).to_sft()) == len(PROMPTS)
+    assert sampler(reward_model=length_reward).identity["reward"] == "length_reward"

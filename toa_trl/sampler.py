@@ -143,7 +143,7 @@ class TOASampler:
                 for name, given in zip(names, agents, strict=True)
             },
             "reward": identity_of_part(
-                self._reward_model if isinstance(reward_model, RewardModel) else reward_model
+                reward_model if isinstance(reward_model, Mapping) else self._reward_model
             ),
         }
         if self._reward_model.texts is not None:

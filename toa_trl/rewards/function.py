@@ -41,6 +41,11 @@ class FunctionReward(RewardModel):
         if not callable(self._function):
             raise ConfigError(f"reward.function: must be a function, not {self._function!r}")
 
+    @property
+    def identity(self) -> Any:
+        """The name of the function."""
+        return getattr(self._function, "__qualname__", type(self._function).__qualname__)
+
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
         """See `RewardModel`."""
         count = len(responses)

@@ -62,11 +62,9 @@ def identity_of_part(part: Any) -> Any:
     """Return what decides the answers of an agent or reward model, as JSON values.
 
     Args:
-        part: an entry as the user wrote it, a function, or an agent or reward model.
+        part: an entry as the user wrote it, or an agent or reward model.
     """
     if not isinstance(part, Mapping):
-        if callable(part) and not isinstance(part, type):
-            return getattr(part, "__qualname__", type(part).__qualname__)
         part = part.identity
     return decisive(part) if isinstance(part, Mapping) else part
 

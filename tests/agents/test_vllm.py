@@ -1,0 +1,169 @@
+"""The engine vllm with a stand-in for the library; tests/integration/test_vllm.py has the real one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, ClassVar
+from weakref import WeakValueDictionary
+
+import pytest
+
+from tests.helpers import wait
+from toa_trl.agents import make_agent
+from toa_trl.errors import AgentError, ConfigError
+from toa_trl.types import Completion, Message, Sampling
+
+ASKED = (Message("user", "Hi"),)
+CONTEXT = 40
+
+
+class FakeEngine:
+    """What the agent uses of vLLM's AsyncLLM; `reply` is what it answers or raises."""
+
+    started: ClassVar[list[FakeEngine]] = []
+
+    def __init__(self, args: dict[str, Any]) -> None:
+        self.args, self.errored, self.closed = args, False, False
+        self.reply: Any = ("Hello", "stop")
+        self.params: list[Any] = []
+        self.model_config = SimpleNamespace(max_model_len=CONTEXT, hf_config=SimpleNamespace())
+        FakeEngine.started.append(self)
+
+    @classmethod
+    def from_engine_args(cls, args: Any) -> FakeEngine:
+        if "nonsense" in args.given:
+            raise TypeError("unexpected keyword argument 'nonsense'")
+        return cls(args.given)
+
+    async def generate(self, asked: Any, params: Any, request_id: str) -> AsyncIterator[Any]:
+        self.params.append(params)
+        if isinstance(self.reply, Exception):
+            raise self.reply
+        text, reason = self.reply
+        answer = SimpleNamespace(text=text, finish_reason=reason, token_ids=[1, 2, 3])
+        yield SimpleNamespace(outputs=[answer])
+
+    def shutdown(self, timeout: float) -> None:
+        self.closed = True
+
+
+@pytest.fixture(autouse=True)
+def vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeEngine.started.clear()
+    monkeypatch.setattr("toa_trl.agents.vllm._ENGINES", WeakValueDictionary())
+    names = [
+        "vllm",
+        "vllm.sampling_params",
+        "vllm.v1",
+        "vllm.v1.engine",
+        "vllm.v1.engine.async_llm",
+    ]
+    modules = {name: ModuleType(name) for name in names}
+    vars(modules["vllm"]).update(
+        SamplingParams=lambda **given: SimpleNamespace(**given),
+        AsyncEngineArgs=lambda **given: SimpleNamespace(given=given),
+    )
+    vars(modules["vllm.sampling_params"])["RequestOutputKind"] = SimpleNamespace(FINAL_ONLY=2)
+    vars(modules["vllm.v1.engine.async_llm"])["AsyncLLM"] = FakeEngine
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(
+        "toa_trl.agents.vllm.Flops.if_known", lambda config: lambda tokens: 10.0 * tokens
+    )
+
+
+def agent(causal: Path, **changes: Any) -> Any:
+    return make_agent({"name": "v", "engine": "vllm", "model": str(causal), **changes})
+
+
+def answer(causal: Path, **changes: Any) -> Completion:
+    """Ask an agent once and close it."""
+    asked = agent(causal, **changes)
+    try:
+        done: Completion = wait(asked.generate(ASKED, sampling=Sampling(max_tokens=8), seed=7))
+        return done
+    finally:
+        wait(asked.aclose())
+
+
+def test_a_completion_has_the_text_and_its_cost(causal: Path) -> None:
+    done = answer(causal)
+    assert (done.text, done.finish_reason, done.completion_tokens) == ("Hello", "stop", 3)
+    assert done.flops == 10.0 * (done.prompt_tokens + 3)
+
+
+def test_sampling_of_the_run_and_of_the_entry_reaches_the_engine(causal: Path) -> None:
+    answer(causal, sampling={"temperature": 0.1, "stop": "###"})
+    (params,) = FakeEngine.started[0].params
+    assert (params.temperature, params.stop, params.seed, params.max_tokens) == (0.1, ["###"], 7, 8)
+
+
+def test_max_tokens_stay_within_the_context(causal: Path) -> None:
+    asked = agent(causal)
+    done = wait(asked.generate(ASKED, sampling=Sampling(max_tokens=999), seed=0))
+    assert FakeEngine.started[0].params[0].max_tokens == CONTEXT - done.prompt_tokens
+    with pytest.raises(AgentError, match=f"the context holds {CONTEXT}"):
+        wait(asked.generate((Message("user", "x" * CONTEXT),), sampling=Sampling(), seed=0))
+    wait(asked.aclose())
+
+
+def test_agents_of_one_model_share_an_engine_that_starts_again_after_it_was_closed(
+    causal: Path,
+) -> None:
+    one, two = agent(causal), agent(causal)
+    assert len(FakeEngine.started) == 1
+    wait(two.aclose())
+    assert FakeEngine.started[0].closed
+    wait(one.generate(ASKED, sampling=Sampling(), seed=0))
+    assert len(FakeEngine.started) == 2
+    agent(causal, engine_args={"max_num_seqs": 4})
+    assert len(FakeEngine.started) == 3
+    wait(one.aclose())
+
+
+@pytest.mark.parametrize("reason", ["abort", None, "content_filter"])
+def test_a_request_that_ended_otherwise_is_a_failure(causal: Path, reason: str | None) -> None:
+    asked = agent(causal)
+    FakeEngine.started[0].reply = ("Hel", reason)
+    with pytest.raises(AgentError, match="ended the request with"):
+        wait(asked.generate(ASKED, sampling=Sampling(), seed=0))
+    wait(asked.aclose())
+
+
+def test_a_dead_engine_is_replaced_for_the_next_play(causal: Path) -> None:
+    asked = agent(causal)
+    FakeEngine.started[0].reply, FakeEngine.started[0].errored = RuntimeError("dead"), True
+    with pytest.raises(AgentError, match="vLLM: RuntimeError: dead"):
+        wait(asked.generate(ASKED, sampling=Sampling(), seed=0))
+    assert wait(asked.generate(ASKED, sampling=Sampling(), seed=0)).text == "Hello"
+    assert len(FakeEngine.started) == 2
+    wait(asked.aclose())
+
+
+def test_an_engine_argument_that_vllm_refuses_is_an_error_of_the_configuration(
+    causal: Path,
+) -> None:
+    with pytest.raises(ConfigError, match=r"agent 'v': vLLM cannot run .*nonsense"):
+        agent(causal, engine_args={"nonsense": 1})
+
+
+def test_without_vllm_the_error_says_what_to_install(
+    causal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(ConfigError, match=r"pip install 'toa_trl\[vllm\]'"):
+        agent(causal)
+
+
+def test_reasoning_is_kept_apart_unless_it_is_asked_for(causal: Path) -> None:
+    asked = agent(causal)
+    FakeEngine.started[0].reply = ("<think>hm</think>Yes", "stop")
+    done = wait(asked.generate(ASKED, sampling=Sampling(), seed=0))
+    assert (done.text, done.reasoning) == ("Yes", "hm")
+    kept = agent(causal, keep_reasoning=True)
+    done = wait(kept.generate(ASKED, sampling=Sampling(), seed=0))
+    assert done.text == "<think>hm</think>Yes"
+    wait(asked.aclose())
