@@ -1,4 +1,4 @@
-"""What every kind of reward model does, whichever it is."""
+"""What every kind of reward model does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pytest
 from tests.helpers import wait
 from tests.own_parts import load_example
 from tests.rewards import tiny
-from toa_trl.errors import ConfigError
+from tests.rewards.test_remote import answered
+from toa_trl.errors import ConfigError, RewardError
 from toa_trl.rewards import KINDS, RewardModel, make_reward
 from toa_trl.types import Message, Prompt
 
@@ -64,7 +65,7 @@ def shepherd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def closed(model: Any, asking: Coroutine[Any, Any, T]) -> T:
-    """What it gives, with the model closed after it."""
+    """Return what `asking` returns, after the model is closed."""
 
     async def once() -> T:
         try:
@@ -137,6 +138,56 @@ def test_scores_are_the_values_of_the_details(entry: dict[str, Any]) -> None:
 
     scores, values = closed(model, both())
     assert scores == pytest.approx(values, abs=1e-5)
+
+
+NO_COLUMNS = Prompt("p", "How many coins?")  # type: ignore[arg-type]
+WITHOUT_REFERENCE = {"kind": "chrf"}
+# how each kind is made to fail: changes of its entry, the prompt, and the response
+FAILURES: dict[str, tuple[dict[str, Any], Prompt, str]] = {
+    "classifier": ({}, PROMPT, "x"),  # its model raises an error
+    "likelihood": ({}, PROMPT, "x"),
+    "process": ({}, PROMPT, "x"),
+    "vllm": ({"max_attempts": 1}, PROMPT, "x"),  # its server sends no JSON
+    "http": ({"max_attempts": 1}, PROMPT, "x"),
+    "function": ({"function": "builtins:len"}, PROMPT, "x"),
+    "math": ({}, NO_COLUMNS, "x"),
+    "chrf": ({}, NO_COLUMNS, "x"),
+    "bleu": ({}, NO_COLUMNS, "x"),
+    "judge": (
+        {"agent": {"name": "judge", "engine": "scripted", "responses": ["It is good."]}},
+        PROMPT,
+        "x",
+    ),
+    "weighted_sum": ({}, NO_COLUMNS, "x"),  # its chrf fails
+    "minimum": ({}, NO_COLUMNS, "x"),
+    "held_out": ({"reward": WITHOUT_REFERENCE}, NO_COLUMNS, "x"),
+    load_example("Reward"): ({}, PROMPT, " "),
+}
+
+
+def test_every_kind_that_can_fail_has_a_failure() -> None:
+    assert FAILURES.keys() == {*KINDS, load_example("Reward")} - {"length"}
+
+
+@pytest.mark.parametrize("entry", FAILURES, indirect=True)
+def test_a_failure_is_an_error_and_never_a_number(
+    entry: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = entry["kind"]
+    changes, prompt, response = FAILURES[kind]
+    if kind in ("vllm", "http"):
+        outcome, _ = wait(answered({**entry, **changes}, ["{"], [response]))
+        assert isinstance(outcome, RewardError)
+        return
+    model: Any = make_reward({**entry, **changes})
+    if kind in ("classifier", "likelihood", "process"):
+
+        def out_of_memory(*args: Any, **kwargs: Any) -> None:
+            raise RuntimeError("out of memory")
+
+        monkeypatch.setattr(model._model, "forward", out_of_memory)
+    with pytest.raises(RewardError):
+        closed(model, model.score(prompt, [response]))
 
 
 @pytest.mark.parametrize("kind", KINDS.targets)
