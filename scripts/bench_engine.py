@@ -107,9 +107,11 @@ def main() -> None:
 
     busy = Busy()
     original = toa_trl.models.batching.Batcher.__init__
-    toa_trl.models.batching.Batcher.__init__ = lambda self, run, **options: original(
-        self, busy.wrap(run), **options
-    )
+
+    def timed(self: Any, run: Any, **options: Any) -> None:
+        original(self, busy.wrap(run), **options)
+
+    toa_trl.models.batching.Batcher.__init__ = timed  # type: ignore[method-assign]
     sampler = config.sampler(
         config.agents, config.reward, config.search, config.budget, config.search_params
     )

@@ -226,7 +226,8 @@ def thread_pool(url: str, num_prompts: int, budget: int, num_threads: int = 100)
     def work(number: int, text: str) -> None:
         if not hasattr(connections, "mine"):
             connections.mine = HTTPConnection(host)
-        prompt, plays = Prompt(str(number), text), dict[int, Play]()
+        prompt = Prompt(str(number), text)  # type: ignore[arg-type]
+        plays = dict[int, Play]()
         for index in range(budget):
             action = Action("a", "refine", (index - 1,)) if index else Action("a")
             messages = as_dicts(render(prompt, action, plays, templates))
@@ -251,7 +252,7 @@ def utilisation() -> Iterator[Figure]:
     say(
         f"utilisation: {num_prompts * budget * 0.25 / slots:.0f} s at the least, ours and the threads at the same time"
     )
-    options = {"slots": slots, "latency_s": (0.1, 0.4), "model": AGENTS}
+    options: dict[str, Any] = {"slots": slots, "latency_s": (0.1, 0.4), "model": AGENTS}
     with TemporaryDirectory() as folder, serving(**options) as server, serving(**options) as other:
         fresh(
             partial(sample, server.url, Path(folder), num_prompts=num_prompts, budget=budget),
@@ -350,7 +351,11 @@ def new_journal(folder: str, num_prompts: int) -> Journal:
     }
     identity |= {"agents": {"a": "a"}, "reward": "none"}
     journal.begin(
-        identity, (Prompt(f"prompt {n}", text) for n, text in enumerate(problems(num_prompts)))
+        identity,
+        (
+            Prompt(f"prompt {n}", text)  # type: ignore[arg-type]
+            for n, text in enumerate(problems(num_prompts))
+        ),
     )
     return journal
 
@@ -418,10 +423,14 @@ def score(num_prompts: int = 60, budget: int = 16) -> tuple[float, float]:
     )
     rollouts = sampler.sample(problems(num_prompts))
     texts = [
-        (rollout.prompt, play.completion.text) for rollout in rollouts for play in rollout.scored
+        (rollout.prompt, play.completion.text if play.completion else "")
+        for rollout in rollouts
+        for play in rollout.scored
     ]
     num_cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(num_cores)
+
+    begin = 0.0
 
     async def at_once() -> list[float]:
         reward = make_reward({"kind": "classifier", "model": path, "device": device})
@@ -431,7 +440,6 @@ def score(num_prompts: int = 60, budget: int = 16) -> tuple[float, float]:
         scores = await asyncio.gather(*(reward.score(prompt, [text]) for prompt, text in texts))
         return [each for (each,) in scores]
 
-    begin = 0.0
     scores = asyncio.run(at_once())
     together = len(texts) / (time.perf_counter() - begin)
 

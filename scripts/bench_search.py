@@ -6,6 +6,7 @@ python scripts/bench_search.py
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 from treequest import ABMCTSA
@@ -51,6 +52,11 @@ def run_treequest(budget: int, seed: int) -> float:
     return spent / budget * 1e6
 
 
+def median_of_ours(name: str, budget: int) -> float:
+    """The median over seeds of one of our searches."""
+    return middle(partial(run_ours, name, budget), 7)
+
+
 def middle(run: Callable[[int], float], repeats: int) -> float:
     """The median over seeds."""
     return median(run(seed) for seed in range(repeats))
@@ -58,9 +64,7 @@ def middle(run: Callable[[int], float], repeats: int) -> float:
 
 def main() -> None:
     print("microseconds per play (median over seeds, 5 agents, one play at a time)\n")
-    ours = {
-        budget: middle(lambda seed, n=budget: run_ours("toa", n, seed), 7) for budget in (160, 2000)
-    }
+    ours = {budget: median_of_ours("toa", budget) for budget in (160, 2000)}
     theirs = middle(lambda seed: run_treequest(160, seed), 3)
     print(f"{'toa, 160 plays':32}{ours[160]:10.1f}")
     print(
@@ -70,9 +74,7 @@ def main() -> None:
         f"{'treequest ABMCTSA, 160 plays':32}{theirs:10.1f}    {theirs / ours[160]:.0f} x of toa\n"
     )
     for name in ("best_of_n", "parallel", "prs", "sequential", "moa"):
-        print(
-            f"{name + ', 160 plays':32}{middle(lambda seed, n=name: run_ours(n, 160, seed), 7):10.1f}"
-        )
+        print(f"{name + ', 160 plays':32}{median_of_ours(name, 160):10.1f}")
 
 
 if __name__ == "__main__":

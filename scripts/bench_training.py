@@ -224,17 +224,13 @@ def packing() -> None:
     packed = {"num_train_epochs": 4, "packing": "true", "max_length": 512}
     several = {**packed, "per_device_train_batch_size": 8}
     single = {**packed, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 8}
-    settings = {
+    settings: dict[str, dict[str, Any]] = {
+        # without flash attention a packed batch is one sequence, and its attention quadratic
         "padded, 32 rows a batch": padded,
         "packed, 8 x 512 tokens a batch": several,
         "packed, 8 times 512": single,
     }
-    for (
-        name,
-        changes,
-    ) in (
-        settings.items()
-    ):  # without flash attention a packed batch is one sequence, and its attention quadratic
+    for name, changes in settings.items():
         done = trained("recipes/sft.py", *options("sft", **changes))
         steps = done["train_steps_per_second"] * done["train_runtime"]
         rows.append(

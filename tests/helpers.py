@@ -61,6 +61,12 @@ class TextReward(RewardModel):
         return [number(prompt.id, text) for text in responses]
 
 
+def completion_of(play: Play) -> Completion:
+    """Return the completion of a play that has one."""
+    assert play.completion is not None
+    return play.completion
+
+
 def play(
     index: int,
     reward: float | None,

@@ -447,7 +447,7 @@ class Process:
 
     def stats(self) -> dict[str, Any]:
         with urlopen(f"{self.root}/stats", timeout=60) as answer:
-            return json.load(answer)  # type: ignore[no-any-return]
+            return json.load(answer)
 
     def control(self, **changes: Any) -> None:
         """Change options; `status=429, for_s=30` is a storm, `status=None` ends it."""

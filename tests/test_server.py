@@ -80,7 +80,8 @@ def test_tokens_are_counted_and_cut() -> None:
 
 @pytest.mark.parametrize("option", ["reasoning", "think"])
 def test_thoughts_come_first_and_may_be_all(option: str) -> None:
-    with serving(words=5, **{option: True}) as server:
+    options: dict[str, Any] = {option: True}
+    with serving(words=5, **options) as server:
         whole, cut = (chat(server, max_tokens=limit)["choices"][0]["message"] for limit in (10, 5))
         if option == "think":
             thoughts, answer = whole["content"].removeprefix("<think>\n").split("\n</think>\n\n")
@@ -147,7 +148,7 @@ def test_faults(fault: str, seen: str) -> None:
 
 
 def test_faults_are_drawn_from_body_and_attempt() -> None:
-    options = {"fault_rate": 0.4, "faults": ["500", "503"]}
+    options: dict[str, Any] = {"fault_rate": 0.4, "faults": ["500", "503"]}
     with serving(**options) as server, serving(**options) as other:
         drawn = [[outcome(server, seed) for _ in range(3)] for seed in range(60)]
         rounds = [

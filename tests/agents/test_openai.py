@@ -37,7 +37,7 @@ def ask(
                 for seed in range(times)
             ]
         finally:
-            await agent.aclose()  # type: ignore[attr-defined]
+            await agent.aclose()
 
     return wait(all_in_turn())
 
@@ -192,8 +192,8 @@ def test_a_model_that_the_server_does_not_list_is_said(
     agent = make_agent({"name": "o", "engine": "openai", "model": "m", "base_url": server.urls[0]})
 
     async def check() -> None:
-        await agent.check()  # type: ignore[attr-defined]
-        await agent.aclose()  # type: ignore[attr-defined]
+        await agent.check()
+        await agent.aclose()
 
     wait(check())
     assert "lists no model 'm'; it has ['served']" in caplog.text
@@ -215,7 +215,7 @@ def test_can_be_used_again_after_it_was_closed(server: Server) -> None:
         try:
             return await agent.generate(ASKED, sampling=Sampling(), seed=1)
         finally:
-            await agent.aclose()  # type: ignore[attr-defined]
+            await agent.aclose()
 
     assert wait(once()) == wait(once())
 
@@ -237,7 +237,7 @@ def test_requests_in_flight_are_limited(server: Server) -> None:
                 *(agent.generate(ASKED, sampling=Sampling(), seed=s) for s in range(20))
             )
         finally:
-            await agent.aclose()  # type: ignore[attr-defined]
+            await agent.aclose()
 
     assert [done.text for done in wait(run())] == [f"m {seed}" for seed in range(20)]
 

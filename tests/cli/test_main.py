@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,7 @@ def test_options_of_the_launcher_are_split_from_those_of_the_training() -> None:
 
 
 def test_a_training_runs_in_this_process_without_options_of_the_launcher() -> None:
-    ran = []
+    ran: list[Sequence[str]] = []
     launch.run_training("sft", ["--config", "x.yaml"], ran.append)
     assert ran == [["--config", "x.yaml"]]
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers import play, rollout
+from tests.helpers import completion_of, play, rollout
 from toa_trl.data import preference, sft
 from toa_trl.data.preference import POLICIES
 from toa_trl.errors import ConfigError
@@ -47,6 +47,11 @@ def rollouts(draw: st.DrawFn) -> Rollout:
     return rollout(*plays)
 
 
+def reward_of(it: Play) -> float:
+    assert it.reward is not None
+    return it.reward
+
+
 def params(policy: str, rank: Any, margin: float) -> dict[str, Any]:
     return {
         "policy": policy,
@@ -67,16 +72,19 @@ def test_what_holds_for_every_pair(
     it: Rollout, policy: str, rank: Any, margin: float, keep: bool
 ) -> None:
     rows, dropped = preference_rows([it], keep_truncated=keep, **params(policy, rank, margin))
-    assert len(rows) + dropped.total() == 1  # a row, or a reason
+    assert len(rows) + sum(dropped.values()) == 1  # a row, or a reason
     plays = {p.index: p for p in it.plays}
-    usable = [p for p in it.ranked if keep or p.completion.finish_reason != "length"]
+    usable = [p for p in it.ranked if keep or completion_of(p).finish_reason != "length"]
     for row in rows:
         chosen, rejected = plays[row["chosen_play"]], plays[row["rejected_play"]]
-        assert row["chosen"] == [{"role": "assistant", "content": chosen.completion.text}]
-        assert row["rejected"] == [{"role": "assistant", "content": rejected.completion.text}]
+        assert row["chosen"] == [{"role": "assistant", "content": completion_of(chosen).text}]
+        assert row["rejected"] == [{"role": "assistant", "content": completion_of(rejected).text}]
         assert row["prompt"] == [{"role": "user", "content": "What?"}]
         assert row["prompt_id"] == "p"
-        assert (row["chosen_reward"], row["rejected_reward"]) == (chosen.reward, rejected.reward)
+        assert (row["chosen_reward"], row["rejected_reward"]) == (
+            reward_of(chosen),
+            reward_of(rejected),
+        )
         assert (row["chosen_agent"], row["rejected_agent"]) == (
             chosen.action.agent,
             rejected.action.agent,
@@ -85,8 +93,8 @@ def test_what_holds_for_every_pair(
             row["chosen_rank"],
             row["rejected_rank"],
         ]
-        assert rejected.reward < chosen.reward
-        assert rejected.completion.text != chosen.completion.text
+        assert reward_of(rejected) < reward_of(chosen)
+        assert completion_of(rejected).text != completion_of(chosen).text
         assert chosen in usable
         assert rejected in usable
         if policy != "same_parent":
@@ -94,12 +102,13 @@ def test_what_holds_for_every_pair(
         others = [
             p
             for p in usable
-            if p.reward < chosen.reward and p.completion.text != chosen.completion.text
+            if reward_of(p) < reward_of(chosen)
+            and completion_of(p).text != completion_of(chosen).text
         ]
         if policy == "worst":
             assert rejected == others[-1]
         if policy == "margin":
-            assert rejected == next(p for p in others if chosen.reward - p.reward >= margin)
+            assert rejected == next(p for p in others if reward_of(chosen) - reward_of(p) >= margin)
         if policy == "same_parent":
             siblings = [p for p in others if p.action.parent == chosen.action.parent]
             assert rejected == siblings[-1]
@@ -115,10 +124,10 @@ def test_what_holds_for_every_pair(
 @settings(max_examples=150)
 def test_what_holds_for_every_sft_row(it: Rollout, top_k: int, keep: bool) -> None:
     rows, dropped = sft_rows([it], top_k=top_k, keep_truncated=keep)
-    usable = [p for p in it.ranked if keep or p.completion.finish_reason != "length"]
+    usable = [p for p in it.ranked if keep or completion_of(p).finish_reason != "length"]
     assert bool(rows) == bool(usable)
-    assert dropped.total() == (not usable)
-    texts = list(dict.fromkeys(p.completion.text for p in usable))
+    assert sum(dropped.values()) == (not usable)
+    texts = list(dict.fromkeys(completion_of(p).text for p in usable))
     assert [row["completion"][0]["content"] for row in rows] == texts[:top_k]
     if rows:
         assert (rows[0]["play"], rows[0]["reward"]) == (usable[0].index, usable[0].reward)
@@ -203,7 +212,7 @@ def test_a_prompt_without_a_pair_is_counted_with_its_reason(
     rows, dropped = preference_rows([it, of_160(), it], **changes)
     assert dropped == {reason: 2} or changes.get("policy") in ("cross_agent", "same_parent")
     assert dropped[reason] == (3 if changes.get("policy") == "cross_agent" else 2)
-    assert len(rows) + dropped.total() == 3
+    assert len(rows) + sum(dropped.values()) == 3
 
 
 @pytest.mark.parametrize(

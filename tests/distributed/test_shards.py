@@ -164,16 +164,17 @@ def test_what_was_given_up_is_tried_again(tmp_path: Path) -> None:
 
 
 def test_a_limit_leaves_a_shard_to_go_on_with(tmp_path: Path) -> None:
-    agents, rest = [EchoAgent("a")], {"search": "best_of_n", "budget": 3, "progress": False}
+    agents = [EchoAgent("a")]
+    rest: dict[str, Any] = {"search": "best_of_n", "budget": 3, "progress": False}
     limited = TOASampler(
         agents, TextReward(), limits={"max_tokens": 20}, prompts_in_flight=1, **rest
-    )  # type: ignore[arg-type]
+    )
     folders = sample(tmp_path, 1, by=limited)
     assert not read_progress(folders[0]).done
     merged = merge(tmp_path, PROMPTS, folders)
     assert "max_tokens" in str(merged.limit)
     assert merged.unfinished == 6
-    sample(tmp_path, 1, by=TOASampler(agents, TextReward(), **rest))  # type: ignore[arg-type]
+    sample(tmp_path, 1, by=TOASampler(agents, TextReward(), **rest))
     assert merge(tmp_path, PROMPTS, folders).unfinished == 0
 
 

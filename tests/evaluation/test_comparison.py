@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -263,10 +264,10 @@ def test_folders_of_runs_tell_them_apart() -> None:
 
 
 def test_the_figure_over_n() -> None:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, best in (("toa", 0.5), ("moa", 0.4)):
         for budget in (4, 8):
-            row = {
+            row: dict[str, Any] = {
                 "name": name,
                 "budget": budget,
                 "mean_best_reward": best + budget,
@@ -275,13 +276,13 @@ def test_the_figure_over_n() -> None:
             rows.append(row | {"best_reward_over_n": [best + n for n in range(1, budget + 1)]})
     rows.append({"name": "without", "budget": 4, "mean_best_reward": None})
     (axes,) = draw(rows).axes
-    lines = {len(line.get_xdata()): [] for line in axes.lines}
+    lines = defaultdict[int, list[Any]](list)
     for line in axes.lines:
-        lines[len(line.get_xdata())].append(line)
-    assert [list(line.get_ydata()) for line in lines[7]] == [
+        lines[np.size(line.get_xdata())].append(line)
+    assert [list(np.asarray(line.get_ydata())) for line in lines[7]] == [
         row["best_reward_over_n"][1:] for row in rows[1:4:2]
     ]
-    assert [list(line.get_ydata()) for line in lines[1]] == [
+    assert [list(np.asarray(line.get_ydata())) for line in lines[1]] == [
         [row["mean_best_reward"]] for row in rows[:4]
     ]
     assert len(lines[2]) == 4  # intervals

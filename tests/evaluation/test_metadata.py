@@ -104,7 +104,7 @@ def test_every_figure_of_the_model_and_no_other_comes_back_from_the_yaml() -> No
         base_model="org/base",
         datasets=["org/data"],
     )
-    card = ModelCard(f"---\n{data.to_yaml()}\n---\n")
+    card: Any = ModelCard(f"---\n{data.to_yaml()}\n---\n")
     assert card.data.eval_results == data.eval_results
     assert (card.data.model_name, card.data.base_model, card.data.datasets) == (
         "dpo",

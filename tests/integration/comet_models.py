@@ -9,6 +9,7 @@ import inspect
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -73,7 +74,7 @@ def save_encoder(folder: Path, texts: list[str]) -> None:
     ).save_pretrained(folder)
 
 
-def save_model(folder: Path, hparams: dict) -> Path:
+def save_model(folder: Path, hparams: dict[str, Any]) -> Path:
     """Its checkpoint, which remembers the Hub's encoder; hparams.yaml names ours."""
     kind = str2model[hparams["class_identifier"]]
     taken = {

@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.conftest import ROOT, WEIGHTS
 
-PROMPTS = {
+PROMPTS: dict[str, tuple[str | bytes, str]] = {
     "empty": ("", "is empty"),
     "not JSON": ('{"prompt": "a"}\n{"prompt": \n', "line 2"),
     "no prompt": (

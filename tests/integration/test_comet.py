@@ -156,7 +156,7 @@ async def score(url: str, asked: list[tuple[Prompt, list[str]]], **options: Any)
             *(reward.score(*each) for each in asked), return_exceptions=True
         )
     finally:
-        await reward.aclose()  # type: ignore[attr-defined]
+        await reward.aclose()
 
 
 def flat(rows: list[list[float]]) -> list[float]:
@@ -275,7 +275,7 @@ def test_a_server_that_is_killed_and_comes_back_costs_nothing(models: Expected) 
             server.start()
             return list(await asyncio.gather(*tasks))
         finally:
-            await reward.aclose()  # type: ignore[attr-defined]
+            await reward.aclose()
 
     with serving(models[0] / "kiwi") as server:
         server.wait_until_up()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ def options(folder: Path, **train: object) -> list[object]:
         "seeds": [0, 1],
         **train,
     }
-    searches = {"parallel": {}, "sequential": {}}
+    searches: dict[str, Any] = {"parallel": {}, "sequential": {}}
     given = (
         "--num_prompts",
         12,

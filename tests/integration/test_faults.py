@@ -97,7 +97,7 @@ def test_fifty_kills_with_faulty_answers_change_nothing(
     server_config: Callable[..., Path], tmp_path: Path
 ) -> None:
     num_prompts, budget, num_kills = 60, 16, 50
-    options = {"latency_s": (0.03, 0.12), "fault_rate": 0.2, "faults": FAULTS}
+    options: dict[str, Any] = {"latency_s": (0.03, 0.12), "fault_rate": 0.2, "faults": FAULTS}
     with serving(**options) as server:
         config = server_config([server], num_prompts, budget=budget)
         finish(start(config))
@@ -131,7 +131,7 @@ def test_servers_that_go_and_come_back_and_a_storm(
     server_config: Callable[..., Path], tmp_path: Path
 ) -> None:
     num_prompts, budget, run_dir = 300, 16, tmp_path / "run"
-    slow = {"slots": 12, "latency_s": (0.2, 0.6)}
+    slow: dict[str, Any] = {"slots": 12, "latency_s": (0.2, 0.6)}
     with (
         serving(**slow) as one,
         serving(**slow) as two,
@@ -177,7 +177,7 @@ def test_servers_that_go_and_come_back_and_a_storm(
 def test_an_agent_without_a_server_is_taken_out_and_comes_back(
     write_config: Callable[..., Path], tmp_path: Path
 ) -> None:
-    slow = {"slots": 4, "latency_s": (0.1, 0.2)}
+    slow: dict[str, Any] = {"slots": 4, "latency_s": (0.1, 0.2)}
     with serving(**slow) as one, serving(**slow) as two:
         agents = [
             {"name": name, "engine": "openai", "model": name, "base_url": server.url}

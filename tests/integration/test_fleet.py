@@ -231,8 +231,10 @@ def test_killed_with_its_guards_it_leaves_no_process(fleet: Running) -> None:
     fleet.write()
     fleet.start()
     fleet.says("fleet: ready")
-    for process in [fleet.process, *(p for p in fleet.whole_family(9) if p.name() == "toa-guard")]:
-        process.kill()
+    fleet.process.kill()
+    for process in fleet.whole_family(9):
+        if process.name() == "toa-guard":
+            process.kill()
     within(8, lambda: not fleet.left(), fleet.left)
 
 
@@ -270,7 +272,9 @@ def test_a_killed_guard_takes_its_server_along(fleet: Running) -> None:
     fleet.start()
     fleet.says("fleet: ready")
     before = fleet.whole_family(3)
-    psutil.Process(fleet.starts[0]["pid"]).parent().kill()
+    guard = psutil.Process(fleet.starts[0]["pid"]).parent()
+    assert guard is not None
+    guard.kill()
     fleet.says("a: died with code -9")
     assert not any(process.is_running() for process in before)
     fleet.says("a: healthy", times=2)

@@ -107,7 +107,7 @@ class User:
 
 
 def files(hub: Process, name: str) -> dict[str, str]:
-    return hub.stats()["repos"][f"datasets/{name}"]["files"]  # type: ignore[no-any-return]
+    return hub.stats()["repos"][f"datasets/{name}"]["files"]
 
 
 def last_error(done: subprocess.CompletedProcess[str]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from datasets import load_dataset
 
+from tests.helpers import completion_of
 from tests.integration.conftest import ROOT, launch, run
 from toa_trl import Rollouts
 
@@ -44,12 +45,13 @@ def test_a_run_leaves_its_folder(synthesis: Path) -> None:
     assert min(rollouts["flops"]) > 0
     assert min(rollouts["reward_flops"]) > 0
     assert {"answer", "refine"} <= set(rollouts["kind"])
-    best = {rollout.prompt.id: rollout.ranked[0] for rollout in Rollouts.load(synthesis)}
+    best = {
+        rollout.prompt.id: completion_of(rollout.ranked[0]).text
+        for rollout in Rollouts.load(synthesis)
+    }
     # not through the card's configurations: datasets caches those by the folder's name, and another run may have it, too
     for row in load_dataset(str(synthesis / "sft"), split="train"):
-        assert row["completion"] == [
-            {"role": "assistant", "content": best[row["prompt_id"]].completion.text}
-        ]
+        assert row["completion"] == [{"role": "assistant", "content": best[row["prompt_id"]]}]
     for row in load_dataset(str(synthesis / "dpo"), split="train"):
         assert row["chosen_reward"] > row["rejected_reward"]
         assert row["chosen"] != row["rejected"]
@@ -73,7 +75,7 @@ def test_the_data_are_derived_again_without_sampling(synthesis: Path, tmp_path: 
 
 
 def test_dpo_from_sft_with_lora(synthesis: Path, sft: Path, tmp_path: Path) -> None:
-    options = (
+    options: tuple[object, ...] = (
         "--model_name_or_path",
         sft,
         "--dataset_name",
@@ -89,7 +91,7 @@ def test_dpo_from_sft_with_lora(synthesis: Path, sft: Path, tmp_path: Path) -> N
 
 
 def test_dpo_full(synthesis: Path, sft: Path, tmp_path: Path) -> None:
-    options = (
+    options: tuple[object, ...] = (
         "--model_name_or_path",
         sft,
         "--dataset_name",
@@ -119,7 +121,7 @@ def test_sft_with_lora(synthesis: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("script", ["sft", "dpo"])
 def test_trls_own_scripts_read_the_data(synthesis: Path, tmp_path: Path, script: str) -> None:
-    options = (
+    options: tuple[object, ...] = (
         "--model_name_or_path",
         ROOT / "toa_trl/demo/weights/student",
         "--dataset_name",

@@ -93,7 +93,7 @@ def test_a_killed_run_ends_as_one_that_was_never_killed(
 @pytest.mark.heavy
 def test_real_models_with_plays_in_flight_killed(tmp_path: Path) -> None:
     config = "recipes/configs/demo/synthesize.yaml"
-    options = (
+    options: tuple[object, ...] = (
         "--num_prompts",
         24,
         "--budget",

@@ -183,8 +183,9 @@ def test_killed_at_any_step_the_same_command_goes_on(training_data: Path, tmp_pa
         2,
         "--per_device_train_batch_size",
         4,
+        "--resume_from_checkpoint",
+        "true",
     )
-    options += ("--resume_from_checkpoint", "true")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = launch(*demo("sft", whole, training_data / "sft", *options))
     assert done.returncode == 0, done.stderr

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from toa_trl.search.toa import TOA
+
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "recipes/configs").rglob("*.yaml"))
 each = pytest.mark.parametrize(
@@ -106,6 +108,7 @@ def test_the_papers_search(monkeypatch: pytest.MonkeyPatch) -> None:
     found = options(ROOT / "recipes/configs/llama3-8b/synthesize.yaml", monkeypatch)
     names = [agent["name"] for agent in found["agents"]]
     search = make_search(found["search"], names, found["budget"], **found["search_params"])
+    assert isinstance(search, TOA)
     assert (len(names), found["budget"], search.width) == (4, 160, 53)
     assert found["preference"] == {"policy": "rank", "rejected_rank": 30}
 

@@ -86,15 +86,15 @@ def test_the_papers_figure(results: dict[str, Any]) -> None:
         *("mean best reward", "mean top-10 reward", "accuracy of the best play")
     ]
     best, _, accuracy = figure.axes
-    lines = [line for line in best.lines if len(line.get_xdata()) == 3]
+    lines = [line for line in best.lines if np.size(line.get_xdata()) == 3]
     toa = [s for s in results["searches"] if s["name"] == "toa"]
     assert len(lines) == 6
-    assert list(lines[-1].get_xdata()) == [s["flops"] for s in toa]
-    assert list(lines[-1].get_ydata()) == [s["mean_best_reward"] for s in toa]
+    assert list(np.asarray(lines[-1].get_xdata())) == [s["flops"] for s in toa]
+    assert list(np.asarray(lines[-1].get_ydata())) == [s["mean_best_reward"] for s in toa]
     assert best.get_xscale() == "log"
-    intervals = [line.get_ydata() for line in accuracy.lines if len(line.get_xdata()) == 2]
+    intervals = [line.get_ydata() for line in accuracy.lines if np.size(line.get_xdata()) == 2]
     assert [s["interval"] for s in results["searches"]] == [
-        list(interval) for interval in intervals
+        list(np.asarray(interval)) for interval in intervals
     ]
     for kind in ("png", "svg"):
         buffer = io.BytesIO()

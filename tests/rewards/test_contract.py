@@ -124,9 +124,9 @@ def test_mistakes_in_entries_name_the_place() -> None:
     for entry in ({}, {"model": "x"}):
         with pytest.raises(ConfigError, match="reward: the key 'kind' is missing"):
             make_reward(entry)
-    for entry in ("classifier", None):
+    for wrong in ("classifier", None):
         with pytest.raises(ConfigError, match=r"reward: a reward model.*is needed"):
-            make_reward(entry)  # type: ignore[arg-type]
+            make_reward(wrong)  # type: ignore[arg-type]
 
 
 def test_scores_are_the_values_of_the_details(entry: dict[str, Any]) -> None:

@@ -58,7 +58,7 @@ class Asked:
 
 
 def judge(
-    answer: str | Callable[[str], Any], mode: str = "pointwise", **options: Any
+    answer: str | Callable[[str], Any], mode: Any = "pointwise", **options: Any
 ) -> tuple[JudgeReward, Asked]:
     agent = Asked(answer)
     return JudgeReward(agent, mode, **options), agent

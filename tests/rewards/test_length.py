@@ -23,9 +23,8 @@ TEXTS = ["", "one", "one two\n\nthree ", "五 六"]
     ],
 )
 def test_counts(params: dict[str, Any], expected: list[float]) -> None:
-    assert (
-        wait(make_reward({"kind": "length", **params}).score(Prompt("p", "x"), TEXTS)) == expected
-    )  # type: ignore[arg-type]
+    reward = make_reward({"kind": "length", **params})
+    assert wait(reward.score(Prompt("p", "x"), TEXTS)) == expected  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,8 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toa_trl.utils.registry, "entry_points", declared)
     for registry in (KINDS, TASKS):
         registry.__dict__.pop("targets", None)
-        monkeypatch.setitem(registry.__dict__, "targets", type(registry).targets.func(registry))
+        compute = vars(type(registry))["targets"].func
+        monkeypatch.setitem(registry.__dict__, "targets", compute(registry))
 
 
 def score(entry: Any, text: str) -> list[float]:

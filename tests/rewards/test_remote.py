@@ -50,7 +50,7 @@ async def answered(
     except RewardError as error:
         return error, asked
     finally:
-        await model.aclose()  # type: ignore[attr-defined]
+        await model.aclose()
         await runner.cleanup()
 
 
@@ -133,7 +133,7 @@ def test_responses_of_many_prompts_share_requests() -> None:
             try:
                 return await asyncio.gather(*(model.score(PROMPT, [str(i)]) for i in range(100)))
             finally:
-                await model.aclose()  # type: ignore[attr-defined]
+                await model.aclose()
 
         scores = wait(all_at_once())
         assert len({score for (score,) in scores}) == 100

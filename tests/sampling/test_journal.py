@@ -32,9 +32,9 @@ IDENTITY = {
     "seed": 0,
 }
 PROMPTS = [
-    Prompt("p", "What?", {"answer": "2", "n": 3}),
-    Prompt("ä\u2028", [{"role": "user", "content": "Wie?\x00🧮"}]),
-]  # type: ignore[arg-type]
+    Prompt("p", "What?", {"answer": "2", "n": 3}),  # type: ignore[arg-type]
+    Prompt("ä\u2028", [{"role": "user", "content": "Wie?\x00🧮"}]),  # type: ignore[arg-type]
+]
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 completions = st.builds(
@@ -565,7 +565,10 @@ def test_a_play_that_is_here_already_is_left_when_merging(
     journal.append("0", play(3, 7.0))
     assert journal.merge(tmp_path / "shard") == 19
     assert journal.plays("0")[3] == play(3, 7.0)
-    assert journal.times()[0] == times[0]  # when it was written there
+    moved = journal.times()
+    assert moved is not None
+    assert times is not None
+    assert moved[0] == times[0]  # when it was written there
     assert journal.merge(tmp_path / "shard") == 0
     journal.close()
 

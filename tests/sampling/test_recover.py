@@ -183,6 +183,7 @@ def test_a_damaged_file_is_never_written_over(run_dir: Path) -> None:
         spoil(path, leaves[10 + number], bytes(PAGE))
         spoiled = path.read_bytes()
         damaged = recover(run_dir).damaged
+        assert damaged is not None
         assert damaged.name == "journal.sqlite.damaged" + ("", ".1")[number]
         assert damaged.read_bytes() == spoiled
         kept(run_dir)

@@ -285,7 +285,8 @@ def test_a_dead_agent_that_fails_fast_does_not_end_a_run_whose_other_agent_is_sl
 
 def test_a_journal_that_cannot_be_written_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     journal = journal_of()
-    append, written = journal.append, []
+    append = journal.append
+    written: list[Play] = []
 
     def full(prompt_id: str, play: Play) -> None:
         if len(written) == 7:
@@ -657,7 +658,7 @@ def test_the_task_reads_every_answer_and_shows_the_reward_what_it_may_see() -> N
         seen: ClassVar[set[tuple[Any, str]]] = set()
 
         async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
-            self.seen |= {(prompt.messages, text) for text in responses}
+            self.seen.update((prompt.messages, text) for text in responses)
             return await super().score(prompt, responses)
 
     prompts = [Prompt(f"p{i}", "Asked.", {"source": f"Quelle {i}."}) for i in range(3)]  # type: ignore[arg-type]

@@ -161,8 +161,8 @@ def test_it_is_there_at_its_root_and_where_the_client_looks() -> None:
     async def answers() -> list[int]:
         async with serving() as url, aiohttp.ClientSession() as session:
             reward = make_reward({"kind": "http", "url": f"{url}/score"})
-            await reward.check()  # type: ignore[attr-defined]
-            await reward.aclose()  # type: ignore[attr-defined]
+            await reward.check()
+            await reward.aclose()
             return [
                 (await session.get(f"{url}{path}")).status for path in ("/", "/score", "/other")
             ]
@@ -285,7 +285,7 @@ def test_a_model_that_fails_is_a_failure_of_that_text_alone(
                 asked = (reward.score(prompt, [text]) for text in texts)
                 return await asyncio.gather(*asked, return_exceptions=True)
             finally:
-                await reward.aclose()  # type: ignore[attr-defined]
+                await reward.aclose()
 
     good, bad, better = wait(ask())
     assert (good, better) == ([0.4], [0.6])

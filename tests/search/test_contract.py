@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
@@ -29,7 +31,7 @@ def make(name: str, k: int, budget: int, seed: int = 0) -> Search:
     return make_search(name, NAMES[:k], budget, seed, **params)
 
 
-def failing(rate: float, seed: object):
+def failing(rate: float, seed: object) -> Callable[[int, Action], bool]:
     return lambda index, action: random.Random(f"fails/{seed}/{index}").random() < rate
 
 
@@ -438,7 +440,7 @@ def test_every_search_of_the_paper_is_there() -> None:
         ("prs", {"agent": "z"}),
     ],
 )
-def test_parameters_out_of_range_are_refused_by_name(name: str, params: dict[str, object]) -> None:
+def test_parameters_out_of_range_are_refused_by_name(name: str, params: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(params))):
         make_search(name, ["a", "b", "c"], 12, **params)
 
@@ -447,8 +449,6 @@ def test_parameters_out_of_range_are_refused_by_name(name: str, params: dict[str
     ("name", "params"),
     [("toa", {"tau": "hot"}), ("toa", {"alpha": None}), ("toa", {"width": "many"})],
 )
-def test_parameters_of_another_type_are_refused_by_name(
-    name: str, params: dict[str, object]
-) -> None:
+def test_parameters_of_another_type_are_refused_by_name(name: str, params: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(params))):
         make_search(name, ["a", "b", "c"], 12, **params)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -25,7 +26,7 @@ def rounds(plays: list[Play], size: int) -> list[list[Play]]:
 
 @pytest.mark.parametrize("agent", [None, "a", "c"])
 def test_best_of_n_is_n_answers_of_one_agent(agent: str | None) -> None:
-    params = {} if agent is None else {"agent": agent}
+    params: dict[str, Any] = {} if agent is None else {"agent": agent}
     assert [p.action for p in run("best_of_n", 3, 9, **params)] == [Action(agent or "a")] * 9
 
 
@@ -53,7 +54,7 @@ def test_prs_refines_the_best_answer_of_its_first_half(budget: int, seed: int) -
     plays = run("prs", 3, budget, seed, agent="b")
     answers, refinements = plays[: budget // 2], plays[budget // 2 :]
     assert all(p.action == Action("b") for p in answers)
-    best = max(answers, key=lambda p: p.reward).index
+    best = max(answers, key=lambda p: p.reward or 0.0).index
     assert all(p.action == Action("b", "refine", (best,), best, 1) for p in refinements)
 
 
@@ -100,7 +101,7 @@ def test_moa_aggregates_exactly_the_layer_before(
             else:
                 assert p.action.kind == "aggregate"
                 assert sorted(p.action.refs) == [b.index for b in before]
-                assert p.action.parent == max(before, key=lambda b: b.reward).index
+                assert p.action.parent == max(before, key=lambda b: b.reward or 0.0).index
                 assert p.action.depth == at % layers
 
 

@@ -71,7 +71,8 @@ def test_the_oracle_equals_the_published_implementation() -> None:
         del config["top_k_responses"]
         if config["budget"] > 64:
             continue  # it walks the whole tree: minutes
-        plays = oracle(lambda i, plays=trace["plays"]: plays[i]["reward"], **config)
+        rewards = [play["reward"] for play in trace["plays"]]
+        plays = oracle(rewards.__getitem__, **config)
         assert [play[:2] for play in plays] == [
             (play["agent"], play["parent"]) for play in trace["plays"]
         ]
@@ -86,7 +87,7 @@ def compare(
     top_k: int,
     rewards: list[float],
 ) -> None:
-    params = {"width": width, "alpha": alpha, "tau": tau, "top_k": top_k}
+    params: dict[str, Any] = {"width": width, "alpha": alpha, "tau": tau, "top_k": top_k}
     plays = play_out(
         make_search("toa", NAMES[:num_agents], budget, **params),
         lambda index, action: rewards[index],

@@ -23,6 +23,7 @@ from toa_trl.serving.supervisor import check_machine, serve
 from toa_trl.utils.config import validate
 
 ROOT = Path(__file__).parents[2]
+NO_GPUS: list[Any] = [0, [], [[]], [[0], []], [0, 0], [0, [1]], [[0], 1], [-1], ["0"], [True]]
 SERVER = {"name": "a", "model": "some/model", "port": 8001}
 
 
@@ -104,10 +105,7 @@ def test_replicas_have_ports_and_gpus_of_their_own(monkeypatch: pytest.MonkeyPat
         ({"port": 0}, "port: must be >= 1, not 0"),
         ({"port": "8001"}, "port: must be an integer, not '8001'"),
         ({"port": 65535, "gpus": [[0], [1]]}, r"servers\[0\]\.port: .*must be <= 65535"),
-        *(
-            ({"gpus": gpus}, r"servers\[0\]\.gpus: must be a list such as")
-            for gpus in (0, [], [[]], [[0], []], [0, 0], [0, [1]], [[0], 1], [-1], ["0"], [True])
-        ),
+        *(({"gpus": gpus}, r"servers\[0\]\.gpus: must be a list such as") for gpus in NO_GPUS),
         ({"tensor_parallel": 0}, "tensor_parallel: must be >= 1"),
         ({"tensor_parallel": 2, "gpus": [[0, 1], [2]]}, r"tensor_parallel: must be <= .*\(1\)"),
         ({"memory_share": 0}, "memory_share: must be > 0"),
@@ -268,11 +266,14 @@ def test_the_endpoints_file(endpoints: Path) -> None:
 
 def test_entries_get_what_they_lack(endpoints: Path) -> None:
     urls = ["http://gpu1:8001/v1", "http://gpu1:8002/v1"]
-    untouched = [
+    untouched: list[dict[str, Any]] = [
         {"name": "a", "engine": "openai", "model": "x", "base_url": "http://other/v1"},
         {"name": "t", "engine": "transformers", "model": "y"},
     ]
-    agents = [{"name": "a", "engine": "openai", "timeout_s": 3}, *untouched]
+    agents: list[dict[str, Any]] = [
+        {"name": "a", "engine": "openai", "timeout_s": 3},
+        *untouched,
+    ]
     found, reward = apply_endpoints(agents, {"kind": "vllm", "model": "reward/model"}, endpoints)
     assert found == [
         {"name": "a", "engine": "openai", "timeout_s": 3, "model": "some/model", "base_url": urls},

@@ -124,8 +124,9 @@ def test_of_translations_by_real_systems_labels_go_and_all_else_stays() -> None:
 def test_an_answer_without_a_translation_is_a_failure(answer: str) -> None:
     with pytest.raises(AgentError, match="no translation"):
         make_task("translation").parse(
-            Prompt("p", "x", {"source": "Der Himmel.", "target_language": "English"}), answer
-        )  # type: ignore[arg-type]
+            Prompt("p", "x", {"source": "Der Himmel.", "target_language": "English"}),  # type: ignore[arg-type]
+            answer,
+        )
 
 
 def test_the_languages_may_be_given_once_for_all_rows() -> None:

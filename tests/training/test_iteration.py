@@ -151,7 +151,8 @@ def test_mistakes_in_a_stage_are_named(
 
 @pytest.mark.parametrize("part", ["student", "synthesize", "train", "evaluate"])
 def test_a_part_of_another_kind_is_refused(parts: dict[str, Any], part: str) -> None:
-    for value in ("text", None, []):
+    wrong: list[Any] = ["text", None, []]
+    for value in wrong:
         with pytest.raises(ConfigError, match=part):
             Plan(**{**parts, part: value})
 

@@ -10,6 +10,10 @@ from transformers import DynamicCache, PreTrainedModel
 
 
 class Rotary(nn.Module):
+    inv_freq: torch.Tensor
+    cos_cached: torch.Tensor
+    sin_cached: torch.Tensor
+
     def __init__(self, dim, base, num_positions):
         super().__init__()
         self.register_buffer(

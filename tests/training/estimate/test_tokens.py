@@ -75,10 +75,10 @@ def test_the_lengths_are_those_that_trl_makes(tmp_path: Path) -> None:
         data = Dataset.from_list([row])
         trainer = SFTTrainer(
             model, SFTConfig(**options), train_dataset=data, processing_class=tokenizer
-        )  # type: ignore[arg-type]
+        )
         assert lengths(row, tokenizer) == [len(trainer.train_dataset[0]["input_ids"])], row
     trainer = DPOTrainer(
-        model, args=DPOConfig(**options), train_dataset=Dataset.from_list([pair]), processing_class=tokenizer  # type: ignore[arg-type]
+        model, args=DPOConfig(**options), train_dataset=Dataset.from_list([pair]), processing_class=tokenizer
     )  # fmt: skip
     made = trainer.train_dataset[0]
     prompt = len(made["prompt_ids"])
