@@ -4,9 +4,10 @@ bash scripts/comet_environment
 .venv-comet/bin/python scripts/serve_comet.py --model Unbabel/wmt22-cometkiwi-da
 # reward: {kind: http, name: wmt22-cometkiwi-da, url: "http://localhost:8022/score"}
 
-The translation is the response. The source is metadata.source or, where that column is missing, the last user message.
-Models that compare with a reference take metadata.reference. An input is answered with null, never with a number, where
-one of these is missing or empty, and where they are longer than the model reads.
+The translation is the response. The source is metadata.source or, where that column is missing, the
+last user message. Models that compare with a reference take metadata.reference. An input is
+answered with null, never with a number, where one of these is missing or empty, and where they are
+longer than the model reads.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ Scores = list["float | None"]  # None: no score
 class Comet:
     """A checkpoint's own scores, in float32, of any number of samples.
 
-    comet's `predict` gives the same, but makes a trainer and moves the model to the GPU and back at every call.
+    comet's `predict` gives the same, but makes a trainer and moves the model to the GPU and back at
+    every call.
 
     Args:
         path: of a .ckpt; hparams.yaml lies one folder above its own.
@@ -46,12 +48,14 @@ class Comet:
             warnings.filterwarnings("ignore", "pkg_resources is deprecated")
             from comet import load_from_checkpoint
 
-            # Weights that the checkpoint lacks would stay random; strict=True refuses what older ones have too many.
+            # Weights that the checkpoint lacks would stay random; strict=True refuses what older
+            # ones have too many.
             warnings.filterwarnings(
                 "error", "Found keys that are in the model state dict but not in the checkpoint"
             )
             try:
-                # hparams.yaml instead of what the checkpoint remembers: there a person can name a local encoder
+                # hparams.yaml instead of what the checkpoint remembers: there a person can name a
+                # local encoder
                 model = load_from_checkpoint(str(path), reload_hparams=True)
             except (
                 AttributeError,
@@ -81,7 +85,8 @@ class Comet:
         scores: Scores = [None] * len(given)
         fit = sorted((i for i in range(len(given)) if lengths[i]), key=lengths.__getitem__)
         with torch.inference_mode():
-            # comet takes all samples of a batch for what the first one is: with a reference, or without
+            # comet takes all samples of a batch for what the first one is: with a reference, or
+            # without
             for kind in ([i for i in fit if ("ref" in given[i]) is has] for has in (False, True)):
                 for first in range(0, len(kind), self._batch_size):
                     batch = kind[first : first + self._batch_size]
@@ -101,7 +106,8 @@ class Comet:
         texts = [text for sample in samples for text in sample.values()]
         tokens = map(len, encoder.tokenizer(texts, verbose=False)["input_ids"])
         empty = encoder.tokenizer.num_special_tokens_to_add()
-        # comet cuts each text to two less than the positions, and after that a joint sequence to the positions
+        # comet cuts each text to two less than the positions, and after that a joint sequence to
+        # the positions
         count, most = (
             (sum, encoder.max_positions) if self._joint else (max, encoder.max_positions - 2)
         )

@@ -1,7 +1,7 @@
 """Behaves as `vllm serve` does, from afar: options, /health once it is up, and an engine process of its own.
 
-Environment: FAKE_DELAY_S before it listens; FAKE_DIES_S after which it exits with code 3; FAKE_STUBBORN: its engine ignores
-SIGTERM; FAKE_STARTS: a file that gets a line of JSON per start.
+Environment: FAKE_DELAY_S before it listens; FAKE_DIES_S after which it exits with code 3;
+FAKE_STUBBORN: its engine ignores SIGTERM; FAKE_STARTS: a file that gets a line of JSON per start.
 """
 
 # ruff: noqa: T201

@@ -169,7 +169,8 @@ def test_models(recipe: Recipe, training_data: Path, tmp_path: Path) -> None:
         "--use_peft", "--lora_target_modules", "*.q_proj"
     )
     assert "has no score; it has" in fails("--use_peft", "--lora_target_modules", "score")
-    # one target is no pattern, an embedding is one as well, and a reward model has a score: the next mistake is reported
+    # one target is no pattern, an embedding is one as well, and a reward model has a score: the
+    # next mistake is reported
     for name, target in {"sft": "q_proj", "dpo": "embed_tokens", "reward": "score"}.items():
         options = (
             "--use_peft",

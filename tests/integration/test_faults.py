@@ -32,7 +32,8 @@ FAULTS = [
     "missing",
     "count",
 ]
-# what recipes/synthesize.py does between its options and its data sets; without TRL's import, which takes seconds
+# what recipes/synthesize.py does between its options and its data sets; without TRL's import, which
+# takes seconds
 DRIVER = """
 import sys, yaml
 from toa_trl.cli.arguments import user_errors

@@ -30,8 +30,8 @@ def config(folder: Path) -> Path:
         .splitlines(keepends=True)
     )
     (folder / "heldout.jsonl").write_text("".join(lines[::10]), encoding="utf-8")
-    # one by one: what is beside a text in a batch changes its rounding, and a kill changes that; besides, so there is a
-    # middle of an evaluation
+    # one by one: what is beside a text in a batch changes its rounding, and a kill changes that;
+    # besides, so there is a middle of an evaluation
     alone = {"max_batch_size": 1}
     reward = {
         "kind": "likelihood",

@@ -20,7 +20,9 @@ pytestmark = [
     pytest.mark.timeout(1800),
 ]  # the first test of a configuration waits for its trainings
 ZERO = "global_step1/*zero_pp_rank_1_*optim_states.pt"
-CONFIGS = {  # what only the second process of this way of training leaves in a checkpoint: proof that it was this way
+# what only the second process of this way of training leaves in a checkpoint: proof that it was
+# this way
+CONFIGS = {
     "single_cpu": None,
     "single_gpu": None,
     "ddp": "rng_state_1.pth",
@@ -47,7 +49,8 @@ class Launcher:
             "--model_name_or_path": f"{WEIGHTS}/student",
             "--dataset_name": self.data / recipe,
             "--output_dir": folder / ("resumed" if resume else "whole"),
-            "--per_device_train_batch_size": 8,  # two steps are less than an epoch: the rows seen have to be skipped, too
+            # two steps are less than an epoch: the rows seen have to be skipped, too
+            "--per_device_train_batch_size": 8,
             "--max_steps": 2,
             "--save_strategy": "steps",
             "--save_steps": 1,

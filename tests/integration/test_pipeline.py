@@ -49,7 +49,8 @@ def test_a_run_leaves_its_folder(synthesis: Path) -> None:
         rollout.prompt.id: completion_of(rollout.ranked[0]).text
         for rollout in Rollouts.load(synthesis)
     }
-    # not through the card's configurations: datasets caches those by the folder's name, and another run may have it, too
+    # not through the card's configurations: datasets caches those by the folder's name, and another
+    # run may have it, too
     for row in load_dataset(str(synthesis / "sft"), split="train"):
         assert row["completion"] == [{"role": "assistant", "content": best[row["prompt_id"]]}]
     for row in load_dataset(str(synthesis / "dpo"), split="train"):

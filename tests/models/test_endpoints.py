@@ -38,7 +38,8 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 class Server:
     """Answers POST /it from `script`, an entry per request, and otherwise {"ok": true}; GET /alive with `alive`.
 
-    An entry is a status, (status, headers), a text (the body of a 200), JSON, "reset", or seconds (float) to wait before.
+    An entry is a status, (status, headers), a text (the body of a 200), JSON, "reset", or seconds
+    (float) to wait before.
     """
 
     def __init__(self, *script: Any, latency_s: float = 0.0) -> None:

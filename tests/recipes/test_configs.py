@@ -97,7 +97,8 @@ def test_what_the_trainings_promise(path: Path, monkeypatch: pytest.MonkeyPatch)
         assert found["completion_only_loss"] is True
     if path.stem == "dpo_full":
         assert found["precompute_ref_log_probs"]
-    # whoever trains all weights in one process keeps them in float32: there is no other copy of them
+    # whoever trains all weights in one process keeps them in float32: there is no other copy of
+    # them
     if not lora and "zero3" not in " ".join(command(path)):
         assert found["dtype"] == "float32"
 

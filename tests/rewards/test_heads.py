@@ -1,7 +1,7 @@
 """Reward models with heads and code of their own.
 
-A small random model of the same architecture and interface, with its own code beside it, stands for the weights of ArmoRM,
-InternLM2-reward and Qwen2.5-Math-RM, which cannot be loaded here.
+A small random model of the same architecture and interface, with its own code beside it, stands for
+the weights of ArmoRM, InternLM2-reward and Qwen2.5-Math-RM, which cannot be loaded here.
 """
 
 from __future__ import annotations

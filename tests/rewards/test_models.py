@@ -1,6 +1,7 @@
 """The reward models of this process against a direct computation with transformers, one text at a time.
 
-Small random models of the same architecture and interface stand for weights that cannot be loaded here (see tiny.py).
+Small random models of the same architecture and interface stand for weights that cannot be loaded
+here (see tiny.py).
 """
 
 from __future__ import annotations

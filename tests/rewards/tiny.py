@@ -1,7 +1,8 @@
 """Small random reward models, saved as their repositories on the Hub are: weights, tokenizer, and the code of their own.
 
-Each has the architecture and the interface of a model whose weights cannot be loaded here. What they score means nothing;
-that it is read from the right place, whatever the batch, is what can be tested with them.
+Each has the architecture and the interface of a model whose weights cannot be loaded here. What
+they score means nothing; that it is read from the right place, whatever the batch, is what can be
+tested with them.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ def build(
 ) -> Any:
     """A model folder of one of KINDS. Returns the model as it was before it was saved, in evaluation mode.
 
-    A token is a byte, or where there is a corpus a part of a word, learned from it (not for "shepherd").
+    A token is a byte, or where there is a corpus a part of a word, learned from it (not for
+    "shepherd").
     """
     tokenizer = shepherd_tokenizer() if kind == "shepherd" else make_tokenizer(pad=pad)
     if corpus and kind != "shepherd":
@@ -164,7 +166,8 @@ def _save_with_code(kind: str, folder: Path, shape: dict[str, Any]) -> Any:
         shutil.copy(CODE / f"{module}.py", folder)
     if kind == "armo":
         shape |= {"num_labels": 3, "num_objectives": 3}
-    # its code is older than this transformers: the name that it imports is there only while it is built
+    # its code is older than this transformers: the name that it imports is there only while it is
+    # built
     missing = kind == "armo" and not hasattr(modeling_llama, "LLAMA_INPUTS_DOCSTRING")
     if missing:
         modeling_llama.LLAMA_INPUTS_DOCSTRING = ""

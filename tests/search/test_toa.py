@@ -183,7 +183,8 @@ def test_width_is_a_third_of_the_budget_unless_told_otherwise() -> None:
 
 
 def test_a_fresh_arm_has_a_parent_and_no_refs() -> None:
-    # every answer is as good as can be, so that arms below start equal to those under the root and fresh ones come up
+    # every answer is as good as can be, so that arms below start equal to those under the root and
+    # fresh ones come up
     rng = random.Random(0)
     search = make_search("toa", NAMES[:2], 80, width=4, alpha=2.0, tau=1.0)
     plays = play_out(search, lambda index, action: -3.0 if action.refs else rng.gauss(1, 1))

@@ -1,6 +1,7 @@
 """TRL moves: every name, argument and option of it that recipes, scripts, tests, configurations and documents use is still there.
 
-`bash scripts/test_trl` runs this with the lowest and with the newest TRL that pyproject.toml allows.
+`bash scripts/test_trl` runs this with the lowest and with the newest TRL that pyproject.toml
+allows.
 """
 
 from __future__ import annotations

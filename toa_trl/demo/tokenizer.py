@@ -14,8 +14,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>", "<system>", "<user>", "<assistant>")
 PIECE = r"\n|####|[0-9]|[A-Za-z]+|[^\sA-Za-z0-9]"
 
-# An assistant turn ends in <eos>, and a prompt with the generation prompt is a prefix of the prompt with its
-# completion: TRL tells the completion from the prompt by that.
+# An assistant turn ends in <eos>, and a prompt with the generation prompt is a prefix of the prompt
+# with its completion: TRL tells the completion from the prompt by that.
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"
     "{% if m['role'] in ('system', 'assistant') %}<{{ m['role'] }}>{% else %}<user>{% endif %}{{ m['content'] }}"

@@ -18,14 +18,16 @@ Result = TypeVar("Result")
 class Batcher(Generic[Item, Result]):
     """Merges single requests into batches.
 
-    A batch starts as soon as there is room for one, with what waits by then: the oldest request and those nearest to it
-    in length, so that padding is short and nothing starves.
+    A batch starts as soon as there is room for one, with what waits by then: the oldest request and
+    those nearest to it in length, so that padding is short and nothing starves.
 
     Args:
-        run: computes a batch, given shortest first; a coroutine function, or a function, which gets a thread of its own.
+        run: computes a batch, given shortest first; a coroutine function, or a function, which gets
+            a thread of its own.
         length: of a request, in tokens.
         max_size: requests in a batch at most.
-        max_tokens: of a batch at most, padding included; a longer request runs alone. None: no limit.
+        max_tokens: of a batch at most, padding included; a longer request runs alone. None: no
+            limit.
         num_running: batches that run at once.
     """
 
@@ -60,7 +62,8 @@ class Batcher(Generic[Item, Result]):
     async def _work(self) -> None:
         while True:
             await asyncio.sleep(0)  # whoever is ready to ask shall be in this batch
-            # a request given up by its asker, or left over from an event loop that is closed, needs no answer
+            # a request given up by its asker, or left over from an event loop that is closed, needs
+            # no answer
             self._waiting = [(item, future) for item, future in self._waiting if not future.done()]
             if not self._waiting:
                 return

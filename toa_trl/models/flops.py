@@ -1,7 +1,8 @@
 """Forward FLOPs of a decoder from its configuration, so that methods are compared at equal compute.
 
-FLOPs per token = 2 * parameters (of a mixture of experts, the active ones) + 2 * layers * context * hidden for the
-attention, as in the paper's accounting; a call with T tokens in all costs T times that, at a context of T.
+FLOPs per token = 2 * parameters (of a mixture of experts, the active ones) + 2 * layers * context *
+hidden for the attention, as in the paper's accounting; a call with T tokens in all costs T times
+that, at a context of T.
 """
 
 from __future__ import annotations

@@ -30,14 +30,15 @@ def load_model(
         place: what the error messages begin with.
         auto_class: name of the transformers class, e.g. "AutoModelForCausalLM".
         model: folder or Hub name.
-        dtype: "auto" (as saved; float32 on a CPU, where half precision is slow), or a torch dtype's name.
+        dtype: "auto" (as saved; float32 on a CPU, where half precision is slow), or a torch dtype's
+            name.
         device: e.g. "cuda:1"; None takes a GPU if there is one.
         trust_remote_code: run the code that the model brings, if it brings some.
         revision: of a Hub repository: a branch, a tag or a commit.
 
     Raises:
-        ConfigError: no such model, no weights or only some of them, an adapter without its base, an unknown dtype, or
-            code of the model's own that does not run here.
+        ConfigError: no such model, no weights or only some of them, an adapter without its base, an
+            unknown dtype, or code of the model's own that does not run here.
     """
     import torch
     import transformers
@@ -52,7 +53,8 @@ def load_model(
     source, source_revision = weights_source(place, model, revision)
     is_adapter = source != model
     options = {"trust_remote_code": trust_remote_code, "revision": source_revision}
-    # the score head in an adapter has one row; its base, a language model, would be given transformers' default of two
+    # the score head in an adapter has one row; its base, a language model, would be given
+    # transformers' default of two
     labels = (
         {"num_labels": 1}
         if is_adapter and auto_class == "AutoModelForSequenceClassification"
@@ -72,7 +74,8 @@ def load_model(
             loaded.load_adapter(model, adapter_kwargs={"revision": revision})
     except Exception as error:  # torch, safetensors and a model's own code raise what they like
         raise ConfigError(f"{place}: {_why_not(model, source, has_own_code, error)}") from error
-    # transformers fills what is missing with random numbers: a language model would pass for a reward model
+    # transformers fills what is missing with random numbers: a language model would pass for a
+    # reward model
     if missing := sorted(name for name in info["missing_keys"] if not _is_in_adapter(loaded, name)):
         raise ConfigError(f"{place}: {model!r} has no weights for {', '.join(missing[:3])}")
     return loaded.to(device).eval()
@@ -96,7 +99,8 @@ def load_tokenizer(
     """
     import transformers
 
-    # texts come one at a time: threads would cost more than they bring, and take the cores from the models
+    # texts come one at a time: threads would cost more than they bring, and take the cores from the
+    # models
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     tokenizer = None
     for name, at in dict.fromkeys([(model, revision), weights_source(place, model, revision)]):

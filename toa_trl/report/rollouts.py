@@ -1,7 +1,7 @@
 """Totals of a run's rollouts, read in streaming batches.
 
-Every reward is kept (8 bytes per play), so that quantiles are exact; the rest are running sums and a
-few numbers per prompt. The rows of a prompt must be consecutive, as a run writes them.
+Every reward is kept (8 bytes per play), so that quantiles are exact; the rest are running sums and
+a few numbers per prompt. The rows of a prompt must be consecutive, as a run writes them.
 """
 
 from __future__ import annotations

@@ -63,8 +63,8 @@ _COMPILED = [(re.compile(pattern, re.I), by) for pattern, by in _RULES]
 def final_answer(text: str) -> str | None:
     r"""What stands in the last \boxed{...} (or \fbox) that is closed and not empty; else what follows the last ####.
 
-    A box counts before ####, which begins a heading in Markdown too; such a heading is a line without a digit that has
-    text below it. None where there is neither.
+    A box counts before ####, which begins a heading in Markdown too; such a heading is a line
+    without a digit that has text below it. None where there is neither.
     """
     boxes: dict[int, str] = {}
     opened: list[int | None] = []  # braces; of a box, where its content begins

@@ -17,7 +17,8 @@ from toa_trl.types import Prompt, Score, as_dicts
 
 Messages = list[dict[str, str]]
 
-STEP_BY_STEP = "Please reason step by step, and put your final answer within \\boxed{}."  # model cards of Qwen2.5-Math
+# model cards of Qwen2.5-Math
+STEP_BY_STEP = "Please reason step by step, and put your final answer within \\boxed{}."
 PROBE = (Prompt("probe", "What is 1 + 1?"), "1 + 1 = 2")  # type: ignore[arg-type]  # a text becomes messages
 
 

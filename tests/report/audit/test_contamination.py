@@ -137,7 +137,8 @@ def test_planted_problems_are_found_and_left_out(tmp_path: Path, save: Save) -> 
     contamination = find_contamination(folder, Index(evaluation))
     hits = {(each.prompt_id, each.side, each.problem_id) for each in contamination.overlaps}
     assert planted <= hits
-    # GSM8K has problems that share sentences with one another: these are hits as well, of the same prompts
+    # GSM8K has problems that share sentences with one another: these are hits as well, of the same
+    # prompts
     assert {hit[:2] for hit in hits} == {hit[:2] for hit in planted}
     assert {each.file for each in contamination.overlaps} == {evaluation[0]}
     assert (contamination.num_prompts, contamination.num_responses, contamination.num_kept) == (

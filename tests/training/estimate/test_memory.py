@@ -93,10 +93,12 @@ def test_states_per_parameter(
 
 
 def test_llama_3_8b_needs_what_is_said_of_it() -> None:
-    # 18 bytes per parameter in a forward pass under autocast, with its copies in bfloat16: transformers' documentation
+    # 18 bytes per parameter in a forward pass under autocast, with its copies in bfloat16:
+    # transformers' documentation
     forward = estimate(LLAMA_8B, replace(FULL, length=1, accumulates=True), Sharding())
     assert forward.total / LLAMA_8B.num_parameters == pytest.approx(18, rel=0.02)
-    # 120 GB of states in ZeRO's count for 7.5 B parameters, and 31.4, 16.6 and 1.9 GB on 64 devices: its figure 1
+    # 120 GB of states in ZeRO's count for 7.5 B parameters, and 31.4, 16.6 and 1.9 GB on 64
+    # devices: its figure 1
     shape = replace(LLAMA_8B, num_parameters=7_500_000_000)
     training = replace(FULL, num_trained=shape.num_parameters)
     for kind, said in (("zero1", 31.4), ("zero2", 16.6), ("zero3", 1.9)):

@@ -251,8 +251,8 @@ class Endpoints:
         if self._session is None or self._session.closed:
             key = self._key()
             self._session = aiohttp.ClientSession(
-                # What may be in flight is decided here. uvicorn, and so vLLM, closes idle connections after 5 s: not to be
-                # reused in that moment, ours are closed before.
+                # What may be in flight is decided here. uvicorn, and so vLLM, closes idle
+                # connections after 5 s: not to be reused in that moment, ours are closed before.
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={

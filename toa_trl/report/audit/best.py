@@ -13,8 +13,8 @@ from toa_trl.report.audit.blocks import questions_of
 from toa_trl.report.audit.language import asked_language, language_of
 from toa_trl.report.audit.text import grams, words_of
 
-# near duplicates as in "Deduplicating Training Data Makes Language Models Better" (arXiv 2107.06499,
-# appendix A): 0.8 of all 5 consecutive words in common
+# near duplicates as in "Deduplicating Training Data Makes Language Models Better" (arXiv
+# 2107.06499, appendix A): 0.8 of all 5 consecutive words in common
 GRAM, ALIKE = 5, 0.8
 # shorter questions are often repeated before they are answered
 LONG_QUESTION = 13
