@@ -15,6 +15,7 @@ from toa_trl.utils.aio import run_until_signal
 
 
 def main() -> None:
+    """Compare searches as the options say."""
     config = read_config(ComparisonConfig, description=__doc__)
     run_until_signal(compare_searches(config))
 

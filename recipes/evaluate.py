@@ -79,6 +79,7 @@ async def evaluate(config: EvaluationConfig) -> tuple[list[str], dict[str, list[
 
 
 def main() -> None:
+    """Evaluate models as the options say."""
     config = read_config(EvaluationConfig, description=__doc__)
     results, about = Path(config.results), Path(config.prompts or "lm-eval").stem
     run_until_signal(check_all(config.models))

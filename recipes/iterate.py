@@ -16,6 +16,7 @@ from toa_trl.utils.aio import run_until_signal
 
 
 def main() -> None:
+    """Run the rounds of an iteration."""
     config = read_config(IterationConfig, description=__doc__)
     settings = config.model_dump()
     rounds = settings.pop("rounds")

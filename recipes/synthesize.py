@@ -50,6 +50,7 @@ def sample(config: SynthesisConfig, prompts: list[Prompt], run_dir: Path) -> Rol
 
 
 def main() -> None:
+    """Sample a run, and write its data sets and its report."""
     config = read_config(SynthesisConfig, description=__doc__)
     run_dir = Path(config.output_dir)
     if (run_dir / "report.html").exists() and not Rollouts.load(run_dir).unfinished:

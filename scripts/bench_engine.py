@@ -1,4 +1,6 @@
-"""The in-process engine: batched against one-by-one generation, and what a synthesis run spends outside its models.
+"""The in-process engine.
+
+Batched against one-by-one generation, and what a synthesis run spends outside its models.
 
 python scripts/bench_engine.py    # set OMP_NUM_THREADS to the cores that are free
 """

@@ -1,4 +1,6 @@
-"""What toa_trl/training/estimate/command.py says beside what is measured: trainings of two steps in float32 on the CPU, each in a process of its own.
+"""What toa_trl/training/estimate/command.py says beside what is measured.
+
+Trainings of two steps in float32 on the CPU, each in a process of its own.
 
     python scripts/bench_estimate.py [--only sft,lora]      # a few minutes on one core
 
@@ -24,25 +26,32 @@ sys.path.insert(0, str(ROOT))
 
 STUDENT = "toa_trl/demo/weights/student"
 SIZES: dict[str, dict[str, int]] = {  # name -> what a LlamaConfig is made of
-    "7M": {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 8192},
-    "18M": {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 11, "num_attention_heads": 6, "num_key_value_heads": 2, "vocab_size": 256},
-    "20M": {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 11, "num_attention_heads": 6, "num_key_value_heads": 2, "vocab_size": 4096},
-    "53M": {"hidden_size": 640, "intermediate_size": 1792, "num_hidden_layers": 10, "num_attention_heads": 10, "num_key_value_heads": 5, "vocab_size": 8192},
+    "7M": {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 6,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 8192},
+    "18M": {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 11,
+        "num_attention_heads": 6, "num_key_value_heads": 2, "vocab_size": 256},
+    "20M": {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 11,
+        "num_attention_heads": 6, "num_key_value_heads": 2, "vocab_size": 4096},
+    "53M": {"hidden_size": 640, "intermediate_size": 1792, "num_hidden_layers": 10,
+        "num_attention_heads": 10, "num_key_value_heads": 5, "vocab_size": 8192},
 }  # fmt: skip
 CASES: list[dict[str, Any]] = [
     # the weights and their states are the most of it
     {"recipe": "sft", "model": "53M", "batch": 1, "length": 128},
     {"recipe": "sft", "model": "53M", "batch": 1, "length": 128, "accumulation": 2},
     {"recipe": "dpo", "model": "53M", "batch": 1, "length": 128, "checkpointing": True},
-    {"recipe": "dpo", "model": "53M", "batch": 1, "length": 128, "checkpointing": True, "precompute": True},
+    {"recipe": "dpo", "model": "53M", "batch": 1, "length": 128, "checkpointing": True,
+        "precompute": True},
     # the blocks' activations are: 256 words make the head small
     {"recipe": "sft", "model": "student", "batch": 32, "length": 256},
     {"recipe": "sft", "model": "18M", "batch": 8, "length": 256},
     {"recipe": "sft", "model": "18M", "batch": 4, "length": 512},
     {"recipe": "sft", "model": "18M", "batch": 8, "length": 256, "checkpointing": True},
     {"recipe": "sft", "model": "18M", "batch": 8, "length": 256, "lora_r": 16},
-    {"recipe": "sft", "model": "18M", "batch": 8, "length": 256, "lora_r": 16, "lora_dropout": 0.05},
-    {"recipe": "sft", "model": "18M", "batch": 8, "length": 256, "lora_r": 16, "checkpointing": True},
+    {"recipe": "sft", "model": "18M", "batch": 8, "length": 256, "lora_r": 16,
+        "lora_dropout": 0.05},
+    {"recipe": "sft", "model": "18M", "batch": 8, "length": 256, "lora_r": 16,
+        "checkpointing": True},
     {"recipe": "dpo", "model": "18M", "batch": 4, "length": 256},
     {"recipe": "dpo", "model": "18M", "batch": 4, "length": 256, "lora_r": 16},
     # the head is
@@ -84,10 +93,15 @@ def name_of(case: dict[str, Any]) -> str:
 
 
 def measure(case: dict[str, Any]) -> dict[str, Any]:
-    """{estimated, measured, peak}; sizes in bytes. In a process of its own, whose memory begins small."""
+    """{estimated, measured, peak}; sizes in bytes.
+
+    In a process of its own, whose memory begins small.
+    """
     environment = os.environ | {
-        "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1",
-        "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536",
+        "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1",
+        "TQDM_DISABLE": "1",
+        "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536",
+        "MALLOC_TRIM_THRESHOLD_": "65536",
     }  # fmt: skip
     command = [sys.executable, __file__, "--case", json.dumps(case)]
     done = subprocess.run(
@@ -99,7 +113,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure_here(case: dict[str, Any]) -> dict[str, Any]:
-    """In this process: the estimate of the very options that the trainer gets, and the growth of the resident memory."""
+    """Estimate the very options that the trainer gets, and measure the growth of the memory."""
     import gc
 
     import transformers
@@ -145,7 +159,10 @@ def config_of(name: str) -> Any:
 
 
 def train(case: dict[str, Any], config: Any, folder: str) -> tuple[Any, Any]:
-    """Two steps of TRL's trainer; every row fills `length`. Returns TRL's ModelConfig and the trainer's configuration."""
+    """Two steps of TRL's trainer; every row fills `length`.
+
+    Returns TRL's ModelConfig and the trainer's configuration.
+    """
     import copy
 
     from datasets import Dataset
@@ -160,9 +177,11 @@ def train(case: dict[str, Any], config: Any, folder: str) -> tuple[Any, Any]:
         dtype="float32",
     )
     options: dict[str, Any] = {
-        "output_dir": folder, "max_steps": 2, "per_device_train_batch_size": case["batch"], "max_length": case["length"],
+        "output_dir": folder, "max_steps": 2, "per_device_train_batch_size": case["batch"],
+        "max_length": case["length"],
         "gradient_accumulation_steps": case.get("accumulation", 1),
-        "gradient_checkpointing": case.get("checkpointing", False), "use_cpu": True, "bf16": False, "report_to": "none",
+        "gradient_checkpointing": case.get("checkpointing", False), "use_cpu": True, "bf16": False,
+        "report_to": "none",
         "save_strategy": "no", "disable_tqdm": True,
     }  # fmt: skip
     words = " ".join(str(number) for number in range(10, 99)) * 40

@@ -1,6 +1,10 @@
-"""The rewards of this process: texts per second, batched against one by one, and how far their scores lie apart.
+"""The rewards of this process.
 
-    python scripts/bench_rewards.py [--only classifier,process] [--device cuda]    # OMP_NUM_THREADS: the cores that are free
+Texts per second, batched against one by one, and how far their scores lie apart.
+
+    python scripts/bench_rewards.py [--only classifier,process] [--device cuda]
+
+OMP_NUM_THREADS is the number of free cores.
 
 Batched: every text is asked for at once, each with its own prompt, as a run with many prompts in
 flight does. One by one: the same reward, the same texts, each asked for when the one before is
@@ -156,7 +160,8 @@ def main() -> None:
     ]
     print(f"{torch.get_num_threads()} thread(s), {options.device}\n")
     print(
-        "| reward | texts | mean length, characters | batched, texts/s | one by one, texts/s | ratio | largest difference |"
+        "| reward | texts | mean length, characters | batched, texts/s | one by one, texts/s | "
+        "ratio | largest difference |"
     )
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     with TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Sampling at scale: each figure beside its baseline, both measured in one run, and what was asked of it.
+"""Measure sampling at scale: each figure beside its baseline and its target.
 
     python scripts/bench_sampling.py [--only throughput,in_flight]
 
@@ -191,7 +191,8 @@ def rounds(number: int = 5) -> tuple[list[tuple[float, float]], list[tuple[float
             write_bodies(folder)
             bare += fresh(partial(post_bodies, server.url, folder))
             say(
-                f"round {turn + 1} of {number}: {ours[-1][0]:.0f} plays/s, bare loop {bare[-1][0]:.0f} requests/s"
+                f"round {turn + 1} of {number}: {ours[-1][0]:.0f} plays/s, bare loop "
+                f"{bare[-1][0]:.0f} requests/s"
             )
             assert server.stats()["served_again"] == server.stats()["served_distinct"], (
                 "the bodies differ"
@@ -216,7 +217,10 @@ def cpu() -> Iterator[Figure]:
 
 
 def thread_pool(url: str, num_prompts: int, budget: int, num_threads: int = 100) -> None:
-    """A prompt per thread, one play after another: an answer, then refinements of what came before."""
+    """A prompt per thread, one play after another.
+
+    An answer, then refinements of what came before.
+    """
     host, templates, connections = (
         url.split("/")[2],
         Templates.load(BUILT_IN / "alignment"),
@@ -250,7 +254,8 @@ def thread_pool(url: str, num_prompts: int, budget: int, num_threads: int = 100)
 def utilisation() -> Iterator[Figure]:
     num_prompts, budget, slots = 1000, 16, 64
     say(
-        f"utilisation: {num_prompts * budget * 0.25 / slots:.0f} s at the least, ours and the threads at the same time"
+        f"utilisation: {num_prompts * budget * 0.25 / slots:.0f} s at the least, ours and the "
+        "threads at the same time"
     )
     options: dict[str, Any] = {"slots": slots, "latency_s": (0.1, 0.4), "model": AGENTS}
     with TemporaryDirectory() as folder, serving(**options) as server, serving(**options) as other:
@@ -375,7 +380,10 @@ async def write(
 
 
 def write_and_export(num_prompts: int) -> int:
-    """Peak memory of this process, bytes. Not ru_maxrss: that one remembers the process this was forked from."""
+    """Peak memory of this process, bytes.
+
+    Not ru_maxrss: that one remembers the process this was forked from.
+    """
     with TemporaryDirectory() as folder:
         journal = new_journal(folder, num_prompts)
         asyncio.run(write(journal, long_plays(num_prompts)))

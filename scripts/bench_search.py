@@ -1,4 +1,4 @@
-"""Measure what a search itself costs per play, beside treequest's ABMCTSA (ask and tell), in one run.
+"""Measure what a search itself costs per play, beside treequest's ABMCTSA, in one run.
 
 python scripts/bench_search.py
 """

@@ -1,4 +1,6 @@
-"""The training recipes against TRL's own scripts: tokens per second, and the way to the first step; and what settings bring.
+"""The training recipes against TRL's own scripts.
+
+Tokens per second, and the way to the first step; and what settings bring.
 
 python scripts/bench_training.py              # all of it, about fifteen minutes on two quiet cores
 python scripts/bench_training.py speed start  # some of: speed, start, reference, packing, gpu
@@ -52,7 +54,8 @@ def counted(function):
             if not depth:
                 spent += time.time() - begin
     return wrapper
-builtins.__import__, importlib.import_module = counted(builtins.__import__), counted(importlib.import_module)
+builtins.__import__ = counted(builtins.__import__)
+importlib.import_module = counted(importlib.import_module)
 def stop(*args, **kwargs):
     print("first step:", time.time() - float(os.environ["BEGIN"]), spent, flush=True)
     os._exit(0)
@@ -218,7 +221,7 @@ def reference() -> None:
 
 
 def packing() -> None:
-    """Best-fit decreasing against padding, on the same rows and the same number of tokens in a batch."""
+    """Compare packing with padding, on the same rows and the same number of tokens in a batch."""
     rows: list[tuple[object, ...]] = [("SFT", "steps", "training, s", "tokens/s", "final loss")]
     padded = {"num_train_epochs": 4, "per_device_train_batch_size": 32}
     packed = {"num_train_epochs": 4, "packing": "true", "max_length": 512}
@@ -257,7 +260,10 @@ PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # bf16, dense, of the v
 
 
 def gpu(shape: dict[str, int], vocabulary: int, length: int, **changes: Any) -> None:
-    """bf16 SFT and DPO of a random model of Qwen2.5-0.5B's shape: tokens/s and model FLOPs utilisation, Liger on and off."""
+    """bf16 SFT and DPO of a random model of Qwen2.5-0.5B's shape.
+
+    Tokens/s and model FLOPs utilisation, Liger on and off.
+    """
     import torch
     from datasets import Dataset
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
@@ -277,7 +283,10 @@ def gpu(shape: dict[str, int], vocabulary: int, length: int, **changes: Any) -> 
         json.loads(line)["prompt"] for line in (ROOT / "toa_trl/demo/data/synthesis.jsonl").open()
     ]
     text = " ".join(words * 20)
-    message = lambda role, at: [{"role": role, "content": text[at : at + length // 2]}]  # noqa: E731  # a token a character
+
+    def message(role: str, at: int) -> list[dict[str, str]]:
+        return [{"role": role, "content": text[at : at + length // 2]}]  # a token a character
+
     pairs = [
         {
             "prompt": message("user", at),

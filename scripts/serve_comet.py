@@ -1,4 +1,4 @@
-"""CometKiwi and COMET behind the JSON contract of toa_trl.rewards.http, in an environment of their own:
+"""Serve CometKiwi and COMET by the JSON contract of toa_trl.rewards.http.
 
 bash scripts/comet_environment
 .venv-comet/bin/python scripts/serve_comet.py --model Unbabel/wmt22-cometkiwi-da
@@ -62,8 +62,10 @@ class Comet:
                 OSError,
             ) as error:  # transformers' ways to say that there is no tokenizer
                 raise ValueError(
-                    f"its encoder cannot be loaded ({first_line(error)}); pretrained_model in hparams.yaml must be a "
-                    "Hub name that can be reached, or a folder with the encoder's configuration and tokenizer"
+                    f"its encoder cannot be loaded ({first_line(error)}); pretrained_model in "
+                    "hparams.yaml must be a "
+                    "Hub name that can be reached, or a folder with the encoder's configuration "
+                    "and tokenizer"
                 ) from error
         self._model = model.eval().to(device)
         self._batch_size, self._device = batch_size, device
@@ -101,7 +103,10 @@ class Comet:
         return scores
 
     def _lengths(self, samples: list[Sample]) -> list[int]:
-        """Tokens of the longest sequence of each; 0 where the encoder would get nothing, or not all, of a text."""
+        """Tokens of the longest sequence of each.
+
+        0 where the encoder would get nothing, or not all, of a text.
+        """
         encoder = self._model.encoder
         texts = [text for sample in samples for text in sample.values()]
         tokens = map(len, encoder.tokenizer(texts, verbose=False)["input_ids"])
@@ -198,7 +203,10 @@ def sample_of(place: str, given: Any) -> Sample:
 
 
 def is_text(text: str) -> bool:
-    """Whether it holds more than space, and no half of a surrogate pair: no tokenizer takes those."""
+    """Whether it holds more than space, and no half of a surrogate pair.
+
+    No tokenizer takes those.
+    """
     return bool(text.strip()) and not any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
@@ -256,7 +264,8 @@ def find_checkpoint(model: str) -> Path:
             path = Path(snapshot_download(model))
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"no file or folder, and no model that the Hub gives ({first_line(error)}); where it has a licence, "
+                f"no file or folder, and no model that the Hub gives ({first_line(error)}); where "
+                "it has a licence, "
                 "accept that on its page and set HF_TOKEN"
             ) from error
     found = sorted(path.glob("checkpoints/*.ckpt"))
@@ -291,7 +300,8 @@ def main() -> None:
         "--gpus",
         type=int,
         choices=(0, 1),
-        help="1, where there is one; for more, a server each (CUDA_VISIBLE_DEVICES), and all their URLs in the run",
+        help="1, where there is one; for more, a server each (CUDA_VISIBLE_DEVICES), and all "
+        "their URLs in the run",
     )
     options = parser.parse_args()
     if options.batch_size < 1:

@@ -1,4 +1,6 @@
-"""Your own scorer behind the JSON contract of toa_trl.rewards.http: change `score`, and name the URL in the run:
+"""Your own scorer behind the JSON contract of toa_trl.rewards.http.
+
+Change `score`, and name the URL in the run:
 
 python scripts/serve_reward.py --port 8020      # reward: {kind: http, url: "http://localhost:8020/score"}
 """
@@ -9,7 +11,10 @@ from aiohttp import web
 
 
 def score(prompt: list[dict[str, str]], response: str, metadata: dict[str, object]) -> float:
-    """A raw reward, higher is better. As an example: the share of the prompt's words that the response takes up."""
+    """A raw reward, higher is better.
+
+    As an example: the share of the prompt's words that the response takes up.
+    """
     asked = set(prompt[-1]["content"].lower().split())
     return len(asked & set(response.lower().split())) / len(asked)
 

@@ -1,4 +1,4 @@
-"""Trains the models of the bundled world again, from nothing, and prints their scores beside the shipped ones'.
+"""Train the models of the bundled world again, and compare them with the shipped ones.
 
     python scripts/train_demo_models.py [--output runs/demo-models]
 
@@ -33,7 +33,8 @@ def main() -> None:
     for model, figures in scores.items():
         for figure, score in figures.items():
             print(
-                f"{model + ' ' + figure:32}{score:7.3f}  {shipped.get(model, {}).get(figure, float('nan')):7.3f}"
+                f"{model + ' ' + figure:32}{score:7.3f}  "
+                f"{shipped.get(model, {}).get(figure, float('nan')):7.3f}"
             )
     print(f"\nThe models are in {output}.")
 

@@ -1,4 +1,6 @@
-"""The part of the Hub that pushing and loading ask for, in a process of its own; it can be told to break.
+"""The part of the Hub that pushing and loading ask for, in a process of its own.
+
+It can be told to break.
 
     with serving("tests.hub_server") as hub:      # of tests.server
         environment = hub_environment(hub, tmp_path, "ann_write")
@@ -55,7 +57,10 @@ LFS = (".parquet", ".safetensors", ".png", ".bin")
 
 
 def hub_environment(hub: Any, home: Path, token: str | None = None) -> dict[str, str]:
-    """What a process of its own needs to take this for the Hub; nothing of the user's own Hub is left."""
+    """What a process of its own needs to take this for the Hub.
+
+    Nothing of the user's own Hub is left.
+    """
     kept = {
         key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))
     }
@@ -236,7 +241,10 @@ async def _half() -> AsyncIterator[bytes]:
 
 @app.post("/control")
 async def control(request: Request) -> dict[str, Any]:
-    """{"at": route, "how": ..., "after": 0, "times": 1}; {} ends all of it, {"forget": true} empties the Hub as well."""
+    """{"at": route, "how": ..., "after": 0, "times": 1}.
+
+    {} ends all of it, {"forget": true} empties the Hub as well.
+    """
     changes = json.loads(await request.body())
     if changes.pop("forget", False):
         hub.repos.clear()
@@ -252,7 +260,10 @@ async def control(request: Request) -> dict[str, Any]:
 
 @app.get("/stats")
 async def stats() -> dict[str, Any]:
-    """What was asked so far, and what is there: for each repository its files by their sha256 and its commits."""
+    """What was asked so far, and what is there.
+
+    For each repository its files by their sha256 and its commits.
+    """
     repos = {
         f"{kind}/{name}": {
             "private": repo.private,

@@ -40,7 +40,8 @@ ANYWHERE = ("reset", "refuse_body", "500", "503", "429", "429_after", "stall")
 FAULTS = {CHAT: (*ANYWHERE, "empty", "context"), CLASSIFY: (*ANYWHERE, "nan", "missing", "count")}
 FAULTS[SCORE] = FAULTS[CLASSIFY]
 CONTEXT = {
-    "message": "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens (2952 in the "
+    "message": "This model's maximum context length is 4096 tokens. However, you requested 5000 "
+    "tokens (2952 in the "
     "messages, 2048 in the completion). Please reduce the length of the messages or completion.",
     "type": "BadRequestError",
     "param": None,
@@ -156,7 +157,10 @@ class Connection(asyncio.Protocol):
         self.server.statuses[status] += 1
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         wait = f"Retry-After: {retry_after:g}\r\n" if retry_after is not None else ""
-        head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n{wait}"
+        head = (
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: "
+            f"application/json\r\n{wait}"
+        )
         head += f"Content-Length: {len(content)}\r\n\r\n"
         self.transport.write(head.encode() + content[: len(content) // 2 if cut else None])
         if cut:
@@ -338,7 +342,7 @@ class Server:
         self.max_busy = max(self.max_busy, self.busy)
 
     def stats(self) -> dict[str, Any]:
-        """Utilisation between two calls is the difference of busy_s over slots times the difference of seconds."""
+        """Return the counts; utilisation is the change of busy_s over slots times seconds."""
         self.change_busy(0)
         seconds = self.loop.time() - self.first if self.first else 0.0
         return {
@@ -469,7 +473,10 @@ def _option(option: tuple[str, Any]) -> list[str]:
 
 @contextmanager
 def serving(module: str = "tests.server", **options: Any) -> Iterator[Process]:
-    """A server with these options, e.g. serving(slots=64, latency_s=(0.1, 0.4), faults=["reset", "500"])."""
+    """A server with these options, e.g.
+
+    Serving(slots=64, latency_s=(0.1, 0.4), faults=["reset", "500"]).
+    """
     process = Process(options, module)
     try:
         yield process

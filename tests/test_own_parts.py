@@ -51,7 +51,7 @@ def test_a_run_with_a_search_and_an_agent_by_path(tmp_path: Path) -> None:
         budget=4,
         progress=False,
     )
-    rollouts = sampler.sample([Prompt("p", "Why is that")], output_dir=tmp_path)
+    rollouts = sampler.sample([Prompt("p", "Why is that")], output_dir=tmp_path)  # type: ignore[arg-type]
     (rollout,) = rollouts
     assert [play.action.kind for play in rollout.plays] == ["answer", "answer", "refine", "answer"]
     assert all(play.completion and play.completion.text.endswith("?") for play in rollout.plays)

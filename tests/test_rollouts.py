@@ -79,7 +79,10 @@ def test_what_is_pushed_is_made_as_the_run_was_and_saved_first(
     pushed: dict[str, Any], tmp_path: Path
 ) -> None:
     (tmp_path / "bench.jsonl").write_text('{"prompt": "question 3"}\n')
-    of_run = f"{{sft: {{top_k: 2}}, preference: {{rejected_rank: 2}}, decontaminate: [{tmp_path / 'bench.jsonl'}]}}"
+    of_run = (
+        f"{{sft: {{top_k: 2}}, preference: {{rejected_rank: 2}}, decontaminate: "
+        f"[{tmp_path / 'bench.jsonl'}]}}"
+    )
     (tmp_path / "run.yaml").write_text(of_run)
     it = rollouts(5, 1.0, 3.0, path=tmp_path / "journal.sqlite")
     it.push_to_hub("me/first")

@@ -276,7 +276,10 @@ def test_saves_what_the_ordinary_tools_read(tmp_path: Path) -> None:
     assert dpo.to_list() == rollouts.to_preference(0.5).to_list()
     plays = load_dataset(str(run / "rollouts"), split="train", cache_dir=str(tmp_path / "cache"))
     assert plays.to_list() == rows(rollouts)
-    wanted = "prompt_id play agent kind refs parent depth response reward finish_reason prompt_tokens completion_tokens flops seed"
+    wanted = (
+        "prompt_id play agent kind refs parent depth response reward finish_reason "
+        "prompt_tokens completion_tokens flops seed"
+    )
     assert set(wanted.split()) <= set(plays.column_names)
     whole = load_dataset(
         str(run), "dpo", split="train", cache_dir=str(tmp_path / "cache")

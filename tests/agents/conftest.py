@@ -12,7 +12,9 @@ from aiohttp import web
 
 
 class Server:
-    """Answers POST /v1/chat/completions from `script`, one entry per request; then by quoting the request.
+    """Answers POST /v1/chat/completions from `script`, one entry per request.
+
+    Then by quoting the request.
 
     An entry is a status, a text (the raw body of a 200), a mapping (the JSON of a 200), or "reset".
     """

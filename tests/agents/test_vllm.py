@@ -1,4 +1,7 @@
-"""The engine vllm with a stand-in for the library; tests/integration/test_vllm.py has the real one."""
+"""The engine vllm with a stand-in for the library.
+
+Tests/integration/test_vllm.py has the real one.
+"""
 
 from __future__ import annotations
 

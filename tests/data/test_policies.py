@@ -161,7 +161,8 @@ def test_a_rank_counts_truncated_and_repeated_responses_but_does_not_take_them()
 
 def test_same_parent_takes_siblings_of_the_best_that_has_some() -> None:
     it = rollout(
-        play(0, 1.0), play(1, 9.0, parent=0), play(2, 5.0, parent=3), play(3, 0.5), play(4, 2.0, parent=3),
+        play(0, 1.0), play(1, 9.0, parent=0), play(2, 5.0, parent=3), play(3, 0.5), play(4, 2.0,
+        parent=3),
         play(5, 3.0, parent=3),
     )  # fmt: skip
     (row,) = preference_rows([it], policy="same_parent")[0]

@@ -1,4 +1,7 @@
-"""The word-level tokenizer: natural text, no crash on stray strings, and the prefix that TRL's masking needs."""
+"""The word-level tokenizer.
+
+Natural text, no crash on stray strings, and the prefix that TRL's masking needs.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A run in shards ends as one that is not; what Ray adds to it is tested in tests/integration/test_ray.py."""
+"""A run in shards ends as one that is not.
+
+What Ray adds to it is tested in tests/integration/test_ray.py.
+"""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def server() -> Iterator[Process]:
 
 
 def be_the_hub(server: Process, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    """The client's constants, which it reads from the environment when it is imported, are of this Hub."""
+    """Point the client's constants, which it reads when it is imported, to this Hub."""
     values = {"ENDPOINT": server.root, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}
     urls = f"{server.root}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     more = {
@@ -176,7 +176,10 @@ def test_no_place_on_this_machine_is_pushed(hub: Process, run: Path, tmp_path: P
 
 
 def test_no_address_of_a_server_is_pushed(hub: Process, tmp_path: Path) -> None:
-    said = "http://127.0.0.1:8000/v1: Cannot connect to host gpu-7:8000 [Connect call failed ('127.0.0.1', 8000)]"
+    said = (
+        "http://127.0.0.1:8000/v1: Cannot connect to host gpu-7:8000 [Connect call failed "
+        "('127.0.0.1', 8000)]"
+    )
     journal = Journal(tmp_path / "run" / "journal.sqlite", create=True)
     journal.begin(IDENTITY, [Prompt("0", "Question?")])  # type: ignore[arg-type]
     plays = [play(0, 1.0), play(1, 2.0), Play(2, Action("a"), error=said)]

@@ -1,4 +1,6 @@
-"""Run by .venv-comet's Python: small random models of the published architectures, as checkpoints in their folders.
+"""Run by .venv-comet's Python.
+
+Small random models of the published architectures, as checkpoints in their folders.
 
 Argument: a folder for them. Input: JSON, [{"src": ..., "mt": ..., "ref": ...}, ...]. The folder's
 scores.json holds comet's own scores of these, by each model with references ("kiwi referenced")
@@ -52,7 +54,7 @@ MODELS = {
 
 
 def save_encoder(folder: Path, texts: list[str]) -> None:
-    """A small XLM-R: its tokenizer's SentencePiece model and a configuration with its 514 positions; no weights."""
+    """Save a small XLM-R without weights: a SentencePiece model and a configuration."""
     folder.mkdir()
     SentencePieceTrainer.train(
         sentence_iterator=iter(texts),

@@ -1,4 +1,6 @@
-"""Behaves as `vllm serve` does, from afar: options, /health once it is up, and an engine process of its own.
+"""Behaves as `vllm serve` does, from afar.
+
+Options, /health once it is up, and an engine process of its own.
 
 Environment: FAKE_DELAY_S before it listens; FAKE_DIES_S after which it exits with code 3;
 FAKE_STUBBORN: its engine ignores SIGTERM; FAKE_STARTS: a file that gets a line of JSON per start.
@@ -16,7 +18,10 @@ import sys
 import threading
 import time
 
-ENGINE = "import signal, sys, time; len(sys.argv) > 1 and signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+ENGINE = (
+    "import signal, sys, time; len(sys.argv) > 1 and signal.signal(signal.SIGTERM, "
+    "signal.SIG_IGN); time.sleep(600)"
+)
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", required=True)

@@ -1,4 +1,7 @@
-"""`recipes/synthesize.py --runner ray` without TRL, whose import takes seconds: a configuration, and the number of shards."""
+"""`recipes/synthesize.py --runner ray` without TRL, whose import takes seconds.
+
+A configuration, and the number of shards.
+"""
 
 from __future__ import annotations
 

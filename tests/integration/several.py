@@ -1,4 +1,7 @@
-"""Runs of recipes one after the other, in the processes of one launch: starting those takes longer than such trainings."""
+"""Runs of recipes one after the other, in the processes of one launch.
+
+Starting those takes longer than such trainings.
+"""
 
 import json
 import runpy

@@ -1,4 +1,7 @@
-"""Adapters that recipes/sft.py leaves with --use_peft: as agents, evaluated, and merged, as users type it."""
+"""Adapters that recipes/sft.py leaves with --use_peft.
+
+As agents, evaluated, and merged, as users type it.
+"""
 
 from __future__ import annotations
 

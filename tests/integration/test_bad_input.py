@@ -1,4 +1,4 @@
-"""A user's mistakes: one clear line with the remedy, exit code 2, nothing written over, never a traceback."""
+"""A user's mistakes end in one clear line with the remedy and exit code 2, never a traceback."""
 
 from __future__ import annotations
 

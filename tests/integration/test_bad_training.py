@@ -1,4 +1,7 @@
-"""Mistakes in a training: said in one line before the first step, or counted where rows are left out."""
+"""Mistakes in a training.
+
+Said in one line before the first step, or counted where rows are left out.
+"""
 
 from __future__ import annotations
 
@@ -226,8 +229,8 @@ def test_devices(
     options = ("--dataset_name", training_data / "sft", "--use_cpu", "false")
     error = recipe(*demo("sft", tmp_path / "out", *options))
     assert (
-        "8 processes are started on this machine, which has no GPU: give accelerate launch --num_processes 1"
-        in error
+        "8 processes are started on this machine, which has no GPU: give accelerate launch "
+        "--num_processes 1" in error
     )
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     assert "none could not be read" in recipe(

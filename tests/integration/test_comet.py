@@ -70,7 +70,7 @@ def prompts(count: int = 8) -> list[tuple[Prompt, list[str]]]:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Expected:
-    """A folder with every model, and comet's own scores of all translations by each, with references and without."""
+    """Return a folder with every model, and comet's own scores of all translations by each."""
     place = tmp_path_factory.mktemp("comet")
     rows = [
         {"src": prompt.metadata["source"], "mt": text, "ref": prompt.metadata["reference"]}
@@ -301,7 +301,10 @@ def test_sigterm_ends_it_in_the_middle_of_a_batch(models: Expected) -> None:
 
 def lose_weights(folder: Path) -> None:
     code = "import sys, torch; p = sys.argv[1]; c = torch.load(p, weights_only=False); "
-    code += "c['state_dict'] = {k: v for k, v in c['state_dict'].items() if 'estimator' not in k}; torch.save(c, p)"
+    code += (
+        "c['state_dict'] = {k: v for k, v in c['state_dict'].items() if 'estimator' not in "
+        "k}; torch.save(c, p)"
+    )
     subprocess.run(
         [PLACE / "bin/python", "-c", code, folder / "checkpoints/model.ckpt"], check=True
     )

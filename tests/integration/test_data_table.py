@@ -1,4 +1,7 @@
-"""The paper's data table by recipes/compare.py, as users type it: real models, real trainings, a kill, and a mistake."""
+"""The paper's data table by recipes/compare.py, as users type it.
+
+Real models, real trainings, a kill, and a mistake.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""recipes/evaluate.py as users start it: every task, several checkpoints, and what can be wrong with one."""
+"""recipes/evaluate.py as users start it.
+
+Every task, several checkpoints, and what can be wrong with one.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Servers that fail, die and come back, a process that is killed, and a disk that is full: the run ends with everything."""
+"""Servers that fail, die and come back, a process that is killed, and a disk that is full.
+
+The run ends with everything.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""toa_trl/cli/serve_agents.py, with servers that are none: no process outlives it, whatever ends it."""
+"""toa_trl/cli/serve_agents.py, with servers that are none.
+
+No process outlives it, whatever ends it.
+"""
 
 from __future__ import annotations
 
@@ -127,7 +130,10 @@ class Running:
         )
 
     def left(self) -> list[psutil.Process]:
-        """Those ever seen that are still alive. A zombie has ended; that its new parent did not ask is not our business."""
+        """Those ever seen that are still alive.
+
+        A zombie has ended; that its new parent did not ask is not our business.
+        """
         alive = []
         for process in self.seen:
             try:
@@ -301,7 +307,10 @@ def test_a_server_that_dies_too_often_ends_the_fleet(fleet: Running) -> None:
 
 def test_a_server_that_was_healthy_for_long_gets_its_restarts_back(fleet: Running) -> None:
     fleet.write([{"name": "a", "port": fleet.first, "env": {"FAKE_DIES_S": 1.5}}], max_restarts=1)
-    patched = "import runpy, toa_trl.serving.supervisor as s; s.FORGIVEN_S = 0.1; runpy.run_path('toa_trl/cli/serve_agents.py', run_name='__main__')"
+    patched = (
+        "import runpy, toa_trl.serving.supervisor as s; s.FORGIVEN_S = 0.1; "
+        "runpy.run_path('toa_trl/cli/serve_agents.py', run_name='__main__')"
+    )
     fleet.start("-c", patched)
     fleet.says("a: restart 1 of 1", times=2)
     fleet.family()

@@ -1,4 +1,7 @@
-"""A run goes to the Hub and comes back: real processes, and the client that everybody has, against `tests.hub_server`."""
+"""A run goes to the Hub and comes back.
+
+Real processes, and the client that everybody has, against `tests.hub_server`.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,9 @@ import pyarrow.parquet as pq
 
 run, name = sys.argv[1:]
 for part in ("sft", "dpo", "rollouts"):
-    assert load_dataset(name, part, split="train").to_list() == pq.read_table(f"{run}/{part}").to_pylist(), part
-    assert load_dataset(f"{run}/{part}", split="train").to_list() == pq.read_table(f"{run}/{part}").to_pylist(), part
+    rows = pq.read_table(f"{run}/{part}").to_pylist()
+    assert load_dataset(name, part, split="train").to_list() == rows, part
+    assert load_dataset(f"{run}/{part}", split="train").to_list() == rows, part
 lines = open(f"{run}/README.md").read().partition("```python")[2].partition("```")[0].splitlines()
 exec("\\n".join(line for line in lines if "from the run's own folder" not in line))
 assert pairs.to_list() == pq.read_table(f"{run}/dpo").to_pylist()
@@ -46,11 +50,13 @@ AutoTokenizer.from_pretrained("toa_trl/demo/weights/student").save_pretrained(fo
 from toa_trl.hub.lineage import read_lineage
 for _ in range(2):
     lineage = {"dataset": data, "rows": 12, "fraction": None, **read_lineage(data)}
-    extend_model_card(Path(folder), [lineage], {"base_model": "toa_trl/demo/weights/student", "method": "SFT"})
+    fields = {"base_model": "toa_trl/demo/weights/student", "method": "SFT"}
+    extend_model_card(Path(folder), [lineage], fields)
 HfApi().create_repo(name)
 HfApi().upload_folder(repo_id=name, folder_path=folder)
 theirs = AutoModelForCausalLM.from_pretrained(name)
-assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True))
+pairs = zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True)
+assert all(torch.equal(a, b) for a, b in pairs)
 AutoTokenizer.from_pretrained(name)
 card = ModelCard.load(name)
 assert card.data.datasets == [data] and "toa_trl" in card.data.tags, card.data
@@ -246,7 +252,10 @@ def test_a_trained_model_is_pushed_with_its_lineage(
     hub.control(at="commit", how="500", times=99)
     broken = train(user, "ann/student")
     assert broken.returncode == 1
-    remedy = f"`hf upload ann/student {tmp_path / 'student'} --exclude 'checkpoint-*'` pushes what is saved"
+    remedy = (
+        f"`hf upload ann/student {tmp_path / 'student'} --exclude 'checkpoint-*'` pushes "
+        "what is saved"
+    )
     assert last_error(broken).endswith(remedy)
     assert (tmp_path / "student" / "model.safetensors").is_file()
     hub.control()

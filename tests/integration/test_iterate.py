@@ -1,4 +1,7 @@
-"""recipes/iterate.py as users type it: two rounds, killed in every kind of stage, end as two that were never killed."""
+"""recipes/iterate.py as users type it.
+
+Two rounds, killed in every kind of stage, end as two that were never killed.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ LAUNCH = "accelerate launch --quiet --config_file accelerate_configs/single_cpu.
 
 
 def config(folder: Path) -> Path:
-    """Two agents and the student, twelve prompts a round, a LoRA training of eight steps, twenty held-out problems."""
+    """Two agents and a student, twelve prompts a round, eight steps of LoRA, twenty problems."""
     folder.mkdir()
     lines = (
         (ROOT / "toa_trl/demo/data/validation.jsonl")
@@ -46,7 +49,8 @@ def config(folder: Path) -> Path:
         for n in ("generalist", "add")
     ]
     training = (
-        f"{LAUNCH} recipes/sft.py --config recipes/configs/demo/sft.yaml --use_peft --learning_rate 1e-2 --max_steps 8 "
+        f"{LAUNCH} recipes/sft.py --config recipes/configs/demo/sft.yaml --use_peft "
+        "--learning_rate 1e-2 --max_steps 8 "
         "--per_device_train_batch_size 4 --save_strategy steps --save_steps 2"
     )
     content = {

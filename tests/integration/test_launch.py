@@ -1,4 +1,7 @@
-"""Every accelerate configuration: SFT and DPO, whole models and adapters, stopped and gone on with, as users type it."""
+"""Every accelerate configuration.
+
+SFT and DPO, whole models and adapters, stopped and gone on with, as users type it.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,10 @@ class Launcher:
     folder: Path
 
     def arguments(self, recipe: str, kind: str, resume: bool = False) -> list[str]:
-        """A recipe and its options: two steps, kept after each, or the second one alone, from the first one's checkpoint."""
+        """A recipe and its options.
+
+        Two steps, kept after each, or the second one alone, from the first one's checkpoint.
+        """
         folder = self.folder / f"{recipe}_{kind}"
         options = {
             "--config": f"recipes/configs/demo/{recipe}.yaml",
@@ -63,7 +69,10 @@ class Launcher:
         ]
 
     def __call__(self, *arguments: str) -> None:
-        """`accelerate launch ARGUMENTS`; on two hosts, both on this machine, where the configuration is about two."""
+        """`accelerate launch ARGUMENTS`.
+
+        On two hosts, both on this machine, where the configuration is about two.
+        """
         hosts: list[list[str]] = [[] if CONFIGS[self.config] is None else ["--num_processes", "2"]]
         if self.config == "multi_node":
             with socket.socket() as free:
@@ -101,7 +110,10 @@ class Launcher:
 def trained(
     request: pytest.FixtureRequest, training_data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Launcher:
-    """All trainings by one configuration: of each recipe one is started alone, as it is typed, the others in one launch."""
+    """All trainings by one configuration.
+
+    Of each recipe one is started alone, as it is typed, the others in one launch.
+    """
     launch = Launcher(request.param, training_data, tmp_path_factory.mktemp(request.param))
     for (
         name

@@ -1,4 +1,4 @@
-"""From prompts to a better student, small, but with the real models, TRL's trainers and accelerate, as users type it."""
+"""From prompts to a better student, with real models and TRL's trainers, as users type it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real cluster of two machines (on this one), on which workers, machines and drivers are killed."""
+"""A real cluster of two nodes on this machine; workers, nodes and drivers are killed."""
 
 from __future__ import annotations
 

@@ -53,7 +53,10 @@ def wait_for(process: subprocess.Popen[str], run_dir: Path, at_least: int) -> No
 
 
 def kill_until_done(config: Path, run_dir: Path, total: int, kills: int, *options: object) -> int:
-    """Kill the run a few times on its way; afterwards let it end. Returns how often it was killed while it worked."""
+    """Kill the run a few times on its way; afterwards let it end.
+
+    Returns how often it was killed while it worked.
+    """
     killed, rng = 0, random.Random(0)
     for _ in range(kills):
         before = num_plays(run_dir)
@@ -103,7 +106,8 @@ def test_real_models_with_plays_in_flight_killed(tmp_path: Path) -> None:
         "--output_dir",
         tmp_path / "run",
     )
-    options += ("--agents", f"[{{name: g, engine: transformers, model: {WEIGHTS}/generalist}}, {{name: a, engine: transformers, model: {WEIGHTS}/add}}]")  # fmt: skip
+    options += ("--agents", f"[{{name: g, engine: transformers, model: {WEIGHTS}/generalist}}, "
+        f"{{name: a, engine: transformers, model: {WEIGHTS}/add}}]")  # fmt: skip
     assert kill_until_done(Path(config), tmp_path / "run", 24 * 12, 2, *options) >= 1
     assert_complete(tmp_path / "run", num_prompts=24, budget=12)
 

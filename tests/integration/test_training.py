@@ -1,4 +1,7 @@
-"""The training recipes as users type them: every method, mixtures, trackers, and a training that is killed."""
+"""The training recipes as users type them.
+
+Every method, mixtures, trackers, and a training that is killed.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A real vLLM, in an environment of its own: agents and reward behind servers, and the engine in process."""
+"""A real vLLM, in an environment of its own.
+
+Agents and reward behind servers, and the engine in process.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,9 @@ PROMPTS = [
 
 
 def widen_heads(source: Path, folder: Path, head_dim: int = 32) -> Path:
-    """The same function with wider attention heads: vLLM's CPU kernels know none of the demo's size, 24.
+    """The same function with wider attention heads.
+
+    VLLM's CPU kernels know none of the demo's size, 24.
 
     The new dimensions are zero; the queries are scaled, and the rotary base is raised, by what the
     width changes.

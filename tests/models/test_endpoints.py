@@ -1,4 +1,7 @@
-"""Where requests go, how many at once, and the rule of every fault; over real connections to small servers."""
+"""Where requests go, how many at once, and the rule of every fault.
+
+Over real connections to small servers.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,8 @@ from toa_trl.models.endpoints.pool import FIRST_LIMIT
 
 CONTEXT = {
     "error": {
-        "message": "This model's maximum context length is 4096 tokens. However, you requested 5000."
+        "message": "This model's maximum context length is 4096 tokens. However, you requested "
+        "5000."
     }
 }
 
@@ -36,7 +40,9 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Server:
-    """Answers POST /it from `script`, an entry per request, and otherwise {"ok": true}; GET /alive with `alive`.
+    """Answers POST /it from `script`, an entry per request, and otherwise {"ok": true}.
+
+    GET /alive with `alive`.
 
     An entry is a status, (status, headers), a text (the body of a 200), JSON, "reset", or seconds
     (float) to wait before.
@@ -328,7 +334,10 @@ def test_without_any_endpoint_requests_fail_at_once_or_wait() -> None:
 @settings(max_examples=15)
 @given(st.integers(0, 10_000))
 def test_no_slot_is_lost_whatever_happens(seed: int) -> None:
-    """Faults and cancellations at random; afterwards nothing is outstanding, and requests go through."""
+    """Faults and cancellations at random.
+
+    Afterwards nothing is outstanding, and requests go through.
+    """
     rng = random.Random(seed)
 
     async def run() -> None:

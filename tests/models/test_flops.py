@@ -14,45 +14,56 @@ from toa_trl.models.flops import Flops
 # real widths, few layers: the shares of the parts are those of real models
 CONFIGS: dict[str, Any] = {
     "llama-3-8b": tf.LlamaConfig(
-        vocab_size=128_256, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=4, num_attention_heads=32,
+        vocab_size=128_256, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=4,
+        num_attention_heads=32,
         num_key_value_heads=8,
     ),
     "llama-3-1b, tied": tf.LlamaConfig(
-        vocab_size=128_256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=4, num_attention_heads=32,
+        vocab_size=128_256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=4,
+        num_attention_heads=32,
         num_key_value_heads=8, head_dim=64, tie_word_embeddings=True,
     ),
     "qwen2-7b": tf.Qwen2Config(
-        vocab_size=152_064, hidden_size=3584, intermediate_size=18_944, num_hidden_layers=4, num_attention_heads=28,
+        vocab_size=152_064, hidden_size=3584, intermediate_size=18_944, num_hidden_layers=4,
+        num_attention_heads=28,
         num_key_value_heads=4,
     ),
     "qwen3, wide heads": tf.Qwen3Config(
-        vocab_size=151_936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=4, num_attention_heads=16,
+        vocab_size=151_936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=4,
+        num_attention_heads=16,
         num_key_value_heads=8, head_dim=128, tie_word_embeddings=True,
     ),
     "mistral-7b": tf.MistralConfig(
-        vocab_size=32_000, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=4, num_attention_heads=32,
+        vocab_size=32_000, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=4,
+        num_attention_heads=32,
         num_key_value_heads=8,
     ),
     "gemma-7b": tf.GemmaConfig(
-        vocab_size=256_000, hidden_size=3072, intermediate_size=24_576, num_hidden_layers=4, num_attention_heads=16,
+        vocab_size=256_000, hidden_size=3072, intermediate_size=24_576, num_hidden_layers=4,
+        num_attention_heads=16,
         num_key_value_heads=16, head_dim=256,
     ),
     "gemma2-2b": tf.Gemma2Config(
-        vocab_size=256_000, hidden_size=2304, intermediate_size=9216, num_hidden_layers=4, num_attention_heads=8,
+        vocab_size=256_000, hidden_size=2304, intermediate_size=9216, num_hidden_layers=4,
+        num_attention_heads=8,
         num_key_value_heads=4, head_dim=256,
     ),
     "mixtral-8x7b": tf.MixtralConfig(
-        vocab_size=32_000, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=4, num_attention_heads=32,
+        vocab_size=32_000, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=4,
+        num_attention_heads=32,
         num_key_value_heads=8, num_local_experts=8, num_experts_per_tok=2,
     ),
     "qwen2-moe": tf.Qwen2MoeConfig(
         vocab_size=151_936, hidden_size=2048, intermediate_size=5632, moe_intermediate_size=1408,
-        shared_expert_intermediate_size=5632, num_hidden_layers=4, num_attention_heads=16, num_key_value_heads=16,
+        shared_expert_intermediate_size=5632, num_hidden_layers=4, num_attention_heads=16,
+        num_key_value_heads=16,
         num_experts=60, num_experts_per_tok=4,
     ),
     "qwen3-moe": tf.Qwen3MoeConfig(
-        vocab_size=151_936, hidden_size=2048, intermediate_size=6144, moe_intermediate_size=768, num_hidden_layers=4,
-        num_attention_heads=32, num_key_value_heads=4, head_dim=128, num_experts=128, num_experts_per_tok=8,
+        vocab_size=151_936, hidden_size=2048, intermediate_size=6144, moe_intermediate_size=768,
+        num_hidden_layers=4,
+        num_attention_heads=32, num_key_value_heads=4, head_dim=128, num_experts=128,
+        num_experts_per_tok=8,
     ),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""recipes/configs: every file is one command, and every key is one that its recipe takes, with a value that it takes."""
+"""recipes/configs: every file is one command, with keys and values that its recipe takes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ def command(path: Path) -> list[str]:
 
 
 def options(path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the recipe of the launch command makes of a configuration; the recipe is stopped there."""
+    """What the recipe of the launch command makes of a configuration.
+
+    The recipe is stopped there.
+    """
     from trl import TrlParser
 
     parse = TrlParser.parse_args_and_config

@@ -1,4 +1,7 @@
-"""Fake runs as recipes/synthesize.py leaves them: real searches, a simulated reward, and responses that mean harm."""
+"""Fake runs as recipes/synthesize.py leaves them.
+
+Real searches, a simulated reward, and responses that mean harm.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ import yaml
 
 from toa_trl.search import make_search
 
-HOSTILE = "</script><script>document.title = 'hacked'; alert(1)</script><img src=x onerror=alert(2)><!--<script>"
+HOSTILE = (
+    "</script><script>document.title = 'hacked'; alert(1)</script><img src=x "
+    "onerror=alert(2)><!--<script>"
+)
 NASTY = (
     HOSTILE,
     "Zoë ⟦数学⟧ 🧮 \u202eright to left\u202c \x00 nul",
@@ -124,7 +130,10 @@ def write_run(
     dpo: bool = True,
     change: Callable[[dict[str, Any]], Any] = lambda row: None,
 ) -> Rows:
-    """A run's folder; returns the rows of its rollouts. `change` may edit each row before it is written."""
+    """A run's folder; returns the rows of its rollouts.
+
+    `change` may edit each row before it is written.
+    """
     rng = random.Random(0)
     names = list(agents)
     rows: Rows = []

@@ -37,8 +37,8 @@ def test_a_run_without_audit_is_looked_at(tmp_path: Path, write_run: Callable[..
     assert "Overlap with evaluation sets was not checked." in text
     assert "No second reward was recorded" in text
     assert (
-        f"Over {sum(row['reward'] is not None for row in rows):,} scored plays, the correlation of reward and length"
-        in text
+        f"Over {sum(row['reward'] is not None for row in rows):,} scored plays, the correlation "
+        "of reward and length" in text
     )
     cut = found.best.num_truncated
     assert f"cut short by max_tokens {cut} {found.best.num_prompts} " in text

@@ -9,6 +9,6 @@ from tests.server import Process, serving
 
 @pytest.fixture(scope="session")
 def scores() -> Iterator[Process]:
-    """A server that scores, as vLLM does (POST /classify) and by the JSON contract (POST /score)."""
+    """Serve scores, as vLLM does (POST /classify) and by the JSON contract (POST /score)."""
     with serving() as server:
         yield server

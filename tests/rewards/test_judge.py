@@ -36,7 +36,7 @@ PROMPT = Prompt(
 
 
 class Asked:
-    """An agent that answers what a function of the question says, and remembers what it was asked."""
+    """Answer with a function of the question, and remember the questions."""
 
     name = "judge"
 

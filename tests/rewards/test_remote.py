@@ -27,7 +27,10 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 async def answered(
     entry: dict[str, Any], answers: list[Any], texts: list[str]
 ) -> tuple[Any, list[Any]]:
-    """The scores, or the error, against a server that gives these answers, one after another; and what it was asked."""
+    """The scores, or the error, against a server that gives these answers, one after another.
+
+    And what it was asked.
+    """
     asked = []
 
     async def answer(request: web.Request) -> web.Response:

@@ -1,4 +1,6 @@
-"""Small random reward models, saved as their repositories on the Hub are: weights, tokenizer, and the code of their own.
+"""Small random reward models, saved as their repositories on the Hub are.
+
+Weights, tokenizer, and the code of their own.
 
 Each has the architecture and the interface of a model whose weights cannot be loaded here. What
 they score means nothing; that it is read from the right place, whatever the batch, is what can be
@@ -71,7 +73,9 @@ def build(
     spread: float = 0.3,
     corpus: Sequence[str] = (),
 ) -> Any:
-    """A model folder of one of KINDS. Returns the model as it was before it was saved, in evaluation mode.
+    """A model folder of one of KINDS.
+
+    Returns the model as it was before it was saved, in evaluation mode.
 
     A token is a byte, or where there is a corpus a part of a word, learned from it (not for
     "shepherd").
@@ -116,7 +120,7 @@ def build(
 
 
 def shepherd_tokenizer() -> Any:
-    """As Mistral's: a text begins with <s> and a space, a space is part of the word behind it, the rest are bytes."""
+    """Make a tokenizer like Mistral's: <s> and a space first, spaces part of the next word."""
     letters = [chr(code) for code in range(33, 127)]
     merges = [("к", "и"), ("▁", "ки"), ("▁", "+"), ("▁", "-")]
     tokens = [

@@ -75,7 +75,8 @@ def test_the_numbers_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert qwen == "qwen 0 0 1 0"
     assert progress.line() == (
         "runs: 4/100 (4 %); 0.4/s; ETA 00:04:00; failed 1; mean best reward 1; cost 0.2500; "
-        "llama: 1 in flight, 4 done, 0 failed, 6k tokens; qwen: 0 in flight, 0 done, 1 failed, 0 tokens"
+        "llama: 1 in flight, 4 done, 0 failed, 6k tokens; qwen: 0 in flight, 0 done, 1 failed, 0 "
+        "tokens"
     )
 
 

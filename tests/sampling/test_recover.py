@@ -230,7 +230,8 @@ def test_what_a_killed_process_left_in_the_wal_is_recovered_too(run_dir: Path) -
     for page in [page for page in owners(path)["plays"] if page_type(path, page) == 13][5:7]:
         spoil(path, page, bytes(PAGE))
     code = (
-        "import os, sys; from toa_trl.sampling.journal import Journal; from tests.helpers import play\n"
+        "import os, sys; from toa_trl.sampling.journal import Journal; from tests.helpers import "
+        "play\n"
         "Journal(sys.argv[1]).append('prompt 3', play(40, 9.0, 'the last')); os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(path)], timeout=60).returncode == 9

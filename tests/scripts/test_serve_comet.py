@@ -1,4 +1,6 @@
-"""scripts/serve_comet.py with a stand-in for the model: the contract, what is no score, and batches of many requests.
+"""scripts/serve_comet.py with a stand-in for the model.
+
+The contract, what is no score, and batches of many requests.
 
 With a real unbabel-comet: tests/integration/test_comet.py.
 """

@@ -34,7 +34,7 @@ def play_out(
     recorded: list[Play] | None = None,
     max_plays: int | None = None,
 ) -> list[Play]:
-    """Ask and tell until done (or every agent keeps failing), or until `max_plays` plays came back; the plays in the order they came back.
+    """Ask and tell until done or all failing; return the plays in the order they came back.
 
     Args:
         order: which of the plays in flight comes back next; without one, the oldest.

@@ -1,4 +1,6 @@
-"""toa-algorithm.md, section TOA, written down straight: dictionaries, and a walk over the whole tree wherever it counts.
+"""toa-algorithm.md, section TOA, written down straight.
+
+Dictionaries, and a walk over the whole tree wherever it counts.
 
 python -m tests.search.oracle     writes tests/golden/toa_small.json again
 """
@@ -106,7 +108,8 @@ def oracle(
         chosen.append((node["agent"], None if node["fresh"] else parent, parent, node["depth"]))
         s = squash(reward_of(play), tau)
         response: dict[str, Any] = {
-            "is": "response", "above": node, "play": play, "s": s, "visits": 1, "n": 0, "total": 0.0,
+            "is": "response", "above": node, "play": play, "s": s, "visits": 1, "n": 0,
+            "total": 0.0,
         }  # fmt: skip
         response["children"] = [
             arm(agent, response, node["depth"] + 1) for agent in range(num_agents)

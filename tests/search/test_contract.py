@@ -36,7 +36,10 @@ def failing(rate: float, seed: object) -> Callable[[int, Action], bool]:
 
 
 def state(search: Search) -> str:
-    """Everything the search knows, to compare before and after; TOA's nodes have no __dict__, and form cycles."""
+    """Everything the search knows, to compare before and after.
+
+    TOA's nodes have no __dict__, and form cycles.
+    """
     seen: dict[int, int] = {}
 
     def show(value: object) -> str:

@@ -182,7 +182,8 @@ def test_two_servers_cannot_have_the_same(
 
 
 def test_servers_share_a_gpu_by_memory_share() -> None:
-    shares = [{"name": f"s{i}", "port": 8001 + i, "gpus": [0], "memory_share": share} for i, share in enumerate([0.7, 0.2, 0.1])]  # fmt: skip
+    shares = [{"name": f"s{i}", "port": 8001 + i, "gpus": [0], "memory_share": share} for i,
+    share in enumerate([0.7, 0.2, 0.1])]  # fmt: skip
     assert len(fleet(*shares).replicas) == 3
 
 

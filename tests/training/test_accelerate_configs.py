@@ -1,4 +1,7 @@
-"""accelerate_configs/: what accelerate itself makes of the files, and how training in CPU processes is made ready."""
+"""accelerate_configs/.
+
+What accelerate itself makes of the files, and how training in CPU processes is made ready.
+"""
 
 from __future__ import annotations
 

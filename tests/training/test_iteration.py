@@ -1,4 +1,7 @@
-"""The pure parts of iterating: what a plan refuses, what every round is given, and what its rows say."""
+"""The pure parts of iterating.
+
+What a plan refuses, what every round is given, and what its rows say.
+"""
 
 from __future__ import annotations
 

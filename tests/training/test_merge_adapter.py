@@ -1,4 +1,7 @@
-"""toa_trl/training/merge_adapter.py: the merged model is base and adapter together, whole or not there, and mistakes are one line."""
+"""toa_trl/training/merge_adapter.py.
+
+The merged model is base and adapter together, whole or not there, and mistakes are one line.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,10 @@ from toa_trl.types import Message, Prompt, Sampling
 
 ROOT = Path(__file__).parents[2]
 STUDENT = ROOT / "toa_trl/demo/weights/student"
-CARD = "---\nlibrary_name: peft\nbase_model: some/base\ntags:\n- base_model:adapter:some/base\n- lora\n- trl\n---\n\n# My LoRA\n"
+CARD = (
+    "---\nlibrary_name: peft\nbase_model: some/base\ntags:\n- base_model:adapter:some/base\n- "
+    "lora\n- trl\n---\n\n# My LoRA\n"
+)
 
 
 @pytest.fixture(name="merge")

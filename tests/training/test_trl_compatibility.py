@@ -1,4 +1,4 @@
-"""TRL moves: every name, argument and option of it that recipes, scripts, tests, configurations and documents use is still there.
+"""Every name, argument and option of TRL that this repository uses exists.
 
 `bash scripts/test_trl` runs this with the lowest and with the newest TRL that pyproject.toml
 allows.
@@ -56,7 +56,7 @@ def name_of(path: Path) -> str:
 
 @cache
 def imported(path: Path) -> dict[str, tuple[str, str]]:
-    """name in the file -> (module of TRL's, name there), of every import of the file, also those inside functions.
+    """Map every name that a file imports from TRL to its module and its name there.
 
     An import that the file can do without, under `try` with `except ImportError`, is none.
     """

@@ -1,4 +1,4 @@
-"""Commands are validated, run with this environment, and never outlive the process that runs them."""
+"""Commands are validated, run with this environment, and never outlive their parent."""
 
 from __future__ import annotations
 

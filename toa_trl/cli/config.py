@@ -94,7 +94,8 @@ class PromptConfig(Config):
         """
         if not self.prompts:
             raise ConfigError(
-                "prompts: the key is missing; name a JSONL or parquet file, a folder or a Hub dataset"
+                "prompts: the key is missing; name a JSONL or parquet file, a folder or a Hub "
+                "dataset"
             )
         end = None if self.num_prompts is None else self.skip_prompts + self.num_prompts
         read = make_task(self.task).read

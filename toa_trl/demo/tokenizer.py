@@ -18,7 +18,8 @@ PIECE = r"\n|####|[0-9]|[A-Za-z]+|[^\sA-Za-z0-9]"
 # with its completion: TRL tells the completion from the prompt by that.
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"
-    "{% if m['role'] in ('system', 'assistant') %}<{{ m['role'] }}>{% else %}<user>{% endif %}{{ m['content'] }}"
+    "{% if m['role'] in ('system', 'assistant') %}<{{ m['role'] }}>{% else %}<user>{% endif %}{{ "
+    "m['content'] }}"
     "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )

@@ -1,6 +1,7 @@
 """The bundled world: word problems of 2 to 4 chained steps, worked solutions, and a verifier.
 
-    Eva has 16 coins. Next we add 8. Then 6 are lost. Now there are 3 times as many. How many coins are there now?
+    Eva has 16 coins. Next we add 8. Then 6 are lost. Now there are 3 times as many.
+    How many coins are there now?
     So 16 + 8 = 24, 24 - 6 = 18, 18 * 3 = 54.
     #### 54
 

@@ -34,7 +34,8 @@ def make_verifier(value: Any, task: Task, prompts: Sequence[Prompt]) -> RewardMo
     if without:
         columns = ", ".join(without[0].metadata) or "none"
         raise ConfigError(
-            f"prompts: {len(without)} of {len(prompts)} have no {column!r}, which the verifier needs; "
+            f"prompts: {len(without)} of {len(prompts)} have no {column!r}, which the verifier "
+            "needs; "
             f"the first is {without[0].id!r}, with the columns: {columns}; add it, leave these "
             "prompts out, or name a verifier"
         )

@@ -1,4 +1,7 @@
-"""One queue per reward model or in-process model: what many prompts ask for at once becomes one batch."""
+"""One queue per reward model or in-process model.
+
+What many prompts ask for at once becomes one batch.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,10 @@ class Batcher(Generic[Item, Result]):
         self._workers: set[asyncio.Task[None]] = set()
 
     async def submit(self, item: Item) -> Result:
-        """The result of one request. Where its batch fails, it is run again by itself, and what that raises is raised here."""
+        """The result of one request.
+
+        Where its batch fails, it is run again by itself, and what that raises is raised here.
+        """
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         self._workers = {worker for worker in self._workers if not worker.done()}

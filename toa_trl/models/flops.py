@@ -32,7 +32,10 @@ class Flops:
 
     @classmethod
     def if_known(cls, config: Any) -> Flops | None:
-        """`from_config`, or None for a model of another shape: it can be used, only its compute is not counted."""
+        """`from_config`, or None for a model of another shape.
+
+        It can be used, only its compute is not counted.
+        """
         try:
             return cls.from_config(config)
         except ConfigError as error:
@@ -41,7 +44,7 @@ class Flops:
 
     @classmethod
     def from_config(cls, config: Any) -> Flops:
-        """From a transformers configuration of a Llama-shaped decoder (Llama, Qwen, Mistral, Mixtral, Gemma, Yi, ...).
+        """Count the parameters of a Llama-shaped decoder from its transformers configuration.
 
         Raises:
             ConfigError: the configuration has no such shape.

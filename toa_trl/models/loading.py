@@ -1,4 +1,7 @@
-"""Loading transformers models and tokenizers, with a user's mistakes said in one line. torch is imported when called."""
+"""Loading transformers models and tokenizers, with a user's mistakes said in one line.
+
+Torch is imported when called.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,9 @@ def load_model(
     trust_remote_code: bool = False,
     revision: str | None = None,
 ) -> Any:
-    """A model in evaluation mode on its device; an adapter (LoRA) is loaded on the base that it names.
+    """A model in evaluation mode on its device.
+
+    An adapter (LoRA) is loaded on the base that it names.
 
     Args:
         place: what the error messages begin with.
@@ -89,9 +94,13 @@ def load_tokenizer(
     revision: str | None = None,
     template: bool = True,
 ) -> Any:
-    """A tokenizer: the model's, or where it is an adapter without one, that of its base.
+    """Load the tokenizer of a model, or of its base where it is an adapter without one.
 
     Args:
+        place: what the error messages begin with.
+        model: folder or Hub name.
+        trust_remote_code: whether code that the model brings may run.
+        revision: branch, tag or commit on the Hub. None: the default branch.
         template: whether it needs a chat template.
 
     Raises:
@@ -117,7 +126,8 @@ def load_tokenizer(
         ) from failure
     if template and not tokenizer.chat_template:
         raise ConfigError(
-            f"{place}: the tokenizer of {model!r} has no chat template; an instruction-tuned model has one, "
+            f"{place}: the tokenizer of {model!r} has no chat template; an instruction-tuned "
+            "model has one, "
             "or put a chat_template.jinja into the folder"
         )
     return tokenizer
@@ -146,7 +156,9 @@ def module_names(
     trust_remote_code: bool = False,
     revision: str | None = None,
 ) -> list[str]:
-    """Full names of a model's modules that have a matrix, e.g. "model.layers.0.self_attn.q_proj"; none are loaded.
+    """Return the full names of a model's modules that have a matrix, without loading weights.
+
+    An example of a name is "model.layers.0.self_attn.q_proj".
 
     Args:
         place: what the error messages begin with.
@@ -208,18 +220,20 @@ def is_adapter(folder: str | Path) -> bool:
 
 
 def check_whole_model(place: str, model: str) -> None:
-    """Raises:
-    ConfigError: the folder holds an adapter alone.
+    """Check that a folder holds a whole model.
+
+    Raises:
+        ConfigError: the folder holds an adapter alone.
     """
     if is_adapter(model):
         raise ConfigError(
-            f"{place}: {model!r} holds an adapter alone, and vLLM needs a whole model; merge it into its base with "
-            "toa_trl/training/merge_adapter.py, or take the engine transformers"
+            f"{place}: {model!r} holds an adapter alone, and vLLM needs a whole model; merge it "
+            "into its base with toa_trl/training/merge_adapter.py, or take the engine transformers"
         )
 
 
 def own_class(config: Mapping[str, Any]) -> str | None:
-    """The auto class for which a model's repository brings the code of its own architecture, e.g. "AutoModel".
+    """Return the auto class for which a repository brings its own code, e.g. "AutoModel".
 
     Args:
         config: as `read_config` gives it.
@@ -235,7 +249,7 @@ def own_class(config: Mapping[str, Any]) -> str | None:
 
 
 def padded(texts: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[Any, Any]:
-    """Token ids and attention mask [B, T], padded on the right, where a causal model attends to nothing."""
+    """Return token ids and attention mask [B, T], padded on the right."""
     import torch
 
     width = max(map(len, texts))
@@ -247,7 +261,9 @@ def padded(texts: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[Any, 
 
 
 def weights_source(place: str, model: str, revision: str | None = None) -> tuple[str, str | None]:
-    """Name and revision of what holds the weights: `model` itself, or the base on which it is an adapter.
+    """Name and revision of what holds the weights.
+
+    `model` itself, or the base on which it is an adapter.
 
     Raises:
         ConfigError: the folder holds neither, or an adapter that names no base.
@@ -265,13 +281,15 @@ def weights_source(place: str, model: str, revision: str | None = None) -> tuple
         if folder.is_dir():
             held = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
             raise ConfigError(
-                f"{place}: there is no model in {model!r}: neither config.json nor adapter_config.json; it holds {held}"
+                f"{place}: there is no model in {model!r}: neither config.json nor "
+                f"adapter_config.json; it holds {held}"
             )
         return model, revision
     adapter = json.loads(Path(found).read_text(encoding="utf-8"))
     if not adapter.get("base_model_name_or_path"):
         raise ConfigError(
-            f"{place}: the adapter {model!r} names no base_model_name_or_path in its adapter_config.json"
+            f"{place}: the adapter {model!r} names no base_model_name_or_path in its "
+            "adapter_config.json"
         )
     return adapter["base_model_name_or_path"], adapter.get("revision")
 
@@ -291,8 +309,10 @@ def _why_not(model: str, source: str, own_code: bool, error: Exception) -> str:
 
     if own_code and not isinstance(error, OSError):
         return (
-            f"the code that {model!r} brings does not run with transformers {transformers.__version__} "
-            f"({type(error).__name__}: {_first_line(error)}); choose another revision, or serve it from an environment of its own"
+            f"the code that {model!r} brings does not run with transformers "
+            f"{transformers.__version__} "
+            f"({type(error).__name__}: {_first_line(error)}); choose another revision, or serve "
+            "it from an environment of its own"
         )
     base = (
         "" if source == model else f", an adapter on the base {source!r} (base_model_name_or_path)"

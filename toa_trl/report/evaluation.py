@@ -48,7 +48,10 @@ def win_rates(rows: Sequence[Row]) -> Section:
         text = " ".join(
             _beaten(by, measured) for by in dict.fromkeys(row["by"] for row in measured)
         )
-        text += " A tie counts half; the line at 0.5 means no difference, rings are win rates at matched length."
+        text += (
+            " A tie counts half; the line at 0.5 means no difference, rings are win rates at "
+            "matched length."
+        )
         figure = figures.share_bars(bars, "win rate", mark=0.5)
         section.blocks.append(Picture([figures.inline_svg(figure, "win rates", "win-rates")], text))
         section.blocks += [_doubt(row) for row in measured if _by_length(row)]
@@ -106,7 +109,8 @@ def _by_length(row: Row) -> bool:
 
 def _doubt(row: Row) -> str:
     return (
-        f"By {row['by']} {row['model']} wins, but among the {many(row['num_matched'], 'pair')} of like length it cannot be "
+        f"By {row['by']} {row['model']} wins, but among the {many(row['num_matched'], 'pair')} of "
+        "like length it cannot be "
         f"told from {row['baseline']}: a part of the win may be length."
     )
 
@@ -209,15 +213,19 @@ def data_table(rows: Sequence[Row]) -> Section:
         "right among them",
     ]
     caption = (
-        "Means over the seeds, each of the sampling and of the training after it. Intervals (95 %) are of seeds and problems "
-        "drawn anew, and narrow where seeds are few. Those of the difference know that the best was picked among the rows: "
-        "equal searches are all within them in 95 of 100 tables. Tokens and FLOPs are those of the agents per prompt."
+        "Means over the seeds, each of the sampling and of the training after it. Intervals (95 "
+        "%) are of seeds and problems "
+        "drawn anew, and narrow where seeds are few. Those of the difference know that the best "
+        "was picked among the rows: "
+        "equal searches are all within them in 95 of 100 tables. Tokens and FLOPs are those of "
+        "the agents per prompt."
     )
     section.blocks.append(Table([*header, "tokens", "FLOPs"], cells, caption))
     if taught and (overlapping := known(taught[0].get("num_overlapping"))):
         near = "shares" if overlapping == 1 else "share"
         section.blocks.append(
-            f"{many(overlapping, 'prompt')} of those trained on {near} 13 words in a row, or all of a shorter question, with "
+            f"{many(overlapping, 'prompt')} of those trained on {near} 13 words in a row, or all "
+            "of a shorter question, with "
             "a held-out problem; none is the same."
         )
     return section
@@ -227,7 +235,10 @@ def _verdict(rows: Sequence[Row]) -> str:
     """Describe which student is best, and which ones are not measurably worse."""
     best = max(rows, key=lambda row: float(row["accuracy"]))
     seeds, problems = len(best["per_seed"]), best.get("num_problems")
-    text = f"Each student was trained on what one search found at {many(best['budget'], 'play')} per prompt"
+    text = (
+        f"Each student was trained on what one search found at {many(best['budget'], 'play')} "
+        "per prompt"
+    )
     text += f" ({many(seeds, 'seed')}, the rings)"
     text += f", and judged on {many(problems, 'held-out problem')}. " if problems else ". "
     text += f"The data of {best['search']} make the best one ({number(best['accuracy'])}). "

@@ -50,7 +50,8 @@ LEADS = ("accuracy", "comet", "chrf", "bleu", "mean_verifier_score", "mean_rewar
 BOUNDS = {"accuracy": "interval", "sampled_accuracy": "sampled_interval"}
 OVER_N = (
     "The best of N rewards, over N. A point is a run with the budget N; a line shows the run with "
-    "the largest budget after N plays. They differ for searches that plan with their budget: toa and "
+    "the largest budget after N plays. They differ for searches that plan with their budget: toa "
+    "and "
     "prs spend a larger budget on more first answers, so for these the points are best-of-N."
 )
 
@@ -61,7 +62,10 @@ def training_data(
     """Compare chosen with rejected responses: rewards, lengths, and length bias."""
     section = Section("pairs", "Chosen against rejected")
     if len(sft):
-        text = f"sft/ holds {many(len(sft), 'row')}, on average {count(sft.chars.mean())} characters long"
+        text = (
+            f"sft/ holds {many(len(sft), 'row')}, on average {count(sft.chars.mean())} "
+            "characters long"
+        )
         known = sft.reward[~np.isnan(sft.reward)]
         section.blocks.append(
             text
@@ -182,7 +186,10 @@ def _change(key: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Any:
     (first, before), (last, after) = rows[0], rows[-1]
     if len(rows) > 1 and before.get(bounds) and after.get(bounds):
         apart = before[bounds][1] < after[bounds][0] or after[bounds][1] < before[bounds][0]
-        text += f" {last[0].upper()}{last[1:]} against {first}: {signed(number(after[key] - before[key]))}, "
+        text += (
+            f" {last[0].upper()}{last[1:]} against {first}: "
+            f"{signed(number(after[key] - before[key]))}, "
+        )
         text += "and the intervals do not overlap." if apart else "and the intervals overlap."
     if key != "accuracy":
         return text
@@ -291,7 +298,10 @@ def _verdict(rows: Sequence[Mapping[str, Any]]) -> str:
     if len(at) < 2:
         return ""
     best, *others = at
-    text = f" At {many(budget, 'play')} {best['name']} selects a right answer most often ({best['accuracy']:.3f})"
+    text = (
+        f" At {many(budget, 'play')} {best['name']} selects a right answer most often "
+        f"({best['accuracy']:.3f})"
+    )
     if not all(row.get("interval") for row in at):
         return text + "."
     close = [row["name"] for row in others if row["interval"][1] >= best["interval"][0]]

@@ -126,7 +126,8 @@ def _read_results(run_dir: Path) -> Mapping[str, Any]:
                 return dict(json.loads(path.read_text(encoding="utf-8")))
             except ValueError as error:
                 raise ConfigError(
-                    f"{path}: not a JSON object: {error}; write it again, for example with `toa-trl evaluate`"
+                    f"{path}: not a JSON object: {error}; write it again, for example with "
+                    "`toa-trl evaluate`"
                 ) from error
     return {}
 

@@ -61,7 +61,8 @@ def what_ran(run: Mapping[str, Any], summary: Summary, agents: Mapping[str, int]
     )
     text += f", and the reward model spent {figures.power(reward_flops)}." if reward_flops else "."
     text += (
-        f" {many(truncated, 'response')} ({share(truncated, plays - failed)}) ended at the token limit."
+        f" {many(truncated, 'response')} ({share(truncated, plays - failed)}) ended at the token "
+        "limit."
         if truncated
         else " No response was cut short by the token limit."
     )
@@ -126,7 +127,10 @@ def reward_distribution(summary: Summary, agents: Mapping[str, int]) -> Section:
     labels = [f"depth {g[0]}" + (f" to {g[-1]}" if len(g) > 1 else "") for g in groups]
     by_depth = {label: summary.select(depths=g) for label, g in zip(labels, groups, strict=True)}
     if everything.min() == everything.max():
-        text = f"All {many(len(everything), 'reward')} equal {write(everything[0])}: the search had no signal."
+        text = (
+            f"All {many(len(everything), 'reward')} equal {write(everything[0])}: the search "
+            "had no signal."
+        )
         section.blocks.append(text)
         return section
     agent_rows = [
@@ -138,7 +142,10 @@ def reward_distribution(summary: Summary, agents: Mapping[str, int]) -> Section:
     best = max(by_agent, key=lambda name: float(by_agent[name].mean()))
     if len(by_agent) > 1:
         worst = min(by_agent, key=lambda name: float(by_agent[name].mean()))
-        text = f"Mean rewards run from {write(by_agent[worst].mean())} ({worst}) to {write(by_agent[best].mean())} ({best})"
+        text = (
+            f"Mean rewards run from {write(by_agent[worst].mean())} ({worst}) to "
+            f"{write(by_agent[best].mean())} ({best})"
+        )
     else:
         text = f"The mean reward of {best} is {write(by_agent[best].mean())}"
     if len(by_depth) > 1:
@@ -204,7 +211,10 @@ def winners(summary: Summary, agents: Mapping[str, int]) -> Section:
         )
     leader = max(summary.tallies, key=lambda name: summary.tallies[name].wins)
     won, played = summary.tallies[leader].wins, summary.tallies[leader].plays
-    caption = f"{leader} made {share(won, num)} of the best plays with {share(played, plays)} of all plays."
+    caption = (
+        f"{leader} made {share(won, num)} of the best plays with {share(played, plays)} of "
+        "all plays."
+    )
     section.blocks.append(
         Table(["agent", "prompts won", "of all prompts", "of all plays"], rows, caption)
     )
@@ -239,7 +249,10 @@ def best_against_plays(summary: Summary) -> Section:
         section.blocks.append(f"One scored play per prompt; their mean reward is {write(mean[0])}.")
         return section
     rise = mean - mean[0]
-    text = f"Over {many(curve.num_prompts, 'prompt')} the mean best reward is {write(mean[0])} after one play and "
+    text = (
+        f"Over {many(curve.num_prompts, 'prompt')} the mean best reward is {write(mean[0])} "
+        "after one play and "
+    )
     text += f"{write(mean[-1])} after {len(mean)}"
     text += f" (95 % band ±{write(half[-1])})." if curve.num_prompts > 1 else "."
     if rise[-1] > 0:
@@ -263,7 +276,10 @@ def opening(summary: Summary) -> str:
     if not num:
         return "No play of this run has a reward."
     write, best = rewards(everything), float(summary.curve.mean[-1])
-    text = f"A play's mean reward is {write(everything.mean())}; the best play of a prompt has {write(best)} on average."
+    text = (
+        f"A play's mean reward is {write(everything.mean())}; the best play of a prompt has "
+        f"{write(best)} on average."
+    )
     improved = num - summary.best["answer"]
     return text + (
         f" {share(improved, num)} of those best plays improve on earlier ones." if improved else ""
@@ -372,7 +388,16 @@ def _gain_table(summary: Summary, agents: Mapping[str, int]) -> Table:
     }  # rare pairings are uncertain
     (of, by), (top_num, top) = max(common.items(), key=lambda item: item[1][1])
     draft = "the best of several drafts" if of is None else f"a draft of {of}"
-    caption = f"Of {many(num, 'play')} that saw drafts {share(better, num)} beat the best of them; the mean gain is {signed(write(total / num))}. "
-    caption += f"The best frequent pairing is {by} with {draft}: {signed(write(top))} over {many(top_num, 'play')}. "
-    caption += "Rows: agent that wrote the draft. Columns: agent that refined it. Small figures: number of plays."
+    caption = (
+        f"Of {many(num, 'play')} that saw drafts {share(better, num)} beat the best of "
+        f"them; the mean gain is {signed(write(total / num))}. "
+    )
+    caption += (
+        f"The best frequent pairing is {by} with {draft}: {signed(write(top))} over "
+        f"{many(top_num, 'play')}. "
+    )
+    caption += (
+        "Rows: agent that wrote the draft. Columns: agent that refined it. Small figures: "
+        "number of plays."
+    )
     return Table(["draft of", *(chip(agents, name) for name in refiners)], rows, caption)

@@ -1,4 +1,6 @@
-"""Two answers to a problem of mathematics: where an answer stands in a text, and whether two say the same.
+"""Two answers to a problem of mathematics.
+
+Where an answer stands in a text, and whether two say the same.
 
 By math-verify (Hugging Face's Math-Verify); what a person reads otherwise is `normalise`d before.
 """
@@ -20,9 +22,12 @@ _HEADING = re.compile(r"\W*(?:step|part|case)\b|\d+[.):]\s+[a-z]", re.I)  # of a
 
 _SIGNS = str.maketrans(
     {
-        "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ",
-        "≥": r"\ge ", "°": r"^\circ ", "∪": r"\cup ", "∈": r"\in ", "∅": r"\emptyset ", "±": r"\pm ", "²": "^2", "³": "^3",
-        "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "\u00a0": " ", "\u2009": " ", "\u202f": " ",
+        "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "π": r"\pi ",
+        "∞": r"\infty ", "≤": r"\le ",
+        "≥": r"\ge ", "°": r"^\circ ", "∪": r"\cup ", "∈": r"\in ", "∅": r"\emptyset ",
+        "±": r"\pm ", "²": "^2", "³": "^3",
+        "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "\u00a0": " ",
+        "\u2009": " ", "\u202f": " ",
         "€": "", "£": "", "¥": "", "₹": "",
     }
 )  # fmt: skip
@@ -61,7 +66,9 @@ _COMPILED = [(re.compile(pattern, re.I), by) for pattern, by in _RULES]
 
 
 def final_answer(text: str) -> str | None:
-    r"""What stands in the last \boxed{...} (or \fbox) that is closed and not empty; else what follows the last ####.
+    r"""What stands in the last \boxed{...} (or \fbox) that is closed and not empty.
+
+    Else what follows the last ####.
 
     A box counts before ####, which begins a heading in Markdown too; such a heading is a line
     without a digit that has text below it. None where there is neither.
@@ -86,7 +93,10 @@ def final_answer(text: str) -> str | None:
 
 
 def judge(answer: str, response: str) -> bool:
-    """Whether the response's final answer is `answer`: computes for as long as it takes, in a main thread or any other."""
+    """Whether the response's final answer is `answer`.
+
+    Computes for as long as it takes, in a main thread or any other.
+    """
     wanted = normalise(final_answer(answer) or answer)
     given = final_answer(response)
     if given is None:
@@ -195,7 +205,7 @@ def _is_words(answer: str) -> bool:
 
 
 def _split_unit(answer: str) -> tuple[str, str]:
-    """The answer without the unit at its end, and that unit where it is a well-known one, as cm^2 or m/s, else ""."""
+    """Split an answer into the part before its unit and the unit, "" where it is not well known."""
     if not (found := _UNIT.search(answer)):
         return answer, ""
     words = [

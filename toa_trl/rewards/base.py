@@ -110,7 +110,7 @@ class AdaptedReward(RewardModel):
 
 
 def as_reward_model(given: Any, place: str = "reward") -> RewardModel:
-    """Return an object or a TRL reward function as a `RewardModel`, with defaults for missing capabilities.
+    """Return an object or a TRL reward function as a `RewardModel` with all capabilities.
 
     Raises:
         ConfigError: it has no `score` and cannot be called.

@@ -95,7 +95,8 @@ def trusted_class(
     auto_class = own_class(config)
     if auto_class is not None and not trust_remote_code:
         raise ConfigError(
-            f"{place}: {model!r} brings its own code ({config['auto_map'][auto_class]}); without it "
+            f"{place}: {model!r} brings its own code ({config['auto_map'][auto_class]}); without "
+            "it "
             "scores would be noise; read the code, then set trust_remote_code: true to run it "
             "(and revision: to the commit that you have read)"
         )

@@ -1,4 +1,7 @@
-"""Reward models behind vLLM's pooling server: `vllm serve MODEL --runner pooling`, POST /classify."""
+"""Reward models behind vLLM's pooling server.
+
+`vllm serve MODEL --runner pooling`, POST /classify.
+"""
 
 from __future__ import annotations
 

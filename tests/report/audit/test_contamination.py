@@ -26,7 +26,27 @@ from toa_trl.tasks import make_task
 from toa_trl.types import Message, Prompt, Rollout
 
 Save = Callable[..., Path]
-GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau".split()  # noqa: SIM905
+GREEK = [
+    "alpha",
+    "beta",
+    "gamma",
+    "delta",
+    "epsilon",
+    "zeta",
+    "eta",
+    "theta",
+    "iota",
+    "kappa",
+    "lambda",
+    "mu",
+    "nu",
+    "xi",
+    "omicron",
+    "pi",
+    "rho",
+    "sigma",
+    "tau",
+]
 
 
 def asked(id: str, prompt: Any, *responses: str, **columns: Any) -> Rollout:

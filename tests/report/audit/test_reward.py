@@ -30,7 +30,10 @@ from toa_trl.report.audit.text import words_of
 from toa_trl.types import Action, Play, Rollout
 
 Save = Callable[..., Path]
-LONG = "Take the two largest of the four numbers that were given, add them, and write down what you get. "
+LONG = (
+    "Take the two largest of the four numbers that were given, add them, and write down what "
+    "you get. "
+)
 
 
 def second(it: Play, value: float | None) -> Play:

@@ -1,4 +1,4 @@
-"""The configuration class that Qwen's reward models bring, under the name of an architecture that transformers has."""
+"""The configuration class of Qwen's reward models, under the name of a known architecture."""
 
 from transformers import PretrainedConfig
 

@@ -1,4 +1,7 @@
-"""The interface of ArmoRM-Llama3-8B-v0.1: objectives, weighted by a gating network that reads the assistant's header."""
+"""The interface of ArmoRM-Llama3-8B-v0.1.
+
+Objectives, weighted by a gating network that reads the assistant's header.
+"""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,7 @@
-"""The interface of InternLM2-reward: a score where the reward token is, which the last token must be."""
+"""The interface of InternLM2-reward.
+
+A score where the reward token is, which the last token must be.
+"""
 
 import torch
 from torch import nn

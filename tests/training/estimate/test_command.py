@@ -18,8 +18,10 @@ from toa_trl.training.estimate.plan import sharding_of
 ROOT = Path(__file__).parents[3]
 STUDENT = str(ROOT / "toa_trl/demo/weights/student")
 LLAMA_8B = {
-    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32,
-    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128_256, "tie_word_embeddings": False,
+    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14_336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128_256,
+    "tie_word_embeddings": False,
 }  # fmt: skip
 
 
@@ -67,7 +69,8 @@ def accelerate(folder: Path, **content: Any) -> Path:
 @pytest.fixture
 def zero3(tmp_path: Path) -> Path:
     return accelerate(
-        tmp_path, distributed_type="DEEPSPEED", deepspeed_config={"zero_stage": 3, "offload_optimizer_device": "none"}, num_processes=8
+        tmp_path, distributed_type="DEEPSPEED", deepspeed_config={"zero_stage": 3,
+        "offload_optimizer_device": "none"}, num_processes=8
     )  # fmt: skip
 
 
@@ -78,7 +81,8 @@ def peak(said: str) -> float:
 
 def test_a_training_of_the_paper(estimate: Callable[..., str], llama: Path, zero3: Path) -> None:
     said = estimate(
-        "--config", "recipes/configs/llama3-8b/dpo_full.yaml", "--model_config", llama, "--accelerate_config", zero3,
+        "--config", "recipes/configs/llama3-8b/dpo_full.yaml", "--model_config", llama,
+        "--accelerate_config", zero3,
         "--gpu_memory", 80, "--gpu", "H100", "--num_rows", 59_876, "--mean_tokens", 700,
     )  # fmt: skip
     assert (
@@ -101,7 +105,8 @@ def test_a_training_of_the_paper(estimate: Callable[..., str], llama: Path, zero
 def test_what_would_make_it_fit(estimate: Callable[..., str], llama: Path, tmp_path: Path) -> None:
     ddp = accelerate(tmp_path, distributed_type="MULTI_GPU", num_processes=8)
     said = estimate(
-        "--config", "recipes/configs/llama3-8b/sft_full.yaml", "--model_config", llama, "--accelerate_config", ddp,
+        "--config", "recipes/configs/llama3-8b/sft_full.yaml", "--model_config", llama,
+        "--accelerate_config", ddp,
         "--gpu_memory", 48, "--dtype", "float32",
     )  # fmt: skip
     assert "Does not fit 48 GiB" in said
@@ -147,8 +152,8 @@ def test_a_reward_model_has_a_score_for_a_head(estimate: Callable[..., str], lla
         "--config", "recipes/configs/llama3-8b/reward_lora.yaml", "--model_config", llama
     )
     assert (
-        "reward of meta-llama/Meta-Llama-3-8B-Instruct: 7.50 B parameters, 41.95 M of an adapter trained"
-        in said
+        "reward of meta-llama/Meta-Llama-3-8B-Instruct: 7.50 B parameters, 41.95 M of an adapter "
+        "trained" in said
     )
     assert "1 GPU, accelerate_configs/single_gpu.yaml" in said
 
@@ -200,20 +205,26 @@ def test_tokens_of_a_real_data_set(estimate: Callable[..., str], tmp_path: Path)
     ("arguments", "said"),
     [
         (("--config", "nowhere.yaml"), "--config: nowhere.yaml cannot be read"),
-        (("--config", "recipes/configs/llama3-8b/synthesize.yaml"), "there is no estimate of 'synthesize'"),
+        (("--config", "recipes/configs/llama3-8b/synthesize.yaml"), "there is no estimate of "
+            "'synthesize'"),
         ((), "give --recipe, one of sft, dpo, reward"),
         (("--recipe", "sft"), "model_name_or_path: the key is missing"),
-        (("--recipe", "sft", "--model_config", "nowhere.json"), "model_config: nowhere.json cannot be read"),
+        (("--recipe", "sft", "--model_config", "nowhere.json"), "model_config: nowhere.json "
+            "cannot be read"),
         (("--recipe", "sft", "--model_name_or_path", "nobody/nothing"), "model_name_or_path: "),
-        (("--recipe", "sft", "--model_name_or_path", STUDENT, "--accelerate_config", "no.yaml"), "accelerate_config: no.yaml"),
-        (("--recipe", "sft", "--model_name_or_path", STUDENT, "--num_gpus", "0"), "num_gpus: must be >= 1, not 0"),
+        (("--recipe", "sft", "--model_name_or_path", STUDENT, "--accelerate_config", "no.yaml"),
+            "accelerate_config: no.yaml"),
+        (("--recipe", "sft", "--model_name_or_path", STUDENT, "--num_gpus", "0"), "num_gpus: must "
+            "be >= 1, not 0"),
         (("--recipe", "sft", "--model_name_or_path", STUDENT, "--beta", "0.1"), "beta"),
         (
-            ("--recipe", "sft", "--model_name_or_path", STUDENT, "--gpu", "Abacus", "--num_rows", "9", "--mean_tokens", "9"),
+            ("--recipe", "sft", "--model_name_or_path", STUDENT, "--gpu", "Abacus", "--num_rows",
+                "9", "--mean_tokens", "9"),
             "gpu: 'Abacus' is not in TRL's table",
         ),
         (
-            ("--recipe", "sft", "--model_name_or_path", STUDENT, "--use_peft", "--lora_target_modules", "nothing"),
+            ("--recipe", "sft", "--model_name_or_path", STUDENT, "--use_peft",
+                "--lora_target_modules", "nothing"),
             "lora_target_modules: ",
         ),
         (("--recipe", "sft", "--model_name_or_path", STUDENT, "--load_in_4bit"), "load_in_4bit"),
@@ -228,7 +239,8 @@ def test_mistakes_are_one_line(
 def test_a_key_of_another_recipe_is_named(refuse: Callable[..., str], tmp_path: Path) -> None:
     path = tmp_path / "sft.yaml"
     path.write_text(
-        f"# accelerate launch recipes/sft.py --config sft.yaml\nmodel_name_or_path: {STUDENT}\nbetta: 0.1\n"
+        f"# accelerate launch recipes/sft.py --config sft.yaml\nmodel_name_or_path: {STUDENT}\n"
+        "betta: 0.1\n"
     )
     assert "unknown key 'betta'" in refuse("--config", path)
 

@@ -1,4 +1,7 @@
-"""The arithmetic alone: known values, and what must hold for every model; tests/test_estimate.py measures."""
+"""The arithmetic alone: known values, and what must hold for every model.
+
+Tests/test_estimate.py measures.
+"""
 
 from __future__ import annotations
 

@@ -78,7 +78,8 @@ def test_the_lengths_are_those_that_trl_makes(tmp_path: Path) -> None:
         )
         assert lengths(row, tokenizer) == [len(trainer.train_dataset[0]["input_ids"])], row
     trainer = DPOTrainer(
-        model, args=DPOConfig(**options), train_dataset=Dataset.from_list([pair]), processing_class=tokenizer
+        model, args=DPOConfig(**options), train_dataset=Dataset.from_list([pair]),
+        processing_class=tokenizer
     )  # fmt: skip
     made = trainer.train_dataset[0]
     prompt = len(made["prompt_ids"])

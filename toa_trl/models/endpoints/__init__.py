@@ -1,4 +1,7 @@
-"""Servers that agents and rewards ask: `Endpoints`, over which requests are spread, and the rule of every fault."""
+"""Servers that agents and rewards ask.
+
+`Endpoints`, over which requests are spread, and the rule of every fault.
+"""
 
 from toa_trl.models.endpoints.client import Endpoints, RequestError
 

@@ -86,7 +86,8 @@ class Endpoints:
             raise ConfigError(f"{place}: base_url must be a URL or a list of URLs, not {urls!r}")
         if not isinstance(api_key_env, str):
             raise ConfigError(
-                f"{place}: api_key_env must be the name of an environment variable, not {api_key_env!r}"
+                f"{place}: api_key_env must be the name of an environment variable, not "
+                f"{api_key_env!r}"
             )
         parsed = [_url(place, url, api_key_env) for url in given]
         validate(PositiveInt, max_concurrency, f"{place}.max_concurrency")
@@ -274,7 +275,8 @@ class Endpoints:
         key = os.environ.get(self._api_key_env, "").strip()
         if not key.isprintable():
             raise ConfigError(
-                f"{self._place}: the key in {self._api_key_env} holds a line break or another control sign"
+                f"{self._place}: the key in {self._api_key_env} holds a line break or another "
+                "control sign"
             )
         return key
 
@@ -291,7 +293,8 @@ def _url(place: str, given: object, api_key_env: str) -> URL:
         )
     if url.user or url.password:
         raise ConfigError(
-            f"{place}: base_url holds a name or password; keys come from the environment ({api_key_env})"
+            f"{place}: base_url holds a name or password; keys come from the environment "
+            f"({api_key_env})"
         )
     return url
 

@@ -19,7 +19,7 @@ CHOSEN = {"sft": "completion", "dpo": "chosen"}  # data set -> column that a stu
 
 @dataclass(frozen=True)
 class Overlap:
-    """A prompt, or a response chosen for it, that shares words with a problem of an evaluation set."""
+    """A prompt or chosen response that shares words with a problem of an evaluation set."""
 
     prompt_id: str
     side: str  # "prompt" or "response"

@@ -1,4 +1,4 @@
-"""An audit in sentences, for the data set card and the report, and the findings that need a warning.
+"""Write an audit in sentences, with the findings that need a warning.
 
 Code stands between backticks, as in Markdown.
 """

@@ -33,15 +33,17 @@ SAME = {
     "arz": "ar",
 }
 LANGUAGES = """
-af afrikaans, am amharic, ar arabic, az azerbaijani, be belarusian, bg bulgarian, bn bengali, bs bosnian, ca catalan,
-cs czech, cy welsh, da danish, de german, el greek, en english, eo esperanto, es spanish, et estonian, eu basque,
-fa persian, fa farsi, fi finnish, fr french, ga irish, gl galician, gu gujarati, ha hausa, he hebrew, hi hindi,
-hr croatian, hu hungarian, hy armenian, id indonesian, ig igbo, is icelandic, it italian, ja japanese, jv javanese,
-ka georgian, kk kazakh, km khmer, kn kannada, ko korean, ku kurdish, la latin, lt lithuanian, lv latvian, mk macedonian,
-ml malayalam, mn mongolian, mr marathi, ms malay, my burmese, ne nepali, nl dutch, no norwegian, pa punjabi, pl polish,
-ps pashto, pt portuguese, ro romanian, ru russian, sa sanskrit, si sinhala, sk slovak, sl slovenian, so somali,
-sq albanian, sr serbian, sv swedish, sw swahili, ta tamil, te telugu, th thai, tl tagalog, tr turkish, uk ukrainian,
-ur urdu, uz uzbek, vi vietnamese, xh xhosa, yo yoruba, yue cantonese, zh chinese, zh mandarin, zu zulu
+af afrikaans, am amharic, ar arabic, az azerbaijani, be belarusian, bg bulgarian, bn bengali,
+bs bosnian, ca catalan, cs czech, cy welsh, da danish, de german, el greek, en english,
+eo esperanto, es spanish, et estonian, eu basque, fa persian, fa farsi, fi finnish, fr french,
+ga irish, gl galician, gu gujarati, ha hausa, he hebrew, hi hindi, hr croatian, hu hungarian,
+hy armenian, id indonesian, ig igbo, is icelandic, it italian, ja japanese, jv javanese,
+ka georgian, kk kazakh, km khmer, kn kannada, ko korean, ku kurdish, la latin, lt lithuanian,
+lv latvian, mk macedonian, ml malayalam, mn mongolian, mr marathi, ms malay, my burmese, ne nepali,
+nl dutch, no norwegian, pa punjabi, pl polish, ps pashto, pt portuguese, ro romanian, ru russian,
+sa sanskrit, si sinhala, sk slovak, sl slovenian, so somali, sq albanian, sr serbian, sv swedish,
+sw swahili, ta tamil, te telugu, th thai, tl tagalog, tr turkish, uk ukrainian, ur urdu, uz uzbek,
+vi vietnamese, xh xhosa, yo yoruba, yue cantonese, zh chinese, zh mandarin, zu zulu
 """
 NAMES = {name: code for code, name in (entry.split() for entry in LANGUAGES.split(","))}
 # a prompt with one of these may ask for an answer in another language than its own

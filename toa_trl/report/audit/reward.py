@@ -135,7 +135,10 @@ class _Second:
         self._sum, self._num_gained, self.num_plays = 0.0, 0, 0
 
     def add(self, reward: Floats, second: Floats, pick: float) -> None:
-        """Add a prompt's plays with both rewards; `pick`: second reward of its best play, or nan."""
+        """Add a prompt's plays with both rewards.
+
+        `pick`: second reward of its best play, or nan.
+        """
         if not len(second):
             return
         self._correlating.add(reward, second)
