@@ -15,6 +15,7 @@ from tests.own_parts import load_example
 from tests.search.driver import choices, gauss, play_out, record
 from toa_trl.errors import ConfigError, SearchError
 from toa_trl.search import SEARCHES, Search, make_search
+from toa_trl.search.base import MAX_FAILURES
 from toa_trl.types import Action, Play
 
 NAMES = tuple("abcdefgh")
@@ -455,3 +456,24 @@ def test_parameters_out_of_range_are_refused_by_name(name: str, params: dict[str
 def test_parameters_of_another_type_are_refused_by_name(name: str, params: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(params))):
         make_search(name, ["a", "b", "c"], 12, **params)
+
+
+def test_an_agent_that_succeeds_again_is_available_at_once() -> None:
+    search = make_search("parallel", ["a", "b"], 40)
+    asked = [index for index, action in search.ask(40) if action.agent == "a"]
+    for play in asked[:MAX_FAILURES]:
+        search.fail(play)
+    assert search.available == ["b"]
+    search.tell(asked[MAX_FAILURES], 0.5)
+    assert search.available == ["a", "b"]
+
+
+def test_a_restored_search_gives_failing_agents_all_their_attempts_again() -> None:
+    failed = [Play(index, Action("a"), error="no answer") for index in range(MAX_FAILURES)]
+    search = make_search("best_of_n", ["a"], 10)
+    search.restore(failed)
+    for attempt in range(MAX_FAILURES):
+        assert not search.all_failing, attempt
+        ((play, _),) = search.ask()
+        search.fail(play)
+    assert search.all_failing
