@@ -63,7 +63,8 @@ def kill_until_done(config: Path, run_dir: Path, total: int, kills: int, *option
         process = start(config, *options)
         wait_for(process, run_dir, before + rng.randint(1, total // (kills + 1)))
         process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
+        process.communicate()  # closes the pipes, too
+        killed += process.returncode == -signal.SIGKILL
         assert num_plays(run_dir) >= before, "a written play was lost"
     process = start(config, *options)
     _, errors = process.communicate(timeout=300)
@@ -148,7 +149,7 @@ def test_another_configuration_is_refused_and_the_difference_shown(
     process = start(config)
     wait_for(process, tmp_path / "run", at_least=5)
     process.kill()
-    process.wait()
+    process.communicate()
     before = num_plays(tmp_path / "run")
     refused = run(RECIPE, "--config", config, "--budget", 11, "--search_params", "{tau: 0.7}")
     assert refused.returncode == 2
