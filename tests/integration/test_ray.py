@@ -183,7 +183,7 @@ def test_a_signal_ends_a_run_in_order(config: Path, tmp_path: Path) -> None:
         driver.send_signal(sent)
         _, errors = driver.communicate(timeout=60)
         assert driver.returncode == 130, errors
-        assert "the same command goes on" in errors
+        assert "repeat the command to resume" in errors
         assert "Traceback" not in errors
         assert all(before < plays(shard) for before, shard in zip(written, shards, strict=True))
     end(start(config, "local", 2))
@@ -213,7 +213,7 @@ def test_a_shard_that_kills_every_worker(
     monkeypatch.setattr("toa_trl.distributed.ray.MAX_RETRIES", 1)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(
-        ToaError, match=r"Ray gave a shard up: The worker died .* the same command goes on"
+        ToaError, match=r"Ray gave up a shard: The worker died .* resume with the same command"
     ):
         sample_on_ray(
             lambda shard, num_shards: os._exit(1),

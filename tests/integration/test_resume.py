@@ -123,7 +123,7 @@ def test_a_signal_ends_a_run_in_order(
     process.send_signal(sent)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on" in errors
+    assert "repeat the command to resume" in errors
     assert "Traceback" not in errors
     assert run(RECIPE, "--config", config).returncode == 0
     assert_complete(tmp_path / "run", num_prompts=12, budget=10)
