@@ -28,7 +28,7 @@ PROMPTS: dict[str, tuple[str | bytes, str]] = {
     "no content": ('{"prompt": [{"role": "user"}]}\n', "line 1: 'prompt' must be"),
     "two of one id": (
         '{"id": 7, "prompt": "a"}\n{"id": "7", "prompt": "b"}\n',
-        "line 2: the id '7' is there already",
+        "line 2: the id '7' is already used",
     ),
     "not text": (b"\xff\xfe\x00", "line 1: not JSON"),
 }

@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
+from toa_trl.cli.options import read_config
+from toa_trl.cli.schema import CONFIGURATIONS
 from toa_trl.search.toa import TOA
+from toa_trl.utils.registry import load_object
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "recipes/configs").rglob("*.yaml"))
@@ -54,6 +57,10 @@ def options(path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     words = command(path)
     recipe = next(word for word in words if word.startswith("recipes/") and word.endswith(".py"))
     monkeypatch.chdir(ROOT)
+    if Path(recipe).stem in CONFIGURATIONS:
+        model = load_object("schema", CONFIGURATIONS[Path(recipe).stem][0])
+        config = read_config(model, words[words.index(recipe) + 1 :])
+        return {key: getattr(config, key) for key in model.model_fields}
     monkeypatch.setattr(TrlParser, "parse_args_and_config", stop)
     monkeypatch.setattr(sys, "argv", words[words.index(recipe) :])
     with pytest.raises(Parsed) as parsed:
