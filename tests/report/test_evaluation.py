@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from toa_trl.report.evaluation import known, number, sections
-from toa_trl.report.html import Picture, Section, Table
+from toa_trl.report.evaluation import sections
+from toa_trl.report.html import Picture, Section, Table, finite, number
 from toa_trl.report.outcome import opening, searches, student
 
 WINS: dict[str, Any] = {
@@ -58,7 +58,7 @@ def taught(search: str, accuracy: float, gap: tuple[float, float] | None = None)
     return row | ({"gap_interval": list(gap)} if gap else {})
 
 
-def words(section: Section) -> str:
+def texts_of(section: Section) -> str:
     """Texts and captions."""
     return " ".join(str(b if isinstance(b, str) else b.caption) for b in section.blocks)
 
@@ -101,7 +101,7 @@ def test_win_rates() -> None:
     section = only(
         "win_rates", [WINS, dpo, judged, even, WINS | NONE | {"model": "x", "num_failed": 800}]
     )
-    text = words(section)
+    text = texts_of(section)
     assert "By reward, sft (0.620) and dpo (0.710) beat base." in text
     assert "By judge, sft (0.420) loses to base; dpo (0.510) cannot be told from base." in text
     assert (
@@ -149,8 +149,8 @@ def test_alpaca_eval() -> None:
     }
     dpo = {"win_rate": 0.35, "note": "no length-controlled win rate: df_gamed.csv was not found"}
     section = only("alpaca_eval", {"sft": sft, "dpo": dpo, "none": {}})
-    assert "dpo has the highest win rate: 0.350." in words(section)
-    assert "dpo: no length-controlled win rate: df_gamed.csv was not found." in words(section)
+    assert "dpo has the highest win rate: 0.350." in texts_of(section)
+    assert "dpo: no length-controlled win rate: df_gamed.csv was not found." in texts_of(section)
     outcomes = ("0.250 ± 0.014", "0.310 ± 0.012", "200 / 5 / 600", "0", "1,800", "2,049")
     assert rows(section)[0] == ["sft", "gpt4", "judge", *outcomes]
     assert rows(section)[1][3:5] == ["0.350", "–"]
@@ -184,7 +184,7 @@ def test_the_data_table() -> None:
         taught("toa", 0.8),
     ]
     section = only("data_table", [UNTRAINED, *others])
-    text = words(section)
+    text = texts_of(section)
     assert (
         "found at 8 plays per prompt (2 seeds, the rings), and judged on 480 held-out problems."
         in text
@@ -196,7 +196,7 @@ def test_the_data_table() -> None:
         in text
     )
     assert "held-out problem;" not in text
-    near = words(
+    near = texts_of(
         only("data_table", [row | {"num_overlapping": 33} for row in (UNTRAINED, *others)])
     )
     assert "33 prompts of those trained on share 13 words in a row" in near
@@ -219,11 +219,11 @@ def test_one_search_with_one_seed() -> None:
         if key not in ("accuracy_std", "flops")
     }
     section = only("data_table", [UNTRAINED, row | {"per_seed": [0.8]}])
-    assert "(1 seed, the rings)" in words(section)
-    assert "worse" not in words(section)
-    assert "seed tells" not in words(section)
+    assert "(1 seed, the rings)" in texts_of(section)
+    assert "worse" not in texts_of(section)
+    assert "seed tells" not in texts_of(section)
     other = row | {"search": "moa", "per_seed": [0.7], "accuracy": 0.7}
-    assert "Those of moa cannot be told from it. One seed is not enough to tell" in words(
+    assert "Those of moa cannot be told from it. One seed is not enough to tell" in texts_of(
         only("data_table", [row, other])
     )
 
@@ -273,7 +273,9 @@ def test_everything_measured_of_a_student() -> None:
         "2",
     ]
     assert rows(section)[1][2:] == ["–"] * 6
-    assert "After SFT against before: +0.300, and the intervals do not overlap." in words(section)
+    assert "After SFT against before: +0.300, and the intervals do not overlap." in texts_of(
+        section
+    )
 
 
 def test_students_without_an_accuracy() -> None:
@@ -284,10 +286,10 @@ def test_students_without_an_accuracy() -> None:
         }
     }
     section = student(results)
-    assert "COMET before 0.800 (0.790 to 0.810), after SFT 0.805." in words(section)
+    assert "COMET before 0.800 (0.790 to 0.810), after SFT 0.805." in texts_of(section)
     assert not any(isinstance(block, Picture) for block in section.blocks)
     assert opening(results) == ""
-    assert "No student was evaluated" in words(student({"student": {"base": {}}}))
+    assert "No student was evaluated" in texts_of(student({"student": {"base": {}}}))
 
 
 def test_an_accuracy_of_zero_is_one() -> None:
@@ -301,22 +303,22 @@ def test_the_best_reward_over_n_is_drawn_where_it_is_known(results: dict[str, An
         row | {"best_reward_over_n": [row["mean_best_reward"]] * row["budget"]}
         for row in results["searches"]
     ]
-    assert "over N" in words(searches({"searches": curves}))
-    assert "over N" not in words(searches(results))
+    assert "over N" in texts_of(searches({"searches": curves}))
+    assert "over N" not in texts_of(searches(results))
 
 
 def test_prompts_that_were_given_up_are_counted(results: dict[str, Any]) -> None:
     first, *others = results["searches"]
-    text = words(searches({"searches": [first | {"num_unanswered": 2}, *others]}))
+    text = texts_of(searches({"searches": [first | {"num_unanswered": 2}, *others]}))
     assert f"no play was scored: 2 prompts of {first['name']} at {first['budget']}." in text
-    assert "no play was scored" not in words(
+    assert "no play was scored" not in texts_of(
         searches({"searches": [first | {"num_unanswered": 0}, *others]})
     )
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), True, "0.5"])
 def test_what_is_no_number_is_a_dash(value: Any) -> None:
-    assert known(value) is None
+    assert finite(value) is None
     assert number(value) == "–"
 
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toa_trl.report import figures, rollouts
-from toa_trl.report.audit.blocks import rollout_files
 from toa_trl.report.figures import comparison_figure
 from toa_trl.report.outcome import length_bias
+from toa_trl.report.rollout_tables import rollout_files
 from toa_trl.report.training import Column
 from toa_trl.report.trees import choose_prompts
 

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from toa_trl.report import figures
-from toa_trl.report.html import DASH, MINUS, Picture, Section, Table, count, listed, many
+from toa_trl.report.html import (
+    DASH,
+    Picture,
+    Section,
+    Table,
+    costs,
+    finite,
+    listed,
+    many,
+    number,
+    whole,
+    with_bounds,
+    with_error,
+)
 
 Row = Mapping[str, Any]
 OUTCOMES = ("won / tied / lost", "failed")
+DATA_CAPTION = (
+    "Means over the seeds, each of the sampling and of the training after it. Intervals (95 %) are "
+    "of seeds and problems drawn anew, and narrow where seeds are few. Those of the difference "
+    "know that the best was picked among the rows: equal searches are all within them in 95 of "
+    "100 tables. Tokens and FLOPs are those of the agents per prompt."
+)
 
 
 def sections(results: Mapping[str, Any]) -> list[Section]:
@@ -27,274 +46,175 @@ def sections(results: Mapping[str, Any]) -> list[Section]:
 def win_rates(rows: Sequence[Row]) -> Section:
     """Show how often models beat a baseline, also at matched length."""
     section = Section("win-rates", "Against a baseline")
-    measured = [row for row in rows if known(row.get("win_rate")) is not None]
+    measured = [row for row in rows if finite(row.get("win_rate")) is not None]
     if measured:
-        labels = [f"{row['model']}, {row['by']}" for row in measured]
-        if len({row["baseline"] for row in measured}) > 1:
-            labels = [
-                f"{label}, {row['baseline']}" for label, row in zip(labels, measured, strict=True)
-            ]
+        several = len({row["baseline"] for row in measured}) > 1
         bars = []
-        for label, row in zip(labels, measured, strict=True):
-            matched = known(row.get("win_rate_matched_length"))
-            bars.append(
-                figures.Bar(
-                    label,
-                    row["win_rate"],
-                    row.get("interval"),
-                    [] if matched is None else [matched],
-                )
-            )
-        text = " ".join(
-            _beaten(by, measured) for by in dict.fromkeys(row["by"] for row in measured)
-        )
-        text += (
-            " A tie counts half; the line at 0.5 means no difference, rings are win rates at "
-            "matched length."
-        )
+        for row in measured:
+            label = f"{row['model']}, {row['by']}" + (f", {row['baseline']}" if several else "")
+            rings = [row.get("win_rate_matched_length")]
+            bars.append(figures.Bar(label, row["win_rate"], row.get("interval"), rings))
+        judges = dict.fromkeys(row["by"] for row in measured)
+        text = " ".join(_describe_wins(judge, measured) for judge in judges)
+        text += " A tie counts half; the line at 0.5 means no difference, rings are win rates at "
+        text += "matched length."
         figure = figures.share_bars(bars, "win rate", mark=0.5)
         section.blocks.append(Picture([figures.inline_svg(figure, "win rates", "win-rates")], text))
-        section.blocks += [_doubt(row) for row in measured if _by_length(row)]
+        section.blocks += [_length_warning(row) for row in measured if _wins_by_length(row)]
     cells = []
     for row in rows:
-        at_length = with_bounds(
-            row.get("win_rate_matched_length"), row.get("interval_matched_length")
-        )
         rate = with_bounds(row.get("win_rate"), row.get("interval"))
-        counts = [_whole(row.get("num_matched")), *_outcomes(row), *_lengths(row)]
-        cells.append([row["model"], row["baseline"], row["by"], rate, at_length, *counts])
-    header = [
-        "model",
-        "against",
-        "by",
-        "win rate",
-        "at matched length",
-        "pairs of like length",
-        *OUTCOMES,
-        "words",
-    ]
+        matched = (row.get("win_rate_matched_length"), row.get("interval_matched_length"))
+        counts = [whole(row.get("num_matched")), *_outcomes(row), *_lengths(row)]
+        cells.append([row["model"], row["baseline"], row["by"], rate, with_bounds(*matched)])
+        cells[-1] += counts
+    header = ["model", "against", "by", "win rate", "at matched length", "pairs of like length"]
+    header += [*OUTCOMES, "words", "of the baseline"]
     caption = "With 95 % intervals. Failed comparisons are counted, but excluded from the rates."
-    section.blocks.append(Table([*header, "of the baseline"], cells, caption))
+    section.blocks.append(Table(header, cells, caption))
     return section
 
 
-def _beaten(by: str, rows: Sequence[Row]) -> str:
+def _describe_wins(judge: str, rows: Sequence[Row]) -> str:
     """Describe which models beat the baseline by one judge."""
-    own = [row for row in rows if row["by"] == by]
-    groups: dict[str, list[str]] = {"beat": [], "lose to": [], "cannot be told from": []}
+    own = [row for row in rows if row["by"] == judge]
+    groups: dict[tuple[str, str], list[str]] = {
+        ("beats", "beat"): [],
+        ("loses to", "lose to"): [],
+        ("cannot be told from", "cannot be told from"): [],
+    }
+    wins, losses, ties = groups.values()
     for row in own:
         low, high = row.get("interval") or (0.0, 1.0)
-        verdict = "beat" if low > 0.5 else "lose to" if high < 0.5 else "cannot be told from"
-        groups[verdict].append(f"{row['model']} ({row['win_rate']:.3f})")
+        group = wins if low > 0.5 else losses if high < 0.5 else ties
+        group.append(f"{row['model']} ({row['win_rate']:.3f})")
     baselines = listed(dict.fromkeys(row["baseline"] for row in own))
     parts = []
-    for verdict, models in groups.items():
-        verb = (
-            verdict
-            if len(models) > 1
-            else {"beat": "beats", "lose to": "loses to"}.get(verdict, verdict)
-        )
-        parts += [f"{listed(models)} {verb} {baselines}"] if models else []
-    return f"By {by}, {'; '.join(parts)}."
+    for (singular, plural), models in groups.items():
+        if models:
+            verb = plural if len(models) > 1 else singular
+            parts.append(f"{listed(models)} {verb} {baselines}")
+    return f"By {judge}, {'; '.join(parts)}."
 
 
-def _by_length(row: Row) -> bool:
+def _wins_by_length(row: Row) -> bool:
     """Return whether the model wins, but not at matched length."""
-    plain, matched = (
-        row.get("interval") or (0.0, 1.0),
-        row.get("interval_matched_length") or (1.0, 1.0),
-    )
-    return bool(plain[0] > 0.5 >= matched[0])
+    low, _ = row.get("interval") or (0.0, 1.0)
+    low_matched, _ = row.get("interval_matched_length") or (1.0, 1.0)
+    return bool(low > 0.5 >= low_matched)
 
 
-def _doubt(row: Row) -> str:
+def _length_warning(row: Row) -> str:
     return (
         f"By {row['by']} {row['model']} wins, but among the {many(row['num_matched'], 'pair')} of "
-        "like length it cannot be "
-        f"told from {row['baseline']}: a part of the win may be length."
+        f"like length it cannot be told from {row['baseline']}: a part of the win may be length."
     )
 
 
 def alpaca_eval(models: Mapping[str, Row]) -> Section:
     """Show AlpacaEval 2, with length-controlled win rates if present."""
     section = Section("alpaca-eval", "AlpacaEval 2")
-    cells, notes = [], []
+    cells, notes, rates = [], [], {}
     for name, row in models.items():
-        errors = [
-            _with_error(row.get(f"{kind}win_rate"), row.get(f"{kind}standard_error"))
-            for kind in ("", "length_controlled_")
-        ]
-        who = [row.get(key, DASH) for key in ("baseline", "annotator")]
-        cells.append([name, *who, *errors, *_outcomes(row), *_lengths(row)])
+        rate = with_error(row.get("win_rate"), row.get("standard_error"))
+        controlled = row.get("length_controlled_win_rate")
+        controlled_rate = with_error(controlled, row.get("length_controlled_standard_error"))
+        judged = [row.get("baseline", DASH), row.get("annotator", DASH), rate, controlled_rate]
+        cells.append([name, *judged, *_outcomes(row), *_lengths(row)])
         if row.get("note"):
             notes.append(f"{name}: {row['note']}.")
-    rates = {
-        name: rate
-        for name, row in models.items()
-        if (rate := known(row.get("win_rate"))) is not None
-    }
+        if finite(row.get("win_rate")) is not None:
+            rates[name] = row["win_rate"]
     if rates:
         best = max(rates, key=lambda name: rates[name])
         section.blocks.append(f"{best} has the highest win rate: {number(rates[best])}.")
-    header = [
-        "model",
-        "against",
-        "annotator",
-        "win rate",
-        "length-controlled",
-        *OUTCOMES,
-        "characters",
-    ]
-    section.blocks.append(
-        Table([*header, "of the baseline"], cells, "Win rates in [0, 1], with one standard error.")
-    )
-    section.blocks += notes
+    header = ["model", "against", "annotator", "win rate", "length-controlled"]
+    header += [*OUTCOMES, "characters", "of the baseline"]
+    table = Table(header, cells, "Win rates in [0, 1], with one standard error.")
+    section.blocks += [table, *notes]
     return section
 
 
 def lm_eval(models: Mapping[str, Mapping[str, Row]]) -> Section:
     """Show lm-eval: tasks and metrics in rows, models in columns."""
-    tasks = list(dict.fromkeys(task for of in models.values() for task in of))
+    tasks = list(dict.fromkeys(chain(*models.values())))
     cells = []
     for task in tasks:
-        found = [of.get(task, {}) for of in models.values()]
-        problems = next((row["num_problems"] for row in found if row.get("num_problems")), None)
-        for metric in dict.fromkeys(key for row in found for key in row if key != "num_problems"):
-            if not metric.endswith("_stderr") and any(
-                known(row.get(metric)) is not None for row in found
-            ):
-                values = [
-                    _with_error(row.get(metric), row.get(f"{metric}_stderr")) for row in found
-                ]
-                cells.append([task, metric, *values, _whole(problems)])
+        rows = [results.get(task, {}) for results in models.values()]
+        problems = next((row["num_problems"] for row in rows if row.get("num_problems")), None)
+        for metric in dict.fromkeys(chain(*rows)):
+            if metric == "num_problems" or metric.endswith("_stderr"):
+                continue
+            if any(finite(row.get(metric)) is not None for row in rows):
+                values = [with_error(row.get(metric), row.get(f"{metric}_stderr")) for row in rows]
+                cells.append([task, metric, *values, whole(problems)])
     caption = f"{many(len(tasks), 'task')} by lm-eval, with one standard error where it gives one."
-    return Section(
-        "lm-eval",
-        "Other benchmarks",
-        [Table(["task", "metric", *models, "problems"], cells, caption)],
-    )
+    table = Table(["task", "metric", *models, "problems"], cells, caption)
+    return Section("lm-eval", "Other benchmarks", [table])
 
 
 def data_table(rows: Sequence[Row]) -> Section:
     """Show the students trained on each search's data."""
     section = Section("data-table", "What a student learns from each search")
+    bars, cells = [], []
+    for row in rows:
+        accuracy, interval = row["accuracy"], row.get("interval")
+        bars.append(figures.Bar(row["search"], accuracy, interval, row.get("per_seed", ())))
+        behind = [-end for end in reversed(row.get("gap_interval") or ())]
+        difference = with_bounds(-row["gap"], behind) if behind else DASH
+        scores = [with_bounds(accuracy, interval), number(row.get("accuracy_std")), difference]
+        data = [number(row.get("mean_reward")), number(row.get("data_accuracy"))]
+        data += costs(row, "tokens", "flops")
+        cells.append([row["search"], *scores, whole(row.get("num_rows")), *data])
     taught = [row for row in rows if row.get("per_seed")]
-    bars = [
-        figures.Bar(row["search"], row["accuracy"], row.get("interval"), row.get("per_seed", ()))
-        for row in rows
-    ]
     if taught:
         figure = figures.share_bars(bars, "accuracy on held-out problems")
         panel = figures.inline_svg(figure, "accuracy of the students of each search", "data-table")
-        section.blocks.append(Picture([panel], _verdict(taught)))
-    cells = []
-    for row in rows:
-        shares = [
-            with_bounds(row["accuracy"], row.get("interval")),
-            number(row.get("accuracy_std")),
-        ]
-        gap = [-end for end in reversed(row.get("gap_interval") or ())]
-        data = [
-            _whole(row.get("num_rows")),
-            number(row.get("mean_reward")),
-            number(row.get("data_accuracy")),
-        ]
-        costs = [figures.power(row[key]) if row.get(key) else DASH for key in ("tokens", "flops")]
-        cells.append(
-            [row["search"], *shares, with_bounds(-row["gap"], gap) if gap else DASH, *data, *costs]
-        )
-    header = [
-        "data of",
-        "accuracy",
-        "sd of the seeds",
-        "against the best",
-        "rows",
-        "their mean reward",
-        "right among them",
-    ]
-    caption = (
-        "Means over the seeds, each of the sampling and of the training after it. Intervals (95 "
-        "%) are of seeds and problems "
-        "drawn anew, and narrow where seeds are few. Those of the difference know that the best "
-        "was picked among the rows: "
-        "equal searches are all within them in 95 of 100 tables. Tokens and FLOPs are those of "
-        "the agents per prompt."
-    )
-    section.blocks.append(Table([*header, "tokens", "FLOPs"], cells, caption))
-    if taught and (overlapping := known(taught[0].get("num_overlapping"))):
-        near = "shares" if overlapping == 1 else "share"
-        section.blocks.append(
-            f"{many(overlapping, 'prompt')} of those trained on {near} 13 words in a row, or all "
-            "of a shorter question, with "
-            "a held-out problem; none is the same."
-        )
+        section.blocks.append(Picture([panel], _describe_students(taught)))
+    header = ["data of", "accuracy", "sd of the seeds", "against the best", "rows"]
+    header += ["their mean reward", "right among them", "tokens", "FLOPs"]
+    section.blocks.append(Table(header, cells, DATA_CAPTION))
+    overlapping = finite(taught[0].get("num_overlapping")) if taught else None
+    if overlapping:
+        text = f"{many(overlapping, 'prompt')} of those trained on "
+        text += f"{'shares' if overlapping == 1 else 'share'} 13 words in a row, or all of a "
+        text += "shorter question, with a held-out problem; none is the same."
+        section.blocks.append(text)
     return section
 
 
-def _verdict(rows: Sequence[Row]) -> str:
+def _describe_students(rows: Sequence[Row]) -> str:
     """Describe which student is best, and which ones are not measurably worse."""
     best = max(rows, key=lambda row: float(row["accuracy"]))
-    seeds, problems = len(best["per_seed"]), best.get("num_problems")
-    text = (
-        f"Each student was trained on what one search found at {many(best['budget'], 'play')} "
-        "per prompt"
-    )
-    text += f" ({many(seeds, 'seed')}, the rings)"
+    seeds, problems = many(len(best["per_seed"]), "seed"), best.get("num_problems")
+    text = f"Each student was trained on what one search found at {many(best['budget'], 'play')} "
+    text += f"per prompt ({seeds}, the rings)"
     text += f", and judged on {many(problems, 'held-out problem')}. " if problems else ". "
-    text += f"The data of {best['search']} make the best one ({number(best['accuracy'])}). "
-    close = [row["search"] for row in rows if row is not best and not _apart(row)]
-    behind = [row["search"] for row in rows if row is not best and _apart(row)]
+    text += f"The data of {best['search']} make the best one ({number(best['accuracy'])})."
+    close: list[str] = []
+    behind: list[str] = []
+    for row in rows:
+        if row is not best:
+            low, _ = row.get("gap_interval") or (0.0, 0.0)
+            (behind if low > 0 else close).append(row["search"])
     if behind:
-        text += f"Those of {listed(behind)} make a worse one. "
+        text += f" Those of {listed(behind)} make a worse one."
     if close:
-        text += f"Those of {listed(close)} cannot be told from it. "
-    if bounds := [row["gap_interval"] for row in rows if row.get("gap_interval")]:
-        half_width = max(high - low for low, high in bounds) / 2
-        text += f"{many(seeds, 'seed')} tell a difference from about {number(half_width)} on."
+        text += f" Those of {listed(close)} cannot be told from it."
+    intervals = [row["gap_interval"] for row in rows if row.get("gap_interval")]
+    if intervals:
+        half_width = max(high - low for low, high in intervals) / 2
+        text += f" {seeds} tell a difference from about {number(half_width)} on."
     elif len(rows) > 1:
-        text += "One seed is not enough to tell: two students of one search differ, too."
-    return text.strip()
-
-
-def _apart(row: Row) -> bool:
-    return bool(row.get("gap_interval")) and row["gap_interval"][0] > 0
-
-
-def known(value: Any) -> float | None:
-    """Return a finite number, or None for anything else."""
-    real = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if real and math.isfinite(value) else None
-
-
-def number(value: Any) -> str:
-    """Return a number with three decimals; a dash if it is unknown."""
-    return DASH if known(value) is None else f"{round(value, 3) + 0.0:,.3f}".replace("-", MINUS)
-
-
-def with_bounds(value: Any, bounds: Sequence[float] | None = None) -> str:
-    """Return a number with its interval: 0.770 (0.721 to 0.819)."""
-    if known(value) is None or not bounds:
-        return number(value)
-    return f"{number(value)} ({number(bounds[0])} to {number(bounds[1])})"
-
-
-def _with_error(value: Any, error: Any) -> str:
-    return (
-        f"{number(value)} ± {number(error)}"
-        if known(value) is not None and known(error) is not None
-        else number(value)
-    )
+        text += " One seed is not enough to tell: two students of one search differ, too."
+    return text
 
 
 def _outcomes(row: Row) -> list[str]:
     """Return the cells under OUTCOMES."""
-    decided = [_whole(row.get(f"num_{outcome}")) for outcome in ("wins", "ties", "losses")]
-    return [" / ".join(decided), _whole(row.get("num_failed"))]
+    decided = [whole(row.get(f"num_{outcome}")) for outcome in ("wins", "ties", "losses")]
+    return [" / ".join(decided), whole(row.get("num_failed"))]
 
 
 def _lengths(row: Row) -> list[str]:
-    return [_whole(row.get("mean_length")), _whole(row.get("baseline_mean_length"))]
-
-
-def _whole(value: Any) -> str:
-    return DASH if known(value) is None else count(value)
+    return [whole(row.get("mean_length")), whole(row.get("baseline_mean_length"))]

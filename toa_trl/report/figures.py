@@ -10,8 +10,9 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,11 @@ PALETTE = (
     ("#7a6a5a", "#c4b3a2"),
 )
 INK, MUTED, RULE = "#222222", "#6f6f6f", "#d8d5cb"
-VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule"} | {
-    p[0]: f"--c{i}" for i, p in enumerate(PALETTE)
-}
+VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule"}
+VARIABLES |= {light: f"--c{i}" for i, (light, _) in enumerate(PALETTE)}
 MARKERS = "osD^vPX*"
+X_LABELS = {"budget": "plays per prompt", "flops": "FLOPs of the agents per prompt"}
+SMALL_NUMBER = {"textcoords": "offset points", "ha": "center", "fontsize": 7, "color": MUTED}
 PANEL = (4.2, 2.9)  # inches; a panel fills a phone, and two stand side by side on a laptop
 STYLE = {
     "font.size": 9.5,
@@ -80,23 +82,15 @@ def distributions(rows: Sequence[tuple[str, str, Floats]], xlabel: str) -> tuple
     everything = np.concatenate([values for _, _, values in rows])
     low, high, num_beyond = _range(everything)
     edges = np.linspace(low, high, 41)
-    shares = [
-        np.histogram(np.clip(values, low, high), edges)[0] / len(values) for _, _, values in rows
-    ]
+    clipped = [np.clip(values, low, high) for _, _, values in rows]
+    shares = [np.histogram(values, edges)[0] / len(values) for values in clipped]
     tallest = max(float(share.max()) for share in shares)
     figure = Figure(figsize=(PANEL[0], 0.62 * len(rows) + 0.5), layout="constrained")
     axes = figure.add_subplot()
     for i, ((label, shade, values), share) in enumerate(zip(rows, shares, strict=True)):
         base = -float(i)
-        axes.stairs(
-            base + 0.62 * share / tallest,
-            edges,
-            baseline=base,
-            fill=True,
-            color=shade,
-            alpha=0.55,
-            lw=0,
-        )
+        top = base + 0.62 * share / tallest
+        axes.stairs(top, edges, baseline=base, fill=True, color=shade, alpha=0.55, lw=0)
         axes.plot([low, high], [base, base], color=RULE, lw=0.6, zorder=0)
         median = float(np.clip(np.median(values), low, high))
         axes.plot([median, median], [base, base + 0.3], color=INK, lw=1.4, solid_capstyle="butt")
@@ -118,14 +112,8 @@ def best_so_far(mean: Floats, half_width: Floats, own: Floats) -> Figure:
     axes.plot(plays, mean, color=INK, lw=1.6)
     axes.plot(plays, own, color=MUTED, lw=0.9)
     for values, text, shade in ((mean, "best so far", INK), (own, "the play itself", MUTED)):
-        axes.annotate(
-            text,
-            (plays[-1], values[-1]),
-            (4, 0),
-            textcoords="offset points",
-            va="center",
-            color=shade,
-        )
+        end = (plays[-1], values[-1])
+        axes.annotate(text, end, (4, 0), textcoords="offset points", va="center", color=shade)
     axes.set(xlabel="scored plays of a prompt", ylabel="mean reward")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_xlim(1 - 0.02 * len(mean), 1.02 * len(mean))
@@ -140,7 +128,7 @@ class Bar:
     label: str
     value: float
     interval: Sequence[float] | None = None
-    rings: Sequence[float] = ()  # further values beside it
+    rings: Sequence[float | None] = ()  # further values beside it, as far as they are known
 
 
 @matplotlib.rc_context(STYLE)
@@ -153,7 +141,8 @@ def share_bars(bars: Sequence[Bar], xlabel: str, mark: float | None = None) -> F
         axes.barh(-i, bar.value, height=0.5, color=RULE)
         axes.plot([low, high], [-i, -i], color=INK, lw=1.6)
         axes.plot([bar.value], [-i], "o", color=INK, ms=5)
-        axes.plot(bar.rings, [-i - 0.22] * len(bar.rings), "o", mfc="none", mec=MUTED, ms=4)
+        rings = [ring for ring in bar.rings if ring is not None and math.isfinite(ring)]
+        axes.plot(rings, [-i - 0.22] * len(rings), "o", mfc="none", mec=MUTED, ms=4)
     if mark is not None:
         axes.axvline(mark, color=MUTED, lw=0.8, zorder=0.5)
     axes.set_yticks([-i for i in range(len(bars))], [bar.label for bar in bars], color=INK)
@@ -171,7 +160,7 @@ def comparison_panels(searches: Sequence[Mapping[str, Any]]) -> list[tuple[str, 
         (cost, "mean_top10_reward", "mean top-10 reward"),
         ("budget", "accuracy", "accuracy of the best play"),
     ]
-    return [(x, y, label) for x, y, label in panels if any(_point(s, x, y) for s in searches)]
+    return [(x, y, label) for x, y, label in panels if any(_has_point(s, x, y) for s in searches)]
 
 
 @matplotlib.rc_context(STYLE)
@@ -187,47 +176,31 @@ def comparison_figure(
         panels: some of `comparison_panels(searches)`; by default all.
     """
     panels = panels or comparison_panels(searches)
-    figure = Figure(figsize=(max(len(panels), 1) * PANEL[0], PANEL[1] + 0.3))
+    num_panels = max(len(panels), 1)
+    figure = Figure(figsize=(num_panels * PANEL[0], PANEL[1] + 0.3))
     figure.set_layout_engine("constrained", wspace=0.06)
+    subplots = figure.subplots(1, num_panels, squeeze=False)[0]
     names = list(dict.fromkeys(str(s["name"]) for s in searches))
-    for axes, (x, y, label) in zip(
-        figure.subplots(1, max(len(panels), 1), squeeze=False)[0], panels, strict=False
-    ):
+    for axes, (x, y, label) in zip(subplots, panels, strict=False):
+        is_budget = x == "budget"
+        shown = [s for s in searches if _has_point(s, x, y)]
         ends = []
         for i, name in enumerate(names):
-            points = sorted(
-                (s for s in searches if s["name"] == name and _point(s, x, y)),
-                key=lambda s: float(s[x]),
-            )
-            if not points:
+            own = sorted((s for s in shown if s["name"] == name), key=lambda s: float(s[x]))
+            if not own:
                 continue
             # at one budget the intervals of all searches would lie on one another
-            aside = 1.02 ** (i - (len(names) - 1) / 2) if x == "budget" else 1.0
-            at, values = [float(s[x]) * aside for s in points], [float(s[y]) for s in points]
+            offset = 1.02 ** (i - (len(names) - 1) / 2) if is_budget else 1.0
+            at, values = [float(s[x]) * offset for s in own], [float(s[y]) for s in own]
             axes.plot(at, values, color=color(i), lw=1.3, marker=MARKERS[i % len(MARKERS)], ms=4.2)
-            for place, s in zip(at, points, strict=True):
-                interval = s.get("interval" if y == "accuracy" else f"{y}_interval")
-                if interval:
-                    axes.plot([place] * 2, interval, color=color(i), lw=0.8, alpha=0.5, zorder=1)
-                if x != "budget":
-                    budget = {
-                        "textcoords": "offset points",
-                        "ha": "center",
-                        "fontsize": 7,
-                        "color": MUTED,
-                    }
-                    axes.annotate(str(s["budget"]), (place, float(s[y])), (0, 5), **budget)
+            intervals = [s.get("interval" if y == "accuracy" else f"{y}_interval") for s in own]
+            _draw_intervals(axes, at, intervals, color(i))
+            for s, point in zip(own, zip(at, values, strict=True), strict=True):
+                if not is_budget:
+                    axes.annotate(str(s["budget"]), point, (0, 5), **SMALL_NUMBER)
             ends.append((values[-1], at[-1], name, color(i)))
-        axes.set(
-            xscale="log",
-            xlabel={"budget": "plays per prompt", "flops": "FLOPs of the agents per prompt"}.get(
-                x, f"{x} per prompt"
-            ),
-        )
-        axes.set_ylabel(label)
-        _log_ticks(
-            axes, sorted({float(s[x]) for s in searches if _point(s, x, y)}), exact=x == "budget"
-        )
+        axes.set(xscale="log", xlabel=X_LABELS.get(x, f"{x} per prompt"), ylabel=label)
+        _log_ticks(axes, sorted({float(s[x]) for s in shown}), exact=is_budget)
         _end_labels(axes, ends)
     return figure
 
@@ -243,28 +216,21 @@ def best_reward_over_n(searches: Sequence[Mapping[str, Any]]) -> Figure:
     """
     figure = Figure(figsize=(PANEL[0], PANEL[1] + 0.3), layout="constrained")
     axes = figure.add_subplot()
-    points = [s for s in searches if _point(s, "budget", "mean_best_reward")]
+    points = [s for s in searches if _has_point(s, "budget", "mean_best_reward")]
     budgets = sorted({int(s["budget"]) for s in points}) or [1]
     first = max(1, budgets[0] // 2)  # the steep rise before it would press the rest together
     names, ends = list(dict.fromkeys(str(s["name"]) for s in points)), []
     for i, name in enumerate(names):
-        own = [s for s in points if s["name"] == name]
-        largest = max(own, key=lambda s: float(s["budget"]))
-        curve = largest.get("best_reward_over_n") or []
+        own = sorted((s for s in points if s["name"] == name), key=lambda s: float(s["budget"]))
+        curve = own[-1].get("best_reward_over_n") or []
         axes.plot(range(first, len(curve) + 1), curve[first - 1 :], color=color(i), lw=1.1)
-        aside = 1.012 ** (
-            i - (len(names) - 1) / 2
-        )  # the intervals of one budget would lie on one another
-        for s in own:
-            place = float(s["budget"]) * aside
-            axes.plot(
-                [place], [s["mean_best_reward"]], MARKERS[i % len(MARKERS)], color=color(i), ms=4.2
-            )
-            if interval := s.get("mean_best_reward_interval"):
-                axes.plot([place] * 2, interval, color=color(i), lw=0.8, alpha=0.5, zorder=1)
-        ends.append(
-            (float(largest["mean_best_reward"]), float(largest["budget"]) * aside, name, color(i))
-        )
+        # the intervals of one budget would lie on one another
+        offset = 1.012 ** (i - (len(names) - 1) / 2)
+        at = [float(s["budget"]) * offset for s in own]
+        values = [float(s["mean_best_reward"]) for s in own]
+        axes.plot(at, values, MARKERS[i % len(MARKERS)], color=color(i), ms=4.2)
+        _draw_intervals(axes, at, [s.get("mean_best_reward_interval") for s in own], color(i))
+        ends.append((values[-1], at[-1], name, color(i)))
     axes.set(xscale="log", xlabel="N, plays per prompt", ylabel="mean best reward")
     _log_ticks(axes, sorted({first, *budgets}), exact=True)
     _end_labels(axes, ends)
@@ -286,48 +252,47 @@ def inline_svg(figure: Figure, label: str, name: str) -> Markup:
     """Return an <svg> for the page: colours as CSS variables, ids under `name`, no addresses."""
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Glyph"
-        )  # measured in another font than the reader's, that is all
-        figure.savefig(
-            buffer,
-            format="svg",
-            transparent=True,
-            metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
-        )
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
+        # the text is measured in another font than the reader's
+        warnings.filterwarnings("ignore", "Glyph")
+        no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
+    _, _, svg = buffer.getvalue().partition("<svg")
     head, body = svg.split(">", 1)
     box = re.search(r'viewBox="[^"]*"', head)
     body = re.sub(r"<metadata>.*?</metadata>|<style type=.*?</style>", "", body, flags=re.DOTALL)
-    body = re.sub(
-        r'\b(id="|xlink:href="#|href="#|url\(#)',
-        lambda m: m[1].replace("xlink:", "") + name + "-",
-        body,
-    )
+    body = re.sub(r'\b(?:xlink:)?(id="|href="#|url\(#)', rf"\g<1>{name}-", body)
     body = re.sub(r'style="[^"]*"', lambda m: _with_variables(m[0]), body)
     return Markup(f'<svg {box[0] if box else ""} role="img" aria-label="{escape(label)}">{body}')
 
 
 def _with_variables(style: str) -> str:
-    return re.sub(
-        r"#[0-9a-f]{6}", lambda m: f"var({VARIABLES[m[0]]})" if m[0] in VARIABLES else m[0], style
-    )
+    for drawn, variable in VARIABLES.items():
+        style = style.replace(drawn, f"var({variable})")
+    return style
 
 
 def _range(values: Floats) -> tuple[float, float, int]:
     """Return the range to draw, without far outliers (5 sigma of a normal), and their number."""
     low, high = float(values.min()), float(values.max())
     inner_low, inner_high = (float(q) for q in np.quantile(values, [0.1, 0.9]))
-    if (reach := 1.5 * (inner_high - inner_low)) > 0:
+    reach = 1.5 * (inner_high - inner_low)
+    if reach > 0:
         low, high = max(low, inner_low - reach), min(high, inner_high + reach)
     if low == high:
         low, high = low - 0.5, high + 0.5
     return low, high, int(((values < low) | (values > high)).sum())
 
 
-def _point(search: Mapping[str, Any], x: str, y: str) -> bool:
+def _has_point(search: Mapping[str, Any], x: str, y: str) -> bool:
     return bool(search.get(x)) and search.get(y) is not None and math.isfinite(search[y])
+
+
+def _draw_intervals(
+    axes: Any, at: Sequence[float], intervals: Sequence[Sequence[float] | None], shade: str
+) -> None:
+    for x, interval in zip(at, intervals, strict=True):
+        if interval:
+            axes.plot([x, x], interval, color=shade, lw=0.8, alpha=0.5, zorder=1)
 
 
 def _log_ticks(axes: Any, values: Sequence[float], exact: bool) -> None:
@@ -337,17 +302,12 @@ def _log_ticks(axes: Any, values: Sequence[float], exact: bool) -> None:
     else:  # 1, 2, 5 per decade, or decades alone where there are many
         steps = (1, 2, 5) if high / low < 1e3 else (1,)
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        ticks = [
-            step * 10.0**d
-            for d in decades
-            for step in steps
-            if low / 1.6 <= step * 10.0**d <= high * 1.6
-        ]
+        ticks = [step * 10.0**decade for decade, step in product(decades, steps)]
+        ticks = [tick for tick in ticks if low / 1.6 <= tick <= high * 1.6]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value:g}" if exact else power(value))
-    )
+    write: Callable[[float], str] = "{:g}".format if exact else power
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
 
 
 def power(value: float) -> str:
@@ -367,18 +327,11 @@ def _end_labels(axes: Any, ends: list[tuple[float, float, str, str]]) -> None:
     gap = 0.072
     for _ in range(50):  # push neighbours apart until they have room
         for i in range(1, len(heights)):
-            if (overlap := gap - (heights[i] - heights[i - 1])) > 1e-9:
+            overlap = gap - (heights[i] - heights[i - 1])
+            if overlap > 1e-9:
                 heights[i] += overlap / 2
                 heights[i - 1] -= overlap / 2
+    arrow = {"arrowstyle": "-", "color": RULE, "lw": 0.6, "shrinkA": 0, "shrinkB": 3}
+    style = {"textcoords": "axes fraction", "va": "center", "fontsize": 8.5, "arrowprops": arrow}
     for (y, x, name, shade), height in zip(sorted(ends), heights, strict=True):
-        arrow = {"arrowstyle": "-", "color": RULE, "lw": 0.6, "shrinkA": 0, "shrinkB": 3}
-        axes.annotate(
-            name,
-            (x, y),
-            (1.03, height),
-            textcoords="axes fraction",
-            color=shade,
-            va="center",
-            fontsize=8.5,
-            arrowprops=arrow,
-        )
+        axes.annotate(name, (x, y), (1.03, height), color=shade, **style)

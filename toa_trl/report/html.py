@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from toa_trl.report.audit import findings
-from toa_trl.report.figures import PALETTE
+from toa_trl.report.figures import PALETTE, power
 
 MINUS = "−"
 DASH = "–"  # no value
@@ -39,9 +39,8 @@ class Table:
 
     def is_text(self, column: int) -> bool:
         """Return whether a column is text, which is left-aligned, unlike numbers."""
-        return any(
-            re.match(r"<span class=.(bar|agent)|[A-Za-z]", str(row[column])) for row in self.rows
-        )
+        text = re.compile(r"<span class=.(bar|agent)|[A-Za-z]")
+        return any(text.match(str(row[column])) for row in self.rows)
 
 
 @dataclass
@@ -75,9 +74,8 @@ def rewards(values: NDArray[np.float64]) -> Callable[[float], str]:
     num = decimals(values)
 
     def write(value: float) -> str:
-        return f"{round(value, num) + 0.0:,.{num}f}".replace(
-            "-", MINUS
-        )  # + 0.0: no minus before a zero
+        # + 0.0: no minus before a zero
+        return f"{round(value, num) + 0.0:,.{num}f}".replace("-", MINUS)
 
     return write
 
@@ -93,25 +91,26 @@ def signed(text: str) -> str:
     return text if text.startswith(MINUS) else f"+{text}"
 
 
-def listed(parts: Iterable[Any]) -> Markup:
-    """Return a list as "a, b and c"."""
-    *others, last = [Markup.escape(p) for p in parts] or [Markup("")]
-    return Markup(" and ").join([Markup(", ").join(others), last]) if others else last
+def listed(parts: Iterable[str]) -> str:
+    """Return a list as "a, b and c", as markup if a part is markup."""
+    items = list(parts)
+    text = Markup if any(isinstance(item, Markup) for item in items) else str
+    if len(items) > 1:
+        items[-2:] = [text(" and ").join(items[-2:])]
+    return text(", ").join(items)
 
 
 def chip(agents: Mapping[str, int], name: str) -> Markup:
     """Return an agent's name with its colour."""
-    place = agents[name] % len(PALETTE) if name in agents else None
-    style = f"--c:var(--c{place})" if place is not None else "--c:var(--muted)"
-    return Markup('<span class="agent" style="{}">{}</span>').format(style, name)
+    color = f"c{agents[name] % len(PALETTE)}" if name in agents else "muted"
+    return Markup('<span class="agent" style="--c:var(--{})">{}</span>').format(color, name)
 
 
 def bar(part: float, whole: float, style: str = "--c:var(--muted)") -> Markup:
     """Return a share as a number on a bar."""
     width = 100 * part / whole if whole else 0
-    return Markup('<span class="bar" style="{};--w:{:.1f}%">{}</span>').format(
-        style, width, share(part, whole)
-    )
+    cell = Markup('<span class="bar" style="{};--w:{:.1f}%">{}</span>')
+    return cell.format(style, width, share(part, whole))
 
 
 def plain(value: Any) -> str:
@@ -121,3 +120,38 @@ def plain(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(plain(v) for v in value) or DASH
     return DASH if value is None or value == "" else str(value)
+
+
+def finite(value: Any) -> float | None:
+    """Return a finite number, or None for anything else."""
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if real and math.isfinite(value) else None
+
+
+def number(value: Any) -> str:
+    """Return a number with three decimals; a dash if it is unknown."""
+    return DASH if finite(value) is None else f"{round(value, 3) + 0.0:,.3f}".replace("-", MINUS)
+
+
+def whole(value: Any) -> str:
+    """Return a number without decimals; a dash if it is unknown."""
+    return DASH if finite(value) is None else count(value)
+
+
+def with_bounds(value: Any, bounds: Sequence[float] | None = None) -> str:
+    """Return a number with its interval: 0.770 (0.721 to 0.819)."""
+    if finite(value) is None or not bounds:
+        return number(value)
+    return f"{number(value)} ({number(bounds[0])} to {number(bounds[1])})"
+
+
+def with_error(value: Any, error: Any) -> str:
+    """Return a number with its standard error: 0.770 ± 0.012."""
+    if finite(value) is None or finite(error) is None:
+        return number(value)
+    return f"{number(value)} ± {number(error)}"
+
+
+def costs(row: Mapping[str, Any], *keys: str) -> list[str]:
+    """Return numbers of tokens or FLOPs; a dash for those that are unknown."""
+    return [power(row[key]) if row.get(key) else DASH for key in keys]

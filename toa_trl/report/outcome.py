@@ -6,25 +6,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
 from toa_trl.report import figures
-from toa_trl.report.evaluation import known, number, with_bounds
 from toa_trl.report.html import (
-    DASH,
     Picture,
     Section,
     Table,
     bar,
     chip,
+    costs,
     count,
+    finite,
     listed,
     many,
+    number,
     rewards,
     share,
     signed,
+    whole,
+    with_bounds,
 )
-from toa_trl.report.training import Column, Floats
+from toa_trl.report.rollout_tables import Floats
+from toa_trl.report.training import Column
 
 STAGES = {"base": "before", "sft": "after SFT", "dpo": "after DPO"}
 MEASURES = {  # key of results.json -> label
@@ -51,8 +54,7 @@ BOUNDS = {"accuracy": "interval", "sampled_accuracy": "sampled_interval"}
 OVER_N = (
     "The best of N rewards, over N. A point is a run with the budget N; a line shows the run with "
     "the largest budget after N plays. They differ for searches that plan with their budget: toa "
-    "and "
-    "prs spend a larger budget on more first answers, so for these the points are best-of-N."
+    "and prs spend a larger budget on more first answers, so for these the points are best-of-N."
 )
 
 
@@ -62,75 +64,55 @@ def training_data(
     """Compare chosen with rejected responses: rewards, lengths, and length bias."""
     section = Section("pairs", "Chosen against rejected")
     if len(sft):
-        text = (
-            f"sft/ holds {many(len(sft), 'row')}, on average {count(sft.chars.mean())} "
-            "characters long"
-        )
-        known = sft.reward[~np.isnan(sft.reward)]
-        section.blocks.append(
-            text
-            + (f", with a mean reward of {rewards(known)(known.mean())}." if len(known) else ".")
-        )
+        text = f"sft/ holds {many(len(sft), 'row')}, on average {count(sft.chars.mean())} "
+        text += "characters long"
+        scored = _without_nan(sft.reward)
+        mean = f", with a mean reward of {rewards(scored)(scored.mean())}" if len(scored) else ""
+        section.blocks.append(f"{text}{mean}.")
     if not len(chosen):
         section.blocks.append("This run has no preference pairs (no rows in dpo/).")
         return section
-    num = len(chosen)
-    write = rewards(np.concatenate([_known(chosen.reward), _known(rejected.reward)]))
-    text = f"dpo/ holds {many(num, 'pair')}."
-    panels, said, hidden = [], [], []
+    write = rewards(_without_nan(np.concatenate([chosen.reward, rejected.reward])))
+    panels, means, beyond = [], [], []
     for name, label in (("reward", "reward"), ("chars", "characters"), ("tokens", "tokens")):
-        sides = [_known(getattr(side, name)) for side in (chosen, rejected)]
+        sides = [_without_nan(getattr(side, name)) for side in (chosen, rejected)]
         if not all(len(side) for side in sides):
             continue
-        how = write if name == "reward" else count
-        said.append(f"{label} {how(sides[0].mean())} against {how(sides[1].mean())}")
+        formatted = [(write if name == "reward" else count)(side.mean()) for side in sides]
+        means.append(f"{label} {' against '.join(formatted)}")
         both = np.concatenate(sides)
         if both.min() < both.max():
             rows = [("chosen", figures.INK, sides[0]), ("rejected", figures.MUTED, sides[1])]
-            figure, beyond = figures.distributions(rows, label)
-            hidden += [f"{label} of {many(beyond, 'response')}"] if beyond else []
-            panels.append(
-                figures.inline_svg(figure, f"{label} of chosen and rejected", f"pairs-{name}")
-            )
-    text += f" On average, chosen against rejected: {'; '.join(said)}."
-    text += (
-        Markup(" Beyond the axis and drawn at its end: {}.").format(listed(hidden))
-        if hidden
-        else ""
-    )
-    margins = _known(chosen.reward - rejected.reward)
+            figure, num_beyond = figures.distributions(rows, label)
+            beyond += [f"{label} of {many(num_beyond, 'response')}"] if num_beyond else []
+            title = f"{label} of chosen and rejected"
+            panels.append(figures.inline_svg(figure, title, f"pairs-{name}"))
+    text = f"dpo/ holds {many(len(chosen), 'pair')}. "
+    text += f"On average, chosen against rejected: {'; '.join(means)}."
+    if beyond:
+        text += f" Beyond the axis and drawn at its end: {listed(beyond)}."
+    margins, ranks = _without_nan(chosen.reward - rejected.reward), _without_nan(rejected.rank)
     if len(margins):
         text += f" The median margin is {signed(write(float(np.median(margins))))}"
-        ranks = _known(rejected.rank)
-        text += (
-            f"; the median rejected response has rank {np.median(ranks):.0f}."
-            if len(ranks)
-            else "."
-        )
-    section.blocks.append(Picture(panels, text) if panels else text)
-    section.blocks.append(length_bias(chosen, rejected))
+        rank = f"; the median rejected response has rank {np.median(ranks):.0f}"
+        text += f"{rank}." if len(ranks) else "."
+    section.blocks += [Picture(panels, text) if panels else text, length_bias(chosen, rejected)]
     if chosen.agents or rejected.agents:
-        cells: list[list[Any]] = []
-        for name in sorted({*chosen.agents, *rejected.agents}, key=lambda a: -chosen.agents[a]):
-            shares = (bar(chosen.agents[name], num), bar(rejected.agents[name], num))
+        cells = []
+        names = {*chosen.agents, *rejected.agents}
+        for name in sorted(names, key=lambda name: (-chosen.agents[name], name)):
+            shares = [bar(side.agents[name], len(chosen)) for side in (chosen, rejected)]
             cells.append([chip(agents, name), *shares])
-        section.blocks.append(
-            Table(
-                ["agent", "of the chosen", "of the rejected"],
-                cells,
-                "Agents of the responses in the pairs.",
-            )
-        )
+        header = ["agent", "of the chosen", "of the rejected"]
+        section.blocks.append(Table(header, cells, "Agents of the responses in the pairs."))
     return section
 
 
 def length_bias(chosen: Column, rejected: Column) -> str:
     """Describe how often the chosen response is longer, and whether that exceeds chance."""
-    longer, shorter = (
-        int((chosen.chars > rejected.chars).sum()),
-        int((chosen.chars < rejected.chars).sum()),
-    )
-    num, unequal = len(chosen), longer + shorter
+    num, longer = len(chosen), int((chosen.chars > rejected.chars).sum())
+    shorter = int((chosen.chars < rejected.chars).sum())
+    unequal = longer + shorter
     text = f"The chosen response is longer in {share(longer, num)} of the {many(num, 'pair')}"
     text += f", shorter in {share(shorter, num)} and as long in {share(num - unequal, num)}: "
     if not unequal:
@@ -145,79 +127,73 @@ def length_bias(chosen: Column, rejected: Column) -> str:
 def student(results: Mapping[str, Any]) -> Section:
     """Show the measurements of the student before and after training."""
     section = Section("student", "The student, before and after")
-    rows = [(STAGES.get(name, name), row) for name, row in (results.get("student") or {}).items()]
-    measured = [
-        key
-        for key in MEASURES
-        if any(
-            known(row.get(key)) is not None and (row[key] or key not in WHOLE) for _, row in rows
-        )
-    ]
+    stages = _stages(results)
+    measured = []
+    for key in MEASURES:
+        values = [row[key] for row in stages.values() if finite(row.get(key)) is not None]
+        if any(values) or (values and key not in WHOLE):
+            measured.append(key)
     if not measured:
         section.blocks.append(
             "No student was evaluated: no results.json with a student was found for this run."
         )
         return section
-    told = next((key for key in LEADS if key in measured), measured[0])
-    section.blocks.append(
-        _change(told, [(label, row) for label, row in rows if known(row.get(told)) is not None])
-    )
-    ks = {row["k"] for _, row in rows if row.get("k")}
-    header = [
-        MEASURES[key].replace("@k", f"@{min(ks)}" if len(ks) == 1 else "@k") for key in measured
-    ]
-    cells = [[label, *(_measured(row, key) for key in measured)] for label, row in rows]
-    section.blocks.append(
-        Table(["student", *header], cells, "With 95 % intervals where they are known.")
-    )
+    lead = next((key for key in LEADS if key in measured), measured[0])
+    ks = {row["k"] for row in stages.values() if row.get("k")}
+    k = min(ks) if len(ks) == 1 else "k"
+    header = [MEASURES[key].replace("@k", f"@{k}") for key in measured]
+    cells = []
+    for name, row in stages.items():
+        cells.append([name, *(_measured(row, key) for key in measured)])
+    table = Table(["student", *header], cells, "With 95 % intervals where they are known.")
+    section.blocks += [_change(lead, stages), table]
     return section
 
 
-def _change(key: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Any:
+def _stages(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {STAGES.get(name, name): row for name, row in (results.get("student") or {}).items()}
+
+
+def _change(key: str, stages: Mapping[str, Mapping[str, Any]]) -> Any:
     """Describe one measure of all stages and its change, with a picture of accuracies."""
+    rows = [(name, row) for name, row in stages.items() if finite(row.get(key)) is not None]
     bounds = BOUNDS.get(key, f"{key}_interval")
-    text = f"{MEASURES[key][0].upper()}{MEASURES[key][1:]} " + ", ".join(
-        f"{name} {_measured(r, key)}" for name, r in rows
-    )
+    values = ", ".join(f"{name} {_measured(row, key)}" for name, row in rows)
+    text = f"{_capitalized(MEASURES[key])} {values}"
+    is_accuracy = key == "accuracy"
     with_lines = any(row.get(bounds) for _, row in rows)
-    text += "; lines are 95 % intervals." if with_lines and key == "accuracy" else "."
-    if key == "accuracy" and any(known(row.get("sampled_accuracy")) is not None for _, row in rows):
+    text += "; lines are 95 % intervals." if with_lines and is_accuracy else "."
+    if is_accuracy and any(finite(row.get("sampled_accuracy")) is not None for _, row in rows):
         text += " Rings show sampled accuracy."
     (first, before), (last, after) = rows[0], rows[-1]
     if len(rows) > 1 and before.get(bounds) and after.get(bounds):
         apart = before[bounds][1] < after[bounds][0] or after[bounds][1] < before[bounds][0]
-        text += (
-            f" {last[0].upper()}{last[1:]} against {first}: "
-            f"{signed(number(after[key] - before[key]))}, "
-        )
-        text += "and the intervals do not overlap." if apart else "and the intervals overlap."
-    if key != "accuracy":
+        change = signed(number(after[key] - before[key]))
+        text += f" {_capitalized(last)} against {first}: {change}, and the intervals "
+        text += "do not overlap." if apart else "overlap."
+    if not is_accuracy:
         return text
     bars = []
     for name, row in rows:
-        sampled = known(row.get("sampled_accuracy"))
-        bars.append(
-            figures.Bar(name, row[key], row.get(bounds), [] if sampled is None else [sampled])
-        )
+        bars.append(figures.Bar(name, row[key], row.get(bounds), [row.get("sampled_accuracy")]))
     figure = figures.share_bars(bars, "accuracy")
     return Picture([figures.inline_svg(figure, "accuracy of the student", "student")], text)
 
 
+def _capitalized(text: str) -> str:
+    return text[0].upper() + text[1:]  # str.capitalize would lower the rest: chrF, COMET
+
+
 def _measured(row: Mapping[str, Any], key: str) -> str:
-    value = known(row.get(key))
     if key in WHOLE:
-        return DASH if value is None else count(value)
-    return with_bounds(value, row.get(BOUNDS.get(key, f"{key}_interval")))
+        return whole(row.get(key))
+    return with_bounds(row.get(key), row.get(BOUNDS.get(key, f"{key}_interval")))
 
 
 def opening(results: Mapping[str, Any]) -> str:
     """Summarize the student in one sentence, if one was evaluated."""
-    stages = {STAGES.get(name, name): row for name, row in (results.get("student") or {}).items()}
-    rows = [
-        (name, row["accuracy"])
-        for name, row in stages.items()
-        if known(row.get("accuracy")) is not None
-    ]
+    accuracy = {name: finite(row.get("accuracy")) for name, row in _stages(results).items()}
+    rows = [(name, value) for name, value in accuracy.items() if value is not None]
     if len(rows) < 2:
         return ""
     (first, before), (last, after) = rows[0], rows[-1]
@@ -237,88 +213,55 @@ def searches(results: Mapping[str, Any]) -> Section:
     for i, panel in enumerate(figures.comparison_panels(rows)):
         figure = figures.comparison_figure(rows, [panel])
         panels.append(figures.inline_svg(figure, f"{panel[2]} of each search", f"searches-{i}"))
-    text = "Each line is a search, each point a budget" + (
-        " (its small number)." if len(panels) > 1 else "."
-    )
-    section.blocks.append(Picture(panels, text + _verdict(rows)))
+    text = "Each line is a search, each point a budget"
+    text += " (its small number)." if len(panels) > 1 else "."
+    section.blocks.append(Picture(panels, text + _describe_best_search(rows)))
     if any(row.get("best_reward_over_n") for row in rows):
         figure = figures.best_reward_over_n(rows)
         drawn = figures.inline_svg(figure, "best reward of each search over N", "searches-over-n")
         section.blocks.append(Picture([drawn], OVER_N))
-    cells = []
+    cells, unanswered = [], []
     for row in sorted(rows, key=lambda row: row["budget"]):
-        numbers = [
-            number(row.get(key))
-            for key in ("oracle_accuracy", "mean_best_reward", "mean_top10_reward")
-        ]
-        costs = [
-            figures.power(row[key]) if row.get(key) else DASH
-            for key in ("tokens", "flops", "reward_flops")
-        ]
-        cells.append(
-            [
-                row["name"],
-                count(row["budget"]),
-                with_bounds(row.get("accuracy"), row.get("interval")),
-                *numbers,
-                *costs,
-            ]
-        )
-    header = [
-        "search",
-        "plays",
-        "accuracy",
-        "oracle",
-        "mean best reward",
-        "mean top-10 reward",
-        "tokens",
-        "FLOPs",
-    ]
+        accuracy = with_bounds(row.get("accuracy"), row.get("interval"))
+        cell_row = [row["name"], count(row["budget"]), accuracy]
+        for key in ("oracle_accuracy", "mean_best_reward", "mean_top10_reward"):
+            cell_row.append(number(row.get(key)))
+        cells.append([*cell_row, *costs(row, "tokens", "flops", "reward_flops")])
+    for row in rows:
+        if finite(row.get("num_unanswered")):
+            prompts = many(row["num_unanswered"], "prompt")
+            unanswered.append(f"{prompts} of {row['name']} at {row['budget']}")
+    header = ["search", "plays", "accuracy", "oracle", "mean best reward", "mean top-10 reward"]
+    header += ["tokens", "FLOPs", "reward FLOPs"]
     caption = "Accuracy: of the play with the best reward. Oracle: of any play."
-    section.blocks.append(Table([*header, "reward FLOPs"], cells, caption))
-    left_out = [row for row in rows if known(row.get("num_unanswered"))]
-    if left_out:
-        each = (
-            f"{many(row['num_unanswered'], 'prompt')} of {row['name']} at {row['budget']}"
-            for row in left_out
-        )
-        section.blocks.append(
-            Markup("Excluded, because no play was scored: {}.").format(listed(each))
-        )
+    section.blocks.append(Table(header, cells, caption))
+    if unanswered:
+        section.blocks.append(f"Excluded, because no play was scored: {listed(unanswered)}.")
     return section
 
 
-def _verdict(rows: Sequence[Mapping[str, Any]]) -> str:
+def _describe_best_search(rows: Sequence[Mapping[str, Any]]) -> str:
     """Name the best search at the largest budget, and those with overlapping intervals."""
     budget = max(row["budget"] for row in rows)
-    at = sorted(
-        (r for r in rows if r["budget"] == budget and r.get("accuracy") is not None),
-        key=lambda r: -r["accuracy"],
-    )
-    if len(at) < 2:
+    largest = [row for row in rows if row["budget"] == budget and row.get("accuracy") is not None]
+    if len(largest) < 2:
         return ""
-    best, *others = at
-    text = (
-        f" At {many(budget, 'play')} {best['name']} selects a right answer most often "
-        f"({best['accuracy']:.3f})"
-    )
-    if not all(row.get("interval") for row in at):
+    best, *others = sorted(largest, key=lambda row: -row["accuracy"])
+    text = f" At {many(budget, 'play')} {best['name']} selects a right answer most often "
+    text += f"({best['accuracy']:.3f})"
+    if not all(row.get("interval") for row in largest):
         return text + "."
     close = [row["name"] for row in others if row["interval"][1] >= best["interval"][0]]
-    return text + (
-        f"; the intervals of {listed(close)} overlap with it."
-        if close
-        else "; no other interval overlaps with it."
-    )
+    if close:
+        return text + f"; the intervals of {listed(close)} overlap with it."
+    return text + "; no other interval overlaps with it."
 
 
-def _known(values: Floats) -> Floats:
+def _without_nan(values: Floats) -> Floats:
     return values[~np.isnan(values)]
 
 
 def blocks_of(section: Section) -> list[tuple[str, Any]]:
     """Return the blocks of a section with their kind, for the template."""
-    return [
-        ("text" if isinstance(b, (str, Markup)) else type(b).__name__.lower(), b)
-        for b in section.blocks
-    ]
+    kinds = ["text" if isinstance(b, str) else type(b).__name__.lower() for b in section.blocks]
+    return list(zip(kinds, section.blocks, strict=True))

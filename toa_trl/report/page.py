@@ -3,11 +3,12 @@
 `write_report` reads a run's folder and writes the page; `comparison_figure` draws the paper's
 figure.
 
-    rollouts.py   every play, read once        figures.py      matplotlib -> <svg>
-    trees.py      the trees of some prompts    sections.py     sections about the run
-    training.py   sft/ and dpo/                outcome.py      ... about its results
-    html.py       elements of the page         evaluation.py   ... about evaluations
-                                               audit_section.py
+    rollout_tables.py   rollouts in tables of whole prompts, for report and audit
+    rollouts.py         totals of all plays        figures.py         matplotlib -> <svg>
+    trees.py            trees of some prompts      sections.py        sections about the run
+    training.py         sft/ and dpo/              outcome.py         ... about its results
+    html.py             elements of the page       evaluation.py      ... about evaluations
+                                                   audit_section.py   ... about the audit
 """
 
 from __future__ import annotations
@@ -15,24 +16,23 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
 from markupsafe import Markup
 
 from toa_trl.errors import ConfigError
 from toa_trl.report import evaluation, figures, outcome, sections, trees
 from toa_trl.report.audit import read_audit
-from toa_trl.report.audit.blocks import rollout_files
 from toa_trl.report.audit_section import audit_section
 from toa_trl.report.figures import comparison_figure
-from toa_trl.report.html import Section
+from toa_trl.report.html import Section, decimals
+from toa_trl.report.rollout_tables import rollout_files
 from toa_trl.report.rollouts import summarize
 from toa_trl.report.training import read_pairs, read_sft
+from toa_trl.utils.files import read_yaml, replace_text
 
 __all__ = ["comparison_figure", "write_report"]
 
@@ -55,11 +55,11 @@ def write_report(
     """
     run_dir = Path(run_dir)
     files = rollout_files(run_dir)
-    run = _read_run(run_dir / "run.yaml")
+    run_file = run_dir / "run.yaml"
+    run = read_yaml(run_file) if run_file.is_file() else {}
     results = _read_results(run_dir) if results is None else results
-    summary = summarize(
-        files, [entry["name"] for entry in run.get("agents") or [] if "name" in entry]
-    )
+    entries = run.get("agents") or []
+    summary = summarize(files, [entry["name"] for entry in entries if "name" in entry])
     agents = {name: i for i, name in enumerate(summary.tallies)}
     chosen = trees.choose_prompts(summary.prompt_ids)
     share = len(chosen) / max(len(summary.prompt_ids), 1)
@@ -84,6 +84,7 @@ def write_report(
         undefined=jinja2.StrictUndefined,
     )
     environment.globals.update(blocks_of=outcome.blocks_of, colors=figures.PALETTE, zip=zip)
+    viewer = {"agents": list(agents), "decimals": decimals(summary.select())}
     script = environment.get_template("tree.js.html.j2").render()
     page = environment.get_template("report.html.j2").render(
         title=run_dir.resolve().name,
@@ -91,32 +92,16 @@ def write_report(
         sections=parts,
         num_prompts=len(summary.prompt_ids),
         trees=[(tree["id"], _label(tree), Markup(trees.as_json(tree))) for tree in shown],
-        viewer=Markup(
-            trees.as_json({"agents": list(agents), "decimals": sections.reward_decimals(summary)})
-        ),
+        viewer=Markup(trees.as_json(viewer)),
         limit=limit,
         script=Markup(script),
         # the page may run this script only, whatever a response contains
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     output = run_dir / "report.html" if output is None else Path(output)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        temporary.write_text(page, encoding="utf-8", errors="replace")
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # responses may contain unpaired surrogates
+    replace_text(output, page.encode(errors="replace").decode())
     return output
-
-
-def _read_run(path: Path) -> Mapping[str, Any]:
-    try:
-        run = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from error
-    if not isinstance(run, Mapping):
-        raise ConfigError(f"{path}: must contain keys and values, as a run writes it")
-    return run
 
 
 def _read_results(run_dir: Path) -> Mapping[str, Any]:

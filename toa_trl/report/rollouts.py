@@ -19,23 +19,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from toa_trl.errors import ConfigError
-from toa_trl.report.audit.blocks import whole_prompts
+from toa_trl.report.rollout_tables import Floats, floats, prompt_spans, whole_prompts
 
-Floats = NDArray[np.float64]
 # (kind, agent) of an answer or aggregate, then of each refinement of it
 Steps = tuple[tuple[str, str], ...]
 
 NEEDED = ("prompt_id", "play", "agent", "kind", "reward")
-FURTHER = (
-    "refs",
-    "depth",
-    "finish_reason",
-    "prompt_tokens",
-    "completion_tokens",
-    "flops",
-    "reward_flops",
-    "error",
-)
+AMOUNTS = ("prompt_tokens", "completion_tokens", "flops", "reward_flops")
+FURTHER = ("refs", "depth", "finish_reason", "error", *AMOUNTS)
 BATCH_ROWS = 32_768
 MAX_REASONS = 1_000  # distinct reasons of failures
 
@@ -75,19 +66,15 @@ class BestSoFar:
         known, num = len(self._total), len(rewards)
         if num > known:
             # earlier prompts stay at their best, whose sums are the last entries
-            last = (float(self._total[-1]), float(self._square[-1])) if known else (0.0, 0.0)
-            self._total, self._square = (
-                _extend(self._total, num, last[0]),
-                _extend(self._square, num, last[1]),
-            )
-            self._own_total, self._own_num = (
-                _extend(self._own_total, num),
-                _extend(self._own_num, num),
-            )
+            how: Any = {"mode": "edge"} if known else {}
+            self._total = np.pad(self._total, (0, num - known), **how)
+            self._square = np.pad(self._square, (0, num - known), **how)
+            self._own_total = np.pad(self._own_total, (0, num - known))
+            self._own_num = np.pad(self._own_num, (0, num - known))
             self.num_short = self.num_prompts
         self.num_short += num < known
         best = np.maximum.accumulate(rewards) - self._origin
-        best = np.concatenate([best, np.full(len(self._total) - num, best[-1])])
+        best = np.pad(best, (0, len(self._total) - num), mode="edge")
         self._total += best
         self._square += best**2
         self._own_total[:num] += rewards
@@ -138,12 +125,11 @@ class Summary:
 
     def select(self, agent: str | None = None, depths: Collection[int] | None = None) -> Floats:
         """Return the rewards of an agent, or of some depths."""
-        chosen = [
-            np.frombuffer(values)
-            for (a, d), values in self.rewards.items()
-            if agent in (None, a) and (depths is None or d in depths)
-        ]
-        return np.concatenate(chosen) if chosen else np.zeros(0)
+        chosen = [np.zeros(0)]
+        for (own_agent, depth), values in self.rewards.items():
+            if agent in (None, own_agent) and (depths is None or depth in depths):
+                chosen.append(np.frombuffer(values))
+        return np.concatenate(chosen)
 
 
 def summarize(files: Sequence[Path], agents: Sequence[str] = ()) -> Summary:
@@ -162,8 +148,7 @@ def summarize(files: Sequence[Path], agents: Sequence[str] = ()) -> Summary:
         columns = _columns(block)
         _count(summary, columns)
         ids = columns["prompt_id"]
-        starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]])
-        for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
+        for start, end in prompt_spans(ids):
             if ids[start] in seen:
                 raise ConfigError(
                     f"rollouts: the rows of prompt {ids[start]!r} are not consecutive; "
@@ -180,17 +165,8 @@ def _columns(table: pa.Table) -> dict[str, NDArray[Any]]:
     columns: dict[str, NDArray[Any]] = {}
     for name in ("prompt_id", "agent", "kind", "finish_reason", "error"):
         columns[name] = np.array(table[name].cast(pa.string()).to_pylist(), dtype=object)
-    for name in (
-        "play",
-        "depth",
-        "reward",
-        "prompt_tokens",
-        "completion_tokens",
-        "flops",
-        "reward_flops",
-    ):
-        values = np.asarray(table[name].cast(pa.float64()).to_numpy(), dtype=np.float64)
-        columns[name] = np.where(np.isfinite(values), values, np.nan)  # nan: not there
+    for name in ("play", "depth", "reward", *AMOUNTS):
+        columns[name] = floats(table[name])
     columns["play"] = columns["play"].astype(np.int64)
     columns["depth"] = np.nan_to_num(columns["depth"]).astype(np.int64)
     refs = np.empty(len(table), dtype=object)
@@ -257,7 +233,3 @@ def _follow(summary: Summary, plays: dict[str, NDArray[Any]]) -> None:
 
 def _add(sums: dict[Any, list[float]], key: Any, *values: float) -> None:
     sums[key] = [a + b for a, b in zip(sums.get(key, [0.0] * len(values)), values, strict=True)]
-
-
-def _extend(values: Floats, num: int, fill: float = 0.0) -> Floats:
-    return np.concatenate([values, np.full(num - len(values), fill)])

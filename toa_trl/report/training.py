@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from toa_trl.report.rollout_tables import Floats, floats
+
 BATCH_ROWS = 4_096
 
 
@@ -36,10 +36,7 @@ class Column:
 
 def read_pairs(run_dir: Path, rollouts: Sequence[Path] = ()) -> tuple[Column, Column]:
     """Read chosen and rejected of dpo/, if any; the plays' tokens come from `rollouts`."""
-    chosen, rejected = (
-        _read(run_dir / "dpo", "chosen", "chosen_"),
-        _read(run_dir / "dpo", "rejected", "rejected_"),
-    )
+    chosen, rejected = (_read(run_dir / "dpo", side, f"{side}_") for side in ("chosen", "rejected"))
     if len(chosen):
         _add_tokens((chosen, rejected), rollouts)
     return chosen, rejected
@@ -58,12 +55,9 @@ def _read(folder: Path, text: str, prefix: str) -> Column:
         parts["chars"].append(_num_chars(batch[text]))
         parts["reward"].append(_numbers(batch, prefix + "reward"))
         parts["rank"].append(_numbers(batch, prefix + "rank"))
-        column.agents.update(
-            agent for agent in _values(batch, prefix + "agent") if agent is not None
-        )
-        column.plays += zip(
-            _values(batch, "prompt_id"), _values(batch, prefix + "play"), strict=True
-        )
+        column.agents.update(filter(None, _values(batch, prefix + "agent")))
+        plays = _values(batch, prefix + "play")
+        column.plays += zip(_values(batch, "prompt_id"), plays, strict=True)
     for name, values in parts.items():
         setattr(column, name, np.concatenate(values) if values else np.zeros(0))
     column.tokens = np.full(len(column), np.nan)
@@ -75,12 +69,10 @@ def _add_tokens(columns: Sequence[Column], rollouts: Sequence[Path]) -> None:
     for column in columns:
         for row, play in enumerate(column.plays):
             rows_of.setdefault(play, []).append((column, row))
-    for batch in _batches(rollouts, ["prompt_id", "play", "completion_tokens"], 32_768):
-        known = zip(
-            *(_values(batch, name) for name in ("prompt_id", "play", "completion_tokens")),
-            strict=True,
-        )
-        for prompt_id, play, tokens in known:
+    names = ["prompt_id", "play", "completion_tokens"]
+    for batch in _batches(rollouts, names, 32_768):
+        values = (_values(batch, name) for name in names)
+        for prompt_id, play, tokens in zip(*values, strict=True):
             for column, row in rows_of.get((prompt_id, play), ()):
                 column.tokens[row] = np.nan if tokens is None else tokens
 
@@ -103,19 +95,14 @@ def _values(batch: pa.RecordBatch, name: str) -> list[Any]:
 def _numbers(batch: pa.RecordBatch, name: str) -> Floats:
     if name not in batch.schema.names:
         return np.full(len(batch), np.nan)
-    values = np.asarray(
-        batch[name].cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64
-    )
-    return np.where(np.isfinite(values), values, np.nan)
+    return floats(batch[name])
 
 
 def _num_chars(texts: Any) -> Floats:
     """Return the characters of each row: of a text, or of all messages of a list."""
     if not pa.types.is_list(texts.type) and not pa.types.is_large_list(texts.type):
         return np.asarray(pc.fill_null(pc.utf8_length(texts), 0), dtype=np.float64)
-    contents = pc.utf8_length(pc.struct_field(pc.list_flatten(texts), "content"))
-    rows = np.asarray(pc.list_parent_indices(texts))
-    sums = np.bincount(
-        rows, np.asarray(pc.fill_null(contents, 0), dtype=np.float64), minlength=len(texts)
-    )
+    lengths = pc.utf8_length(pc.struct_field(pc.list_flatten(texts), "content"))
+    weights = np.asarray(pc.fill_null(lengths, 0), dtype=np.float64)
+    sums = np.bincount(np.asarray(pc.list_parent_indices(texts)), weights, minlength=len(texts))
     return sums.astype(np.float64)  # whole numbers where there is no row

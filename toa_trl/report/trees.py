@@ -15,21 +15,10 @@ import pyarrow.parquet as pq
 MAX_PROMPTS = 200
 MAX_CHARS = 40_000_000  # of responses in the file; browsers get slow beyond about 50 MB
 BATCH_ROWS = 2_048  # responses may be long
+UNCHANGED = ("play", "agent", "kind", "parent", "prompt_tokens", "completion_tokens")
 COLUMNS = (
-    *(
-        "prompt_id",
-        "prompt",
-        "metadata",
-        "play",
-        "agent",
-        "kind",
-        "refs",
-        "parent",
-        "depth",
-        "response",
-        "reward",
-    ),
-    *("finish_reason", "prompt_tokens", "completion_tokens", "error"),
+    *("prompt_id", "prompt", "metadata", "refs", "depth", "response", "reward", "finish_reason"),
+    *("error", *UNCHANGED),
 )
 
 
@@ -56,18 +45,14 @@ def read_trees(
         with pq.ParquetFile(file) as parquet:
             names = [name for name in COLUMNS if name in parquet.schema_arrow.names]
             for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=names):
-                chosen = batch.filter(
-                    pc.is_in(batch["prompt_id"].cast(pa.string()), value_set=wanted)
-                )
-                for row in chosen.to_pylist():
+                ids = batch["prompt_id"].cast(pa.string())
+                for row in batch.filter(pc.is_in(ids, value_set=wanted)).to_pylist():
                     tree = trees.setdefault(row["prompt_id"], _tree(row, limit))
                     tree["plays"].append(_play(row, limit))
     for tree in trees.values():
         tree["plays"].sort(key=lambda play: play["play"])
-        ranked = sorted(
-            (p for p in tree["plays"] if p["reward"] is not None), key=lambda p: -p["reward"]
-        )
-        for rank, play in enumerate(ranked, 1):
+        scored = [play for play in tree["plays"] if play["reward"] is not None]
+        for rank, play in enumerate(sorted(scored, key=lambda play: -play["reward"]), 1):
             play["rank"] = rank
     return [trees[i] for i in prompt_ids if i in trees], limit
 
@@ -84,14 +69,14 @@ def _tree(row: dict[str, Any], limit: int) -> dict[str, Any]:
         metadata = json.loads(row.get("metadata") or "{}")
     except ValueError:
         metadata = {"metadata": row["metadata"]}
-    texts = {
-        k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)
-        for k, v in dict(metadata).items()
-    }
+    texts = []
+    for key, value in dict(metadata).items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        texts.append([key, text[:limit]])
     return {
         "id": row["prompt_id"],
         "messages": [[m["role"], (m["content"] or "")[:limit]] for m in messages],
-        "metadata": [[k, v[:limit]] for k, v in texts.items()],
+        "metadata": texts,
         "plays": [],
     }
 
@@ -100,10 +85,7 @@ def _play(row: dict[str, Any], limit: int) -> dict[str, Any]:
     reward, response = row["reward"], row.get("response")
     scored = reward is not None and math.isfinite(reward)
     return {
-        **{
-            name: row.get(name)
-            for name in ("play", "agent", "kind", "parent", "prompt_tokens", "completion_tokens")
-        },
+        **{name: row.get(name) for name in UNCHANGED},
         "refs": list(row.get("refs") or ()),
         "depth": row.get("depth") or 0,
         "reward": reward if scored else None,

@@ -7,7 +7,7 @@
     correlation.py       reward with length, and with a second reward
     language.py          language of a text
     findings.py          the audit in sentences
-    text.py, blocks.py   shared helpers for texts, and for reading rollouts
+    text.py              words of a text, and hashes of consecutive words
 
 `measure` audits a run; audit.json in the run's folder is shown by report and data set card.
 """

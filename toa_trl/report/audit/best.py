@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from toa_trl.report.audit.blocks import questions_of
 from toa_trl.report.audit.language import asked_language, language_of
 from toa_trl.report.audit.text import grams, words_of
+from toa_trl.report.rollout_tables import questions_of
 
 # near duplicates as in "Deduplicating Training Data Makes Language Models Better" (arXiv
 # 2107.06499, appendix A): 0.8 of all 5 consecutive words in common
@@ -104,6 +104,5 @@ def holds(response: Sequence[str], question: Sequence[str]) -> bool:
     if len(question) < LONG_QUESTION:
         return False
     asked = grams(question, GRAM)
-    return len(np.intersect1d(asked, grams(response, GRAM), assume_unique=True)) >= ALIKE * len(
-        asked
-    )
+    shared = np.intersect1d(asked, grams(response, GRAM), assume_unique=True)
+    return len(shared) >= ALIKE * len(asked)

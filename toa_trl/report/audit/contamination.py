@@ -9,9 +9,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from toa_trl.report.audit.blocks import columns_of, questions_of, rollout_files
 from toa_trl.report.audit.evaluation_sets import EvaluationSet, Index, question_text
 from toa_trl.report.audit.text import joined
+from toa_trl.report.rollout_tables import columns_of, questions_of, rollout_files
 
 BATCH_ROWS = 4_096
 CHOSEN = {"sft": "completion", "dpo": "chosen"}  # data set -> column that a student learns from
@@ -19,7 +19,7 @@ CHOSEN = {"sft": "completion", "dpo": "chosen"}  # data set -> column that a stu
 
 @dataclass(frozen=True)
 class Overlap:
-    """A prompt or chosen response that shares words with a problem of an evaluation set."""
+    """A prompt, or a response chosen for it, that shares words with an evaluation problem."""
 
     prompt_id: str
     side: str  # "prompt" or "response"
@@ -48,13 +48,8 @@ class Contamination:
     def from_json(cls, value: dict[str, Any]) -> Contamination:
         """Convert the result of `dataclasses.asdict` back."""
         sets = tuple(EvaluationSet(**file) for file in value["sets"])
-        return cls(
-            **{
-                **value,
-                "sets": sets,
-                "overlaps": tuple(Overlap(**overlap) for overlap in value["overlaps"]),
-            }
-        )
+        overlaps = tuple(Overlap(**overlap) for overlap in value["overlaps"])
+        return cls(**{**value, "sets": sets, "overlaps": overlaps})
 
 
 def find_contamination(
@@ -89,14 +84,12 @@ def find_contamination(
         for text in texts:
             look(prompt_id, "prompt", text)
     for name, column in CHOSEN.items():
-        for row in (
-            rows[name]
-            if rows
-            else _rows(sorted((run_dir / name).glob("*.parquet")), ["prompt_id", column])
-        ):
+        files = sorted((run_dir / name).glob("*.parquet"))
+        for row in rows[name] if rows else _rows(files, ["prompt_id", column]):
             trained.add(row["prompt_id"])
             text = "\n".join(message["content"] for message in row[column])
-            if (key := hash((row["prompt_id"], text))) not in seen:
+            key = hash((row["prompt_id"], text))
+            if key not in seen:
                 seen.add(key)
                 look(row["prompt_id"], "response", text)
     num_kept = len({overlap.prompt_id for overlap in found.values()} & trained)
@@ -108,20 +101,14 @@ def _prompts(files: Sequence[Path]) -> Iterator[tuple[str, tuple[str, ...]]]:
     last = None
     for file in files:
         with pq.ParquetFile(file) as parquet:
-            names = [
-                name
-                for name in ("prompt_id", "prompt", "metadata")
-                if name in parquet.schema_arrow.names
-            ]
-            for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=names):
+            names = {"prompt_id", "prompt", "metadata"} & {*parquet.schema_arrow.names}
+            for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=[*names]):
                 for row, prompt_id in enumerate(batch["prompt_id"].to_pylist()):
                     if prompt_id != last:
                         last = prompt_id
-                        columns = columns_of(
-                            batch["metadata"][row].as_py() if "metadata" in names else None
-                        )
+                        metadata = batch["metadata"][row].as_py() if "metadata" in names else None
                         asked = question_text(prompt_id, batch["prompt"][row].as_py() or ())
-                        yield prompt_id, questions_of(columns, asked)
+                        yield prompt_id, questions_of(columns_of(metadata), asked)
 
 
 def _rows(files: Sequence[Path], columns: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -6,9 +6,8 @@ from array import array
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from toa_trl.report.rollout_tables import Floats
 
 MIN_PLAYS = 3  # two plays always correlate by 1 or -1
 

@@ -98,24 +98,19 @@ class Index:
                     source = Source(number, sum(num_problems), id, " ".join(text))
                     if len(text) >= SHORTEST:
                         length = min(len(text), LENGTH)
-                        parts.setdefault(length, []).append(
-                            (windows(hashes(text), length), len(self._sources))
-                        )
+                        entry = (windows(hashes(text), length), len(self._sources))
+                        parts.setdefault(length, []).append(entry)
                     elif text and text is question:
                         self._whole.setdefault(source.text, []).append(len(self._sources))
                     self._sources.append(source)
                 num_problems[number] += 1
-        tables = {length: _Table(of, self._sources, num_problems) for length, of in parts.items()}
-        self._tables = tables
-        self.sets = tuple(
-            EvaluationSet(
-                str(file),
-                num_problems[i],
-                sum(int(table.num_ngrams[i]) for table in tables.values()),
-                sum(int(table.num_common[i]) for table in tables.values()),
-            )
-            for i, file in enumerate(files)
-        )
+        self._tables: dict[int, _Table] = {}
+        num_ngrams, num_common = np.zeros((2, len(files)), int)
+        for length, entries in parts.items():
+            table = self._tables[length] = _Table(entries, self._sources, num_problems)
+            num_ngrams, num_common = num_ngrams + table.num_ngrams, num_common + table.num_common
+        columns = (map(str, files), num_problems, num_ngrams.tolist(), num_common.tolist())
+        self.sets = tuple(EvaluationSet(*row) for row in zip(*columns, strict=True))
 
     def search(self, text: str, *, prompt: bool) -> Iterator[Match]:
         """Yield the most consecutive words that each text of a problem shares with a text.
@@ -175,10 +170,8 @@ class _Table:
 
     def find(self, own: Hashes) -> Iterator[tuple[int, int, int]]:
         """Yield (position in the text, source, position in the source) for equal hashes."""
-        low, high = (
-            np.searchsorted(self._keys, own, "left"),
-            np.searchsorted(self._keys, own, "right"),
-        )
+        low = np.searchsorted(self._keys, own, "left")
+        high = np.searchsorted(self._keys, own, "right")
         times = Counter[int]()
         for here in np.flatnonzero(high > low).tolist():
             times[low[here]] += 1
@@ -223,11 +216,8 @@ def _problems(file: Path) -> Iterator[tuple[str, list[str], list[list[str]]]]:
         question = words_of(question_text(place, row[column]))
         answers = [words_of(row[name]) for name in ANSWERS if isinstance(row.get(name), str)]
         id = row.get("id")
-        yield (
-            str(num - 1 if id is None else id),
-            question,
-            [question, *(answer for answer in answers if len(answer) >= LENGTH)],
-        )
+        texts = [question, *(answer for answer in answers if len(answer) >= LENGTH)]
+        yield str(num - 1 if id is None else id), question, texts
     if not num:
         raise ConfigError(f"evaluation set: {file} is empty")
 
@@ -243,13 +233,12 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
         return
     try:
         with pq.ParquetFile(path) as parquet:
-            names = [
-                name for name in parquet.schema_arrow.names if name in ("id", *QUESTIONS, *ANSWERS)
-            ]
-            rows = (
-                row for batch in parquet.iter_batches(columns=names) for row in batch.to_pylist()
-            )
-            yield from ((f"{path}, row {number}", row) for number, row in enumerate(rows))
+            names = {"id", *QUESTIONS, *ANSWERS} & {*parquet.schema_arrow.names}
+            start = 0
+            for batch in parquet.iter_batches(columns=[*names]):
+                for number, row in enumerate(batch.to_pylist(), start):
+                    yield f"{path}, row {number}", row
+                start += len(batch)
     except pa.ArrowInvalid as error:
         raise ConfigError(
             f"evaluation set: {path} is not parquet: {str(error).splitlines()[0]}"

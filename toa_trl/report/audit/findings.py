@@ -1,10 +1,11 @@
-"""Write an audit in sentences, with the findings that need a warning.
+"""An audit in sentences, for the data set card and the report, with warnings.
 
 Code stands between backticks, as in Markdown.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,10 +86,9 @@ def describe_overlaps(contamination: Contamination | None) -> str:
     )
     if not contamination.overlaps:
         return text + " There is none."
-    prompts, responses = (
-        len({o.prompt_id for o in contamination.overlaps if o.side == side})
-        for side in ("prompt", "response")
-    )
+    pairs = {(overlap.side, overlap.prompt_id) for overlap in contamination.overlaps}
+    num_by_side = Counter(side for side, _ in pairs)
+    prompts, responses = num_by_side["prompt"], num_by_side["response"]
     text += (
         f" {many(prompts, 'prompt')} and the chosen responses to {many(responses, 'prompt')} "
         "overlap"

@@ -21,17 +21,8 @@ SHARE = 0.05  # of the texts; rarer languages are not listed
 # code, formulas and addresses have no language
 NO_PROSE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$|https?://\S+", re.DOTALL)
 # languages that short texts cannot distinguish are merged
-SAME = {
-    "wuu": "zh",
-    "yue": "zh",
-    "nn": "no",
-    "nb": "no",
-    "bs": "hr",
-    "sr": "hr",
-    "ms": "id",
-    "ary": "ar",
-    "arz": "ar",
-}
+SAME = {"wuu": "zh", "yue": "zh", "nn": "no", "nb": "no", "bs": "hr", "sr": "hr", "ms": "id"}
+SAME |= {"ary": "ar", "arz": "ar"}
 LANGUAGES = """
 af afrikaans, am amharic, ar arabic, az azerbaijani, be belarusian, bg bulgarian, bn bengali,
 bs bosnian, ca catalan, cs czech, cy welsh, da danish, de german, el greek, en english,
@@ -45,7 +36,7 @@ sa sanskrit, si sinhala, sk slovak, sl slovenian, so somali, sq albanian, sr ser
 sw swahili, ta tamil, te telugu, th thai, tl tagalog, tr turkish, uk ukrainian, ur urdu, uz uzbek,
 vi vietnamese, xh xhosa, yo yoruba, yue cantonese, zh chinese, zh mandarin, zu zulu
 """
-NAMES = {name: code for code, name in (entry.split() for entry in LANGUAGES.split(","))}
+NAMES = {name: code for code, name in map(str.split, LANGUAGES.split(","))}
 # a prompt with one of these may ask for an answer in another language than its own
 TRANSLATE = re.compile(
     rf"translat|übersetz|tradu[cirz]|перев[ео]д|翻[译譯訳]|\b(?:{'|'.join(NAMES)})\b", re.IGNORECASE
@@ -58,8 +49,9 @@ def language_of(text: str) -> str | None:
     if len(prose.encode(errors="replace")) < SHORTEST:
         return None
     shares: dict[str, float] = {}
-    for code, probability in _identifier().rank(prose):
-        shares[SAME.get(code, code)] = shares.get(SAME.get(code, code), 0.0) + probability
+    for label, probability in _identifier().rank(prose):
+        code = SAME.get(label, label)
+        shares[code] = shares.get(code, 0.0) + probability
     best = max(shares, key=lambda code: shares[code])
     return best if shares[best] >= CONFIDENCE else None
 
@@ -82,8 +74,9 @@ def asked_language(messages: Sequence[Mapping[str, str]], columns: Mapping[str, 
 
 def main_languages(texts: Iterable[str]) -> list[str]:
     """Return the codes of the languages of texts, the most frequent first, if certain."""
-    found = Counter(code for text in texts if (code := language_of(text)))
-    return [code for code, count in found.most_common() if count >= SHARE * found.total()]
+    counts = Counter(map(language_of, texts))
+    del counts[None]
+    return [str(code) for code, count in counts.most_common() if count >= SHARE * counts.total()]
 
 
 @cache

@@ -7,7 +7,7 @@ copied or in the wrong language.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from toa_trl.report.audit.best import BestPlays, BestSoFar
-from toa_trl.report.audit.blocks import columns_of, rollout_files, whole_prompts
-from toa_trl.report.audit.correlation import Correlating, Correlation, Floats
+from toa_trl.report.audit.correlation import Correlating, Correlation
+from toa_trl.report.rollout_tables import (
+    Floats,
+    columns_of,
+    floats,
+    prompt_spans,
+    rollout_files,
+    whole_prompts,
+)
+from toa_trl.report.training import read_pairs
 
 BATCH_ROWS = 4_096  # responses may be long
 NEEDED = ("prompt_id", "play", "reward")
@@ -73,14 +80,10 @@ class RewardAudit:
         best, second = value["best"], value["second"]
         if second is not None:
             gain = second["gain_interval"]
-            between = None if gain is None else tuple(gain)
-            second = SecondReward(
-                **{
-                    **second,
-                    "correlation": Correlation(**second["correlation"]),
-                    "gain_interval": between,
-                }
-            )
+            correlation = Correlation(**second["correlation"])
+            interval = None if gain is None else tuple(gain)
+            second |= {"correlation": correlation, "gain_interval": interval}
+            second = SecondReward(**second)
         return cls(
             Correlation(**value["length"]),
             BestPlays(**{**best, "languages": tuple(tuple(entry) for entry in best["languages"])}),
@@ -102,12 +105,10 @@ def audit_reward(run_dir: Path) -> RewardAudit:
     """
     length, best, second, num_scored = Correlating(), BestSoFar(), _Second(), 0
     for table in whole_prompts(rollout_files(run_dir), NEEDED, FURTHER, BATCH_ROWS):
-        chars = _floats(pc.utf8_length(table["response"].cast(pa.string())))
-        reward, other = _floats(table["reward"]), _floats(table["second_reward"])
+        chars = floats(pc.utf8_length(table["response"].cast(pa.string())))
+        reward, other = floats(table["reward"]), floats(table["second_reward"])
         plays = np.asarray(table["play"].cast(pa.int64()).to_numpy())
-        ids = np.array(table["prompt_id"].to_pylist(), dtype=object)
-        starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]])
-        for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(ids)], strict=True):
+        for start, end in prompt_spans(table["prompt_id"].to_pylist()):
             scored = start + np.flatnonzero(~np.isnan(reward[start:end]))
             if not len(scored):
                 continue
@@ -120,7 +121,7 @@ def audit_reward(run_dir: Path) -> RewardAudit:
             second.add(reward[both], other[both], other[pick])
             row_of = dict(zip(plays[start:end].tolist(), range(start, end), strict=True))
             best.add(*_best_play(table, pick, row_of))
-    pairs = _pair_lengths(run_dir / "dpo")
+    pairs = _pair_lengths(run_dir)
     return RewardAudit(
         length.result(), best.result(), pairs, second.result(), num_scored, second.num_plays
     )
@@ -137,7 +138,10 @@ class _Second:
     def add(self, reward: Floats, second: Floats, pick: float) -> None:
         """Add a prompt's plays with both rewards.
 
-        `pick`: second reward of its best play, or nan.
+        Args:
+            reward: rewards of the plays.
+            second: their second rewards.
+            pick: second reward of the prompt's best play, or nan.
         """
         if not len(second):
             return
@@ -145,70 +149,48 @@ class _Second:
         self._sum, self.num_plays = self._sum + float(second.sum()), self.num_plays + len(second)
         if not np.isnan(pick):
             self._num_gained += bool(reward.min() < reward.max())
-            top = float(second.max())
-            self._prompts.append(
-                (pick, float(second.mean()), top, float(pick == top), float(np.mean(second == top)))
-            )
+            top, mean = float(second.max()), float(second.mean())
+            by_chance = float(np.mean(second == top))
+            self._prompts.append((pick, mean, top, float(pick == top), by_chance))
 
     def result(self) -> SecondReward | None:
         """Return the result for all prompts added so far."""
         if not self._prompts:
             return None
         picks, random, best, agreement, by_chance = np.mean(self._prompts, axis=0).tolist()
-        gains, interval = np.array([prompt[0] - prompt[1] for prompt in self._prompts]), None
+        columns = np.array(self._prompts)
+        gains, interval = columns[:, 0] - columns[:, 1], None
         if len(gains) > 1:
             half = 1.96 * float(gains.std(ddof=1)) / len(gains) ** 0.5
             interval = (float(gains.mean()) - half, float(gains.mean()) + half)
-        mean, nums = self._sum / self.num_plays, (len(gains), self._num_gained)
         return SecondReward(
-            self._correlating.result(),
-            *nums,
-            picks,
-            random,
-            best,
-            mean,
-            interval,
-            agreement,
-            by_chance,
+            correlation=self._correlating.result(),
+            num_prompts=len(gains),
+            num_gained=self._num_gained,
+            picks=picks,
+            random=random,
+            best=best,
+            all_plays=self._sum / self.num_plays,
+            gain_interval=interval,
+            agreement=agreement,
+            agreement_by_chance=by_chance,
         )
 
 
 def _best_play(table: pa.Table, pick: int, row_of: Mapping[int, int]) -> tuple[Any, ...]:
     """Return the arguments of `BestSoFar.add` for the play in row `pick`."""
     refs = [row_of[ref] for ref in table["refs"][pick].as_py() or () if ref in row_of]
-    drafts = [draft for row in refs if (draft := table["response"][row].as_py()) is not None]
-    asked = table["prompt"][pick].as_py() or []
+    drafts = table["response"].take(pa.array(refs, pa.int64())).drop_null().to_pylist()
+    play = {name: table[name][pick].as_py() for name in FURTHER}
+    asked = play["prompt"] or []
     messages = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
-    columns = columns_of(table["metadata"][pick].as_py())
-    return (
-        table["response"][pick].as_py() or "",
-        drafts,
-        table["finish_reason"][pick].as_py(),
-        messages,
-        columns,
-    )
+    columns = columns_of(play["metadata"])
+    return play["response"] or "", drafts, play["finish_reason"], messages, columns
 
 
-def _pair_lengths(folder: Path) -> PairLengths | None:
-    chosen, rejected = (
-        np.array(list(_chars(sorted(folder.glob("*.parquet")), side)))
-        for side in ("chosen", "rejected")
-    )
+def _pair_lengths(run_dir: Path) -> PairLengths | None:
+    chosen, rejected = (side.chars for side in read_pairs(run_dir))
     if not len(chosen):
         return None
     longer, shorter = int((chosen > rejected).sum()), int((chosen < rejected).sum())
     return PairLengths(len(chosen), longer, shorter, float(chosen.mean()), float(rejected.mean()))
-
-
-def _chars(files: Sequence[Path], column: str) -> Iterator[int]:
-    for file in files:
-        with pq.ParquetFile(file) as parquet:
-            for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=[column]):
-                for messages in batch[column].to_pylist():
-                    yield sum(len(message["content"]) for message in messages)
-
-
-def _floats(column: pa.ChunkedArray) -> Floats:
-    """Return a column as floats; nan for null, nan and infinite values."""
-    values = np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
-    return np.where(np.isfinite(values), values, np.nan)

@@ -37,13 +37,10 @@ def words_of(text: str, *, signs: bool = False) -> list[str]:
     return (SIGNED.sub(_sign, text) if signs else DROPPED.sub("", text)).split()
 
 
-def _sign(found: re.Match[str]) -> str:
+def _sign(match: re.Match[str]) -> str:
     """Return the character if it is an operator or a mark."""
-    return (
-        found[0]
-        if found[0] in "-*/^" or unicodedata.category(found[0]) in ("Sm", "Mn", "Mc")
-        else ""
-    )
+    sign = match[0]
+    return sign if sign in "-*/^" or unicodedata.category(sign) in ("Sm", "Mn", "Mc") else ""
 
 
 def joined(some: Sequence[str]) -> str:

@@ -7,11 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from toa_trl.errors import ConfigError
+
+Floats = NDArray[np.float64]
 
 
 def rollout_files(run_dir: Path) -> list[Path]:
@@ -68,6 +72,19 @@ def whole_prompts(
                     held = held.slice(whole)
     if held is not None and len(held):
         yield held
+
+
+def prompt_spans(prompt_ids: Sequence[Any] | NDArray[Any]) -> Iterator[tuple[int, int]]:
+    """Yield the start and end of the consecutive rows of each prompt."""
+    ids = np.asarray(prompt_ids, dtype=object)
+    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]).tolist()
+    yield from zip(starts, [*starts[1:], len(ids)], strict=True)
+
+
+def floats(column: pa.Array | pa.ChunkedArray) -> Floats:
+    """Return a column as floats; nan for null, nan and infinite values."""
+    values = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def columns_of(metadata: str | None) -> Mapping[str, Any]:
