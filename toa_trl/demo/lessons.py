@@ -78,16 +78,11 @@ def tokens(problem: Problem, response: str) -> list[int]:
 
 def collate(examples: Sequence[Example]) -> Batch:
     """Return a right-padded batch with the loss on the responses."""
-    longest = max(len(p) + len(r) for p, r in examples)
-    fill = [longest - len(p) - len(r) for p, r in examples]
-    ids = [p + r + [0] * f for (p, r), f in zip(examples, fill, strict=True)]
-    mask = [[1] * (longest - f) + [0] * f for f in fill]
-    labels = [[-100] * len(p) + r + [-100] * f for (p, r), f in zip(examples, fill, strict=True)]
-    return {
-        "input_ids": torch.tensor(ids),
-        "attention_mask": torch.tensor(mask),
-        "labels": torch.tensor(labels),
-    }
+    batch = pad([prompt + response for prompt, response in examples])
+    labels = torch.full_like(batch["input_ids"], -100)
+    for row, (prompt, response) in zip(labels, examples, strict=True):
+        row[len(prompt) : len(prompt) + len(response)] = torch.tensor(response)
+    return {**batch, "labels": labels}
 
 
 def stream(

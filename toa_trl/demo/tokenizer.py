@@ -18,16 +18,15 @@ PIECE = r"\n|####|[0-9]|[A-Za-z]+|[^\sA-Za-z0-9]"
 # with its completion: TRL tells the completion from the prompt by that.
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"
-    "{% if m['role'] in ('system', 'assistant') %}<{{ m['role'] }}>{% else %}<user>{% endif %}{{ "
-    "m['content'] }}"
-    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if m['role'] in ('system', 'assistant') %}<{{ m['role'] }}>{% else %}<user>{% endif %}"
+    "{{ m['content'] }}{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """Return the tokenizer of every demo model; its vocabulary covers world and templates."""
-    vocabulary = {token: i for i, token in enumerate((*SPECIAL, *"0123456789", *_words()))}
+    vocabulary = {token: i for i, token in enumerate((*SPECIAL, *"0123456789", *_world_words()))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Replace(Regex(r"\s*\n\s*"), "\n")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(PIECE), behavior="removed", invert=True)
@@ -55,17 +54,13 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def _words() -> list[str]:
-    phrases = [phrase for said in world.PHRASES.values() for phrase in said]
-    frame = "X has. How many are there now? So = 0, 1.\n####"
-    files = [
-        (TEMPLATES / f"{name}.txt").read_text(encoding="utf-8")
-        for name in ("refine", "draft", "aggregate")
-    ]
-    text = re.sub(
-        r"\{\w+\}",
-        " ",
-        " ".join([*world.NAMES, *world.THINGS, *world.PHRASES, *phrases, frame, *files]),
-    )
+def _world_words() -> list[str]:
+    texts = [*world.NAMES, *world.THINGS, *world.PHRASES]
+    for phrases in world.PHRASES.values():
+        texts += phrases
+    texts.append("X has. How many are there now? So = 0, 1.\n####")
+    for name in ("refine", "draft", "aggregate"):
+        texts.append((TEMPLATES / f"{name}.txt").read_text(encoding="utf-8"))
+    text = re.sub(r"\{\w+\}", " ", " ".join(texts))
     words = dict.fromkeys(piece for piece in re.findall(PIECE, text) if not piece.isdigit())
     return [word for word in words if word != "X"]

@@ -9,7 +9,7 @@ import math
 import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,8 @@ def train(output: Path, seed: int = 0) -> dict[str, dict[str, float]]:
     """Train every model into a folder of `output`, and write their scores to scores.json."""
     start = time.process_time()
     base = new_model(seed)
-    lessons = stream(
-        random.Random(seed),
-        SKILLS["base"],
-        32,
-        lambda step: (0,) if step < 350 else (0, 1, 1, 4, 4),
-    )
+    rng = random.Random(seed)
+    lessons = stream(rng, SKILLS["base"], 32, lambda s: (0,) if s < 350 else (0, 1, 1, 4, 4))
     fit(base, lessons, 650, muon(base, 1.0), "base")
     # forks start from the base model as it is saved
     models: dict[str, Any] = {"base": save(base, output / "base")}
@@ -64,11 +60,8 @@ def train(output: Path, seed: int = 0) -> dict[str, dict[str, float]]:
     scores = {name: measure(model) for name, model in models.items()}
     written = own_samples(agents, rng, validation()[:100])
     for name, entry in REWARDS.items():
-        scores[name] = {
-            "pairwise": pairwise(
-                make_reward({**entry, "model": str(output / entry["model"])}), written
-            )
-        }
+        reward = make_reward({**entry, "model": str(output / entry["model"])})
+        scores[name] = {"pairwise": pairwise(reward, written)}
     (output / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     return scores
 
@@ -82,14 +75,11 @@ def muon(model: Any, scale: float) -> list[torch.optim.Optimizer]:
         model: the model to train.
         scale: factor of both learning rates: 1 for the base model, less for a fork.
     """
-    matrices = [
-        p
-        for n, p in model.named_parameters()
-        if p.ndim == 2 and min(p.shape) > 1 and "embed" not in n
-    ]
-    others = [
-        p for n, p in model.named_parameters() if p.ndim != 2 or min(p.shape) == 1 or "embed" in n
-    ]
+    matrices: list[Any] = []
+    others: list[Any] = []
+    for name, parameter in model.named_parameters():
+        is_matrix = parameter.ndim == 2 and min(parameter.shape) > 1 and "embed" not in name
+        (matrices if is_matrix else others).append(parameter)
     return [
         torch.optim.Muon(matrices, lr=0.02 * scale, weight_decay=0.01),
         torch.optim.AdamW(others, lr=0.003 * scale, betas=(0.9, 0.98), weight_decay=0.0),
@@ -121,10 +111,8 @@ def fit(
         running = 0.95 * running + 0.05 * loss.item() if step > 1 else loss.item()
         if step % 50 == 0:
             passed = time.perf_counter() - start
-            print(
-                f"  {label}: step {step}/{num_steps}, loss {running:.3f}, {passed:.0f} s",
-                flush=True,
-            )
+            progress = f"step {step}/{num_steps}, loss {running:.3f}, {passed:.0f} s"
+            print(f"  {label}: {progress}", flush=True)
     model.eval()
 
 
@@ -183,9 +171,8 @@ def judged(
                 pairs.append(rng.choice(pool))
             else:
                 problem = world.draw(rng, "train")
-                pairs.append(
-                    (problem, world.solution(problem, world.work(rng, problem, draft_skill(rng))))
-                )
+                quantities = world.work(rng, problem, draft_skill(rng))
+                pairs.append((problem, world.solution(problem, quantities)))
         labels = torch.tensor([[value(problem, response)] for problem, response in pairs])
         yield {**pad([tokens(*pair) for pair in pairs]), "labels": labels}
 
@@ -197,17 +184,16 @@ def own_samples(
     written: list[list[str]] = [[] for _ in problems]
     for num_drafts in (0, 1, 1, 4):
         rows = range(0, len(problems), 1 if num_drafts < 2 else 4)
-        asked = [
-            [ask(problems[i], rng.sample(written[i], num_drafts)) for i in rows] for _ in agents
-        ]
+        asked = []
+        for _ in agents:
+            asked.append([ask(problems[i], rng.sample(written[i], num_drafts)) for i in rows])
         for conversations, model in zip(asked, agents.values(), strict=True):
             for i, response in zip(rows, sample(model, conversations), strict=True):
                 written[i].append(response)
-    return [
-        (problem, response)
-        for problem, texts in zip(problems, written, strict=True)
-        for response in texts
-    ]
+    samples: list[tuple[Problem, str]] = []
+    for problem, responses in zip(problems, written, strict=True):
+        samples += product([problem], responses)
+    return samples
 
 
 @torch.inference_mode()
@@ -223,26 +209,18 @@ def sample(
     ]
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     responses = [""] * len(texts)
-    how = (
-        {"do_sample": True, "temperature": temperature, "top_k": 0}
-        if temperature
-        else {"do_sample": False}
-    )
+    options: dict[str, Any] = {"do_sample": False, "max_new_tokens": MAX_TOKENS}
+    if temperature:
+        options |= {"do_sample": True, "temperature": temperature, "top_k": 0}
     for at in range(0, len(order), batch_size):
         rows = order[at : at + batch_size]
-        batch = TOKENIZER(
-            [texts[i] for i in rows], padding=True, return_tensors="pt", add_special_tokens=False
-        )
-        ids = model.generate(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            max_new_tokens=MAX_TOKENS,
-            **how,
-        )
-        new = TOKENIZER.batch_decode(
-            ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
-        )
-        for i, text in zip(rows, new, strict=True):
+        prompts = [texts[i] for i in rows]
+        batch = TOKENIZER(prompts, padding=True, return_tensors="pt", add_special_tokens=False)
+        asked_ids, mask = batch["input_ids"], batch["attention_mask"]
+        ids = model.generate(input_ids=asked_ids, attention_mask=mask, **options)
+        ids = ids[:, asked_ids.shape[1] :]
+        decoded = TOKENIZER.batch_decode(ids, skip_special_tokens=True)
+        for i, text in zip(rows, decoded, strict=True):
             responses[i] = text
     return responses
 
@@ -263,19 +241,15 @@ def measure(model: Any) -> dict[str, float]:
     asked = [ask(p) for p in problems]
     torch.manual_seed(0)
     sampled = sample(model, asked)
-    steps = [step for response in sampled for step in world.steps_of(response)]
-    right = {
-        f"steps {sign}": _mean(world.apply(s, b, n) == v for b, s, n, v in steps if s == sign)
-        for sign in "+-*"
-    }
-    accuracy = {
-        kind: _mean(world.verify(r, p.answer) for r, p in zip(responses, problems, strict=True))
-        for kind, responses in (
-            ("greedy", sample(model, asked, temperature=0)),
-            ("sampled", sampled),
-        )
-    }
-    return accuracy | right
+    scores = {}
+    for kind, responses in (("greedy", sample(model, asked, temperature=0)), ("sampled", sampled)):
+        pairs = zip(responses, problems, strict=True)
+        scores[kind] = _mean(world.verify(response, p.answer) for response, p in pairs)
+    steps = list(chain(*map(world.steps_of, sampled)))
+    for sign in "+-*":
+        own = [step for step in steps if step[1] == sign]
+        scores[f"steps {sign}"] = _mean(world.apply(sign, b, n) == v for b, _, n, v in own)
+    return scores
 
 
 def pairwise(reward: RewardModel, written: Sequence[tuple[Problem, str]]) -> float:
@@ -292,7 +266,7 @@ def pairwise(reward: RewardModel, written: Sequence[tuple[Problem, str]]) -> flo
     for (problem, text), (reward_of,) in zip(written, asyncio.run(score_all()), strict=True):
         wrong_right = by_problem.setdefault(problem.text, ([], []))
         wrong_right[world.verify(text, problem.answer)].append(reward_of)
-    pairs = [pair for wrong, right in by_problem.values() for pair in product(wrong, right)]
+    pairs = list(chain(*(product(wrong, right) for wrong, right in by_problem.values())))
     return _mean((0.5 * (w == r)) + (w < r) for w, r in pairs)
 
 
@@ -302,5 +276,5 @@ def validation() -> list[Problem]:
 
 
 def _mean(values: Iterable[float]) -> float:
-    listed = list(values)
-    return round(sum(listed) / max(1, len(listed)), 4)
+    numbers = list(values)
+    return round(sum(numbers) / max(1, len(numbers)), 4)

@@ -1,7 +1,7 @@
 """The bundled world: word problems of 2 to 4 chained steps, worked solutions, and a verifier.
 
-    Eva has 16 coins. Next we add 8. Then 6 are lost. Now there are 3 times as many.
-    How many coins are there now?
+    Eva has 16 coins. Next we add 8. Then 6 are lost. Now there are 3 times as many. How many
+    coins are there now?
     So 16 + 8 = 24, 24 - 6 = 18, 18 * 3 = 54.
     #### 54
 
@@ -35,19 +35,10 @@ PHRASES = {
     "*": ("Now there are {n} times as many.", "Then we make it {n} times as many."),
 }
 SLIPS = (-1, -2, -10)  # one sign only: slips that cancel would give a right answer
-SPLITS = {
-    "train": 55,
-    "synthesis": 20,
-    "validation": 5,
-    "heldout": 12,
-    "compare": 8,
-}  # percent of all cores
-SIZES = {
-    "synthesis": 480,
-    "validation": 200,
-    "heldout": 480,
-    "compare": 240,
-}  # rows of the files in data/
+# percent of all cores
+SPLITS = {"train": 55, "synthesis": 20, "validation": 5, "heldout": 12, "compare": 8}
+# rows of the files in data/
+SIZES = {"synthesis": 480, "validation": 200, "heldout": 480, "compare": 240}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +82,11 @@ def apply(sign: str, value: int, operand: int) -> int:
 def split_of(start: int, steps: Sequence[tuple[str, int]]) -> str:
     """Return the split of a core, by a hash, so that it depends on nothing else."""
     core = f"{start}" + "".join(f"{sign}{n}" for sign, n in steps)
-    place = int.from_bytes(hashlib.sha256(core.encode()).digest()[:8], "big") % 100
+    percentile = int.from_bytes(hashlib.sha256(core.encode()).digest()[:8], "big") % 100
     for split, percent in SPLITS.items():
-        if place < percent:
+        if percentile < percent:
             return split
-        place -= percent
+        percentile -= percent
     raise AssertionError("SPLITS add up to 100")
 
 
@@ -106,27 +97,23 @@ def draw(rng: random.Random, split: str, kind: str | None = None) -> Problem:
         num_steps = rng.randint(*NUM_STEPS[kind])
         steps: list[tuple[str, int]] = []
         for _ in range(num_steps):
-            signs = (
-                [s for s in "+-*" if not steps or s != steps[-1][0]]
-                if kind == "mixed"
-                else [OPERATIONS[kind]]
-            )
+            signs = [OPERATIONS[kind]] if kind != "mixed" else ["+", "-", "*"]
+            if kind == "mixed" and steps:
+                signs.remove(steps[-1][0])
             sign = rng.choice(signs)
             steps.append((sign, rng.randint(*OPERANDS[sign])))
         start = rng.randint(2, LARGEST)
         if all(2 <= v <= LARGEST for v in _chain(start, steps)) and split_of(start, steps) == split:
-            return Problem(_tell(rng, start, steps), start, tuple(steps), kind)
+            return Problem(_write_text(rng, start, steps), start, tuple(steps), kind)
 
 
 def solution(problem: Problem, values: Sequence[int] | None = None) -> str:
     """Return the worked solution; `values` are the quantities, by default the right ones."""
     values = problem.values if values is None else values
     before = (problem.start, *values)
-    work = ", ".join(
-        f"{b} {sign} {n} = {v}"
-        for b, (sign, n), v in zip(before, problem.steps, values, strict=False)
-    )
-    return f"So {work}.\n#### {values[-1]}"
+    steps = zip(before, problem.steps, values, strict=False)
+    equations = ", ".join(f"{b} {sign} {n} = {v}" for b, (sign, n), v in steps)
+    return f"So {equations}.\n#### {values[-1]}"
 
 
 def work(
@@ -157,9 +144,8 @@ def slip(
     right = apply(sign, before, n)
     lowest = 1  # the least quantity from which the chain stays >= 1
     for later, n in reversed(problem.steps[i + 1 :]):
-        lowest = max(
-            1, lowest - n if later == "+" else lowest + n if later == "-" else -(-lowest // n)
-        )
+        least = {"+": lowest - n, "-": lowest + n, "*": -(-lowest // n)}
+        lowest = max(1, least[later])
     wrong = [right + by for by in SLIPS if right + by >= lowest] or [right + 1]
     copies = sorted(w for w in seen or () if w in wrong)
     return rng.choice(copies if copies and rng.random() < 0.5 else wrong)
@@ -169,16 +155,16 @@ def verify(response: Any, answer: str) -> bool:
     """Return whether the number after the last "####" is the answer."""
     if not isinstance(response, str):
         return False
-    _, marker, last = response.rpartition("####")
-    found = re.match(r"[ \t]*(-?[0-9]+)(?!\w|[.,][0-9])", last)
+    _, marker, end = response.rpartition("####")
+    match = re.match(r"[ \t]*(-?[0-9]+)(?!\w|[.,][0-9])", end)
     # compared as text: int() refuses numbers of thousands of digits
-    return bool(marker) and found is not None and _plain(found[1]) == _plain(str(answer).strip())
+    return bool(marker) and match is not None and _plain(match[1]) == _plain(str(answer).strip())
 
 
 def steps_of(response: str) -> list[tuple[int, str, int, int]]:
     """Return the equations of a solution: (quantity before, sign, operand, quantity after)."""
-    found = re.findall(r"\b([0-9]{1,9}) ([-+*]) ([0-9]{1,9}) = ([0-9]{1,9})\b", response)
-    return [(int(b), sign, int(n), int(v)) for b, sign, n, v in found]
+    steps = re.findall(r"\b([0-9]{1,9}) ([-+*]) ([0-9]{1,9}) = ([0-9]{1,9})\b", response)
+    return [(int(b), sign, int(n), int(v)) for b, sign, n, v in steps]
 
 
 def num_right(problem: Problem, response: str) -> int:
@@ -224,19 +210,21 @@ def parse(text: str) -> Problem:
     for sentence in text.split(". ")[1:-1]:
         for sign, phrases in PHRASES.items():
             for phrase in phrases:
-                if found := re.fullmatch(
-                    phrase.rstrip(".").format(n="([0-9]+)", name="[A-Z][a-z]+"), sentence
-                ):
-                    steps.append((sign, int(found[1])))
+                pattern = phrase.rstrip(".").format(n="([0-9]+)", name="[A-Z][a-z]+")
+                match = re.fullmatch(pattern, sentence)
+                if match:
+                    steps.append((sign, int(match[1])))
     kinds = {sign for sign, _ in steps}
     kind = next((k for k, s in OPERATIONS.items() if kinds == {s}), "mixed")
     return Problem(text, int(start[1]), tuple(steps), kind)
 
 
-def _tell(rng: random.Random, start: int, steps: Sequence[tuple[str, int]]) -> str:
+def _write_text(rng: random.Random, start: int, steps: Sequence[tuple[str, int]]) -> str:
     name, things = rng.choice(NAMES), rng.choice(THINGS)
-    told = [rng.choice(PHRASES[sign]).format(n=n, name=name) for sign, n in steps]
-    return " ".join([f"{name} has {start} {things}.", *told, f"How many {things} are there now?"])
+    sentences = [f"{name} has {start} {things}."]
+    for sign, n in steps:
+        sentences.append(rng.choice(PHRASES[sign]).format(n=n, name=name))
+    return " ".join([*sentences, f"How many {things} are there now?"])
 
 
 def _chain(start: int, steps: Sequence[tuple[str, int]]) -> Iterator[int]:

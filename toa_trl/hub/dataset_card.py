@@ -16,18 +16,11 @@ from toa_trl.utils.files import replace_section, replace_text
 from toa_trl.utils.redaction import on_hub, public_name
 
 TEMPLATE = Path(__file__).with_name("dataset_card.md.j2")
-SIZES = {  # exclusive upper bound of the rows -> size category of the Hub
-    1_000: "n<1K",
-    10_000: "1K<n<10K",
-    100_000: "10K<n<100K",
-    1_000_000: "100K<n<1M",
-    10**7: "1M<n<10M",
-}
-
-NOUNS = {
-    "translation": ("source texts", "translations"),
-    "math": ("problems", "solutions"),
-}  # by task
+# exclusive upper bound of the rows -> size category of the Hub
+SIZES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M"}
+SIZES |= {10**7: "1M<n<10M"}
+# by task
+NOUNS = {"translation": ("source texts", "translations"), "math": ("problems", "solutions")}
 PARTS = ("sft", "dpo", "rollouts")  # the configurations of the data set, the default one first
 LOAD = re.compile(r'load_dataset\("([^"]*)", "dpo"')
 
@@ -66,17 +59,15 @@ def write_card(
     entry, about, prompts, agents = identity.get("task"), about or {}, prompts or {}, agents or {}
     task = dict(entry) if isinstance(entry, Mapping) else {"name": entry or "alignment"}
     task.pop("templates", None)
+    folder, source = path.parent.name, str(prompts.get("prompts", ""))
+    described = []
+    for name, entry in identity["agents"].items():
+        described.append(_describe_agent(name, entry, agents.get(name)))
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     card = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        metadata=_metadata(
-            path.parent.name,
-            task["name"],
-            num_rows["rollouts"],
-            about,
-            str(prompts.get("prompts", "")),
-        ),
+        metadata=_metadata(folder, task["name"], num_rows["rollouts"], about, source),
         identity=identity,
         counts=counts,
         num_rows=num_rows,
@@ -86,15 +77,12 @@ def write_card(
         nouns=NOUNS.get(task["name"], ("prompts", "responses")),
         reward=reward_name(identity["reward"]),
         prompts=_describe_prompts(counts.num_prompts, prompts),
-        agents=[
-            _describe_agent(name, entry, agents.get(name))
-            for name, entry in identity["agents"].items()
-        ],
+        agents=described,
         cost=cost,
         picture=picture,
         license=about.get("license"),
         audit=audit,
-        folder=path.parent.name,
+        folder=folder,
     )
     replace_text(path, card)
 
@@ -175,14 +163,11 @@ def reward_name(entry: Any) -> str:
     if isinstance(parts, list | tuple):
         return f"{kind} of {', '.join(map(_part_name, parts))}"
     agent = entry.get("agent")
-    named = [part for part in (entry, agent) if isinstance(part, Mapping)]
-    scorers = [
-        part[key]
-        for part in named
-        for key in ("model", "function", "name", "unit")
-        if isinstance(part.get(key), str)
-    ]
-    return f"{kind} `{public_name(scorers[0])}`" if scorers else kind
+    for part in (entry, agent if isinstance(agent, Mapping) else {}):
+        for key in ("model", "function", "name", "unit"):
+            if isinstance(part.get(key), str):
+                return f"{kind} `{public_name(part[key])}`"
+    return kind
 
 
 def _part_name(part: Any) -> str:

@@ -41,9 +41,8 @@ def _model(agent: Any) -> str | None:
 
 def write_lineage(run_dir: Path, identity: Mapping[str, Any]) -> None:
     """Write lineage.json beside sft/, dpo/ and rollouts/."""
-    replace_text(
-        run_dir / FILE, json.dumps(lineage_of(identity), indent=2, ensure_ascii=False) + "\n"
-    )
+    text = json.dumps(lineage_of(identity), indent=2, ensure_ascii=False)
+    replace_text(run_dir / FILE, text + "\n")
 
 
 def read_lineage(dataset: str, revision: str | None = None) -> dict[str, Any]:

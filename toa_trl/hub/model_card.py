@@ -42,15 +42,11 @@ def extend_model_card(
     """
     base = str(facts.get("base_model") or "")
     names = [str(lineage["dataset"]) for lineage in lineages]
-    entry: dict[str, Any] = {
-        **facts,
-        "base_model": public_name(base) if base else None,
-        "data": [
-            {**lineage, "dataset": _public_dataset(name)}
-            for lineage, name in zip(lineages, names, strict=True)
-        ],
-        "parent": None,
-    }
+    data = []
+    for lineage, name in zip(lineages, names, strict=True):
+        data.append({**lineage, "dataset": _public_dataset(name)})
+    base_model = public_name(base) if base else None
+    entry: dict[str, Any] = {**facts, "base_model": base_model, "data": data, "parent": None}
     entry = json.loads(json.dumps(entry, default=str))
     parent = model_lineage(base) if base else {}
     if {**parent, "parent": None} == entry:  # training continues in the base model's own folder
@@ -89,9 +85,8 @@ def _is_model_lineage(value: Any) -> bool:
 def _write_card(path: Path, entry: Mapping[str, Any], datasets: Sequence[str]) -> None:
     text = path.read_text(encoding="utf-8") if path.is_file() else f"# {path.parent.name}\n"
     # TRL writes "None" for a model that was loaded from a folder
-    text = NO_NAME.sub(f"`{entry['base_model']}`", text).replace(
-        'model="None"', f'model="{path.parent.name}"'
-    )
+    text = NO_NAME.sub(f"`{entry['base_model']}`", text)
+    text = text.replace('model="None"', f'model="{path.parent.name}"')
     for section in (_data_section(entry), _lineage_section(entry)):
         text = replace_section(text, section)
     metadata = read_card(path, text)
@@ -105,12 +100,8 @@ def _write_card(path: Path, entry: Mapping[str, Any], datasets: Sequence[str]) -
 
 
 def _data_section(entry: Mapping[str, Any]) -> str:
-    lines = [
-        "## Training data",
-        "",
-        "| data set | rows | share | run | search | agents | reward |",
-        "|---" * 7 + "|",
-    ]
+    lines = ["## Training data", "", "| data set | rows | share | run | search | agents | reward |"]
+    lines.append("|---" * 7 + "|")
     for data in entry["data"]:
         agents = []
         for name, model in (data.get("agents") or {}).items():
@@ -130,11 +121,10 @@ def _data_section(entry: Mapping[str, Any]) -> str:
         )
         lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
     if any(data.get("fingerprint") for data in entry["data"]):
-        lines += [
-            "",
-            "Runs are runs of [toa_trl](https://arxiv.org/abs/2412.17061), identified by their "
-            "fingerprints; see the card of each data set for details.",
-        ]
+        lines.append(
+            "\nRuns are runs of [toa_trl](https://arxiv.org/abs/2412.17061), identified by their "
+            "fingerprints; see the card of each data set for details."
+        )
     return "\n".join(lines)
 
 

@@ -76,7 +76,8 @@ def push_folder(
     api, name = identify(repo_id, token)
     name_on_hub(folder / "README.md", name)
     paths = [folder / file for file in FILES if (folder / file).is_file()]
-    paths += sorted(path for part in FOLDERS for path in (folder / part).glob("*.parquet"))
+    for part in FOLDERS:
+        paths += sorted((folder / part).glob("*.parquet"))
     local = {path.relative_to(folder).as_posix(): path for path in paths}
     data_folders = tuple(f"{part}/" for part in FOLDERS)
     for attempt in range(ATTEMPTS):
@@ -87,13 +88,11 @@ def push_folder(
                 repository = _look_up(api, name)
             assert repository is not None
             _check_replaceable(name, repository, private, overwrite, lineage)
-            stale = [
-                CommitOperationDelete(path)
-                for path in repository.files
-                if path not in local
-                and path != HUB_FILE
-                and (overwrite or path.startswith(data_folders))
-            ]
+            stale = []
+            for path in repository.files:
+                ours = overwrite or path.startswith(data_folders)
+                if ours and path not in local and path != HUB_FILE:
+                    stale.append(CommitOperationDelete(path))
             # One commit, so that users load the earlier run or all of this one: push_to_hub makes a
             # commit per configuration, and upload_folder several for a large folder. A commit takes
             # 25,000 files, here of 200,000 rows each; contents are uploaded before it by hash, so
