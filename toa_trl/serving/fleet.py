@@ -31,16 +31,9 @@ from toa_trl.utils.config import (
 from toa_trl.utils.files import read_yaml, replace_text
 
 LOCAL = ("127.0.0.1", "localhost")
-TAKEN = {  # options of vLLM that other keys set
-    "model",
-    "served-model-name",
-    "host",
-    "port",
-    "runner",
-    "tensor-parallel-size",
-    "gpu-memory-utilization",
-    "chat-template",
-}
+# options of vLLM that other keys set
+TAKEN = {"model", "served-model-name", "host", "port", "runner", "chat-template"}
+TAKEN |= {"tensor-parallel-size", "gpu-memory-utilization"}
 
 
 def _check_launcher(launcher: str) -> str:
@@ -199,9 +192,8 @@ class FleetConfig(Config):
     def _check_conflicts(self) -> None:
         rewards = [server.name for server in self.servers if server.reward]
         if len(rewards) > 1:
-            raise ConfigError(
-                f"servers: {' and '.join(rewards)} have reward: true; a run has one reward model"
-            )
+            several = " and ".join(rewards)
+            raise ConfigError(f"servers: {several} have reward: true; a run has one reward model")
         names = [server.name for server in self.servers]
         names += [r.label for r in self.replicas if r.label != r.server.name]
         for name in names:
@@ -212,9 +204,8 @@ class FleetConfig(Config):
         for replica in self.replicas:
             other = ports.setdefault(replica.port, replica.label)
             if other != replica.label:
-                raise ConfigError(
-                    f"servers: {other} and {replica.label} both use port {replica.port}"
-                )
+                pair = f"{other} and {replica.label}"
+                raise ConfigError(f"servers: {pair} both use port {replica.port}")
             for gpu in replica.gpus:
                 users[gpu].append(replica)
         for gpu, replicas in users.items():
@@ -279,9 +270,8 @@ def write_endpoints(fleet: FleetConfig) -> None:
             content["reward"] = entry
         else:
             agents[server.name] = entry
-    replace_text(
-        Path(fleet.endpoints), yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    )
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    replace_text(Path(fleet.endpoints), text)
 
 
 class _Served(Config):
@@ -304,10 +294,8 @@ def load_endpoints(path: Path | str) -> Endpoints:
     Raises:
         ConfigError: there is no such file (no fleet is running), or its contents are invalid.
     """
-    content = read_yaml(
-        Path(path),
-        remedy="; start `toa-trl serve-agents` first, and wait until it reports that it is ready",
-    )
+    remedy = "; start `toa-trl serve-agents` first, and wait until it reports that it is ready"
+    content = read_yaml(Path(path), remedy=remedy)
     try:
         endpoints: Endpoints = validate(Endpoints, content)
     except ConfigError as error:
