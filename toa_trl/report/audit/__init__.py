@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from toa_trl.errors import ConfigError
 from toa_trl.report.audit.contamination import Contamination, find_contamination
 from toa_trl.report.audit.evaluation_sets import Index
@@ -86,10 +88,11 @@ def read_audit(run_dir: Path) -> Audit:
     if not path.is_file():
         return measure(run_dir)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        reward, contamination = RewardAudit.from_json(value["reward"]), value["contamination"]
-        return Audit(reward, contamination and Contamination.from_json(contamination))
-    except (ValueError, KeyError, TypeError) as error:
+        return TypeAdapter(Audit).validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        reason = f"{key}: {first['msg']}" if key else first["msg"]
         raise ConfigError(
-            f"{path}: not an audit ({error!r:.80}); write it again with `toa-trl audit`"
+            f"{path}: not an audit ({reason}); write it again with `toa-trl audit`"
         ) from error

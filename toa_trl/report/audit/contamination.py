@@ -44,13 +44,6 @@ class Contamination:
         """Ids of the prompts with an overlap on either side, in the order of the run."""
         return tuple(dict.fromkeys(overlap.prompt_id for overlap in self.overlaps))
 
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Contamination:
-        """Convert the result of `dataclasses.asdict` back."""
-        sets = tuple(EvaluationSet(**file) for file in value["sets"])
-        overlaps = tuple(Overlap(**overlap) for overlap in value["overlaps"])
-        return cls(**{**value, "sets": sets, "overlaps": overlaps})
-
 
 def find_contamination(
     run_dir: Path, index: Index, rows: Mapping[str, Iterable[Mapping[str, Any]]] | None = None

@@ -74,25 +74,6 @@ class RewardAudit:
     num_scored: int  # plays with a reward
     num_with_second: int  # of these: with a second reward
 
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> RewardAudit:
-        """Convert the result of `dataclasses.asdict` back."""
-        best, second = value["best"], value["second"]
-        if second is not None:
-            gain = second["gain_interval"]
-            correlation = Correlation(**second["correlation"])
-            interval = None if gain is None else tuple(gain)
-            second |= {"correlation": correlation, "gain_interval": interval}
-            second = SecondReward(**second)
-        return cls(
-            Correlation(**value["length"]),
-            BestPlays(**{**best, "languages": tuple(tuple(entry) for entry in best["languages"])}),
-            None if value["pairs"] is None else PairLengths(**value["pairs"]),
-            second,
-            value["num_scored"],
-            value["num_with_second"],
-        )
-
 
 def audit_reward(run_dir: Path) -> RewardAudit:
     """Measure signs of reward hacking, reading every play once.
