@@ -1,7 +1,4 @@
-"""The word-level tokenizer.
-
-Natural text, no crash on stray strings, and the prefix that TRL's masking needs.
-"""
+"""The word-level tokenizer: round trips, unknown text, and the prefix that TRL's masking needs."""
 
 from __future__ import annotations
 

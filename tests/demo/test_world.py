@@ -129,10 +129,7 @@ def test_the_shipped_split_is_the_generated_one(split: str) -> None:
 
 
 def test_splits_do_not_overlap() -> None:
-    """By core, so that no problem comes back under another name.
-
-    Training streams draw from the cores of "train".
-    """
+    """Compare cores, so that no problem is in two splits under different names."""
     seen: dict[object, str] = {}
     ids, texts = [], []
     for split in world.SIZES:

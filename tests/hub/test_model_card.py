@@ -56,10 +56,8 @@ def test_a_card_of_trls_is_extended_once_and_keeps_what_it_says(
         tmp_path, [DATA, {"dataset": "me/second", "rows": None, "fraction": 0.25}], FACTS
     )
     assert path.read_text() == once
-    assert (
-        "| `me/first` | 12,345 |  | 0123456789abcdef | `toa`, 160 plays per prompt | llama "
-        "(`org/llama`), odd/one |" in once
-    )
+    row = "| `me/first` | 12,345 |  | 0123456789abcdef | `toa`, 160 plays per prompt | "
+    assert row + "llama (`org/llama`), odd/one |" in once
     assert "| `me/second` |  | 0.25 |  |  |  |  |" in once
     assert "2. this model: SFT on `me/first` (run 0123456789abcdef), `me/second`" in once
     order = [
@@ -135,8 +133,8 @@ def test_training_that_goes_on_in_its_own_folder_is_one_stage(tmp_path: Path) ->
 def test_what_a_card_already_names_stays(tmp_path: Path) -> None:
     path = tmp_path / "README.md"
     path.write_text(
-        "---\nbase_model: org/other\ntags: mine\ndatasets: [a/b]\nlicense: mit\n---\n# Mine\n\n"
-        "ünïcode\n"
+        "---\nbase_model: org/other\ntags: mine\ndatasets: [a/b]\nlicense: mit\n---\n"
+        "# Mine\n\nünïcode\n"
     )
     extend_model_card(tmp_path, [DATA], FACTS)
     assert metadata_load(path) == {

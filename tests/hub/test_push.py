@@ -34,7 +34,7 @@ def server() -> Iterator[Process]:
 
 
 def be_the_hub(server: Process, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    """Point the client's constants, which it reads when it is imported, to this Hub."""
+    """Point the client to this Hub; it reads its constants from the environment when imported."""
     values = {"ENDPOINT": server.root, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}
     urls = f"{server.root}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     more = {
@@ -177,8 +177,8 @@ def test_no_place_on_this_machine_is_pushed(hub: Process, run: Path, tmp_path: P
 
 def test_no_address_of_a_server_is_pushed(hub: Process, tmp_path: Path) -> None:
     said = (
-        "http://127.0.0.1:8000/v1: Cannot connect to host gpu-7:8000 [Connect call failed "
-        "('127.0.0.1', 8000)]"
+        "http://127.0.0.1:8000/v1: Cannot connect to host gpu-7:8000 "
+        "[Connect call failed ('127.0.0.1', 8000)]"
     )
     journal = Journal(tmp_path / "run" / "journal.sqlite", create=True)
     journal.begin(IDENTITY, [Prompt("0", "Question?")])  # type: ignore[arg-type]

@@ -1,7 +1,4 @@
-"""Fake runs as recipes/synthesize.py leaves them.
-
-Real searches, a simulated reward, and responses that mean harm.
-"""
+"""Fake runs: real searches, a simulated reward, and responses with hostile markup."""
 
 from __future__ import annotations
 
@@ -19,8 +16,8 @@ import yaml
 from toa_trl.search import make_search
 
 HOSTILE = (
-    "</script><script>document.title = 'hacked'; alert(1)</script><img src=x "
-    "onerror=alert(2)><!--<script>"
+    "</script><script>document.title = 'hacked'; alert(1)</script>"
+    "<img src=x onerror=alert(2)><!--<script>"
 )
 NASTY = (
     HOSTILE,
@@ -130,10 +127,7 @@ def write_run(
     dpo: bool = True,
     change: Callable[[dict[str, Any]], Any] = lambda row: None,
 ) -> Rows:
-    """A run's folder; returns the rows of its rollouts.
-
-    `change` may edit each row before it is written.
-    """
+    """Write a run's folder and return the rows of its rollouts; `change` may edit each row."""
     rng = random.Random(0)
     names = list(agents)
     rows: Rows = []

@@ -36,10 +36,8 @@ def test_a_run_without_audit_is_looked_at(tmp_path: Path, write_run: Callable[..
     assert not (tmp_path / "audit.json").exists()
     assert "Overlap with evaluation sets was not checked." in text
     assert "No second reward was recorded" in text
-    assert (
-        f"Over {sum(row['reward'] is not None for row in rows):,} scored plays, the correlation "
-        "of reward and length" in text
-    )
+    num_scored = sum(row["reward"] is not None for row in rows)
+    assert f"Over {num_scored:,} scored plays, the correlation of reward and length" in text
     cut = found.best.num_truncated
     assert f"cut short by max_tokens {cut} {found.best.num_prompts} " in text
     assert '<a href="#pairs">Chosen against rejected</a>' in page

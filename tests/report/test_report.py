@@ -1,4 +1,4 @@
-"""The page says what the rows say, and has text where there is nothing to draw."""
+"""The page agrees with the rollouts, loads nothing, and explains what is missing."""
 
 from __future__ import annotations
 
@@ -66,10 +66,8 @@ def test_what_ran_is_counted(run: tuple[Path, list[dict[str, Any]], str]) -> Non
     text = text_of(page)
     scored = [row for row in rows if row["reward"] is not None]
     failed, cut = len(rows) - len(scored), sum(row["finish_reason"] == "length" for row in rows)
-    assert (
-        f"worked on 40 prompts under the search toa: {len(rows)} plays, of which {len(scored)} "
-        "have a reward" in text
-    )
+    totals = f"{len(rows)} plays, of which {len(scored)} have a reward"
+    assert f"worked on 40 prompts under the search toa: {totals}" in text
     read, wrote = (
         sum(row[f"{side}_tokens"] for row in scored) for side in ("prompt", "completion")
     )
@@ -130,10 +128,8 @@ def test_gains_are_those_of_the_rows(run: tuple[Path, list[dict[str, Any]], str]
         f"Of {len(everything)} plays that saw drafts {better:.0f} % beat the best of them" in text
     )
     for some in gains.values():
-        assert (
-            f"{'+' if mean(some) > -0.0005 else ''}{number(mean(some)).replace('−0.000', '0.000')} "
-            f"{len(some)}" in text
-        )
+        sign = "+" if mean(some) > -0.0005 else ""
+        assert f"{sign}{number(mean(some)).replace('−0.000', '0.000')} {len(some)}" in text
 
 
 def test_the_curve_begins_and_ends_where_the_rows_do(
@@ -146,11 +142,12 @@ def test_the_curve_begins_and_ends_where_the_rows_do(
     ]
     last = [best_of(plays)["reward"] for plays in prompts.values()]
     spread = (sum((x - mean(last)) ** 2 for x in last) / (len(last) - 1)) ** 0.5
-    words = (
-        f"Over 40 prompts the mean best reward is {number(mean(first))} after one play and "
-        f"{number(mean(last))} after 24"
+    start = f"the mean best reward is {number(mean(first))} after one play"
+    end = f"{number(mean(last))} after 24"
+    assert (
+        f"Over 40 prompts {start} and {end} (95 % band ±{number(1.96 * spread / len(last) ** 0.5)})"
+        in text_of(page)
     )
-    assert f"{words} (95 % band ±{number(1.96 * spread / len(last) ** 0.5)})" in text_of(page)
 
 
 def test_pairs_and_their_lengths_are_those_of_the_rows(
@@ -165,10 +162,8 @@ def test_pairs_and_their_lengths_are_those_of_the_rows(
     text = text_of(page)
     assert f"dpo/ holds {len(pairs)} pairs" in text
     assert f"characters {mean(chosen):,.0f} against {mean(rejected):,.0f}" in text
-    assert (
-        f"The chosen response is longer in {100 * longer / len(pairs):.0f} % of the {len(pairs)} "
-        "pairs" in text
-    )
+    share = f"{100 * longer / len(pairs):.0f} %"
+    assert f"The chosen response is longer in {share} of the {len(pairs)} pairs" in text
     tokens = {(row["prompt_id"], row["play"]): row["completion_tokens"] for row in run[1]}
     sides = [
         mean(tokens[pair["prompt_id"], pair[f"{side}_play"]] for pair in pairs)
@@ -183,10 +178,8 @@ def test_results_are_shown(run: tuple[Path, list[dict[str, Any]], str]) -> None:
     text = text_of(run[2])
     assert "The student's accuracy is 0.310 before and 0.655 after DPO." in text
     assert "After DPO against before: +0.345, and the intervals do not overlap." in text
-    assert (
-        "At 32 plays toa selects a right answer most often (0.850); the intervals of moa and "
-        "sequential overlap" in text
-    )
+    best = "At 32 plays toa selects a right answer most often (0.850)"
+    assert f"{best}; the intervals of moa and sequential overlap" in text
 
 
 def test_the_file_refers_to_nothing_outside(run: tuple[Path, list[dict[str, Any]], str]) -> None:
@@ -336,9 +329,8 @@ def test_mistakes_are_named(tmp_path: Path, write_run: Callable[..., Any]) -> No
 
 
 def test_importing_it_loads_no_model_library() -> None:
-    code = (
-        "import sys, toa_trl.report.page; print([m for m in ('torch', 'trl', 'transformers', "
-        "'datasets') if m in sys.modules])"
-    )
+    libraries = ("torch", "trl", "transformers", "datasets")
+    code = "import sys, toa_trl.report.page; "
+    code += f"print([name for name in {libraries} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -27,27 +27,11 @@ from toa_trl.tasks import make_task
 from toa_trl.types import Message, Prompt, Rollout
 
 Save = Callable[..., Path]
-GREEK = [
-    "alpha",
-    "beta",
-    "gamma",
-    "delta",
-    "epsilon",
-    "zeta",
-    "eta",
-    "theta",
-    "iota",
-    "kappa",
-    "lambda",
-    "mu",
-    "nu",
-    "xi",
-    "omicron",
-    "pi",
-    "rho",
-    "sigma",
-    "tau",
-]
+LETTERS = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma "
+    "tau"
+)
+GREEK = LETTERS.split()
 
 
 def asked(id: str, prompt: Any, *responses: str, **columns: Any) -> Rollout:
@@ -158,8 +142,7 @@ def test_planted_problems_are_found_and_left_out(tmp_path: Path, save: Save) -> 
     contamination = find_contamination(folder, Index(evaluation))
     hits = {(each.prompt_id, each.side, each.problem_id) for each in contamination.overlaps}
     assert planted <= hits
-    # GSM8K has problems that share sentences with one another: these are hits as well, of the same
-    # prompts
+    # problems of GSM8K share sentences, so that a prompt may overlap with several of them
     assert {hit[:2] for hit in hits} == {hit[:2] for hit in planted}
     assert {each.file for each in contamination.overlaps} == {evaluation[0]}
     assert (contamination.num_prompts, contamination.num_responses, contamination.num_kept) == (

@@ -31,8 +31,8 @@ from toa_trl.types import Action, Play, Rollout
 
 Save = Callable[..., Path]
 LONG = (
-    "Take the two largest of the four numbers that were given, add them, and write down what "
-    "you get. "
+    "Take the two largest of the four numbers that were given, add them, and write down what you "
+    "get. "
 )
 
 
