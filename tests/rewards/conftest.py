@@ -9,6 +9,6 @@ from tests.server import Process, serving
 
 @pytest.fixture(scope="session")
 def scores() -> Iterator[Process]:
-    """Serve scores, as vLLM does (POST /classify) and by the JSON contract (POST /score)."""
+    """A scoring server: vLLM's POST /classify, and POST /score of the JSON contract."""
     with serving() as server:
         yield server

@@ -1,7 +1,7 @@
 """Reward models with heads and code of their own.
 
-A small random model of the same architecture and interface, with its own code beside it, stands for
-the weights of ArmoRM, InternLM2-reward and Qwen2.5-Math-RM, which cannot be loaded here.
+Small random models with the same architecture, interface and code replace the weights of ArmoRM,
+InternLM2-reward and Qwen2.5-Math-RM, which cannot be loaded here.
 """
 
 from __future__ import annotations
@@ -58,10 +58,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path
 
 @pytest.fixture
 def copy_of(tiny: Callable[[str], tuple[Path, Any]], tmp_path: Path) -> Callable[[str], Path]:
-    """A copy to be changed.
-
-    Its name is another one, since transformers tells the code of models apart by it.
-    """
+    """Return a copy with a name of its own, by which transformers distinguishes models' code."""
     return lambda kind: Path(shutil.copytree(tiny(kind)[0], tmp_path / f"{kind}_{tmp_path.name}"))
 
 
@@ -78,10 +75,7 @@ def make(folder: Path, **entry: Any) -> RewardModel:
 
 
 def by_the_card(kind: str, folder: Path, model: Any, text: str, prompt: Prompt = PROMPT) -> float:
-    """The score as the model's card computes it.
-
-    One text at a time, from the model that was never saved.
-    """
+    """Return the scores of the model card's code: one text at a time, from the unsaved model."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     chat = [*as_dicts(prompt.messages), {"role": "assistant", "content": text}]
     if kind == "internlm2":
@@ -179,10 +173,7 @@ def test_step_scores_are_no_number_per_text(tiny: Callable[[str], tuple[Path, An
 def test_the_first_padding_token_ends_a_text_for_some_heads(
     tiny: Callable[[str], tuple[Path, Any]],
 ) -> None:
-    """What the padding token is chosen for.
-
-    The tokenizer's own would end the third text in its middle.
-    """
+    """The tokenizer's own padding token would end the third text in its middle."""
     folder, _ = tiny("qwen")
     model = make(folder)
     assert isinstance(model, ClassifierReward)
@@ -199,8 +190,8 @@ def test_a_template_without_a_place_for_a_system_message(copy_of: Callable[[str]
     folder = copy_of("qwen")
     template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
     refuses = (
-        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not "
-        "supported') }}{% endif %}"
+        "{% if messages[0].role == 'system' %}"
+        "{{ raise_exception('System role not supported') }}{% endif %}"
     )
     (folder / "chat_template.jinja").write_text(refuses + template, encoding="utf-8")
     model = make(folder)
@@ -218,10 +209,7 @@ def test_a_template_without_a_place_for_a_system_message(copy_of: Callable[[str]
 
 
 def test_a_revision_pins_code_and_weights(tmp_path: Path) -> None:
-    """Two commits of a repository in the Hub's cache, and no network.
-
-    `revision` says which is loaded.
-    """
+    """With two commits in the Hub's cache and no network, `revision` selects one."""
     hub = tmp_path / "hub" / "models--someone--qwen"
     commits = {name: name * 40 for name in "ab"}
     for seed, commit in enumerate(commits.values()):
@@ -234,10 +222,15 @@ def test_a_revision_pins_code_and_weights(tmp_path: Path) -> None:
         import asyncio, json, sys
         from toa_trl.rewards import make_reward
         from toa_trl.types import Prompt
-        entry = {"kind": "classifier", "model": "someone/qwen", "device": "cpu"}
+        entry = {
+            "kind": "classifier",
+            "model": "someone/qwen",
+            "device": "cpu",
+            "trust_remote_code": True,
+        }
         def score(**more):
-            reward = make_reward({**entry, "trust_remote_code": True, **more})
-            return float(asyncio.run(reward.score(Prompt("p", "What is 1 + 1?"), ["x"]))[0])
+            model = make_reward({**entry, **more})
+            return float(asyncio.run(model.score(Prompt("p", "What is 1 + 1?"), ["x"]))[0])
         print(json.dumps([score(revision=r) for r in sys.argv[1:]] + [score()]))
     """
     environment = {**os.environ, "HF_HUB_CACHE": str(hub.parent), "HF_HUB_OFFLINE": "1"}

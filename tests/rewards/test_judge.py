@@ -36,7 +36,7 @@ PROMPT = Prompt(
 
 
 class Asked:
-    """Answer with a function of the question, and remember the questions."""
+    """An agent that answers with a function of the question, and records the questions."""
 
     name = "judge"
 

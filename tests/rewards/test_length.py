@@ -32,7 +32,7 @@ def test_counts(params: dict[str, Any], expected: list[float]) -> None:
     [
         ({"unit": "word"}, "unit: must be one of 'words' or 'characters', not 'word'.*'words'"),
         ({"unit": None}, "unit: must be one of 'words' or 'characters', not None"),
-        ({"target": -1}, "target: must be >= 0.0, not -1"),
+        ({"target": -1}, "target: must be >= 0, not -1"),
         ({"target": float("nan")}, "target: must be "),
         ({"target": "100"}, "target: must be a number, not '100'"),
     ],

@@ -1,6 +1,6 @@
-"""Reward models in this process against transformers itself, one text at a time.
+"""In-process reward models against a direct computation with transformers, one text at a time.
 
-Small random models of the same architecture and interface stand for weights that cannot be loaded
+Small random models of the same architecture and interface replace weights that cannot be loaded
 here (see tiny.py).
 """
 
@@ -234,10 +234,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RewardMode
 def test_a_batch_scores_as_its_texts_do_alone(
     models: Callable[..., RewardModel], kind: str, pad: str | None, side: str
 ) -> None:
-    """In float32, to 1e-5.
-
-    Whatever the texts, their order, the size of the batch, and the tokenizer's padding.
-    """
+    """In float32, to 1e-5, for any texts, order, batch size and padding of the tokenizer."""
     model = models(kind, pad, side)
     queue = model._queue  # type: ignore[attr-defined]
 
@@ -259,7 +256,7 @@ def test_a_batch_scores_as_its_texts_do_alone(
 
 
 def adapter(base: Path, folder: Path, task: str, **options: Any) -> Any:
-    """Save a LoRA adapter as TRL's trainers do, and return the model before it was saved."""
+    """Save a LoRA adapter on a base, as TRL's trainers do, and return the unsaved model."""
     auto_class = AutoModelForCausalLM if task == "CAUSAL_LM" else AutoModelForSequenceClassification
     torch.manual_seed(1)
     model = auto_class.from_pretrained(base, **options)

@@ -53,9 +53,9 @@ def test_the_reference_itself_is_best_and_nothing_is_worst(kind: str) -> None:
     [
         (
             {"source": "x", "target": "y"},
-            r"'reference' is not there for prompt 'p'; its columns: source, target",
+            r"'reference' is missing for prompt 'p'; columns: source, target",
         ),
-        ({}, r"'reference' is not there for prompt 'p'; its columns: none"),
+        ({}, r"'reference' is missing for prompt 'p'; columns: none"),
         ({"reference": ""}, "'reference' is empty"),
         ({"reference": []}, "'reference' is empty"),
         ({"reference": 5}, "neither a text nor a list of texts"),

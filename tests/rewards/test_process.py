@@ -1,7 +1,7 @@
 """Process reward models against the computation of their model cards, one text at a time.
 
-A small random model of the same architecture and interface stands for the weights of
-Qwen2.5-Math-PRM and Math-Shepherd, which cannot be loaded here.
+Small random models of the same architecture and interface replace the weights of Qwen2.5-Math-PRM
+and Math-Shepherd, which cannot be loaded here.
 """
 
 from __future__ import annotations

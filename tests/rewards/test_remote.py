@@ -27,10 +27,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 async def answered(
     entry: dict[str, Any], answers: list[Any], texts: list[str]
 ) -> tuple[Any, list[Any]]:
-    """The scores, or the error, against a server that gives these answers, one after another.
-
-    And what it was asked.
-    """
+    """Return the scores or the error for a server's successive answers, and the requests."""
     asked = []
 
     async def answer(request: web.Request) -> web.Response:

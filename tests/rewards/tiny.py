@@ -1,10 +1,7 @@
-"""Small random reward models, saved as their repositories on the Hub are.
+"""Small random reward models, saved like Hub repositories: weights, tokenizer, own code.
 
-Weights, tokenizer, and the code of their own.
-
-Each has the architecture and the interface of a model whose weights cannot be loaded here. What
-they score means nothing; that it is read from the right place, whatever the batch, is what can be
-tested with them.
+Each has the architecture and interface of a model whose weights cannot be loaded here. Their scores
+mean nothing; the tests check that they are read from the right position in every batch.
 """
 
 from __future__ import annotations
@@ -73,12 +70,9 @@ def build(
     spread: float = 0.3,
     corpus: Sequence[str] = (),
 ) -> Any:
-    """A model folder of one of KINDS.
+    """Save a model of one of KINDS, and return the unsaved model in evaluation mode.
 
-    Returns the model as it was before it was saved, in evaluation mode.
-
-    A token is a byte, or where there is a corpus a part of a word, learned from it (not for
-    "shepherd").
+    A token is a byte or, with a corpus, a learned part of a word (not for "shepherd").
     """
     tokenizer = shepherd_tokenizer() if kind == "shepherd" else make_tokenizer(pad=pad)
     if corpus and kind != "shepherd":
@@ -120,7 +114,7 @@ def build(
 
 
 def shepherd_tokenizer() -> Any:
-    """Make a tokenizer like Mistral's: <s> and a space first, spaces part of the next word."""
+    """Like Mistral's: text starts with <s> and a space; words include their leading space."""
     letters = [chr(code) for code in range(33, 127)]
     merges = [("к", "и"), ("▁", "ки"), ("▁", "+"), ("▁", "-")]
     tokens = [
@@ -170,8 +164,7 @@ def _save_with_code(kind: str, folder: Path, shape: dict[str, Any]) -> Any:
         shutil.copy(CODE / f"{module}.py", folder)
     if kind == "armo":
         shape |= {"num_labels": 3, "num_objectives": 3}
-    # its code is older than this transformers: the name that it imports is there only while it is
-    # built
+    # Its code imports a name that this transformers lacks; it exists only while the model is built.
     missing = kind == "armo" and not hasattr(modeling_llama, "LLAMA_INPUTS_DOCSTRING")
     if missing:
         modeling_llama.LLAMA_INPUTS_DOCSTRING = ""

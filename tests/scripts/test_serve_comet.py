@@ -1,6 +1,4 @@
-"""scripts/serve_comet.py with a stand-in for the model.
-
-The contract, what is no score, and batches of many requests.
+"""scripts/serve_comet.py with a fake model: the contract, missing scores, and shared batches.
 
 With a real unbabel-comet: tests/integration/test_comet.py.
 """
@@ -179,9 +177,9 @@ def test_it_is_there_at_its_root_and_where_the_client_looks() -> None:
         (b"{", "Expecting property name"),
         (b"\xff\xfe\x00", "codec can't decode"),
         (b"[" * 100_000, "recursion"),
-        ([], '{"inputs": [...]} was needed'),
-        ({"input": []}, '{"inputs": [...]} was needed'),
-        ({"inputs": {}}, '{"inputs": [...]} was needed'),
+        ([], 'the body must be {"inputs": [...]}'),
+        ({"input": []}, 'the body must be {"inputs": [...]}'),
+        ({"inputs": {}}, 'the body must be {"inputs": [...]}'),
         ({"inputs": [given_as("a"), "b"]}, 'inputs[1]: "prompt" must be a list of messages'),
         (
             {"inputs": [{**given_as("a"), "prompt": "Das Haus."}]},
@@ -296,7 +294,7 @@ def test_a_model_that_fails_is_a_failure_of_that_text_alone(
 
 
 def test_the_checkpoint_of_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="there are 0 files"):
+    with pytest.raises(ValueError, match=r"exactly one file .*, not 0"):
         serve_comet.find_checkpoint(str(tmp_path))
     first = tmp_path / "checkpoints/model.ckpt"
     first.parent.mkdir()
@@ -307,7 +305,7 @@ def test_the_checkpoint_of_a_folder(tmp_path: Path) -> None:
         == first
     )
     (tmp_path / "checkpoints/other.ckpt").touch()
-    with pytest.raises(ValueError, match="there are 2 files"):
+    with pytest.raises(ValueError, match=r"exactly one file .*, not 2"):
         serve_comet.find_checkpoint(str(tmp_path))
 
 

@@ -110,7 +110,9 @@ class AdaptedReward(RewardModel):
 
 
 def as_reward_model(given: Any, place: str = "reward") -> RewardModel:
-    """Return an object or a TRL reward function as a `RewardModel` with all capabilities.
+    """Return an object or a TRL reward function as a `RewardModel`.
+
+    Capabilities that it lacks get their defaults.
 
     Raises:
         ConfigError: it has no `score` and cannot be called.

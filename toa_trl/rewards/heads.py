@@ -17,7 +17,7 @@ from toa_trl.types import Prompt, Score, as_dicts
 
 Messages = list[dict[str, str]]
 
-# model cards of Qwen2.5-Math
+# from the model cards of Qwen2.5-Math
 STEP_BY_STEP = "Please reason step by step, and put your final answer within \\boxed{}."
 PROBE = (Prompt("probe", "What is 1 + 1?"), "1 + 1 = 2")  # type: ignore[arg-type]  # a text becomes messages
 
@@ -96,8 +96,7 @@ def trusted_class(
     if auto_class is not None and not trust_remote_code:
         raise ConfigError(
             f"{place}: {model!r} brings its own code ({config['auto_map'][auto_class]}); without "
-            "it "
-            "scores would be noise; read the code, then set trust_remote_code: true to run it "
+            "it scores would be noise; read the code, then set trust_remote_code: true to run it "
             "(and revision: to the commit that you have read)"
         )
     return auto_class

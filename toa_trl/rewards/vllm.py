@@ -1,7 +1,4 @@
-"""Reward models behind vLLM's pooling server.
-
-`vllm serve MODEL --runner pooling`, POST /classify.
-"""
+"""Reward models served by `vllm serve MODEL --runner pooling`, asked by POST /classify."""
 
 from __future__ import annotations
 

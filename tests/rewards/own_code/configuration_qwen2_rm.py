@@ -1,4 +1,4 @@
-"""The configuration class of Qwen's reward models, under the name of a known architecture."""
+"""The configuration class of Qwen's reward models, named after an architecture of transformers."""
 
 from transformers import PretrainedConfig
 

@@ -1,7 +1,7 @@
-"""A decoder as the code of 2024 writes it, with what breaks such code under transformers 5.
+"""A decoder written like model code of 2024, with everything that breaks under transformers 5.
 
-Its rotary embedding is computed when it is made and is in no checkpoint, any `rope_scaling` has a
-type, and the cache has methods that are gone.
+Its rotary embedding is computed in the constructor and is in no checkpoint, any `rope_scaling` has
+a type, and it uses removed methods of the cache.
 """
 
 import torch

@@ -1,6 +1,6 @@
-"""The interface of ArmoRM-Llama3-8B-v0.1.
+"""The interface of ArmoRM-Llama3-8B-v0.1: weighted objectives.
 
-Objectives, weighted by a gating network that reads the assistant's header.
+A gating network that reads the assistant's header gives the weights.
 """
 
 from dataclasses import dataclass

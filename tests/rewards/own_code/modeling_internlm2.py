@@ -1,7 +1,4 @@
-"""The interface of InternLM2-reward.
-
-A score where the reward token is, which the last token must be.
-"""
+"""The interface of InternLM2-reward: a score at the reward token, which must be the last token."""
 
 import torch
 from torch import nn
