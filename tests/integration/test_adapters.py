@@ -23,7 +23,7 @@ from toa_trl.evaluation.harness import LmEvalConfig, run_lm_eval
 from toa_trl.models.flops import Flops
 
 pytestmark = pytest.mark.heavy
-SCRIPT = ("-m", "toa_trl.training.merge_adapter")
+SCRIPT = ("-m", "toa_trl", "merge-adapter")
 HELDOUT = "toa_trl/demo/data/heldout.jsonl"
 
 
@@ -134,9 +134,7 @@ def test_what_needs_a_whole_model_names_the_script(lora: Path) -> None:
             [{"name": "l", "engine": "vllm", "model": str(lora)}], {"kind": "length"}
         ),
     ):
-        with pytest.raises(
-            ConfigError, match=r"merge it into its base with toa_trl/training/merge_adapter\.py"
-        ):
+        with pytest.raises(ConfigError, match=r"merge it into its base with toa-trl merge-adapter"):
             use()
 
 

@@ -256,7 +256,7 @@ def test_a_full_disk_is_said_and_a_resume_finds_everything(
     assert process.returncode == 1
     assert "stopped: " in said
     assert "full" in said
-    assert "the same command goes on" in said
+    assert "resume" in said
     assert "Traceback" not in said
     before = plays(run_dir)
     assert sum(len(played) for _, played in before) > 100

@@ -1,4 +1,4 @@
-"""toa_trl/training/merge_adapter.py.
+"""`toa-trl merge-adapter`.
 
 The merged model is base and adapter together, whole or not there, and mistakes are one line.
 """

@@ -228,7 +228,7 @@ def check_whole_model(place: str, model: str) -> None:
     if is_adapter(model):
         raise ConfigError(
             f"{place}: {model!r} holds an adapter alone, and vLLM needs a whole model; merge it "
-            "into its base with toa_trl/training/merge_adapter.py, or take the engine transformers"
+            "into its base with toa-trl merge-adapter, or take the engine transformers"
         )
 
 

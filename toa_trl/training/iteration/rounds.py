@@ -29,10 +29,8 @@ from toa_trl.utils.files import replace_text
 from toa_trl.utils.subprocesses import GRACE_S, failed, run_command
 
 COMPLETE = "complete.json"
-COMMANDS = {
-    name: [sys.executable, "-m", f"toa_trl.recipes.{name}"] for name in ("synthesize", "evaluate")
-}
-MERGE = [sys.executable, "-m", "toa_trl.training.merge_adapter"]
+COMMANDS = {name: [sys.executable, "-m", "toa_trl", name] for name in ("synthesize", "evaluate")}
+MERGE = [sys.executable, "-m", "toa_trl", "merge-adapter"]
 FIGURES = (
     "accuracy",
     "interval",
