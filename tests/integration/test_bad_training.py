@@ -248,7 +248,7 @@ def test_keys(recipe: Recipe, tmp_path: Path) -> None:
         assert "did you mean 'learning_rate'" in recipe(
             name, *method, "--config", tmp_path / "config.yaml"
         )
-        assert "did you mean 'learning_rate'" in recipe(name, *method, "--learning_rat", 1)
+        assert "did you mean '--learning_rate'" in recipe(name, *method, "--learning_rat", 1)
     assert "method: must be one of kto, orpo, simpo, not 'ipo'" in recipe(
         "preference", "--method", "ipo"
     )
@@ -256,7 +256,7 @@ def test_keys(recipe: Recipe, tmp_path: Path) -> None:
     assert "method simpo is TRL's CPO" in recipe(
         *demo("preference", tmp_path / "out", "--loss_type", "hinge")
     )
-    assert "did you mean 'simpo_gamma'" in recipe(
+    assert "did you mean '--simpo_gamma'" in recipe(
         "preference", "--method", "simpo", "--simpo_gama", 1
     )
 

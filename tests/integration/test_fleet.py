@@ -91,14 +91,15 @@ class Running:
         return self.config
 
     def start(self, *program: object) -> None:
-        self.process = subprocess.Popen(
-            command(*(program or (SCRIPT,)), "--config", self.config),
-            cwd=ROOT,
-            env=ENVIRONMENT,
-            stdout=(self.folder / "out").open("w"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # as a terminal has it: Ctrl-C goes to the whole group
-        )
+        with (self.folder / "out").open("w") as output:
+            self.process = subprocess.Popen(
+                command(*(program or (SCRIPT,)), "--config", self.config),
+                cwd=ROOT,
+                env=ENVIRONMENT,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # as a terminal has it: Ctrl-C goes to the whole group
+            )
 
     @property
     def output(self) -> str:

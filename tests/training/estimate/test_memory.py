@@ -1,6 +1,6 @@
 """The arithmetic alone: known values, and what must hold for every model.
 
-Tests/test_estimate.py measures.
+test_command.py measures.
 """
 
 from __future__ import annotations
@@ -148,10 +148,11 @@ def test_more_tokens_need_more(case: tuple[Shape, Training], sharding: Sharding)
     shape, training = case
     least = total(shape, training, sharding)
     assert least > 0
-    assert (
-        total(shape, replace(training, num_sequences=training.num_sequences + 1), sharding) > least
-    )
-    assert total(shape, replace(training, length=training.length + 1), sharding) > least
+    # one token more changes nothing where the peak is the optimizer's step; many more always do
+    for factor, more in ((1, least), (1000, least + 1)):
+        sequences = training.num_sequences + factor
+        assert total(shape, replace(training, num_sequences=sequences), sharding) >= more
+        assert total(shape, replace(training, length=training.length + factor), sharding) >= more
     assert total(shape, replace(training, accumulates=True), sharding) >= least
     assert total(shape, replace(training, has_reference=True), sharding) >= least
 
