@@ -31,7 +31,7 @@ for part in ("sft", "dpo", "rollouts"):
     assert load_dataset(name, part, split="train").to_list() == rows, part
     assert load_dataset(f"{run}/{part}", split="train").to_list() == rows, part
 lines = open(f"{run}/README.md").read().partition("```python")[2].partition("```")[0].splitlines()
-exec("\\n".join(line for line in lines if "from the run's own folder" not in line))
+exec("\\n".join(line for line in lines if "from the run's folder" not in line))
 assert pairs.to_list() == pq.read_table(f"{run}/dpo").to_pylist()
 from toa_trl.hub.lineage import read_lineage
 print(json.dumps(read_lineage(name)))
@@ -132,7 +132,7 @@ def test_a_run_is_pushed_and_comes_back_as_it_was(
     assert done.returncode == 1
     error = last_error(done)
     assert error.startswith(f"stopped: {name}: the connection to the Hub failed")
-    assert "Done. The data are in" in done.stdout  # saved before, whatever becomes of the push
+    assert "Done. The datasets are in" in done.stdout  # saved before, whatever becomes of the push
     assert files(hub, name).keys() == {".gitattributes"}
 
     done = user.run("-m", "toa_trl", "push", run, name)

@@ -198,7 +198,7 @@ def test_mistakes(cluster: Any, write_config: Callable[..., Path]) -> None:
         return errors.strip().splitlines()
 
     (error,) = fail(write_config(search_params={"tau": 0}), 2)
-    assert error.startswith("error: tau: a number > 0")
+    assert error.startswith("error: search_params.tau: must be > 0")
     (error,) = fail(write_config(), 2, 1)
     assert "a shard needs 1 CPU and 1 GPU, and no machine has that" in error
     (error,) = fail(write_config(), 2, address="127.0.0.1:9")
