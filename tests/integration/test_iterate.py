@@ -6,6 +6,7 @@ Two rounds, killed in every kind of stage, end as two that were never killed.
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -166,7 +167,7 @@ def test_killed_in_every_stage_it_ends_as_one_that_was_never_killed(tmp_path: Pa
     assert [row["round"] for row in rows] == [0, 1, 2]
     assert all(row["interval"][0] <= row["accuracy"] <= row["interval"][1] for row in rows)
     assert rows[2]["win_rate_by"] == "reward"
-    assert f"| 2     | {rows[2]['accuracy']:.3f}" in output
+    assert re.search(rf"\| 2 +\| {rows[2]['accuracy']:.3f} +\|", output)
     assert "round-2" in (one / "report.html").read_text(encoding="utf-8")
     # every round has prompts of its own, and the student of the one before
     assert not {row["prompt_id"] for row in plays(one, 1)} & {
@@ -178,7 +179,8 @@ def test_killed_in_every_stage_it_ends_as_one_that_was_never_killed(tmp_path: Pa
 
     before = (one / "results.json").read_bytes()
     code, output, errors = finish(whole)
-    assert (code, "round 1," in output, "| 2     |" in output) == (0, False, True), errors
+    assert (code, "round 1," in output) == (0, False), errors
+    assert re.search(r"\| 2 +\|", output)
     assert (one / "results.json").read_bytes() == before
     code, _, errors = finish(whole, "--seed", 1)
     assert (code, "seed: 0 -> 1" in errors) == (2, True)
