@@ -168,8 +168,24 @@ def call(place: str, factory: Callable[..., T], *args: Any, params: Mapping[str,
         ConfigError: a key is unknown or missing, or a value is invalid.
     """
     checked = validate(model_of(factory, skip=len(args)), params, place)
+    return call_validated(place, factory, *args, checked=checked)
+
+
+def call_validated(
+    place: str,
+    factory: Callable[..., T],
+    *args: Any,
+    checked: Config,
+    common: type[Config] = Config,
+) -> T:
+    """Return `factory(*args, **params)` for validated params, without the keys of `common`.
+
+    Raises:
+        ConfigError: the factory cannot be called with them.
+    """
+    names = checked.model_fields_set - common.model_fields.keys()
     try:
-        return factory(*args, **{key: getattr(checked, key) for key in checked.model_fields_set})
+        return factory(*args, **{key: getattr(checked, key) for key in names})
     except TypeError as error:
         raise ConfigError(f"{place}: {error}") from error
 
@@ -204,8 +220,6 @@ def _explain(error: ErrorDetails, place: str) -> str:
         return str(context["error"])  # names its own path
     if kind in ("unknown_key", "explained"):
         return f"{path}: {context['text']}" if path else str(context["text"])
-    if kind == "value_error" and isinstance(context["error"], ConfigError):
-        return f"{path}: {context['error']}" if path else str(context["error"])
     if kind == "missing":
         parent, key = _path(place, error["loc"][:-1]), error["loc"][-1]
         return f"{parent}: the key {key!r} is missing" if parent else f"{key}: the key is missing"

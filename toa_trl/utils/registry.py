@@ -18,7 +18,7 @@ from toa_trl.errors import ConfigError
 from toa_trl.utils.config import (
     Config,
     JsonSchemaGenerator,
-    call,
+    call_validated,
     model_of,
     nearest,
     nested,
@@ -97,20 +97,16 @@ class Registry(Mapping[str, str], Generic[T]):
         Raises:
             ConfigError: a key is unknown or missing, or a value is invalid.
         """
-        self.check(entry, place, len(args))
-        params = {
-            key: value
-            for key, value in entry.items()
-            if key != self.key and key not in self.common.model_fields
-        }
-        return call(place, self.load(entry[self.key], place), *args, params=params)
+        checked = self.check(entry, place, len(args))
+        factory = self.load(entry[self.key], place)
+        return call_validated(place, factory, *args, checked=checked, common=self.common)
 
     def model(self, name: str, skip: int = 0) -> type[Config]:
         """Return the configuration model of the entries with this name."""
         return model_of(self.load(name), skip, self.common)
 
-    def check(self, entry: object, place: str = "", skip: int = 0) -> None:
-        """Validate an entry without building anything.
+    def check(self, entry: object, place: str = "", skip: int = 0) -> Config:
+        """Return the validated entry, as a model, without building anything.
 
         Raises:
             ConfigError: see `build`.
@@ -124,7 +120,8 @@ class Registry(Mapping[str, str], Generic[T]):
             raise ConfigError(f"{_at(place)}the key {self.key!r} is missing; choose one of {known}")
         factory = self.load(entry[self.key], place)
         rest = {key: value for key, value in entry.items() if key != self.key}
-        validate(model_of(factory, skip, self.common), rest, place)
+        checked: Config = validate(model_of(factory, skip, self.common), rest, place)
+        return checked
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
