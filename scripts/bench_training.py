@@ -280,7 +280,8 @@ def gpu(shape: dict[str, int], vocabulary: int, length: int, **changes: Any) -> 
     Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(OUT / "random")
     tokenizer.save_pretrained(OUT / "random")
     words = [
-        json.loads(line)["prompt"] for line in (ROOT / "toa_trl/demo/data/synthesis.jsonl").open()
+        json.loads(line)["prompt"]
+        for line in (ROOT / "toa_trl/demo/data/synthesis.jsonl").read_text().splitlines()
     ]
     text = " ".join(words * 20)
 

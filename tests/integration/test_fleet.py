@@ -33,9 +33,16 @@ LAUNCHER = f"{sys.executable} -S tests/integration/fake_vllm.py --model {{model}
 
 
 def free_ports(number: int) -> int:
-    """The first of so many free ports in a row."""
+    """The first of so many free ports in a row.
+
+    Each test process has a range of its own, below those that systems hand out by themselves:
+    between this look and the server's start nobody else may take the port.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    lowest = 10000 + 600 * (worker % 10)
+    system = random.SystemRandom()  # training in the same process seeds the common generator
     while True:
-        first = random.randrange(20000, 32000)
+        first = system.randrange(lowest, lowest + 600 - number)
         try:
             for port in range(first, first + number):
                 with socket.socket() as probe:

@@ -99,7 +99,8 @@ def test_of_translations_by_real_systems_labels_go_and_all_else_stays() -> None:
     rows = [
         json.loads(line)
         for path in sorted(WMT.glob("*.jsonl"))
-        for line in path.open(encoding="utf-8")
+        for line in path.read_text(encoding="utf-8").split("\n")
+        if line
     ]
     texts = [
         (row["source"], text.strip())
