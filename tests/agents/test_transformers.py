@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import CONTEXT, END
 from tests.helpers import wait
+from tests.tokenizers import make_family, save_family_model
 from toa_trl.agents import make_agent
 from toa_trl.agents.transformers import TransformersAgent, _Request, _SeededSampling
 from toa_trl.errors import AgentError, ConfigError
@@ -308,3 +309,22 @@ def test_a_batch_that_fails_fails_its_plays(causal: Path, monkeypatch: pytest.Mo
     assert ask(it, ("x", Sampling(1.0, 1.0, 5), 0)) == ask(
         agent(causal), ("x", Sampling(1.0, 1.0, 5), 0)
     )
+
+
+@pytest.mark.parametrize("family", ["gemma", "mistral"])
+def test_a_template_without_a_system_role_answers_a_system_prompt(
+    tmp_path: Path, family: str
+) -> None:
+    folder = save_family_model(tmp_path, make_family(family))
+    greedy = Sampling(temperature=0, max_tokens=3)
+    prompted = agent(folder, system_prompt="Be brief.")
+    (done,) = ask(prompted, ("How many?", greedy, 0))
+    (plain,) = ask(agent(folder), ("Be brief.\n\nHow many?", greedy, 0))
+    assert done == plain
+
+
+def test_a_conversation_that_the_template_refuses_is_a_failed_play(tmp_path: Path) -> None:
+    it = agent(save_family_model(tmp_path, make_family("mistral")))
+    twice = [Message("user", "a"), Message("user", "b")]
+    with pytest.raises(AgentError, match=r"agent .t.: the chat template refuses.*alternate"):
+        wait(it.generate(twice, sampling=Sampling(max_tokens=3), seed=0))

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 from pydantic import BeforeValidator, Field
 
 from toa_trl.errors import AgentError, ConfigError, Unavailable
-from toa_trl.types import Completion, Message, Sampling, as_messages
+from toa_trl.models.chat import render
+from toa_trl.types import Completion, Message, Sampling, as_dicts, as_messages
 from toa_trl.utils.config import Config, NonNegativeFloat, PositiveInt, Raw, Text, validate
 
 LOOK_S = 1.0  # polling interval for servers that are unavailable
@@ -241,6 +242,19 @@ def with_system(messages: Sequence[Message], system_prompt: str | None) -> tuple
     if messages and messages[0].role == "system":
         return (Message("system", f"{system_prompt}\n\n{messages[0].content}"), *messages[1:])
     return (Message("system", system_prompt), *messages)
+
+
+def prompt_tokens(place: str, tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Return the token ids that a model answers: see `toa_trl.models.chat.render`.
+
+    Raises:
+        AgentError: the chat template refuses the messages.
+    """
+    try:
+        ids: list[int] = render(tokenizer, as_dicts(messages), add_generation_prompt=True)
+    except ValueError as error:
+        raise AgentError(f"{place}: {error}") from error
+    return ids
 
 
 def storable(done: Completion) -> Completion:

@@ -17,12 +17,19 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from toa_trl.agents.base import Agent, SamplingEntry, SamplingOf, with_system, without_reasoning
+from toa_trl.agents.base import (
+    Agent,
+    SamplingEntry,
+    SamplingOf,
+    prompt_tokens,
+    with_system,
+    without_reasoning,
+)
 from toa_trl.errors import AgentError
 from toa_trl.models.batching import Batcher
 from toa_trl.models.flops import Flops
 from toa_trl.models.loading import load_model, load_tokenizer
-from toa_trl.types import Completion, Message, Sampling, as_dicts
+from toa_trl.types import Completion, Message, Sampling
 from toa_trl.utils.config import PositiveInt, Text
 
 
@@ -122,9 +129,7 @@ class _Engine:
     async def generate(
         self, messages: Sequence[Message], sampling: Sampling, seed: int
     ) -> Completion:
-        prompt = self._tokenizer.apply_chat_template(
-            as_dicts(messages), add_generation_prompt=True, return_dict=False
-        )
+        prompt = prompt_tokens(self._place, self._tokenizer, messages)
         room = self._context - len(prompt)
         if room < 1:
             raise AgentError(

@@ -11,11 +11,18 @@ from typing import Any, TypeVar
 from uuid import uuid4
 from weakref import WeakValueDictionary, finalize
 
-from toa_trl.agents.base import Agent, SamplingEntry, SamplingOf, with_system, without_reasoning
+from toa_trl.agents.base import (
+    Agent,
+    SamplingEntry,
+    SamplingOf,
+    prompt_tokens,
+    with_system,
+    without_reasoning,
+)
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.models.flops import Flops
 from toa_trl.models.loading import check_whole_model, load_tokenizer
-from toa_trl.types import Completion, Message, Sampling, as_dicts
+from toa_trl.types import Completion, Message, Sampling
 from toa_trl.utils.config import Text
 
 T = TypeVar("T")
@@ -105,9 +112,7 @@ class _Engine:
         from vllm.sampling_params import RequestOutputKind
 
         llm = await self._open()
-        prompt = self._tokenizer.apply_chat_template(
-            as_dicts(messages), add_generation_prompt=True, return_dict=False
-        )
+        prompt = prompt_tokens(self._place, self._tokenizer, messages)
         context = llm.model_config.max_model_len
         if len(prompt) >= context:
             raise AgentError(

@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import Any
 
-from jinja2 import TemplateError
-
 from toa_trl.errors import ConfigError, RewardError
+from toa_trl.models import chat
 from toa_trl.models.batching import Batcher
 from toa_trl.models.flops import Flops
 from toa_trl.models.loading import own_class
@@ -31,24 +30,15 @@ def conversation(prompt: Prompt, response: str, system: str | None = None) -> Me
 
 
 def render(tokenizer: Any, messages: Messages, **options: Any) -> Any:
-    """Return token ids (or with tokenize=False the text) of messages in the chat template.
-
-    A system message is merged into the first user message if the template refuses it (Gemma's).
+    """Return `toa_trl.models.chat.render`.
 
     Raises:
         RewardError: the template refuses the messages.
     """
     try:
-        return tokenizer.apply_chat_template(messages, return_dict=False, **options)
-    except TemplateError as error:
-        if [message["role"] for message in messages[:2]] == ["system", "user"]:
-            content = f"{messages[0]['content']}\n\n{messages[1]['content']}"
-            return render(
-                tokenizer, [{"role": "user", "content": content}, *messages[2:]], **options
-            )
-        raise RewardError(
-            f"the reward model's chat template refuses the conversation: {error}"
-        ) from error
+        return chat.render(tokenizer, messages, **options)
+    except ValueError as error:
+        raise RewardError(f"the reward model: {error}") from error
 
 
 def batch_tokens(given: int | None, model: Any) -> int:

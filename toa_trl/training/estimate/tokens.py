@@ -7,6 +7,8 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from toa_trl.models.chat import render
+
 
 def lengths(row: Mapping[str, Any], tokenizer: Any, text_field: str = "text") -> list[int]:
     """Return the tokens of each sequence that TRL makes of a row: one, or two of a pair.
@@ -31,7 +33,7 @@ def lengths(row: Mapping[str, Any], tokenizer: Any, text_field: str = "text") ->
             sequences.append(len(tokenizer("".join(parts)).input_ids) + 1)  # TRL adds the end
         else:
             messages = [message for part in parts for message in part]
-            sequences.append(len(tokenizer.apply_chat_template(messages, return_dict=False)))
+            sequences.append(len(render(tokenizer, messages)))
     return sequences
 
 

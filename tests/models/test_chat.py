@@ -1,0 +1,56 @@
+"""Chat templates of real families: with and without a place for a system message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.tokenizers import FAMILIES, make_family
+from toa_trl.models.chat import fold_system, render, takes_system
+
+
+def turns(*pairs: tuple[str, str]) -> list[dict[str, Any]]:
+    return [{"role": role, "content": content} for role, content in pairs]
+
+
+SYSTEM, USER, ANSWER = ("system", "Be brief."), ("user", "How many?"), ("assistant", "Three.")
+FOLDED = ("user", "Be brief.\n\nHow many?")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_shows_the_system_message(family: str) -> None:
+    tokenizer = make_family(family)
+    assert takes_system(tokenizer) == (family in ("llama3", "qwen2.5"))
+    text = render(tokenizer, turns(SYSTEM, USER, ANSWER), tokenize=False)
+    assert text.index("Be brief.") < text.index("How many?") < text.index("Three.")
+    without = render(tokenizer, turns(USER), tokenize=False, add_generation_prompt=True)
+    plain = tokenizer.apply_chat_template(turns(USER), tokenize=False, add_generation_prompt=True)
+    assert without == plain
+
+
+def test_a_template_that_drops_system_messages_gets_them_in_the_first_user_message() -> None:
+    tokenizer = make_family("gemma")
+    template = "{% for m in messages if m.role != 'system' %}{{ m.content }}|{% endfor %}"
+    tokenizer.chat_template = template
+    assert render(tokenizer, turns(SYSTEM, USER), tokenize=False) == "Be brief.\n\nHow many?|"
+
+
+@pytest.mark.parametrize(
+    ("given", "folded"),
+    [
+        ([SYSTEM, USER], [FOLDED]),
+        ([SYSTEM, USER, ANSWER, USER], [FOLDED, ANSWER, USER]),
+        ([("system", "A"), ("system", "B"), USER], [("user", "A\n\nB\n\nHow many?")]),
+        ([USER, ANSWER], [USER, ANSWER]),
+        ([SYSTEM, ANSWER], [SYSTEM, ANSWER]),
+        ([SYSTEM], [SYSTEM]),
+    ],
+)
+def test_folding(given: list[tuple[str, str]], folded: list[tuple[str, str]]) -> None:
+    assert fold_system(turns(*given)) == turns(*folded)
+
+
+def test_what_the_template_refuses_otherwise_is_named() -> None:
+    with pytest.raises(ValueError, match=r"refuses the conversation: .*alternate"):
+        render(make_family("mistral"), turns(USER, USER))
