@@ -14,6 +14,7 @@ from toa_trl.hub.model_card import extend_model_card
 from toa_trl.hub.push import hub_errors
 from toa_trl.training.checks import check_model, parse_training
 from toa_trl.training.data import TrainingData, load_training_data
+from toa_trl.training.references import tie_references
 from toa_trl.utils.compat import (
     ignore_boolean_buffers,
     num_masked_sequences,
@@ -73,6 +74,7 @@ def run_training(
         prepare(training, model)
     check_model(model, training)
     loaded = load_training_data(data, script, training, mixture, further_formats)
+    tie_references(loaded, training, model.model_name_or_path, model.model_revision)
     arguments = {"peft_config": get_peft_config(model)}
     if takes_quantization:
         arguments["quantization_config"] = get_quantization_config(model)
