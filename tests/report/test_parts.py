@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import random
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,12 +26,22 @@ from toa_trl.report.trees import choose_prompts
 REWARDS = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=6)
 
 
+def write_plays(folder: Path, rows: list[dict[str, Any]]) -> list[Path]:
+    (folder / "rollouts").mkdir(exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "rollouts/plays.parquet")
+    return rollout_files(folder)
+
+
 @given(st.lists(REWARDS, min_size=1, max_size=6))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_prompt_with_fewer_plays_keeps_its_best(prompts: list[list[float]]) -> None:
-    curve = rollouts.BestSoFar()
-    for rewards in prompts:
-        curve.add(np.array(rewards))
+    rows = []
+    for prompt, rewards in enumerate(prompts):
+        for play, reward in enumerate(rewards):
+            play_of = {"prompt_id": str(prompt), "play": play, "agent": "a", "kind": "answer"}
+            rows.append({**play_of, "reward": reward})
+    with tempfile.TemporaryDirectory() as folder:
+        curve = rollouts.summarize(write_plays(Path(folder), rows)).curve
     longest = max(map(len, prompts))
     best = np.array([[max(r[: k + 1]) for k in range(longest)] for r in prompts])
     assert curve.mean == pytest.approx(best.mean(0), abs=1e-6)
@@ -40,24 +54,32 @@ def test_a_prompt_with_fewer_plays_keeps_its_best(prompts: list[list[float]]) ->
     assert curve.num_short == sum(len(r) < longest for r in prompts)
 
 
-@pytest.mark.parametrize("batch_rows", [1, 7, 100])
-def test_the_size_of_a_batch_changes_nothing(
-    batch_rows: int, tmp_path: Path, write_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+def test_the_order_of_rows_and_files_changes_no_total(
+    tmp_path: Path, write_run: Callable[..., Any]
 ) -> None:
-    write_run(tmp_path, num_prompts=6, budget=9, dpo=False)
-    whole = rollouts.summarize(rollout_files(tmp_path))
-    monkeypatch.setattr(rollouts, "BATCH_ROWS", batch_rows)
-    parts = rollouts.summarize(rollout_files(tmp_path))
-    assert parts.prompt_ids == whole.prompt_ids
-    assert (parts.paths, parts.gains, parts.reasons, parts.best) == (
-        whole.paths,
-        whole.gains,
-        whole.reasons,
-        whole.best,
-    )
-    assert parts.total("plays") == whole.total("plays")
-    assert parts.total("flops") == pytest.approx(whole.total("flops"))
-    assert list(parts.select("adder")) == list(whole.select("adder"))
+    write_run(tmp_path / "[a run]", num_prompts=6, budget=9, dpo=False)
+    files = rollout_files(tmp_path / "[a run]")
+    whole = rollouts.summarize(files)
+    rows = [row for file in files for row in pq.read_table(file).to_pylist()]
+    mixed = rollouts.summarize(write_plays(tmp_path, random.Random(0).sample(rows, len(rows))))
+    assert sorted(mixed.prompt_ids) == sorted(whole.prompt_ids)
+    assert (mixed.paths, mixed.reasons, mixed.best) == (whole.paths, whole.reasons, whole.best)
+    assert {pair: numbers[0] for pair, numbers in mixed.gains.items()} == {
+        pair: numbers[0] for pair, numbers in whole.gains.items()
+    }
+    assert mixed.total("plays") == whole.total("plays") == len(rows)
+    assert mixed.total("flops") == pytest.approx(whole.total("flops"))
+    assert sorted(mixed.select("adder")) == sorted(whole.select("adder"))
+    assert list(mixed.curve.mean) == pytest.approx(list(whole.curve.mean))
+
+
+def test_drafts_that_refer_to_each_other_end_a_path(tmp_path: Path) -> None:
+    rows = []
+    for play, reference in ((0, 1), (1, 0)):
+        row = {"prompt_id": "p", "play": play, "agent": "a", "kind": "refine"}
+        rows.append({**row, "reward": float(play), "refs": [reference]})
+    paths = rollouts.summarize(write_plays(tmp_path, rows)).paths
+    assert paths == {(("refine", "a"), ("refine", "a")): (1, 1.0)}
 
 
 def test_prompts_are_chosen_evenly() -> None:

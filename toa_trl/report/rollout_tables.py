@@ -33,6 +33,17 @@ def rollout_files(run_dir: Path) -> list[Path]:
     return files
 
 
+def check_columns(files: Sequence[Path], needed: Sequence[str]) -> None:
+    """Raise ConfigError if a file lacks one of the columns."""
+    for file in files:
+        names = pq.read_schema(file).names
+        for name in needed:
+            if name not in names:
+                raise ConfigError(
+                    f"{file}: the column {name!r} is missing; not the rollouts of a run"
+                )
+
+
 def whole_prompts(
     files: Sequence[Path], needed: Sequence[str], further: Sequence[str], batch_rows: int
 ) -> Iterator[pa.Table]:
@@ -45,17 +56,14 @@ def whole_prompts(
         batch_rows: rows that are read at once.
 
     Raises:
-        ConfigError: a required column is missing.
+        ConfigError: a required column is missing, or the rows of a prompt are not consecutive.
     """
+    check_columns(files, needed)
+    seen: set[Any] = set()
     held: pa.Table | None = None
     for file in files:
         with pq.ParquetFile(file) as parquet:
             columns = set(parquet.schema_arrow.names)
-            for name in needed:
-                if name not in columns:
-                    raise ConfigError(
-                        f"{file}: the column {name!r} is missing; not the rollouts of a run"
-                    )
             names = [name for name in (*needed, *further) if name in columns]
             for batch in parquet.iter_batches(batch_size=batch_rows, columns=names):
                 table = pa.Table.from_batches([batch])
@@ -68,10 +76,23 @@ def whole_prompts(
                 # the last prompt may continue in the next batch
                 whole = pc.index(held["prompt_id"], held["prompt_id"][-1]).as_py()
                 if whole:
-                    yield held.slice(0, whole)
+                    yield _new_prompts(held.slice(0, whole), seen)
                     held = held.slice(whole)
     if held is not None and len(held):
-        yield held
+        yield _new_prompts(held, seen)
+
+
+def _new_prompts(table: pa.Table, seen: set[Any]) -> pa.Table:
+    """Return the table, after adding its prompts to those seen before it."""
+    ids = table["prompt_id"].to_pylist()
+    for start, _ in prompt_spans(ids):
+        if ids[start] in seen:
+            raise ConfigError(
+                f"rollouts: the rows of prompt {ids[start]!r} are not consecutive; sort by "
+                "prompt_id"
+            )
+        seen.add(ids[start])
+    return table
 
 
 def prompt_spans(prompt_ids: Sequence[Any] | NDArray[Any]) -> Iterator[tuple[int, int]]:

@@ -1,33 +1,31 @@
-"""Totals of a run's rollouts, read in streaming batches.
+"""Totals of a run's rollouts, queried from the parquet files with DuckDB.
 
-Every reward is kept (8 bytes per play), so that quantiles are exact; the rest are running sums and
-a few numbers per prompt. The rows of a prompt must be consecutive, as a run writes them.
+Every reward is kept (8 bytes per play), so that quantiles are exact. The rows may be in any order.
 """
 
 from __future__ import annotations
 
-import re
-from array import array
+import glob
+import tempfile
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
+import pyarrow.parquet as pq
 
-from toa_trl.errors import ConfigError
-from toa_trl.report.rollout_tables import Floats, floats, prompt_spans, whole_prompts
+from toa_trl.report.rollout_tables import Floats, check_columns
 
 # (kind, agent) of an answer or aggregate, then of each refinement of it
 Steps = tuple[tuple[str, str], ...]
 
 NEEDED = ("prompt_id", "play", "agent", "kind", "reward")
-AMOUNTS = ("prompt_tokens", "completion_tokens", "flops", "reward_flops")
-FURTHER = ("refs", "depth", "finish_reason", "error", *AMOUNTS)
-BATCH_ROWS = 32_768
+TEXTS = ("prompt_id", "agent", "kind", "finish_reason", "error")
+AMOUNTS = ("reward", "prompt_tokens", "completion_tokens", "flops", "reward_flops")
 MAX_REASONS = 1_000  # distinct reasons of failures
 
 
@@ -38,12 +36,12 @@ class Tally:
     plays: int = 0
     failed: int = 0  # without a reward
     truncated: int = 0  # finish_reason "length"
-    wins: int = 0  # prompts whose best play is this agent's
     prompt_tokens: int = 0
     completion_tokens: int = 0
     flops: float = 0.0  # of the plays whose FLOPs are known
     num_flops: int = 0  # number of these plays
     reward_flops: float = 0.0
+    wins: int = 0  # prompts whose best play is this agent's
     kinds: Counter[str] = field(default_factory=Counter)
 
 
@@ -51,52 +49,13 @@ class Tally:
 class BestSoFar:
     """Best reward after 1, 2, ... scored plays; prompts with fewer plays keep their best."""
 
-    num_prompts: int = 0
+    num_prompts: int = 0  # with a scored play
     num_short: int = 0  # prompts with fewer scored plays than the longest
-    _origin: float = 0.0  # subtracted from all rewards, so that squares do not cancel
-    _total: Floats = field(default_factory=lambda: np.zeros(0))
-    _square: Floats = field(default_factory=lambda: np.zeros(0))
-    _own_total: Floats = field(default_factory=lambda: np.zeros(0))
-    _own_num: Floats = field(default_factory=lambda: np.zeros(0))
-
-    def add(self, rewards: Floats) -> None:
-        """Add the rewards of a prompt's scored plays (at least one), in the order of the plays."""
-        if not self.num_prompts:
-            self._origin = float(rewards[0])
-        known, num = len(self._total), len(rewards)
-        if num > known:
-            # earlier prompts stay at their best, whose sums are the last entries
-            how: Any = {"mode": "edge"} if known else {}
-            self._total = np.pad(self._total, (0, num - known), **how)
-            self._square = np.pad(self._square, (0, num - known), **how)
-            self._own_total = np.pad(self._own_total, (0, num - known))
-            self._own_num = np.pad(self._own_num, (0, num - known))
-            self.num_short = self.num_prompts
-        self.num_short += num < known
-        best = np.maximum.accumulate(rewards) - self._origin
-        best = np.pad(best, (0, len(self._total) - num), mode="edge")
-        self._total += best
-        self._square += best**2
-        self._own_total[:num] += rewards
-        self._own_num[:num] += 1
-        self.num_prompts += 1
-
-    @property
-    def mean(self) -> Floats:
-        """Mean best reward after 1, 2, ... scored plays."""
-        return self._total / max(self.num_prompts, 1) + self._origin
-
-    @property
-    def half_width(self) -> Floats:
-        """Half width of the normal 95 % interval of `mean`; 0 for a single prompt."""
-        num = self.num_prompts
-        variance = (self._square - self._total**2 / max(num, 1)) / max(num - 1, 1)
-        return 1.96 * np.sqrt(np.maximum(variance, 0) / max(num, 1))
-
-    @property
-    def own(self) -> Floats:
-        """Mean reward of the 1st, 2nd, ... scored play itself."""
-        return self._own_total / np.maximum(self._own_num, 1)
+    mean: Floats = field(default_factory=lambda: np.zeros(0))
+    half_width: Floats = field(default_factory=lambda: np.zeros(0))
+    """Half width of the normal 95 % interval of `mean`; 0 for a single prompt."""
+    own: Floats = field(default_factory=lambda: np.zeros(0))
+    """Mean reward of the 1st, 2nd, ... scored play itself."""
 
 
 @dataclass
@@ -106,15 +65,15 @@ class Summary:
     tallies: dict[str, Tally] = field(default_factory=dict)  # by agent, in the order of run.yaml
     prompt_ids: list[str] = field(default_factory=list)
     num_unscored_prompts: int = 0  # no play of theirs has a reward
-    rewards: dict[tuple[str, int], array[float]] = field(default_factory=dict)  # by (agent, depth)
-    rewards_by_kind: dict[str, list[float]] = field(default_factory=dict)  # kind -> [count, sum]
+    rewards: dict[tuple[str, int], Floats] = field(default_factory=dict)  # by (agent, depth)
+    rewards_by_kind: dict[str, tuple[int, float]] = field(default_factory=dict)  # count, sum
     # (reason, agent) -> failed plays
     reasons: dict[tuple[str, str], int] = field(default_factory=dict)
-    # path of best plays -> [count, sum of rewards]
-    paths: dict[Steps, list[float]] = field(default_factory=dict)
+    # path of best plays -> (count, sum of rewards)
+    paths: dict[Steps, tuple[int, float]] = field(default_factory=dict)
     # (agent of the draft, or None for the best of several; refining agent)
-    # -> [count, sum of gains, number of gains > 0]
-    gains: dict[tuple[str | None, str], list[float]] = field(default_factory=dict)
+    # -> (count, sum of gains, number of gains > 0)
+    gains: dict[tuple[str | None, str], tuple[int, float, int]] = field(default_factory=dict)
     # kinds of the best plays, and "fresh": answers below a draft
     best: Counter[str] = field(default_factory=Counter)
     curve: BestSoFar = field(default_factory=BestSoFar)
@@ -128,108 +87,184 @@ class Summary:
         chosen = [np.zeros(0)]
         for (own_agent, depth), values in self.rewards.items():
             if agent in (None, own_agent) and (depths is None or depth in depths):
-                chosen.append(np.frombuffer(values))
+                chosen.append(values)
         return np.concatenate(chosen)
 
 
 def summarize(files: Sequence[Path], agents: Sequence[str] = ()) -> Summary:
-    """Return the totals of a run, reading every play once.
+    """Return the totals of a run.
 
     Args:
         files: the rollouts of a run.
         agents: names in the order in which they are listed; others follow in order of appearance.
 
     Raises:
-        ConfigError: a column is missing, or the rows of a prompt are not consecutive.
+        ConfigError: a column is missing.
     """
     summary = Summary(tallies={agent: Tally() for agent in agents})
-    seen: set[str] = set()
-    for block in whole_prompts(files, NEEDED, FURTHER, BATCH_ROWS):
-        columns = _columns(block)
-        _count(summary, columns)
-        ids = columns["prompt_id"]
-        for start, end in prompt_spans(ids):
-            if ids[start] in seen:
-                raise ConfigError(
-                    f"rollouts: the rows of prompt {ids[start]!r} are not consecutive; "
-                    "sort by prompt_id"
-                )
-            seen.add(ids[start])
-            summary.prompt_ids.append(ids[start])
-            order = start + np.argsort(columns["play"][start:end], kind="stable")
-            _follow(summary, {name: column[order] for name, column in columns.items()})
+    with query_plays(files) as plays:
+        _add_tallies(summary, plays)
+        _add_rewards(summary, plays)
+        _add_reasons(summary, plays)
+        _add_best_plays(summary, plays)
+        _add_gains(summary, plays)
+        summary.curve = _best_so_far(plays)
     return summary
 
 
-def _columns(table: pa.Table) -> dict[str, NDArray[Any]]:
-    columns: dict[str, NDArray[Any]] = {}
-    for name in ("prompt_id", "agent", "kind", "finish_reason", "error"):
-        columns[name] = np.array(table[name].cast(pa.string()).to_pylist(), dtype=object)
-    for name in ("play", "depth", "reward", *AMOUNTS):
-        columns[name] = floats(table[name])
-    columns["play"] = columns["play"].astype(np.int64)
-    columns["depth"] = np.nan_to_num(columns["depth"]).astype(np.int64)
-    refs = np.empty(len(table), dtype=object)
-    refs[:] = [tuple(r or ()) for r in table["refs"].to_pylist()]
-    columns["refs"] = refs
-    return columns
+@contextmanager
+def query_plays(files: Sequence[Path]) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Yield a database with the view `plays` over the rollouts, and the table `best`.
+
+    `plays` has the row number `row_num`; amounts that are not finite are null. `best` has the best
+    play of each prompt; of equal rewards the earlier play.
+    """
+    check_columns(files, NEEDED)
+    present = {name for file in files for name in pq.read_schema(file).names}
+    columns = ["row_number() OVER () AS row_num", "play::BIGINT AS play"]
+    for name in TEXTS:
+        columns.append(f"{name}::VARCHAR AS {name}" if name in present else f"NULL AS {name}")
+    for name in AMOUNTS:
+        value = f"CASE WHEN isfinite({name}::DOUBLE) THEN {name}::DOUBLE END"
+        columns.append(f"{value if name in present else 'NULL::DOUBLE'} AS {name}")
+    columns.append(f"{'coalesce(depth, 0)::BIGINT' if 'depth' in present else '0'} AS depth")
+    columns.append(f"{'coalesce(refs, [])' if 'refs' in present else '[]'}::BIGINT[] AS refs")
+    with tempfile.TemporaryDirectory() as spill:
+        # one thread: sums of floats, and so the report, depend on the order of the rows
+        database = duckdb.connect(config={"threads": 1, "temp_directory": spill})
+        with database:
+            names = [glob.escape(str(file)) for file in files]
+            rows = database.read_parquet(names, union_by_name=True)
+            rows.create_view("files")
+            database.execute(f"CREATE VIEW plays AS SELECT {', '.join(columns)} FROM files")
+            database.execute(
+                "CREATE TEMP TABLE best AS SELECT * FROM plays WHERE reward IS NOT NULL QUALIFY "
+                "row_number() OVER (PARTITION BY prompt_id ORDER BY reward DESC, play) = 1"
+            )
+            yield database
 
 
-def _count(summary: Summary, columns: dict[str, NDArray[Any]]) -> None:
-    """Add sums per agent, and the rewards."""
-    scored = ~np.isnan(columns["reward"])
-    for agent in dict.fromkeys(columns["agent"]):
-        own = columns["agent"] == agent
-        tally = summary.tallies.setdefault(agent, Tally())
-        tally.plays += int(own.sum())
-        tally.failed += int((own & ~scored).sum())
-        tally.truncated += int((columns["finish_reason"][own] == "length").sum())
-        tally.prompt_tokens += int(np.nansum(columns["prompt_tokens"][own]))
-        tally.completion_tokens += int(np.nansum(columns["completion_tokens"][own]))
-        tally.flops += float(np.nansum(columns["flops"][own]))
-        tally.num_flops += int((~np.isnan(columns["flops"][own])).sum())
-        tally.reward_flops += float(np.nansum(columns["reward_flops"][own]))
-        tally.kinds.update(columns["kind"][own])
-        for depth in np.unique(columns["depth"][own & scored]).tolist():
-            chosen = columns["reward"][own & scored & (columns["depth"] == depth)]
-            summary.rewards.setdefault((agent, depth), array("d")).frombytes(chosen.tobytes())
-    for kind in dict.fromkeys(columns["kind"]):
-        chosen = columns["reward"][scored & (columns["kind"] == kind)]
-        _add(summary.rewards_by_kind, kind, len(chosen), float(chosen.sum()))
-    for agent, error in zip(columns["agent"][~scored], columns["error"][~scored], strict=True):
-        # addresses and request ids would make every reason unique
-        lines = re.sub(r"0x[0-9a-f]+|[0-9a-f-]{16,}|\d{5,}", "…", error or "").strip().splitlines()
-        reason = (lines[0][:200] if lines else "no reason recorded", agent)
-        if reason not in summary.reasons and len(summary.reasons) >= MAX_REASONS:
-            reason = ("other reasons", agent)
-        summary.reasons[reason] = summary.reasons.get(reason, 0) + 1
+def _add_tallies(summary: Summary, plays: duckdb.DuckDBPyConnection) -> None:
+    totals = plays.execute("""
+        SELECT agent, count(*), count(*) - count(reward),
+            count(*) FILTER (finish_reason = 'length'),
+            coalesce(sum(prompt_tokens), 0)::BIGINT, coalesce(sum(completion_tokens), 0)::BIGINT,
+            coalesce(sum(flops), 0), count(flops), coalesce(sum(reward_flops), 0)
+        FROM plays GROUP BY agent ORDER BY min(row_num)""")
+    for agent, *numbers in totals.fetchall():
+        summary.tallies[agent] = Tally(*numbers)
+    for agent, kind, num in plays.execute(
+        "SELECT agent, kind, count(*) FROM plays GROUP BY ALL"
+    ).fetchall():
+        summary.tallies[agent].kinds[kind] = num
 
 
-def _follow(summary: Summary, plays: dict[str, NDArray[Any]]) -> None:
-    """Add a whole prompt, its plays in order: the best path, gains of refinements, the curve."""
-    rewards, agents, kinds, refs = plays["reward"], plays["agent"], plays["kind"], plays["refs"]
-    scored = ~np.isnan(rewards)
-    if not scored.any():
-        summary.num_unscored_prompts += 1
-        return
-    summary.curve.add(rewards[scored])
-    row_of = {play: row for row, play in enumerate(plays["play"].tolist())}
-    for row in np.flatnonzero(scored & (kinds != "answer")):
-        drafts = [row_of[ref] for ref in refs[row] if ref in row_of and scored[row_of[ref]]]
-        if drafts:
-            gain = float(rewards[row] - rewards[drafts].max())
-            of = agents[drafts[0]] if len(drafts) == 1 else None
-            _add(summary.gains, (of, agents[row]), 1, gain, gain > 0)
-    at = best = int(np.nanargmax(rewards))  # of equal rewards the earlier play
-    steps = [(kinds[at], agents[at])]
-    while kinds[at] == "refine" and refs[at] and refs[at][0] in row_of:
-        at = row_of[refs[at][0]]
-        steps.append((kinds[at], agents[at]))
-    _add(summary.paths, tuple(reversed(steps)), 1, float(rewards[best]))
-    summary.tallies[agents[best]].wins += 1
-    summary.best[kinds[best]] += 1
-    summary.best["fresh"] += bool(kinds[best] == "answer" and plays["depth"][best] > 0)
+def _add_rewards(summary: Summary, plays: duckdb.DuckDBPyConnection) -> None:
+    rewards = plays.execute("""
+        SELECT agent, depth, list(reward) FROM plays WHERE reward IS NOT NULL
+        GROUP BY ALL ORDER BY min(row_num)""").df()
+    for agent, depth, values in rewards.itertuples(index=False):
+        summary.rewards[agent, depth] = np.asarray(values, dtype=np.float64)
+    for kind, num, total in plays.execute("""
+        SELECT kind, count(reward), sum(reward) FROM plays WHERE reward IS NOT NULL GROUP BY kind
+        ORDER BY kind""").fetchall():
+        summary.rewards_by_kind[kind] = (num, total)
 
 
-def _add(sums: dict[Any, list[float]], key: Any, *values: float) -> None:
-    sums[key] = [a + b for a, b in zip(sums.get(key, [0.0] * len(values)), values, strict=True)]
+def _add_reasons(summary: Summary, plays: duckdb.DuckDBPyConnection) -> None:
+    # addresses and request ids would make every reason unique
+    counts = plays.execute(r"""
+        WITH failed AS (
+            SELECT agent, row_num, left(split_part(trim(regexp_replace(coalesce(error, ''),
+                '0x[0-9a-f]+|[0-9a-f-]{16,}|\d{5,}', '…', 'g'), E' \t\r\n'), E'\n', 1), 200) AS line
+            FROM plays WHERE reward IS NULL
+        )
+        SELECT CASE WHEN line = '' THEN 'no reason recorded' ELSE line END AS reason, agent,
+            count(*) AS num FROM failed GROUP BY ALL ORDER BY num DESC, min(row_num)""")
+    for rank, (reason, agent, num) in enumerate(counts.fetchall()):
+        key = (reason if rank < MAX_REASONS else "other reasons", agent)
+        summary.reasons[key] = summary.reasons.get(key, 0) + num
+
+
+def _add_best_plays(summary: Summary, plays: duckdb.DuckDBPyConnection) -> None:
+    prompts = "SELECT prompt_id, count(reward) FROM plays GROUP BY prompt_id ORDER BY min(row_num)"
+    for prompt_id, num_scored in plays.execute(prompts).fetchall():
+        summary.prompt_ids.append(prompt_id)
+        summary.num_unscored_prompts += not num_scored
+    for agent, kind, fresh, num in plays.execute("""
+        SELECT agent, kind, kind = 'answer' AND depth > 0, count(*) FROM best GROUP BY ALL
+        """).fetchall():
+        summary.tallies[agent].wins += num
+        summary.best[kind] += num
+        summary.best["fresh"] += num * fresh
+    paths = plays.execute("""
+        WITH RECURSIVE path AS (
+            SELECT prompt_id, play, refs, kind, reward, [[kind, agent]] AS steps FROM best
+            UNION ALL
+            SELECT draft.prompt_id, draft.play, draft.refs, draft.kind, path.reward,
+                list_prepend([draft.kind, draft.agent], path.steps)
+            FROM path JOIN plays AS draft ON draft.prompt_id = path.prompt_id
+                AND draft.play = path.refs[1] AND draft.play < path.play
+            WHERE path.kind = 'refine'
+        ), whole AS (
+            SELECT arg_max(steps, len(steps)) AS steps, any_value(reward) AS reward
+            FROM path GROUP BY prompt_id ORDER BY prompt_id
+        )
+        SELECT steps, count(*) AS num, sum(reward) FROM whole GROUP BY steps
+        ORDER BY num DESC, steps""")
+    for steps, num, total in paths.fetchall():
+        summary.paths[tuple((kind, agent) for kind, agent in steps)] = (num, total)
+
+
+def _add_gains(summary: Summary, plays: duckdb.DuckDBPyConnection) -> None:
+    gains = plays.execute("""
+        WITH seen AS (
+            SELECT prompt_id, play, agent, reward, unnest(refs) AS ref FROM plays
+            WHERE reward IS NOT NULL AND kind <> 'answer'
+        ), gains AS (
+            SELECT CASE WHEN count(*) = 1 THEN any_value(draft.agent) END AS author,
+                seen.agent AS refiner, seen.reward - max(draft.reward) AS gain
+            FROM seen JOIN plays AS draft ON draft.prompt_id = seen.prompt_id
+                AND draft.play = seen.ref AND draft.reward IS NOT NULL
+            GROUP BY seen.prompt_id, seen.play, seen.agent, seen.reward
+            ORDER BY seen.prompt_id, seen.play
+        )
+        SELECT author, refiner, count(*), sum(gain), count(*) FILTER (gain > 0) FROM gains
+        GROUP BY ALL ORDER BY ALL""")
+    for author, refiner, *numbers in gains.fetchall():
+        summary.gains[author, refiner] = tuple(numbers)
+
+
+def _best_so_far(plays: duckdb.DuckDBPyConnection) -> BestSoFar:
+    """Return the curve from sums at each number of plays, and sums of the prompts that ended."""
+    # rewards are relative to their mean, so that squares do not cancel
+    sums = plays.execute("""
+        WITH scored AS (
+            SELECT prompt_id, reward - (SELECT avg(reward) FROM plays) AS reward,
+                row_number() OVER whole AS num,
+                max(reward) OVER (whole ROWS UNBOUNDED PRECEDING)
+                    - (SELECT avg(reward) FROM plays) AS top,
+                lead(play) OVER whole IS NULL AS ends
+            FROM plays WHERE reward IS NOT NULL
+            WINDOW whole AS (PARTITION BY prompt_id ORDER BY play)
+        )
+        SELECT sum(top) AS top, sum(top * top) AS square, sum(reward) AS own, count(*) AS num,
+            coalesce(sum(top) FILTER (ends), 0) AS end_top,
+            coalesce(sum(top * top) FILTER (ends), 0) AS end_square,
+            count(*) FILTER (ends) AS num_ends, (SELECT avg(reward) FROM plays) AS origin
+        FROM scored GROUP BY scored.num ORDER BY scored.num""").df()
+    if sums.empty:
+        return BestSoFar()
+    num_prompts = int(sums["num"][0])
+    ended = sums[["end_top", "end_square"]].cumsum().shift(fill_value=0.0)
+    mean = (sums["top"] + ended["end_top"]).to_numpy() / num_prompts
+    square = (sums["square"] + ended["end_square"]).to_numpy()
+    variance = (square - num_prompts * mean**2) / max(num_prompts - 1, 1)
+    origin = float(sums["origin"][0])
+    return BestSoFar(
+        num_prompts=num_prompts,
+        num_short=num_prompts - int(sums["num_ends"].iloc[-1]),
+        mean=mean + origin,
+        half_width=1.96 * np.sqrt(np.maximum(variance, 0) / num_prompts),
+        own=sums["own"].to_numpy() / sums["num"].to_numpy() + origin,
+    )

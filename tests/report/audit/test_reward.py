@@ -355,3 +355,11 @@ def test_it_is_written_and_read(save: Save, tmp_path: Path) -> None:
 def test_a_fresh_arm_saw_no_draft(save: Save) -> None:
     fresh = replace(play(1, 1.0, "text 0"), action=Action("a", "answer", (), 0, 1))
     assert read_audit(save([rollout(play(0, 0.5), fresh)])).reward.best.num_with_draft == 0
+
+
+def test_rows_of_a_prompt_that_are_apart_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "rollouts").mkdir()
+    rows = [{"prompt_id": prompt, "play": 0, "reward": 0.0} for prompt in ("a", "b", "a")]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rollouts/plays.parquet")
+    with pytest.raises(ConfigError, match="'a' are not consecutive"):
+        rewards.audit_reward(tmp_path)
