@@ -52,6 +52,7 @@ def test_accelerate_knows_every_key(path: Path) -> None:
     }
     assert {key for section in sections.values() for key in section} <= known
     assert config.mixed_precision is None, "the recipe's bf16 decides, on GPUs and CPUs alike"
+    assert getattr(config, "gpu_ids", None) is None, "it would override CUDA_VISIBLE_DEVICES"
 
 
 @by_name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,6 +39,28 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     _check_devices("True")
     monkeypatch.setenv("ACCELERATE_USE_CPU", "yes")
     _check_devices(None)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, "0"),
+        ({"CUDA_VISIBLE_DEVICES": "3"}, "3"),
+        ({"CUDA_VISIBLE_DEVICES": "2,3"}, "2,3"),
+        ({"CUDA_VISIBLE_DEVICES": ""}, ""),
+        ({"LOCAL_RANK": "1"}, None),
+    ],
+)
+def test_one_process_takes_one_gpu_and_never_another_than_it_is_given(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: str | None
+) -> None:
+    for name in ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "")  # so that it is restored
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    _check_devices(None)
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == expected
 
 
 def test_a_checkpoint_is_named_or_the_newest(tmp_path: Path) -> None:

@@ -45,7 +45,13 @@ def test_kto_makes_two_rows_of_a_pair(caplog: pytest.LogCaptureFixture) -> None:
     ("error", "raised", "message"),
     [
         (ValueError("two\n lines"), ConfigError, "^two lines$"),
-        (RuntimeError("X needs comet to be installed"), ConfigError, "^report_to: X needs"),
+        (RuntimeError("XCallback requires x to be installed"), ConfigError, "^report_to: XCall"),
+        (
+            ImportError("the package for FlashAttention2 doesn't seem to be installed."),
+            ConfigError,
+            "^attn_implementation: .*FlashAttention2.*pip install flash-attn.*sdpa",
+        ),
+        (ImportError("bitsandbytes needs to be installed"), ConfigError, "^bitsandbytes needs"),
         (RuntimeError("out of memory"), RuntimeError, "out of memory"),
         (NotImplementedError("not for this model"), ConfigError, "not for this model"),
         (ValueError("expected a non-empty list"), ConfigError, "no row is left"),

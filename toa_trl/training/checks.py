@@ -70,6 +70,9 @@ def _check_mixture(place: str, parts: Sequence[Any], option_types: Sequence[Any]
 
 
 def _check_devices(use_cpu: Any) -> None:
+    if "LOCAL_RANK" not in os.environ:
+        # torch would spread a model that one process trains over all GPUs
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     settings = (use_cpu, os.environ.get("ACCELERATE_USE_CPU"))
     if processes == 1 or any(str(value).lower() in TRUE for value in settings):

@@ -106,7 +106,10 @@ def construction_errors() -> Iterator[None]:
         message = " ".join(str(error).split())
         if "non-empty list" in message:  # TRL computes reference log-probs of no rows
             raise ConfigError(NO_ROWS) from error
-        if "to be installed" in message:  # a tracker; transformers raises RuntimeError
+        if "FlashAttention" in message:
+            remedy = "pip install flash-attn (or kernels), or set sdpa and leave packing out"
+            raise ConfigError(f"attn_implementation: {message} {remedy}") from error
+        if "Callback requires" in message:  # a tracker
             raise ConfigError(f"report_to: {message}") from error
         if isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError):
             raise  # such as out of memory: the traceback tells more
