@@ -3,10 +3,10 @@
 accelerate launch recipes/preference.py --config recipes/configs/demo/preference.yaml --method simpo
 
 method: kto (arXiv 2402.01306; accepts prompt/completion/label too), orpo (2403.07691) or simpo
-(2405.14734: TRL's CPO with loss_type simpo and cpo_alpha 0). ORPO and SimPO are in
-trl.experimental: TRL may change or drop them in any release. Every option of the method's
-configuration works. --dataset_name takes a run's folder, or any dataset in TRL's preference
-format. LoRA: --use_peft.
+(2405.14734: TRL's CPO with loss_type simpo and cpo_alpha 0; beta is 2.5 and simpo_gamma 0.5 * beta
+unless given). ORPO and SimPO are in trl.experimental: TRL may change or drop them in any release.
+Every option of the method's configuration works. --dataset_name takes a run's folder, or any
+dataset in TRL's preference format. LoRA: --use_peft.
 """
 
 import sys
@@ -17,6 +17,7 @@ from toa_trl.cli.arguments import option_of, user_errors
 from toa_trl.errors import ConfigError
 from toa_trl.training import run_training
 from toa_trl.training.data import UNPAIRED
+from toa_trl.training.reference_free import set_simpo_defaults, with_ends
 from toa_trl.utils.compat import unset_device_map
 from toa_trl.utils.config import nearest
 
@@ -55,15 +56,6 @@ def simpo() -> tuple[str, Any, Any]:
 METHODS = {"kto": kto, "orpo": orpo, "simpo": simpo}
 
 
-def prepare_simpo(training: Any) -> None:
-    """Set the loss of SimPO, and no term of behavior cloning unless one is given."""
-    if option_of(sys.argv[1:], "loss_type") not in (None, "simpo"):
-        raise ConfigError("loss_type: method simpo is TRL's CPO with loss simpo; omit the key")
-    training.loss_type = "simpo"
-    if option_of(sys.argv[1:], "cpo_alpha") is None:
-        training.cpo_alpha = 0.0
-
-
 def main() -> None:
     """Train with the method of --method."""
     wants_help = bool({"-h", "--help"} & set(sys.argv))
@@ -84,11 +76,11 @@ def main() -> None:
         if method != "kto":
             unset_device_map(training, model)
         if method == "simpo":
-            prepare_simpo(training)
+            set_simpo_defaults(training, lambda key: option_of(sys.argv[1:], key))
 
     run_training(
         name,
-        trainer_class,
+        trainer_class if method == "kto" else with_ends(trainer_class),
         config_class,
         data="dpo",
         description=__doc__,

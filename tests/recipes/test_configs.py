@@ -107,10 +107,19 @@ def test_what_the_trainings_promise(path: Path, monkeypatch: pytest.MonkeyPatch)
         assert found["completion_only_loss"] is True
     if path.stem == "dpo_full":
         assert found["precompute_ref_log_probs"]
+    if path.stem.startswith("simpo"):  # CPO's 0.1 and 0.5 are far too small
+        assert 2.5 <= found["beta"] <= 10
+        assert 0.3 <= found["simpo_gamma"] / found["beta"] <= 0.5
     # whoever trains all weights in one process keeps them in float32: there is no other copy of
     # them
     if not lora and "zero3" not in " ".join(command(path)):
         assert found["dtype"] == "float32"
+
+
+@pytest.mark.parametrize("method", ["simpo", "orpo"])
+def test_every_method_without_a_reference_has_an_8b_configuration(method: str) -> None:
+    path = ROOT / f"recipes/configs/llama3-8b/{method}_full.yaml"
+    assert yaml.safe_load(path.read_text(encoding="utf-8"))["method"] == method
 
 
 def test_the_papers_search(monkeypatch: pytest.MonkeyPatch) -> None:
