@@ -19,6 +19,7 @@ from toa_trl.data.sft import sft_rows
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.rewards import KINDS, RewardModel, make_reward
 from toa_trl.rollouts import Rollouts
+from toa_trl.sampling.contents import contents_of
 from toa_trl.sampling.identity import identity_of_part, identity_of_run
 from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.limits import Meter
@@ -148,6 +149,12 @@ class TOASampler:
         }
         if self._reward_model.texts is not None:
             self.identity["reward_words"] = self._reward_model.texts
+        named = dict(zip(names, agents, strict=True))
+        contents = contents_of(
+            {"search": search, "task": task, "agents": named, "reward": reward_model}
+        )
+        if contents:
+            self.identity["contents"] = contents
         # What run.yaml records; a recipe replaces it with its whole configuration.
         self.configuration: Mapping[str, Any] = {
             **{key: self.identity[key] for key in ("search", "search_params", "budget", "seed")},
@@ -230,7 +237,8 @@ class TOASampler:
                     and (bool(unfinished) or not is_finished(run_dir))
                 )
                 if run_dir is not None and writes_run_file:
-                    start_run_file(run_dir, self.configuration, journal.identity)
+                    times = journal.times() or (None,)
+                    start_run_file(run_dir, self.configuration, journal.identity, times[0])
                 # prompts that only failed come last
                 unfinished.sort(key=lambda prompt: scored.get(prompt.id) == 0)
                 if resumed and unfinished:

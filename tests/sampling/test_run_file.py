@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +83,32 @@ def test_the_configured_pairing_policy_is_used_when_the_data_are_saved(tmp_path:
     rollouts = sampler(EchoAgent("a")).sample(PROMPTS, output_dir=tmp_path)
     rollouts.save(tmp_path)
     assert "policy: worst" in (tmp_path / "README.md").read_text()
+
+
+def test_started_stays_the_first_start_and_resumes_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter(range(1_700_000_000, 1_700_001_000, 10))
+    monkeypatch.setattr("toa_trl.sampling.run_file.time.time", lambda: float(next(times)))
+    for _ in range(3):
+        with pytest.raises((Killed, BaseExceptionGroup)):
+            sampler(DyingAgent("a"), budget=9).sample(PROMPTS, output_dir=tmp_path)
+    recorded = read(tmp_path)
+    first = "2023-11-14T22:13:20+00:00"
+    assert recorded["started"] == first
+    assert len(recorded["resumed"]) == 2
+    assert sorted({first, *recorded["resumed"]}) == [first, *recorded["resumed"]]
+
+
+def test_without_run_yaml_the_first_play_is_the_start(tmp_path: Path) -> None:
+    with pytest.raises((Killed, BaseExceptionGroup)):
+        sampler(DyingAgent("a"), budget=9, prompts_in_flight=1).sample(PROMPTS, output_dir=tmp_path)
+    (tmp_path / "run.yaml").unlink()
+    journal = tmp_path / "journal.sqlite"
+    with closing(sqlite3.connect(journal)) as db:
+        db.execute("UPDATE plays SET written_s = 1700000000.0")
+        db.commit()
+    with pytest.raises((Killed, BaseExceptionGroup)):
+        sampler(DyingAgent("a"), budget=9, prompts_in_flight=1).sample(PROMPTS, output_dir=tmp_path)
+    assert read(tmp_path)["started"] == "2023-11-14T22:13:20+00:00"
+    assert len(read(tmp_path)["resumed"]) == 1

@@ -38,6 +38,7 @@ class FunctionReward(RewardModel):
         else:
             self._name = getattr(function, "__name__", "function")
             self._function = function
+        self.__wrapped__ = self._function  # whose source a run's identity covers
         if not callable(self._function):
             raise ConfigError(f"reward.function: must be a function, not {self._function!r}")
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from toa_trl.errors import ConfigError
 from toa_trl.types import Prompt, as_dicts
+
+logger = logging.getLogger(__name__)
 
 OPERATIONAL_KEYS = frozenset(
     {
@@ -104,6 +107,9 @@ def state_of_files(path: Path) -> list[tuple[str, int, int]]:
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
     """Return 16 hexadecimal digits that distinguish one run from another."""
+    order = list(identity.get("agents") or ())
+    if order != sorted(order):  # it decides ties; sorted agents have the digits of version 0.1.0
+        identity = {**identity, "order": order}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -112,23 +118,62 @@ def check_same_identity(
 ) -> None:
     """Check that a run is resumed with the configuration that it was started with.
 
+    Contents that only one of the two records cannot be compared, which is a warning.
+
     Raises:
         ConfigError: the identities differ; the message lists every key that does.
     """
-    lines = _differences(stored, json.loads(json.dumps(identity)))
+    lines = differences(stored, identity)
     if lines:
         raise ConfigError(
             f"{path} was created with a different configuration; restore it, or choose another "
-            "output_dir. Differences (then -> now):\n" + "\n".join(lines)
+            "output_dir. Differences (then -> now):\n" + "\n".join(f"  {line}" for line in lines)
+        )
+    warn_of_unknown_contents(path, stored, identity)
+
+
+def warn_of_unknown_contents(
+    path: str | Path, stored: Mapping[str, Any], identity: Mapping[str, Any]
+) -> None:
+    """Warn of contents that only one of two identities records."""
+    one_sided = (stored.get("contents") or {}).keys() ^ (identity.get("contents") or {}).keys()
+    if one_sided:
+        logger.warning(
+            "%s: whether the content of %s is unchanged is not known, because it was recorded by "
+            "an earlier version or where the files were missing; make sure that it is",
+            path,
+            ", ".join(sorted(one_sided)),
         )
 
 
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Return a line for every key in which two identities differ: "  path.of.key: old -> new"."""
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return a line for everything in which two identities differ, such as "seed: 0 -> 1"."""
+    then, now = dict(old), json.loads(json.dumps(new))
+    contents = _changed_contents(then.pop("contents", None) or {}, now.pop("contents", None) or {})
+    lines = [*_changed_keys(then, now), *contents]
+    order, new_order = list(old.get("agents") or ()), list(new.get("agents") or ())
+    if order != new_order and sorted(order) == sorted(new_order):
+        lines.append(f"order of agents: {', '.join(order)} -> {', '.join(new_order)}")
+    return lines
+
+
+def _changed_contents(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for place in old.keys() & new.keys():
+        then, now = old[place], new[place]
+        if not (isinstance(then, Mapping) and isinstance(now, Mapping)):
+            lines += [f"{place}: the source code has changed"] if then != now else []
+            continue
+        files = [name for name in dict.fromkeys([*then, *now]) if then.get(name) != now.get(name)]
+        lines += [f"{place}: changed files: {', '.join(files)}"] if files else []
+    return sorted(lines)
+
+
+def _changed_keys(old: Any, new: Any, path: str = "") -> list[str]:
     if not (isinstance(old, dict) and isinstance(new, dict)):
-        return [] if old == new else [f"  {path}: {json.dumps(old)} -> {json.dumps(new)}"]
+        return [] if old == new else [f"{path}: {json.dumps(old)} -> {json.dumps(new)}"]
     lines = []
     for key in dict.fromkeys([*old, *new]):
         inner = f"{path}.{key}" if path else key
-        lines += _differences(old.get(key), new.get(key), inner)
+        lines += _changed_keys(old.get(key), new.get(key), inner)
     return lines

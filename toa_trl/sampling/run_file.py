@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -19,24 +20,33 @@ PACKAGES = ("toa_trl", "torch", "transformers", "trl", "datasets", "accelerate",
 
 
 def start_run_file(
-    run_dir: Path, configuration: Mapping[str, Any], identity: Mapping[str, Any] | None
+    run_dir: Path,
+    configuration: Mapping[str, Any],
+    identity: Mapping[str, Any] | None,
+    first_play_s: float | None = None,
 ) -> None:
-    """Write run.yaml; a resumed run keeps the time of its first start.
+    """Write run.yaml; `started` stays the time of the first start, `resumed` lists the others.
 
     Args:
         run_dir: folder of the run; created if it is missing.
         configuration: every key of the run's configuration, as YAML values.
         identity: what decides the run; None where it is not known yet, as before shards start.
+        first_play_s: unix time of the first play in the journal, for a run without run.yaml.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     path = run_dir / FILE
-    started = read_yaml(path).get("started") if path.is_file() else None
+    previous = read_yaml(path) if path.is_file() else {}
+    started, resumed = previous.get("started"), list(previous.get("resumed") or ())
+    if started is None and first_play_s is not None:
+        started = as_text(first_play_s)
     content = {
         **configuration,
         "fingerprint": fingerprint(identity) if identity else None,
         "versions": {"python": platform.python_version(), **versions_of(PACKAGES)},
         "started": started or now(),
     }
+    if started is not None:
+        content["resumed"] = [*resumed, now()]
     _write(path, content)
 
 
@@ -55,7 +65,12 @@ def is_finished(run_dir: Path) -> bool:
 
 def now() -> str:
     """Return the time in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return as_text(time.time())
+
+
+def as_text(unix_s: float) -> str:
+    """Return a unix time in UTC, to the second."""
+    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="seconds")
 
 
 def versions_of(packages: Iterable[str]) -> dict[str, str]:

@@ -1,0 +1,349 @@
+"""A run is known by what its configuration names: source code, weights, and the order of agents."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import logging
+import shutil
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import EchoAgent, TextReward
+from toa_trl.errors import ConfigError
+from toa_trl.rewards.function import FunctionReward
+from toa_trl.sampler import TOASampler
+from toa_trl.sampling import contents
+from toa_trl.sampling.contents import digest_of_source, digests_of_files
+from toa_trl.sampling.identity import check_same_identity, fingerprint
+
+MODULES = {
+    "own_scale.py": "FACTOR = 2.0\nUNUSED = 1\n",
+    "own_parts_here.py": '''
+"""Parts of a user."""
+import functools
+
+from own_scale import FACTOR
+from toa_trl.agents import Agent
+from toa_trl.rewards import RewardModel
+from toa_trl.search import Search
+from toa_trl.tasks.alignment import Alignment
+from toa_trl.types import Action, Completion
+
+WEIGHTS = {"length": 1.0}
+
+def helper(text):
+    return len(text) * FACTOR
+
+def score(completions, **columns):
+    # the length
+    return [helper(c[0]["content"]) * WEIGHTS["length"] for c in completions]
+
+def unused(text):
+    return 0
+
+class Base(Agent):
+    def answer(self, seed):
+        return f"answer {seed}"
+
+class MyAgent(Base):
+    def __init__(self, name):
+        self.name = name
+
+    async def generate(self, messages, *, sampling, seed):
+        return Completion(self.answer(seed))
+
+class MyReward(RewardModel):
+    async def score(self, prompt, responses):
+        return [helper(text) for text in responses]
+
+class MySearch(Search):
+    def choose(self, index):
+        return Action(self.agents[0])
+
+class MyTask(Alignment):
+    def parse(self, prompt, text):
+        return text.strip()
+''',
+}
+MODEL = {
+    "model.safetensors": "weights",
+    "config.json": "{}",
+    "generation_config.json": '{"eos_token_id": 1}',
+    "README.md": "card",
+    "trainer_state.json": "{}",
+}
+SCRIPTED = [{"name": "a", "engine": "scripted"}, {"name": "b", "engine": "scripted"}]
+FUNCTION = {"kind": "function", "function": "own_parts_here:score"}
+
+
+def forget() -> None:
+    for name in MODULES:
+        sys.modules.pop(name.removesuffix(".py"), None)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working directory with the user's modules and a local model."""
+    for name, text in MODULES.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "model").mkdir()
+    for name, text in MODEL.items():
+        (tmp_path / "model" / name).write_text(text)
+    (tmp_path / "recorded.jsonl").write_text('{"prompt": "One?", "response": "1"}\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    # no bytecode: two versions written within a second have the same time
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    forget()
+    yield tmp_path
+    forget()
+
+
+def change(file: str, old: str, new: str) -> None:
+    text = Path(file).read_text()
+    assert old in text
+    Path(file).write_text(text.replace(old, new))
+
+
+def sampler(**changes: Any) -> TOASampler:
+    forget()
+    importlib.invalidate_caches()
+    given = {"agents": SCRIPTED, "reward_model": TextReward(), "budget": 2, "progress": False}
+    return TOASampler(**{**given, **changes})
+
+
+def run(run_dir: str | Path = "run", **changes: Any) -> None:
+    sampler(**changes).sample(["One?"], output_dir=run_dir)._journal.close()
+
+
+REWARD: dict[str, Any] = {"reward_model": FUNCTION}
+WEIGHTED = {"kind": "weighted_sum", "rewards": [{"reward": {"kind": "own_parts_here:MyReward"}}]}
+SERVED = {
+    "name": "a",
+    "engine": "openai",
+    "model": "model",
+    "base_url": "http://127.0.0.1:9",
+}
+PARTS = "own_parts_here.py"
+
+
+@pytest.mark.parametrize(
+    ("settings", "changed", "named"),
+    [
+        (REWARD, (PARTS, "len(text) *", "len(text) +"), r"reward\.function \(own_parts_here:score"),
+        (REWARD, (PARTS, '"length": 1.0', '"length": 2.0'), r"reward\.function.*source code"),
+        (REWARD, ("own_scale.py", "FACTOR = 2.0", "FACTOR = 3.0"), r"reward\.function.*source"),
+        ({"reward_model": WEIGHTED}, (PARTS, "helper(text) for", "-helper(text) for"), "MyReward"),
+        (
+            {"agents": [{"name": "a", "engine": "own_parts_here:MyAgent"}]},
+            (PARTS, "answer {seed}", "reply {seed}"),  # in the base class
+            r"agents\.a\.engine \(own_parts_here:MyAgent\)",
+        ),
+        (
+            {"search": "own_parts_here:MySearch"},
+            (PARTS, "self.agents[0]", "self.agents[-1]"),
+            r"search \(own_parts_here:MySearch\)",
+        ),
+        ({"task": "own_parts_here:MyTask"}, (PARTS, "text.strip()", "text.upper()"), "task"),
+        (
+            {"task": {"name": "own_parts_here:MyTask"}},
+            (PARTS, "text.strip()", "text.upper()"),
+            "task",
+        ),
+        (
+            {
+                "agents": [{"name": "a", "engine": "recorded", "path": "recorded.jsonl"}],
+                "search": "best_of_n",
+            },
+            ("recorded.jsonl", '"1"', '"2"'),
+            r"agents\.a\.path \(recorded\.jsonl\): changed files: recorded\.jsonl",
+        ),
+    ],
+)
+def test_a_changed_content_is_refused_and_named(
+    folder: Path, settings: dict[str, Any], changed: tuple[str, str, str], named: str
+) -> None:
+    run(**settings)
+    run(**settings)  # nothing has changed
+    change(*changed)
+    with pytest.raises(ConfigError, match=named):
+        run(**settings)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        (PARTS, "    # the length\n", ""),
+        (PARTS, "return 0", "return 1"),  # a function that the reward does not use
+        (PARTS, "helper(c[0]", "helper( c[0]"),
+        ("own_scale.py", "UNUSED = 1", "UNUSED = 2"),
+    ],
+)
+def test_what_does_not_decide_the_reward_may_change(
+    folder: Path, changed: tuple[str, str, str]
+) -> None:
+    run(**REWARD)
+    change(*changed)
+    run(**REWARD)
+
+
+@pytest.mark.parametrize(
+    ("file", "refused"),
+    [
+        ("model.safetensors", True),
+        ("generation_config.json", True),
+        ("config.json", True),
+        ("README.md", False),
+        ("trainer_state.json", False),
+    ],
+)
+def test_replaced_files_of_a_local_model_are_refused(
+    folder: Path, file: str, refused: bool
+) -> None:
+    def identity() -> dict[str, Any]:
+        return sampler(agents=[SERVED]).identity
+
+    before = identity()
+    shutil.copytree("model", "copy")
+    shutil.rmtree("model")
+    shutil.copytree("copy", "model", copy_function=shutil.copyfile)  # other times, same content
+    assert identity() == before
+    Path("model", file).write_text("another")
+    if not refused:
+        assert identity() == before
+        return
+    with pytest.raises(ConfigError, match=rf"agents\.a\.model \(model\): changed files: {file}"):
+        check_same_identity("run", before, identity())
+    assert fingerprint(before) != fingerprint(identity())
+
+
+def test_the_base_of_an_adapter_counts_too(tmp_path: Path) -> None:
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    for path in (base, adapter):
+        path.mkdir()
+    (base / "model.safetensors").write_text("one")
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    before = digests_of_files(adapter)
+    (base / "model.safetensors").write_text("two")
+    assert digests_of_files(adapter) != before
+
+
+def test_a_large_file_is_known_by_its_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contents, "WHOLE_BYTES", 1 << 20)
+    file = tmp_path / "model.safetensors"
+    digests = set()
+    for content in (b"a" * (40 << 20), b"a" * (40 << 20) + b"a", b"b" * (40 << 20)):
+        file.write_bytes(content)
+        digests.add(digests_of_files(file)[file.name])
+    assert len(digests) == 3
+
+
+def scored_here(completions: Any, **columns: Any) -> list[float]:
+    return [float(len(completions))]
+
+
+def test_functions_and_objects_given_in_python_are_known_by_their_source(folder: Path) -> None:
+    parts = importlib.import_module("own_parts_here")
+
+    given: list[Callable[[], dict[str, Any]]] = [
+        lambda: {"reward_model": parts.score},
+        lambda: {"reward_model": functools.partial(parts.score)},
+        lambda: {"reward_model": FunctionReward(parts.score)},
+        lambda: {"reward_model": parts.MyReward()},
+        lambda: {"agents": [parts.MyAgent("a")]},
+        lambda: {"search": parts.MySearch},
+        lambda: {"task": parts.MyTask()},
+    ]
+    before = [TOASampler(**with_defaults(make())).identity["contents"] for make in given]
+    for old, new in [
+        ("len(text) *", "len(text) +"),
+        ("answer {seed}", "reply {seed}"),
+        ("self.agents[0]", "self.agents[-1]"),
+        ("text.strip()", "text.upper()"),
+    ]:
+        change(PARTS, old, new)
+    forget()
+    parts = importlib.import_module("own_parts_here")
+    for make, then in zip(given, before, strict=True):
+        now = TOASampler(**with_defaults(make())).identity["contents"]
+        changed = [place for place in now if now[place] != then[place]]
+        assert now.keys() == then.keys()
+        assert len(changed) == 1, now
+
+
+def with_defaults(given: dict[str, Any]) -> dict[str, Any]:
+    return {"agents": SCRIPTED, "reward_model": TextReward(), "budget": 2, **given}
+
+
+def test_parts_of_this_package_and_things_without_source_have_no_digest() -> None:
+    assert digest_of_source(FunctionReward) is None
+    assert digest_of_source(len) is None
+    namespace: dict[str, Any] = {"__name__": "nowhere"}
+    exec("def f(): return 1", namespace)
+    assert digest_of_source(namespace["f"]) is None
+    assert digest_of_source(scored_here) is not None
+    assert digest_of_source(lambda: 1) is not None
+
+
+def test_the_order_of_agents_counts(tmp_path: Path) -> None:
+    sorted_order, other = sampler().identity, sampler(agents=SCRIPTED[::-1]).identity
+    assert fingerprint(sorted_order) != fingerprint(other)
+    run(tmp_path)
+    with pytest.raises(ConfigError, match="order of agents: a, b -> b, a"):
+        run(tmp_path, agents=SCRIPTED[::-1])
+
+
+def test_a_configuration_of_version_0_1_0_keeps_its_fingerprint() -> None:
+    # digits that version 0.1.0 gave
+    assert fingerprint({"agents": {"a": "x", "b": "y"}, "seed": 1}) == "87f3dcfa7819cec0"
+
+
+def test_a_journal_without_contents_is_resumed_with_a_warning(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(**REWARD)
+    with closing(sqlite3.connect("run/journal.sqlite")) as db:
+        (text,) = db.execute("SELECT value FROM run WHERE key = 'identity'").fetchone()
+        identity = json.loads(text)
+        assert identity.pop("contents")
+        db.execute("UPDATE run SET value = ? WHERE key = 'identity'", (json.dumps(identity),))
+        db.commit()
+    change(PARTS, "len(text) *", "len(text) +")
+    with caplog.at_level(logging.WARNING):
+        run(**REWARD)
+    assert "reward.function (own_parts_here:score) is unchanged is not known" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change_of_speed",
+    [
+        {"prompts_in_flight": 1},
+        {"patience_s": 3.0},
+        {"agents": [{**agent, "latency_s": 0.01} for agent in SCRIPTED]},
+        {"agents": [{**agent, "price": {"prompt": 1.0}} for agent in SCRIPTED]},
+        {"limits": {"max_tokens": 10_000}},
+        {"sft": {"top_k": 2}},
+    ],
+)
+def test_operational_keys_may_change(tmp_path: Path, change_of_speed: dict[str, Any]) -> None:
+    run(tmp_path)
+    run(tmp_path, **change_of_speed)
+
+
+def test_an_agent_object_of_another_class_is_refused(tmp_path: Path) -> None:
+    class Other(EchoAgent):
+        pass
+
+    run(tmp_path, agents=[EchoAgent("a")])
+    with pytest.raises(ConfigError, match=r"agents\.a: "):
+        run(tmp_path, agents=[Other("a")])
