@@ -23,19 +23,18 @@ from toa_trl.sampling.contents import contents_of
 from toa_trl.sampling.identity import identity_of_part, identity_of_run
 from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.limits import Meter
+from toa_trl.sampling.observer import RunObserver
 from toa_trl.sampling.progress import Progress
 from toa_trl.sampling.reward_checks import RewardWatch
 from toa_trl.sampling.run_file import finish_run_file, is_finished, start_run_file
-from toa_trl.sampling.runner import Observer, Runner
+from toa_trl.sampling.runner import Runner
 from toa_trl.search import Search, make_search
 from toa_trl.tasks import Task, make_task
-from toa_trl.types import Play, Prompt, Sampling
+from toa_trl.types import Prompt, Sampling
 from toa_trl.utils.aio import run_until_signal
 from toa_trl.utils.config import NonNegativeFloat, NonNegativeInt, PositiveInt, model_of, validate
 
 logger = logging.getLogger(__name__)
-
-MAX_REASONS = 1000  # different failures that are counted
 
 
 class TOASampler:
@@ -309,7 +308,7 @@ class TOASampler:
                 plays_in_flight=self._plays_in_flight,
                 prompts_in_flight=self._prompts_in_flight,
                 patience_s=self._patience_s,
-                observer=_RunObserver(display, meter, RewardWatch(self._tau), failures),
+                observer=RunObserver(display, meter, RewardWatch(self._tau), failures),
                 enough=lambda: meter.reached is not None,
             )
             given_up = await runner.run(unfinished)
@@ -319,32 +318,6 @@ class TOASampler:
             reason = failures.most_common(1)[0][0]
             raise ToaError(f"every agent failed on every prompt, most often with: {reason}")
         return given_up, meter.reached
-
-
-class _RunObserver(Observer):
-    """Shows the plays of one run, counts what they cost and watches their rewards."""
-
-    def __init__(
-        self, display: Progress, meter: Meter, rewards: RewardWatch, failures: Counter[str]
-    ) -> None:
-        self._display, self._meter = display, meter
-        self._rewards, self._failures = rewards, failures
-
-    def asked(self, agent: str) -> None:
-        self._display.asked(agent)
-
-    def dropped(self, agent: str) -> None:
-        self._display.dropped(agent)
-
-    def played(self, prompt: Prompt, play: Play) -> None:
-        self._meter.add(play)
-        self._display.played(prompt.id, play)
-        if play.reward is not None and play.completion is not None:
-            self._rewards.see(play.completion.text, play.reward)
-        elif play.error is not None and (
-            play.error in self._failures or len(self._failures) < MAX_REASONS
-        ):
-            self._failures[play.error] += 1
 
 
 def _check_agents(agents: Sequence[Agent | Mapping[str, Any]]) -> list[str]:
