@@ -21,6 +21,7 @@ class Server:
 
     def __init__(self) -> None:
         self.script: list[Any] = []
+        self.refuses: tuple[str, ...] = ()  # fields of the request
         self.requests: list[dict[str, Any]] = []  # {"body", "authorization", "port"}
         self.ports: list[int] = []
         self._loop = asyncio.new_event_loop()
@@ -66,6 +67,9 @@ class Server:
         self.requests.append(
             {"body": body, "authorization": request.headers.get("Authorization"), "port": port}
         )
+        for name in self.refuses:
+            if name in body:
+                return web.Response(status=400, text=f"Unrecognized argument: {name}")
         entry = (
             self.script.pop(0)
             if self.script
@@ -107,5 +111,6 @@ def running_server() -> Iterator[Server]:
 def server(running_server: Server) -> Server:
     """The server, with nothing scripted and no request seen."""
     running_server.script.clear()
+    running_server.refuses = ()
     running_server.requests.clear()
     return running_server

@@ -59,7 +59,25 @@ def test_the_request_is_what_the_play_says(server: Server) -> None:
         "seed": 0,
         "stop": ["END", "\n\n"],
         "top_k": 20,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
     }
+
+
+def test_neutral_values_are_sent_unless_the_server_refuses_them(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    ask(server)
+    sent = server.requests[0]["body"]
+    assert (sent["top_k"], sent["min_p"], sent["repetition_penalty"]) == (-1, 0.0, 1.0)
+    server.requests.clear()
+    server.refuses = ("top_k",)
+    dones = ask(server, times=2, extra_body={"n": 1})
+    assert len(dones) == 2
+    bodies = [request["body"] for request in server.requests]
+    assert ["min_p" in body for body in bodies] == [True, False, False]
+    assert all(body["n"] == 1 for body in bodies)
+    assert caplog.text.count("the server refuses top_k, min_p, repetition_penalty") == 1
 
 
 def test_no_stop_no_key_where_there_is_none(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from tests.conftest import CONTEXT, END
 from tests.helpers import wait
@@ -321,6 +322,19 @@ def test_a_template_without_a_system_role_answers_a_system_prompt(
     (done,) = ask(prompted, ("How many?", greedy, 0))
     (plain,) = ask(agent(folder), ("Be brief.\n\nHow many?", greedy, 0))
     assert done == plain
+
+
+def test_the_generation_config_of_a_model_does_not_change_sampling(
+    causal: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(causal, folder)
+    config = GenerationConfig.from_pretrained(causal)
+    config.update(repetition_penalty=5.0, no_repeat_ngram_size=2, top_k=1, do_sample=True)
+    config.save_pretrained(folder)
+    sampling = Sampling(temperature=1.0, max_tokens=24)
+    asks = [("Go on: aaaaaaaaaa", sampling, seed) for seed in range(4)]
+    assert ask(agent(folder), *asks) == ask(agent(causal), *asks)
 
 
 def test_a_conversation_that_the_template_refuses_is_a_failed_play(tmp_path: Path) -> None:

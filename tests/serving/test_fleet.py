@@ -23,6 +23,7 @@ from toa_trl.serving.supervisor import check_machine, serve
 from toa_trl.utils.config import validate
 
 ROOT = Path(__file__).parents[2]
+NEUTRAL = ["--generation-config", "vllm"]
 NO_GPUS: list[Any] = [0, [], [[]], [[0], []], [0, 0], [0, [1]], [[0], 1], [-1], ["0"], [True]]
 SERVER = {"name": "a", "model": "some/model", "port": 8001}
 
@@ -34,9 +35,13 @@ def fleet(*servers: dict[str, Any], **keys: Any) -> FleetConfig:
 
 
 def words(**keys: Any) -> list[str]:
-    """The command of a server, after the launcher and the address."""
+    """The command of a server, after the launcher, the address and the neutral sampling."""
     made = fleet(keys)
-    return made.command(made.replicas[0])[7:]
+    command = made.command(made.replicas[0])[7:]
+    if not keys.get("reward"):
+        assert command[:2] == NEUTRAL
+        command = command[2:]
+    return command
 
 
 def test_the_command_of_a_server() -> None:
@@ -46,7 +51,7 @@ def test_the_command_of_a_server() -> None:
         host="gpu1",
     )
     first, second = map(made.command, made.replicas)
-    assert first == ["vllm", "serve", "some/model", "--host", "0.0.0.0", "--port", "8001"]
+    assert first == ["vllm", "serve", "some/model", "--host", "0.0.0.0", "--port", "8001", *NEUTRAL]
     assert second[:5] == ["/my envs/python", "-m", "vllm", "--model", "some/model"]
     for host in ("127.0.0.1", "localhost"):
         local = fleet(host=host)

@@ -14,6 +14,8 @@ from toa_trl.models.chat import render
 from toa_trl.types import Completion, Message, Sampling, as_dicts, as_messages
 from toa_trl.utils.config import Config, NonNegativeFloat, PositiveInt, Raw, Text, validate
 
+# Sent, because servers take what a request lacks from the model's generation_config.json.
+NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 LOOK_S = 1.0  # polling interval for servers that are unavailable
 
 

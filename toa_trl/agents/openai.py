@@ -6,7 +6,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from toa_trl.agents.base import Agent, SamplingEntry, SamplingOf, with_system, without_reasoning
+from toa_trl.agents.base import (
+    NEUTRAL,
+    Agent,
+    SamplingEntry,
+    SamplingOf,
+    with_system,
+    without_reasoning,
+)
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.models.endpoints import Endpoints, RequestError
 from toa_trl.models.flops import Flops
@@ -18,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 class OpenAIAgent(Agent):
     """Ask one model behind one or several base URLs; `toa_trl.models.endpoints` handles faults.
+
+    Neutral values of top_k, min_p and repetition_penalty are sent, because servers would take them
+    from the model's generation_config.json; they are left out for a server that refuses them.
 
     Args:
         name: name of the agent.
@@ -70,6 +80,7 @@ class OpenAIAgent(Agent):
         self._system_prompt = system_prompt
         self._sampling = SamplingOf(self._place, sampling)
         self._extra_body = dict(extra_body or {})
+        self._neutral: dict[str, Any] = NEUTRAL
         self._keep_reasoning = keep_reasoning
         self._flops = _flops(self._place, config) if config else None
 
@@ -116,8 +127,20 @@ class OpenAIAgent(Agent):
             "max_tokens": sampling.max_tokens,
             "seed": seed,
             **({"stop": list(sampling.stop)} if sampling.stop else {}),
-            **self._extra_body,
         }
+        try:
+            return await self._post({**body, **self._neutral, **self._extra_body})
+        except AgentError as error:
+            if not self._neutral or not any(name in str(error) for name in NEUTRAL):
+                raise
+        done = await self._post({**body, **self._extra_body})
+        if self._neutral:  # the first of the plays in flight
+            names = ", ".join(NEUTRAL)
+            logger.warning("%s: the server refuses %s; its own apply", self._place, names)
+            self._neutral = {}
+        return done
+
+    async def _post(self, body: dict[str, Any]) -> Completion:
         try:
             return await self._endpoints.post("chat/completions", body, self._completion)
         except RequestError as error:

@@ -114,6 +114,8 @@ class _Engine:
             or 1 << 30
         )
         eos = self._model.generation_config.eos_token_id
+        # transformers takes what is not set from here: a repetition_penalty would change sampling
+        self._model.generation_config = GenerationConfig()
         # an adapter may have learned another end token than the configuration of its base names
         self._eos = {*(eos if isinstance(eos, list) else [eos]), self._tokenizer.eos_token_id} - {
             None

@@ -118,7 +118,10 @@ class ServerConfig(Config):
     @property
     def options(self) -> list[str]:
         """The command-line options of vLLM, without host and port."""
-        given: dict[str, Any] = {"runner": "pooling"} if self.reward else {}
+        # neutral sampling, as on every engine: not that of the model's generation_config.json
+        given: dict[str, Any] = {"generation-config": "vllm"}
+        if self.reward:
+            given = {"runner": "pooling"}
         size = self.tensor_parallel or max(1, len(self.placement[0]))
         given |= {"tensor-parallel-size": size} if size > 1 else {}
         given |= {"gpu-memory-utilization": self.memory_share} if self.memory_share else {}
