@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from datasets import load_dataset
 
 from tests.helpers import IDENTITY, play
 from toa_trl.errors import ConfigError
+from toa_trl.report.rollout_tables import rollout_files
+from toa_trl.report.trees import read_trees
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampling.journal import Journal
 from toa_trl.types import Prompt
@@ -138,3 +142,39 @@ def test_ids_that_are_left_out_add_up_and_are_ids(tmp_path: Path) -> None:
     assert len(it.to_sft(without=["1", "2"])) == 3
     with pytest.raises(ConfigError, match="without: must be a list, not '12'"):
         it.save(tmp_path, without="12")
+
+
+def test_tool_calls_come_back_from_every_part_as_they_were_given(tmp_path: Path) -> None:
+    calls = [
+        {"type": "function", "function": {"name": "add", "arguments": {"a": [3, 4]}}},
+        {"type": "function", "function": {"name": "find", "arguments": {"text": "x"}}, "id": "c"},
+    ]
+    conversation: list[dict[str, Any]] = [
+        {"role": "user", "content": "3 + 4?", "name": "ada"},
+        {"role": "assistant", "content": "", "tool_calls": calls},
+        {"role": "tool", "content": "7", "name": "add"},
+        {"role": "tool", "content": "-", "tool_call_id": "c"},
+        {"role": "user", "content": "Twice that?"},
+    ]
+    asked = [conversation, [{"role": "user", "content": "?"}]]
+    journal = Journal(tmp_path / "journal.sqlite", create=True)
+    journal.begin(IDENTITY, [Prompt(str(i), messages) for i, messages in enumerate(asked)])  # type: ignore[arg-type]
+    for prompt_id in "01":
+        journal.append_all([(prompt_id, play(n, reward)) for n, reward in enumerate((0.0, 1.0))])
+    it = Rollouts(journal)
+    in_memory = {
+        "sft": it.to_sft(),
+        "dpo": it.to_preference(2),
+        "rollouts": it.to_dataset(),
+    }
+    it.save(tmp_path, preference={"rejected_rank": 2})
+    for part, rows in in_memory.items():
+        stored = load_dataset(
+            str(tmp_path / part), split="train", cache_dir=str(tmp_path / "cache")
+        )
+        assert stored.to_list() == rows.to_list()
+        assert stored.features == rows.features
+        assert [row["prompt"] for row in {row["prompt_id"]: row for row in rows}.values()] == asked
+    (tree, _), _ = read_trees(rollout_files(tmp_path), ["0", "1"], 4)
+    assert [turn[1] for turn in tree["messages"]][::4] == ["3 + 4?", "Twice that?"]
+    assert json.loads(tree["messages"][1][1]) == calls

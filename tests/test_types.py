@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
+from typing import Any
 
 import pytest
 
 import toa_trl.errors
 import toa_trl.types
 from tests.helpers import play, rollout
-from toa_trl.types import Message, Prompt, Score, as_dicts, as_messages
+from toa_trl.types import Message, Prompt, Score, as_dicts, as_messages, as_openai
 
 
 def test_values_are_frozen() -> None:
@@ -32,7 +34,29 @@ def test_messages_in_every_form() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [[1], [{"role": "user"}], [{"content": "x"}], [{"role": "user", "content": None}], ["x"], 3],
+    [
+        *(
+            [1],
+            [{"role": "user"}],
+            [{"content": "x"}],
+            [{"role": "user", "content": None}],
+            ["x"],
+            3,
+        ),
+        [{"role": "user", "content": "x", "name": 3}],
+        [{"role": "tool", "content": "x", "tool_call_id": ["a"]}],
+        [{"role": "assistant", "content": None, "tool_calls": []}],
+        [{"role": "assistant", "content": "", "tool_calls": "f(1)"}],
+        [{"role": "assistant", "content": "", "tool_calls": ["f(1)"]}],
+        [{"role": "assistant", "content": "", "tool_calls": [{"function": {"arguments": {}}}]}],
+        [
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [{"function": {"name": "f", "arguments": "1 +"}}],
+            }
+        ],
+    ],
 )
 def test_what_is_no_message_is_refused(wrong: object) -> None:
     with pytest.raises(TypeError):
@@ -64,3 +88,53 @@ def test_the_error_tree_is_the_one_drawn() -> None:
         assert issubclass(error, toa_trl.errors.ToaError)
     assert issubclass(toa_trl.errors.ConfigError, ValueError)
     assert issubclass(toa_trl.errors.SearchError, ValueError)
+
+
+CALL: dict[str, Any] = {
+    "type": "function",
+    "function": {"name": "add", "arguments": {"a": [3, 4]}},
+}
+CONVERSATION: list[dict[str, Any]] = [
+    {"role": "user", "content": "What is 3 + 4?", "name": "ada"},
+    {"role": "assistant", "content": "", "tool_calls": [CALL, {**CALL, "id": "given"}]},
+    {"role": "tool", "name": "add", "content": "7"},
+    {"role": "tool", "content": "7", "tool_call_id": "given"},
+    {"role": "user", "content": "And twice that?"},
+]
+
+
+def test_tool_calls_and_names_are_kept() -> None:
+    assert as_dicts(as_messages(CONVERSATION)) == CONVERSATION
+    assert hash(as_messages(CONVERSATION)) == hash(as_messages(CONVERSATION))
+    changed = [*CONVERSATION[:1], {**CONVERSATION[1], "tool_calls": [CALL]}, *CONVERSATION[2:]]
+    assert as_messages(changed) != as_messages(CONVERSATION)
+    assert [message.text for message in as_messages(CONVERSATION)[:2]] == [
+        "What is 3 + 4?",
+        '{"name": "add", "arguments": {"a": [3, 4]}}\n{"name": "add", "arguments": {"a": [3, 4]}}',
+    ]
+
+
+def test_a_message_is_shown_with_what_is_set() -> None:
+    assert repr(Message("user", "u")) == "Message(role='user', content='u')"
+    assert repr(as_messages(CONVERSATION)[3]) == (
+        "Message(role='tool', content='7', tool_call_id='given')"
+    )
+
+
+def test_null_keys_and_arguments_as_json_are_read_as_in_trls_format() -> None:
+    nulls = [{"name": None, "tool_calls": None, "tool_call_id": None, **m} for m in CONVERSATION]
+    function = {"name": "add", "arguments": '{"a": [3, 4]}'}
+    nulls[1] |= {"content": None, "tool_calls": [{"function": function, "id": None}, CALL]}
+    expected = [*CONVERSATION]
+    expected[1] = {**CONVERSATION[1], "tool_calls": [CALL, CALL]}
+    assert as_dicts(nulls) == expected
+
+
+def test_a_server_gets_arguments_as_text_and_ids_that_belong_together() -> None:
+    user, assistant, first, second, last = as_openai(CONVERSATION)
+    assert [call["id"] for call in assistant["tool_calls"]] == ["call_1", "given"]
+    for call in assistant["tool_calls"]:
+        assert json.loads(call["function"]["arguments"]) == {"a": [3, 4]}
+    assert (first["tool_call_id"], second["tool_call_id"]) == ("call_1", "given")
+    assert (user, last) == (CONVERSATION[0], CONVERSATION[4])
+    assert isinstance(CALL["function"]["arguments"], dict)  # what was given is unchanged

@@ -11,11 +11,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from toa_trl.data.preference import preference_rows
 from toa_trl.data.sft import sft_rows
-from toa_trl.data.tables import PREFERENCE, ROLLOUTS, SFT, as_dataset, rollout_rows, write_parquet
+from toa_trl.data.tables import (
+    PREFERENCE,
+    ROLLOUTS,
+    SFT,
+    as_dataset,
+    rollout_rows,
+    with_message_fields,
+    write_parquet,
+)
 from toa_trl.errors import ConfigError
 from toa_trl.hub.dataset_card import write_card
 from toa_trl.hub.lineage import write_lineage
@@ -86,18 +95,18 @@ class Rollouts:
 
     def to_dataset(self) -> Dataset:
         """Return a row per play, as in the run's rollouts/*.parquet."""
-        return as_dataset(rollout_rows(self), ROLLOUTS)
+        return as_dataset(rollout_rows(self), self._schema(ROLLOUTS))
 
     def to_sft(self, **params: Any) -> Dataset:
         """Return a row per prompt; see `toa_trl.data.sft.sft_rows` for the parameters."""
         rows, dropped = call("sft", sft_rows, self, params=params)
-        return _some("SFT", as_dataset(rows, SFT), dropped)
+        return _some("SFT", as_dataset(rows, self._schema(SFT)), dropped)
 
     def to_preference(self, rejected_rank: int | float = 30, **params: Any) -> Dataset:
         """Return a pair per prompt; see `toa_trl.data.preference.preference_rows`."""
         params = {"rejected_rank": rejected_rank, **params}
         rows, dropped = call("preference", preference_rows, self, params=params)
-        return _some("preference", as_dataset(rows, PREFERENCE), dropped)
+        return _some("preference", as_dataset(rows, self._schema(PREFERENCE)), dropped)
 
     def save(
         self,
@@ -146,12 +155,13 @@ class Rollouts:
         rows, dropped = self._rows(params, left_out)
         # If this is interrupted, no audit of other data must remain.
         (run_dir / audit.FILE).unlink(missing_ok=True)
-        num_rows = {"rollouts": write_parquet(rollout_rows(self), ROLLOUTS, run_dir / "rollouts")}
+        plays = rollout_rows(self)
+        num_rows = {"rollouts": write_parquet(plays, self._schema(ROLLOUTS), run_dir / "rollouts")}
         if index is not None:
             contamination = replace(audit.find_contamination(run_dir, index, rows), num_kept=0)
             rows, dropped = self._rows(params, left_out.union(contamination.prompt_ids))
         for name, schema in (("sft", SFT), ("dpo", PREFERENCE)):
-            num_rows[name] = write_parquet(rows[name], schema, run_dir / name)
+            num_rows[name] = write_parquet(rows[name], self._schema(schema), run_dir / name)
         result = audit.Audit(audit.audit_reward(run_dir), contamination)
         result.write(run_dir / audit.FILE)
         write_lineage(run_dir, self.identity)
@@ -170,6 +180,9 @@ class Rollouts:
             picture=write_reward_picture(run_dir),
         )
         return dropped
+
+    def _schema(self, schema: pa.Schema) -> pa.Schema:
+        return with_message_fields(schema) if self._journal.has_message_fields() else schema
 
     def _cost(self, configuration: Mapping[str, Any]) -> float | None:
         """Return the cost of all plays, or None if no agent has a price."""

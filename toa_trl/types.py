@@ -7,6 +7,7 @@ paper (arXiv 2412.17061): agent, play, reward, budget, width, depth.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,8 +19,24 @@ Kind = Literal["answer", "refine", "aggregate"]
 class Message:
     """One chat message, as in TRL's conversational format."""
 
-    role: str  # "system", "user" or "assistant"
-    content: str
+    role: str  # "system", "user", "assistant" or "tool"
+    content: str  # empty where an assistant only calls tools
+    tool_calls: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)  # in TRL's format
+    name: str | None = None
+    tool_call_id: str | None = None
+
+    def __repr__(self) -> str:
+        """Show what is set: seeds of judges come from this text and must not change."""
+        further = {name: getattr(self, name) for name in ("tool_calls", "name", "tool_call_id")}
+        fields = {"role": self.role, "content": self.content}
+        fields |= {name: value for name, value in further.items() if value not in ((), None)}
+        return f"Message({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
+
+    @property
+    def text(self) -> str:
+        """The content and the tool calls, for a reader without a chat template."""
+        calls = [json.dumps(call["function"], ensure_ascii=False) for call in self.tool_calls]
+        return "\n".join(part for part in (self.content, *calls) if part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,29 +160,91 @@ def _reward(play: Play) -> float:
     return play.reward
 
 
-def as_messages(value: str | Iterable[Message | Mapping[str, str]]) -> tuple[Message, ...]:
+MESSAGE_KEYS = ("role", "content", "tool_calls", "name", "tool_call_id")
+"""Keys of a message that are kept."""
+
+
+def as_messages(value: str | Iterable[Message | Mapping[str, Any]]) -> tuple[Message, ...]:
     """Return a text (one user message), `Message`s or TRL's dicts as a tuple of `Message`s.
 
     Raises:
-        TypeError: an entry is neither a `Message` nor a mapping of role and content.
+        TypeError: an entry is neither a `Message` nor a mapping of role and content, or its tool
+            calls are not in the format of TRL or OpenAI.
     """
     if isinstance(value, str):
         return (Message("user", value),)
-    messages = []
-    for entry in value:
-        if isinstance(entry, Message):
-            messages.append(entry)
-        elif (
-            isinstance(entry, Mapping)
-            and isinstance(entry.get("role"), str)
-            and isinstance(entry.get("content"), str)
-        ):
-            messages.append(Message(entry["role"], entry["content"]))
-        else:
-            raise TypeError(f"a message needs a text role and a text content, not {entry!r}")
-    return tuple(messages)
+    return tuple(entry if isinstance(entry, Message) else _message(entry) for entry in value)
 
 
-def as_dicts(messages: Sequence[Message | Mapping[str, str]]) -> list[dict[str, str]]:
-    """Return messages as dicts, as chat templates, TRL and OpenAI-compatible servers take them."""
-    return [{"role": m.role, "content": m.content} for m in as_messages(messages)]
+def _message(entry: Any) -> Message:
+    if not isinstance(entry, Mapping):
+        raise TypeError(f"a message needs a text role and a text content, not {entry!r}")
+    calls = entry.get("tool_calls") or ()
+    role, content = entry.get("role"), entry.get("content")
+    if content is None and calls:
+        content = ""
+    if not isinstance(role, str) or not isinstance(content, str):
+        raise TypeError(f"a message needs a text role and a text content, not {entry!r}")
+    for key in ("name", "tool_call_id"):
+        if not isinstance(entry.get(key), str | None):
+            raise TypeError(f"the {key} of a message must be a text, not {entry[key]!r}")
+    if isinstance(calls, str | Mapping) or not isinstance(calls, Iterable):
+        raise TypeError(f"tool_calls must be a list, not {calls!r}")
+    tool_calls = tuple(_tool_call(call) for call in calls)
+    return Message(role, content, tool_calls, entry.get("name"), entry.get("tool_call_id"))
+
+
+def _tool_call(call: Any) -> Mapping[str, Any]:
+    """Return a tool call in TRL's format, where arguments are a mapping, not JSON text."""
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise TypeError(f"a tool call needs a function with a name and arguments, not {call!r}")
+    arguments = function.get("arguments") or {}
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except ValueError:
+            arguments = None
+    if not isinstance(arguments, Mapping):
+        raise TypeError(f"the arguments of a tool call must be a mapping or its JSON, not {call!r}")
+    given = {key: value for key, value in call.items() if value is not None}
+    whole = {**function, "arguments": dict(arguments)}
+    return {"type": "function", **given, "function": whole}
+
+
+def as_dicts(messages: Sequence[Message | Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return messages as dicts, as TRL and chat templates take them; unset keys are left out."""
+    dicts = []
+    for message in as_messages(messages):
+        entry: dict[str, Any] = {"role": message.role, "content": message.content}
+        if message.tool_calls:
+            entry["tool_calls"] = list(message.tool_calls)
+        if message.name is not None:
+            entry["name"] = message.name
+        if message.tool_call_id is not None:
+            entry["tool_call_id"] = message.tool_call_id
+        dicts.append(entry)
+    return dicts
+
+
+def as_openai(messages: Sequence[Message | Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return messages as dicts, as OpenAI-compatible servers take them.
+
+    Arguments of tool calls are JSON text, and every call has an id, which its answer names.
+    """
+    dicts, unanswered, num_calls = as_dicts(messages), list[str](), 0
+    for entry in dicts:
+        calls = []
+        for call in entry.get("tool_calls", ()):
+            num_calls += 1
+            function = call["function"]
+            arguments = json.dumps(function["arguments"], ensure_ascii=False)
+            call = {"id": f"call_{num_calls}", **call}
+            calls.append({**call, "function": {**function, "arguments": arguments}})
+            unanswered.append(call["id"])
+        if calls:
+            entry["tool_calls"] = calls
+        if entry["role"] == "tool" and unanswered:
+            answered = entry.setdefault("tool_call_id", unanswered[0])
+            unanswered = [call_id for call_id in unanswered if call_id != answered]
+    return dicts

@@ -12,7 +12,7 @@ from tests.agents.conftest import Server, chat
 from tests.helpers import wait
 from toa_trl.agents import make_agent
 from toa_trl.errors import AgentError, ConfigError, Unavailable
-from toa_trl.types import Completion, Message, Sampling
+from toa_trl.types import Completion, Message, Sampling, as_messages
 
 ASKED = (Message("user", "Hi"),)
 
@@ -78,6 +78,31 @@ def test_neutral_values_are_sent_unless_the_server_refuses_them(
     assert ["min_p" in body for body in bodies] == [True, False, False]
     assert all(body["n"] == 1 for body in bodies)
     assert caplog.text.count("the server refuses top_k, min_p, repetition_penalty") == 1
+
+
+def test_tool_calls_are_sent_as_servers_take_them(server: Server) -> None:
+    call = {"function": {"name": "add", "arguments": {"a": 3}}}
+    asked = as_messages(
+        [
+            {"role": "user", "content": "3 + 4?"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "7", "name": "add"},
+            {"role": "user", "content": "Twice?"},
+        ]
+    )
+    agent = make_agent({"name": "o", "engine": "openai", "model": "m", "base_url": server.urls[0]})
+
+    async def generate() -> None:
+        try:
+            await agent.generate(asked, sampling=Sampling(), seed=0)
+        finally:
+            await agent.aclose()
+
+    wait(generate())
+    sent = server.requests[0]["body"]["messages"]
+    function = {"name": "add", "arguments": '{"a": 3}'}
+    assert sent[1]["tool_calls"] == [{"id": "call_1", "type": "function", "function": function}]
+    assert sent[2]["tool_call_id"] == "call_1"
 
 
 def test_no_stop_no_key_where_there_is_none(

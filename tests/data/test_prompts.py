@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +13,8 @@ from datasets import Dataset
 
 from toa_trl.data.prompts import as_prompts, load_prompts
 from toa_trl.errors import ConfigError
-from toa_trl.types import Message
+from toa_trl.tasks import make_task
+from toa_trl.types import Message, as_dicts
 
 ROWS: list[dict[str, Any]] = [
     {"prompt": "One?", "answer": "1"},
@@ -86,6 +88,30 @@ def test_limit_takes_the_first_and_reads_no_further(tmp_path: Path) -> None:
         ),
         ({"prompt": "x", "id": "two"}, "line 3: the id 'two' is already used at .*line 2"),
         ({"prompt": "x", "id": 0}, "line 3: the id '0' is already used at .*line 1"),
+        (
+            {"prompt": json.dumps([{"role": "user", "content": "x"}])},
+            "line 3: the prompt is messages written as text",
+        ),
+        (
+            {"prompt": str([{"content": "[x]", "role": "user"}])},
+            "line 3: the prompt is messages written as text",
+        ),
+        (
+            {"prompt": '{"from": "human", "value": "x"}'},
+            "line 3: the prompt is messages written as text",
+        ),
+        (
+            {"prompt": "x", "tools": [{"type": "function", "function": {"name": "f"}}]},
+            "line 3: the column 'tools' offers tools",
+        ),
+        (
+            {"prompt": "x", "tools": ' [{"type": "function"}]'},
+            "line 3: the column 'tools' offers tools",
+        ),
+        (
+            {"prompt": [{"role": "user", "content": "x", "tool_calls": [1]}]},
+            "line 3: 'prompt' must be .*: a tool call needs a function",
+        ),
         ('{"prompt": "half an emoji: \\ud83e"}', "line 3: contains an unpaired surrogate"),
         (
             '{"prompt": "x", "answer": "half an emoji: \\ud83e"}',
@@ -137,3 +163,158 @@ def test_rows_in_memory() -> None:
         "0",
         "1",
     ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"role": "user"}] is what I got. Why does "content": null not appear?',
+        '[{"id": 1}, {"id": 2}]',
+        '{"a": 1}',
+        "[x] {y}",
+    ],
+)
+def test_a_question_about_json_is_a_question(text: str) -> None:
+    rows = [("a", {"prompt": text, "tools": "a hammer"}), ("b", {"prompt": "x", "tools": []})]
+    prompts = as_prompts(rows)
+    assert [prompt.messages[-1].content for prompt in prompts] == [text, "x"]
+    assert prompts[0].metadata["tools"] == "a hammer"
+
+
+def test_tool_calls_reach_the_prompt_and_other_keys_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 3}}}
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "3 + 4?", "weight": 1, "name": None, "thinking": None},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "7", "name": "add", "tool_call_id": "c1"},
+        {"role": "user", "content": "Twice?", "weight": 0},
+    ]
+    (prompt,) = load_prompts(jsonl(tmp_path / "p.jsonl", {"prompt": messages}))
+    assert as_dicts(prompt.messages) == [
+        {"role": "user", "content": "3 + 4?"},
+        {**messages[1], "content": ""},
+        messages[2],
+        {"role": "user", "content": "Twice?"},
+    ]
+    (record,) = caplog.records
+    assert record.message.endswith("p.jsonl, line 1: the key 'weight' of messages is not kept")
+
+
+def written(folder: Path, name: str) -> str:
+    """A file with the prompts 0? and 1? in the format that its name says."""
+    path, kind = folder / name, name.lower().removesuffix(".gz").rpartition(".")[2]
+    rows = [{"prompt": f"{i}?", "answer": str(i)} for i in range(2)]
+    texts = {
+        "jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+        "json": json.dumps(rows, indent=1),
+        "csv": "prompt,answer\n0?,0\n1?,1\n",
+        "txt": "\ufeff0?\n\n1?\n",
+    }
+    if kind == "parquet":
+        Dataset.from_list(rows).to_parquet(path)
+    else:
+        data = texts[kind].encode()
+        path.write_bytes(gzip.compress(data) if name.lower().endswith(".gz") else data)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("p.jsonl.gz", "P.JSONL", "p.JSONL.GZ", "p.json", "P.JSON", "p.json.gz"),
+        *("p.CSV", "p.csv.gz", "p.PARQUET", "p.txt", "P.TXT", "p.txt.gz"),
+    ],
+)
+def test_files_by_their_extension(tmp_path: Path, name: str) -> None:
+    prompts = load_prompts(written(tmp_path, name))
+    assert [prompt.messages[0].content for prompt in prompts] == ["0?", "1?"]
+    if ".txt" not in name.lower():
+        assert [str(prompt.metadata["answer"]) for prompt in prompts] == ["0", "1"]
+
+
+def test_json_in_lines_and_text_for_a_task_with_another_column(tmp_path: Path) -> None:
+    lines = jsonl(tmp_path / "p.json", {"prompt": "a"}, {"prompt": "b"})
+    assert [prompt.messages[0].content for prompt in load_prompts(lines)] == ["a", "b"]
+    (tmp_path / "p.txt").write_text("Guten Tag\n")
+    task = make_task({"name": "translation", "source_language": "German", "target_language": "en"})
+    (prompt,) = load_prompts(str(tmp_path / "p.txt"), read=task.read, asked=task.asked)
+    assert prompt.metadata["source"] == "Guten Tag"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [
+        ("p.xlsx", b"x", r"p\.xlsx is none of \.jsonl"),
+        ("p.jsonl.gz", b"not gzip", "cannot decompress it: Not a gzipped"),
+        ("p.jsonl.gz", gzip.compress(b'{"prompt": "x"}\n' * 999)[:-20], "cannot decompress"),
+        ("p.json", b'[{"prompt": "x"},', r"p\.json: not JSON"),
+        ("p.json", b'[{"prompt": "x"}, 3]', "item 2: must be an object"),
+        ("p.txt", b"one\n\xff\xfe\n", "line 2: not UTF-8"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(
+    tmp_path: Path, name: str, content: bytes, named: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=named):
+        load_prompts(str(tmp_path / name))
+
+
+def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    jsonl(tmp_path / "p.jsonl", {"prompt": "x"})
+    assert len(load_prompts("~/p.jsonl")) == 1
+
+
+def test_ids_come_from_id_or_prompt_id() -> None:
+    rows: list[dict[str, Any]] = [
+        {"prompt": "x", "prompt_id": "a"},
+        {"prompt": "x", "prompt_id": "b", "id": None},
+        {"prompt": "x", "prompt_id": "c", "id": "d"},
+        {"prompt": "x", "prompt_id": None},
+    ]
+    prompts = as_prompts(enumerate_rows(rows))
+    assert [prompt.id for prompt in prompts] == ["a", "b", "d", "3"]
+    assert [dict(prompt.metadata) for prompt in prompts] == [{}, {}, {"prompt_id": "c"}, {}]
+
+
+def enumerate_rows(rows: list[dict[str, Any]]) -> list[tuple[str, Any]]:
+    return [(f"row {number}", row) for number, row in enumerate(rows)]
+
+
+def test_a_configuration_a_column_and_an_order(tmp_path: Path) -> None:
+    configs = []
+    for name in ("main", "other"):
+        jsonl(tmp_path / f"{name}.jsonl", *({"question": f"{name} {i}?"} for i in range(9)))
+        configs.append(f"- config_name: {name}\n  data_files: {name}.jsonl\n")
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{''.join(configs)}---\n")
+    source = str(tmp_path)
+
+    def asked(**options: Any) -> list[str]:
+        prompts = load_prompts(source, column="question", **options)
+        return [prompt.messages[-1].content for prompt in prompts]
+
+    with pytest.raises(ConfigError, match=r"prompts_config.*main.*other"):
+        asked()
+    with pytest.raises(ConfigError, match="wrong"):
+        asked(config="wrong")
+    assert asked(config="main") == [f"main {i}?" for i in range(9)]
+    shuffled = asked(config="other", shuffle_seed=1)
+    assert sorted(shuffled) == [f"other {i}?" for i in range(9)] != shuffled
+    assert asked(config="other", shuffle_seed=1, limit=4) == shuffled[:4]
+    assert asked(config="other", shuffle_seed=2) != shuffled
+    with pytest.raises(ConfigError, match=r"prompts_config: .*main\.jsonl is a file"):
+        load_prompts(str(tmp_path / "main.jsonl"), config="main")
+
+
+def test_a_column_must_exist_and_replaces_none(tmp_path: Path) -> None:
+    source = jsonl(tmp_path / "p.jsonl", {"question": "x", "prompt": None}, {"prompt": "y"})
+    assert load_prompts(source, limit=1, column="question")[0].messages[-1].content == "x"
+    with pytest.raises(ConfigError, match="line 2: prompt_column: 'question' is missing"):
+        load_prompts(source, column="question")
+    source = jsonl(tmp_path / "p.jsonl", {"question": "x", "prompt": "y"})
+    with pytest.raises(ConfigError, match="line 1: prompt_column: the row has a column 'prompt'"):
+        load_prompts(source, column="question")
+    assert load_prompts(source, column="prompt")[0].metadata == {"question": "x"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,15 @@ def test_reasoning_stands_beside_its_response() -> None:
     assert (
         "written_s" not in ROLLOUTS.names
     )  # a run that was killed exports what one in one piece does
+
+
+def test_columns_that_json_does_not_have_are_null_and_stand_once_per_prompt() -> None:
+    nan, inf = float("nan"), float("inf")
+    first = rollout(play(0, 1.0), play(1, 2.0), play(2, None), a=nan, b=[1.5, {"c": -inf}], d="NaN")
+    rows = list(rollout_rows([first, rollout(play(0, 1.0), id="q")]))
+    assert [row["metadata"] for row in rows[1:]] == [None, None, "{}"]
+    assert json.loads(rows[0]["metadata"], parse_constant=pytest.fail) == {
+        "a": None,
+        "b": [1.5, {"c": None}],
+        "d": "NaN",
+    }

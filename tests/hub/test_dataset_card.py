@@ -174,11 +174,18 @@ def test_prompts_of_the_hub_are_named(tmp_path: Path) -> None:
     text = card(
         tmp_path,
         {
-            "prompts": {"prompts": "org/prompts", "prompts_split": "test"},
+            "prompts": {
+                "prompts": "org/prompts",
+                "prompts_config": "main",
+                "prompts_split": "test",
+            },
             "about": {"language": "fr"},
         },
     )
-    assert "| prompts | 4 of `org/prompts`, split test; licence: not known |" in text
+    assert (
+        "| prompts | 4 of `org/prompts`, configuration main, split test; licence: not known |"
+        in text
+    )
     header = yaml.safe_load(text.split("---")[1])
     assert (header["source_datasets"], header["language"]) == (["org/prompts"], ["fr"])
 

@@ -17,7 +17,7 @@ from toa_trl.agents.base import (
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.models.endpoints import Endpoints, RequestError
 from toa_trl.models.flops import Flops
-from toa_trl.types import Completion, Message, Sampling, as_dicts
+from toa_trl.types import Completion, Message, Sampling, as_openai
 from toa_trl.utils.config import PositiveFloat, PositiveInt, Text
 
 logger = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ class OpenAIAgent(Agent):
         sampling = self._sampling(sampling)
         body = {
             "model": self._model,
-            "messages": as_dicts(with_system(messages, self._system_prompt)),
+            "messages": as_openai(with_system(messages, self._system_prompt)),
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_tokens,

@@ -23,6 +23,7 @@ from toa_trl.sampling.progress import Progress
 from toa_trl.tasks import make_task
 from toa_trl.types import Prompt, Sampling
 from toa_trl.utils.config import validate
+from toa_trl.utils.files import expand_home
 
 OF_SEARCHES = [
     "name",
@@ -76,7 +77,9 @@ async def compare_searches(config: ComparisonConfig, say: Callable[[str], None] 
             for search in config.searches
             for seed in training.seeds
         ]
-        heldout = {"prompts": training.heldout, "num_prompts": None}
+        heldout = {"prompts": training.heldout, "num_prompts": None, "prompts_shuffle_seed": None}
+        if Path(expand_home(training.heldout)).is_file():
+            heldout["prompts_config"] = None
         problems = config.model_copy(update=heldout).load_prompts()
         sampling = make_sampling("sampling", Sampling(), config.sampling)
         judge = Judge(problems, task, verifier, sampling, config.verifier)

@@ -75,9 +75,15 @@ class PromptConfig(Config):
     """Which prompts, and how they are read."""
 
     prompts: str = ""
-    """JSONL, JSON, CSV or parquet file, folder or Hub name, with the columns of the task."""
+    """JSONL, JSON, CSV, parquet or text file, folder or Hub name, with the columns of the task."""
+    prompts_config: str | None = None
+    """Configuration of a folder or Hub dataset that has several."""
     prompts_split: str = "train"
     """Split of a folder or Hub dataset."""
+    prompt_column: str | None = None
+    """Column with the question; by default the one that the task asks about, such as prompt."""
+    prompts_shuffle_seed: NonNegativeInt | None = None
+    """Seed of the order of the prompts; by default they are taken as in the source."""
     num_prompts: PositiveInt | None = None
     """Number of prompts to use; by default all."""
     skip_prompts: NonNegativeInt = 0
@@ -98,8 +104,18 @@ class PromptConfig(Config):
                 "dataset"
             )
         end = None if self.num_prompts is None else self.skip_prompts + self.num_prompts
-        read = make_task(self.task).read
-        prompts = load_prompts(self.prompts, self.prompts_split, end, read)[self.skip_prompts :]
+        task = make_task(self.task)
+        loaded = load_prompts(
+            self.prompts,
+            self.prompts_split,
+            end,
+            task.read,
+            config=self.prompts_config,
+            column=self.prompt_column,
+            asked=task.asked,
+            shuffle_seed=self.prompts_shuffle_seed,
+        )
+        prompts = loaded[self.skip_prompts :]
         if not prompts:
             raise ConfigError(
                 f"skip_prompts: {self.prompts} has no prompt after the first {self.skip_prompts}"

@@ -1,45 +1,76 @@
-"""Reading prompts from JSONL, parquet, CSV, a folder or the Hub.
+"""Reading prompts from JSONL, JSON, CSV, parquet or text files, a folder or the Hub.
 
-Columns: `prompt` (a text or messages), optionally `id`, and any others, which become metadata.
+Columns: `prompt` (a text or messages), optionally `id` or `prompt_id`, and any others, which become
+metadata. A line of a .txt file is a prompt.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import random
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from toa_trl.errors import ConfigError
-from toa_trl.types import Prompt, as_dicts, as_messages
-from toa_trl.utils.files import read_jsonl
+from toa_trl.types import MESSAGE_KEYS, Prompt, as_dicts, as_messages
+from toa_trl.utils.files import expand_home, file_format, read_json, read_lines
 
 Read = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+FILES = (".jsonl", ".json", ".parquet", ".csv", ".txt")
+# A message, or a list of them, that was written as text: by json.dumps, str() or pandas.
+WRITTEN_MESSAGES = re.compile(
+    r"""\s*\[?\s*\{(?=.*["'](?:content|value)["']\s*:).*["'](?:role|from)["']\s*:.*\}\s*\]?\s*""",
+    re.DOTALL,
+)
+WRITTEN_TOOLS = re.compile(r"\s*\[\s*\{")
+
+logger = logging.getLogger(__name__)
 
 
 def load_prompts(
-    source: str, split: str = "train", limit: int | None = None, read: Read | None = None
+    source: str,
+    split: str = "train",
+    limit: int | None = None,
+    read: Read | None = None,
+    *,
+    config: str | None = None,
+    column: str | None = None,
+    asked: str = "prompt",
+    shuffle_seed: int | None = None,
 ) -> list[Prompt]:
-    """Load the prompts of a .jsonl, .parquet or .csv file, a folder or a Hub data set.
+    """Load the prompts of a file (see `FILES`; also .gz), a folder or a Hub data set.
 
     Args:
         source: a path, or a name on the Hub.
         split: split of a folder or Hub data set.
         limit: number of prompts to use, from the first on; None for all.
         read: converts (place, row) to a row with the column `prompt`; given by a task.
+        config: configuration of a folder or Hub data set.
+        column: column with the question; by default the one that the task asks about.
+        asked: column that the task asks about.
+        shuffle_seed: seed of the order of the prompts; None: as in the source.
 
     Raises:
         ConfigError: the source cannot be read, or a row is invalid; the message names the file and
             the line or row.
     """
-    path = Path(source)
-    if path.suffix in (".jsonl", ".json") and path.is_file():
-        rows = read_jsonl(path)
-    elif path.suffix in (".jsonl", ".json", ".parquet", ".csv") and not path.exists():
+    path = Path(expand_home(source))
+    if path.is_file():
+        rows = _read_file(path, asked, config)
+    elif file_format(path) in FILES and not path.exists():
         raise ConfigError(f"prompts: {source} does not exist")
     else:
-        rows = _read_dataset(source, split)
+        rows = _read_dataset(source, str(path), config, split)
+    if shuffle_seed is not None:
+        shuffled = list(rows)
+        random.Random(shuffle_seed).shuffle(shuffled)
+        rows = iter(shuffled)
+    if column is not None and column != asked:
+        rows = ((place, _renamed(place, row, column, asked)) for place, row in rows)
     prompts = as_prompts(rows, limit, read)
     if not prompts:
         raise ConfigError(f"prompts: {source} is empty; it needs at least one row with a prompt")
@@ -59,14 +90,19 @@ def as_prompts(
     """
     prompts: dict[str, Prompt] = {}
     places: dict[str, str] = {}
+    not_kept = dict[str, str]()  # key of a message -> where it was first seen
     for number, (place, row) in enumerate(islice(rows, limit)):
         prompt = row if isinstance(row, Prompt) else _prompt(place, row, str(number), read)
+        for key in () if isinstance(row, Prompt) else _further_keys(row):
+            not_kept.setdefault(key, place)
         if prompt.id in prompts:
             raise ConfigError(
                 f"{place}: the id {prompt.id!r} is already used at {places[prompt.id]}; "
                 "ids must be unique"
             )
         prompts[prompt.id], places[prompt.id] = prompt, place
+    for key, place in not_kept.items():
+        logger.warning("%s: the key %r of messages is not kept", place, key)
     return list(prompts.values())
 
 
@@ -75,11 +111,15 @@ def _prompt(place: str, row: Any, default_id: str, read: Read | None) -> Prompt:
         row = {"prompt": row}
     if not isinstance(row, Mapping):
         raise ConfigError(f"{place}: must be an object with the key 'prompt', not {row!r:.80}")
+    _check_raw(place, row)
     if read is not None:
         row = read(place, row)
     if "prompt" not in row:
         columns = ", ".join(map(str, row)) or "none"
-        raise ConfigError(f"{place}: the column 'prompt' is missing; columns: {columns}")
+        raise ConfigError(
+            f"{place}: the column 'prompt' is missing; columns: {columns}; prompt_column names "
+            "another"
+        )
     try:
         messages = as_messages(row["prompt"])
     except TypeError as error:
@@ -92,8 +132,9 @@ def _prompt(place: str, row: Any, default_id: str, read: Read | None) -> Prompt:
         raise ConfigError(
             f"{place}: the last message must be the user's, not the {messages[-1].role}'s"
         )
-    given = row.get("id")
-    metadata = {key: value for key, value in row.items() if key not in ("id", "prompt")}
+    id_column = "id" if row.get("id") is not None else "prompt_id"
+    given = row.get(id_column)
+    metadata = {key: row[key] for key in row if key not in ("id", "prompt", id_column)}
     prompt = Prompt(default_id if given is None else str(given), messages, metadata)
     try:
         json.dumps(
@@ -106,19 +147,91 @@ def _prompt(place: str, row: Any, default_id: str, read: Read | None) -> Prompt:
     return prompt
 
 
-def _read_dataset(source: str, split: str) -> Iterator[tuple[str, Any]]:
+def _check_raw(place: str, row: Mapping[str, Any]) -> None:
+    """Refuse what would be asked in another form than the user means.
+
+    Raises:
+        ConfigError: the prompt is messages written as text, or the row has tools.
+    """
+    asked, tools = row.get("prompt"), row.get("tools")
+    if isinstance(asked, str) and WRITTEN_MESSAGES.fullmatch(asked):
+        raise ConfigError(
+            f"{place}: the prompt is messages written as text: {asked[:60]!r}; it must be a list "
+            "of messages; if this text is the question, write it as the content of a message"
+        )
+    if isinstance(tools, str):
+        has_tools = WRITTEN_TOOLS.match(tools) is not None  # JSON text, which TRL reads too
+    else:
+        has_tools = isinstance(tools, list) and any(isinstance(tool, Mapping) for tool in tools)
+    if has_tools:
+        raise ConfigError(
+            f"{place}: the column 'tools' offers tools, but responses are texts, so that no agent "
+            "can call one; leave out the row, or remove or rename the column"
+        )
+
+
+def _further_keys(row: Any) -> list[str]:
+    """Return the keys of a row's messages that have a value, but are not kept."""
+    asked = row.get("prompt") if isinstance(row, Mapping) else None
+    if isinstance(asked, str) or not isinstance(asked, Iterable):
+        return []
+    found: dict[str, None] = {}
+    for message in asked:
+        if isinstance(message, Mapping):
+            found |= {key: None for key in message if message[key] is not None}
+    return [key for key in found if key not in MESSAGE_KEYS]
+
+
+def _renamed(place: str, row: Any, column: str, asked: str) -> Any:
+    """Return a row whose question is in the column that the task asks about."""
+    if not isinstance(row, Mapping):
+        return row
+    if row.get(column) is None:
+        columns = ", ".join(map(str, row)) or "none"
+        raise ConfigError(f"{place}: prompt_column: {column!r} is missing; columns: {columns}")
+    if row.get(asked) is not None:
+        raise ConfigError(
+            f"{place}: prompt_column: the row has a column {asked!r} too, which {column!r} would "
+            "replace; rename one of them"
+        )
+    return {**{key: row[key] for key in row if key != column}, asked: row[column]}
+
+
+def _read_file(path: Path, asked: str, config: str | None) -> Iterator[tuple[str, Any]]:
+    kind = file_format(path)
+    if config is not None:
+        raise ConfigError(f"prompts_config: {path} is a file, which has no configurations")
+    if kind in (".jsonl", ".json"):
+        return read_json(path)
+    if kind == ".txt":
+        return _read_text(path, asked)
+    if kind not in FILES:
+        raise ConfigError(f"prompts: {path} is none of {', '.join(FILES)}, which may end in .gz")
+    return _read_dataset(str(path), kind[1:], None, "train", data_files=str(path))
+
+
+def _read_text(path: Path, asked: str) -> Iterator[tuple[str, Any]]:
+    for place, line in read_lines(path):
+        try:
+            yield place, {asked: line.decode("utf-8-sig").strip()}
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{place}: not UTF-8: {error}") from error
+
+
+def _read_dataset(
+    source: str, name: str, config: str | None, split: str, **options: Any
+) -> Iterator[tuple[str, Any]]:
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
 
     try:
-        if source.endswith((".parquet", ".csv")):
-            kind = source.rpartition(".")[2]
-            dataset = load_dataset(kind, data_files=source, split="train")
-        else:
-            dataset = load_dataset(source, split=split)
+        dataset = load_dataset(name, config, split=split, **options)
     except (OSError, ValueError, DatasetGenerationError, ImportError) as error:
         # such as an unknown split, no network, or a file that is not parquet
-        reason = str(error).strip().splitlines()[0]
+        lines = str(error).strip().splitlines()
+        reason = lines[0]
+        if reason.startswith("Config name is missing"):
+            reason = f"name a configuration with prompts_config. {' '.join(lines[1:2])}"
         raise ConfigError(f"prompts: cannot read {source}: {reason}") from error
     for number, row in enumerate(dataset):
         yield f"{source}, row {number}", row

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from toa_trl.types import Rollout, as_dicts
+from toa_trl.utils.files import without_nan
 from toa_trl.utils.redaction import without_addresses
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ ROLLOUTS = pa.schema(
     {
         "prompt_id": pa.string(),
         "prompt": MESSAGES,
-        "metadata": pa.string(),  # JSON
+        "metadata": pa.string(),  # JSON, in the first row of each prompt
         "play": pa.int64(),
         "agent": pa.string(),
         "kind": pa.string(),
@@ -76,16 +77,21 @@ ROWS_PER_BATCH = 2_000
 
 
 def rollout_rows(rollouts: Iterable[Rollout]) -> Iterator[dict[str, Any]]:
-    """Yield one row per play, including failed plays."""
+    """Yield one row per play, including failed plays.
+
+    The further columns of a prompt are in its first row alone. NaN and infinities, which JSON does
+    not have, are null there.
+    """
     for rollout in rollouts:
         prompt = as_dicts(rollout.prompt.messages)
-        metadata = json.dumps(dict(rollout.prompt.metadata), ensure_ascii=False)
-        for play in rollout.plays:
+        columns = without_nan(dict(rollout.prompt.metadata))
+        metadata = json.dumps(columns, ensure_ascii=False, allow_nan=False)
+        for number, play in enumerate(rollout.plays):
             action, done = play.action, play.completion
             yield {
                 "prompt_id": rollout.prompt.id,
                 "prompt": prompt,
-                "metadata": metadata,
+                "metadata": None if number else metadata,
                 "play": play.index,
                 "agent": action.agent,
                 "kind": action.kind,
@@ -105,6 +111,19 @@ def rollout_rows(rollouts: Iterable[Rollout]) -> Iterator[dict[str, Any]]:
                 # the journal keeps the original message
                 "error": play.error and without_addresses(play.error),
             }
+
+
+def with_message_fields(schema: pa.Schema) -> pa.Schema:
+    """Return a schema for prompts whose messages have more than a role and a content.
+
+    Their column is a list of `datasets.Json`, so that a message has the keys that it was given and
+    no others; a chat template takes a tool call that is null for a tool call.
+    """
+    from datasets import Features, Json, List
+
+    features = Features.from_arrow_schema(schema)
+    with_fields: pa.Schema = Features({**features, "prompt": List(Json())}).arrow_schema
+    return with_fields
 
 
 def as_dataset(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Dataset:
@@ -149,8 +168,18 @@ def write_parquet(rows: Iterable[dict[str, Any]], schema: pa.Schema, folder: Pat
 def _batches(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     rows = iter(rows)
     chunk = list(islice(rows, ROWS_PER_BATCH))
+    is_json = schema.field("prompt").type != MESSAGES
+    as_text = pa.field("prompt", pa.list_(pa.string()))
+    stored = schema.set(schema.get_field_index("prompt"), as_text) if is_json else schema
     while True:  # an empty data set still gives one batch, with its columns
-        yield pa.RecordBatch.from_pylist(chunk, schema=schema)
+        if is_json:
+            chunk = [{**row, "prompt": [*map(_json, row["prompt"])]} for row in chunk]
+        batch = pa.RecordBatch.from_pylist(chunk, schema=stored)
+        yield batch.cast(schema) if is_json else batch
         chunk = list(islice(rows, ROWS_PER_BATCH))
         if not chunk:
             return
+
+
+def _json(message: dict[str, Any]) -> str:
+    return json.dumps(without_nan(message), ensure_ascii=False, allow_nan=False)

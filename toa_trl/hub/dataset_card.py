@@ -51,7 +51,7 @@ def write_card(
         params: parameters with which "sft" and "dpo" were made.
         audit: the section "Audit", in Markdown.
         about: "license" and "language" of the data set, if known.
-        prompts: "prompts" and "prompts_split" of the run's configuration, if known.
+        prompts: the run's configuration; "prompts", its configuration and split are shown.
         agents: totals by the agents' names.
         cost: cost of the whole run; None if no agent has a price.
         picture: name of a picture file beside the card.
@@ -114,10 +114,12 @@ def _describe_prompts(number: int, prompts: Mapping[str, Any]) -> str:
     source = str(prompts.get("prompts") or "")
     if not source:
         return f"{number:,}; their source was not recorded"
-    has_split = on_hub(source) and prompts.get("prompts_split")
-    split = f", split {prompts['prompts_split']}" if has_split else ""
+    part = ""
+    for word, key in (("configuration", "prompts_config"), ("split", "prompts_split")):
+        if on_hub(source) and prompts.get(key):
+            part += f", {word} {prompts[key]}"
     licence = licence_of(source, "dataset") or "not known"
-    return f"{number:,} of `{public_name(source)}`{split}; licence: {licence}"
+    return f"{number:,} of `{public_name(source)}`{part}; licence: {licence}"
 
 
 def _describe_agent(name: str, entry: Any, counts: AgentCounts | None) -> dict[str, Any]:

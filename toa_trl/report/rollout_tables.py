@@ -108,6 +108,13 @@ def floats(column: pa.Array | pa.ChunkedArray) -> Floats:
     return np.where(np.isfinite(values), values, np.nan)
 
 
+def messages_of(prompt: Any) -> list[dict[str, Any]]:
+    """Return the messages of a row; they are JSON where they have more than role and content."""
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    return [json.loads(entry) if isinstance(entry, str) else entry for entry in prompt or ()]
+
+
 def columns_of(metadata: str | None) -> Mapping[str, Any]:
     """Return the further columns of a prompt; empty if they are not a JSON object."""
     try:

@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from toa_trl.report.rollout_tables import messages_of
+
 MAX_PROMPTS = 200
 MAX_CHARS = 40_000_000  # of responses in the file; browsers get slow beyond about 50 MB
 BATCH_ROWS = 2_048  # responses may be long
@@ -63,8 +65,6 @@ def as_json(value: Any) -> str:
 
 
 def _tree(row: dict[str, Any], limit: int) -> dict[str, Any]:
-    prompt = row.get("prompt") or []
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     try:
         metadata = json.loads(row.get("metadata") or "{}")
     except ValueError:
@@ -75,10 +75,16 @@ def _tree(row: dict[str, Any], limit: int) -> dict[str, Any]:
         texts.append([key, text[:limit]])
     return {
         "id": row["prompt_id"],
-        "messages": [[m["role"], (m["content"] or "")[:limit]] for m in messages],
+        "messages": [_turn(message, limit) for message in messages_of(row.get("prompt"))],
         "metadata": texts,
         "plays": [],
     }
+
+
+def _turn(message: dict[str, Any], limit: int) -> list[str]:
+    calls = message.get("tool_calls")
+    text = message["content"] or (json.dumps(calls, ensure_ascii=False) if calls else "")
+    return [message["role"], text[:limit]]
 
 
 def _play(row: dict[str, Any], limit: int) -> dict[str, Any]:

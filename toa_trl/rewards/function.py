@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from pydantic.json_schema import SkipJsonSchema
@@ -54,7 +53,7 @@ class FunctionReward(RewardModel):
         try:
             rewards = self._function(
                 prompts=[as_dicts(prompt.messages) for _ in responses],
-                completions=[[asdict(Message("assistant", text))] for text in responses],
+                completions=[as_dicts([Message("assistant", text)]) for text in responses],
                 **columns,
             )
             if inspect.isawaitable(rewards):

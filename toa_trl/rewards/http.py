@@ -21,6 +21,7 @@ from toa_trl.models.endpoints import Endpoints, RequestError
 from toa_trl.rewards.base import RewardModel, is_finite
 from toa_trl.types import Prompt, as_dicts
 from toa_trl.utils.config import NonNegativeFloat, PositiveFloat, PositiveInt
+from toa_trl.utils.files import without_nan
 
 Input = Mapping[str, Any]
 
@@ -78,7 +79,7 @@ class HTTPReward(RewardModel):
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
         """See `RewardModel`."""
-        asked, metadata = as_dicts(prompt.messages), dict(prompt.metadata)
+        asked, metadata = as_dicts(prompt.messages), without_nan(prompt.metadata)
         inputs = (
             {"prompt": asked, "response": response, "metadata": metadata} for response in responses
         )

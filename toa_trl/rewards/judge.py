@@ -190,9 +190,9 @@ class JudgeReward(DetailedReward):
         shown = dict(zip(self._mode.fields, responses, strict=True))
         conversation: list[str] = []
         for message in prompt.messages:
-            conversation += (message.role, message.content)
+            conversation += (message.role, message.text)
         tag = _tag(conversation, responses)
-        turns = (_between(message.role, tag, message.content) for message in prompt.messages)
+        turns = (_between(message.role, tag, message.text) for message in prompt.messages)
         fields = {"conversation": "\n\n".join(turns), "rubric": self._rubric, "tag": tag}
         fields |= {name: _between(name, tag, text) for name, text in shown.items()}
         return (Message("user", fill(self._template, fields)),)

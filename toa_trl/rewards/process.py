@@ -95,7 +95,7 @@ class _Shepherd:
 
     def encode(self, prompt: Prompt, response: str) -> tuple[list[int], int]:
         question = "\n".join(
-            message.content for message in prompt.messages if message.role != "system"
+            message.text for message in prompt.messages if message.role != "system"
         )
         steps = _steps(r"\n", response, self.tag)
         text = "\n".join(f"{step} {self.tag}" for step in steps)

@@ -9,7 +9,7 @@ from typing import Any
 from toa_trl.errors import RewardError
 from toa_trl.models.endpoints import Endpoints, RequestError
 from toa_trl.rewards.base import RewardModel, is_finite
-from toa_trl.types import Prompt, as_dicts
+from toa_trl.types import Prompt, as_openai
 from toa_trl.utils.config import NonNegativeFloat, PositiveFloat, PositiveInt
 
 
@@ -64,7 +64,7 @@ class VLLMReward(RewardModel):
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
         """See `RewardModel`."""
-        asked = as_dicts(prompt.messages)
+        asked = as_openai(prompt.messages)
         requests = []
         for response in responses:
             messages = [*asked, {"role": "assistant", "content": response}]

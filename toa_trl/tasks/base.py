@@ -69,7 +69,8 @@ class Task:
         except (TypeError, ValueError):
             return row  # not a conversation: reported when a `Prompt` is made from it
         self.check(place, {**row, "prompt": last.content})
-        asked = Message(last.role, fill(self.templates.answer, {**row, "prompt": last.content}))
+        content = fill(self.templates.answer, {**row, "prompt": last.content})
+        asked = replace(last, content=content)
         return {**row, "prompt": as_dicts([*before, asked]), "problem": last.content}
 
     def check(self, place: str, columns: Mapping[str, Any]) -> None:
@@ -110,7 +111,7 @@ class Task:
         question = self.question(prompt)
         if question == last.content:
             return prompt
-        return replace(prompt, messages=(*before, Message(last.role, question)))
+        return replace(prompt, messages=(*before, replace(last, content=question)))
 
     def parse(self, prompt: Prompt, text: str) -> str:
         """Return the response in an agent's output: what is recorded, scored and trained on.

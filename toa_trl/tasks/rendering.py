@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from toa_trl.errors import ConfigError
@@ -106,7 +106,7 @@ def render(
         for number, draft in enumerate(drafts, 1):
             formatted.append(fill(templates.draft, {**fields, "number": number, "draft": draft}))
         content = fill(templates.aggregate, {**fields, "drafts": "\n\n".join(formatted)})
-    return (*before, Message("user", content))
+    return (*before, replace(last, content=content))
 
 
 def fill(template: str, fields: Mapping[str, object]) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import math
 import os
 import re
+import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -19,6 +23,27 @@ def replace_text(path: Path, text: str) -> None:
     fresh = path.with_name(path.name + ".new")
     fresh.write_text(text, encoding="utf-8")
     os.replace(fresh, path)
+
+
+def expand_home(value: Any) -> Any:
+    """Return a value in which every text that starts with "~/" names the user's home folder.
+
+    Entries of mappings and lists are expanded as well; other values are returned as they are.
+    """
+    if isinstance(value, str):
+        return os.path.expanduser(value) if value == "~" or value.startswith("~/") else value
+    if isinstance(value, Mapping):
+        return {key: expand_home(inner) for key, inner in value.items()}
+    return [expand_home(inner) for inner in value] if isinstance(value, list) else value
+
+
+def without_nan(value: Any) -> Any:
+    """Return a JSON value in which NaN and infinities, which JSON does not have, are None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: without_nan(inner) for key, inner in value.items()}
+    return [without_nan(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def read_card(path: Path, text: str) -> dict[str, Any]:
@@ -103,6 +128,39 @@ def read_yaml(path: Path, *, place: str = "", remedy: str = "") -> dict[str, Any
     return content
 
 
+def file_format(path: Path) -> str:
+    """Return the extension in lower case, without a final .gz: ".jsonl" for DATA.JSONL.gz."""
+    name = path.name.lower().removesuffix(".gz")
+    return Path(name).suffix
+
+
+@contextmanager
+def open_data(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading bytes, decompressed if its name ends with .gz.
+
+    Raises:
+        ConfigError: inside the block, when the file cannot be decompressed.
+    """
+    compressed = path.suffix.lower() == ".gz"
+    with gzip.open(path) if compressed else path.open("rb") as file:
+        try:
+            yield file  # type: ignore[misc]
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ConfigError(f"{path}: cannot decompress it: {error}") from error
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield (place, line) of every line that is not blank; the place reads "file, line 3".
+
+    Raises:
+        ConfigError: the file cannot be decompressed.
+    """
+    with open_data(path) as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield f"{path}, line {number}", line
+
+
 def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield (place, value) of every line that is not blank; the place reads "file, line 3".
 
@@ -110,14 +168,31 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
         ConfigError: a line is not JSON.
     """
     # not read through datasets, whose errors do not name the line
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            place = f"{path}, line {number}"
-            try:
-                yield place, json.loads(line)
-            except ValueError as error:  # UnicodeDecodeError is one too
-                raise ConfigError(
-                    f"{place}: not JSON ({error}); each line must be a JSON object"
-                ) from error
+    for place, line in read_lines(path):
+        try:
+            value = json.loads(line)
+        except ValueError as error:  # UnicodeDecodeError is one too
+            raise ConfigError(
+                f"{place}: not JSON ({error}); each line must be a JSON object"
+            ) from error
+        yield place, value
+
+
+def read_json(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield (place, value) of every line of JSONL, or of every item of one JSON array.
+
+    Raises:
+        ConfigError: the file, or a line of it, is not JSON.
+    """
+    with open_data(path) as file:
+        is_array = file.read(99).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+    if not is_array:
+        yield from read_jsonl(path)
+        return
+    try:
+        with open_data(path) as file:
+            rows = json.loads(file.read())
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON ({error})") from error
+    for number, row in enumerate(rows, 1):
+        yield f"{path}, item {number}", row

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from toa_trl.report.audit.evaluation_sets import EvaluationSet, Index, question_text
 from toa_trl.report.audit.text import joined
-from toa_trl.report.rollout_tables import columns_of, questions_of, rollout_files
+from toa_trl.report.rollout_tables import columns_of, messages_of, questions_of, rollout_files
 
 BATCH_ROWS = 4_096
 CHOSEN = {"sft": "completion", "dpo": "chosen"}  # data set -> column that a student learns from
@@ -100,7 +100,7 @@ def _prompts(files: Sequence[Path]) -> Iterator[tuple[str, tuple[str, ...]]]:
                     if prompt_id != last:
                         last = prompt_id
                         metadata = batch["metadata"][row].as_py() if "metadata" in names else None
-                        asked = question_text(prompt_id, batch["prompt"][row].as_py() or ())
+                        asked = question_text(prompt_id, messages_of(batch["prompt"][row].as_py()))
                         yield prompt_id, questions_of(columns_of(metadata), asked)
 
 

@@ -15,7 +15,6 @@ Consecutive words that many problems of a set share are its instructions, and ar
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from numpy.typing import NDArray
 from toa_trl.errors import ConfigError
 from toa_trl.report.audit.text import Hashes, hashes, windows, words_of
 from toa_trl.types import as_messages
-from toa_trl.utils.files import read_jsonl
+from toa_trl.utils.files import file_format, read_json
 
 LENGTH = 13  # consecutive words
 SHORTEST = 8  # GPT-3's smallest N: fewer words agree by chance
@@ -223,13 +222,13 @@ def _problems(file: Path) -> Iterator[tuple[str, list[str], list[list[str]]]]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    if path.suffix not in (".jsonl", ".json", ".parquet") or not path.is_file():
+    if file_format(path) not in (".jsonl", ".json", ".parquet") or not path.is_file():
         raise ConfigError(
             f"evaluation set: {path} is not an existing .jsonl, .json or .parquet file; for a "
             "folder or a data set on the Hub, name the file with the problems"
         )
-    if path.suffix != ".parquet":
-        yield from _lines(path)
+    if file_format(path) != ".parquet":
+        yield from read_json(path)
         return
     try:
         with pq.ParquetFile(path) as parquet:
@@ -243,20 +242,6 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
         raise ConfigError(
             f"evaluation set: {path} is not parquet: {str(error).splitlines()[0]}"
         ) from error
-
-
-def _lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield the rows of JSONL, or of one JSON array, as in AlpacaEval."""
-    with path.open("rb") as file:
-        is_array = file.read(99).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
-    if not is_array:
-        yield from read_jsonl(path)
-        return
-    try:
-        rows = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ConfigError(f"{path}: not JSON ({error})") from error
-    yield from ((f"{path}, item {number}", row) for number, row in enumerate(rows, 1))
 
 
 def question_text(place: str, question: Any) -> str:

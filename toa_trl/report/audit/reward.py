@@ -22,6 +22,7 @@ from toa_trl.report.rollout_tables import (
     Floats,
     columns_of,
     floats,
+    messages_of,
     prompt_spans,
     rollout_files,
     whole_prompts,
@@ -101,7 +102,7 @@ def audit_reward(run_dir: Path) -> RewardAudit:
             both = scored[~np.isnan(other[scored])]
             second.add(reward[both], other[both], other[pick])
             row_of = dict(zip(plays[start:end].tolist(), range(start, end), strict=True))
-            best.add(*_best_play(table, pick, row_of))
+            best.add(*_best_play(table, start, pick, row_of))
     pairs = _pair_lengths(run_dir)
     return RewardAudit(
         length.result(), best.result(), pairs, second.result(), num_scored, second.num_plays
@@ -158,14 +159,15 @@ class _Second:
         )
 
 
-def _best_play(table: pa.Table, pick: int, row_of: Mapping[int, int]) -> tuple[Any, ...]:
-    """Return the arguments of `BestSoFar.add` for the play in row `pick`."""
+def _best_play(
+    table: pa.Table, start: int, pick: int, row_of: Mapping[int, int]
+) -> tuple[Any, ...]:
+    """Return the arguments of `BestSoFar.add` for row `pick` of the prompt from `start` on."""
     refs = [row_of[ref] for ref in table["refs"][pick].as_py() or () if ref in row_of]
     drafts = table["response"].take(pa.array(refs, pa.int64())).drop_null().to_pylist()
     play = {name: table[name][pick].as_py() for name in FURTHER}
-    asked = play["prompt"] or []
-    messages = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
-    columns = columns_of(play["metadata"])
+    messages = messages_of(play["prompt"])
+    columns = columns_of(table["metadata"][start].as_py())  # null in the other rows of the prompt
     return play["response"] or "", drafts, play["finish_reason"], messages, columns
 
 

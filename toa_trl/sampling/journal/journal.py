@@ -201,6 +201,14 @@ class Journal:
         """Return the number of prompts of the run."""
         return int(self._all("SELECT count(*) FROM prompts")[0][0])
 
+    def has_message_fields(self) -> bool:
+        """Return whether a message of a prompt has more than a role and a content."""
+        sql = (
+            "SELECT EXISTS (SELECT 1 FROM prompts, json_each(messages) AS message, "
+            "json_each(message.value) AS field WHERE field.key NOT IN ('role', 'content'))"
+        )
+        return bool(self._all(sql)[0][0])
+
     def num_scored(self) -> dict[str, int]:
         """Return the number of scored plays by prompt id, for prompts that have any play."""
         return dict(self._all("SELECT prompt_id, count(reward) FROM plays GROUP BY prompt_id"))
