@@ -337,6 +337,33 @@ def test_the_generation_config_of_a_model_does_not_change_sampling(
     assert ask(agent(folder), *asks) == ask(agent(causal), *asks)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_nan_are_an_error_and_no_text(causal: Path, temperature: float) -> None:
+    it = agent(causal, dtype="float32", max_batch_size=7)  # weights of its own
+    model = it._engine._model
+    whole = model.forward
+
+    def broken_for_b(input_ids: torch.Tensor, **inputs: Any) -> Any:
+        output = whole(input_ids=input_ids, **inputs)
+        if input_ids.shape[1] > 1:  # the prompts
+            rows = (input_ids == it._engine._tokenizer.encode("b")[0]).any(dim=1)
+            output.logits[rows] = float("nan")
+        return output
+
+    model.forward = broken_for_b
+    sampling = Sampling(temperature=temperature, max_tokens=4)
+
+    async def together() -> list[Completion | BaseException]:
+        asks = [it.generate([Message("user", text)], sampling=sampling, seed=0) for text in "abc"]
+        return await asyncio.gather(*asks, return_exceptions=True)
+
+    a, b, c = wait(together())
+    assert isinstance(a, Completion)
+    assert isinstance(c, Completion)
+    with pytest.raises(AgentError, match=r"agent 't': the model failed: .*NaN"):
+        raise b  # type: ignore[misc]
+
+
 def test_a_conversation_that_the_template_refuses_is_a_failed_play(tmp_path: Path) -> None:
     it = agent(save_family_model(tmp_path, make_family("mistral")))
     twice = [Message("user", "a"), Message("user", "b")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+from typing import Any
 
 import pytest
 
@@ -89,6 +90,82 @@ def test_a_batch_that_fails_fails_its_own_requests_only() -> None:
     first, bad, last = wait(ask())
     assert (first, last) == ("A", "C")
     assert isinstance(bad, RuntimeError)
+
+
+class Wrong(list):  # type: ignore[type-arg]
+    """A request whose length cannot be measured."""
+
+    def __len__(self) -> int:
+        raise KeyError("length")
+
+
+ERRORS = [ValueError("no"), StopIteration("end"), MemoryError("full"), SystemExit(3)]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("in_thread", [True, False])
+def test_whatever_the_model_raises_reaches_the_callers(
+    error: BaseException, in_thread: bool
+) -> None:
+    def run(items: list[str]) -> list[str]:
+        if "bad" in items:
+            raise error
+        return items
+
+    async def run_async(items: list[str]) -> list[str]:
+        return run(items)
+
+    batcher: Batcher[str, str] = Batcher(run if in_thread else run_async, length=len, max_size=1)
+
+    async def ask(item: str) -> object:
+        try:
+            return await batcher.submit(item)
+        except BaseException as raised:
+            return type(raised)
+
+    async def all_of_them() -> list[object]:
+        return await asyncio.gather(*map(ask, ("bad", "a", "bad", "b")))
+
+    first, a, bad, b = wait(all_of_them())
+    assert (a, b) == ("a", "b")
+    assert first == bad == (RuntimeError if isinstance(error, StopIteration) else type(error))
+
+
+def test_a_number_of_results_that_is_wrong_reaches_the_callers() -> None:
+    batcher: Batcher[str, str] = Batcher(lambda items: items[1:], length=len, max_size=4)
+
+    async def ask() -> list[str | BaseException]:
+        return await asyncio.gather(*map(batcher.submit, ("a", "b")), return_exceptions=True)
+
+    assert [str(error) for error in wait(ask())] == ["0 results for 1 requests"] * 2
+
+
+def test_a_length_that_cannot_be_measured_is_the_error_of_its_own_caller() -> None:
+    batcher: Batcher[list[int], list[int]] = Batcher(lambda items: items, length=len, max_size=1)
+
+    async def ask() -> list[Any]:
+        asked = map(batcher.submit, ([1], Wrong(), [2]))
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    first, wrong, last = wait(ask())
+    assert (first, last) == ([1], [2])
+    assert isinstance(wrong, KeyError)
+
+
+def test_a_model_that_cancels_itself_does_not_stop_the_queue() -> None:
+    async def run(items: list[str]) -> list[str]:
+        if "bad" in items:
+            raise asyncio.CancelledError
+        return items
+
+    batcher: Batcher[str, str] = Batcher(run, length=len, max_size=1)
+
+    async def ask() -> list[str | BaseException]:
+        return await asyncio.gather(*map(batcher.submit, ("bad", "a")), return_exceptions=True)
+
+    bad, a = wait(ask())
+    assert isinstance(bad, asyncio.CancelledError)
+    assert a == "a"
 
 
 def test_requests_that_were_given_up_are_not_computed() -> None:

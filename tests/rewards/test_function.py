@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from tests.helpers import wait
 from toa_trl.errors import ConfigError, RewardError
@@ -43,6 +46,87 @@ def test_may_be_a_coroutine_function() -> None:
     assert score(reward, "a", "abc") == [1.0, 3.0]
 
 
+class Calls:
+    """A reward function that waits in its first call until the event loop has asked for more."""
+
+    def __init__(self) -> None:
+        self.answers: list[list[Any]] = []
+        self.threads: set[int] = set()
+        self.asked = threading.Event()
+
+    def __call__(self, completions: Any, **columns: Any) -> list[float]:
+        self.threads.add(threading.get_ident())
+        self.answers.append(columns.get("answer", []))
+        assert self.asked.wait(60), "the function blocks the event loop"
+        return [float(completion[0]["content"]) for completion in completions]
+
+
+def test_a_function_is_called_in_batches_and_off_the_event_loop() -> None:
+    calls = Calls()
+    model = make_reward({"kind": "function", "function": calls, "max_batch_size": 10})
+    prompts = [Prompt(str(i), "q", {"answer": i}) for i in range(25)]  # type: ignore[arg-type]
+    other = Prompt("other", "q", {})  # type: ignore[arg-type]
+
+    async def together() -> list[list[float]]:
+        first = asyncio.create_task(model.score(other, ["-1"]))
+        while not calls.answers:
+            await asyncio.sleep(0.01)
+        tasks = [asyncio.create_task(model.score(p, [str(i)])) for i, p in enumerate(prompts)]
+        tasks.append(asyncio.create_task(model.score(other, ["-2"])))
+        await asyncio.sleep(0)
+        calls.asked.set()
+        return await asyncio.gather(first, *tasks)
+
+    assert wait(together()) == [[-1.0], *([float(i)] for i in range(25)), [-2.0]]
+    # the columns of a prompt are those of its own: another set of columns is another call
+    answers = [list(range(10)), list(range(10, 20)), list(range(20, 25)), []]
+    assert calls.answers == [[], *answers]
+    assert len(calls.threads) == 1
+    assert threading.get_ident() not in calls.threads
+
+
+def test_one_bad_reward_fails_no_other_of_its_batch() -> None:
+    def reward(completions: Any, **columns: Any) -> list[float | None]:
+        texts = [completion[0]["content"] for completion in completions]
+        if "raises" in texts:
+            raise StopIteration
+        return [None if text == "none" else 1.0 for text in texts]
+
+    model = make_reward({"kind": "function", "function": reward})
+
+    async def together() -> list[Any]:
+        asked = (model.score(PROMPT, [text]) for text in ("a", "raises", "none", "b"))
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    a, raises, none, b = wait(together())
+    assert a == b == [1.0]
+    assert "StopIteration" in str(raises)
+    assert "not None" in str(none)
+    assert isinstance(raises, RewardError)
+    assert isinstance(none, RewardError)
+
+
+def test_calls_of_a_coroutine_function_overlap() -> None:
+    running = asyncio.Semaphore(0)
+
+    async def reward(completions: Any, **columns: Any) -> list[float]:
+        if completions[0][0]["content"] == "waits":
+            await running.acquire()
+        else:
+            running.release()
+        return [1.0] * len(completions)
+
+    model = make_reward({"kind": "function", "function": reward})
+
+    async def together() -> list[list[float]]:
+        first = asyncio.create_task(model.score(PROMPT, ["waits"]))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return list(await asyncio.gather(first, model.score(PROMPT, ["wakes it"])))
+
+    assert wait(together()) == [[1.0], [1.0]]
+
+
 def test_trls_own_reward_functions_work_as_they_are() -> None:
     from trl.rewards import get_repetition_penalty_reward, think_format_reward
 
@@ -63,6 +147,28 @@ def test_trls_accuracy_reward_works_as_it_is() -> None:
 @pytest.mark.parametrize(
     "given",
     [
+        torch.tensor([0.5, 1.0]),
+        [torch.tensor(0.5), torch.tensor(1.0, dtype=torch.bfloat16)],
+        np.array([0.5, 1.0], dtype=np.float32),
+        [np.float32(0.5), np.int64(1)],
+        [np.array(0.5), np.bool_(True)],
+        (0.5, 1),
+    ],
+    ids=repr,
+)
+def test_numbers_of_torch_and_numpy_are_numbers(given: Any) -> None:
+    found = score(lambda **columns: given, "a", "b")
+    assert found == [0.5, 1.0]
+    assert [type(value) for value in found] == [float, float]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [torch.tensor([0.5])],
+        [torch.tensor(float("nan"))],
+        torch.tensor(0.5),
+        [np.array([0.5, 1.0])],
         [None],
         [float("nan")],
         [float("inf")],

@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import toa_trl.sampling.runner
-from tests.helpers import EchoAgent, TextReward, number, wait
+from tests.helpers import EchoAgent, TextReward, completion_of, number, wait
 from toa_trl.errors import AgentError, JournalError, RewardError, ToaError, Unavailable
 from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.runner import Observer, Runner, derive_seed
@@ -409,6 +410,23 @@ def test_text_that_is_no_unicode_does_not_end_the_run() -> None:
         )
     )
     assert scored(journal) == [8] * 5
+
+
+def test_counts_and_rewards_of_numpy_and_torch_are_stored_as_numbers() -> None:
+    class Counts(EchoAgent):
+        async def generate(self, *args: Any, **kwargs: Any) -> Completion:
+            tokens = np.int64(3), torch.tensor(2)
+            return Completion("x", "stop", *tokens, flops=np.float32(1.5))  # type: ignore[arg-type]
+
+    class Tensors(TextReward):
+        async def score(self, prompt: Prompt, responses: Sequence[str]) -> Any:
+            return torch.tensor([0.5])
+
+    journal = journal_of()
+    wait(runner(journal, [Counts("a")], search="parallel", reward=Tensors(), budget=1).run(PROMPTS))
+    (play,) = journal.plays(PROMPTS[0].id)
+    assert play.reward == 0.5
+    assert completion_of(play) == Completion("x", "stop", 3, 2, 1.5)
 
 
 def test_seeds_are_the_same_everywhere_and_differ() -> None:

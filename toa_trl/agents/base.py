@@ -13,6 +13,7 @@ from toa_trl.errors import AgentError, ConfigError, Unavailable
 from toa_trl.models.chat import render
 from toa_trl.types import Completion, Message, Sampling, as_dicts, as_messages
 from toa_trl.utils.config import Config, NonNegativeFloat, PositiveInt, Raw, Text, validate
+from toa_trl.utils.numbers import as_number
 
 # Sent, because servers take what a request lacks from the model's generation_config.json.
 NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
@@ -260,7 +261,16 @@ def prompt_tokens(place: str, tokenizer: Any, messages: Sequence[Message]) -> li
 
 
 def storable(done: Completion) -> Completion:
-    """Return the completion with texts that UTF-8 can encode: see `whole_text`."""
+    """Return the completion with numbers of Python and texts that UTF-8 can encode.
+
+    An agent of the user's may count in numpy or torch, which the journal cannot store.
+    """
+    counts = (done.prompt_tokens, done.completion_tokens, done.flops)
+    if any(type(count) not in (int, float, type(None)) for count in counts):
+        num_prompt, num_completion, flops = map(as_number, counts)
+        done = replace(
+            done, prompt_tokens=num_prompt, completion_tokens=num_completion, flops=flops
+        )
     if done.text.isascii() and not done.reasoning:
         return done
     reasoning = None if done.reasoning is None else whole_text(done.reasoning)

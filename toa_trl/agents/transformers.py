@@ -138,9 +138,12 @@ class _Engine:
                 f"{self._place}: the prompt has {len(prompt)} tokens, "
                 f"the context holds {self._context}"
             )
-        return await self._queue.submit(
-            _Request(prompt, sampling, min(sampling.max_tokens, room), seed)
-        )
+        request = _Request(prompt, sampling, min(sampling.max_tokens, room), seed)
+        try:
+            return await self._queue.submit(request)
+        except Exception as error:  # torch and a model's code have no base of their own
+            reason = f"{type(error).__name__}: {error}"
+            raise AgentError(f"{self._place}: the model failed: {reason}") from error
 
     @torch.inference_mode()
     def _run(self, requests: list[_Request]) -> list[Completion]:
@@ -215,6 +218,8 @@ class _SeededSampling(LogitsProcessor):  # type: ignore[misc]  # transformers is
             outside = ordered.cumsum(dim=-1) - ordered >= self._top_p
             probabilities = probabilities.scatter(1, order, ordered.masked_fill(outside, 0.0))
         cdf = probabilities.double().cumsum(dim=-1)
+        if not bool(torch.isfinite(cdf[:, -1]).all()):  # any token could be drawn
+            raise ValueError("its logits are not finite numbers (NaN or infinity)")
         uniform = torch.tensor(
             [[g.random()] for g in self._generators], dtype=torch.float64, device=scores.device
         )

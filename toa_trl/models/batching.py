@@ -9,13 +9,22 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from toa_trl.errors import Unavailable
+from toa_trl.utils.aio import call_in_thread
 from toa_trl.utils.config import PositiveInt, validate
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting(Generic[Item, Result]):
+    item: Item
+    length: int
+    future: asyncio.Future[Result]
 
 
 class Batcher(Generic[Item, Result]):
@@ -50,65 +59,72 @@ class Batcher(Generic[Item, Result]):
         self._max_size: int = validate(PositiveInt, max_size, "max_batch_size")
         self._max_tokens: int | None = validate(PositiveInt | None, max_tokens, "max_batch_tokens")
         self._num_running = num_running
-        self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
+        self._waiting: list[_Waiting[Item, Result]] = []
         self._workers: set[asyncio.Task[None]] = set()
 
     async def submit(self, item: Item) -> Result:
-        """The result of one request.
+        """Return the result of one request.
 
         Where its batch fails, it is run again by itself, and what that raises is raised here.
         """
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
+        loop = asyncio.get_running_loop()
+        # measured here, so that a length that cannot be measured reaches its caller
+        waiting: _Waiting[Item, Result] = _Waiting(item, self._length(item), loop.create_future())
+        self._waiting.append(waiting)
         self._workers = {worker for worker in self._workers if not worker.done()}
         if len(self._workers) < self._num_running:
             self._workers.add(asyncio.create_task(self._work()))
-        return await future
+        return await waiting.future
 
     async def _work(self) -> None:
         while True:
             await asyncio.sleep(0)  # whoever is ready to ask shall be in this batch
             # a request given up by its asker, or left over from an event loop that is closed, needs
             # no answer
-            self._waiting = [(item, future) for item, future in self._waiting if not future.done()]
+            self._waiting = [each for each in self._waiting if not each.future.done()]
             if not self._waiting:
                 return
             await self._compute(self._take())
 
-    async def _compute(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
-        items = [item for item, _ in batch]
+    async def _compute(self, batch: list[_Waiting[Item, Result]]) -> None:
+        """Give every request of a batch its result or the error: a caller waits for ever else."""
+        items = [each.item for each in batch]
         try:
             if self._thread is None:
-                results = await self._run(items)
+                results = list(await self._run(items))
             else:
-                results = await asyncio.get_running_loop().run_in_executor(
-                    self._thread, self._run, items
-                )
-        except Exception as error:
-            if len(batch) > 1 and not isinstance(
-                error, Unavailable
-            ):  # one bad request shall cost no other
+                results = list(await call_in_thread(self._thread, self._run, items))
+            if len(results) != len(batch):
+                raise RuntimeError(f"{len(results)} results for {len(batch)} requests")
+        except asyncio.CancelledError:
+            for each in batch:
+                each.future.cancel()
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise
+        except BaseException as error:
+            # one bad request must not fail the others
+            alone = len(batch) == 1 or isinstance(error, Unavailable)
+            if not alone and isinstance(error, Exception):
                 await asyncio.gather(*(self._compute([each]) for each in batch))
                 return
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
+            for each in batch:
+                if not each.future.done():
+                    each.future.set_exception(error)
         else:
-            for (_, future), result in zip(batch, results, strict=True):
-                if not future.done():
-                    future.set_result(result)
+            for each, result in zip(batch, results, strict=True):
+                if not each.future.done():
+                    each.future.set_result(result)
 
-    def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
-        oldest = self._length(self._waiting[0][0])
-        nearest = sorted(
-            self._waiting, key=lambda w: abs(self._length(w[0]) - oldest)
-        )  # the oldest stays first
+    def _take(self) -> list[_Waiting[Item, Result]]:
+        oldest = self._waiting[0].length
+        # the oldest stays first
+        nearest = sorted(self._waiting, key=lambda each: abs(each.length - oldest))
         size, longest = 0, 0
-        for item, _ in nearest[: self._max_size]:
-            longest = max(longest, self._length(item))
+        for each in nearest[: self._max_size]:
+            longest = max(longest, each.length)
             if size and self._max_tokens is not None and longest * (size + 1) > self._max_tokens:
                 break
             size += 1
-        taken = {id(future) for _, future in nearest[:size]}
-        self._waiting = [w for w in self._waiting if id(w[1]) not in taken]
-        return sorted(nearest[:size], key=lambda w: self._length(w[0]))
+        taken = {id(each) for each in nearest[:size]}
+        self._waiting = [each for each in self._waiting if id(each) not in taken]
+        return sorted(nearest[:size], key=lambda each: each.length)

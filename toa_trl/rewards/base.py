@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeGuard, runtime_checkable
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.types import Prompt, Score
 from toa_trl.utils.config import Config
+from toa_trl.utils.numbers import as_number
 
 
 class RewardOptions(Config):
@@ -135,15 +136,28 @@ def is_finite(score: Any) -> TypeGuard[float]:
     return isinstance(score, Real) and math.isfinite(score)
 
 
+def as_values(place: str, scores: Any, count: int) -> list[Any]:
+    """Return the scores as a list.
+
+    Raises:
+        RewardError: they are not `count` values.
+    """
+    try:
+        values = list(scores)
+    except TypeError:  # a number, or a tensor without dimensions
+        values = []
+    if len(values) != count:
+        raise RewardError(f"{place}: {count} scores are needed, not {scores!r}")
+    return values
+
+
 def check_scores(place: str, scores: Any, count: int) -> list[float]:
     """Return the scores as floats.
 
     Raises:
         RewardError: they are not `count` finite numbers.
     """
-    values = list(scores) if isinstance(scores, Iterable) else None
-    if values is None or len(values) != count:
-        raise RewardError(f"{place}: {count} scores are needed, not {scores!r}")
+    values = [as_number(score) for score in as_values(place, scores, count)]
     for score in values:
         if not is_finite(score):
             raise RewardError(f"{place}: a score must be a finite number, not {score!r}")
