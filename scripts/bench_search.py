@@ -11,7 +11,7 @@ from statistics import median
 
 from treequest import ABMCTSA
 
-from toa_trl.search import make_search
+from toa_trl.search import SEARCHES, make_search
 
 AGENTS = ["a", "b", "c", "d", "e"]
 
@@ -54,7 +54,7 @@ def run_treequest(budget: int, seed: int) -> float:
 
 def median_of_ours(name: str, budget: int) -> float:
     """The median over seeds of one of our searches."""
-    return middle(partial(run_ours, name, budget), 7)
+    return middle(partial(run_ours, name, budget), 7 if budget < 1000 else 3)
 
 
 def middle(run: Callable[[int], float], repeats: int) -> float:
@@ -64,17 +64,16 @@ def middle(run: Callable[[int], float], repeats: int) -> float:
 
 def main() -> None:
     print("microseconds per play (median over seeds, 5 agents, one play at a time)\n")
-    ours = {budget: median_of_ours("toa", budget) for budget in (160, 2000)}
+    print(f"{'':24}{'160 plays':>12}{'2,000 plays':>14}")
+    ours = {}
+    for name in SEARCHES.built_in:
+        ours[name] = median_of_ours(name, 160)
+        print(f"{name:24}{ours[name]:12.1f}{median_of_ours(name, 2000):14.1f}")
     theirs = middle(lambda seed: run_treequest(160, seed), 3)
-    print(f"{'toa, 160 plays':32}{ours[160]:10.1f}")
     print(
-        f"{'toa, 2,000 plays':32}{ours[2000]:10.1f}    {ours[2000] / ours[160]:.2f} x of 160 plays"
+        f"{'treequest ABMCTSA':24}{theirs:12.1f}{'':14}  {theirs / ours['toa']:.0f} x of toa, "
+        f"{theirs / ours['ab_mcts']:.0f} x of ab_mcts"
     )
-    print(
-        f"{'treequest ABMCTSA, 160 plays':32}{theirs:10.1f}    {theirs / ours[160]:.0f} x of toa\n"
-    )
-    for name in ("best_of_n", "parallel", "prs", "sequential", "moa"):
-        print(f"{name + ', 160 plays':32}{median_of_ours(name, 160):10.1f}")
 
 
 if __name__ == "__main__":

@@ -45,8 +45,9 @@ class TOASampler:
             may have a price: {prompt: 0.1, completion: 0.4} per million tokens.
         reward_model: an entry {kind, model, ...}, an object with `score`, or a function in TRL's
             reward signature.
-        search: best_of_n, parallel, prs, sequential, moa or toa; "package.module:name" of your own;
-            or a class or function that returns a `toa_trl.search.Search`.
+        search: best_of_n, parallel, prs, sequential, moa, toa, greedy or ab_mcts;
+            "package.module:name" of your own; or a class or function that returns a
+            `toa_trl.search.Search`.
         budget: scored plays per prompt, >= 1 (paper: 160).
         search_params: parameters of the search, e.g. {"width": 53, "alpha": 0.01, "tau": 0.1}.
         seed: seed of the run, >= 0; everything random comes from it.

@@ -191,7 +191,7 @@ class SynthesisConfig(SamplingConfig):
     """A run: prompts in, rollouts and datasets out."""
 
     search: Text = "toa"
-    """best_of_n, parallel, prs, sequential, moa or toa; or package.module:name."""
+    """best_of_n, parallel, prs, sequential, moa, toa, greedy or ab_mcts; or package.module:name."""
     search_params: Settings = Field(default_factory=dict)
     """Parameters of the search; of toa: {width, alpha, tau, top_k}."""
     budget: PositiveInt = 160

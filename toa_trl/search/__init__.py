@@ -19,6 +19,8 @@ SEARCHES: Registry[Search] = Registry(
         "sequential": "toa_trl.search.sequential:sequential",
         "moa": "toa_trl.search.moa:moa",
         "toa": "toa_trl.search.toa:TOA",
+        "greedy": "toa_trl.search.greedy:Greedy",
+        "ab_mcts": "toa_trl.search.ab_mcts:ABMCTS",
     },
     group="toa_trl.searches",
 )
@@ -36,8 +38,9 @@ def make_search(
     """Return a search over one prompt.
 
     Args:
-        name: best_of_n, parallel, prs, sequential, moa, toa, "package.module:name", or a class or
-            function that takes (agents, budget, seed, **params).
+        name: best_of_n, parallel, prs, sequential, moa, toa, greedy, ab_mcts,
+            "package.module:name", or a class or function that takes (agents, budget, seed,
+            **params).
         agents: names of the agents, in the order in which ties are broken.
         budget: number of scored plays to spend, >= 1.
         seed: seed of the search's own random generator.
