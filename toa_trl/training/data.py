@@ -10,6 +10,7 @@ from typing import Any
 
 from toa_trl.errors import ConfigError
 from toa_trl.hub.lineage import FILE, read_lineage
+from toa_trl.training.rows import MESSAGES, check_rows, kind_of
 
 # kind of dataset -> sets of columns, any of which is enough; the kind is also its folder in a run
 FORMATS: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -17,7 +18,6 @@ FORMATS: dict[str, tuple[tuple[str, ...], ...]] = {
     "dpo": (("chosen", "rejected"),),
 }
 UNPAIRED = ("prompt", "completion", "label")  # KTO accepts it too
-MESSAGES = "a list of messages"
 logger = logging.getLogger(__name__)
 
 
@@ -158,7 +158,8 @@ def usable_rows(
         # TRL would take a prompt for one half of prompt and completion
         rows = rows.remove_columns("prompt")
         first = {column: value for column, value in first.items() if column != "prompt"}
-    _check_row(place, first, columns)
+    checked = dict.fromkeys([*(["prompt"] if "prompt" in first else []), *columns])
+    rows = check_rows(place, rows, [*checked])
     if "rejected" not in columns:
         return rows
     kept = rows.filter(_is_different, input_columns=["chosen", "rejected"])
@@ -199,27 +200,6 @@ def _contain_prompt(columns: Sequence[str], row: Mapping[str, Any]) -> bool:
         return True
     conversations = [row[name] for name in columns]
     return all(
-        _kind(value) == MESSAGES and value[0].get("role") != "assistant" for value in conversations
+        kind_of(value) == MESSAGES and value[0].get("role") != "assistant"
+        for value in conversations
     )
-
-
-def _check_row(place: str, row: Mapping[str, Any], columns: Sequence[str]) -> None:
-    kinds: dict[str, str | None] = {}
-    for name in ("prompt", *columns):
-        if name in row and name not in ("label", "input_ids"):
-            kinds[name] = _kind(row[name])
-    if None not in kinds.values() and len(set(kinds.values())) <= 1:
-        return
-    values = [f"{name} is {kind or f'{row[name]!r:.60}'}" for name, kind in kinds.items()]
-    raise ConfigError(
-        f"{place}: all texts, or all lists of {{role, content}} are needed; in the first row "
-        f"{', '.join(values)}"
-    )
-
-
-def _kind(value: Any) -> str | None:
-    if isinstance(value, str):
-        return "a text"
-    if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
-        return MESSAGES
-    return None
