@@ -35,6 +35,21 @@ MISTRAL_TEMPLATE = (
 )
 
 
+def make_one_token(*, pad: bool = False) -> Any:
+    """Return GPT-2's kind: one special token, which begins and ends texts, and may pad them."""
+    from transformers import PreTrainedTokenizerFast
+
+    end = "<|endoftext|>"
+    names = {"bos_token": end, "eos_token": end, "unk_token": end}
+    names |= {"pad_token": end} if pad else {}
+    fast = PreTrainedTokenizerFast(tokenizer_object=_byte_level([end]), **names)
+    fast.chat_template = (
+        "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}"
+        "{{ eos_token }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    return fast
+
+
 def make_family(family: str, *, pad: Any = KEEP, reserved: bool = True) -> Any:
     """Return the tokenizer of one of FAMILIES.
 

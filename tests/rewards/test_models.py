@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from tests.conftest import PAD, make_tokenizer
+from tests.conftest import CONTEXT, PAD, make_tokenizer
 from tests.helpers import wait
 from tests.rewards import tiny
 from toa_trl.agents import make_agent
@@ -60,15 +60,18 @@ def ids_of(model: Path, text: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("variant", ["classifier", "classifier_pad_is_eos", "classifier_no_pad"])
-def test_the_classifier_is_the_raw_logit_of_the_last_token(
+def test_the_classifier_is_the_raw_logit_of_the_last_token_that_is_no_padding(
     request: pytest.FixtureRequest, variant: str
 ) -> None:
     folder: Path = request.getfixturevalue(variant)
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
     expected = []
     for text in TEXTS:
-        with torch.inference_mode():  # head on the last hidden state: no question of padding arises
-            hidden = model.model(input_ids=ids_of(folder, text)).last_hidden_state[0, -1]
+        ids = ids_of(folder, text)
+        # padding of the training, that is: a text that ends with it was read before
+        last = -2 if model.config.pad_token_id == model.config.eos_token_id else -1
+        with torch.inference_mode():  # head on the hidden state: no question of padding arises
+            hidden = model.model(input_ids=ids).last_hidden_state[0, last]
             expected.append(float(model.score(hidden)))
     assert len({round(value, 4) for value in expected}) == len(TEXTS)
     assert together(make("classifier", folder), TEXTS) == pytest.approx(expected, abs=1e-5)
@@ -197,6 +200,20 @@ def test_a_classifier_scores_as_before_it_was_saved(tmp_path: Path, kind: str) -
             hidden = model.model(input_ids=ids_of(tmp_path, text)).last_hidden_state[0, -1]
             expected.append(float(model.score(hidden)))
     assert together(make("classifier", tmp_path), TEXTS) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "variant"), [("classifier", "classifier"), ("likelihood", "causal")]
+)
+def test_a_text_longer_than_the_context_is_an_error(
+    request: pytest.FixtureRequest, kind: str, variant: str
+) -> None:
+    folder = request.getfixturevalue(variant)
+    model = make(kind, folder)
+    room = CONTEXT - ids_of(folder, "").shape[1]
+    assert len(wait(model.score(PROMPT, ["x" * room]))) == 1
+    with pytest.raises(RewardError, match=r"text has 257 tokens, .* context holds 256"):
+        wait(model.score(PROMPT, ["x" * (room + 1)]))
 
 
 KINDS = {

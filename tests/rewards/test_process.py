@@ -138,6 +138,13 @@ def test_a_response_cannot_add_steps_of_its_own(tiny: Tiny, kind: str, tag: str)
     )
 
 
+@pytest.mark.parametrize("kind", ["qwen_prm", "shepherd"])
+def test_a_text_longer_than_the_context_is_an_error(tiny: Tiny, kind: str) -> None:
+    model = make(tiny(kind)[0])
+    with pytest.raises(RewardError, match=r"text has \d+ tokens, .* context holds 256"):
+        wait(model.score(PROMPT, ["x " * 256]))
+
+
 def test_the_system_prompt_is_the_card_s_where_there_is_none(tiny: Tiny) -> None:
     model = make(tiny("qwen_prm")[0])
     spoken = Prompt("p", (Message("system", SYSTEM["content"]), *PROMPT.messages))

@@ -133,6 +133,41 @@ def load_tokenizer(
     return tokenizer
 
 
+def trained_padding(
+    place: str,
+    model: str,
+    tokenizer: Any,
+    *,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+) -> int | None:
+    """Return the padding token with which a sequence classifier was trained, or None if unknown.
+
+    A classifier of transformers reads the last token that is not this one: also of a text that ends
+    with it, as a conversation does where the padding token is eos.
+
+    Args:
+        place: what the error messages begin with.
+        model: folder or Hub name.
+        tokenizer: of the model; of an adapter, whose configuration is that of its base, the
+            tokenizer alone knows.
+        trust_remote_code: run the code that the model brings, if it brings some.
+        revision: of a Hub repository.
+    """
+    import transformers
+
+    source, at = weights_source(place, model, revision)
+    if source != model and tokenizer.pad_token_id is not None:
+        return int(tokenizer.pad_token_id)
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            source, revision=at, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{place}: {_why_not(model, source, False, error)}") from error
+    return getattr(config.get_text_config(), "pad_token_id", None)
+
+
 def read_config(place: str, model: str, revision: str | None = None) -> dict[str, Any]:
     """What config.json says, of an adapter that of its base. No code is run for it.
 

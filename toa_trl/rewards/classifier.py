@@ -10,12 +10,19 @@ import torch
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.models.batching import Batcher
 from toa_trl.models.flops import Flops
-from toa_trl.models.loading import load_model, load_tokenizer, padded, read_config
+from toa_trl.models.loading import (
+    load_model,
+    load_tokenizer,
+    padded,
+    read_config,
+    trained_padding,
+)
 from toa_trl.rewards.base import DetailedReward
 from toa_trl.rewards.heads import (
     PROBE,
     STEP_BY_STEP,
     batch_tokens,
+    check_length,
     check_scoring,
     conversation,
     render,
@@ -23,6 +30,7 @@ from toa_trl.rewards.heads import (
     spare_token,
     trusted_class,
     with_flops,
+    without_padding,
 )
 from toa_trl.types import Prompt, Score
 from toa_trl.utils.config import PositiveInt
@@ -34,7 +42,8 @@ class ClassifierReward(DetailedReward):
     """The raw score of [prompt messages + response] in the model's chat template, no sigmoid.
 
     A sequence classifier with one label (Skywork-Reward, everything that TRL's RewardTrainer
-    saves, adapters too), or a model with its own code. From their model cards and code:
+    saves, adapters too), is read at the last token that is not the padding token of its training,
+    as transformers reads it. Models with their own code, from their model cards and code:
     - ArmoRM-Llama3-8B-v0.1: the score is `output.score`, 19 objectives weighted by a gating
       network that reads the header of the last assistant turn;
     - InternLM2-reward: the encoded text, then the token `config.reward_token_id`; `output[0]`;
@@ -82,6 +91,10 @@ class ClassifierReward(DetailedReward):
         # Nothing is generated, and older model code does not know the cache of transformers 5.
         self._config.use_cache = False
         self._tokenizer = load_tokenizer(place, model, **code)
+        # Heads with their own code are read as that code says.
+        self._trained_pad = (
+            trained_padding(place, model, self._tokenizer, **code) if own_class is None else None
+        )
         self._system = SYSTEM_PROMPTS.get((config.get("architectures") or [""])[0])
         self._reward_token: int | None = getattr(self._config, "reward_token_id", None)
         self._flops = Flops.if_known(self._model.config)
@@ -100,11 +113,12 @@ class ClassifierReward(DetailedReward):
     def _ids(self, prompt: Prompt, response: str) -> list[int]:
         messages = conversation(prompt, response, self._system)
         if self._reward_token is None:
-            return list(render(self._tokenizer, messages))
-        return [
-            *self._tokenizer.encode(render(self._tokenizer, messages, tokenize=False)),
-            self._reward_token,
-        ]
+            ids = without_padding(render(self._tokenizer, messages), self._trained_pad)
+        else:
+            text = render(self._tokenizer, messages, tokenize=False)
+            ids = [*self._tokenizer.encode(text), self._reward_token]
+        check_length(len(ids), self._config)
+        return ids
 
     @torch.inference_mode()
     def _run(self, texts: list[list[int]]) -> list[Score]:

@@ -41,6 +41,31 @@ def render(tokenizer: Any, messages: Messages, **options: Any) -> Any:
         raise RewardError(f"the reward model: {error}") from error
 
 
+def without_padding(ids: Sequence[int], pad: int | None) -> list[int]:
+    """Return a text up to the token that a classifier trained with this padding is read at."""
+    end = len(ids)
+    while end > 1 and ids[end - 1] == pad:
+        end -= 1
+    return list(ids[:end])
+
+
+def check_length(num_tokens: int, config: Any) -> None:
+    """Check that a text fits the model's context.
+
+    Args:
+        num_tokens: of the text.
+        config: of the model's text part.
+
+    Raises:
+        RewardError: it does not fit; the score would be noise.
+    """
+    context = getattr(config, "max_position_embeddings", None)
+    if context and num_tokens > context:
+        raise RewardError(
+            f"the text has {num_tokens} tokens, the reward model's context holds {context}"
+        )
+
+
 def batch_tokens(given: int | None, model: Any) -> int:
     """Return the token limit of a batch; a CPU gains nothing from larger batches."""
     return given or (2_048 if model.device.type == "cpu" else 32_768)

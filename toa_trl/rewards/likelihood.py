@@ -14,7 +14,14 @@ from toa_trl.models.batching import Batcher
 from toa_trl.models.flops import Flops
 from toa_trl.models.loading import load_model, load_tokenizer, padded
 from toa_trl.rewards.base import DetailedReward
-from toa_trl.rewards.heads import batch_tokens, conversation, render, scored, with_flops
+from toa_trl.rewards.heads import (
+    batch_tokens,
+    check_length,
+    conversation,
+    render,
+    scored,
+    with_flops,
+)
 from toa_trl.types import Prompt, Score, as_dicts
 from toa_trl.utils.config import PositiveInt
 
@@ -78,6 +85,7 @@ class LikelihoodReward(DetailedReward):
             ids = render(self._tokenizer, conversation(prompt, response))
             if ids[: len(prefix)] != prefix or len(ids) == len(prefix):
                 raise RewardError("the chat template does not put the response behind the prompt")
+            check_length(len(ids), self._model.config.get_text_config())
             texts.append(_Text(ids, len(prefix)))
         return await scored(self._queue, texts)
 

@@ -21,6 +21,7 @@ from toa_trl.rewards.heads import (
     PROBE,
     STEP_BY_STEP,
     batch_tokens,
+    check_length,
     check_scoring,
     conversation,
     render,
@@ -209,6 +210,7 @@ class ProcessReward(DetailedReward):
             raise RewardError(
                 f"{num_steps} steps, but the step tag {tag!r} occurs {len(positions)} times"
             )
+        check_length(len(ids), self._model.config.get_text_config())
         return _Text(ids, positions)
 
     @torch.inference_mode()

@@ -160,8 +160,8 @@ def set_special_tokens(model: Any, tokenizer: Any) -> None:
 
     An adapter does not include them.
     """
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
+    if tokenizer.pad_token_id is not None:  # a reward model is read before it
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     generation = getattr(model, "generation_config", None)
     if generation is None or tokenizer.eos_token_id is None:
         return
