@@ -13,8 +13,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from tests.conftest import CONTEXT, END
+from tests.families import make_family, save_family_model
 from tests.helpers import wait
-from tests.tokenizers import make_family, save_family_model
 from toa_trl.agents import make_agent
 from toa_trl.agents.transformers import TransformersAgent, _Request, _SeededSampling
 from toa_trl.errors import AgentError, ConfigError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -11,9 +12,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from tests.families import LLAMA3, make_family, make_one_token, save_family_model
 from tests.helpers import wait
 from tests.integration.conftest import ROOT
-from tests.tokenizers import LLAMA3, make_family, make_one_token, save_family_model
 from toa_trl.errors import ConfigError
 from toa_trl.rewards import make_reward
 from toa_trl.training.merge_adapter import merge
@@ -73,7 +74,8 @@ def test_a_reward_model_trained_by_trl_scores_as_it_did_in_the_trainer(
 TURNS = [{"role": "user", "content": "How many?"}]
 ANSWERS = ["5", "a longer answer than the others, 5 + 3 = 8", "", "5 + 3 = 9"]
 EOS = {"llama3": "<|eot_id|>", "qwen2.5": "<|im_end|>", "mistral": "</s>"}
-TOKENIZERS = {  # with the padding token that the recipe trains with
+# with the padding token that the recipe trains with
+TOKENIZERS: dict[str, tuple[Callable[[], Any], str]] = {
     "llama3, missing": (partial(make_family, "llama3"), "<|reserved_special_token_0|>"),
     "llama3, eos": (partial(make_family, "llama3", pad=EOS["llama3"]), LLAMA3[2]),
     "llama3, only bos": (partial(make_family, "llama3", reserved=False), "<|begin_of_text|>"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.tokenizers import FAMILIES, make_family
+from tests.families import FAMILIES, make_family
 from toa_trl.models.chat import fold_system, render, takes_system
 
 

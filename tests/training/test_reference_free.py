@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from tests.tokenizers import make_family, save_family_model
+from tests.families import make_family, save_family_model
 from toa_trl.errors import ConfigError
 from toa_trl.training.reference_free import set_simpo_defaults, with_ends
 
