@@ -10,16 +10,17 @@ import threading
 import time
 from collections.abc import Callable
 from itertools import cycle, islice
+from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 import toa_trl.models.batching
 from toa_trl.agents import make_agent
 from toa_trl.cli.config import SynthesisConfig
 from toa_trl.types import Prompt, Sampling, as_dicts
 from toa_trl.utils.config import validate
+from toa_trl.utils.files import read_yaml
 
 CONFIG = "recipes/configs/demo/synthesize.yaml"
 IN_FLIGHT = 32
@@ -96,8 +97,7 @@ def batched(entry: dict[str, Any], prompts: list[Prompt], sampling: Sampling) ->
 
 
 def main() -> None:
-    with open(CONFIG) as file:
-        config = validate(SynthesisConfig, yaml.safe_load(file))
+    config = validate(SynthesisConfig, read_yaml(Path(CONFIG)))
     prompts, sampling = config.load_prompts(), Sampling(**config.sampling)
     entry = config.agents[-1]
     print(f"agent {entry['name']}, {torch.get_num_threads()} thread(s); tokens per second:")

@@ -385,3 +385,17 @@ def test_a_reward_may_be_any_object_with_score_or_a_function() -> None:
     assert sampler(reward_model=Plain()).identity["reward"].endswith("Plain")
     assert len(sampler(reward_model=Plain()).sample(PROMPTS).to_sft()) == len(PROMPTS)
     assert sampler(reward_model=length_reward).identity["reward"] == "length_reward"
+
+
+def test_the_home_folder_in_entries_and_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.jsonl").write_text('{"prompt": "x", "response": "one two"}\n')
+    agent = {"name": "a", "engine": "recorded", "path": "~/a.jsonl"}
+    sampler = TOASampler(
+        [agent], {"kind": "length"}, "best_of_n", 1, {"agent": "a"}, progress=False
+    )
+    sampler.sample(["x"], output_dir="~/run")
+    assert len(Rollouts.load("~/run").to_sft()) == 1
+    assert (tmp_path / "run" / "journal.sqlite").is_file()

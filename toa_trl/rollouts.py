@@ -62,7 +62,7 @@ class Rollouts:
         Raises:
             ConfigError: there is no journal.
         """
-        return cls(Journal(Path(run_dir) / "journal.sqlite", lock=False))
+        return cls(Journal(Path(run_dir).expanduser() / "journal.sqlite", lock=False))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -143,7 +143,8 @@ class Rollouts:
         if isinstance(without, str):
             raise ConfigError(f"without: must be a list, not {without!r}")
 
-        run_dir, left_out, of_run = Path(run_dir), frozenset(without), self.configuration
+        run_dir = Path(run_dir).expanduser()
+        left_out, of_run = frozenset(without), self.configuration
         sft = of_run.get("sft") if sft is None else sft
         preference = of_run.get("preference") if preference is None else preference
         decontaminate = of_run.get("decontaminate") if decontaminate is None else decontaminate

@@ -222,7 +222,7 @@ class TOASampler:
         for prompt in checked:  # `Prompt`s were not read by the task
             columns = {"prompt": prompt.messages[-1].content, **prompt.metadata}
             self._task.check(f"prompt {prompt.id!r}", columns)
-        run_dir = None if output_dir is None else Path(output_dir)
+        run_dir = None if output_dir is None else Path(output_dir).expanduser()
         resumed = run_dir is not None and (run_dir / "journal.sqlite").exists()
         try:
             if not resumed:  # an unreachable server must leave nothing behind

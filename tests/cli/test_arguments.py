@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.helpers import EchoAgent
-from toa_trl.cli.arguments import find_config, parse, user_errors
+from toa_trl.cli.arguments import Parser, find_config, parse, user_errors
 from toa_trl.cli.main import run as main
 from toa_trl.errors import AgentError, ConfigError, JournalError, RewardError, SearchError, ToaError
 from toa_trl.sampler import TOASampler
@@ -86,9 +86,24 @@ def test_yaml_sets_and_the_command_line_overrides(tmp_path: Path) -> None:
     assert options(tmp_path, "budget: 7", "--budget", "9", "--search", "moa") == Some(9, "moa")
 
 
+def test_the_home_folder_in_options_of_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert options(tmp_path, "search: ~/a").search == "/home/ada/a"
+    assert options(tmp_path, "budget: 7", "--search=~/b").search == "/home/ada/b"
+    (tmp_path / "run.yaml").write_text("budget: 7")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_config("~/run.yaml") == tmp_path / "run.yaml"
+    parser = Parser()
+    parser.add_argument("--output", type=Path)
+    assert parser.parse_args(["--output=~/x"]).output == tmp_path / "x"
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
+        ("budget: 7\nbudget: 8", r"line 2: the key 'budget' is given twice"),
         ("budgte: 7", r"config\.yaml: unknown key 'budgte'.*did you mean 'budget'"),
         ("budget: [", r"config\.yaml is not YAML"),
         ("- 1", r"config\.yaml must contain keys and values"),

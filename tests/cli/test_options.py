@@ -82,6 +82,29 @@ def test_a_key_of_one_agent(tmp_path: Path) -> None:
     assert config.agents[1] == {"name": "b", "engine": "scripted", "latency_s": 2}
 
 
+def test_the_home_folder_in_every_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    text = """
+    prompts: ~/p.jsonl
+    task: {name: alignment, templates: ~/templates}
+    agents: [{name: a, engine: recorded, path: ~/a.jsonl}]
+    reward: {kind: process, model: ~/model}
+    decontaminate: [~/test.jsonl]
+    output_dir: ~/runs
+    env: {OWN_CACHE: ~/cache}
+    """
+    monkeypatch.setattr("toa_trl.cli.config.Index", lambda files: None)
+    monkeypatch.delenv("OWN_CACHE", raising=False)
+    options = ["--output_dir=~/other", "--agents[0].path=~/b.jsonl", "--endpoints", ""]
+    config = read(tmp_path, *options, text=text)
+    assert (config.prompts, config.output_dir) == ("/home/ada/p.jsonl", "/home/ada/other")
+    assert config.task == {"name": "alignment", "templates": "/home/ada/templates"}
+    assert config.agents[0]["path"] == "/home/ada/b.jsonl"
+    assert config.reward["model"] == "/home/ada/model"
+    assert config.decontaminate == ["/home/ada/test.jsonl"]
+    assert os.environ.pop("OWN_CACHE") == "/home/ada/cache"
+
+
 def test_env_sets_environment_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOA_TRL_TEST", "before")
     read(tmp_path, text=RUN + "env: {TOA_TRL_TEST: 3}")

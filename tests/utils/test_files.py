@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from toa_trl.errors import ConfigError
-from toa_trl.utils.files import read_jsonl, read_yaml, replace_section, replace_text
+from toa_trl.utils.files import (
+    expand_home,
+    load_yaml,
+    read_card,
+    read_jsonl,
+    read_yaml,
+    replace_section,
+    replace_text,
+)
 
 CARD = "# Title\n\ntext\n\n## Data\n\nold\n\n### Detail\n\nold\n\n## Citation\n\n@article\n"
 
@@ -79,3 +87,39 @@ def test_jsonl_names_the_line(tmp_path: Path) -> None:
     assert next(rows) == (f"{path}, line 3", [2])
     with pytest.raises(ConfigError, match=r"rows\.jsonl, line 4: not JSON .*each line must be"):
         next(rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("a: 1\nb: 2\na: 3\n", "line 3: the key 'a' is given twice, first in line 1"),
+        ("a:\n  - {b: 1}\n  - b: 1\n    c: 2\n    'b': 2\n", "line 5: the key 'b' is given twice"),
+        ("{a: 1, a: 2}", "line 1: the key 'a' is given twice"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path, text: str, named: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"c\.yaml is not YAML: {named}"):
+        read_yaml(tmp_path / "c.yaml")
+    with pytest.raises(ConfigError, match=named):
+        read_card(tmp_path / "README.md", f"---\n{text}\n---\n")
+
+
+def test_merged_keys_may_be_overridden() -> None:
+    text = """
+    deep: {a: &a {<<: &b {x: 1, y: 2}, x: 3}}
+    c: {<<: *a, y: 4}
+    d: {<<: [*a, *b]}
+    """
+    deep = {"x": 3, "y": 2}
+    assert load_yaml(text) == {"deep": {"a": deep}, "c": {"x": 3, "y": 4}, "d": deep}
+
+
+def test_the_home_folder_is_expanded_in_every_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    given = {"a": "~/x", "b": ["~", {"c": "~/y"}], "d": "~x", "e": "a ~/x", "f": 1, "g": ("~/x",)}
+    assert expand_home(given) == {
+        **given,
+        "a": "/home/ada/x",
+        "b": ["/home/ada", {"c": "/home/ada/y"}],
+    }

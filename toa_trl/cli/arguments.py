@@ -9,13 +9,14 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn
 
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.utils.config import nearest, unknown_key
-from toa_trl.utils.files import read_yaml
+from toa_trl.utils.files import expand_home, read_yaml
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
 
@@ -55,6 +56,9 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, and name the nearest option for one that is unknown."""
+        given = sys.argv[1:] if args is None else args
+        # a shell expands "~" at the start of a word only
+        args = [_expand_value(word) for word in given]
         parsed, rest = super().parse_known_args(args, namespace)
         for argument in rest:
             if argument.startswith("--"):
@@ -62,6 +66,11 @@ class Parser(argparse.ArgumentParser):
                 close = nearest(option, self._option_string_actions)
                 self.error(f"unknown option {option!r}{close}")
         return parsed, rest
+
+
+def _expand_value(word: str) -> str:
+    option, equals, value = word.partition("=")
+    return f"{option}={expand_home(value)}" if equals and option.startswith("--") else word
 
 
 def help_formatter(kind: type[argparse.HelpFormatter]) -> Any:
@@ -86,11 +95,24 @@ def parse(parser: Any, arguments: list[str] | None = None) -> tuple[Any, ...]:
             raise ConfigError(f"unknown option {option!r}{nearest(option, options)}; see --help")
     parser.error = _raise_usage_error
     try:
-        return tuple(parser.parse_args_and_config(arguments))
+        parsed = parser.parse_args_and_config(arguments)
     except (ValueError, TypeError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(str(error)) from error
+    for part in parsed:
+        _expand_fields(part)
+    return tuple(parsed)
+
+
+def _expand_fields(part: Any) -> None:
+    """Expand "~/" in the fields of a dataclass, and of those in it, such as a mixture's."""
+    for name, value in vars(part).items():
+        for inner in value if isinstance(value, list) else [value]:
+            if is_dataclass(inner) and not isinstance(inner, type):
+                _expand_fields(inner)
+        if isinstance(value, str | list | dict):
+            object.__setattr__(part, name, expand_home(value))
 
 
 def check_keys_known(settings: Iterable[object], known: Iterable[str], place: str) -> None:
@@ -115,7 +137,7 @@ def config_of(arguments: Sequence[str]) -> tuple[Path | None, dict[str, Any]]:
     if not isinstance(name, str):
         return None, {}
     path = find_config(name)
-    return path, read_yaml(path, place="--config: ")
+    return path, expand_home(read_yaml(path, place="--config: "))
 
 
 def option_of(arguments: Sequence[str], key: str) -> Any:
@@ -163,7 +185,7 @@ def find_bundled(name: str, folder: str, option: str) -> Path:
     Raises:
         ConfigError: there is neither; lists the names in the package.
     """
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.exists():
         return path
     root = Path(str(files("toa_trl").joinpath(folder)))

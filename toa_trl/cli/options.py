@@ -11,12 +11,11 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-import yaml
-
 from toa_trl.cli.arguments import Parser, check_keys_known, config_of, help_formatter
 from toa_trl.cli.describe import default_of, describe_type
 from toa_trl.errors import ConfigError
 from toa_trl.utils.config import Config, JsonSchemaGenerator, validate
+from toa_trl.utils.files import expand_home, load_yaml
 
 ConfigType = TypeVar("ConfigType", bound=Config)
 EPILOG = (
@@ -49,9 +48,10 @@ def read_config(
     options.pop("config", None)
     properties = option_schemas(model)
     for key, value in options.items():
-        settings[key] = _read_option(properties[key], key, value)
+        settings[key] = expand_home(_read_option(properties[key], key, value))
     for key, text in dotted:
-        _set_nested(settings, key, _read_value(key, text), list(model.model_fields))
+        value = expand_home(_read_value(key, text))
+        _set_nested(settings, key, value, list(model.model_fields))
     config: ConfigType = validate(model, settings)
     return config
 
@@ -148,9 +148,9 @@ def _read_option(schema: Mapping[str, Any], key: str, value: Any) -> Any:
 
 def _read_value(key: str, text: str) -> Any:
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--{key}: neither YAML nor JSON: {text}") from error
+        value = load_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"--{key}: neither YAML nor JSON: {text}: {error}") from error
     if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
         with contextlib.suppress(ValueError):
             return float(value)

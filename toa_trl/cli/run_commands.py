@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from toa_trl.cli.arguments import Parser
 from toa_trl.data.preference import POLICIES
 from toa_trl.errors import ConfigError
@@ -27,6 +25,7 @@ from toa_trl.sampling.journal import Recovered, recover
 from toa_trl.sampling.status import print_status
 from toa_trl.tasks import TASKS, make_task
 from toa_trl.types import Prompt
+from toa_trl.utils.files import load_yaml
 
 DERIVED = "Write sft/, dpo/, rollouts/ and the card again, as in run.yaml unless overridden."
 
@@ -136,9 +135,9 @@ def calibrate() -> None:
     parser.add_argument("--seed", type=int, default=0, help="random seed of the draw (default: 0)")
     options = parser.parse_args()
     try:
-        entry = yaml.safe_load(options.reward)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--reward: neither YAML nor JSON: {options.reward}") from error
+        entry = load_yaml(options.reward)
+    except ValueError as error:
+        raise ConfigError(f"--reward: neither YAML nor JSON: {error}") from error
     print(asyncio.run(_calibrate(options.run, entry, options.num_responses, options.seed)))
 
 

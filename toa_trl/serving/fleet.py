@@ -28,7 +28,7 @@ from toa_trl.utils.config import (
     Text,
     validate,
 )
-from toa_trl.utils.files import read_yaml, replace_text
+from toa_trl.utils.files import expand_home, read_yaml, replace_text
 
 LOCAL = ("127.0.0.1", "localhost")
 # options of vLLM that other keys set
@@ -254,7 +254,8 @@ def load_fleet(path: Path) -> FleetConfig:
     Raises:
         ConfigError: the file cannot be read, or a key or value is invalid.
     """
-    content = read_yaml(path, remedy="; see `toa-trl serve-agents --help` for an example")
+    remedy = "; see `toa-trl serve-agents --help` for an example"
+    content = expand_home(read_yaml(path, remedy=remedy))
     try:
         fleet: FleetConfig = validate(FleetConfig, content)
     except ConfigError as error:

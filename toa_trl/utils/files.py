@@ -46,6 +46,37 @@ def without_nan(value: Any) -> Any:
     return [without_nan(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which PyYAML silently uses the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # before merge keys ("<<") are resolved, which may repeat a key
+        node = super().compose_mapping_node(anchor)
+        first: dict[tuple[str, str], yaml.Node] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            earlier = first.setdefault((key.tag, key.value), key)
+            if earlier is not key:
+                raise yaml.YAMLError(
+                    f"line {key.start_mark.line + 1}: the key {key.value!r} is given twice, "
+                    f"first in line {earlier.start_mark.line + 1}"
+                )
+        return node
+
+
+def load_yaml(text: str) -> Any:
+    """Return the content of a YAML text.
+
+    Raises:
+        ValueError: it is not YAML, or a key is given twice; the message is one line.
+    """
+    try:
+        return yaml.load(text, _UniqueKeyLoader)  # a subclass of SafeLoader
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
 def read_card(path: Path, text: str) -> dict[str, Any]:
     """Return the metadata block at the start of a model card; empty without one.
 
@@ -60,10 +91,10 @@ def read_card(path: Path, text: str) -> dict[str, Any]:
 
     try:
         block = REGEX_YAML_BLOCK.search(text)
-        metadata = yaml.safe_load(block.group(2)) if block else {}
+        metadata = load_yaml(block.group(2)) if block else {}
         if not isinstance(metadata, dict):
             raise ValueError("it must contain keys and values")
-    except (yaml.YAMLError, ValueError) as error:
+    except ValueError as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"{path}: the metadata of this model card cannot be read: {reason}; fix or remove it"
@@ -118,10 +149,10 @@ def read_yaml(path: Path, *, place: str = "", remedy: str = "") -> dict[str, Any
         ConfigError: the file cannot be read, is not YAML, or does not contain a mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{place}{path} cannot be read: {error.strerror}{remedy}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:  # UnicodeDecodeError is one too
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must contain keys and values{remedy}")

@@ -92,7 +92,7 @@ class Index:
         parts: dict[int, list[tuple[Hashes, int]]] = {}
         num_problems = [0] * len(files)
         for number, file in enumerate(files):
-            for id, question, texts in _problems(Path(file)):
+            for id, question, texts in _problems(Path(file).expanduser()):
                 for text in texts:
                     source = Source(number, sum(num_problems), id, " ".join(text))
                     if len(text) >= SHORTEST:
