@@ -9,7 +9,7 @@ budgets. Interrupted, the same command resumes.
 
 from toa_trl.cli.arguments import user_errors
 from toa_trl.cli.comparison import compare_searches
-from toa_trl.cli.config import ComparisonConfig
+from toa_trl.cli.comparison_config import ComparisonConfig
 from toa_trl.cli.options import read_config
 from toa_trl.utils.aio import run_until_signal
 

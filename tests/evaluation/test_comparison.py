@@ -6,7 +6,7 @@ import gc
 import io
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,17 @@ from toa_trl import TOASampler
 from toa_trl.agents import Agent
 from toa_trl.agents.scripted import ScriptedAgent
 from toa_trl.cli import comparison
-from toa_trl.cli.config import ComparisonConfig
+from toa_trl.cli.comparison_config import ComparisonConfig
 from toa_trl.data.prompts import load_prompts
 from toa_trl.errors import ConfigError
 from toa_trl.evaluation.comparison import (
     RememberingReward,
     Run,
+    SearchResult,
     best_reward_over_n,
-    summarize_search,
+    measure_search,
+    paired_differences,
+    summarize,
 )
 from toa_trl.evaluation.intervals import gap_bounds, resampled_means, studentized_range
 from toa_trl.evaluation.students import Judge
@@ -36,6 +39,7 @@ from toa_trl.rewards import RewardModel
 from toa_trl.rewards.length import LengthReward
 from toa_trl.tasks import make_task
 from toa_trl.types import Completion, Message, Prompt, Rollout, Sampling
+from toa_trl.utils.config import validate
 
 ALIGNMENT = make_task("alignment")
 
@@ -66,6 +70,15 @@ class Verifier(RewardModel):
         return [float("1" in text) for text in responses]
 
 
+def result_of(done: Iterable[Rollout], verifier: RewardModel | None = None) -> SearchResult:
+    result: SearchResult = wait(measure_search(done, ALIGNMENT, verifier))
+    return result
+
+
+def summary_of(done: Iterable[Rollout]) -> dict[str, Any]:
+    return summarize([result_of(done, Verifier())])
+
+
 @given(REWARDS)
 def test_the_curve_is_the_mean_of_the_best_so_far(rewards: list[list[float]]) -> None:
     longest = max(map(len, rewards))
@@ -75,11 +88,7 @@ def test_the_curve_is_the_mean_of_the_best_so_far(rewards: list[list[float]]) ->
 
 def test_the_summary_takes_the_scored_plays_in_their_order() -> None:
     done = rollout(play(0, 0.5), play(1, None), play(2, 0.1), play(3, 0.9))
-    assert wait(summarize_search([done], ALIGNMENT, Verifier()))["best_reward_over_n"] == [
-        0.5,
-        0.5,
-        0.9,
-    ]
+    assert summary_of([done])["best_reward_over_n"] == [0.5, 0.5, 0.9]
 
 
 def test_a_prompt_without_a_scored_play_is_counted_and_left_out() -> None:
@@ -88,7 +97,7 @@ def test_a_prompt_without_a_scored_play_is_counted_and_left_out() -> None:
         rollout(play(0, None), id="b"),
         rollout(play(0, 0.7, "1"), id="c"),
     ]
-    summary = wait(summarize_search(done, ALIGNMENT, Verifier()))
+    summary = summary_of(done)
     assert (summary["num_problems"], summary["num_unanswered"]) == (2, 1)
     assert (summary["accuracy"], summary["mean_best_reward"]) == (1.0, 0.6)
 
@@ -98,9 +107,117 @@ def test_the_verifier_sees_what_the_reward_model_sees(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": "What is 5 - 4?", "answer": "1"}))
     (prompt,) = load_prompts(str(tmp_path / "p.jsonl"), read=task.read)
     assert prompt.messages[-1].content != "What is 5 - 4?"
-    wait(summarize_search([Rollout(prompt, (play(0, 0.5),))], task, verifier))
+    wait(measure_search([Rollout(prompt, (play(0, 0.5),))], task, verifier))
     wait(Judge([], task, verifier, Sampling(), "").accuracy([row(prompt.id, "1")], [prompt]))
     assert [seen.messages[-1].content for seen in verifier.seen] == ["What is 5 - 4?"] * 2
+
+
+def test_without_a_verifier_rewards_and_costs_are_summarized() -> None:
+    done = [rollout(play(0, 0.5), play(1, 0.7), id="a"), rollout(play(0, 0.1), id="b")]
+    summary = summarize([result_of(done)])
+    assert summary["mean_best_reward"] == pytest.approx(0.4)
+    assert summary["mean_best_reward_interval"] == pytest.approx((0.1, 0.7))
+    assert "accuracy" not in summary
+
+
+def test_of_a_graded_verifier_the_mean_score_is_summarized() -> None:
+    class Graded(LengthReward):
+        graded = True
+
+    summary = summarize([result_of([rollout(play(0, 0.5, "two words"))], Graded())])
+    assert (summary["verifier_score"], summary["oracle_verifier_score"]) == (2.0, 2.0)
+    assert "accuracy" not in summary
+
+
+def test_over_seeds_a_prompt_counts_with_its_mean_and_only_if_all_runs_answered_it() -> None:
+    first = result_of([rollout(play(0, 0.2), id="a"), rollout(play(0, 9.0), id="b")])
+    second = result_of([rollout(play(0, 0.4), id="a"), rollout(play(0, None), id="b")])
+    summary = summarize([first, second])
+    assert summary["mean_best_reward"] == pytest.approx(0.3)
+    assert (summary["num_problems"], summary["num_unanswered"]) == (1, 1)
+
+
+def test_differences_are_paired_over_prompts() -> None:
+    def runs(gain: float) -> list[SearchResult]:
+        # prompts differ far more than searches do, which pairing takes out
+        prompts = [rollout(play(0, 10.0 * i + gain + i % 2), id=f"p{i}") for i in range(20)]
+        return [result_of(prompts)]
+
+    results = {("toa", 8): runs(0.5), ("parallel", 8): runs(0.0)}
+    (difference,) = paired_differences(results, "parallel")
+    assert (difference["name"], difference["baseline"], difference["budget"]) == (
+        "toa",
+        "parallel",
+        8,
+    )
+    assert difference["measure"] == "mean_best_reward"
+    assert difference["difference"] == pytest.approx(0.5)
+    assert difference["interval"] == pytest.approx((0.5, 0.5))
+    assert difference["smallest_visible"] == pytest.approx(0.0, abs=1e-9)
+
+
+def compared(tmp_path: Path, **changes: Any) -> ComparisonConfig:
+    (tmp_path / "prompts.jsonl").write_text(
+        "".join(json.dumps({"prompt": f"What is {i}?"}) + "\n" for i in range(4))
+    )
+    keys: dict[str, Any] = {
+        "prompts": f"{tmp_path}/prompts.jsonl",
+        "searches": [
+            {"name": "best_of_n", "label": "a alone", "params": {"agent": "a"}},
+            {"name": "best_of_n", "label": "b alone", "params": {"agent": "b"}},
+            {"name": "parallel"},
+        ],
+        "agents": [{"name": name, "engine": "scripted"} for name in "ab"],
+        "reward": {"kind": "length"},
+        "budgets": [2, 4],
+        "results": f"{tmp_path}/results.json",
+        "output_dir": str(tmp_path / "runs"),
+    }
+    return ComparisonConfig(**{**keys, **changes})
+
+
+def test_one_search_with_several_settings_is_compared_without_a_verifier(tmp_path: Path) -> None:
+    said: list[str] = []
+    config = compared(tmp_path, baseline="parallel", seeds=[0, 1])
+    wait(comparison.compare_searches(config, said.append))
+    results = json.loads((tmp_path / "results.json").read_text())
+    names = [(row["name"], row["budget"]) for row in results["searches"]]
+    labels = ("a alone", "b alone", "parallel")
+    assert names == [(label, budget) for label in labels for budget in (2, 4)]
+    assert all(len(row["best_reward_over_n"]) == row["budget"] for row in results["searches"])
+    assert {row["name"] for row in results["search_differences"]} == {"a alone", "b alone"}
+    assert "accuracy" not in said[0]
+    folders = sorted(path.name for path in (tmp_path / "runs").iterdir() if path.is_dir())
+    assert "a alone-2" in folders
+    assert "a alone-2-seed1" in folders
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"searches": [{"name": "toa"}, {"name": "toa", "params": {"tau": 1.0}}]},
+            "searches: 2 entries have the label 'toa'",
+        ),
+        ({"searches": [{"name": "tao"}]}, r"unknown search 'tao'.*did you mean 'toa'"),
+        ({"searches": [{"name": "toa", "label": "../x"}]}, r"searches\[0\].label: must not"),
+        (
+            {"searches": [{"name": "toa", "params": {"alfa": 1}}]},
+            r"searches\[0\].params: unknown key 'alfa'",
+        ),
+        ({"baseline": "toa"}, "baseline: must be one of a alone, b alone, parallel, not 'toa'"),
+    ],
+)
+def test_mistakes_of_a_comparison_are_named(tmp_path: Path, changes: Any, message: str) -> None:
+    keys = compared(tmp_path).model_dump(exclude_unset=True)
+    with pytest.raises(ConfigError, match=message):
+        validate(ComparisonConfig, {**keys, **changes})
+
+
+def test_students_need_a_verifier_that_decides(tmp_path: Path) -> None:
+    train = {"command": "python x", "base": "b", "heldout": "h", "budget": 2, "seeds": [0]}
+    with pytest.raises(ConfigError, match="verifier: train needs one that says 1"):
+        wait(comparison.compare_searches(compared(tmp_path, train=train)))
 
 
 def row(prompt_id: str, text: str) -> dict[str, Any]:
@@ -115,7 +232,7 @@ def test_a_verifier_says_0_or_1() -> None:
     )
     message = r"verifier: scores must be 1 \(right\) or 0 \(wrong\), not 2;"
     with pytest.raises(ConfigError, match=message):
-        wait(summarize_search([done], ALIGNMENT, LengthReward()))
+        wait(measure_search([done], ALIGNMENT, LengthReward()))
     with pytest.raises(ConfigError, match=message):
         wait(judge.accuracy([row("p", "two words")], [done.prompt]))
 
@@ -244,9 +361,7 @@ def test_the_first_plays_are_a_smaller_run_unless_the_search_plans_with_its_budg
     agents, summaries = [Writer("a"), Writer("b")], {}
     for budget in (5, 20):
         sampler = TOASampler(agents, TextReward(), search, budget, progress=False)
-        summaries[budget] = wait(
-            summarize_search(wait(sampler.asample(PROMPTS)), ALIGNMENT, Verifier())
-        )
+        summaries[budget] = summary_of(wait(sampler.asample(PROMPTS)))
     small = summaries[5]["best_reward_over_n"]
     assert small[-1] == summaries[5]["mean_best_reward"]
     assert (small == summaries[20]["best_reward_over_n"][:5]) == (search not in ("prs", "toa"))

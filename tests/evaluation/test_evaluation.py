@@ -11,7 +11,12 @@ import pytest
 
 from tests.helpers import EchoAgent, TextReward, play, rollout, wait
 from toa_trl.errors import AgentError
-from toa_trl.evaluation.comparison import RememberingAgent, RememberingReward, summarize_search
+from toa_trl.evaluation.comparison import (
+    RememberingAgent,
+    RememberingReward,
+    measure_search,
+    summarize,
+)
 from toa_trl.evaluation.results import markdown_table, update_results
 from toa_trl.rewards import make_reward
 from toa_trl.tasks import make_task
@@ -33,7 +38,8 @@ def test_summary_of_rollouts_made_by_hand() -> None:
         answer="1",
     )
     second = rollout(play(0, 5.0, "2", flops=None), play(1, 4.0, "0"), id="p1", answer="2")
-    summary = wait(summarize_search([first, second], make_task("alignment"), VERIFIER))
+    result = wait(measure_search([first, second], make_task("alignment"), VERIFIER))
+    summary = summarize([result])
     assert summary["accuracy"] == 0.5  # the best of the first is wrong
     assert summary["oracle_accuracy"] == 1.0
     assert summary["mean_best_reward"] == pytest.approx((1.1 + 5.0) / 2)

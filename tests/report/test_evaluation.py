@@ -316,6 +316,29 @@ def test_prompts_that_were_given_up_are_counted(results: dict[str, Any]) -> None
     )
 
 
+def test_searches_without_a_verifier_and_their_differences() -> None:
+    rows = [
+        {"name": name, "budget": 8, "mean_best_reward": reward, "tokens": 10.0}
+        for name, reward in (("toa", 0.5), ("parallel", 0.4))
+    ]
+    difference = {
+        "name": "toa",
+        "baseline": "parallel",
+        "budget": 8,
+        "measure": "mean_best_reward",
+        "difference": 0.1,
+        "interval": [-0.02, 0.22],
+        "smallest_visible": 0.12,
+    }
+    section = searches({"searches": rows, "search_differences": [difference]})
+    compared, differences = [block for block in section.blocks if isinstance(block, Table)]
+    assert compared.header[2] == "mean best reward"
+    (cells,) = differences.rows
+    assert cells[:2] == ["toa", "8"]
+    assert cells[2].replace("−", "-") == "0.100 (-0.020 to 0.220)"
+    assert "Differences in mean best reward to parallel" in differences.caption
+
+
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), True, "0.5"])
 def test_what_is_no_number_is_a_dash(value: Any) -> None:
     assert finite(value) is None

@@ -8,9 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from toa_trl.agents import make_agent, make_sampling
-from toa_trl.cli.config import ComparisonConfig
+from toa_trl.cli.comparison_config import ComparisonConfig
 from toa_trl.errors import ConfigError
-from toa_trl.evaluation.comparison import RememberingAgent, RememberingReward, Run, summarize_search
+from toa_trl.evaluation.comparison import (
+    RememberingAgent,
+    RememberingReward,
+    Run,
+    measure_search,
+    paired_differences,
+    summarize,
+)
 from toa_trl.evaluation.outputs import closing_all
 from toa_trl.evaluation.results import markdown_table, update_results
 from toa_trl.evaluation.students import Judge, Lesson, TrainingConfig, data_table
@@ -31,9 +38,21 @@ OF_SEARCHES = [
     "accuracy",
     "interval",
     "oracle_accuracy",
+    "verifier_score",
+    "verifier_score_interval",
     "mean_best_reward",
+    "mean_best_reward_interval",
     "mean_top10_reward",
     "flops",
+]
+OF_DIFFERENCES = [
+    "name",
+    "baseline",
+    "budget",
+    "measure",
+    "difference",
+    "interval",
+    "smallest_visible",
 ]
 OF_STUDENTS = [
     "search",
@@ -49,32 +68,34 @@ OF_STUDENTS = [
 async def compare_searches(config: ComparisonConfig, say: Callable[[str], None] = print) -> None:
     """Sample with every search at every budget, and write "searches" of results.json.
 
-    With `train` also its "data_table": students learn what each search found at equal budgets.
+    With `baseline` also its "search_differences", paired over the prompts; with `train` also its
+    "data_table": students learn what each search found at equal budgets.
 
     Args:
         config: of the comparison.
         say: gets the tables.
 
     Raises:
-        ConfigError: the configuration is invalid, or no verifier is known.
+        ConfigError: the configuration is invalid, or `train` has no verifier that decides.
         ToaError: sampling or a training failed.
     """
     output, results = Path(config.output_dir), Path(config.results)
     prompts, task = config.load_prompts(), make_task(config.task)
     verifier = make_verifier(config.verifier, task, prompts)
-    if verifier is None:
-        raise ConfigError("verifier: the key is missing, and the task has no verifier of its own")
-    compared = [
-        Run(search, budget, config.seed)
-        for search in config.searches
-        for budget in sorted(config.budgets)
-    ]
+    if config.train and (verifier is None or verifier.graded):
+        raise ConfigError(
+            "verifier: train needs one that says 1 for correct and 0 for wrong, and the task has "
+            "none of its own; set verifier, or remove train"
+        )
+    cells = [(label, budget) for label in config.compared for budget in sorted(config.budgets)]
+    seeds = config.seeds or [config.seed]
+    compared = [Run(label, budget, seed) for label, budget in cells for seed in seeds]
     training, taught, judge = None, list[Run](), None
     if config.train:
         training = validate(TrainingConfig, config.train, "train")
         taught = [
-            Run(search, training.budget, seed)
-            for search in config.searches
+            Run(label, training.budget, seed)
+            for label in config.compared
             for seed in training.seeds
         ]
         heldout = {"prompts": training.heldout, "num_prompts": None, "prompts_shuffle_seed": None}
@@ -82,20 +103,26 @@ async def compare_searches(config: ComparisonConfig, say: Callable[[str], None] 
             heldout["prompts_config"] = None
         problems = config.model_copy(update=heldout).load_prompts()
         sampling = make_sampling("sampling", Sampling(), config.sampling)
+        assert verifier is not None  # checked above
         judge = Judge(problems, task, verifier, sampling, config.verifier)
         judge.check_new(prompts)
     folders = {run: output / run.folder(config.seed) for run in dict.fromkeys(compared + taught)}
     rollouts, untrained = await _sample_all(config, prompts, folders, judge, training)
     # the models of the sampling are gone: a training needs their memory
-    summaries = {run: await summarize_search(rollouts[run], task, verifier) for run in rollouts}
+    measured = {run: await measure_search(rollouts[run], task, verifier) for run in rollouts}
     if compared:
-        rows = [{"name": run.search, "budget": run.budget, **summaries[run]} for run in compared]
+        by_cell = {cell: [measured[Run(*cell, seed)] for seed in seeds] for cell in cells}
+        rows = [{"name": cell[0], "budget": cell[1], **summarize(by_cell[cell])} for cell in cells]
         update_results(results, "searches", rows)
         say(_table(rows, OF_SEARCHES))
         save_figures(rows, output)
+        if config.baseline:
+            differences = paired_differences(by_cell, config.baseline)
+            update_results(results, "search_differences", differences)
+            say(_table(differences, OF_DIFFERENCES))
     if training is not None and judge is not None:
         lessons = [
-            Lesson(run, folders[run], rollouts[run].to_sft().to_list(), summaries[run])
+            Lesson(run, folders[run], rollouts[run].to_sft().to_list(), summarize([measured[run]]))
             for run in taught
         ]
         overlapping = _num_overlapping(prompts, training.heldout, task.question)
@@ -117,9 +144,9 @@ async def _sample_all(
     reward_model = RememberingReward(make_reward(config.reward), config.reward)
     samplers = {
         run: config.sampler(
-            run.search,
+            config.compared[run.search].name,
             run.budget,
-            search_params=config.searches[run.search],
+            search_params=config.compared[run.search].params,
             seed=run.seed,
             agents=agents,
             reward_model=reward_model,
@@ -155,4 +182,5 @@ def _num_overlapping(
 
 
 def _table(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> str:
-    return markdown_table([{key: row.get(key) for key in keys} for row in rows])
+    measured = [key for key in keys if any(row.get(key) is not None for row in rows)]
+    return markdown_table([{key: row.get(key) for key in measured} for row in rows])

@@ -1,4 +1,4 @@
-"""Configurations of sampling, evaluation and comparison: typed, and valid before anything is spent.
+"""Configurations of sampling and evaluation: typed, and valid before anything is spent.
 
 Nested values stay mappings as the user wrote them, because they are part of a run's identity; the
 annotations say against what they are validated.
@@ -59,11 +59,12 @@ def _text_or_mapping(value: Any) -> str:
     return "dict" if isinstance(value, Mapping) else "str"
 
 
-def _none_if_empty(value: Any) -> Any:
+def none_if_empty(value: Any) -> Any:
+    """Return None for an empty text or mapping, which a YAML key without a value gives."""
     return None if value in ({}, "") else value
 
 
-OptionalReward = Annotated[Annotated[dict[str, Any], KINDS] | None, BeforeValidator(_none_if_empty)]
+OptionalReward = Annotated[Annotated[dict[str, Any], KINDS] | None, BeforeValidator(none_if_empty)]
 Function = Annotated[str, Tag("str")]
 NamedOr = Discriminator(_text_or_mapping)
 Settings = dict[str, Any]
@@ -273,12 +274,12 @@ class EvaluationConfig(PromptConfig):
     """Name of the model with which the others are compared."""
     judge: Annotated[
         Annotated[Settings, Arguments("toa_trl.rewards.judge:JudgeReward")] | None,
-        BeforeValidator(_none_if_empty),
+        BeforeValidator(none_if_empty),
     ] = None
     """Compares pairs of responses; mode is pairwise (the default here) or arena."""
-    alpaca_eval: Annotated[AlpacaEvalConfig | None, BeforeValidator(_none_if_empty)] = None
+    alpaca_eval: Annotated[AlpacaEvalConfig | None, BeforeValidator(none_if_empty)] = None
     """AlpacaEval 2 against the baseline."""
-    lm_eval: Annotated[LmEvalConfig | None, BeforeValidator(_none_if_empty)] = None
+    lm_eval: Annotated[LmEvalConfig | None, BeforeValidator(none_if_empty)] = None
     """Tasks of lm-eval."""
     sampling: Sampled = Field(default_factory=dict)
     """How responses are sampled; max_tokens and stop apply to the greedy ones too."""
@@ -310,34 +311,6 @@ class EvaluationConfig(PromptConfig):
     def folder(self) -> Path:
         """Folder of the responses."""
         return Path(self.output_dir or Path(self.results).parent / "outputs")
-
-
-class ComparisonConfig(SamplingConfig):
-    """Searches that are compared on the same problems."""
-
-    searches: Annotated[dict[str, Settings], Field(min_length=1)]
-    """Searches to compare, each with its parameters: {toa: {tau: 0.1}, parallel: {}}."""
-    budgets: list[PositiveInt] = Field(default_factory=lambda: [8, 16, 32])
-    """Plays per problem; may be empty where `train` is given."""
-    verifier: Verifier = ""
-    """1 correct, 0 wrong: {kind: math}, or package.module:name of a TRL reward function."""
-    train: Annotated[
-        Annotated[Settings, Arguments("toa_trl.evaluation.students:TrainingConfig")] | None,
-        BeforeValidator(_none_if_empty),
-    ] = None
-    """Students of the data table, trained on what each search found."""
-    results: Text = "results.json"
-    """File whose parts are replaced."""
-    output_dir: Text
-    """Folder of the runs, the figures and the students."""
-
-    @model_validator(mode="after")
-    def _check_before_sampling(self) -> ComparisonConfig:
-        for search, params in self.searches.items():
-            validate(search_model(search), params, f"searches.{search}")
-        if not self.budgets and not self.train:
-            raise ConfigError("budgets: must not be empty without train")
-        return self
 
 
 def search_model(name: str) -> type[Config]:

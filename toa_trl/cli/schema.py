@@ -17,7 +17,10 @@ from toa_trl.utils.registry import json_schema, load_object
 CONFIGURATIONS = {
     "synthesize": ("toa_trl.cli.config:SynthesisConfig", "`toa-trl synthesize --config run.yaml`"),
     "evaluate": ("toa_trl.cli.config:EvaluationConfig", "`toa-trl evaluate --config FILE`"),
-    "compare": ("toa_trl.cli.config:ComparisonConfig", "`toa-trl compare --config FILE`"),
+    "compare": (
+        "toa_trl.cli.comparison_config:ComparisonConfig",
+        "`toa-trl compare --config FILE`",
+    ),
     "iterate": (
         "toa_trl.training.iteration.config:IterationConfig",
         "`toa-trl iterate --config FILE`",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from statistics import mean
@@ -18,6 +19,8 @@ from toa_trl.tasks import Task
 from toa_trl.types import Completion, Message, Prompt, Rollout, Sampling, Score
 
 TOP = 10
+VERDICTS = ("accuracy", "oracle_accuracy")
+COSTS = ("tokens", "flops", "reward_flops")
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
@@ -25,7 +28,7 @@ Value = TypeVar("Value")
 class Run(NamedTuple):
     """One search over all problems, at one budget."""
 
-    search: str
+    search: str  # its label
     budget: int  # plays per problem
     seed: int
 
@@ -35,28 +38,40 @@ class Run(NamedTuple):
         return f"{self.search}-{self.budget}{seed}"
 
 
-async def summarize_search(
-    rollouts: Iterable[Rollout], task: Task, verifier: RewardModel
-) -> dict[str, Any]:
-    """Return what one search reached, as means over prompts with 95 % bootstrap intervals.
+@dataclass(frozen=True)
+class SearchResult:
+    """What one run of a search reached, prompt by prompt."""
+
+    rows: dict[str, dict[str, float]]  # by id, of the prompts with a scored play
+    rewards: list[list[float]]  # of each of these prompts, in the order of its plays
+    num_unanswered: int  # prompts without a scored play
+
+
+async def measure_search(
+    rollouts: Iterable[Rollout], task: Task, verifier: RewardModel | None
+) -> SearchResult:
+    """Measure one run of a search.
 
     Args:
-        rollouts: of the search. Those without a scored play are counted, and not in the means.
+        rollouts: of the search.
         task: of the prompts.
-        verifier: 1 for a right response, 0 for a wrong one. The search has not seen it.
+        verifier: scores responses, without the search having seen it. One that is not graded says
+            1 for a right response and 0 for a wrong one. None: only rewards are measured.
 
     Returns:
-        accuracy (of the response with the best reward), oracle_accuracy (any response is right),
-        mean_best_reward, mean_top10_reward (of the 10 best, or of all where there are fewer), each
-        with "<name>_interval" (of the accuracy "interval"), best_reward_over_n (see there), per
-        prompt tokens, flops and reward_flops, and num_problems and num_unanswered (left out).
+        Per prompt accuracy (of the response with the best reward) and oracle_accuracy (any response
+        is right), or verifier_score and oracle_verifier_score of a graded verifier;
+        mean_best_reward, mean_top10_reward (of the 10 best, or of all where there are fewer),
+        tokens, flops and reward_flops.
 
     Raises:
-        ConfigError: the verifier returns something other than 0 or 1.
+        ConfigError: a verifier that is not graded returns something other than 0 or 1.
     """
-    rows: list[dict[str, float]] = []
+    rows: dict[str, dict[str, float]] = {}
     in_order: list[list[float]] = []
     num_unanswered = 0
+    graded = verifier is not None and verifier.graded
+    names = ("verifier_score", "oracle_verifier_score") if graded else VERDICTS
     for rollout in rollouts:
         plays = rollout.ranked
         if not plays:  # the run gave this prompt up
@@ -64,32 +79,96 @@ async def summarize_search(
             continue
         completions = [play.completion for play in plays if play.completion is not None]
         rewards = [play.reward for play in plays if play.reward is not None]
-        texts = [completion.text for completion in completions]
-        right = await verify(verifier, task, rollout.prompt, texts)
-        rows.append(
-            {
-                "accuracy": right[0],
-                "oracle_accuracy": max(right),
-                "mean_best_reward": rewards[0],
-                "mean_top10_reward": mean(rewards[:TOP]),
-                "tokens": sum(c.prompt_tokens + c.completion_tokens for c in completions),
-                "flops": sum(completion.flops or 0.0 for completion in completions),
-                "reward_flops": sum(play.reward_flops or 0.0 for play in plays),
-            }
-        )
+        row: dict[str, float] = {}
+        if verifier is not None:
+            texts = [completion.text for completion in completions]
+            scores = await verifier.score(task.judged(rollout.prompt), texts)
+            if not graded:
+                scores = check_verdicts(scores)
+            row = dict(zip(names, (scores[0], max(scores)), strict=True))
+        row["mean_best_reward"] = rewards[0]
+        row["mean_top10_reward"] = mean(rewards[:TOP])
+        row["tokens"] = sum(c.prompt_tokens + c.completion_tokens for c in completions)
+        row["flops"] = sum(completion.flops or 0.0 for completion in completions)
+        row["reward_flops"] = sum(play.reward_flops or 0.0 for play in plays)
+        rows[rollout.prompt.id] = row
         in_order.append([play.reward for play in rollout.scored if play.reward is not None])
+    return SearchResult(rows, in_order, num_unanswered)
+
+
+def summarize(results: Sequence[SearchResult]) -> dict[str, Any]:
+    """Return means over prompts with 95 % bootstrap intervals.
+
+    Args:
+        results: of the runs of one search at one budget, one for each seed. A prompt counts with
+            its mean over the seeds; one that a run gave up is left out.
+
+    Returns:
+        The values of `measure_search`, those that are no costs with "<name>_interval" (of the
+        accuracy "interval"), best_reward_over_n (see there), num_problems, and num_unanswered.
+    """
+    rows = list(mean_rows(results).values())
     summary: dict[str, Any] = {
-        "best_reward_over_n": best_reward_over_n(in_order),
+        "best_reward_over_n": best_reward_over_n([r for result in results for r in result.rewards]),
         "num_problems": len(rows),
-        "num_unanswered": num_unanswered,
+        "num_unanswered": max(result.num_unanswered for result in results),
     }
-    for key in rows[0]:
+    for key in rows[0] if rows else ():
         values = [row[key] for row in rows]
         summary[key] = mean(values)
-        if key in ("accuracy", "oracle_accuracy", "mean_best_reward", "mean_top10_reward"):
-            interval = "interval" if key == "accuracy" else f"{key}_interval"
-            summary[interval] = bootstrap(values)
+        if key not in COSTS:
+            summary["interval" if key == "accuracy" else f"{key}_interval"] = bootstrap(values)
     return summary
+
+
+def mean_rows(results: Sequence[SearchResult]) -> dict[str, dict[str, float]]:
+    """Return the rows of the prompts that every run answered, as means over the runs."""
+    first, *others = [result.rows for result in results]
+    rows = {}
+    for prompt_id, row in first.items():
+        if all(prompt_id in other for other in others):
+            runs = [row, *(other[prompt_id] for other in others)]
+            rows[prompt_id] = {key: mean(run[key] for run in runs) for key in row}
+    return rows
+
+
+def paired_differences(
+    results: Mapping[tuple[str, int], Sequence[SearchResult]], baseline: str
+) -> list[dict[str, Any]]:
+    """Compare every search with the baseline at the same budget, over the same prompts.
+
+    Args:
+        results: (search, budget) -> a result for each seed, the same seeds for all.
+        baseline: one of the searches.
+
+    Returns:
+        {"name", "baseline", "budget", "measure", "difference" (mean over prompts of the paired
+        differences), "interval" (95 %, paired bootstrap over prompts), "smallest_visible" (half the
+        width of the interval: smaller differences cannot be told from none), "num_problems"}. The
+        measure is the accuracy or the verifier's score if there is one, otherwise the best reward.
+    """
+    table = []
+    for (search, budget), runs in results.items():
+        ours, theirs = mean_rows(runs), mean_rows(results[baseline, budget])
+        shared = [prompt_id for prompt_id in ours if prompt_id in theirs]
+        if search == baseline or not shared:
+            continue
+        measure = next(iter(ours[shared[0]]))
+        values = [ours[prompt_id][measure] - theirs[prompt_id][measure] for prompt_id in shared]
+        low, high = bootstrap(values)
+        table.append(
+            {
+                "name": search,
+                "baseline": baseline,
+                "budget": budget,
+                "measure": measure,
+                "difference": mean(values),
+                "interval": (low, high),
+                "smallest_visible": (high - low) / 2,
+                "num_problems": len(shared),
+            }
+        )
+    return table
 
 
 async def verify(

@@ -83,7 +83,7 @@ class Lesson:
     run: Run
     folder: Path  # of the run; the student is saved in it
     rows: Sequence[Mapping[str, Any]]  # {prompt, completion, reward, ...} of `sft_rows`
-    summary: Mapping[str, Any]  # of the run, by `summarize_search`
+    summary: Mapping[str, Any]  # of the run, by `summarize`
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,7 @@ def comparison_panels(searches: Sequence[Mapping[str, Any]]) -> list[tuple[str, 
         (cost, "mean_best_reward", "mean best reward"),
         (cost, "mean_top10_reward", "mean top-10 reward"),
         ("budget", "accuracy", "accuracy of the best play"),
+        ("budget", "verifier_score", "verifier score of the best play"),
     ]
     return [(x, y, label) for x, y, label in panels if any(_has_point(s, x, y) for s in searches)]
 

@@ -51,6 +51,15 @@ WHOLE = {"mean_length", "num_truncated", "num_unjudged", "num_problems"}
 LEADS = ("accuracy", "comet", "chrf", "bleu", "mean_verifier_score", "mean_reward")
 # keys of intervals that do not end in _interval
 BOUNDS = {"accuracy": "interval", "sampled_accuracy": "sampled_interval"}
+OF_SEARCHES = {  # key of a compared search -> label
+    "accuracy": "accuracy",
+    "oracle_accuracy": "oracle",
+    "verifier_score": "verifier",
+    "oracle_verifier_score": "oracle",
+    "mean_best_reward": "mean best reward",
+    "mean_top10_reward": "mean top-10 reward",
+}
+SELECTED = ("accuracy", "verifier_score")  # measures of the selected response, with intervals
 OVER_N = (
     "The best of N rewards, over N. A point is a run with the budget N; a line shows the run with "
     "the largest budget after N plays. They differ for searches that plan with their budget: toa "
@@ -221,23 +230,39 @@ def searches(results: Mapping[str, Any]) -> Section:
         drawn = figures.inline_svg(figure, "best reward of each search over N", "searches-over-n")
         section.blocks.append(Picture([drawn], OVER_N))
     cells, unanswered = [], []
+    measured = [key for key in OF_SEARCHES if any(finite(row.get(key)) is not None for row in rows)]
     for row in sorted(rows, key=lambda row: row["budget"]):
-        accuracy = with_bounds(row.get("accuracy"), row.get("interval"))
-        cell_row = [row["name"], count(row["budget"]), accuracy]
-        for key in ("oracle_accuracy", "mean_best_reward", "mean_top10_reward"):
-            cell_row.append(number(row.get(key)))
+        cell_row = [row["name"], count(row["budget"])]
+        for key in measured:
+            bounds = row.get(BOUNDS.get(key, f"{key}_interval")) if key in SELECTED else None
+            cell_row.append(with_bounds(row.get(key), bounds))
         cells.append([*cell_row, *costs(row, "tokens", "flops", "reward_flops")])
     for row in rows:
         if finite(row.get("num_unanswered")):
             prompts = many(row["num_unanswered"], "prompt")
             unanswered.append(f"{prompts} of {row['name']} at {row['budget']}")
-    header = ["search", "plays", "accuracy", "oracle", "mean best reward", "mean top-10 reward"]
+    header = ["search", "plays", *(OF_SEARCHES[key] for key in measured)]
     header += ["tokens", "FLOPs", "reward FLOPs"]
-    caption = "Accuracy: of the play with the best reward. Oracle: of any play."
+    caption = "Accuracy and verifier: of the play with the best reward. Oracle: of any play."
     section.blocks.append(Table(header, cells, caption))
+    if results.get("search_differences"):
+        section.blocks.append(_differences(results["search_differences"]))
     if unanswered:
         section.blocks.append(f"Excluded, because no play was scored: {listed(unanswered)}.")
     return section
+
+
+def _differences(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Show the paired differences of the searches to a baseline."""
+    cells = []
+    for row in rows:
+        difference = with_bounds(row["difference"], row["interval"])
+        visible = number(row["smallest_visible"])
+        cells.append([row["name"], count(row["budget"]), difference, visible])
+    measure = OF_SEARCHES.get(rows[0]["measure"], rows[0]["measure"])
+    caption = f"Differences in {measure} to {rows[0]['baseline']}, paired over the prompts, with "
+    caption += "95 % intervals. Smaller differences than the last column cannot be told from none."
+    return Table(["search", "plays", "difference", "smallest visible"], cells, caption)
 
 
 def _describe_best_search(rows: Sequence[Mapping[str, Any]]) -> str:
