@@ -9,12 +9,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from toa_trl.errors import ConfigError
 from toa_trl.hub.model_card import extend_model_card
 from toa_trl.hub.push import hub_errors
 from toa_trl.training.checks import check_model, parse_training
 from toa_trl.training.data import TrainingData, load_training_data
 from toa_trl.training.references import tie_references
+from toa_trl.training.templates import fit_to_template
 from toa_trl.utils.compat import (
     ignore_boolean_buffers,
     num_masked_sequences,
@@ -74,6 +77,8 @@ def run_training(
         prepare(training, model)
     check_model(model, training)
     loaded = load_training_data(data, script, training, mixture, further_formats)
+    with training.main_process_first(desc="checking the chat template"):
+        loaded = fit_to_template(loaded, training, model, method)
     tie_references(loaded, training, model.model_name_or_path, model.model_revision)
     arguments = {"peft_config": get_peft_config(model)}
     if takes_quantization:
@@ -114,6 +119,8 @@ def construction_errors() -> Iterator[None]:
         if isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError):
             raise  # such as out of memory: the traceback tells more
         raise ConfigError(message) from error
+    except TemplateError as error:
+        raise ConfigError(f"the chat template refuses a conversation: {error}") from error
 
 
 def with_lineage(trainer_class: Any) -> Any:
