@@ -78,7 +78,7 @@ class Completion:
     """One response of an agent."""
 
     text: str
-    finish_reason: str = "stop"  # "stop", or "length" when max_tokens cut it short
+    finish_reason: str = "stop"  # "length": max_tokens cut it short; any other: a failed play
     prompt_tokens: int = 0
     completion_tokens: int = 0
     flops: float | None = None  # forward FLOPs of this call; None if the model's size is unknown

@@ -41,7 +41,7 @@ def rollouts(draw: st.DrawFn) -> Rollout:
                 rng.choice(["one", "two", "three", "four"]),
                 agent=rng.choice("abc"),
                 parent=rng.choice([None, *scored]),
-                finish_reason=rng.choice(["stop", "stop", "length"]),
+                finish_reason=rng.choice(["stop", "stop", "length", "content_filter"]),
             )
         )
     return rollout(*plays)
@@ -74,7 +74,8 @@ def test_what_holds_for_every_pair(
     rows, dropped = preference_rows([it], keep_truncated=keep, **params(policy, rank, margin))
     assert len(rows) + sum(dropped.values()) == 1  # a row, or a reason
     plays = {p.index: p for p in it.plays}
-    usable = [p for p in it.ranked if keep or completion_of(p).finish_reason != "length"]
+    whole = {"stop", "length"} if keep else {"stop"}
+    usable = [p for p in it.ranked if completion_of(p).finish_reason in whole]
     for row in rows:
         chosen, rejected = plays[row["chosen_play"]], plays[row["rejected_play"]]
         assert row["chosen"] == [{"role": "assistant", "content": completion_of(chosen).text}]
@@ -124,7 +125,8 @@ def test_what_holds_for_every_pair(
 @settings(max_examples=150)
 def test_what_holds_for_every_sft_row(it: Rollout, top_k: int, keep: bool) -> None:
     rows, dropped = sft_rows([it], top_k=top_k, keep_truncated=keep)
-    usable = [p for p in it.ranked if keep or completion_of(p).finish_reason != "length"]
+    whole = {"stop", "length"} if keep else {"stop"}
+    usable = [p for p in it.ranked if completion_of(p).finish_reason in whole]
     assert bool(rows) == bool(usable)
     assert sum(dropped.values()) == (not usable)
     texts = list(dict.fromkeys(completion_of(p).text for p in usable))

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 
 from pydantic import BeforeValidator, Field
 
+from toa_trl.agents.completions import checked
 from toa_trl.errors import AgentError, ConfigError, Unavailable
 from toa_trl.models.chat import render
 from toa_trl.types import Completion, Message, Sampling, as_dicts, as_messages
 from toa_trl.utils.config import Config, NonNegativeFloat, PositiveInt, Raw, Text, validate
-from toa_trl.utils.numbers import as_number
 
 # Sent, because servers take what a request lacks from the model's generation_config.json.
 NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
@@ -147,19 +147,32 @@ def as_agent(given: Any, place: str = "agents") -> Agent:
     return AdaptedAgent(given)
 
 
+async def ask(
+    agent: Agent, messages: Sequence[Message], *, sampling: Sampling, seed: int
+) -> Completion:
+    """Call `agent.generate`, and check what it returns.
+
+    Raises:
+        AgentError: see `Agent`, or the completion is not usable: see `checked`.
+        Unavailable: see `Agent`.
+    """
+    done = await agent.generate(messages, sampling=sampling, seed=seed)
+    return checked(f"agent {agent.name!r}", done)
+
+
 async def generate_patiently(
     agent: Agent, messages: Sequence[Message], *, sampling: Sampling, seed: int, wait_s: float
 ) -> Completion:
-    """Call `agent.generate`, and repeat it for up to `wait_s` seconds while no server answers.
+    """Ask an agent, and repeat it for up to `wait_s` seconds while no server answers.
 
     Raises:
-        AgentError: see `Agent`.
+        AgentError: see `ask`.
         Unavailable: no server has answered for `wait_s` seconds.
     """
     loop, until_s = asyncio.get_running_loop(), None
     while True:
         try:
-            return await agent.generate(messages, sampling=sampling, seed=seed)
+            return await ask(agent, messages, sampling=sampling, seed=seed)
         except Unavailable:
             until_s = until_s or loop.time() + wait_s
             if loop.time() >= until_s:
@@ -206,37 +219,6 @@ class SamplingOf:
         return self._cached[1]
 
 
-def split_reasoning(text: str) -> tuple[str | None, str]:
-    """Split a response into its reasoning (the part in think tags, or None) and its answer.
-
-    A chat template may open the tag itself, so that the text has only the closing one. max_tokens
-    may cut a text within its reasoning, which leaves no answer.
-    """
-    head, end, answer = text.partition("</think>")
-    if end:
-        return head.replace("<think>", "", 1).strip(), answer.lstrip()
-    if text.lstrip().startswith("<think>"):
-        return text.lstrip().removeprefix("<think>").strip(), ""
-    return None, text
-
-
-def without_reasoning(place: str, done: Completion) -> Completion:
-    """Move the part of a completion's text in think tags to `reasoning`.
-
-    Raises:
-        AgentError: max_tokens ended the response before its answer.
-    """
-    if done.reasoning is None:
-        reasoning, text = split_reasoning(done.text)
-        if reasoning is None:
-            return done
-        done = replace(done, text=text, reasoning=reasoning)
-    if not done.text.strip():
-        problem = f"nothing but reasoning (finish_reason {done.finish_reason})"
-        raise AgentError(f"{place}: {problem}; raise max_tokens", done)
-    return done
-
-
 def with_system(messages: Sequence[Message], system_prompt: str | None) -> tuple[Message, ...]:
     """Return the messages with a system prompt in front, joined to an existing one."""
     messages = as_messages(messages)
@@ -258,25 +240,3 @@ def prompt_tokens(place: str, tokenizer: Any, messages: Sequence[Message]) -> li
     except ValueError as error:
         raise AgentError(f"{place}: {error}") from error
     return ids
-
-
-def storable(done: Completion) -> Completion:
-    """Return the completion with numbers of Python and texts that UTF-8 can encode.
-
-    An agent of the user's may count in numpy or torch, which the journal cannot store.
-    """
-    counts = (done.prompt_tokens, done.completion_tokens, done.flops)
-    if any(type(count) not in (int, float, type(None)) for count in counts):
-        num_prompt, num_completion, flops = map(as_number, counts)
-        done = replace(
-            done, prompt_tokens=num_prompt, completion_tokens=num_completion, flops=flops
-        )
-    if done.text.isascii() and not done.reasoning:
-        return done
-    reasoning = None if done.reasoning is None else whole_text(done.reasoning)
-    return replace(done, text=whole_text(done.text), reasoning=reasoning)
-
-
-def whole_text(text: str) -> str:
-    """Replace unpaired surrogates, which a server sends when it cuts an emoji in two."""
-    return text.encode("utf-8", "replace").decode("utf-8")

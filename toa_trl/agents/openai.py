@@ -6,14 +6,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from toa_trl.agents.base import (
-    NEUTRAL,
-    Agent,
-    SamplingEntry,
-    SamplingOf,
-    with_system,
-    without_reasoning,
-)
+from toa_trl.agents.base import NEUTRAL, Agent, SamplingEntry, SamplingOf, with_system
+from toa_trl.agents.completions import checked, finish_of, storable, without_reasoning
+from toa_trl.agents.replies import read_reply
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.models.endpoints import Endpoints, RequestError
 from toa_trl.models.flops import Flops
@@ -21,6 +16,8 @@ from toa_trl.types import Completion, Message, Sampling, as_openai
 from toa_trl.utils.config import PositiveFloat, PositiveInt, Text
 
 logger = logging.getLogger(__name__)
+
+MAX_SHOWN = 200  # characters of a refusal that an error shows
 
 
 class OpenAIAgent(Agent):
@@ -151,36 +148,33 @@ class OpenAIAgent(Agent):
         await self._endpoints.aclose()
 
     def _completion(self, answer: Any) -> Completion:
-        try:
-            choice, usage = answer["choices"][0], answer.get("usage") or {}
-            message, finish_reason = choice["message"], choice.get("finish_reason") or "stop"
-            text, reasoning = (
-                message["content"],
-                message.get("reasoning_content") or message.get("reasoning"),
-            )
-            num_prompt, num_completion = (
-                usage.get("prompt_tokens") or 0,
-                usage.get("completion_tokens") or 0,
-            )
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise ValueError("not a chat completion") from error
-        texts, numbers = (finish_reason, reasoning or ""), (num_prompt, num_completion)
-        if not all(isinstance(value, str) for value in texts) or not all(
-            isinstance(value, int) for value in numbers
-        ):
-            raise ValueError("not a chat completion: something in it has another type")
+        """Return the completion of a server's reply.
+
+        Raises:
+            ValueError: the reply is malformed, so that another attempt may help.
+            AgentError: it is no answer; what was paid for is in the error.
+        """
+        reply = read_reply(answer)
+        num_prompt, num_completion = _usage(answer)
         flops = self._flops(num_prompt + num_completion) if self._flops and num_completion else None
-        text = text if isinstance(text, str) else ""
-        if self._keep_reasoning and reasoning:
+        text, reasoning = reply.text, reply.reasoning or None
+        if self._keep_reasoning and reasoning and text.strip():
             text, reasoning = f"<think>\n{reasoning}\n</think>\n\n{text}", None
+        finish_reason = finish_of(reply.finish_reason)
         done = Completion(text, finish_reason, num_prompt, num_completion, flops, reasoning)
-        if not self._keep_reasoning:
-            done = without_reasoning(self._place, done)
-        if not done.text.strip():
-            raise AgentError(
-                f"{self._place}: an empty response (finish_reason {finish_reason})", done
+        problem = reply.problem
+        if reply.refusal.strip():
+            problem = f"the model refused: {reply.refusal.strip()[:MAX_SHOWN]!r}"
+        elif reasoning and not text.strip() and finish_reason == "stop":
+            problem = (
+                "the server's reasoning parser took the whole response for reasoning "
+                "(reasoning_content); serve the model without --reasoning-parser, or set "
+                "extra_body: {chat_template_kwargs: {enable_thinking: false}}"
             )
-        return done
+        if problem:
+            raise AgentError(f"{self._place}: no answer: {problem}", storable(done))
+        done = without_reasoning(self._place, done, self._keep_reasoning)
+        return checked(self._place, done)
 
 
 def _flops(place: str, config: str) -> Flops:
@@ -192,3 +186,13 @@ def _flops(place: str, config: str) -> Flops:
         raise ConfigError(
             f"{place}: no configuration could be loaded from {config!r}: {error}"
         ) from error
+
+
+def _usage(answer: Any) -> tuple[int, int]:
+    usage = answer.get("usage") or {}
+    if not isinstance(usage, dict):
+        raise ValueError("not a chat completion: its usage has another type")
+    numbers = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
+    if not all(isinstance(number, int) for number in numbers):
+        raise ValueError("not a chat completion: its usage has another type")
+    return numbers

@@ -17,14 +17,8 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from toa_trl.agents.base import (
-    Agent,
-    SamplingEntry,
-    SamplingOf,
-    prompt_tokens,
-    with_system,
-    without_reasoning,
-)
+from toa_trl.agents.base import Agent, SamplingEntry, SamplingOf, prompt_tokens, with_system
+from toa_trl.agents.completions import without_reasoning
 from toa_trl.errors import AgentError
 from toa_trl.models.batching import Batcher
 from toa_trl.models.flops import Flops
@@ -88,7 +82,7 @@ class TransformersAgent(Agent):
         """
         asked = with_system(messages, self._system_prompt)
         done = await self._engine.generate(asked, self._sampling(sampling), seed)
-        return done if self._keep_reasoning else without_reasoning(f"agent {self.name!r}", done)
+        return without_reasoning(f"agent {self.name!r}", done, self._keep_reasoning)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,8 @@ from typing import Any, TypeVar
 from uuid import uuid4
 from weakref import WeakValueDictionary, finalize
 
-from toa_trl.agents.base import (
-    Agent,
-    SamplingEntry,
-    SamplingOf,
-    prompt_tokens,
-    with_system,
-    without_reasoning,
-)
+from toa_trl.agents.base import Agent, SamplingEntry, SamplingOf, prompt_tokens, with_system
+from toa_trl.agents.completions import without_reasoning
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.models.flops import Flops
 from toa_trl.models.loading import check_whole_model, load_tokenizer
@@ -81,7 +75,7 @@ class VLLMAgent(Agent):
         """
         asked = with_system(messages, self._system_prompt)
         done = await _in_thread(self._engine.generate(asked, self._sampling(sampling), seed))
-        return done if self._keep_reasoning else without_reasoning(self._place, done)
+        return without_reasoning(self._place, done, self._keep_reasoning)
 
     async def aclose(self) -> None:
         """Shut the engine down, for every agent that shares it. The next call starts it again."""

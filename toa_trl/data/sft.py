@@ -60,13 +60,14 @@ def sft_rows(
 
 def usable(rollout: Rollout, keep_truncated: bool) -> list[tuple[int, Play]]:
     """Return (rank, play) of the usable scored plays, best first; rank 1 is the best of all."""
+    whole = {"stop", "length"} if keep_truncated else {"stop"}
     ranked = enumerate(rollout.ranked, 1)
-    return [(rank, play) for rank, play in ranked if keep_truncated or not truncated(play)]
+    return [(rank, play) for rank, play in ranked if finish_reason(play) in whole]
 
 
-def truncated(play: Play) -> bool:
-    """Return whether max_tokens cut the response short."""
-    return play.completion is not None and play.completion.finish_reason == "length"
+def finish_reason(play: Play) -> str:
+    """Return "stop", "length" (max_tokens cut it short), or what a server gave instead."""
+    return play.completion.finish_reason if play.completion is not None else "stop"
 
 
 def no_response_reason(rollout: Rollout) -> str:

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import AfterValidator
 
-from toa_trl.agents.base import whole_text
+from toa_trl.agents.completions import whole_text
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.evaluation import alpaca_process
 from toa_trl.evaluation.intervals import bootstrap

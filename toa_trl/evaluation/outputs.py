@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from toa_trl.agents import Agent, make_agent
-from toa_trl.agents.base import generate_patiently, whole_text
+from toa_trl.agents.base import generate_patiently
 from toa_trl.errors import AgentError
 from toa_trl.evaluation.ledger import Ledger
 from toa_trl.models.loading import check_whole_model, read_config
@@ -69,8 +69,8 @@ async def respond(
 
     Args:
         agent: the model. Its errors are raised once all other responses are there, because a
-            missing answer is not a wrong answer; but a response that max_tokens ended before it
-            began (in its reasoning) counts as empty.
+            missing answer is not a wrong answer; but an empty response, and one that max_tokens
+            ended before it began (in its reasoning), counts as empty.
         prompts: what is asked.
         task: finds the response in an answer; "" where there is none.
         sampling: of the samples; the greedy response uses its max_tokens and stop.
@@ -137,10 +137,13 @@ async def _generate(
             agent, prompt.messages, sampling=sampling, seed=seed, wait_s=patience_s
         )
     except AgentError as error:
-        if error.completion is None or error.completion.finish_reason != "length":
+        done = error.completion
+        is_cut = done is not None and done.finish_reason == "length"
+        is_empty = done is not None and done.finish_reason == "stop" and not done.reasoning
+        if done is None or done.text.strip() or not (is_cut or is_empty):
             raise AgentError(f"prompt {prompt.id!r}: {error}") from error
-        return Output("", "length")
-    return Output(whole_text(done.text), done.finish_reason)
+        return Output("", done.finish_reason)
+    return Output(done.text, done.finish_reason)
 
 
 async def check_all(

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from toa_trl.agents import Agent
-from toa_trl.agents.base import storable, whole_text
+from toa_trl.agents.base import ask
+from toa_trl.agents.completions import checked, storable, whole_text
 from toa_trl.errors import AgentError, RewardError, ToaError, Unavailable
 from toa_trl.rewards import RewardModel
 from toa_trl.rewards.base import check_scores
@@ -192,10 +193,10 @@ class Runner:
         completion, score, error = None, None, None
         try:
             messages = self.task.render(prompt, action, plays)
-            completion = storable(await agent.generate(messages, sampling=self.sampling, seed=seed))
+            completion = await ask(agent, messages, sampling=self.sampling, seed=seed)
             text = self.task.parse(prompt, completion.text)
             if text != completion.text:
-                completion = replace(completion, text=text)
+                completion = checked("the task", replace(completion, text=text))
             judged = self.task.judged(prompt)
             scores = await self.reward_model.score_details(judged, [completion.text])
             check_scores("the reward model", [scored.value for scored in scores], 1)

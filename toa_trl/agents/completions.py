@@ -1,0 +1,96 @@
+"""What a completion must be before it is scored, shown to other agents or trained on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from toa_trl.agents.reasoning import split_reasoning
+from toa_trl.errors import AgentError
+from toa_trl.types import Completion
+from toa_trl.utils.numbers import as_number
+
+# Servers have several words for the two ends of a response that was not interrupted.
+WHOLE = {
+    *("stop", "eos", "eos_token", "stop_token", "stop_sequence", "stop_string"),
+    *("end_turn", "end_of_turn", "complete"),
+}
+CUT = {"length", "max_tokens", "max_output_tokens", "max_length", "model_length"}
+MAX_REASON = 40  # characters of a finish_reason that are kept
+
+
+def finish_of(reason: str | None) -> str:
+    """Return "stop", "length", or what a server gave instead: such a response is not usable."""
+    word = (reason or "").strip().lower()
+    if word in WHOLE:
+        return "stop"
+    return "length" if word in CUT else (reason or "none")[:MAX_REASON]
+
+
+def without_reasoning(place: str, done: Completion, keep: bool = False) -> Completion:
+    """Return an engine's completion with its reasoning apart from its text.
+
+    Args:
+        place: prefix of messages, such as "agent 'llama'".
+        done: the response as it was generated.
+        keep: leave the reasoning in the text.
+
+    Raises:
+        AgentError: there is no answer behind the reasoning.
+    """
+    reasoning, answer = split_reasoning(done.text)
+    if reasoning is not None or done.reasoning is not None:
+        parts = filter(None, (done.reasoning, reasoning))
+        apart = replace(done, text=answer, reasoning="\n\n".join(parts))
+        if not answer.strip():
+            problem = f"nothing but reasoning (finish_reason {done.finish_reason})"
+            remedy = "; raise max_tokens" if done.finish_reason == "length" else ""
+            raise AgentError(f"{place}: {problem}{remedy}", storable(apart))
+        return done if keep else apart
+    return done
+
+
+def checked(place: str, done: Any) -> Completion:
+    """Return a completion that may be used: a whole or truncated text, which UTF-8 can encode.
+
+    Raises:
+        AgentError: it is empty, was interrupted, or is no `Completion`.
+    """
+    if not isinstance(done, Completion) or not all(
+        isinstance(text, str) for text in (done.text, done.reasoning or "")
+    ):
+        raise AgentError(f"{place}: an agent must return a Completion with a text, not {done!r}")
+    finish = finish_of(done.finish_reason)
+    if finish != done.finish_reason:
+        done = replace(done, finish_reason=finish)
+    done = storable(done)
+    if finish not in ("stop", "length"):
+        raise AgentError(
+            f"{place}: the response was not completed: finish_reason {finish!r} instead of 'stop'",
+            done,
+        )
+    if not done.text.strip():
+        raise AgentError(f"{place}: an empty response (finish_reason {finish})", done)
+    return done
+
+
+def storable(done: Completion) -> Completion:
+    """Return the completion with numbers of Python and texts that UTF-8 can encode.
+
+    An agent of the user's may count in numpy or torch, which the journal cannot store.
+    """
+    counts = (done.prompt_tokens, done.completion_tokens, done.flops)
+    if any(type(count) not in (int, float, type(None)) for count in counts):
+        num_prompt, num_completion, flops = map(as_number, counts)
+        done = replace(
+            done, prompt_tokens=num_prompt, completion_tokens=num_completion, flops=flops
+        )
+    if done.text.isascii() and not done.reasoning:
+        return done
+    reasoning = None if done.reasoning is None else whole_text(done.reasoning)
+    return replace(done, text=whole_text(done.text), reasoning=reasoning)
+
+
+def whole_text(text: str) -> str:
+    """Replace unpaired surrogates, which a server sends when it cuts an emoji in two."""
+    return text.encode("utf-8", "replace").decode("utf-8")
