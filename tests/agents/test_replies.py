@@ -101,7 +101,12 @@ def test_what_is_no_answer_fails_at_once_with_the_reason(server: Server, case: s
 
 
 def test_empty_lists_of_tool_calls_are_no_calls(server: Server) -> None:
-    message = {"content": "It is 7.", "tool_calls": [], "function_call": None, "refusal": None}
+    message: dict[str, Any] = {
+        "content": "It is 7.",
+        "tool_calls": [],
+        "function_call": None,
+        "refusal": None,
+    }
     assert answer(server, reply(message)).text == "It is 7."
 
 
@@ -173,8 +178,8 @@ class Own:
     ],
 )
 def test_completions_of_every_engine_are_checked(done: Any, reason: str) -> None:
-    agents = [Own(done), {"name": "other", "engine": "scripted"}]
-    sampler = TOASampler(agents, {"kind": "length"}, "parallel", 2, progress=False)  # type: ignore[list-item]
+    agents: list[Any] = [Own(done), {"name": "other", "engine": "scripted"}]
+    sampler = TOASampler(agents, {"kind": "length"}, "parallel", 2, progress=False)
     (rollout,) = sampler.sample(["What is half of 14?"])
     errors = [play.error for play in rollout.plays if play.action.agent == "own"]
     assert errors

@@ -61,17 +61,16 @@ def checked(place: str, done: Any) -> Completion:
     ):
         raise AgentError(f"{place}: an agent must return a Completion with a text, not {done!r}")
     finish = finish_of(done.finish_reason)
-    if finish != done.finish_reason:
-        done = replace(done, finish_reason=finish)
-    done = storable(done)
+    changed = finish != done.finish_reason
+    usable: Completion = storable(replace(done, finish_reason=finish) if changed else done)
     if finish not in ("stop", "length"):
         raise AgentError(
             f"{place}: the response was not completed: finish_reason {finish!r} instead of 'stop'",
-            done,
+            usable,
         )
-    if not done.text.strip():
-        raise AgentError(f"{place}: an empty response (finish_reason {finish})", done)
-    return done
+    if not usable.text.strip():
+        raise AgentError(f"{place}: an empty response (finish_reason {finish})", usable)
+    return usable
 
 
 def storable(done: Completion) -> Completion:

@@ -22,7 +22,7 @@ from toa_trl.evaluation.ledger import Ledger
 from toa_trl.models.loading import check_whole_model, read_config
 from toa_trl.rewards import RewardModel
 from toa_trl.tasks import Task
-from toa_trl.types import Prompt, Sampling
+from toa_trl.types import Completion, Prompt, Sampling
 
 # Thai, Lao, Burmese, Khmer, kana and Han have no spaces between words
 UNSPACED = re.compile(
@@ -137,13 +137,18 @@ async def _generate(
             agent, prompt.messages, sampling=sampling, seed=seed, wait_s=patience_s
         )
     except AgentError as error:
-        done = error.completion
-        is_cut = done is not None and done.finish_reason == "length"
-        is_empty = done is not None and done.finish_reason == "stop" and not done.reasoning
-        if done is None or done.text.strip() or not (is_cut or is_empty):
-            raise AgentError(f"prompt {prompt.id!r}: {error}") from error
-        return Output("", done.finish_reason)
+        given = error.completion
+        if given is not None and _is_no_answer(given):
+            return Output("", given.finish_reason)
+        raise AgentError(f"prompt {prompt.id!r}: {error}") from error
     return Output(done.text, done.finish_reason)
+
+
+def _is_no_answer(done: Completion) -> bool:
+    is_cut = done.finish_reason == "length"
+    return not done.text.strip() and (
+        is_cut or (done.finish_reason == "stop" and not done.reasoning)
+    )
 
 
 async def check_all(
