@@ -216,7 +216,7 @@ def test_a_graded_verifier_gives_no_accuracy_even_where_all_is_wrong() -> None:
     )
 
 
-@pytest.mark.parametrize("language", ["Chinese", "zh", "Japanese"])
+@pytest.mark.parametrize("language", ["Chinese", "zh", "Japanese", "zho_Hans", "chinois"])
 def test_bleu_knows_languages_without_spaces(language: str) -> None:
     text, reference = "天空是蓝色的海是绿色的", "天空是蓝色的海也是绿色的"
     prompts = [Prompt("p", "x", {"reference": reference, "target_language": language})]  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import sacrebleu
 from tests.helpers import wait
 from toa_trl.errors import RewardError
 from toa_trl.rewards import make_reward
+from toa_trl.rewards.overlap import bleu_tokenizer
 from toa_trl.types import Prompt
 
 REFERENCE = "The cat sat on the mat because it was warm."
@@ -73,3 +74,47 @@ def test_another_column_may_be_named(kind: str) -> None:
     assert wait(
         make_reward({"kind": kind, "column": "gold"}).score(prompt, [REFERENCE])
     ) == pytest.approx([100])
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "languages"),
+    [
+        (
+            "zh",
+            "Chinese; zh; ZH-TW; zh_CN; zho; chi; cmn; yue; zho_Hans; zho_Hant; yue_Hant; zh-Hans; "
+            "Simplified Chinese; chinese (traditional); Mandarin; Cantonese; 中文; 简体中文",
+        ),
+        (
+            "char",
+            "Japanese; ja; ja-JP; jpn; jpn_Jpan; 日本語; Thai; tha_Thai; ไทย; Lao; lao_Laoo; "
+            "Central Khmer; khm_Khmr; Burmese; Myanmar (Burmese); mya; mya_Mymr; bod_Tibt; Tibetan",
+        ),
+        (
+            "13a",
+            "German; de; deu; deu_Latn; de-CH; zho_Latn; ja-Latn; Serbian (my dialect); English; "
+            "Korean; kor_Hang; Vietnamese; Malay; ; Русский; हिन्दी",
+        ),
+    ],
+)
+def test_the_tokenizer_of_a_language_in_any_usual_spelling(tokenizer: str, languages: str) -> None:
+    found = {name: bleu_tokenizer(name.strip()) for name in languages.split(";")}
+    assert found == dict.fromkeys(found, tokenizer)
+    assert bleu_tokenizer(float("nan")) == bleu_tokenizer(None) == "13a"
+
+
+@pytest.mark.parametrize(
+    ("reference", "usual"),
+    [
+        ("今天天气很好,我们走吧", "Chinese"),
+        ("今日は天気がいいので散歩に行きます", "Japanese"),
+        ("วันนี้อากาศดี เราไปเดินเล่นกันเถอะ", "Thai"),
+        ("The word is 天气, the weather.", "English"),
+    ],
+)
+def test_of_an_unknown_language_the_references_decide(reference: str, usual: str) -> None:
+    assert bleu_tokenizer("chinois", [reference]) == bleu_tokenizer(usual)
+    prompt = Prompt("p", "x", {"reference": reference})  # type: ignore[arg-type]
+    named = Prompt("p", "x", {"reference": reference, "target_language": usual})  # type: ignore[arg-type]
+    model = make_reward({"kind": "bleu"})
+    response = reference[:3] + reference[5:]
+    assert wait(model.score(prompt, [response])) == wait(model.score(named, [response]))

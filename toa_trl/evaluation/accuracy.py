@@ -136,7 +136,11 @@ def corpus_scores(prompts: Sequence[Prompt], texts: Sequence[str]) -> dict[str, 
     # as sacrebleu wants them: a list of all first references, a list of all second ones, ...
     streams = list(map(list, zip_longest(*references)))
     scores = {"chrf": sacrebleu.corpus_chrf(list(texts), streams).score}
-    tokenizers = {bleu_tokenizer(prompt.metadata.get("target_language", "")) for prompt in prompts}
+    by_language: dict[str, list[str]] = {}
+    for prompt, texts_of_prompt in zip(prompts, references, strict=True):
+        language = str(prompt.metadata.get("target_language", ""))
+        by_language.setdefault(language, []).extend(filter(None, texts_of_prompt))
+    tokenizers = {bleu_tokenizer(language, found) for language, found in by_language.items()}
     if len(tokenizers) == 1:
         bleu = sacrebleu.corpus_bleu(list(texts), streams, tokenize=tokenizers.pop())
         scores["bleu"] = bleu.score
