@@ -17,7 +17,7 @@ from toa_trl.distributed.shards import check_not_sharded
 from toa_trl.errors import ConfigError
 from toa_trl.hub.push import check_push, push_folder
 from toa_trl.report.page import write_report
-from toa_trl.rollouts import Rollouts
+from toa_trl.rollouts import Rollouts, check_run_target
 from toa_trl.sampling.progress import Progress
 from toa_trl.sampling.run_file import finish_run_file, start_run_file
 from toa_trl.types import Prompt
@@ -53,6 +53,7 @@ def main() -> None:
     """Sample a run, and write its data sets and its report."""
     config = read_config(SynthesisConfig, description=__doc__)
     run_dir = Path(config.output_dir)
+    check_run_target(run_dir)
     if (run_dir / "report.html").exists() and not Rollouts.load(run_dir).unfinished:
         raise ConfigError(f"output_dir: {run_dir} holds a finished run; choose another folder")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -21,21 +21,32 @@ from toa_trl.data.tables import (
     ROLLOUTS,
     SFT,
     as_dataset,
+    is_table,
     rollout_rows,
     with_message_fields,
     write_parquet,
 )
 from toa_trl.errors import ConfigError
+from toa_trl.hub import lineage
 from toa_trl.hub.dataset_card import write_card
-from toa_trl.hub.lineage import write_lineage
 from toa_trl.hub.push import push_folder
 from toa_trl.report import audit
 from toa_trl.report.audit.language import main_languages
+from toa_trl.report.marker import is_report
 from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.limits import Meter
 from toa_trl.types import Rollout
+from toa_trl.utils.cards import is_card
 from toa_trl.utils.config import call
 from toa_trl.utils.files import read_yaml
+from toa_trl.utils.targets import (
+    check_folder,
+    check_not_in_run,
+    check_ours,
+    check_run_folder,
+    is_data_lineage,
+    replacing,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -136,9 +147,10 @@ class Rollouts:
             For "sft" and "dpo", the number of prompts without a row, by reason.
 
         Raises:
-            ConfigError: a parameter is out of range, or a file is not an evaluation set.
+            ConfigError: a parameter is out of range, a file is not an evaluation set, or something
+                would be replaced that this package did not write.
         """
-        from toa_trl.report.picture import write_reward_picture  # matplotlib
+        from toa_trl.report import picture  # matplotlib
 
         if isinstance(without, str):
             raise ConfigError(f"without: must be a list, not {without!r}")
@@ -152,34 +164,35 @@ class Rollouts:
         params = {"sft": dict(sft or {}), "dpo": dict(preference or {})}
         # Errors are raised before anything is written.
         index = audit.Index(decontaminate) if decontaminate else None
-        contamination = None
+        contamination, card_file = None, run_dir / "README.md"
         rows, dropped = self._rows(params, left_out)
-        # If this is interrupted, no audit of other data must remain.
-        (run_dir / audit.FILE).unlink(missing_ok=True)
-        plays = rollout_rows(self)
-        num_rows = {"rollouts": write_parquet(plays, self._schema(ROLLOUTS), run_dir / "rollouts")}
-        if index is not None:
-            contamination = replace(audit.find_contamination(run_dir, index, rows), num_kept=0)
-            rows, dropped = self._rows(params, left_out.union(contamination.prompt_ids))
-        for name, schema in (("sft", SFT), ("dpo", PREFERENCE)):
-            num_rows[name] = write_parquet(rows[name], self._schema(schema), run_dir / name)
-        result = audit.Audit(audit.audit_reward(run_dir), contamination)
-        result.write(run_dir / audit.FILE)
-        write_lineage(run_dir, self.identity)
-        write_card(
-            run_dir / "README.md",
-            self.identity,
-            self._journal.counts(),
-            num_rows,
-            dropped,
-            params,
-            audit.card_section(result),
-            about={"language": _languages(run_dir / "sft"), **(card or {})},
-            prompts=of_run,
-            agents=self._journal.agent_counts(),
-            cost=self._cost(of_run),
-            picture=write_reward_picture(run_dir),
-        )
+        check_export(run_dir)
+        with replacing(run_dir, export_targets()) as fresh:
+            plays, schema = rollout_rows(self), self._schema(ROLLOUTS)
+            num_rows = {"rollouts": write_parquet(plays, schema, fresh / "rollouts")}
+            if index is not None:
+                contamination = replace(audit.find_contamination(fresh, index, rows), num_kept=0)
+                rows, dropped = self._rows(params, left_out.union(contamination.prompt_ids))
+            for name, schema in (("sft", SFT), ("dpo", PREFERENCE)):
+                num_rows[name] = write_parquet(rows[name], self._schema(schema), fresh / name)
+            result = audit.Audit(audit.audit_reward(fresh), contamination)
+            result.write(fresh / audit.FILE)
+            lineage.write_lineage(fresh, self.identity)
+            write_card(
+                card_file,
+                self.identity,
+                self._journal.counts(),
+                num_rows,
+                dropped,
+                params,
+                audit.card_section(result),
+                about={"language": _languages(fresh / "sft"), **(card or {})},
+                prompts=of_run,
+                agents=self._journal.agent_counts(),
+                cost=self._cost(of_run),
+                picture=picture.write_reward_picture(fresh),
+                output=fresh / card_file.name,
+            )
         return dropped
 
     def _schema(self, schema: pa.Schema) -> pa.Schema:
@@ -237,6 +250,46 @@ class Rollouts:
                 folder = Path(temporary) / repo_id.rpartition("/")[2]
             self.save(folder, **params)
             return push_folder(folder, repo_id, private=private, token=token, overwrite=overwrite)
+
+
+def export_targets() -> dict[str, Callable[[Path], bool]]:
+    """Return what `Rollouts.save` writes into a folder, and what recognizes each of it."""
+    from toa_trl.report import picture  # matplotlib
+
+    return {
+        **dict.fromkeys(("rollouts", "sft", "dpo"), is_table),
+        picture.FILE: picture.is_picture,
+        audit.FILE: audit.is_audit,
+        lineage.FILE: is_data_lineage,
+        "README.md": is_card,
+    }
+
+
+def check_export(folder: Path, place: str = "output_dir") -> None:
+    """Check that `Rollouts.save` may write into a folder; nothing is changed.
+
+    Args:
+        folder: folder of the run, or another one.
+        place: key or option, for the message.
+
+    Raises:
+        ConfigError: it cannot be written, is a part of a run, or holds something of the same name
+            that this package did not write.
+    """
+    check_folder(folder, place)
+    check_not_in_run(folder, place, parts_only=True)
+    check_ours({folder / name: is_ours for name, is_ours in export_targets().items()})
+
+
+def check_run_target(folder: Path) -> None:
+    """Check that a run with its data sets and report may be written into a folder.
+
+    Raises:
+        ConfigError: see `check_export` and `toa_trl.utils.targets.check_run_folder`.
+    """
+    check_run_folder(folder)
+    check_export(folder)
+    check_ours({folder / "report.html": is_report})
 
 
 def _languages(sft: Path) -> list[str]:

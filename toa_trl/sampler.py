@@ -33,6 +33,7 @@ from toa_trl.tasks import Task, make_task
 from toa_trl.types import Prompt, Sampling
 from toa_trl.utils.aio import run_until_signal
 from toa_trl.utils.config import NonNegativeFloat, NonNegativeInt, PositiveInt, model_of, validate
+from toa_trl.utils.targets import check_run_folder
 
 logger = logging.getLogger(__name__)
 
@@ -223,6 +224,8 @@ class TOASampler:
             columns = {"prompt": prompt.messages[-1].content, **prompt.metadata}
             self._task.check(f"prompt {prompt.id!r}", columns)
         run_dir = None if output_dir is None else Path(output_dir).expanduser()
+        if run_dir is not None and not part:
+            check_run_folder(run_dir)
         resumed = run_dir is not None and (run_dir / "journal.sqlite").exists()
         try:
             if not resumed:  # an unreachable server must leave nothing behind

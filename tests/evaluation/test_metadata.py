@@ -190,7 +190,7 @@ def test_a_text_without_metadata_gets_some(tmp_path: Path) -> None:
     card = tmp_path / "README.md"
     card.write_text("# Mine\n", encoding="utf-8")
     write_metadata(card, RESULTS, "base", dataset_name="problems")
-    assert card.read_text(encoding="utf-8").endswith("---\n# Mine\n")
+    assert card.read_text(encoding="utf-8").endswith("-->\n\n# Mine\n")
     assert by_name(metadata_load(card) or {}).keys() == {"Accuracy, greedy"}
 
 
@@ -215,8 +215,6 @@ def test_a_model_without_figures_names_those_with(tmp_path: Path) -> None:
 def test_a_card_that_cannot_be_read_is_left_alone(tmp_path: Path, block: str) -> None:
     card = tmp_path / "README.md"
     card.write_text(f"---\n{block}\n---\ntext\n", encoding="utf-8")
-    with pytest.raises(
-        ConfigError, match=r"README\.md: the metadata of this model card cannot be read"
-    ):
+    with pytest.raises(ConfigError, match=r"README\.md: the metadata of this card cannot be read"):
         write_metadata(card, RESULTS, "base", dataset_name="problems")
     assert card.read_text(encoding="utf-8") == f"---\n{block}\n---\ntext\n"

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard, metadata_load
 
-from toa_trl.errors import ConfigError
 from toa_trl.evaluation.metadata import write_evaluation
-from toa_trl.hub.model_card import extend_model_card, model_lineage
+from toa_trl.hub.model_card import model_lineage, write_model_card
 
 RUN = {
     "fingerprint": "0123456789abcdef",
@@ -21,6 +20,7 @@ RUN = {
     "reward": "classifier `org/rm`",
 }
 FACTS = {"base_model": "org/base", "method": "SFT", "toa_trl": "0.1"}
+CARD = "---\ntags: [trl]\n---\n# Model\n\ntext\n\n## Citations\n\n@article\n"
 DATA = {"dataset": "me/first", "rows": 12345, "fraction": None, **RUN}
 
 
@@ -47,17 +47,13 @@ def test_a_card_of_trls_is_extended_once_and_keeps_what_it_says(
     tmp_path: Path, trl_card: str
 ) -> None:
     path = tmp_path / "README.md"
-    path.write_text(trl_card)
-    extend_model_card(
-        tmp_path, [DATA, {"dataset": "me/second", "rows": None, "fraction": 0.25}], FACTS
-    )
+    data: list[dict[str, Any]] = [DATA, {"dataset": "me/second", "rows": None, "fraction": 0.25}]
+    write_model_card(tmp_path, data, FACTS, trl_card)
     once = path.read_text()
-    extend_model_card(
-        tmp_path, [DATA, {"dataset": "me/second", "rows": None, "fraction": 0.25}], FACTS
-    )
+    write_model_card(tmp_path, data, FACTS, trl_card)
     assert path.read_text() == once
     row = "| `me/first` | 12,345 |  | 0123456789abcdef | `toa`, 160 plays per prompt | "
-    assert row + "llama (`org/llama`), odd/one |" in once
+    assert row + "llama (`org/llama`), odd\\|one |" in once
     assert "| `me/second` |  | 0.25 |  |  |  |  |" in once
     assert "2. this model: SFT on `me/first` (run 0123456789abcdef), `me/second`" in once
     order = [
@@ -78,15 +74,15 @@ def test_a_card_of_trls_is_extended_once_and_keeps_what_it_says(
         if line.strip() and "None" not in line
     ]
     assert all(line in once.splitlines() for line in said)
-    data = ModelCard.load(path).data
-    assert (data.datasets, data.base_model, set(data.tags)) == (
+    about = ModelCard.load(path).data
+    assert (about.datasets, about.base_model, set(about.tags)) == (
         ["me/first", "me/second"],
         "org/base",
         {"generated_from_trainer", "trl", "sft", "toa_trl"},
     )
     assert json.loads((tmp_path / "lineage.json").read_text()) == {
         **FACTS,
-        "data": [DATA, {"dataset": "me/second", "rows": None, "fraction": 0.25}],
+        "data": data,
         "parent": None,
     }
 
@@ -95,13 +91,11 @@ def test_a_model_of_a_model_has_both_behind_it(tmp_path: Path) -> None:
     sft, dpo, run = tmp_path / "my-sft", tmp_path / "my-dpo", tmp_path / "my-run"
     for folder in (sft, dpo, run / "dpo"):
         folder.mkdir(parents=True)
-    extend_model_card(sft, [DATA], FACTS)
-    of_dpo: tuple[Any, ...] = (
-        [{**DATA, "dataset": str(run / "dpo"), "rows": 7}],
-        {"base_model": str(sft), "method": "DPO", "toa_trl": "0.1"},
-    )
+    write_model_card(sft, [DATA], FACTS, CARD)
+    data = [{**DATA, "dataset": str(run / "dpo"), "rows": 7}]
+    facts = {"base_model": str(sft), "method": "DPO", "toa_trl": "0.1"}
     for _ in range(2):
-        extend_model_card(dpo, *of_dpo)
+        write_model_card(dpo, data, facts, CARD)
     found = model_lineage(str(dpo))
     assert (found["base_model"], found["parent"]) == ("my-sft", model_lineage(str(sft)))
     text = (dpo / "README.md").read_text()
@@ -118,10 +112,10 @@ def test_a_model_of_a_model_has_both_behind_it(tmp_path: Path) -> None:
 
 
 def test_training_that_goes_on_in_its_own_folder_is_one_stage(tmp_path: Path) -> None:
-    extend_model_card(tmp_path, [DATA], FACTS)
+    write_model_card(tmp_path, [DATA], FACTS, CARD)
     again = {"base_model": str(tmp_path), "method": "DPO"}
     for _ in range(3):
-        extend_model_card(tmp_path, [DATA], again)
+        write_model_card(tmp_path, [DATA], again, CARD)
     found = model_lineage(str(tmp_path))
     assert (found["method"], found["parent"]["method"], found["parent"]["parent"]) == (
         "DPO",
@@ -131,19 +125,31 @@ def test_training_that_goes_on_in_its_own_folder_is_one_stage(tmp_path: Path) ->
 
 
 def test_what_a_card_already_names_stays(tmp_path: Path) -> None:
-    path = tmp_path / "README.md"
-    path.write_text(
-        "---\nbase_model: org/other\ntags: mine\ndatasets: [a/b]\nlicense: mit\n---\n"
-        "# Mine\n\nünïcode\n"
-    )
-    extend_model_card(tmp_path, [DATA], FACTS)
-    assert metadata_load(path) == {
+    card = "---\nbase_model: org/other\ntags: mine\ndatasets: [a/b]\n---\n# Mine\n\nünïcode\n"
+    write_model_card(tmp_path, [DATA], FACTS, card)
+    assert metadata_load(tmp_path / "README.md") == {
         "base_model": "org/other",
         "tags": ["mine", "toa_trl"],
         "datasets": ["a/b", "me/first"],
-        "license": "mit",
     }
-    assert "# Mine\n\nünïcode\n\n## Training data\n" in path.read_text()
+    assert "# Mine\n\nünïcode\n\n## Training data\n" in (tmp_path / "README.md").read_text()
+
+
+def test_a_model_card_edited_by_hand_stays_when_the_model_is_trained_again(tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    write_model_card(tmp_path, [DATA], FACTS, CARD)
+    write_evaluation(path, RESULTS, "dpo", "problems", "base")
+    text = path.read_text().replace("tags:", "license: mit\ntags:", 1)
+    path.write_text(f"{text}\n## Mine\n\nDo not use it.\n")
+    write_model_card(tmp_path, [DATA], FACTS, CARD.replace("# Model", "# Better"))
+    text = path.read_text()
+    assert "# Better" in text
+    assert "# Model" not in text
+    assert "## Mine\n\nDo not use it.\n" in text
+    assert "## Evaluation" not in text  # of the model before
+    metadata = metadata_load(path) or {}
+    assert metadata["license"] == "mit"
+    assert "model-index" not in metadata
 
 
 def test_a_lineage_of_data_is_none_of_a_model_and_a_broken_one_is_none(tmp_path: Path) -> None:
@@ -158,20 +164,16 @@ def test_a_lineage_of_data_is_none_of_a_model_and_a_broken_one_is_none(tmp_path:
     for content in (json.dumps(RUN), "{", "[]", "\xff", *map(json.dumps, foreign)):
         (tmp_path / "lineage.json").write_text(content, encoding="latin-1")
         assert model_lineage(str(tmp_path)) == {}
-        extend_model_card(
-            tmp_path / "student", [DATA], {"base_model": str(tmp_path), "method": "SFT"}
-        )
+        facts = {"base_model": str(tmp_path), "method": "SFT"}
+        write_model_card(tmp_path / "student", [DATA], facts, CARD)
     assert model_lineage("org/nowhere") == {}
 
 
-def test_a_card_that_is_not_yaml_is_named_and_left_alone(tmp_path: Path) -> None:
+def test_a_card_that_is_not_yaml_is_kept_beside_the_new_one(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("---\na: [\n---\n")
-    with pytest.raises(
-        ConfigError, match=r"README\.md: the metadata of this model card cannot be read"
-    ):
-        extend_model_card(tmp_path, [DATA], FACTS)
-    assert (tmp_path / "README.md").read_text() == "---\na: [\n---\n"
-    assert not (tmp_path / "README.md.new").exists()
+    write_model_card(tmp_path, [DATA], FACTS, CARD)
+    assert (tmp_path / "README.edited-1.md").read_text() == "---\na: [\n---\n"
+    assert "# Model" in (tmp_path / "README.md").read_text()
 
 
 RESULTS: dict[str, Any] = {
@@ -194,7 +196,7 @@ def table_cells(text: str) -> list[list[str]]:
 
 def test_an_evaluation_is_a_table_beside_the_baseline(tmp_path: Path) -> None:
     path = tmp_path / "README.md"
-    extend_model_card(tmp_path, [DATA], FACTS)
+    write_model_card(tmp_path, [DATA], FACTS, CARD)
     before = path.read_text()
     for _ in range(2):
         write_evaluation(path, RESULTS, "dpo", "problems", "base")
@@ -207,9 +209,7 @@ def test_an_evaluation_is_a_table_beside_the_baseline(tmp_path: Path) -> None:
     ]
     assert "1,000 prompts of problems" in text
     assert text.count("## Evaluation") == 1
-    assert text.split("---\n", 2)[2].startswith(before.split("---\n", 2)[2].rstrip())
-    extend_model_card(tmp_path, [DATA], FACTS)
-    assert path.read_text() == text
+    assert before.split("-->\n", 1)[1] in text
 
 
 def test_no_baseline_no_column(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_what_is_pushed_and_what_stays_at_home(hub: Process, run: Path) -> None:
     ]
     shards = {f"{part}/train-00000-of-00001.parquet" for part in ("sft", "dpo", "rollouts")}
     assert there["files"].keys() == PUSHED | shards
-    assert 'load_dataset("ann/first", "dpo"' in (run / "README.md").read_text()
+    assert 'load_dataset("OWNER/' in (run / "README.md").read_text()
 
 
 def test_a_second_push_of_the_same_is_no_commit(hub: Process, run: Path) -> None:

@@ -30,7 +30,8 @@ for part in ("sft", "dpo", "rollouts"):
     rows = pq.read_table(f"{run}/{part}").to_pylist()
     assert load_dataset(name, part, split="train").to_list() == rows, part
     assert load_dataset(f"{run}/{part}", split="train").to_list() == rows, part
-lines = open(f"{run}/README.md").read().partition("```python")[2].partition("```")[0].splitlines()
+from huggingface_hub import DatasetCard
+lines = DatasetCard.load(name).text.partition("```python")[2].partition("```")[0].splitlines()
 exec("\\n".join(line for line in lines if "from the run's folder" not in line))
 assert pairs.to_list() == pq.read_table(f"{run}/dpo").to_pylist()
 from toa_trl.hub.lineage import read_lineage
@@ -41,7 +42,7 @@ import sys, torch
 from huggingface_hub import HfApi, ModelCard
 from pathlib import Path
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from toa_trl.hub.model_card import extend_model_card, model_lineage
+from toa_trl.hub.model_card import model_lineage, write_model_card
 
 folder, name, data = sys.argv[1:]
 ours = AutoModelForCausalLM.from_pretrained("toa_trl/demo/weights/student")
@@ -51,7 +52,7 @@ from toa_trl.hub.lineage import read_lineage
 for _ in range(2):
     lineage = {"dataset": data, "rows": 12, "fraction": None, **read_lineage(data)}
     fields = {"base_model": "toa_trl/demo/weights/student", "method": "SFT"}
-    extend_model_card(Path(folder), [lineage], fields)
+    write_model_card(Path(folder), [lineage], fields, "# Model")
 HfApi().create_repo(name)
 HfApi().upload_folder(repo_id=name, folder_path=folder)
 theirs = AutoModelForCausalLM.from_pretrained(name)
@@ -63,7 +64,7 @@ assert card.data.datasets == [data] and "toa_trl" in card.data.tags, card.data
 assert f"SFT on `{data}` (run {lineage['fingerprint']})" in card.text
 assert model_lineage(name)["data"][0]["search"] == "toa"
 # and a model that is trained from it there has it behind it
-extend_model_card(Path(folder), [lineage], {"base_model": name, "method": "DPO"})
+write_model_card(Path(folder), [lineage], {"base_model": name, "method": "DPO"}, "# Model")
 assert model_lineage(folder)["parent"]["method"] == "SFT"
 """
 LOADED = """

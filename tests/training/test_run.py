@@ -67,7 +67,7 @@ def test_every_card_names_the_data(tmp_path: Path) -> None:
         args = SimpleNamespace(output_dir=str(tmp_path))
 
         def create_model_card(self, model_name: str) -> None:
-            (tmp_path / "README.md").write_text(f"# {model_name}\n")
+            (Path(self.args.output_dir) / "README.md").write_text(f"# {model_name}\n")
 
         def is_world_process_zero(self) -> bool:
             return True

@@ -1,4 +1,4 @@
-"""Atomic writes, sections of cards, and errors in YAML and JSONL in one line."""
+"""Atomic writes, and errors in YAML and JSONL in one line."""
 
 from __future__ import annotations
 
@@ -8,17 +8,8 @@ from pathlib import Path
 import pytest
 
 from toa_trl.errors import ConfigError
-from toa_trl.utils.files import (
-    expand_home,
-    load_yaml,
-    read_card,
-    read_jsonl,
-    read_yaml,
-    replace_section,
-    replace_text,
-)
-
-CARD = "# Title\n\ntext\n\n## Data\n\nold\n\n### Detail\n\nold\n\n## Citation\n\n@article\n"
+from toa_trl.utils.cards import read_metadata
+from toa_trl.utils.files import expand_home, load_yaml, read_jsonl, read_yaml, replace_text
 
 
 def test_replace_text_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,18 +28,6 @@ def test_replace_text_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(OSError, match="before the rename"):
         replace_text(path, "third")
     assert path.read_text(encoding="utf-8") == "größer"
-
-
-def test_replace_section_replaces_one_section() -> None:
-    assert replace_section(CARD, "## Data\n\nnew") == (
-        "# Title\n\ntext\n\n## Data\n\nnew\n\n## Citation\n\n@article\n"
-    )
-    assert replace_section(CARD, "## Data\n\n\\1 $").count("\\1 $") == 1
-
-
-def test_a_new_section_comes_before_the_citation_or_at_the_end() -> None:
-    assert "old\n\n## New\n\nx\n\n## Citation" in replace_section(CARD, "## New\n\nx")
-    assert replace_section("# T\n", "## New\n\nx\n\n\n") == "# T\n\n## New\n\nx\n"
 
 
 @pytest.mark.parametrize(
@@ -102,7 +81,7 @@ def test_a_key_that_is_given_twice_is_refused(tmp_path: Path, text: str, named: 
     with pytest.raises(ConfigError, match=rf"c\.yaml is not YAML: {named}"):
         read_yaml(tmp_path / "c.yaml")
     with pytest.raises(ConfigError, match=named):
-        read_card(tmp_path / "README.md", f"---\n{text}\n---\n")
+        read_metadata(tmp_path / "README.md", f"---\n{text}\n---\n")
 
 
 def test_merged_keys_may_be_overridden() -> None:

@@ -15,17 +15,26 @@ from toa_trl.data.preference import POLICIES
 from toa_trl.errors import ConfigError
 from toa_trl.hub.dataset_card import replace_audit
 from toa_trl.hub.push import push_folder
-from toa_trl.report.audit import FILE, card_section, measure, read_audit
+from toa_trl.report.audit import FILE, card_section, is_audit, measure, read_audit
 from toa_trl.report.audit.findings import describe_overlaps, warnings
+from toa_trl.report.marker import is_report
 from toa_trl.report.page import write_report
 from toa_trl.rewards import make_reward
 from toa_trl.rewards.calibration import calibrate as calibrate_reward
-from toa_trl.rollouts import Rollouts
+from toa_trl.rollouts import Rollouts, check_export
 from toa_trl.sampling.journal import Recovered, recover
 from toa_trl.sampling.status import print_status
 from toa_trl.tasks import TASKS, make_task
 from toa_trl.types import Prompt
+from toa_trl.utils.cards import is_card
 from toa_trl.utils.files import load_yaml
+from toa_trl.utils.targets import (
+    check_complete,
+    check_file,
+    check_folder,
+    check_ours,
+    exclusive,
+)
 
 DERIVED = "Write sft/, dpo/, rollouts/ and the card again, as in run.yaml unless overridden."
 
@@ -55,6 +64,9 @@ def data() -> None:
     if not (options.run / "journal.sqlite").is_file():
         raise ConfigError(f"{options.run} has no journal.sqlite; name the folder of a run")
     output, rollouts = options.output or options.run, Rollouts.load(options.run)
+    check_export(output, "--output" if options.output else "RUN")
+    if (output / "journal.sqlite").exists() and not output.samefile(options.run):
+        raise ConfigError(f"--output: {output} is the folder of another run; choose another folder")
     dropped = rollouts.save(output, **_save_arguments(options, rollouts.configuration))
     for name, reasons in dropped.items():
         for reason, count in reasons.most_common():
@@ -107,21 +119,27 @@ def audit() -> None:
     )
     options = parser.parse_args()
     run, output = options.run, options.output
+    if output is not None:
+        check_file(output, "--output", is_audit)
+    else:
+        check_complete(run)
+        targets = {FILE: is_audit, "README.md": is_card, "report.html": is_report}
+        check_folder(run, "RUN")
+        check_ours({run / name: is_ours for name, is_ours in targets.items()})
     measured = measure(run, options.against)
     if not options.against and (run / FILE).is_file():  # an earlier finding is still true
         measured = replace(measured, contamination=read_audit(run).contamination)
     for line in (*warnings(measured), describe_overlaps(measured.contamination)):
         print(line)
     if output is not None:
-        try:
-            measured.write(output)
-        except OSError as error:
-            raise ConfigError(f"--output: {output} cannot be written: {error.strerror}") from error
+        output.parent.mkdir(parents=True, exist_ok=True)
+        measured.write(output)
         print(f"{output} is written")
         return
-    measured.write(run / FILE)
-    if (run / "README.md").is_file():
-        replace_audit(run / "README.md", card_section(measured))
+    with exclusive(run):
+        measured.write(run / FILE)
+        if (run / "README.md").is_file():
+            replace_audit(run / "README.md", card_section(measured))
     print(f"{run / FILE} is written; see {write_report(run)}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from toa_trl.types import Rollout, as_dicts
-from toa_trl.utils.files import without_nan
+from toa_trl.utils.files import fresh_path, replace_path, without_nan
 from toa_trl.utils.redaction import without_addresses
 
 if TYPE_CHECKING:
@@ -71,6 +71,14 @@ PREFERENCE = pa.schema(
         "chosen_play": pa.int64(),
         "rejected_play": pa.int64(),
     }
+)
+MARKER = b"toa_trl"  # a key of the metadata of every file
+FILE_NAME = re.compile(r"train(-\d{5,}-of-\d{5,})?\.parquet")
+# columns by which files from before the marker are recognized
+OLD_COLUMNS = (
+    {"prompt_id", "play", "agent", "kind", "refs", "parent"},
+    {"prompt", "completion", "prompt_id", "reward", "rank", "agent", "play"},
+    {"prompt", "chosen", "rejected", "chosen_play", "rejected_play", "chosen_agent"},
 )
 ROWS_PER_FILE = 200_000
 ROWS_PER_BATCH = 2_000
@@ -136,12 +144,13 @@ def as_dataset(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Dataset:
 def write_parquet(rows: Iterable[dict[str, Any]], schema: pa.Schema, folder: Path) -> int:
     """Write the rows as train-*.parquet, and replace the folder once all of them are written.
 
-    Memory does not grow with the number of rows.
+    Memory does not grow with the number of rows. See `is_table` for whether the folder may be
+    replaced.
 
     Returns:
         The number of rows.
     """
-    fresh = folder.with_name(folder.name + ".new")
+    fresh, marked = fresh_path(folder), schema.with_metadata({MARKER: b"1"})
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     paths, num_rows, writer = list[Path](), 0, None
@@ -151,7 +160,7 @@ def write_parquet(rows: Iterable[dict[str, Any]], schema: pa.Schema, folder: Pat
                 if writer is not None:
                     writer.close()
                 paths.append(fresh / f"{len(paths):05d}.parquet")
-                writer = pq.ParquetWriter(paths[-1], schema, compression="zstd")
+                writer = pq.ParquetWriter(paths[-1], marked, compression="zstd")
             if batch.num_rows:  # datasets cannot read an empty row group
                 writer.write_batch(batch)
             num_rows += batch.num_rows
@@ -160,9 +169,28 @@ def write_parquet(rows: Iterable[dict[str, Any]], schema: pa.Schema, folder: Pat
             writer.close()
     for number, path in enumerate(paths):
         path.rename(fresh / f"train-{number:05d}-of-{len(paths):05d}.parquet")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(fresh, folder)
+    replace_path(fresh, folder)
     return num_rows
+
+
+def is_table(folder: Path) -> bool:
+    """Return whether a folder has nothing but files of `write_parquet`, with or without marker."""
+    if not folder.is_dir():
+        return False
+    for path in folder.iterdir():
+        if path.is_symlink() or not FILE_NAME.fullmatch(path.name) or not _is_ours(path):
+            return False
+    return True
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        schema = pq.read_schema(path)
+    except (OSError, pa.ArrowInvalid):
+        return False
+    metadata = schema.metadata or {}
+    old = not metadata and any(columns <= set(schema.names) for columns in OLD_COLUMNS)
+    return MARKER in metadata or old
 
 
 def _batches(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:

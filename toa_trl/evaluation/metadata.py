@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from toa_trl.errors import ConfigError
 from toa_trl.evaluation.results import markdown_table
-from toa_trl.utils.files import read_card, replace_card, replace_section, replace_text
+from toa_trl.utils.cards import read_metadata, with_blocks, with_keys
+from toa_trl.utils.escape import code
+from toa_trl.utils.files import replace_text
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -46,6 +48,10 @@ ALPACA_EVAL = {
         "Length-controlled win rate against {baseline} by {annotator}",
     ),
 }
+# the section of version 0.1.0, which had no markers
+OLD_SECTION = re.compile(
+    r"(?<!-->\n)^## Evaluation\n\n(?:\|.*\n)+\nMeasured with toa-trl evaluate: .*\n*", re.MULTILINE
+)
 INTERVALS = {
     "accuracy": "interval",
     "sampled_accuracy": "sampled_interval",
@@ -116,7 +122,7 @@ def write_metadata(path: Path, results: Mapping[str, Any], model: str, **about: 
     fresh = model_metadata(results, model, **about)
     new: list[EvalResult] = fresh.pop("eval_results")
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    card = read_card(path, text)
+    card = read_metadata(path, text)
     try:
         index = list(card.get("model-index") or [])
         names = [entry["name"] for entry in index]
@@ -124,16 +130,15 @@ def write_metadata(path: Path, results: Mapping[str, Any], model: str, **about: 
         old = model_index_to_eval_results([index[at]])[1] if model in names else []
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"{path}: the metadata of this model card cannot be read: model-index: "
+            f"{path}: the metadata of this card cannot be read: model-index: "
             f"{type(error).__name__}: {error}; fix or remove it"
         ) from error
     replaced = {_identity(result) for result in new}
     kept = [result for result in old if _identity(result) not in replaced]
     index[at : at + 1] = eval_results_to_model_index(model, [*kept, *new])
-    for key in ("base_model", "datasets"):
-        if fresh.get(key):
-            card.setdefault(key, fresh[key])
-    replace_card(path, text, {**card, "model-index": index})
+    named = {key: fresh[key] for key in ("base_model", "datasets") if fresh.get(key)}
+    added = {key: value for key, value in named.items() if key not in card}
+    replace_text(path, with_keys(path, text, {**added, "model-index": index}))
 
 
 def write_evaluation(
@@ -159,12 +164,13 @@ def write_evaluation(
     if baseline not in ("", model):
         for result in _results(results, baseline, dataset_name):
             row = rows.get((result.dataset_name, result.metric_name), {})
-            row[f"`{baseline}`"] = _shown(result)
+            row[code(baseline)] = _shown(result)
     num_problems = results.get("student", {}).get(model, {}).get("num_problems")
     measured = f"{num_problems:,} prompts of {dataset_name}; " if num_problems else ""
     about = f"Measured with toa-trl evaluate: {measured}95 % intervals in brackets."
     section = f"## Evaluation\n\n{markdown_table(list(rows.values()))}\n\n{about}"
-    replace_text(path, replace_section(path.read_text(encoding="utf-8"), section))
+    text = OLD_SECTION.sub("", path.read_text(encoding="utf-8"))
+    replace_text(path, with_blocks(text, {"evaluation": section}))
 
 
 def write_evaluations(

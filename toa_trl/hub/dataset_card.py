@@ -12,7 +12,9 @@ from jinja2 import Environment, StrictUndefined
 
 from toa_trl.hub.licences import licence_of, revision_of
 from toa_trl.types import AgentCounts, Counts
-from toa_trl.utils.files import replace_section, replace_text
+from toa_trl.utils.cards import BLOCK, new_card, with_blocks
+from toa_trl.utils.escape import code, for_markdown, prose
+from toa_trl.utils.files import replace_text
 from toa_trl.utils.redaction import on_hub, public_name
 
 TEMPLATE = Path(__file__).with_name("dataset_card.md.j2")
@@ -39,8 +41,9 @@ def write_card(
     agents: Mapping[str, AgentCounts] | None = None,
     cost: float | None = None,
     picture: str | None = None,
+    output: Path | None = None,
 ) -> None:
-    """Write the data set card.
+    """Write the data set card; what was added to it by hand stays, see `toa_trl.utils.cards`.
 
     Args:
         path: the card, README.md in the run's folder.
@@ -55,6 +58,7 @@ def write_card(
         agents: totals by the agents' names.
         cost: cost of the whole run; None if no agent has a price.
         picture: name of a picture file beside the card.
+        output: file to write instead of the card.
     """
     entry, about, prompts, agents = identity.get("task"), about or {}, prompts or {}, agents or {}
     task = dict(entry) if isinstance(entry, Mapping) else {"name": entry or "alignment"}
@@ -66,29 +70,37 @@ def write_card(
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    card = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        metadata=_metadata(folder, task["name"], num_rows["rollouts"], about, source),
-        identity=identity,
-        counts=counts,
-        num_rows=num_rows,
-        dropped=dropped,
-        params=params,
-        task=task,
-        nouns=NOUNS.get(task["name"], ("prompts", "responses")),
-        reward=reward_name(identity["reward"]),
-        prompts=_describe_prompts(counts.num_prompts, prompts),
-        agents=described,
-        cost=cost,
-        picture=picture,
-        license=about.get("license"),
-        audit=audit,
-        folder=folder,
-    )
-    replace_text(path, card)
+    environment.filters.update(md=for_markdown, code=code, prose=prose)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    values = {
+        "identity": identity,
+        "counts": counts,
+        "num_rows": num_rows,
+        "dropped": dropped,
+        "params": params,
+        "task": task,
+        "nouns": NOUNS.get(task["name"], ("prompts", "responses")),
+        "reward": reward_name(identity["reward"]),
+        "prompts": _describe_prompts(counts.num_prompts, prompts),
+        "agents": described,
+        "cost": cost,
+        "picture": picture,
+        "license": about.get("license"),
+        "audit": audit,
+        "folder": folder,
+    }
+    context, blocks = template.new_context(values), {}
+    for name, block in template.blocks.items():
+        blocks[name] = "".join(block(context))
+    metadata = _metadata(folder, task["name"], num_rows["rollouts"], about, source)
+    previous = path.read_text(encoding="utf-8") if path.is_file() else ""
+    replace_text(output or path, new_card(path, previous, metadata, blocks))
 
 
-def _metadata(name: str, task: str, num_rows: int, about: Mapping[str, Any], prompts: str) -> str:
-    """Return the card's metadata as YAML."""
+def _metadata(
+    name: str, task: str, num_rows: int, about: Mapping[str, Any], prompts: str
+) -> dict[str, Any]:
+    """Return the card's metadata."""
     from huggingface_hub import DatasetCardData
 
     language = about.get("language") or None
@@ -107,7 +119,7 @@ def _metadata(name: str, task: str, num_rows: int, about: Mapping[str, Any], pro
         source_datasets=[prompts] if on_hub(prompts) else None,
         configs=configs,
     )
-    return card.to_yaml()
+    return dict(card.to_dict())  # type: ignore[no-untyped-call]
 
 
 def _describe_prompts(number: int, prompts: Mapping[str, Any]) -> str:
@@ -117,9 +129,9 @@ def _describe_prompts(number: int, prompts: Mapping[str, Any]) -> str:
     part = ""
     for word, key in (("configuration", "prompts_config"), ("split", "prompts_split")):
         if on_hub(source) and prompts.get(key):
-            part += f", {word} {prompts[key]}"
-    licence = licence_of(source, "dataset") or "not known"
-    return f"{number:,} of `{public_name(source)}`{part}; licence: {licence}"
+            part += f", {word} {for_markdown(prompts[key])}"
+    licence = for_markdown(licence_of(source, "dataset") or "not known")
+    return f"{number:,} of {code(public_name(source))}{part}; licence: {licence}"
 
 
 def _describe_agent(name: str, entry: Any, counts: AgentCounts | None) -> dict[str, Any]:
@@ -129,7 +141,7 @@ def _describe_agent(name: str, entry: Any, counts: AgentCounts | None) -> dict[s
     if entry.get("engine") in ("scripted", "recorded"):
         shown = f"none, {entry['engine']}"
     elif model:
-        shown = f"`{public_name(model)}`{', a local folder' if local else ''}"
+        shown = f"{code(public_name(model))}{', a local folder' if local else ''}"
     else:
         shown = "not known"
     return {
@@ -142,20 +154,21 @@ def _describe_agent(name: str, entry: Any, counts: AgentCounts | None) -> dict[s
 
 
 def replace_audit(path: Path, audit: str) -> None:
-    """Replace the section "Audit" of a card."""
-    replace_text(path, replace_section(path.read_text(encoding="utf-8"), audit))
+    """Replace the audit of a card."""
+    replace_text(path, with_blocks(path.read_text(encoding="utf-8"), {"audit": audit}))
 
 
-def name_on_hub(path: Path, repo_id: str) -> None:
-    """Write a data set's name on the Hub into the card's example of loading it."""
-    card = path.read_text(encoding="utf-8")
+def named_on_hub(card: str, repo_id: str) -> str:
+    """Return a card whose example of loading has the data set's name on the Hub."""
     named = LOAD.sub(lambda match: match[0].replace(match[1], repo_id), card)
-    if named != card:
-        replace_text(path, named)
+    return with_blocks(named, {name: text for name, _, text in BLOCK.findall(named)})
 
 
 def reward_name(entry: Any) -> str:
-    """Return a reward model's kinds and models, without the addresses and keys of its entry."""
+    """Return a reward model's kinds and models, without the addresses and keys of its entry.
+
+    Names of models and functions stand between backticks, see `toa_trl.utils.escape.prose`.
+    """
     if not isinstance(entry, Mapping):
         return str(entry)
     kind, parts = str(entry.get("kind", "?")), entry.get("rewards")

@@ -11,6 +11,7 @@ from toa_trl.hub.dataset_card import reward_name
 from toa_trl.sampling.identity import fingerprint
 from toa_trl.utils.files import replace_text
 from toa_trl.utils.redaction import public_name
+from toa_trl.utils.targets import marked
 
 FILE = "lineage.json"
 
@@ -41,7 +42,7 @@ def _model(agent: Any) -> str | None:
 
 def write_lineage(run_dir: Path, identity: Mapping[str, Any]) -> None:
     """Write lineage.json beside sft/, dpo/ and rollouts/."""
-    text = json.dumps(lineage_of(identity), indent=2, ensure_ascii=False)
+    text = json.dumps(marked(lineage_of(identity)), indent=2, ensure_ascii=False)
     replace_text(run_dir / FILE, text + "\n")
 
 
@@ -57,7 +58,9 @@ def read_lineage(dataset: str, revision: str | None = None) -> dict[str, Any]:
         files: list[Path | None] = [folder / FILE, folder.parent / FILE]
     else:
         files = [from_hub(dataset, "dataset", revision)]
-    return read_first(files)
+    lineage = read_first(files)
+    lineage.pop("toa_trl", None)  # the marker
+    return lineage
 
 
 def read_first(files: Sequence[Path | None]) -> dict[str, Any]:

@@ -18,17 +18,19 @@ from typing import Any
 
 from toa_trl.hub.dataset_card import PARTS
 from toa_trl.hub.lineage import FILE, from_hub, read_first
-from toa_trl.utils.files import read_card, replace_card, replace_section, replace_text
+from toa_trl.utils.cards import body_of, new_card, read_metadata, replace_section
+from toa_trl.utils.escape import code, for_markdown, prose
+from toa_trl.utils.files import replace_text
 from toa_trl.utils.redaction import HUB_NAME, on_hub, public_name
 
 NO_NAME = re.compile(r"\[None\]\(\S*/None\)")
 _from_hub = cache(from_hub)  # a card is written with every checkpoint
 
 
-def extend_model_card(
-    folder: Path, lineages: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
+def write_model_card(
+    folder: Path, lineages: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], card: str
 ) -> None:
-    """Write lineage.json, and its sections of README.md; the rest of the card is kept. Idempotent.
+    """Write README.md and lineage.json; what was added to the card by hand stays. Idempotent.
 
     Args:
         folder: folder of the trained model.
@@ -36,9 +38,25 @@ def extend_model_card(
             its lineage, see `toa_trl.hub.lineage.read_lineage`; rows and fraction may be None.
         facts: further keys of lineage.json: {"base_model": folder or name on the Hub, "method":
             such as "SFT", ...}.
+        card: the card that TRL wrote, which gets sections on data and lineage.
 
     Raises:
-        ConfigError: the card's metadata cannot be read.
+        ConfigError: the metadata of the folder's card cannot be read.
+    """
+    entry = write_model_lineage(folder, lineages, facts)
+    names = [str(lineage["dataset"]) for lineage in lineages]
+    _write_card(folder / "README.md", entry, [name for name in names if on_hub(name)], card)
+
+
+def write_model_lineage(
+    folder: Path, lineages: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write lineage.json, which also marks the folder as one of this package; return its content.
+
+    Args:
+        folder: see `write_model_card`.
+        lineages: see `write_model_card`.
+        facts: see `write_model_card`.
     """
     base = str(facts.get("base_model") or "")
     names = [str(lineage["dataset"]) for lineage in lineages]
@@ -53,7 +71,7 @@ def extend_model_card(
         parent = parent["parent"]
     entry["parent"] = parent or None
     replace_text(folder / FILE, json.dumps(entry, indent=2, ensure_ascii=False) + "\n")
-    _write_card(folder / "README.md", entry, [name for name in names if on_hub(name)])
+    return entry
 
 
 def model_lineage(model: str) -> dict[str, Any]:
@@ -82,21 +100,21 @@ def _is_model_lineage(value: Any) -> bool:
     return isinstance(base, str | None) and (parent is None or _is_model_lineage(parent))
 
 
-def _write_card(path: Path, entry: Mapping[str, Any], datasets: Sequence[str]) -> None:
-    text = path.read_text(encoding="utf-8") if path.is_file() else f"# {path.parent.name}\n"
+def _write_card(path: Path, entry: Mapping[str, Any], datasets: Sequence[str], text: str) -> None:
     # TRL writes "None" for a model that was loaded from a folder
-    text = NO_NAME.sub(f"`{entry['base_model']}`", text)
+    text = NO_NAME.sub(lambda _: code(entry["base_model"]), text)
     text = text.replace('model="None"', f'model="{path.parent.name}"')
     for section in (_data_section(entry), _lineage_section(entry)):
         text = replace_section(text, section)
-    metadata = read_card(path, text)
+    metadata = read_metadata(path, text)
     metadata["tags"] = _extended(metadata.get("tags"), ["toa_trl"])
     if datasets:
         metadata["datasets"] = _extended(metadata.get("datasets"), datasets)
     *_, first = _chain(entry)
     if not metadata.get("base_model") and HUB_NAME.fullmatch(first["base_model"] or ""):
         metadata["base_model"] = first["base_model"]
-    replace_card(path, text, metadata)
+    previous = path.read_text(encoding="utf-8") if path.is_file() else ""
+    replace_text(path, new_card(path, previous, metadata, {"card": body_of(text)}))
 
 
 def _data_section(entry: Mapping[str, Any]) -> str:
@@ -105,21 +123,21 @@ def _data_section(entry: Mapping[str, Any]) -> str:
     for data in entry["data"]:
         agents = []
         for name, model in (data.get("agents") or {}).items():
-            agents.append(f"{name} (`{model}`)" if model else name)
+            agents.append(for_markdown(name) + (f" ({code(model)})" if model else ""))
         search = ""
         if data.get("search"):
-            search = f"`{data['search']}`, {data.get('budget')} plays per prompt"
+            search = f"{code(data['search'])}, {for_markdown(data.get('budget'))} plays per prompt"
         rows, share = data.get("rows"), data.get("fraction")
         cells = (
-            f"`{data['dataset']}`",
+            code(data["dataset"]),
             "" if rows is None else f"{rows:,}",
             "" if share is None else f"{share:g}",
-            data.get("fingerprint") or "",
+            for_markdown(data.get("fingerprint") or ""),
             search,
             ", ".join(agents),
-            data.get("reward") or "",
+            prose(str(data.get("reward") or "")),
         )
-        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
+        lines.append(f"| {' | '.join(cells)} |")
     if any(data.get("fingerprint") for data in entry["data"]):
         lines.append(
             "\nRuns are runs of [toa_trl](https://arxiv.org/abs/2412.17061), identified by their "
@@ -131,14 +149,14 @@ def _data_section(entry: Mapping[str, Any]) -> str:
 def _lineage_section(entry: Mapping[str, Any]) -> str:
     stages = list(_chain(entry))[::-1]
     base = stages[0]["base_model"] or "not known"
-    lines = ["## Lineage", "", f"1. `{base}`, the model that training started from"]
-    results = [f"`{stage['base_model']}`" for stage in stages[1:]] + ["this model"]
+    lines = ["## Lineage", "", f"1. {code(base)}, the model that training started from"]
+    results = [code(stage["base_model"]) for stage in stages[1:]] + ["this model"]
     for number, (stage, result) in enumerate(zip(stages, results, strict=True), 2):
         datasets = []
         for data in stage["data"]:
-            run = f" (run {data['fingerprint']})" if data.get("fingerprint") else ""
-            datasets.append(f"`{data['dataset']}`{run}")
-        method = stage.get("method") or "trained"
+            run = for_markdown(data.get("fingerprint") or "")
+            datasets.append(code(data["dataset"]) + (f" (run {run})" if run else ""))
+        method = for_markdown(stage.get("method") or "trained")
         lines.append(f"{number}. {result}: {method} on {', '.join(datasets) or 'unknown data'}")
     return "\n".join([*lines, "", f"{FILE} beside the weights contains the same for programs."])
 

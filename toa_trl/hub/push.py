@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from toa_trl.errors import ConfigError, ToaError
-from toa_trl.hub.dataset_card import name_on_hub
+from toa_trl.hub.dataset_card import named_on_hub
 from toa_trl.hub.lineage import FILE as LINEAGE
 from toa_trl.utils.files import read_yaml
+from toa_trl.utils.targets import check_complete
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -74,7 +75,6 @@ def push_folder(
     if private is None and (folder / "run.yaml").is_file():
         private = read_yaml(folder / "run.yaml").get("hub_private_repo")
     api, name = identify(repo_id, token)
-    name_on_hub(folder / "README.md", name)
     paths = [folder / file for file in FILES if (folder / file).is_file()]
     for part in FOLDERS:
         paths += sorted((folder / part).glob("*.parquet"))
@@ -97,7 +97,9 @@ def push_folder(
             # commit per configuration, and upload_folder several for a large folder. A commit takes
             # 25,000 files, here of 200,000 rows each; contents are uploaded before it by hash, so
             # that an interrupted push continues with what is missing.
-            operations = [CommitOperationAdd(path, _public(file)) for path, file in local.items()]
+            operations = []
+            for path, file in local.items():
+                operations.append(CommitOperationAdd(path, _public(file, name)))
             try:
                 api.create_commit(
                     name,
@@ -113,8 +115,13 @@ def push_folder(
     return f"{api.endpoint}/datasets/{name}"
 
 
-def _public(path: Path) -> str | bytes:
-    """Return a file as it is pushed: audit.json without paths and texts of evaluation sets."""
+def _public(path: Path, repo_id: str) -> str | bytes:
+    """Return a file as it is pushed.
+
+    The card has the data set's name, and audit.json no paths and texts of evaluation sets.
+    """
+    if path.name == "README.md":
+        return named_on_hub(path.read_text(encoding="utf-8"), repo_id).encode()
     if path.name != "audit.json":
         return str(path)
     audit = json.loads(path.read_text(encoding="utf-8"), object_hook=_redacted)
@@ -143,6 +150,7 @@ def check_push(repo_id: str, private: bool | None = None, token: str | None = No
 
 def _check_folder(folder: Path) -> dict[str, Any]:
     """Return the lineage of a folder, once it is certain that the folder is complete."""
+    check_complete(folder)
     again = "`toa-trl data RUN` derives it from the journal again"
     if not (folder / LINEAGE).is_file() or not (folder / "README.md").is_file():
         raise ConfigError(

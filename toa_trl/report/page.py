@@ -17,6 +17,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,12 @@ from toa_trl.report.audit import read_audit
 from toa_trl.report.audit_section import audit_section
 from toa_trl.report.figures import comparison_figure
 from toa_trl.report.html import Section, decimals
+from toa_trl.report.marker import is_report
 from toa_trl.report.rollout_tables import rollout_files
 from toa_trl.report.rollouts import summarize
 from toa_trl.report.training import read_pairs, read_sft
 from toa_trl.utils.files import read_yaml, replace_text
+from toa_trl.utils.targets import check_file, exclusive
 
 __all__ = ["comparison_figure", "write_report"]
 
@@ -51,9 +54,12 @@ def write_report(
             its parent.
 
     Raises:
-        ConfigError: there are no rollouts, or a file is invalid.
+        ConfigError: there are no rollouts, a file is invalid, or the output cannot be written or is
+            not a report.
     """
     run_dir = Path(run_dir)
+    target = run_dir / "report.html" if output is None else Path(output)
+    check_file(target, "--output", is_report)
     files = rollout_files(run_dir)
     run_file = run_dir / "run.yaml"
     run = read_yaml(run_file) if run_file.is_file() else {}
@@ -98,10 +104,12 @@ def write_report(
         # the page may run this script only, whatever a response contains
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-    output = run_dir / "report.html" if output is None else Path(output)
-    # responses may contain unpaired surrogates
-    replace_text(output, page.encode(errors="replace").decode())
-    return output
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(run_dir) if output is None else nullcontext():
+        check_file(target, "--output", is_report)
+        # responses may contain unpaired surrogates
+        replace_text(target, page.encode(errors="replace").decode())
+    return target
 
 
 def _read_results(run_dir: Path) -> Mapping[str, Any]:

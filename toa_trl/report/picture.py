@@ -9,12 +9,26 @@ import pyarrow.parquet as pq
 
 from toa_trl.report import figures
 from toa_trl.report.audit.findings import many
+from toa_trl.utils.cards import is_unmarked
 
 FILE = "rewards.png"
+MARKER = b"Software\0toa_trl"  # a text in the file
+
+
+def is_picture(path: Path) -> bool:
+    """Return whether this package drew a picture, as its marker or a card without markers says."""
+    try:
+        with path.open("rb") as file:
+            if MARKER in file.read(1000):
+                return True
+        card = path.with_name("README.md").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return is_unmarked(card) and f"]({path.name})" in card
 
 
 def write_reward_picture(run_dir: Path) -> str | None:
-    """Draw the rewards in rollouts/ into rewards.png, beside the card.
+    """Draw the rewards in rollouts/ into rewards.png beside it.
 
     Returns:
         The file's name, or None (and no file) if no play has a reward.
@@ -27,9 +41,8 @@ def write_reward_picture(run_dir: Path) -> str | None:
         label = f"{agent}, {many(len(plays), 'play')}"
         rows.append((label, figures.color(i), plays["reward"].to_numpy()))
     if not rows:
-        (run_dir / FILE).unlink(missing_ok=True)
         return None
     figure, _ = figures.distributions(rows, "reward")
-    # without matplotlib's version the same rewards give the same file
-    figure.savefig(run_dir / FILE, dpi=150, metadata={"Software": None})
+    # the marker stands in place of matplotlib's version, so the same rewards give the same file
+    figure.savefig(run_dir / FILE, dpi=150, metadata={"Software": "toa_trl"})
     return FILE

@@ -25,6 +25,7 @@ from toa_trl.models.loading import (
 )
 from toa_trl.utils.config import unknown_key
 from toa_trl.utils.redaction import public_name
+from toa_trl.utils.targets import check_folder, check_not_in_run, is_json
 
 SHAPE = (
     "model_type",
@@ -34,6 +35,12 @@ SHAPE = (
     "num_key_value_heads",
     "intermediate_size",
     "vocab_size",
+)
+# what transformers, TRL and peft save into output_dir
+SAVED = re.compile(
+    r"README\.md|lineage\.json|(adapter_|generation_)?config\.json|checkpoint-\d+|tokenizer.*"
+    r"|.*\.(safetensors|bin|index\.json)|(special|added)_tokens.*\.json|chat_template.*"
+    r"|vocab\..*|merges\.txt"
 )
 TRUE = ("true", "yes", "y", "t", "1")  # as HfArgumentParser and accelerate read it
 
@@ -87,6 +94,25 @@ def _check_devices(use_cpu: Any) -> None:
         )
 
 
+def check_output_dir(folder: Path) -> None:
+    """Check that a training may write into a folder; nothing is changed.
+
+    Raises:
+        ConfigError: it cannot be written, it is a run's or a part of one, or a file would be
+            replaced that was not written by a training of this package.
+    """
+    check_folder(folder, "output_dir")
+    check_not_in_run(folder, "output_dir")
+    if not folder.is_dir() or is_json(folder / "lineage.json", old={"base_model", "data"}):
+        return
+    for path in sorted(folder.iterdir()):
+        if SAVED.fullmatch(path.name):
+            raise ConfigError(
+                f"output_dir: {path} was not written by a training of toa_trl, so it is not "
+                "replaced; move it away, or choose another folder"
+            )
+
+
 def check_model(model: Any, training: Any) -> None:
     """Check model, adapter targets and checkpoint, and complete the trainer's configuration.
 
@@ -96,11 +122,13 @@ def check_model(model: Any, training: Any) -> None:
             them, and the checkpoint to resume from.
 
     Raises:
-        ConfigError: no model, a folder without one, an adapter alone, a LoRA target that the model
-            does not have, or a checkpoint that is missing, incomplete, or of another model; or the
-            model is to be pushed, and the token may not push it.
+        ConfigError: output_dir may not be written (see `check_output_dir`), no model, a folder
+            without one, an adapter alone, a LoRA target that the model does not have, or a
+            checkpoint that is missing, incomplete, or of another model; or the model is to be
+            pushed, and the token may not push it.
         ToaError: it is to be pushed, and the Hub does not answer.
     """
+    check_output_dir(Path(training.output_dir))
     name = model.model_name_or_path
     if not name:
         raise ConfigError(

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from jinja2 import TemplateError
 
 from toa_trl.errors import ConfigError
-from toa_trl.hub.model_card import extend_model_card
+from toa_trl.hub.model_card import write_model_card, write_model_lineage
 from toa_trl.hub.push import hub_errors
 from toa_trl.training.checks import check_model, parse_training
 from toa_trl.training.data import TrainingData, load_training_data
@@ -134,10 +135,17 @@ def with_lineage(trainer_class: Any) -> Any:
         facts: Mapping[str, Any] = {}
 
         def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-            """Write TRL's card and extend it."""
-            super().create_model_card(*args, **kwargs)
-            if self.is_world_process_zero():
-                extend_model_card(Path(self.args.output_dir), self.lineage, self.facts)
+            """Write TRL's card, extended, and keep what was added to the one before by hand."""
+            folder = self.args.output_dir
+            with TemporaryDirectory(prefix="toa_trl-") as temporary:
+                self.args.output_dir = temporary  # TRL overwrites the whole card
+                try:
+                    super().create_model_card(*args, **kwargs)
+                finally:
+                    self.args.output_dir = folder
+                if self.is_world_process_zero():
+                    card = (Path(temporary) / "README.md").read_text(encoding="utf-8")
+                    write_model_card(Path(folder), self.lineage, self.facts, card)
 
     return LineageTrainer
 
@@ -162,6 +170,9 @@ def train_and_save(trainer: Any, data: TrainingData, method: str, base_model: st
     trainer.lineage = [{**source, **rows} for source in data.sources]
     trainer.facts = {"base_model": base_model, "method": method, "toa_trl": version("toa_trl")}
     _add_to_tracked_config(trainer, {**trainer.facts, "data": trainer.lineage})
+    if trainer.is_world_process_zero():  # marks the folder, so that an interrupted training resumes
+        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+        write_model_lineage(Path(args.output_dir), trainer.lineage, trainer.facts)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.create_model_card(model_name=Path(args.output_dir).name)
     upload = f"`hf upload {name} {args.output_dir} --exclude 'checkpoint-*'`"

@@ -6,7 +6,7 @@ import gzip
 import json
 import math
 import os
-import re
+import shutil
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from toa_trl.errors import ConfigError
 
 def replace_text(path: Path, text: str) -> None:
     """Write a file atomically: readers see the old or the new contents, never a part."""
-    fresh = path.with_name(path.name + ".new")
+    fresh = fresh_path(path)
     fresh.write_text(text, encoding="utf-8")
     os.replace(fresh, path)
 
@@ -77,63 +77,22 @@ def load_yaml(text: str) -> Any:
         raise ValueError(" ".join(str(error).split())) from error
 
 
-def read_card(path: Path, text: str) -> dict[str, Any]:
-    """Return the metadata block at the start of a model card; empty without one.
+def fresh_path(path: Path, state: str = "new") -> Path:
+    """Return the name of a file or folder that is being written, or replaced ("old").
 
-    Args:
-        path: path of the card, for the message.
-        text: content of the card.
-
-    Raises:
-        ConfigError: the block is not a YAML mapping.
+    No file of a user has such a name, so what a killed process left under it may be deleted.
     """
-    from huggingface_hub.repocard import REGEX_YAML_BLOCK
-
-    try:
-        block = REGEX_YAML_BLOCK.search(text)
-        metadata = load_yaml(block.group(2)) if block else {}
-        if not isinstance(metadata, dict):
-            raise ValueError("it must contain keys and values")
-    except ValueError as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"{path}: the metadata of this model card cannot be read: {reason}; fix or remove it"
-        ) from error
-    return metadata
+    return path.with_name(f".{path.name}.toa_trl-{state}")
 
 
-def replace_card(path: Path, text: str, metadata: Mapping[str, Any]) -> None:
-    """Write a model card atomically, with another metadata block."""
-    from huggingface_hub import metadata_save
-
-    fresh = path.with_name(path.name + ".new")
-    fresh.write_text(text, encoding="utf-8")
-    metadata_save(fresh, dict(metadata))
+def replace_path(fresh: Path, path: Path) -> None:
+    """Move a file or folder to its place; a folder that was there is never partly deleted."""
+    old = fresh_path(path, "old")
+    if path.is_dir():
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(path, old)
     os.replace(fresh, path)
-
-
-def replace_section(text: str, section: str) -> str:
-    """Return a card in which one section is replaced; the rest is unchanged.
-
-    Args:
-        text: the card, in Markdown.
-        section: the section from its heading "## ..." on; without a section of that heading it is
-            inserted before the citation, or at the end.
-    """
-    heading, section = section.partition("\n")[0], section.rstrip() + "\n\n"
-    until_next = r"$.*?(?=^## |\Z)"
-    replaced, num = re.subn(
-        f"^{re.escape(heading)}{until_next}",
-        lambda _: section,
-        text,
-        count=1,
-        flags=re.MULTILINE | re.DOTALL,
-    )
-    if not num:
-        citation = re.search(r"^## Citations?$", text, re.MULTILINE)
-        at = citation.start() if citation else len(text)
-        replaced = f"{text[:at].rstrip()}\n\n{section}{text[at:]}"
-    return replaced.rstrip() + "\n"
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_yaml(path: Path, *, place: str = "", remedy: str = "") -> dict[str, Any]:

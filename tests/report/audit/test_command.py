@@ -77,7 +77,7 @@ def test_audit_shows_overlaps_in_all_three(
     assert "- response of `bad`, problem `b1` of bench.jsonl: 17 consecutive words" in text
     assert "take the two largest" not in text  # a card is published
     after = (run / "README.md").read_text()
-    assert before.partition("## Audit")[0] == after.partition("## Audit")[0]
+    assert before.partition("<!-- toa_trl begin audit")[0] in after
     assert before.partition("## Citation")[2] == after.partition("## Citation")[2]
     assert (
         "<code>toa-trl data RUN --decontaminate FILE ...</code>"
@@ -153,11 +153,12 @@ def test_data_are_made_as_the_run_was(run: Path, problems: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("part", ["rollouts", "sft", "dpo"])
-def test_data_that_were_not_written_bring_nothing_back(
+def test_data_that_were_not_written_leave_those_from_before(
     part: str, run: Path, problems: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decontaminate = ["data", str(run), "--policy", "worst", "--decontaminate", problems]
     main(decontaminate)
+    before = {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
 
     def full(rows: Any, schema: Any, folder: Path) -> int:
         if folder.name == part:
@@ -167,9 +168,10 @@ def test_data_that_were_not_written_bring_nothing_back(
     monkeypatch.setattr("toa_trl.rollouts.write_parquet", full)
     with pytest.raises(OSError, match="No space"):
         main(decontaminate)
-    for name in ("sft", "dpo"):
-        assert "bad" not in pq.read_table(run / name)["prompt_id"].to_pylist()
-    assert not (run / "audit.json").exists()
+    assert {path: path.read_bytes() for path in before} == before
+    assert not [
+        path for path in run.rglob("*") if path.name.endswith((".toa_trl-new", ".toa_trl-old"))
+    ]
 
 
 def test_a_folder_without_journal_and_card_can_be_audited(run: Path, problems: str) -> None:
@@ -192,8 +194,8 @@ def test_a_mistake_writes_nothing(run: Path, tmp_path: Path) -> None:
             main(arguments)
     with pytest.raises(ConfigError, match="rejected_rank: must be"):
         main(["data", str(run), "--rejected_rank", "1"])
-    with pytest.raises(ConfigError, match=r"--output: .*x\.json cannot be written: No such file"):
-        main(["audit", str(run), "--output", str(tmp_path / "none" / "x.json")])
+    with pytest.raises(ConfigError, match=r"--output: .*gone: .*README\.md is not a folder"):
+        main(["audit", str(run), "--output", str(run / "README.md" / "gone" / "x.json")])
     with pytest.raises(ConfigError, match="no rollouts/"):
         main(["audit", str(tmp_path / "nowhere")])
     assert ((run / "README.md").read_text(), (run / "audit.json").read_text()) == before

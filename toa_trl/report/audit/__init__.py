@@ -28,6 +28,7 @@ from toa_trl.report.audit.evaluation_sets import Index
 from toa_trl.report.audit.findings import card_section
 from toa_trl.report.audit.reward import RewardAudit, audit_reward
 from toa_trl.utils.files import replace_text
+from toa_trl.utils.targets import is_json, marked
 
 FILE = "audit.json"
 
@@ -40,6 +41,7 @@ __all__ = [
     "audit_reward",
     "card_section",
     "find_contamination",
+    "is_audit",
     "measure",
     "read_audit",
 ]
@@ -58,8 +60,14 @@ class Audit:
 
     def write(self, path: Path) -> None:
         """Write audit.json."""
-        text = json.dumps(self.as_json(), indent=1, ensure_ascii=False, allow_nan=False)
+        content = marked(self.as_json())
+        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
         replace_text(path, text + "\n")
+
+
+def is_audit(path: Path) -> bool:
+    """Return whether a file is an audit that this package wrote."""
+    return is_json(path, old={"reward", "contamination"})
 
 
 def measure(run_dir: Path, against: Sequence[str | Path] = ()) -> Audit:

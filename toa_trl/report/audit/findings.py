@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from toa_trl.report.audit.contamination import Contamination, Overlap
 from toa_trl.report.audit.correlation import Correlation
 from toa_trl.report.audit.reward import RewardAudit
+from toa_trl.utils.escape import code, for_markdown, prose
 
 if TYPE_CHECKING:
     from toa_trl.report.audit import Audit
@@ -188,20 +189,21 @@ def describe_second_reward(reward: RewardAudit) -> str:
 def card_section(audit: Audit) -> str:
     """Return the section "Audit" of the data set card, in Markdown, with its heading."""
     lines = ["## Audit", ""]
-    lines += [f"**{warning}**\n" for warning in warnings(audit)]
-    lines += [f"- {describe_overlaps(audit.contamination)}"]
+    lines += [f"**{prose(warning)}**\n" for warning in warnings(audit)]
+    lines += [f"- {prose(describe_overlaps(audit.contamination))}"]
     overlaps = () if audit.contamination is None else audit.contamination.overlaps
     # without the texts: a published card must not spread the problems
     for overlap in longest(overlaps):
         lines.append(
-            f"    - {overlap.side} of `{overlap.prompt_id}`, problem `{overlap.problem_id}` of "
-            f"{Path(overlap.file).name}: {many(overlap.num_words, 'consecutive word')}"
+            f"    - {for_markdown(overlap.side)} of {code(overlap.prompt_id)}, problem "
+            f"{code(overlap.problem_id)} of {for_markdown(Path(overlap.file).name)}: "
+            f"{many(overlap.num_words, 'consecutive word')}"
         )
     if len(overlaps) > SHOWN:
         lines.append(f"    - and {len(overlaps) - SHOWN:,} more, in `audit.json`")
     lines += [f"- {describe_length(audit.reward.length)}", f"- {describe_pairs(audit.reward)}"]
     lines += [
-        f"- {describe_second_reward(audit.reward)}",
+        f"- {prose(describe_second_reward(audit.reward))}",
         "- Of the best plays, one of each prompt:",
     ]
     for fault, num, total in faults_of_best_plays(audit.reward):

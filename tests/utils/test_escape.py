@@ -1,0 +1,72 @@
+"""Text from outside is shown as it is: a terminal and Markdown obey nothing in it."""
+
+from __future__ import annotations
+
+import io
+import logging
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from toa_trl.utils.escape import TerminalFormatter, code, for_markdown, for_terminal, prose
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[2J\x1b]0;title\x07", r"\x1b[2J\x1b]0;title\x07"),
+        ("a\tb\nc", "a\tb\nc"),
+        ("kept\rgone", r"kept\x0dgone"),
+        ("\x9b31m", r"\x9b31m"),
+        ("\u202egnp.exe", r"\u202egnp.exe"),
+        ("\ud800", r"\ud800"),
+        ("größer 数 🧮", "größer 数 🧮"),
+    ],
+)
+def test_a_terminal_obeys_nothing(text: str, shown: str) -> None:
+    assert for_terminal(text) == shown
+
+
+@given(st.text())
+def test_no_control_character_is_left(text: str) -> None:
+    for character in for_terminal(text):
+        assert character in "\t\n" or unicodedata.category(character) not in ("Cc", "Cs")
+
+
+def test_log_lines_are_escaped() -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(TerminalFormatter("%(message)s"))
+    handler.emit(logging.LogRecord("x", 30, "", 0, "failed: %s", ("\x1b[31m",), None))
+    assert stream.getvalue() == "failed: \\x1b[31m\n"
+
+
+HOSTILE = [
+    "[x](http://evil)",
+    "![x](http://evil)",
+    "<script>alert(1)</script>",
+    "a | b\n| c | d",
+    "**bold** *it*",
+    "`code` ``x",
+    "&lt;b&gt;",
+    "\n# heading\n<!-- toa_trl end card -->",
+    "back\\slash \\[x](y)",
+]
+
+
+@pytest.mark.parametrize("show", [for_markdown, code, prose])
+@pytest.mark.parametrize("text", HOSTILE)
+def test_markdown_shows_the_text_as_it_is(show: object, text: str) -> None:
+    row = f"| a | b |\n|---|---|\n| {show(text)} | end |\n"  # type: ignore[operator]
+    tokens = MarkdownIt("commonmark").enable("table").parse(row)
+    cells = [token for token in tokens if token.type == "inline"]
+    assert [cell.content for cell in cells[-1:]] == ["end"]
+    assert len(cells) == 4
+    kinds = {child.type for child in cells[2].children or ()}
+    assert kinds <= {"text", "text_special", "code_inline"}
+    if show is not prose:
+        shown = "".join(child.content for child in cells[2].children or ())
+        assert shown == " ".join(text.split())

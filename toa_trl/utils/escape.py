@@ -1,0 +1,60 @@
+"""Text from outside (servers, files, users) as plain text: on a terminal and in Markdown."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+# C0 and C1 controls except tab and newline, line separators, and marks that reorder text
+_CONTROLS = [*range(9), *range(11, 32), *range(127, 160), 0x2028, 0x2029]
+_CONTROLS += [0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+_SURROGATES = range(0xD800, 0xE000)  # unpaired ones, which cannot be encoded
+_VISIBLE = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in _CONTROLS}
+_VISIBLE |= {code: f"\\u{code:04x}" for code in _SURROGATES}
+_MARKDOWN = re.compile(r"[\\`*\[\]<>|&]")
+
+
+def for_terminal(text: str) -> str:
+    r"""Return a text whose control characters are visible, as in "\x1b[2J".
+
+    A terminal would obey them: clear the screen, set its title, or reorder the text.
+    """
+    return text.translate(_VISIBLE)
+
+
+def for_markdown(text: object) -> str:
+    """Return a text as one line of Markdown that shows it as it is: no link, table or HTML."""
+    return _escaped(_line(text))
+
+
+def code(text: object) -> str:
+    """Return a text as a code span, also in a cell of a table."""
+    line = _line(text)
+    fence = "`" * (max(map(len, re.findall("`+", line)), default=0) + 1)
+    pad = " " if "`" in line else ""
+    return f"{fence}{pad}{line}{pad}{fence}".replace("|", r"\|")
+
+
+def prose(text: str) -> str:
+    """Return a sentence in Markdown whose code stands between backticks."""
+    pieces = text.split("`")
+    if not len(pieces) % 2:  # a backtick without its partner
+        return for_markdown(text)
+    shown = [code(part) if odd % 2 else _escaped(part) for odd, part in enumerate(pieces)]
+    return "".join(shown)
+
+
+class TerminalFormatter(logging.Formatter):
+    """Formats log records for a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        return for_terminal(super().format(record))
+
+
+def _escaped(text: str) -> str:
+    return _MARKDOWN.sub(r"\\\g<0>", for_terminal(text.replace("\n", " ")))
+
+
+def _line(text: object) -> str:
+    return for_terminal(" ".join(str(text).split()))
