@@ -3,7 +3,8 @@
 python recipes/synthesize.py --config recipes/configs/demo/synthesize.yaml
 
 Leaves a folder with the journal, rollouts/, sft/ and dpo/ as parquet, a dataset card and
-report.html. Interrupted at any moment, the same command resumes inside its search trees.
+report.html. Interrupted at any moment, the same command resumes inside its search trees. --extend
+lets a finished run grow: more prompts, a larger budget, further agents.
 """
 
 from functools import partial
@@ -17,7 +18,7 @@ from toa_trl.distributed.shards import check_not_sharded
 from toa_trl.errors import ConfigError
 from toa_trl.hub.push import check_push, push_folder
 from toa_trl.report.page import write_report
-from toa_trl.rollouts import Rollouts, check_run_target
+from toa_trl.rollouts import Rollouts, check_run_target, is_complete
 from toa_trl.sampling.progress import Progress
 from toa_trl.sampling.run_file import finish_run_file, start_run_file
 from toa_trl.types import Prompt
@@ -31,7 +32,7 @@ def sample(config: SynthesisConfig, prompts: list[Prompt], run_dir: Path) -> Rol
         sampler = config.new_sampler()
         sampler.configuration = config.settings()
         print(f"{plan} -> {run_dir}")
-        return sampler.sample(prompts, output_dir=run_dir)
+        return sampler.sample(prompts, output_dir=run_dir, extend=config.extend)
     print(f"{plan} -> {run_dir}")
     start_run_file(run_dir, config.settings(), identity=None)
     with Progress(len(prompts) * config.budget, ["all agents"]) as progress:
@@ -54,8 +55,11 @@ def main() -> None:
     config = read_config(SynthesisConfig, description=__doc__)
     run_dir = Path(config.output_dir)
     check_run_target(run_dir)
-    if (run_dir / "report.html").exists() and not Rollouts.load(run_dir).unfinished:
-        raise ConfigError(f"output_dir: {run_dir} holds a finished run; choose another folder")
+    if not config.extend and is_complete(run_dir):
+        raise ConfigError(
+            f"output_dir: {run_dir} holds a finished run; --extend lets it grow (more prompts, a "
+            "larger budget, further agents); choose another folder for another run"
+        )
 
     prompts = config.load_prompts()
     if config.push_to_hub:  # find obstacles before anything is sampled
@@ -64,6 +68,7 @@ def main() -> None:
 
     dropped = rollouts.save(run_dir)  # with the settings of run.yaml
     report = write_report(run_dir)
+    rollouts.mark_complete()
     for name, reasons in dropped.items():
         for reason, count in reasons.most_common():
             print(f"{name}: {count} of {len(prompts)} prompts give no row: {reason}")

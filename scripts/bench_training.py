@@ -21,6 +21,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from toa_trl.rollouts import is_complete
+
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "runs/bench"
 STUDENT = "toa_trl/demo/weights/student"
@@ -347,7 +349,7 @@ def main() -> None:
     if unknown := set(asked.parts) - set(parts):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
     asked.parts = asked.parts or list(parts)
-    if set(asked.parts) != {"gpu"} and not (OUT / "synthesis/report.html").exists():
+    if set(asked.parts) != {"gpu"} and not is_complete(OUT / "synthesis"):
         print("Sampling the data: 400 prompts x 24 plays, once")
         process(
             "recipes/synthesize.py",

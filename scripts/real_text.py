@@ -30,6 +30,7 @@ from datasets import load_dataset
 
 from toa_trl.data.prompts import load_prompts
 from toa_trl.evaluation.results import markdown_table, update_results
+from toa_trl.rollouts import is_complete
 from toa_trl.tasks import make_task
 from toa_trl.types import as_dicts
 from toa_trl.utils.files import read_jsonl
@@ -263,7 +264,7 @@ def _recipe(name: str, output: Path, **settings: Any) -> None:
     config.write_text(
         yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8"
     )
-    if name == "synthesize" and (Path(settings["output_dir"]) / "report.html").exists():
+    if name == "synthesize" and is_complete(settings["output_dir"]):
         return
     command = [sys.executable, f"recipes/{name}.py", "--config", str(config)]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)

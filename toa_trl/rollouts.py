@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -95,6 +96,11 @@ class Rollouts:
         """Number of prompts whose budget is not spent."""
         scored, budget = self._journal.num_scored(), int(self.identity.get("budget", 0))
         return len(self) - sum(count >= budget for count in scored.values())
+
+    def mark_complete(self) -> None:
+        """Record that the data sets and the report are written, unless prompts are unfinished."""
+        if not self.unfinished:
+            self._journal.complete()
 
     def __iter__(self) -> Iterator[Rollout]:
         """Yield the rollout of every prompt, in the order of the prompts."""
@@ -290,6 +296,15 @@ def check_run_target(folder: Path) -> None:
     check_run_folder(folder)
     check_export(folder)
     check_ours({folder / "report.html": is_report})
+
+
+def is_complete(run_dir: str | Path) -> bool:
+    """Return whether a run's journal records that all of it is done, data sets and report too."""
+    path = Path(run_dir) / "journal.sqlite"
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with closing(Journal(path, lock=False)) as journal:
+        return journal.completed
 
 
 def _languages(sft: Path) -> list[str]:

@@ -20,6 +20,7 @@ from toa_trl.errors import ConfigError, ToaError
 from toa_trl.rewards import KINDS, RewardModel, make_reward
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampling.contents import contents_of
+from toa_trl.sampling.extension import Extend, begin_or_extend
 from toa_trl.sampling.identity import identity_of_part, identity_of_run
 from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.limits import Meter
@@ -101,11 +102,9 @@ class TOASampler:
         if isinstance(reward_model, Mapping):
             KINDS.check(reward_model, "reward")
 
-        def new_search(seed: int) -> Search:
-            return make_search(search, names, budget, seed, **params)
-
-        self._tau = new_search(0).tau  # validates the search parameters before models are loaded
-        self._new_search = new_search
+        self._search, self._params = search, params
+        # validates the search parameters before models are loaded
+        self._tau = make_search(search, names, budget, **params).tau
         self._task = make_task(task)
         self._sampling = (
             sampling
@@ -178,6 +177,7 @@ class TOASampler:
         self,
         prompts: Iterable[Any],
         output_dir: str | Path | None = None,
+        extend: Extend = False,
     ) -> Rollouts:
         """Spend the budget on every prompt; with the output_dir of an earlier call, resume it.
 
@@ -187,6 +187,9 @@ class TOASampler:
                 sequence.
             output_dir: folder of the run: run.yaml and journal.sqlite, which is all that a resume
                 needs. None: plays are kept in memory.
+            extend: whether the run in output_dir may grow: prompts appended, a larger budget,
+                agents appended. True: if the search continues exactly; "keep_width": keep the width
+                that it had; "given": take the plays that were made as they are.
 
         Raises:
             ConfigError: a prompt is invalid, a server cannot be reached, or the journal was created
@@ -196,7 +199,7 @@ class TOASampler:
         """
         gc.freeze()  # modules and models: every full collection of a run would visit them again
         try:
-            return run_until_signal(self.asample(prompts, output_dir))
+            return run_until_signal(self.asample(prompts, output_dir, extend=extend))
         finally:
             gc.unfreeze()
 
@@ -206,6 +209,7 @@ class TOASampler:
         output_dir: str | Path | None = None,
         progress: Progress | None = None,
         part: bool = False,
+        extend: Extend = False,
     ) -> Rollouts:
         """Sample as a coroutine; see `sample`. Several may run at once.
 
@@ -215,6 +219,7 @@ class TOASampler:
             progress: a progress display that is open already and may be shared.
             part: the prompts are a part of a larger run: run.yaml is not written, and it is no
                 error when every one of them was given up.
+            extend: see `sample`.
         """
         rows = ((f"prompt {number}", prompt) for number, prompt in enumerate(prompts))
         checked = as_prompts(rows, read=self._task.read)
@@ -227,10 +232,12 @@ class TOASampler:
         if run_dir is not None and not part:
             check_run_folder(run_dir)
         resumed = run_dir is not None and (run_dir / "journal.sqlite").exists()
+        if extend and not resumed:
+            raise ConfigError(f"--extend: there is no run in {run_dir}")
         try:
             if not resumed:  # an unreachable server must leave nothing behind
                 await self._check()
-            journal = self.begin(checked, run_dir)
+            journal = self.begin(checked, run_dir, extend)
             try:
                 scored = journal.num_scored()
                 unfinished = [p for p in checked if scored.get(p.id, 0) < self._budget]
@@ -241,7 +248,9 @@ class TOASampler:
                 )
                 if run_dir is not None and writes_run_file:
                     times = journal.times() or (None,)
-                    start_run_file(run_dir, self.configuration, journal.identity, times[0])
+                    start_run_file(
+                        run_dir, self.configuration, journal.identity, times[0], journal.extensions
+                    )
                 # prompts that only failed come last
                 unfinished.sort(key=lambda prompt: scored.get(prompt.id) == 0)
                 if resumed and unfinished:
@@ -260,10 +269,20 @@ class TOASampler:
         journal.unlock()
         return Rollouts(journal, given_up, limit)
 
+    def _search_of(
+        self, agents: Sequence[str], budget: int, params: Mapping[str, Any], seed: int = 0
+    ) -> Search:
+        return make_search(self._search, agents, budget, seed, **params)
+
     async def _check(self) -> None:
         await asyncio.gather(*(part.check() for part in self._parts))
 
-    def begin(self, prompts: Sequence[Prompt], output_dir: str | Path | None) -> Journal:
+    def begin(
+        self,
+        prompts: Sequence[Prompt],
+        output_dir: str | Path | None,
+        extend: Extend = False,
+    ) -> Journal:
         """Return the journal of a run over these prompts, new or resumed, locked for this process.
 
         Raises:
@@ -275,7 +294,8 @@ class TOASampler:
         path = ":memory:" if output_dir is None else Path(output_dir) / "journal.sqlite"
         journal = Journal(path, create=True)
         try:
-            journal.begin(identity_of_run(self.identity, prompts), prompts)
+            identity = identity_of_run(self.identity, prompts)
+            begin_or_extend(journal, identity, prompts, extend, self._search_of)
         except BaseException:
             journal.close()
             raise
@@ -289,6 +309,8 @@ class TOASampler:
         progress: Progress | None,
         part: bool,
     ) -> tuple[list[str], str | None]:
+        # an extended run may have kept its width
+        params = {**journal.identity["search_params"], **self._params}
         counts = journal.agent_counts()
         meter = Meter(self._limits, self._prices)
         meter.resume(counts, journal.counts().reward_flops)
@@ -302,7 +324,9 @@ class TOASampler:
         with own_progress if progress is None else nullcontext(progress) as display:
             display.resume(counts, journal.best_rewards())
             runner = Runner(
-                make_search=self._new_search,
+                make_search=lambda seed: self._search_of(
+                    list(self._agents), self._budget, params, seed
+                ),
                 agents=self._agents,
                 reward_model=self._reward_model,
                 journal=journal,

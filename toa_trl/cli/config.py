@@ -23,6 +23,7 @@ from toa_trl.evaluation.harness import LmEvalConfig
 from toa_trl.report.audit import Index
 from toa_trl.rewards import KINDS
 from toa_trl.sampler import TOASampler
+from toa_trl.sampling.extension import Extend
 from toa_trl.search import SEARCHES
 from toa_trl.serving.fleet import apply_endpoints
 from toa_trl.tasks import make_task
@@ -219,6 +220,9 @@ class SynthesisConfig(SamplingConfig):
     """Metadata of the dataset card."""
     output_dir: Text
     """Folder of the run."""
+    extend: Extend = False
+    """Let the run in output_dir grow: prompts appended, budget raised, agents appended. Where the
+    search cannot continue exactly: keep_width, or given (the earlier plays stay as they are)."""
     push_to_hub: str = ""
     """Name on the Hub to which the dataset is pushed at the end."""
     hub_private_repo: bool | None = None
@@ -242,7 +246,13 @@ class SynthesisConfig(SamplingConfig):
         call("preference", preference_rows, [], params=self.preference)
         if self.decontaminate:
             Index(self.decontaminate)
+        if self.extend and self.runner == "ray":
+            raise ConfigError("extend: needs runner: local")
         return self
+
+    def settings(self) -> dict[str, Any]:
+        """Return every key with its value, as run.yaml holds them; `extend` is not one of a run."""
+        return {key: value for key, value in super().settings().items() if key != "extend"}
 
     def new_sampler(self, shard: int = 0, num_shards: int = 1) -> TOASampler:
         """Return the sampler of the run, or of a shard with an equal share of the limits.

@@ -125,9 +125,12 @@ def check_same_identity(
     """
     lines = differences(stored, identity)
     if lines:
+        grown = any(line.startswith(("budget:", "prompts.", "agents.")) for line in lines)
+        extend = "let the run grow with --extend, " if grown else ""
         raise ConfigError(
-            f"{path} was created with a different configuration; restore it, or choose another "
-            "output_dir. Differences (then -> now):\n" + "\n".join(f"  {line}" for line in lines)
+            f"{path} was created with a different configuration; restore it, {extend}or choose "
+            "another output_dir. Differences (then -> now):\n"
+            + "\n".join(f"  {line}" for line in lines)
         )
     warn_of_unknown_contents(path, stored, identity)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +24,7 @@ def start_run_file(
     configuration: Mapping[str, Any],
     identity: Mapping[str, Any] | None,
     first_play_s: float | None = None,
+    extensions: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write run.yaml; `started` stays the time of the first start, `resumed` lists the others.
 
@@ -32,6 +33,7 @@ def start_run_file(
         configuration: every key of the run's configuration, as YAML values.
         identity: what decides the run; None where it is not known yet, as before shards start.
         first_play_s: unix time of the first play in the journal, for a run without run.yaml.
+        extensions: see `Journal.extensions`.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     path = run_dir / FILE
@@ -47,6 +49,13 @@ def start_run_file(
     }
     if started is not None:
         content["resumed"] = [*resumed, now()]
+    if extensions:
+        if identity and "width" in identity["search_params"]:  # --extend may have kept it
+            content["search_params"] = identity["search_params"]
+        content["extended"] = [
+            {"time": as_text(extension["time_s"]), "changes": extension["changes"]}
+            for extension in extensions
+        ]
     _write(path, content)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from toa_trl.errors import ConfigError
-from toa_trl.search.base import Search
+from toa_trl.search.base import Search, first_difference
 from toa_trl.utils.config import call
 from toa_trl.utils.registry import Registry
 
@@ -25,7 +25,7 @@ SEARCHES: Registry[Search] = Registry(
     group="toa_trl.searches",
 )
 
-__all__ = ["SEARCHES", "Search", "make_search"]
+__all__ = ["SEARCHES", "Search", "first_difference", "make_search"]
 
 
 def make_search(

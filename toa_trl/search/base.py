@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from toa_trl.errors import ConfigError, SearchError
 from toa_trl.types import Action, Play
@@ -30,6 +31,8 @@ class Search(ABC):
 
     tau: float | None = None
     """Temperature with which rewards are squashed; None in a search that does not squash them."""
+    width: int | None = None
+    """Responses that a depth of the search tree holds; None in a search without such a bound."""
 
     def __init__(self, agents: Sequence[str], budget: PositiveInt, seed: int = 0) -> None:
         agents = [agents] if isinstance(agents, str) else list(agents)
@@ -109,7 +112,7 @@ class Search(ABC):
             )
         self.rewards[play] = float(reward)
         agent = self.actions[play].agent
-        if self._failures[agent]:
+        if self._failures.get(agent):
             self._failures[agent] = 0
             self._update_passed_over()
         self.scored(play, float(reward))
@@ -122,8 +125,9 @@ class Search(ABC):
         """
         self._check_in_flight(play)
         action = self.actions.pop(play)
-        self._failures[action.agent] += 1
-        self._update_passed_over()
+        if action.agent in self._failures:  # not an agent of earlier plays that is not used now
+            self._failures[action.agent] += 1
+            self._update_passed_over()
         self.failed(play, action)
 
     def withdraw(self, play: int) -> None:
@@ -207,6 +211,26 @@ class Search(ABC):
 
     def failed(self, index: int, action: Action) -> None:  # noqa: B027
         """Take note that a play in flight failed or was withdrawn."""
+
+
+def first_difference(
+    make_one: Callable[[], Search], make_other: Callable[[], Search], num_plays: int
+) -> int | None:
+    """Return the first of `num_plays` plays at which two searches choose differently, or None.
+
+    Both are told the same random rewards, on several scales.
+    """
+    for seed in range(6):
+        rng, one, other = random.Random(seed), make_one(), make_other()
+        for play in range(num_plays):
+            asked = one.ask()
+            if asked != other.ask():
+                return play
+            reward = rng.gauss(0, 10.0 ** (seed % 3 - 1))
+            for index, _ in asked:
+                one.tell(index, reward)
+                other.tell(index, reward)
+    return None
 
 
 def _seen(action: Action) -> set[int]:

@@ -77,6 +77,7 @@ class TOA(Search):
     """
 
     tau: float
+    width: int
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from toa_trl.errors import ConfigError, JournalError
-from toa_trl.sampling.identity import check_same_identity
+from toa_trl.sampling.identity import check_same_identity, differences
 from toa_trl.sampling.journal.table import (
     INSERT,
     INSERT_NEW,
@@ -32,6 +32,7 @@ from toa_trl.sampling.journal.table import (
 from toa_trl.types import AgentCounts, Counts, Play, Prompt, Rollout, as_dicts
 
 ROWS_PER_COMMIT = 1000  # when copying
+PUT = "INSERT OR REPLACE INTO run (key, value) VALUES (?, ?)"
 
 
 class Journal:
@@ -120,19 +121,40 @@ class Journal:
             check_same_identity(self.path, stored, identity)
         if stored is not None and self.num_prompts() >= len(prompts):
             return True
-        rows = []
-        for position, prompt in enumerate(prompts):
-            messages = json.dumps(as_dicts(prompt.messages), ensure_ascii=False)
-            metadata = json.dumps(dict(prompt.metadata), default=str)
-            rows.append((position, prompt.id, messages, metadata))
         # A recovered journal may lack some prompts, or its identity.
         with self.transaction() as db:
-            db.executemany(INSERT_PROMPT, rows)
+            db.executemany(INSERT_PROMPT, _rows_of(prompts))
             if stored is None:
-                db.execute(
-                    "INSERT INTO run (key, value) VALUES ('identity', ?)", (json.dumps(identity),)
-                )
+                db.execute(PUT, ("identity", json.dumps(identity)))
         return stored is not None
+
+    def extend(self, identity: Mapping[str, Any], prompts: Iterable[Prompt]) -> None:
+        """Replace the identity of the run by that of a larger one, and add its further prompts.
+
+        The run counts as incomplete from then on; `extensions` lists what changed.
+        """
+        changes = differences(self.identity, identity)
+        extensions = [*self.extensions, {"time_s": time.time(), "changes": changes}]
+        with self.transaction() as db:
+            db.executemany(INSERT_PROMPT, _rows_of(prompts))
+            db.execute(PUT, ("identity", json.dumps(identity)))
+            db.execute(PUT, ("extensions", json.dumps(extensions)))
+            db.execute("DELETE FROM run WHERE key = 'completed'")
+
+    @property
+    def extensions(self) -> list[dict[str, Any]]:
+        """When the run was extended (unix times in `time_s`), and the `changes`."""
+        return list(self._get("extensions") or ())
+
+    @property
+    def completed(self) -> bool:
+        """Whether every budget was spent, and the data sets and the report were written."""
+        return self._get("completed") is not None
+
+    def complete(self) -> None:
+        """Record that the run is complete."""
+        with self.transaction() as db:
+            db.execute(PUT, ("completed", json.dumps({"time_s": time.time()})))
 
     def append(self, prompt_id: str, play: Play) -> None:
         """Write one play durably.
@@ -306,6 +328,13 @@ class Journal:
                     f"{Path(self.path).parent}` saves what is readable."
                 )
             raise JournalError(f"{self.path}: {error}{remedy}") from error
+
+
+def _rows_of(prompts: Iterable[Prompt]) -> Iterator[tuple[int, str, str, str]]:
+    for position, prompt in enumerate(prompts):
+        messages = json.dumps(as_dicts(prompt.messages), ensure_ascii=False)
+        metadata = json.dumps(dict(prompt.metadata), default=str)
+        yield position, prompt.id, messages, metadata
 
 
 def locked(path: str | Path) -> FileLock:

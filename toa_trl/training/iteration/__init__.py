@@ -11,7 +11,7 @@
 Every stage is a command in a process of its own, so that its memory is free for the next one. It is
 complete, and never repeated, once its folder holds complete.json. Until then the same command
 resumes it: a sampling inside its trees, a training from its last checkpoint, an evaluation after
-its last response. To repeat a round, delete its folder and those of the rounds after it.
+its last response. To repeat a round, move its folder and those of the rounds after it away.
 
     plan.py     the stages of every round        rounds.py   running what is not complete
 """

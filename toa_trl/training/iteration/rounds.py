@@ -21,7 +21,7 @@ from toa_trl.errors import ConfigError
 from toa_trl.evaluation.results import markdown_table, update_results
 from toa_trl.models.loading import last_checkpoint
 from toa_trl.report.page import write_report
-from toa_trl.rollouts import Rollouts
+from toa_trl.rollouts import is_complete
 from toa_trl.sampling.identity import check_same_identity
 from toa_trl.training.iteration.plan import Plan, whole_model
 from toa_trl.utils.config import PositiveInt, validate
@@ -90,8 +90,7 @@ class _Runner:
 
     async def sample(self, number: int) -> None:
         folder = self.plan.folder(number, "synthesis")
-        finished = (folder / "report.html").is_file() and not _is_complete(folder)
-        if finished and not Rollouts.load(folder).unfinished:
+        if is_complete(folder) and not _is_complete(folder):
             # the run had finished but was killed before it was marked complete; synthesize would
             # refuse to run again
             _mark_complete(folder)
