@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from toa_trl.agents import ENGINES, Agent, as_agent, make_agent, make_sampling
+from toa_trl.agents import Agent, as_agent, make_agent, make_sampling, names_of_agents
 from toa_trl.data.preference import preference_rows
 from toa_trl.data.prompts import as_prompts
 from toa_trl.data.sft import sft_rows
@@ -98,7 +98,7 @@ class TOASampler:
         params = dict(validate(dict[str, Any], search_params or {}, "search_params"))
         validate(model_of(sft_rows, skip=1), sft or {}, "sft")
         validate(model_of(preference_rows, skip=1), preference or {}, "preference")
-        names = _check_agents(agents)
+        names = names_of_agents(agents)
         if isinstance(reward_model, Mapping):
             KINDS.check(reward_model, "reward")
 
@@ -346,19 +346,3 @@ class TOASampler:
             reason = failures.most_common(1)[0][0]
             raise ToaError(f"every agent failed on every prompt, most often with: {reason}")
         return given_up, meter.reached
-
-
-def _check_agents(agents: Sequence[Agent | Mapping[str, Any]]) -> list[str]:
-    """Return the names of the agents.
-
-    Raises:
-        ConfigError: an entry is invalid; the message names its path.
-    """
-    names = []
-    for number, agent in enumerate(agents):
-        if isinstance(agent, Mapping):
-            ENGINES.check(agent, f"agents[{number}]")
-            names.append(str(agent["name"]))
-        else:
-            names.append(as_agent(agent, f"agents[{number}]").name)
-    return names

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toa_trl.agents.base import Agent, AgentOptions, as_agent, make_sampling
@@ -23,7 +23,7 @@ ENGINES: Registry[Any] = Registry(
     common=AgentOptions,
 )
 
-__all__ = ["ENGINES", "Agent", "as_agent", "make_agent", "make_sampling"]
+__all__ = ["ENGINES", "Agent", "as_agent", "make_agent", "make_sampling", "names_of_agents"]
 
 
 def make_agent(entry: Mapping[str, Any]) -> Agent:
@@ -42,3 +42,19 @@ def make_agent(entry: Mapping[str, Any]) -> Agent:
     ):
         raise ConfigError(f"agents: an entry needs a name and an engine, not {entry!r}")
     return as_agent(ENGINES.build(f"agent {entry['name']!r}", entry))
+
+
+def names_of_agents(agents: Sequence[Agent | Mapping[str, Any]]) -> list[str]:
+    """Return the names of the agents.
+
+    Raises:
+        ConfigError: an entry is invalid; the message names its path.
+    """
+    names = []
+    for number, agent in enumerate(agents):
+        if isinstance(agent, Mapping):
+            ENGINES.check(agent, f"agents[{number}]")
+            names.append(str(agent["name"]))
+        else:
+            names.append(as_agent(agent, f"agents[{number}]").name)
+    return names
