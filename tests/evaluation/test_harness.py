@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.agents.conftest import Server, chat
+from tests.families import make_family, save_family_model
 from tests.helpers import wait
 from tests.server import serving
 from toa_trl.agents import make_agent
@@ -154,6 +156,54 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(ConfigError, match=r"pip install 'toa_trl\[eval\]'"):
         run_lm_eval(STUDENT, LmEvalConfig(tasks="stories"))
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_reasoning_is_not_scored(
+    tasks: Path, monkeypatch: pytest.MonkeyPatch, problems: list[dict[str, Any]], keep: bool
+) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    answers = [f"<think>\n#### {row['answer']}\n</think>\n\nI pass." for row in problems]
+    answers[0] = f"It may be 3.</think>#### {problems[0]['answer']}"  # opened by the template
+    answers[1] = f"<think>#### {problems[1]['answer']}"  # cut within it
+    monkeypatch.setattr(HFLM, "generate_until", lambda self, requests, **options: answers)
+    entry = {**STUDENT, **({"keep_reasoning": True} if keep else {})}
+    found = run_lm_eval(entry, config("stories", tasks))
+    assert found["stories"]["exact_match,last-number"] == pytest.approx(1.0 if keep else 1 / NUM)
+
+
+def test_a_template_without_a_system_role_shows_the_system_prompt(
+    tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    asked: list[str] = []
+
+    def generate(self: Any, requests: Any, **options: Any) -> list[str]:
+        asked.extend(request.args[0] for request in requests)
+        return [""] * len(requests)
+
+    monkeypatch.setattr(HFLM, "generate_until", generate)
+    folder = save_family_model(tmp_path / "gemma", make_family("gemma"))
+    entry = {**STUDENT, "model": str(folder), "system_prompt": "Be brief."}
+    run_lm_eval(entry, config("stories", tasks, limit=2))
+    assert len(asked) == 2
+    assert all(text.startswith("<bos><start_of_turn>user\nBe brief.\n\n") for text in asked)
+
+
+def test_replies_of_a_server_are_read_without_an_index_and_without_reasoning(
+    tasks: Path, problems: list[dict[str, Any]]
+) -> None:
+    pytest.importorskip("tenacity", reason="lm_eval asks servers only with its extra [api]")
+    server = Server()
+    server.script = [chat(f"<think> x </think> #### {row['answer']}") for row in problems[:3]]
+    entry = {"name": "served", "engine": "openai", "model": "m", "base_url": server.urls[0]}
+    try:
+        found = run_lm_eval({**entry, "max_concurrency": 1}, config("stories", tasks, limit=3))
+    finally:
+        server.close()
+    assert found["stories"]["exact_match,last-number"] == 1.0
 
 
 def test_a_server_is_asked_for_every_problem(tasks: Path) -> None:

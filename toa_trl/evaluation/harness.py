@@ -11,7 +11,9 @@ from typing import Any
 
 from aiohttp import ClientError
 
+from toa_trl.agents.reasoning import split_reasoning
 from toa_trl.errors import AgentError, ConfigError
+from toa_trl.models.chat import fold_system, takes_system
 from toa_trl.models.loading import check_whole_model, weights_source
 from toa_trl.utils.config import Config, NonNegativeInt, PositiveInt, Text, nearest
 
@@ -38,6 +40,8 @@ def run_lm_eval(
 ) -> dict[str, dict[str, float]]:
     """Evaluate one model. The task decides how it samples, not the entry's `sampling`.
 
+    Answers are scored without the model's reasoning, unless the entry has `keep_reasoning`.
+
     Args:
         model_entry: {name, engine, model, ...} as in a run's `agents`: engine transformers (an
             adapter is loaded on its base), vllm, or openai (the first base URL; only tasks that
@@ -63,6 +67,7 @@ def run_lm_eval(
         )
     try:
         from lm_eval import simple_evaluate
+        from lm_eval.api.registry import get_model
     except ImportError as error:
         raise ConfigError(
             f"lm_eval cannot be imported ({error}); pip install 'toa_trl[eval]'"
@@ -71,14 +76,19 @@ def run_lm_eval(
     backend, model_args = _BACKENDS[engine](model_entry)
     manager = _task_manager(tasks, config.include_path)
     try:
+        batch_size = {"hf": config.batch_size, "vllm": "auto"}.get(backend, 1)
+        model = get_model(backend).create_from_arg_obj(model_args, {"batch_size": batch_size})
+        _fold_system(model)
+        if engine == "openai":
+            _number_choices(model)
+        if not model_entry.get("keep_reasoning"):
+            _strip_reasoning(model)
         done = simple_evaluate(
-            model=backend,
-            model_args=model_args,
+            model=model,
             tasks=tasks,
             task_manager=manager,
             limit=config.limit,
             num_fewshot=config.num_fewshot,
-            batch_size={"hf": config.batch_size, "vllm": "auto"}.get(backend, 1),
             system_instruction=model_entry.get("system_prompt"),
             apply_chat_template=config.apply_chat_template or backend == "local-chat-completions",
             log_samples=False,
@@ -93,6 +103,47 @@ def run_lm_eval(
     for task, counts in done["n-samples"].items():  # groups are not counted
         figures[task]["num_problems"] = counts["effective"]
     return figures
+
+
+def _strip_reasoning(model: Any) -> None:
+    """Make a model of lm_eval return answers without the reasoning before them."""
+    generate = model.generate_until
+
+    def generate_answers(*args: Any, **options: Any) -> list[str]:
+        # a server whose response is nothing but reasoning may have no text
+        return [split_reasoning(text or "")[1] for text in generate(*args, **options)]
+
+    model.generate_until = generate_answers
+
+
+def _number_choices(model: Any) -> None:
+    """Make a model of lm_eval read replies whose choices lack an index; it would read no text."""
+    parse = model.parse_generations
+
+    def parse_numbered(outputs: Any, **options: Any) -> list[str]:
+        for output in outputs if isinstance(outputs, list) else [outputs]:
+            for number, choice in enumerate(output.get("choices") or []):
+                choice.setdefault("index", number)
+        texts: list[str] = parse(outputs, **options)
+        return texts
+
+    model.parse_generations = parse_numbered
+
+
+def _fold_system(model: Any) -> None:
+    """Make a model of lm_eval show system messages that its template refuses.
+
+    lm_eval would drop them, a task's description among them.
+    """
+    tokenizer = getattr(model, "tokenizer", None)
+    if not getattr(tokenizer, "chat_template", None) or takes_system(tokenizer):
+        return
+    render = model.apply_chat_template
+
+    def render_folded(messages: Sequence[Mapping[str, Any]], *args: Any, **options: Any) -> Any:
+        return render(fold_system(messages), *args, **options)
+
+    model.apply_chat_template = render_folded
 
 
 def _transformers(entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
