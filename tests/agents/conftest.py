@@ -22,6 +22,7 @@ class Server:
     def __init__(self) -> None:
         self.script: list[Any] = []
         self.refuses: tuple[str, ...] = ()  # fields of the request
+        self.no_system = ""  # the error for a system message
         self.requests: list[dict[str, Any]] = []  # {"body", "authorization", "port"}
         self.ports: list[int] = []
         self._loop = asyncio.new_event_loop()
@@ -67,6 +68,8 @@ class Server:
         self.requests.append(
             {"body": body, "authorization": request.headers.get("Authorization"), "port": port}
         )
+        if self.no_system and body["messages"][0]["role"] == "system":
+            return web.json_response({"error": {"message": self.no_system}}, status=400)
         for name in self.refuses:
             if name in body:
                 return web.Response(status=400, text=f"Unrecognized argument: {name}")
@@ -111,6 +114,6 @@ def running_server() -> Iterator[Server]:
 def server(running_server: Server) -> Server:
     """The server, with nothing scripted and no request seen."""
     running_server.script.clear()
-    running_server.refuses = ()
+    running_server.refuses, running_server.no_system = (), ""
     running_server.requests.clear()
     return running_server

@@ -105,6 +105,25 @@ def test_tool_calls_are_sent_as_servers_take_them(server: Server) -> None:
     assert sent[2]["tool_call_id"] == "call_1"
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        "System role not supported",
+        "Only user and assistant roles are supported!",
+        "Conversation roles must alternate user/assistant/user/assistant/...",
+    ],
+)
+def test_a_system_prompt_is_folded_where_the_servers_template_refuses_it(
+    server: Server, caplog: pytest.LogCaptureFixture, error: str
+) -> None:
+    server.no_system = error
+    assert len(ask(server, times=2, system_prompt="Be brief.")) == 2
+    asked = [request["body"]["messages"] for request in server.requests]
+    folded = [{"role": "user", "content": "Be brief.\n\nHi"}]
+    assert asked[1:] == [folded, folded]
+    assert caplog.text.count("the chat template has no system role") == 1
+
+
 def test_no_stop_no_key_where_there_is_none(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from toa_trl.agents.base import NEUTRAL, Agent, SamplingEntry, SamplingOf, with_
 from toa_trl.agents.completions import checked, finish_of, storable, without_reasoning
 from toa_trl.agents.replies import read_reply
 from toa_trl.errors import AgentError, ConfigError
+from toa_trl.models.chat import fold_system
 from toa_trl.models.endpoints import Endpoints, RequestError
 from toa_trl.models.flops import Flops
 from toa_trl.types import Completion, Message, Sampling, as_openai
@@ -20,11 +21,16 @@ logger = logging.getLogger(__name__)
 MAX_SHOWN = 200  # characters of a refusal that an error shows
 
 
+# in the errors of Gemma's and Mistral's chat templates, in lower case
+NO_SYSTEM = ("system role", "only user and assistant roles", "roles must alternate")
+
+
 class OpenAIAgent(Agent):
     """Ask one model behind one or several base URLs; `toa_trl.models.endpoints` handles faults.
 
     Neutral values of top_k, min_p and repetition_penalty are sent, because servers would take them
-    from the model's generation_config.json; they are left out for a server that refuses them.
+    from the model's generation_config.json; they are left out for a server that refuses them. Where
+    a server's chat template refuses system messages (Gemma's), they go into the first user message.
 
     Args:
         name: name of the agent.
@@ -78,6 +84,7 @@ class OpenAIAgent(Agent):
         self._sampling = SamplingOf(self._place, sampling)
         self._extra_body = dict(extra_body or {})
         self._neutral: dict[str, Any] = NEUTRAL
+        self._folds_system = False
         self._keep_reasoning = keep_reasoning
         self._flops = _flops(self._place, config) if config else None
 
@@ -115,10 +122,32 @@ class OpenAIAgent(Agent):
         Raises:
             Unavailable: none of its servers answers.
         """
+        asked = as_openai(with_system(messages, self._system_prompt))
+        if self._folds_system:
+            return await self._ask(fold_system(asked), sampling, seed)
+        try:
+            return await self._ask(asked, sampling, seed)
+        except AgentError as error:
+            said = str(error).lower()
+            if asked[0]["role"] != "system" or not any(text in said for text in NO_SYSTEM):
+                raise
+        done = await self._ask(fold_system(asked), sampling, seed)
+        if not self._folds_system:  # the first of the plays in flight
+            logger.warning(
+                "%s: the chat template has no system role; system messages go into the first user "
+                "message",
+                self._place,
+            )
+            self._folds_system = True
+        return done
+
+    async def _ask(
+        self, messages: list[dict[str, Any]], sampling: Sampling, seed: int
+    ) -> Completion:
         sampling = self._sampling(sampling)
         body = {
             "model": self._model,
-            "messages": as_openai(with_system(messages, self._system_prompt)),
+            "messages": messages,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_tokens,
