@@ -64,9 +64,8 @@ def test_the_sampler_takes_what_the_design_says() -> None:
     assert list(signature.parameters)[:4] == ["agents", "reward_model", "search", "budget"]
     assert signature.parameters["search"].default == "toa"
     assert signature.parameters["budget"].default == 160
-    assert (
-        inspect.signature(toa_trl.Rollouts.to_preference).parameters["rejected_rank"].default == 30
-    )
+    to_preference = inspect.signature(toa_trl.Rollouts.to_preference)
+    assert to_preference.parameters["rejected_rank"].default == 30 / 160
 
 
 def test_defaults_of_the_searches() -> None:
@@ -80,7 +79,7 @@ def test_defaults_of_the_searches() -> None:
     [
         (types.Action, ["agent", "kind", "refs", "parent", "depth"]),
         (types.Prompt, ["id", "messages", "metadata"]),
-        (types.Message, ["role", "content"]),
+        (types.Message, ["role", "content", "tool_calls", "name", "tool_call_id"]),
         (types.Sampling, ["temperature", "top_p", "max_tokens", "stop"]),
         (
             types.Completion,

@@ -97,9 +97,28 @@ def test_what_is_pushed_is_made_as_the_run_was_and_saved_first(
     assert (len(pushed["sft"]), len(pushed["dpo"]), len(pushed["rollouts"])) == (5, 5, 10)
 
 
+def test_the_pairs_that_were_last_made_are_pushed(pushed: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("{preference: {rejected_rank: 3}}")
+    it = rollouts(5, 1.0, 2.0, 3.0, 4.0, path=tmp_path / "journal.sqlite")
+
+    def ranks() -> set[int]:
+        it.push_to_hub("me/first")
+        return {row["rejected_rank"] for row in pushed["dpo"]}
+
+    assert ranks() == {3}  # of run.yaml
+    it.to_preference(2)
+    it.to_preference(policy="worst")
+    it.to_sft(top_k=2)
+    with pytest.raises(ConfigError, match="no prompt gives"):
+        it.to_preference(policy="margin", margin=9.0)
+    assert (ranks(), len(pushed["sft"])) == ({4}, 10)
+    it.push_to_hub("me/first", preference={"rejected_rank": 2}, sft={})
+    assert (len(pushed["sft"]), pushed["dpo"][0]["rejected_rank"]) == (5, 2)
+
+
 def test_nothing_is_pushed_where_a_part_is_empty() -> None:
     with pytest.raises(ConfigError, match="/first/dpo has no row"):
-        rollouts(5, 1.0, 2.0).push_to_hub("me/first")
+        rollouts(5, 1.0, 1.0).push_to_hub("me/first")
 
 
 def test_saving_reads_one_prompt_at_a_time_and_counts_what_gave_no_row(

@@ -256,7 +256,10 @@ def test_the_data_sets_are_in_trls_format() -> None:
     assert all(row["rejected_rank"] == 4 and row["chosen_rank"] == 1 for row in pairs)
     assert all(row["chosen_reward"] > row["rejected_reward"] for row in pairs)
     with pytest.raises(ConfigError, match="fewer than 30 scored responses"):
-        rollouts.to_preference()
+        rollouts.to_preference(30)
+    assert {row["rejected_rank"] for row in rollouts.to_preference()} == {2}
+    with pytest.raises(ConfigError, match="no prompt has a response at rank 9"):
+        sampler(budget=8, preference={"rejected_rank": 9})
     with pytest.raises(ConfigError, match=r"'topk'.*did you mean 'top_k'"):
         rollouts.to_sft(topk=3)
     with pytest.raises(ConfigError, match="polity"):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from toa_trl.data.preference import preference_rows
+from toa_trl.data.preference import REJECTED_RANK, preference_rows
 from toa_trl.data.sft import sft_rows
 from toa_trl.data.tables import (
     PREFERENCE,
@@ -66,6 +66,7 @@ class Rollouts:
         self._journal = journal
         self.given_up = tuple(given_up)  # ids of prompts for which every agent kept failing
         self.limit = limit  # the limit that ended the run, with what was spent
+        self._last = dict[str, Mapping[str, Any]]()  # what `to_sft`, `to_preference` were given
 
     @classmethod
     def load(cls, run_dir: str | Path) -> Rollouts:
@@ -117,13 +118,17 @@ class Rollouts:
     def to_sft(self, **params: Any) -> Dataset:
         """Return a row per prompt; see `toa_trl.data.sft.sft_rows` for the parameters."""
         rows, dropped = call("sft", sft_rows, self, params=params)
-        return _some("SFT", as_dataset(rows, self._schema(SFT)), dropped)
+        made = _some("SFT", as_dataset(rows, self._schema(SFT)), dropped)
+        self._last["sft"] = params
+        return made
 
-    def to_preference(self, rejected_rank: int | float = 30, **params: Any) -> Dataset:
+    def to_preference(self, rejected_rank: int | float = REJECTED_RANK, **params: Any) -> Dataset:
         """Return a pair per prompt; see `toa_trl.data.preference.preference_rows`."""
         params = {"rejected_rank": rejected_rank, **params}
         rows, dropped = call("preference", preference_rows, self, params=params)
-        return _some("preference", as_dataset(rows, self._schema(PREFERENCE)), dropped)
+        made = _some("preference", as_dataset(rows, self._schema(PREFERENCE)), dropped)
+        self._last["preference"] = params
+        return made
 
     def save(
         self,
@@ -234,13 +239,16 @@ class Rollouts:
     ) -> str:
         """Save into the run's folder, then push it as one data set with three configurations.
 
+        SFT rows and pairs are made with what `to_sft` and `to_preference` were last given, or else
+        as run.yaml says.
+
         Args:
             repo_id: name on the Hub, e.g. "me/my-data".
             private: whether a new data set is private; None: hub_private_repo of run.yaml, or the
                 owner's default.
             token: token with write access; None: that of `hf auth login`.
             overwrite: replace any existing content: see `toa_trl.hub.push.push_folder`.
-            params: parameters of `save`.
+            params: parameters of `save`; `sft` and `preference` override what was last given.
 
         Returns:
             The address of the data set's page.
@@ -254,7 +262,7 @@ class Rollouts:
             folder = Path(self._journal.path).parent
             if self._journal.in_memory:
                 folder = Path(temporary) / repo_id.rpartition("/")[2]
-            self.save(folder, **params)
+            self.save(folder, **{**self._last, **params})
             return push_folder(folder, repo_id, private=private, token=token, overwrite=overwrite)
 
 

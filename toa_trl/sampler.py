@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from toa_trl.agents import Agent, as_agent, make_agent, make_sampling, names_of_agents
-from toa_trl.data.preference import preference_rows
+from toa_trl.data.preference import check_rank, preference_rows
 from toa_trl.data.prompts import as_prompts
 from toa_trl.data.sft import sft_rows
 from toa_trl.errors import ConfigError, ToaError
@@ -98,6 +98,7 @@ class TOASampler:
         params = dict(validate(dict[str, Any], search_params or {}, "search_params"))
         validate(model_of(sft_rows, skip=1), sft or {}, "sft")
         validate(model_of(preference_rows, skip=1), preference or {}, "preference")
+        check_rank(preference or {}, budget)
         names = names_of_agents(agents)
         if isinstance(reward_model, Mapping):
             KINDS.check(reward_model, "reward")

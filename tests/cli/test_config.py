@@ -211,6 +211,10 @@ def test_a_mistake_in_an_evaluation_is_named(changes: Any, message: str) -> None
         ({"sft": {"without": []}}, "sft: unknown key 'without'"),
         ({"preference": {"policy": "best"}}, "preference.policy"),
         ({"preference": {"rejected_rank": 1}}, "preference.rejected_rank"),
+        (
+            {"budget": 16, "preference": {"rejected_rank": 30}},
+            r"preference\.rejected_rank: no prompt has a response at rank 30, .* budget is 16",
+        ),
         ({"limits": {"max_token": 1}}, "limits: .*did you mean 'max_tokens'"),
         ({"allocation": {"kind": "adaptive"}}, r"allocation\.kind: must be one of 'uniform'"),
         ({"budget": True}, "budget: must be an integer, not True"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.helpers import completion_of, play, rollout
 from toa_trl.data import preference, sft
-from toa_trl.data.preference import POLICIES
+from toa_trl.data.preference import POLICIES, check_rank
 from toa_trl.errors import ConfigError
 from toa_trl.types import Play, Rollout
 from toa_trl.utils.config import call
@@ -145,6 +145,23 @@ def test_the_papers_rank_is_30_of_160(rank: float) -> None:
     assert (row["chosen_rank"], row["rejected_rank"]) == (1, 30)
     assert (row["chosen_reward"], row["rejected_reward"]) == (159 / 160, 130 / 160)
     assert preference_rows([of_160()])[0] == [row]  # the default
+
+
+@pytest.mark.parametrize("budget", [2, 3, 7, 16, 40, 160, 320])
+def test_the_default_rank_suits_every_budget(budget: int) -> None:
+    it = rollout(*(play(i, i / budget) for i in range(budget)))
+    (row,) = preference_rows([it])[0]
+    assert row["rejected_rank"] == max(2, round(budget * 30 / 160))
+
+
+@pytest.mark.parametrize("policy", ["rank", "cross_agent"])
+def test_a_rank_beyond_the_budget_is_refused(policy: str) -> None:
+    with pytest.raises(ConfigError, match=r"preference\.rejected_rank: .*rank 30.*budget is 16"):
+        check_rank({"policy": policy, "rejected_rank": 30}, 16)
+    for fine in ({"rejected_rank": 16}, {"rejected_rank": 0.99}, {}):
+        check_rank({"policy": policy, **fine}, 16)
+    check_rank({"policy": "worst", "rejected_rank": 30}, 16)
+    check_rank({}, 1)  # SFT alone
 
 
 def test_a_rank_counts_truncated_and_repeated_responses_but_does_not_take_them() -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from toa_trl.agents import ENGINES
-from toa_trl.data.preference import preference_rows
+from toa_trl.data.preference import check_rank, preference_rows
 from toa_trl.data.prompts import load_prompts
 from toa_trl.data.sft import sft_rows
 from toa_trl.errors import ConfigError
@@ -244,6 +244,7 @@ class SynthesisConfig(SamplingConfig):
         # checks across several keys, over no rollouts
         call("sft", sft_rows, [], params=self.sft)
         call("preference", preference_rows, [], params=self.preference)
+        check_rank(self.preference, self.budget)
         if self.decontaminate:
             Index(self.decontaminate)
         if self.extend and self.runner == "ray":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator
@@ -25,6 +25,29 @@ def _check_rank(value: Any) -> Any:
     return value
 
 
+REJECTED_RANK = 30 / 160
+"""The paper's rank, as a fraction of a prompt's scored responses, so that it suits every budget."""
+
+
+def check_rank(preference: Mapping[str, Any], budget: int) -> None:
+    """Check that prompts with a whole budget of scored plays have the rank to be rejected.
+
+    Args:
+        preference: valid parameters of `preference_rows`.
+        budget: scored plays per prompt.
+
+    Raises:
+        ConfigError: the rank is beyond the budget.
+    """
+    rank = preference.get("rejected_rank", REJECTED_RANK)
+    if rank > budget and preference.get("policy", "rank") in ("rank", "cross_agent"):
+        raise ConfigError(
+            f"preference.rejected_rank: no prompt has a response at rank {rank}, because the "
+            f"budget is {budget}; write a rank up to {budget}, or a fraction such as "
+            f"{REJECTED_RANK}"
+        )
+
+
 Rank = Annotated[int | float, BeforeValidator(_check_rank)]
 
 
@@ -32,7 +55,7 @@ def preference_rows(
     rollouts: Iterable[Rollout],
     *,
     policy: Policy = "rank",
-    rejected_rank: Rank = 30,
+    rejected_rank: Rank = REJECTED_RANK,
     margin: PositiveFloat | None = None,
     keep_truncated: bool = False,
     without: Sequence[str] = (),
@@ -45,15 +68,13 @@ def preference_rows(
     Args:
         rollouts: the plays of a run, prompt by prompt.
         policy: which response is rejected. "rank": the one at `rejected_rank`, or the next usable
-            one below (the
-            paper: 30 of 160). "worst": the one with the lowest reward. "margin": the best one whose
-                reward is at
-            least `margin` lower. "same_parent": the worst one with the same parent in the tree, for
-            the best response that has such siblings. "cross_agent": as "rank", among the responses
-            of other agents.
-        rejected_rank: rank among all scored responses of the prompt, where 1 is the best: an
-            integer >= 2, or a fraction of their number in (0, 1), such as 0.1875 for the paper's 30
-            of 160.
+            one below. "worst": the one with the lowest reward. "margin": the best one whose reward
+            is at least `margin` lower. "same_parent": the worst one with the same parent in the
+            tree, for the best response that has such siblings. "cross_agent": as "rank", among the
+            responses of other agents.
+        rejected_rank: rank among all scored responses of the prompt, where 1 is the best: a
+            fraction of their number in (0, 1), by default the paper's 30 of 160; or an integer >= 2
+            and at most the budget.
         margin: least difference in raw reward, > 0; required by the policy "margin", and only
             allowed there.
         keep_truncated: also use responses that max_tokens cut short.
