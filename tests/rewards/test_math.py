@@ -11,22 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from tests.helpers import wait
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.rewards import make_reward
-from toa_trl.rewards.answers import final_answer, judge, normalise
+from toa_trl.rewards.answers import LONGEST, boxed, final_answer, judge, stated_answer
 from toa_trl.rewards.math import MathReward
+from toa_trl.rewards.notation import normalise
 from toa_trl.types import Prompt
 
 CASES = [
     json.loads(line)
-    for line in (Path(__file__).parents[1] / "golden" / "math_answers.jsonl")
+    for name in ("math_answers.jsonl", "math_kinds.jsonl")
+    for line in (Path(__file__).parents[1] / "golden" / name)
     .read_text(encoding="utf-8")
     .splitlines()
 ]
 DATA = Path(__file__).parents[2] / "../shared/data/math"
-MONSTER = r"\boxed{10^{10^{10}}}"
+MONSTER = r"\boxed{(10^{10^{10}})!}"
 
 
 def asked(answer: Any, **columns: Any) -> Prompt:
@@ -111,8 +115,16 @@ def test_the_answer_to_another_problem_is_wrong() -> None:
     ("text", "answer"),
     [
         (r"\boxed{\frac{1}{\sqrt{2}}} is it", r"\frac{1}{\sqrt{2}}"),
-        (r"\boxed{1} and \boxed{2}", "2"),
+        (r"\boxed{1}, then \boxed{2}", "2"),
+        (r"\boxed{1} and \boxed{2}", "1, 2"),
+        (r"$\boxed{1}$, $\boxed{3}$, and $\boxed{2}$", "1, 3, 2"),
+        (r"\boxed{1} and \boxed{1}", "1"),
+        (r"\boxed{1}\boxed{2}", "1, 2"),
+        (r"\boxed{1}, then \boxed{2} and \boxed{3}", "2, 3"),
         (r"\boxed{1} and \boxed{}", "1"),
+        (r"\boxed{1} in a \boxed as asked", "1"),
+        (r"\boxed{1}, as \boxed{your answer}", "1"),
+        (r"\boxed{\text{answer}}", None),
         (r"\boxed{1} and \boxed{2", "1"),
         (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
         (r"\boxed{(0, 1\}}", r"(0, 1\}"),
@@ -140,9 +152,50 @@ def test_the_final_answer(text: str, answer: str | None) -> None:
     assert final_answer(text) == answer
 
 
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("The answer is 5. I checked it: 2 + 3 = 5.", "5"),
+        ("The answer is 5, not 6.", "5"),
+        ("The answer is not 5.", None),
+        ("The answer is not 5 but 6.", "6"),
+        ("The answer is 5. Wait, that is wrong. It is 6.", "6"),
+        ("The answer is 5. Wait, let me recheck.", None),
+        ("First the answer is 5.\nThen the answer is 6.", "6"),
+        ("If the answer is 5, we are done.", None),
+        ("The answer is 5 or 6.", "5 or 6"),
+        ("The answer is $(3, 4)$.", "(3, 4)"),
+        ("The answer to the question is 5.", "5"),
+        ("答案是5。", "5"),
+        ("5", "5"),
+        ("**D**", "D"),
+        ("So there are 5 apples, because 2 + 3 = 5.", "5"),
+        ("There are 5 apples and 6 pears in the box.", None),
+        ("Is it 5 or not, who can say?", None),
+        ("I do not know the answer at all.", None),
+        ("", None),
+    ],
+)
+def test_the_answer_that_a_text_states(text: str, answer: str | None) -> None:
+    assert stated_answer(text) == answer
+
+
 def test_a_long_response_is_read_once() -> None:
     assert final_answer(r"\boxed{" * 100_000) is None
     assert final_answer("{" * 100_000 + r"\boxed{5}" + "#### x\n" * 10_000) == "5"
+    for text in (
+        "the answer is ",
+        "$",
+        "answer ",
+        "wait. ",
+        "1 and ",
+        r"\text{",
+        "5 = ",
+        "(",
+        "， ",
+    ):
+        assert not judge("7", text * 20_000)
+        assert not judge("7", boxed(text * (LONGEST // len(text) - 1)))
 
 
 def test_final_answers_are_compared_with_each_other() -> None:
@@ -164,9 +217,33 @@ def test_final_answers_are_compared_with_each_other() -> None:
     assert wait(groups()) == [True, True, False, True, False, False]
 
 
-@pytest.mark.parametrize("answer", [5, 5.0, "5", "#### 5", r"\boxed{5}"])
+@pytest.mark.parametrize("answer", [5, 5.0, "5", "#### 5", r"\boxed{5}", ["5"], ("5",), [5]])
 def test_the_column_may_hold_a_number_or_a_solution(answer: Any) -> None:
     assert wait(scored([(answer, [r"\boxed{5}", r"\boxed{6}"])])) == [[1.0, 0.0]]
+
+
+def test_a_list_in_the_column_holds_all_solutions() -> None:
+    responses = [boxed("7, 5"), boxed("5"), boxed("5, 8"), r"\boxed{5} and \boxed{7}"]
+    assert wait(scored([(["5", r"\boxed{7}"], responses)])) == [[1.0, 0.0, 0.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"value": "5"},
+        float("nan"),
+        float("inf"),
+        ["5", None],
+        ["5", {"value": "5"}],
+        [["5"]],
+        "  ",
+        "$",
+        r"\boxed{}$$" * 500,
+    ],
+)
+def test_a_column_without_an_answer_is_an_error_and_no_score(answer: Any) -> None:
+    with pytest.raises(RewardError, match=r"reward 'math'.*'p'.* is needed, not "):
+        wait(scored([(answer, [boxed("5")])]))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +304,7 @@ def test_what_computes_for_ever_is_an_error_and_costs_only_itself() -> None:
                 r"\boxed{5}",
                 MONSTER,
                 r"\boxed{6}",
-                MONSTER.replace("}}}", "!}}}"),
+                MONSTER.replace("!", "!!"),
                 r"\boxed{5}",
                 r"\boxed{5.0}",
             ]
@@ -243,7 +320,7 @@ def test_what_computes_for_ever_is_an_error_and_costs_only_itself() -> None:
     assert [score for score in scores if isinstance(score, list)] == [[1.0], [0.0], [1.0], [1.0]]
     for place in (1, 3):
         assert isinstance(scores[place], RewardError)
-        assert str(scores[place]).startswith("reward 'math': math-verify on '10^{10^{10")
+        assert str(scores[place]).startswith("reward 'math': math-verify on '(10^{10^{10")
         assert "did not finish in 1 s of processor time" in str(scores[place])
     assert turns > 10  # the event loop went on meanwhile
 
@@ -360,3 +437,47 @@ def test_a_worker_does_not_outlive_a_program_that_is_killed(tmp_path: Path) -> N
 def test_judging_needs_no_process() -> None:
     assert judge("5", r"\boxed{5}")
     assert not judge("5", r"\boxed{6}")
+
+
+NUMBERS = st.one_of(
+    st.integers(-(10**6), 10**6).map(str),
+    st.fractions(max_denominator=99).map(lambda x: rf"\frac{{{x.numerator}}}{{{x.denominator}}}"),
+    st.sampled_from([r"\sqrt{2}", r"\pi", "e", r"2^{2005}", r"\frac{1}{3^{90}}", "0.125", "12\\%"]),
+)
+FORMULAS = st.recursive(
+    NUMBERS | st.sampled_from("xyRrhmn"),
+    lambda part: st.tuples(part, st.sampled_from("+-"), part).map(
+        lambda three: "({} {} {})".format(*three)
+    ),
+    max_leaves=4,
+)
+ANSWERS = st.one_of(
+    FORMULAS,
+    st.lists(NUMBERS, min_size=2, max_size=3, unique=True).map(", ".join),
+    st.tuples(FORMULAS, FORMULAS).map(lambda pair: "({}, {})".format(*pair)),
+    st.tuples(st.sampled_from(["<", ">", r"\le", r"\ne"]), NUMBERS).map(
+        lambda p: "x {} {}".format(*p)
+    ),
+    st.text("ab xyzé中0123456789.,%$^_+-=<>()[]|!:;'\"", max_size=12),
+)
+
+
+@given(ANSWERS)
+def test_a_correct_answer_in_a_box_is_right(answer: str) -> None:
+    assume(normalise(answer))
+    assert judge(boxed(answer), boxed(answer))
+    assert judge(boxed(answer), f"So the answer is ${boxed(answer)}$.")
+
+
+@given(FORMULAS, FORMULAS)
+def test_formulas_are_equal_in_both_directions(one: str, other: str) -> None:
+    assert judge(one, boxed(other)) == judge(other, boxed(one))
+    assert judge(f"{one} + {other}", boxed(f"{other} + {one}"))
+    assert not judge(one, boxed(f"{one} + 1"))
+
+
+@given(st.text(st.characters(exclude_characters="7७７𝟕七Ⅶ", exclude_categories=["Nd", "No", "Nl"])))
+def test_text_without_the_number_is_never_right(text: str) -> None:
+    for answer in ("7", r"\frac{7}{3}", r"7, x", r"\text{seven}"):
+        assert not judge(answer, text)
+        assert not judge(answer, boxed(text))

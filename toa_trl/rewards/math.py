@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import signal
 import subprocess
 import sys
@@ -20,11 +21,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import wait
+from numbers import Real
 from pathlib import Path
+from typing import Any
 
 from toa_trl.errors import RewardError
-from toa_trl.rewards.answers import boxed, final_answer, judge
+from toa_trl.rewards.answers import LONGEST, boxed, final_answer, judge
 from toa_trl.rewards.base import RewardModel, column_of
+from toa_trl.rewards.notation import normalise
 from toa_trl.types import Prompt
 from toa_trl.utils.config import PositiveFloat
 
@@ -36,10 +40,10 @@ STALLED_S = 600.0  # wall-clock limit, for a worker that gets no processor time
 class MathReward(RewardModel):
     """1.0 if the response's final answer equals the one in the prompt's column, else 0.0.
 
-    The final answer is that of `final_answer`, else what math-verify finds in the last 10,000
-    characters. A missing answer, or one that cannot be parsed, is wrong. An answer on which
-    math-verify does not finish is a `RewardError`. The column may hold a whole solution, as in
-    GSM8K and MATH.
+    The final answer is that of `final_answer`, else that of `stated_answer`. A missing answer is
+    wrong; one that cannot be parsed is compared as text. An answer on which the comparison does
+    not finish is a `RewardError`. The column may hold a number, a whole solution, as in GSM8K and
+    MATH, or a list of all solutions.
 
     Args:
         column: column of the prompts file with the correct answer.
@@ -54,7 +58,7 @@ class MathReward(RewardModel):
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
         """See `RewardModel`."""
-        answer = str(column_of("reward 'math'", prompt, self._column))
+        answer = _correct_answer(column_of("reward 'math'", prompt, self._column), prompt.id)
         right = await asyncio.gather(*(self._right(answer, text) for text in responses))
         return [float(value) for value in right]
 
@@ -134,11 +138,29 @@ class MathReward(RewardModel):
         return code
 
 
+def _correct_answer(value: Any, prompt_id: str) -> str:
+    """Return what a column holds as an answer; a list holds all solutions.
+
+    Raises:
+        RewardError: it holds nothing that an answer can be compared with.
+    """
+    items = list(value) if isinstance(value, list | tuple) else [value]
+    texts = [final_answer(str(item)) or str(item) for item in items]
+    for item, text in zip(items, texts, strict=True):
+        is_number = isinstance(item, Real) and math.isfinite(item)
+        if not (is_number or isinstance(item, str)) or not normalise(text) or len(text) > LONGEST:
+            raise RewardError(
+                f"reward 'math': prompt {prompt_id!r}: a number, a text with a final answer or a "
+                f"list of them is needed, not {item!r:.80}"
+            )
+    return str(value) if items == [value] else ", ".join(texts)
+
+
 def work(timeout_s: float) -> None:
     """Run a worker: read lines [answer, response] and write 0 or 1 until the input ends."""
     import resource
 
-    import math_verify  # noqa: F401  # before the timer starts
+    import toa_trl.rewards.equality  # noqa: F401  # before the timer starts
 
     logging.disable()
     hard_limit = resource.getrlimit(resource.RLIMIT_AS)[1]
