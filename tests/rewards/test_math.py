@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.helpers import wait
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.rewards import make_reward
-from toa_trl.rewards.answers import LONGEST, boxed, final_answer, judge, stated_answer
+from toa_trl.rewards.answers import boxed, final_answer, judge, stated_answer
 from toa_trl.rewards.math import MathReward
 from toa_trl.rewards.notation import normalise
 from toa_trl.types import Prompt
@@ -183,19 +183,9 @@ def test_the_answer_that_a_text_states(text: str, answer: str | None) -> None:
 def test_a_long_response_is_read_once() -> None:
     assert final_answer(r"\boxed{" * 100_000) is None
     assert final_answer("{" * 100_000 + r"\boxed{5}" + "#### x\n" * 10_000) == "5"
-    for text in (
-        "the answer is ",
-        "$",
-        "answer ",
-        "wait. ",
-        "1 and ",
-        r"\text{",
-        "5 = ",
-        "(",
-        "， ",
-    ):
-        assert not judge("7", text * 20_000)
-        assert not judge("7", boxed(text * (LONGEST // len(text) - 1)))
+    for text in ("the answer is 5 ", "$", "wait. ", "1 and ", "5 = ", "(", r"\{", "， ", "^("):
+        assert not judge("7", text * 5000)
+        assert not judge("7", boxed(text * 200))
 
 
 def test_final_answers_are_compared_with_each_other() -> None:
@@ -217,9 +207,10 @@ def test_final_answers_are_compared_with_each_other() -> None:
     assert wait(groups()) == [True, True, False, True, False, False]
 
 
-@pytest.mark.parametrize("answer", [5, 5.0, "5", "#### 5", r"\boxed{5}", ["5"], ("5",), [5]])
-def test_the_column_may_hold_a_number_or_a_solution(answer: Any) -> None:
-    assert wait(scored([(answer, [r"\boxed{5}", r"\boxed{6}"])])) == [[1.0, 0.0]]
+def test_the_column_may_hold_a_number_or_a_solution() -> None:
+    answers = [5, 5.0, "5", "#### 5", r"\boxed{5}", ["5"], ("5",), [5]]
+    scores = wait(scored([(answer, [boxed("5"), boxed("6")]) for answer in answers]))
+    assert scores == [[1.0, 0.0]] * len(answers)
 
 
 def test_a_list_in_the_column_holds_all_solutions() -> None:
@@ -469,6 +460,7 @@ def test_a_correct_answer_in_a_box_is_right(answer: str) -> None:
     assert judge(boxed(answer), f"So the answer is ${boxed(answer)}$.")
 
 
+@settings(max_examples=30)
 @given(FORMULAS, FORMULAS)
 def test_formulas_are_equal_in_both_directions(one: str, other: str) -> None:
     assert judge(one, boxed(other)) == judge(other, boxed(one))

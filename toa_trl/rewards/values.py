@@ -7,6 +7,7 @@ numerically, relative to their size.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import zlib
@@ -30,6 +31,7 @@ _MOST_DIGITS = 2000
 _POINTS = (0.377, 1.931, 3.217, -0.713, -2.459)  # where formulas with letters are compared
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)")
 _LARGEST = 4000  # digits of a number that is read without the parser
+_DEEPEST = 30  # brackets in brackets
 _NOTATION = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none"
 )
@@ -42,6 +44,9 @@ def parse(text: str) -> Any:
     text = text.strip()
     if _NUMBER.fullmatch(text) and len(text) < _LARGEST:
         return sympy.Rational(text.rstrip(".") if "." in text else int(text))
+    depths = itertools.accumulate((char in "([{") - (char in ")]}") for char in text)
+    if max(depths, default=0) > _DEEPEST:  # the parser needs minutes
+        return None
     if re.search(r"(?<![_\d])\d+\s+\d", text):  # the parser adds them
         return None
     # the parser reads the variable I as the imaginary unit
