@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers import EchoAgent, TextReward
+from tests.helpers import EchoAgent, TextReward, killed_at
 from tests.own_parts import load_example
 from tests.search.driver import gauss, play_out
 from toa_trl.errors import ConfigError
@@ -260,3 +262,23 @@ def test_the_first_difference_of_two_searches() -> None:
 
     assert first_difference(searching(8), searching(8), 8) is None
     assert first_difference(searching(8), searching(12), 8) == 4
+
+
+def test_killed_at_any_file_operation_an_extension_can_be_repeated(tmp_path: Path) -> None:
+    before, whole = tmp_path / "before", tmp_path / "whole"
+    sample(before, PROMPTS[:2])
+    shutil.copytree(before, whole)
+
+    def grow(folder: Path) -> Rollouts:
+        return sample(folder, PROMPTS, budget=7, extend=True)
+
+    expected = rows(grow(whole))
+    number, ended = 0, False
+    while not ended:
+        number += 1
+        folder = tmp_path / str(number)
+        shutil.copytree(before, folder)
+        ended = not killed_at(number, partial(grow, folder))
+        assert rows(grow(folder)) == expected
+        assert yaml.safe_load((folder / "run.yaml").read_text())["budget"] == 7
+    assert number > 5

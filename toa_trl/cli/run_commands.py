@@ -23,6 +23,7 @@ from toa_trl.rewards import make_reward
 from toa_trl.rewards.calibration import calibrate as calibrate_reward
 from toa_trl.rollouts import Rollouts, check_export
 from toa_trl.sampling.journal import Recovered, recover
+from toa_trl.sampling.merging import merge_runs
 from toa_trl.sampling.status import print_status
 from toa_trl.tasks import TASKS, make_task
 from toa_trl.types import Prompt
@@ -95,6 +96,23 @@ def status() -> None:
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="repeat until the run ends")
     options = parser.parse_args()
     print_status(options.run, options.watch)
+
+
+def merge() -> None:
+    """Join runs of one configuration over different prompts."""
+    parser = Parser(
+        description="Join runs of one configuration over different prompts into a new run."
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FOLDER", help="folder of the new run"
+    )
+    options = parser.parse_args()
+    num_prompts, num_plays = merge_runs(options.runs, options.output)
+    print(
+        f"{options.output} has {num_prompts:,} prompts and {num_plays:,} plays; derive its "
+        f"datasets with: toa-trl data {options.output}"
+    )
 
 
 def audit() -> None:

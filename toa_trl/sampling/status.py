@@ -107,7 +107,7 @@ def _read(run_dir: Path, now: float) -> _State:
 
 
 def _add(state: _State, path: Path, now: float) -> None:
-    state.running |= _is_written(path)
+    state.running |= is_written(path)
     journal = Journal(path, lock=False)
     with closing(journal):
         state.run = state.run or journal.identity
@@ -130,7 +130,7 @@ def _add(state: _State, path: Path, now: float) -> None:
         state.failures.update(journal.failures(REASON_LENGTH))
 
 
-def _is_written(journal: Path) -> bool:
+def is_written(journal: Path) -> bool:
     """Return whether a process holds the journal's lock."""
     lock = Path(f"{journal}.lock")
     if not lock.exists():  # looking must not create it

@@ -203,10 +203,15 @@ class Journal:
 
     def rollouts(self) -> Iterator[Rollout]:
         """Yield every prompt with its plays, in the order of the prompts file."""
+        for prompt in self.prompts():
+            yield Rollout(prompt, tuple(self.plays(prompt.id)))
+
+    def prompts(self) -> Iterator[Prompt]:
+        """Yield every prompt, in the order of the prompts file."""
         for _, prompt_id, messages, metadata in self._prompts():
             with self._errors():
                 prompt = Prompt(prompt_id, json.loads(messages), json.loads(metadata))
-            yield Rollout(prompt, tuple(self.plays(prompt_id)))
+            yield prompt
 
     def _rows(self, prompt_id: str) -> list[Row]:
         return [Row._make(row) for row in self._all(f"{SELECT} ORDER BY play", prompt_id)]
