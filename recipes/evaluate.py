@@ -22,7 +22,7 @@ from toa_trl.evaluation.benchmarks import alpaca_eval_against, lm_eval_of
 from toa_trl.evaluation.ledger import keep, ledger_path
 from toa_trl.evaluation.metadata import write_evaluations
 from toa_trl.evaluation.outputs import Outputs, check_all, closing_all, respond
-from toa_trl.evaluation.results import markdown_table, update_results
+from toa_trl.evaluation.results import check_results, markdown_table, update_results
 from toa_trl.evaluation.verifier import make_verifier
 from toa_trl.evaluation.winrate import win_rates
 from toa_trl.rewards import make_reward
@@ -32,6 +32,7 @@ from toa_trl.tasks import make_task
 from toa_trl.types import Sampling
 from toa_trl.utils.aio import run_until_signal
 from toa_trl.utils.config import call
+from toa_trl.utils.targets import check_folder, check_not_in_run
 
 OF_WIN_RATES = "model baseline by win_rate interval win_rate_matched_length mean_length"
 
@@ -82,6 +83,9 @@ def main() -> None:
     """Evaluate models as the options say."""
     config = read_config(EvaluationConfig, description=__doc__)
     results, about = Path(config.results), Path(config.prompts or "lm-eval").stem
+    check_folder(config.folder, "output_dir")
+    check_not_in_run(config.folder, "output_dir")
+    check_results(results)
     run_until_signal(check_all(config.models))
     if config.prompts or not config.lm_eval:
         questions, outputs = run_until_signal(evaluate(config))

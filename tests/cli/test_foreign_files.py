@@ -281,3 +281,41 @@ def test_a_folder_without_permission_is_one_line(
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
     with pytest.raises(ConfigError, match=r"^output_dir: .* is not writable; choose another"):
         check_folder(tmp_path / "new", "output_dir")
+
+
+def compare(folder: Path, results: Path) -> None:
+    agents, reward = "[{name: a, engine: scripted}]", "{kind: length}"
+    options = ["--prompts", "prompts.jsonl", "--agents", agents, "--reward", reward]
+    options += ["--searches", "{toa: {}}", "--results", str(results)]
+    main(["compare", *options, "--output_dir", str(folder)])
+
+
+def evaluate(folder: Path, results: Path) -> None:
+    models = "[{name: a, engine: scripted}]"
+    options = ["--prompts", "prompts.jsonl", "--models", models, "--results", str(results)]
+    main(["evaluate", *options, "--output_dir", str(folder)])
+
+
+@pytest.mark.parametrize("command", [compare, evaluate])
+def test_evaluations_check_their_targets_first(
+    command: Callable[[Path, Path], None], run: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "results.json"
+    mine.write_text('{"mine": 1}')
+    (tmp_path / "file").touch()
+    for folder, results, said in (
+        (tmp_path / "new", mine, "was not written by toa_trl"),
+        (tmp_path / "new", tmp_path, "is a folder"),
+        (tmp_path / "new", tmp_path / "file" / "results.json", "is not a folder"),
+        (run / "sft", tmp_path / "new.json", "of a run"),
+        (tmp_path / "file", tmp_path / "new.json", "is not a folder"),
+    ):
+        before = contents(tmp_path)
+        with pytest.raises(ConfigError, match=said):
+            command(folder, results)
+        assert contents(tmp_path) == before
+    if command is compare:
+        model_in(".")(tmp_path / "output")
+        (tmp_path / "output" / "best_reward_over_n.png").write_bytes(b"mine")
+        with pytest.raises(ConfigError, match=r"over_n\.png: was not written by toa_trl"):
+            compare(tmp_path / "output", tmp_path / "new.json")

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from toa_trl.demo import train, world
 from toa_trl.demo.lessons import TOKENIZER, ask, tokens
+from toa_trl.errors import ConfigError
 
 SCORES = json.loads((train.WEIGHTS / "scores.json").read_text(encoding="utf-8"))
 GENERATORS = ("base", *train.AGENTS, "student")
@@ -76,3 +77,10 @@ def test_a_classifier_has_one_label(name: str) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(folder(name))
     ids = torch.tensor([tokens(PROBLEMS[0], world.solution(PROBLEMS[0]))])
     assert model(input_ids=ids).logits.shape == (1, 1)
+
+
+def test_a_training_leaves_files_of_others_alone(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    with pytest.raises(ConfigError, match="base: was not written by toa_trl"):
+        train.train(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]

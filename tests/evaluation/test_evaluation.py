@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.helpers import EchoAgent, TextReward, play, rollout, wait
-from toa_trl.errors import AgentError
+from toa_trl.errors import AgentError, ConfigError
 from toa_trl.evaluation.comparison import (
     RememberingAgent,
     RememberingReward,
@@ -103,11 +103,35 @@ def test_results_keep_their_other_parts(tmp_path: Path) -> None:
     update_results(path, "student", {"base": {"accuracy": 0.5}})
     update_results(path, "searches", [{"name": "toa"}])
     update_results(path, "student", {"sft": {"accuracy": 0.7}})
-    assert json.loads(path.read_text()) == {
-        "student": {"sft": {"accuracy": 0.7}},
-        "searches": [{"name": "toa"}],
-    }
-    assert not list(path.parent.glob("*.new"))
+    results = json.loads(path.read_text())
+    assert results.pop("toa_trl")
+    assert results == {"student": {"sft": {"accuracy": 0.7}}, "searches": [{"name": "toa"}]}
+    assert {each.name for each in path.parent.iterdir()} == {"results.json", "results.json.lock"}
+
+
+@pytest.mark.parametrize(
+    ("text", "ours"),
+    [
+        ('{"accuracy": 1}', False),
+        ('{"student": {}, "mine": 1}', False),
+        ("[]", False),
+        ("{", False),
+        ('{"student": {}, "rounds": []}', True),  # from before the marker
+        ('{"toa_trl": "9", "new": 1}', True),
+    ],
+)
+def test_results_of_others_are_left_alone(text: str, ours: bool, tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(text)
+    if ours:
+        update_results(path, "searches", [])
+        assert json.loads(path.read_text()).keys() == json.loads(text).keys() | {
+            *("toa_trl", "searches")
+        }
+        return
+    with pytest.raises(ConfigError, match=r"results\.json: was not written by toa_trl"):
+        update_results(path, "searches", [])
+    assert path.read_text() == text
 
 
 def test_the_table_is_markdown() -> None:

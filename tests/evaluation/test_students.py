@@ -34,6 +34,7 @@ from toa_trl.rewards import RewardModel, make_reward
 from toa_trl.tasks import make_task
 from toa_trl.types import Prompt, Sampling
 from toa_trl.utils.config import validate
+from toa_trl.utils.files import fresh_path
 
 DEMO = Path(students.__file__).parents[1] / "demo"
 # replaces recipes/sft.py: copies the model and logs its options
@@ -106,8 +107,9 @@ def test_mistakes_are_named(change: dict[str, Any], message: str) -> None:
 
 def test_a_student_is_trained_once(tmp_path: Path, training: TrainingConfig) -> None:
     run = tmp_path / "toa-8"
-    left = run / "student.killed"
+    left, mine = fresh_path(run / "student"), run / "student.of-mine"
     left.mkdir(parents=True)
+    mine.mkdir()
     for _ in range(2):
         wait(train_student(training, lesson(run, seed=7)))
     (options,) = asked(tmp_path)
@@ -115,7 +117,9 @@ def test_a_student_is_trained_once(tmp_path: Path, training: TrainingConfig) -> 
     assert options["--model_name_or_path"] == training.base
     (row, *_) = load_dataset(options["--dataset_name"], split="train")
     assert row["completion"] == [{"role": "assistant", "content": "#### 4"}]
-    assert {path.name for path in run.iterdir()} == {"sft", "student", "training.log"}
+    assert {path.name for path in run.iterdir()} == {
+        *("sft", "student", "student.of-mine", "training.log")
+    }
     assert (run / "student/model.safetensors").is_file()
 
 

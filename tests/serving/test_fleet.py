@@ -250,6 +250,15 @@ def test_a_path_that_cannot_be_written_is_said_before_anything_starts(
         )
 
 
+def test_an_endpoints_file_of_others_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "endpoints.yaml"
+    path.write_text("mine: 1\n")
+    config = fleet(launcher=f"{sys.executable} {{model}}", endpoints=str(path))
+    with pytest.raises(ConfigError, match=r"endpoints\.yaml: was not written by toa_trl"):
+        serve(config, say=pytest.fail)
+    assert path.read_text() == "mine: 1\n"
+
+
 @pytest.fixture
 def endpoints(tmp_path: Path) -> Path:
     path = tmp_path / "endpoints.yaml"

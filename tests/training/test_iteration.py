@@ -6,6 +6,7 @@ What a plan refuses, what every round is given, and what its rows say.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -248,3 +249,32 @@ def test_an_unfinished_stage_says_how_it_ended(
         match=r"round 0, evaluation: ended with code 1; .*evaluation.log ends:\n  one\n  two",
     ):
         wait(run_rounds(Plan(**parts), 1, lambda line: None))
+
+
+@pytest.mark.parametrize("name", ["report.html", "results.json", "iteration.json", "round-1"])
+def test_rounds_refuse_a_folder_with_files_of_others(
+    name: str, parts: dict[str, Any], tmp_path: Path
+) -> None:
+    output = Path(Plan(**parts).output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / name).write_text("mine")
+    with pytest.raises(ConfigError, match=f"{name}: was not written by toa_trl"):
+        wait(run_rounds(Plan(**parts), 1, lambda line: None))
+    assert {path.name for path in output.iterdir()} == {name}
+    assert (output / name).read_text() == "mine"
+
+
+def test_a_stage_that_restarts_deletes_nothing_of_others(
+    parts: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "round-1" / "sft"
+    runner = rounds._Runner(Plan(**parts), lambda line: None, 0)
+    make = f"import pathlib; pathlib.Path({str(folder)!r}).mkdir(parents=True); "
+    argv = [sys.executable, "-c", f"{make}pathlib.Path({str(folder / 'done')!r}).touch()"]
+    for left, aside in (("lineage.json", 0), ("mine.txt", 1), ("mine.txt", 2)):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / left).write_text('{"base_model": null, "data": []}')
+        wait(runner._once(1, folder, argv, leaves="done", restart=True))
+        assert (folder / "done").exists()
+        assert len(list(folder.parent.glob("sft.interrupted-*/mine.txt"))) == aside

@@ -30,6 +30,7 @@ from toa_trl.models.loading import load_model
 from toa_trl.rewards import make_reward
 from toa_trl.training import merge_adapter
 from toa_trl.types import Message, Prompt, Sampling
+from toa_trl.utils.files import fresh_path
 
 ROOT = Path(__file__).parents[2]
 STUDENT = ROOT / "toa_trl/demo/weights/student"
@@ -205,8 +206,9 @@ def test_a_folder_that_is_there_is_left_alone(
 def test_what_a_killed_merge_has_left_is_cleared_away(
     causal: Path, tmp_path: Path, merge: Callable[..., str]
 ) -> None:
-    (tmp_path / ".merged.merging").mkdir()
-    (tmp_path / ".merged.merging/model-00001-of-00009.safetensors").write_text("half")
+    fresh = fresh_path(tmp_path / "merged")
+    fresh.mkdir()
+    (fresh / "model-00001-of-00009.safetensors").write_text("half")
     merge(save_adapter(causal, tmp_path / "lora"), tmp_path / "merged")
     assert {path.name for path in tmp_path.iterdir()} == {"lora", "merged"}
     assert not list((tmp_path / "merged").glob("*-of-*"))

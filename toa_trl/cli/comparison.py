@@ -9,6 +9,7 @@ from typing import Any
 
 from toa_trl.agents import make_agent, make_sampling
 from toa_trl.cli.comparison_config import ComparisonConfig
+from toa_trl.data.tables import is_table
 from toa_trl.errors import ConfigError
 from toa_trl.evaluation.comparison import (
     RememberingAgent,
@@ -19,11 +20,11 @@ from toa_trl.evaluation.comparison import (
     summarize,
 )
 from toa_trl.evaluation.outputs import closing_all
-from toa_trl.evaluation.results import markdown_table, update_results
+from toa_trl.evaluation.results import check_results, markdown_table, update_results
 from toa_trl.evaluation.students import Judge, Lesson, TrainingConfig, data_table
 from toa_trl.evaluation.verifier import make_verifier
 from toa_trl.report.audit import Index
-from toa_trl.report.figures import save_figures
+from toa_trl.report.figures import FIGURE_FILES, is_figure, save_figures
 from toa_trl.rewards import make_reward
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampling.progress import Progress
@@ -31,6 +32,7 @@ from toa_trl.tasks import make_task
 from toa_trl.types import Prompt, Sampling
 from toa_trl.utils.config import validate
 from toa_trl.utils.files import expand_home
+from toa_trl.utils.targets import check_folder, check_not_in_run, check_ours
 
 OF_SEARCHES = [
     "name",
@@ -80,6 +82,10 @@ async def compare_searches(config: ComparisonConfig, say: Callable[[str], None] 
         ToaError: sampling or a training failed.
     """
     output, results = Path(config.output_dir), Path(config.results)
+    check_folder(output, "output_dir")
+    check_not_in_run(output, "output_dir")
+    check_ours({output / name: is_figure for name in FIGURE_FILES})
+    check_results(results)
     prompts, task = config.load_prompts(), make_task(config.task)
     verifier = make_verifier(config.verifier, task, prompts)
     if config.train and (verifier is None or verifier.graded):
@@ -107,6 +113,7 @@ async def compare_searches(config: ComparisonConfig, say: Callable[[str], None] 
         judge = Judge(problems, task, verifier, sampling, config.verifier)
         judge.check_new(prompts)
     folders = {run: output / run.folder(config.seed) for run in dict.fromkeys(compared + taught)}
+    check_ours({folders[run] / "sft": is_table for run in taught})
     rollouts, untrained = await _sample_all(config, prompts, folders, judge, training)
     # the models of the sampling are gone: a training needs their memory
     measured = {run: await measure_search(rollouts[run], task, verifier) for run in rollouts}

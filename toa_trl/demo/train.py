@@ -21,6 +21,7 @@ from toa_trl.demo.lessons import SKILLS, TOKENIZER, Batch, ask, draft_skill, pad
 from toa_trl.demo.world import Problem
 from toa_trl.rewards import RewardModel, make_reward
 from toa_trl.types import Prompt, as_messages
+from toa_trl.utils.targets import check_folder, check_ours, is_json
 
 AGENTS = ("add", "subtract", "multiply", "generalist")
 WEIGHTS = Path(__file__).parent / "weights"
@@ -32,8 +33,15 @@ REWARDS: dict[str, dict[str, Any]] = {  # "model" is a folder beside the others
 
 
 def train(output: Path, seed: int = 0) -> dict[str, dict[str, float]]:
-    """Train every model into a folder of `output`, and write their scores to scores.json."""
+    """Train every model into a folder of `output`, and write their scores to scores.json.
+
+    Raises:
+        ConfigError: the folder has files, and these models were not trained into it before.
+    """
     start = time.process_time()
+    trained = is_json(output / "scores.json", old={"base", "student", "reward_hackable"})
+    check_folder(output, "--output")
+    check_ours(dict.fromkeys(output.glob("*"), lambda path: trained))
     base = new_model(seed)
     rng = random.Random(seed)
     lessons = stream(rng, SKILLS["base"], 32, lambda s: (0,) if s < 350 else (0, 1, 1, 4, 4))

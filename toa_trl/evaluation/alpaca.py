@@ -27,7 +27,10 @@ from toa_trl.evaluation import alpaca_process
 from toa_trl.evaluation.intervals import bootstrap
 from toa_trl.utils.config import Config, PositiveInt, Text
 from toa_trl.utils.files import replace_text
+from toa_trl.utils.targets import check_folder, check_ours
 
+# in the folder of a model, beside annotator/configs.yaml
+WRITTEN = ("model_outputs.json", "reference_outputs.json", "annotations.json", "leaderboard.csv")
 HUB_DATASET = "tatsu-lab/alpaca_eval"
 GAMED = "df_gamed.csv"  # lengths and difficulties that the length control is fitted with
 # asks for "m" or "M" and nothing else
@@ -157,6 +160,9 @@ def run_alpaca_eval(
         max_instances = None  # alpaca_eval would shuffle them all the same
     num_judged = max_instances or len(instructions)
     gamed, note = _find_length_control(config.length_control, num_judged)
+    check_folder(folder, "output_dir")
+    if not (folder / "annotator/configs.yaml").is_file():
+        check_ours({folder / name: lambda path: False for name in WRITTEN})
     (folder / "annotator").mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump({annotator.alpaca_eval_name: settings}, allow_unicode=True)
     replace_text(folder / "annotator/configs.yaml", text)

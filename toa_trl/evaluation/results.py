@@ -11,17 +11,38 @@ from filelock import FileLock
 from tabulate import tabulate
 
 from toa_trl.utils.files import replace_text
+from toa_trl.utils.targets import check_file, marked
 
 MISSING = "–"
+PARTS = {"student", "win_rates", "alpaca_eval", "lm_eval", "searches", "data_table", "rounds"}
 
 
 def update_results(path: Path, part: str, value: Any) -> None:
     """Replace one part of results.json and keep the others; safe for concurrent processes."""
+    check_results(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         results[part] = value
-        replace_text(path, json.dumps(results, indent=2) + "\n")
+        replace_text(path, json.dumps(marked(results), indent=2) + "\n")
+
+
+def check_results(path: Path) -> None:
+    """Check that results.json can be written, and that nothing else is under its name.
+
+    Raises:
+        ConfigError: see `toa_trl.utils.targets.check_file`.
+    """
+    check_file(path, "results", is_results)
+
+
+def is_results(path: Path) -> bool:
+    """Return whether a file is a results.json; before the marker, it had only known parts."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and ("toa_trl" in content or content.keys() <= PARTS)
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -34,7 +34,7 @@ from toa_trl.sampling.identity import digest_of_values
 from toa_trl.tasks import Task
 from toa_trl.types import Prompt, Sampling, as_dicts
 from toa_trl.utils.config import Config, NonNegativeInt, PositiveInt, Text
-from toa_trl.utils.files import replace_text
+from toa_trl.utils.files import fresh_path, replace_path, replace_text
 from toa_trl.utils.subprocesses import check_command, configurations, failed, run_command
 
 logger = logging.getLogger(__name__)
@@ -229,11 +229,14 @@ async def train_student(training: TrainingConfig, lesson: Lesson) -> None:
                 "move it away, or choose another output_dir"
             )
         return
-    for killed in lesson.folder.glob("student.*"):
-        shutil.rmtree(killed, ignore_errors=True)
-    (lesson.folder / "sft").mkdir(exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(list(lesson.rows)), lesson.folder / "sft/train.parquet")
-    fresh = lesson.folder / f"student.{os.getpid()}"
+    fresh, data = fresh_path(student), lesson.folder / "sft"
+    shutil.rmtree(fresh, ignore_errors=True)  # left by a training that was killed
+    fresh_data = fresh_path(data)
+    shutil.rmtree(fresh_data, ignore_errors=True)
+    fresh_data.mkdir(parents=True)
+    table = pa.Table.from_pylist(list(lesson.rows)).replace_schema_metadata({"toa_trl": "1"})
+    pq.write_table(table, fresh_data / "train.parquet")
+    replace_path(fresh_data, data)
     options = {
         "--model_name_or_path": training.base,
         "--dataset_name": lesson.folder / "sft",

@@ -238,15 +238,32 @@ def best_reward_over_n(searches: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+FIGURE_FILES = [
+    f"{name}.{suffix}"
+    for name in ("reward_against_flops", "best_reward_over_n")
+    for suffix in ("png", "svg")
+]
+
+
 def save_figures(searches: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Save both figures of a comparison, as PNG and SVG."""
+    """Save both figures of a comparison, as PNG and SVG, in `FIGURE_FILES`."""
     drawn = {
         "reward_against_flops": comparison_figure(searches),
         "best_reward_over_n": best_reward_over_n(searches),
     }
     for name, figure in drawn.items():
-        for suffix in ("png", "svg"):
-            figure.savefig(folder / f"{name}.{suffix}", dpi=150)
+        figure.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": "toa_trl"})
+        figure.savefig(folder / f"{name}.svg", dpi=150, metadata={"Creator": "toa_trl"})
+
+
+def is_figure(path: Path) -> bool:
+    """Return whether `save_figures` drew a picture; before the marker, matplotlib beside a run."""
+    try:
+        head = path.read_bytes()[:10_000]
+    except OSError:
+        return False
+    old = b"Matplotlib" in head and any(path.parent.glob("*/journal.sqlite"))
+    return b"Software\0toa_trl" in head or b">toa_trl</dc:title>" in head or old
 
 
 def inline_svg(figure: Figure, label: str, name: str) -> Markup:

@@ -22,8 +22,9 @@ from pathlib import Path
 import aiohttp
 
 from toa_trl.errors import ConfigError, ToaError
-from toa_trl.serving.fleet import LOCAL, FleetConfig, Replica, write_endpoints
+from toa_trl.serving.fleet import LOCAL, FleetConfig, Replica, load_endpoints, write_endpoints
 from toa_trl.utils import guard
+from toa_trl.utils.targets import check_ours
 
 POLL_S = 0.2
 GRACE_S = 10.0  # between SIGTERM and SIGKILL
@@ -81,6 +82,8 @@ def serve(fleet: FleetConfig, say: Callable[[str], None]) -> None:
     """
     check_machine(fleet)
     endpoints = Path(fleet.endpoints)
+    if endpoints.is_file():
+        check_ours({endpoints: _is_endpoints})
     try:
         Path(fleet.log_dir).mkdir(parents=True, exist_ok=True)
         endpoints.parent.mkdir(parents=True, exist_ok=True)
@@ -92,6 +95,15 @@ def serve(fleet: FleetConfig, say: Callable[[str], None]) -> None:
         ) from error
     guard.become_subreaper()  # a server whose guard was killed becomes a child of this process
     asyncio.run(_Supervisor(fleet, say).run())
+
+
+def _is_endpoints(path: Path) -> bool:
+    """Return whether a file is an endpoints file."""
+    try:
+        load_endpoints(path)
+    except ConfigError:
+        return False
+    return True
 
 
 class _Supervisor:

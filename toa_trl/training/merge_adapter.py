@@ -18,6 +18,8 @@ from typing import Any
 from toa_trl.cli.arguments import user_errors
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.models.loading import load_tokenizer
+from toa_trl.utils.files import fresh_path
+from toa_trl.utils.targets import check_folder, check_not_in_run
 
 # largest difference of two logits that rounding explains, relative to the largest logit
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
@@ -44,6 +46,8 @@ def merge(adapter: Path, output: Path, base: str | None, dtype: str, text: str) 
         raise ConfigError(
             f"ADAPTER: {adapter} has no adapter_config.json; name an adapter's folder"
         )
+    check_folder(output.parent, "OUTPUT")
+    check_not_in_run(output, "OUTPUT")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"OUTPUT: {output} exists already; name another folder, or delete it")
     import torch
@@ -72,7 +76,7 @@ def merge(adapter: Path, output: Path, base: str | None, dtype: str, text: str) 
     with torch.inference_mode():
         expected = model(input_ids=ids).logits.float()
 
-    unfinished = output.with_name(f".{output.name}.merging")
+    unfinished = fresh_path(output)
     shutil.rmtree(unfinished, ignore_errors=True)  # left by a merge that was killed
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

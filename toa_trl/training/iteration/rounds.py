@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -12,14 +13,17 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from toa_trl.errors import ConfigError
-from toa_trl.evaluation.results import markdown_table, update_results
+from toa_trl.evaluation.results import is_results, markdown_table, update_results
 from toa_trl.models.loading import last_checkpoint
+from toa_trl.report.marker import is_report
 from toa_trl.report.page import write_report
 from toa_trl.rollouts import is_complete
 from toa_trl.sampling.identity import check_same_identity
@@ -27,6 +31,7 @@ from toa_trl.training.iteration.plan import Plan, whole_model
 from toa_trl.utils.config import PositiveInt, validate
 from toa_trl.utils.files import replace_text
 from toa_trl.utils.subprocesses import GRACE_S, failed, run_command
+from toa_trl.utils.targets import check_folder, check_not_in_run, check_ours, is_json
 
 COMPLETE = "complete.json"
 COMMANDS = {name: [sys.executable, "-m", "toa_trl", name] for name in ("synthesize", "evaluate")}
@@ -63,6 +68,7 @@ async def run_rounds(
     """
     validate(PositiveInt, rounds, "rounds")
     identity, output = plan.identity(rounds), Path(plan.output_dir)
+    check_iteration_folder(output)
     output.mkdir(parents=True, exist_ok=True)
     async with _locked(output / "iteration.lock") as lock:
         recorded = output / "iteration.json"
@@ -80,6 +86,22 @@ async def run_rounds(
         write_report(last, output=output / "report.html", results=_results(plan, rounds))
     say(_row_table(rows))
     return rows
+
+
+def check_iteration_folder(output: Path) -> None:
+    """Check that rounds may be written into a folder; nothing is changed.
+
+    Raises:
+        ConfigError: it cannot be written, is a run's, or has files that this package did not write.
+    """
+    check_folder(output, "output_dir")
+    check_not_in_run(output, "output_dir")
+    parts = {"student", "synthesize", "train"}
+    targets = {output / "report.html": is_report, output / "results.json": is_results}
+    targets[output / "iteration.json"] = partial(is_json, old=parts)
+    if not (output / "iteration.json").exists():
+        targets |= dict.fromkeys(output.glob("round-*"), lambda path: False)
+    check_ours(targets)
 
 
 @dataclass(frozen=True)
@@ -153,12 +175,17 @@ class _Runner:
             folder: of the stage.
             argv: of the command.
             leaves: pattern of the files that it leaves if it succeeds.
-            restart: delete what an interrupted attempt has left.
+            restart: remove what an interrupted attempt has left, or move it aside if it is not
+                certain that this package wrote it.
         """
         if _is_complete(folder):
             return
-        if restart:
-            shutil.rmtree(folder, ignore_errors=True)
+        if restart and folder.exists():
+            if is_json(folder / "lineage.json", old={"base_model", "data"}):
+                shutil.rmtree(folder)
+            else:
+                aside = (folder.with_name(f"{folder.name}.interrupted-{i}") for i in count(1))
+                os.replace(folder, next(path for path in aside if not path.exists()))
         log, start = folder.with_name(f"{folder.name}.log"), time.monotonic()
         stage = f"round {number}, {folder.name}"
         self.say(f"{time.strftime('%H:%M:%S')} {stage} (log: {log})")
