@@ -11,10 +11,10 @@ from tests.agents.conftest import Server, chat
 from tests.helpers import wait
 from toa_trl import TOASampler
 from toa_trl.agents import make_agent
-from toa_trl.agents.completions import CUT, WHOLE, checked
+from toa_trl.agents.completions import checked
 from toa_trl.agents.replies import read_reply
 from toa_trl.errors import AgentError
-from toa_trl.types import Completion, Message, Sampling
+from toa_trl.types import CUT, WHOLE, Completion, Message, Sampling
 
 
 @pytest.fixture(autouse=True)

@@ -164,6 +164,15 @@ def test_a_rank_beyond_the_budget_is_refused(policy: str) -> None:
     check_rank({}, 1)  # SFT alone
 
 
+def test_other_words_for_a_whole_response_and_empty_ones() -> None:
+    it = rollout(
+        play(0, 9.0, ""), play(1, 2.0, finish_reason="eos_token"), play(2, 1.0, finish_reason="EOS")
+    )
+    (row,) = preference_rows([it], rejected_rank=2)[0]
+    assert (row["chosen_play"], row["rejected_play"], row["chosen_rank"]) == (1, 2, 2)
+    assert [row["play"] for row in sft_rows([it], top_k=3)[0]] == [1, 2]
+
+
 def test_a_rank_counts_truncated_and_repeated_responses_but_does_not_take_them() -> None:
     it = rollout(
         play(0, 5.0, "best"),
@@ -194,6 +203,14 @@ def test_same_parent_takes_siblings_of_the_best_that_has_some() -> None:
         (rollout(), {}, "no play was scored"),
         (rollout(play(0, None)), {}, "no play was scored"),
         (rollout(play(0, 1.0, finish_reason="length")), {}, "every response was truncated"),
+        (rollout(play(0, 1.0, " \n"), play(1, 0.0, "")), {}, "every response was empty"),
+        (
+            rollout(
+                play(0, 1.0, finish_reason="length"), play(1, 0.0, finish_reason="content_filter")
+            ),
+            {},
+            "no response was completed (finish_reason content_filter, length)",
+        ),
         (
             rollout(play(0, 1.0), play(1, 1.0)),
             {"rejected_rank": 2},

@@ -7,24 +7,8 @@ from typing import Any
 
 from toa_trl.agents.reasoning import split_reasoning
 from toa_trl.errors import AgentError
-from toa_trl.types import Completion
+from toa_trl.types import Completion, finish_of
 from toa_trl.utils.numbers import as_number
-
-# Servers have several words for the two ends of a response that was not interrupted.
-WHOLE = {
-    *("stop", "eos", "eos_token", "stop_token", "stop_sequence", "stop_string"),
-    *("end_turn", "end_of_turn", "complete"),
-}
-CUT = {"length", "max_tokens", "max_output_tokens", "max_length", "model_length"}
-MAX_REASON = 40  # characters of a finish_reason that are kept
-
-
-def finish_of(reason: str | None) -> str:
-    """Return "stop", "length", or what a server gave instead: such a response is not usable."""
-    word = (reason or "").strip().lower()
-    if word in WHOLE:
-        return "stop"
-    return "length" if word in CUT else (reason or "none")[:MAX_REASON]
 
 
 def without_reasoning(place: str, done: Completion, keep: bool = False) -> Completion:

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toa_trl.agents.base import NEUTRAL, Agent, SamplingEntry, SamplingOf, with_system
-from toa_trl.agents.completions import checked, finish_of, storable, without_reasoning
+from toa_trl.agents.completions import checked, storable, without_reasoning
 from toa_trl.agents.replies import read_reply
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.models.chat import fold_system
 from toa_trl.models.endpoints import Endpoints, RequestError
 from toa_trl.models.flops import Flops
-from toa_trl.types import Completion, Message, Sampling, as_openai
+from toa_trl.types import Completion, Message, Sampling, as_openai, finish_of
 from toa_trl.utils.config import PositiveFloat, PositiveInt, Text
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from toa_trl.types import Play, Rollout, as_dicts
+from toa_trl.types import Play, Rollout, as_dicts, finish_of
 from toa_trl.utils.config import PositiveInt
 
 OVERLAP = "overlaps with an evaluation set"
@@ -62,17 +62,24 @@ def usable(rollout: Rollout, keep_truncated: bool) -> list[tuple[int, Play]]:
     """Return (rank, play) of the usable scored plays, best first; rank 1 is the best of all."""
     whole = {"stop", "length"} if keep_truncated else {"stop"}
     ranked = enumerate(rollout.ranked, 1)
-    return [(rank, play) for rank, play in ranked if finish_reason(play) in whole]
+    return [(rank, play) for rank, play in ranked if text(play) and finish_reason(play) in whole]
 
 
 def finish_reason(play: Play) -> str:
     """Return "stop", "length" (max_tokens cut it short), or what a server gave instead."""
-    return play.completion.finish_reason if play.completion is not None else "stop"
+    return finish_of(play.completion.finish_reason) if play.completion is not None else "stop"
 
 
 def no_response_reason(rollout: Rollout) -> str:
     """Return why a prompt has no usable play."""
-    return "every response was truncated" if rollout.scored else "no play was scored"
+    if not rollout.scored:
+        return "no play was scored"
+    reasons = {finish_reason(play) for play in rollout.scored if text(play)} - {"stop"}
+    if not reasons:
+        return "every response was empty"
+    if reasons == {"length"}:
+        return "every response was truncated"
+    return f"no response was completed (finish_reason {', '.join(sorted(reasons))})"
 
 
 def text(play: Play) -> str:
