@@ -53,6 +53,13 @@ def test_the_fingerprint_depends_on_everything_but_the_order_of_keys() -> None:
     assert lineage_of({**IDENTITY, "agents": {}})["fingerprint"] != fingerprint
 
 
+def test_the_most_tokens_of_a_response_are_known() -> None:
+    agents = {"a": {"sampling": {"max_tokens": 512}}, "b": {"engine": "scripted"}, "c": "MyAgent"}
+    assert lineage_of({"sampling": {"max_tokens": 256}, "agents": agents})["max_tokens"] == 512
+    assert lineage_of({"sampling": {"max_tokens": 256}})["max_tokens"] == 256
+    assert "max_tokens" not in lineage_of(IDENTITY)
+
+
 def test_a_run_without_a_task_is_one_of_alignment() -> None:
     assert lineage_of({})["task"] == "alignment"
     assert lineage_of({"task": "mine:Task"})["task"] == "mine:Task"

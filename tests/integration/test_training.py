@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -79,40 +80,55 @@ def test_a_reward_model_of_the_pairs_tells_right_from_wrong(
     assert right > 0.7 * len(rows)  # of those that it has seen; a coin gets half
 
 
-def test_rows_that_teach_nothing_are_counted(tmp_path: Path) -> None:
-    for name, (first, *others) in {"sft": ("completion",), "dpo": ("chosen", "rejected")}.items():
+def test_rows_that_teach_nothing_and_responses_without_an_end_are_counted(tmp_path: Path) -> None:
+    long = "1 " * 300
+    chosen = [*"01234", long, long, "7"]  # the sixth is cut; the seventh is cut to be its rejected
+    rejected = [*["no"] * 6, long + "no", "no"]
+    prompts = [long, long, *["2 + 3?"] * 6]
+    columns = {"sft": {"completion": chosen}, "dpo": {"chosen": chosen, "rejected": rejected}}
+    for name, responses in columns.items():
         (tmp_path / name).mkdir()
         with (tmp_path / name / "train.jsonl").open("w") as file:
-            for number in range(8):
-                prompt = f"{number} " * (300 if number < 2 else 2)
-                row = {first: str(number), **dict.fromkeys(others, "no")}
-                turns = {
-                    column: [{"role": "assistant", "content": text}] for column, text in row.items()
-                }
-                file.write(
-                    json.dumps({"prompt": [{"role": "user", "content": prompt}], **turns}) + "\n"
-                )
-    recipes = [
-        demo("sft", tmp_path / "1", tmp_path / "sft", "--max_steps", 1),
-        demo("sft", tmp_path / "2", tmp_path / "sft", "--max_steps", 1, "--packing", "true"),
-        demo("reward", tmp_path / "3", tmp_path / "dpo", "--max_steps", 1),
-        demo("preference", tmp_path / "4", tmp_path / "dpo", "--max_steps", 1, "--method", "kto"),
-    ]
+            for number, prompt in enumerate(prompts):
+                row = {"prompt": [{"role": "user", "content": prompt}]}
+                for column, texts in responses.items():
+                    row[column] = [{"role": "assistant", "content": texts[number]}]
+                file.write(json.dumps(row) + "\n")
+    of_recipe: dict[str, tuple[tuple[object, ...], list[str]]] = {
+        "sft": ((), ["2 of 8 rows", "2 of 6 responses"]),
+        "sft packed": (("--packing", "true"), ["2 of 8 rows", "2 of 6 responses"]),
+        "reward": ((), ["4 of 8 rows"]),
+        "dpo": ((), ["2 of 8 rows", "1 of 8 rows", "1 of 10 responses"]),
+        "preference kto": (("--method", "kto"), ["4 of 16 rows", "3 of 12 responses"]),
+        "preference simpo": ((), ["1 of 8 rows", "2 of 8 rows", "1 of 10 responses"]),
+        "preference orpo": (
+            ("--method", "orpo"),
+            ["1 of 8 rows", "2 of 8 rows", "1 of 10 responses"],
+        ),
+    }
+    recipes = []
+    for number, (name, (options, _)) in enumerate(of_recipe.items()):
+        recipe = name.partition(" ")[0]
+        data = tmp_path / ("sft" if recipe == "sft" else "dpo")
+        recipes.append(demo(recipe, tmp_path / str(number), data, "--max_steps", 1, *options))
     done = launch(
         "tests/integration/several.py",
         json.dumps([list(map(str, arguments)) for arguments in recipes]),
     )
     assert done.returncode == 0, done.stderr
-    assert [
-        line.partition("WARNING: ")[2]
-        for line in done.stderr.splitlines()
-        if "teach nothing" in line
-    ] == [
-        "2 of 8 rows teach nothing: the prompt alone is longer than max_length 256",
-        "2 of 8 rows teach nothing: the prompt alone is longer than max_length 256",
-        "2 of 8 rows teach nothing: chosen or rejected is longer than max_length 256",
-        "4 of 16 rows teach nothing: the prompt alone is longer than max_length 256",
-    ]
+    warnings = [line.partition("WARNING: ")[2] for line in done.stderr.splitlines()]
+    said = [line for line in warnings if "teach" in line]
+    assert [re.findall(r"^\d+ of \d+ \w+", line)[0] for line in said] == [
+        count for _, counts in of_recipe.values() for count in counts
+    ], said
+    prompt = "the prompt alone is longer than max_length 256"
+    either = "chosen or rejected is longer than max_length 256"
+    same = "chosen and rejected are the same tokens within max_length 256"
+    empty = "no response is left by max_length 256"
+    cut = "they have no end, and teach the student not to stop"
+    reasons = [prompt, cut] * 2 + [either, prompt, same, cut, prompt, cut] + [same, empty, cut] * 2
+    assert [reason in line for reason, line in zip(reasons, said, strict=True)] == [True] * 16, said
+    assert all((tmp_path / str(number) / "model.safetensors").is_file() for number in range(7))
 
 
 def test_a_mistake_ends_every_process_of_a_launch(training_data: Path, tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ def lineage_of(identity: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         fingerprint, search, search_params, budget, seed, task (its name), agents (name -> model or
-        None), reward (a description) and prompts ({number, digest}).
+        None), reward (a description), prompts ({number, digest}) and max_tokens (the most that a
+        response may have, if known).
     """
     task = identity.get("task") or "alignment"
     agents = identity.get("agents") or {}
@@ -32,7 +33,18 @@ def lineage_of(identity: Mapping[str, Any]) -> dict[str, Any]:
         "agents": {name: _model(agent) for name, agent in agents.items()},
         "reward": reward_name(identity.get("reward")),
         "prompts": identity.get("prompts"),
+        **_max_tokens(identity),
     }
+
+
+def _max_tokens(identity: Mapping[str, Any]) -> dict[str, int]:
+    """Return {max_tokens}: of the run's sampling, or the largest that an agent has of its own."""
+    sampled = [identity.get("sampling")]
+    for agent in (identity.get("agents") or {}).values():
+        sampled.append(agent.get("sampling") if isinstance(agent, Mapping) else None)
+    limits = [entry.get("max_tokens") for entry in sampled if isinstance(entry, Mapping)]
+    known = [limit for limit in limits if isinstance(limit, int)]
+    return {"max_tokens": max(known)} if known else {}
 
 
 def _model(agent: Any) -> str | None:

@@ -19,6 +19,7 @@ from toa_trl.training.checks import check_model, parse_training
 from toa_trl.training.data import TrainingData, load_training_data
 from toa_trl.training.references import tie_references
 from toa_trl.training.templates import fit_to_template
+from toa_trl.training.truncation import cuts_of, ends_of, warn_of_max_tokens
 from toa_trl.utils.compat import (
     ignore_boolean_buffers,
     num_masked_sequences,
@@ -78,6 +79,8 @@ def run_training(
         prepare(training, model)
     check_model(model, training)
     loaded = load_training_data(data, script, training, mixture, further_formats)
+    if training.process_index == 0:
+        warn_of_max_tokens(loaded.sources, training.max_length)
     with training.main_process_first(desc="checking the chat template"):
         loaded = fit_to_template(loaded, training, model, method)
     tie_references(loaded, training, model.model_name_or_path, model.model_revision)
@@ -185,7 +188,7 @@ def train_and_save(trainer: Any, data: TrainingData, method: str, base_model: st
 
 
 def count_rows(trainer: Any, data: TrainingData, method: str) -> int | None:
-    """Count the rows that are left of the data, and warn of those that TRL dropped silently.
+    """Count the rows that are left of the data, and drop and report those that teach nothing.
 
     Args:
         trainer: has made its own datasets of the data.
@@ -201,7 +204,8 @@ def count_rows(trainer: Any, data: TrainingData, method: str) -> int | None:
     from datasets import Dataset
 
     num_left = None
-    for given, left in ((data.test, trainer.eval_dataset), (data.train, trainer.train_dataset)):
+    for split, given in (("eval_dataset", data.test), ("train_dataset", data.train)):
+        left = getattr(trainer, split)
         if not isinstance(given, Dataset) or not isinstance(left, Dataset):
             continue
         num_given, num_left = len(given), len(left)
@@ -211,13 +215,43 @@ def count_rows(trainer: Any, data: TrainingData, method: str) -> int | None:
             num_given *= 2  # it makes two rows of a pair
         if not num_left:
             raise ConfigError(NO_ROWS)
-        if num_left < num_given and trainer.is_world_process_zero():
-            long = "chosen or rejected is" if method == "reward modeling" else "the prompt alone is"
-            logger.warning(
-                "%d of %d rows teach nothing: %s longer than max_length %s",
-                *(num_given - num_left, num_given, long, trainer.args.max_length),
-            )
+        long = "chosen or rejected is" if method == "reward modeling" else "the prompt alone is"
+        reason = f"{long} longer than max_length {trainer.args.max_length}"
+        _warn_of_useless_rows(trainer, num_given - num_left, num_given, reason)
+        num_left -= _drop_useless_rows(trainer, split, num_given)
     return num_left if isinstance(data.train, Dataset) else None
+
+
+def _drop_useless_rows(trainer: Any, split: str, num_given: int) -> int:
+    """Drop pairs that max_length made equal or empty, and warn of responses without their end.
+
+    Returns:
+        The number of dropped rows.
+    """
+    rows, max_length = getattr(trainer, split), trainer.args.max_length
+    cuts = cuts_of(rows, trainer.args, ends_of(getattr(trainer, "processing_class", None)))
+    useless = {*cuts.equal, *cuts.empty}
+    equal = f"chosen and rejected are the same tokens within max_length {max_length}"
+    if useless and len(useless) == len(rows):
+        raise ConfigError(f"no row is left: {equal}; raise it" if cuts.equal else NO_ROWS)
+    _warn_of_useless_rows(trainer, len(cuts.equal), num_given, equal)
+    empty = f"no response is left by max_length {max_length}"
+    _warn_of_useless_rows(trainer, len(cuts.empty), num_given, empty)
+    if useless:
+        kept = [number for number in range(len(rows)) if number not in useless]
+        setattr(trainer, split, rows.select(kept))
+    if cuts.num_cut and trainer.is_world_process_zero():
+        logger.warning(
+            "%d of %d responses are cut by max_length %s: they have no end, and teach the student "
+            "not to stop; raise max_length, or sample with fewer max_tokens",
+            *(cuts.num_cut, cuts.num_responses, max_length),
+        )
+    return len(useless)
+
+
+def _warn_of_useless_rows(trainer: Any, num: int, num_given: int, reason: str) -> None:
+    if num and trainer.is_world_process_zero():
+        logger.warning("%d of %d rows teach nothing: %s", num, num_given, reason)
 
 
 def _add_to_tracked_config(trainer: Any, lineage: Mapping[str, Any]) -> None:
