@@ -39,7 +39,8 @@ class FunctionReward(RewardModel):
 
     What is to be scored while the function runs becomes its next batch, over all prompts in flight.
     A function runs in one thread of its own, a coroutine function in the event loop, where up to 32
-    of its calls may wait at once.
+    of its calls may wait at once. Timeouts by signals need the main thread: TRL's accuracy_reward
+    has none here, and `kind: math` does the same with them.
 
     Args:
         function: "package.module:name" (modules in the working directory are found too), or the
