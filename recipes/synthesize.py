@@ -10,7 +10,7 @@ lets a finished run grow: more prompts, a larger budget, further agents.
 from functools import partial
 from pathlib import Path
 
-from toa_trl.cli.arguments import user_errors
+from toa_trl.cli.arguments import say, user_errors
 from toa_trl.cli.config import SynthesisConfig
 from toa_trl.cli.options import read_config
 from toa_trl.distributed.ray import sample_on_ray
@@ -31,9 +31,9 @@ def sample(config: SynthesisConfig, prompts: list[Prompt], run_dir: Path) -> Rol
         check_not_sharded(run_dir)
         sampler = config.new_sampler()
         sampler.configuration = config.settings()
-        print(f"{plan} -> {run_dir}")
+        say(f"{plan} -> {run_dir}")
         return sampler.sample(prompts, output_dir=run_dir, extend=config.extend)
-    print(f"{plan} -> {run_dir}")
+    say(f"{plan} -> {run_dir}")
     start_run_file(run_dir, config.settings(), identity=None)
     with Progress(len(prompts) * config.budget, ["all agents"]) as progress:
         rollouts = sample_on_ray(
@@ -71,21 +71,21 @@ def main() -> None:
     rollouts.mark_complete()
     for name, reasons in dropped.items():
         for reason, count in reasons.most_common():
-            print(f"{name}: {count} of {len(prompts)} prompts give no row: {reason}")
+            say(f"{name}: {count} of {len(prompts)} prompts give no row: {reason}")
     if rollouts.limit:
-        print(
+        say(
             f"{rollouts.limit}: {rollouts.unfinished} of {len(prompts)} prompts are unfinished; "
             "repeat the command with a higher limit to resume"
         )
     if rollouts.given_up:
-        print(
+        say(
             f"{len(rollouts.given_up)} prompts were given up because every agent failed; repeat "
             "the command to retry them"
         )
-    print(f"Done. The datasets are in {run_dir}/sft and {run_dir}/dpo; see {report}")
+    say(f"Done. The datasets are in {run_dir}/sft and {run_dir}/dpo; see {report}")
     if config.push_to_hub:
         name = push_folder(run_dir, config.push_to_hub, private=config.hub_private_repo)
-        print(f"Pushed to {name}")
+        say(f"Pushed to {name}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.helpers import EchoAgent
-from toa_trl.cli.arguments import Parser, find_config, parse, user_errors
+from toa_trl.cli.arguments import Parser, find_config, parse, say, user_errors
 from toa_trl.cli.main import run as main
 from toa_trl.errors import AgentError, ConfigError, JournalError, RewardError, SearchError, ToaError
 from toa_trl.sampler import TOASampler
@@ -214,3 +214,23 @@ def test_the_recipe_says_it_in_one_line_and_exits_with_2(
     assert "Traceback" not in done.stderr
     assert sum(line.startswith("error: ") for line in done.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_texts_from_outside_do_not_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), user_errors():
+        raise ToaError("the server said \x1b[2J\x1b]0;title\x07")
+    assert capsys.readouterr().err == "stopped: the server said \\x1b[2J\\x1b]0;title\\x07\n"
+    say("a prompt\x1b[31m")
+    assert capsys.readouterr().out == "a prompt\\x1b[31m\n"
+
+
+@pytest.mark.parametrize("code", ["NOTDIR", "ISDIR", "NAMETOOLONG", "PERM"])
+def test_a_path_that_cannot_be_used_is_one_line(
+    code: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    number = getattr(errno, f"E{code}")
+    with pytest.raises(SystemExit) as ended, user_errors():
+        raise OSError(number, os.strerror(number), "runs/x")
+    assert ended.value.code == 2
+    expected = f"error: runs/x: {os.strerror(number)}; choose another path\n"
+    assert capsys.readouterr().err == expected

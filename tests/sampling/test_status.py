@@ -222,3 +222,16 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     )
     main(["status", str(tmp_path)])
     assert "2 of 2 finished" in capsys.readouterr().out
+
+
+def test_a_run_of_others_does_not_control_the_terminal(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.sqlite", create=True)
+    journal.begin({**IDENTITY, "search": "\x1b[2Jtoa"}, [Prompt("p", "What?")])  # type: ignore[arg-type]
+    journal.append("p", play(0, 1.0, agent="\x1b[31mred"))
+    journal.append("p", Play(1, Action("llama"), error="\x1b]0;title\x07"))
+    journal.close()
+    text = "\n".join(seen(tmp_path))
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    for shown in (r"\x1b[2Jtoa", r"\x1b[31mred", r"\x1b]0;title\x07"):
+        assert shown in text

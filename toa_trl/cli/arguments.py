@@ -16,8 +16,10 @@ from typing import Any, NoReturn
 
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.utils.config import nearest, unknown_key
+from toa_trl.utils.escape import TerminalFormatter, for_terminal
 from toa_trl.utils.files import expand_home, read_yaml
 
+WRONG_PATH = (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EPERM)
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
 
 
@@ -27,7 +29,9 @@ def user_errors() -> Iterator[None]:
 
     The exit code is 2 for a user's mistake, 1 for a run that cannot continue, 130 for Ctrl-C.
     """
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(TerminalFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     try:
         yield
     except ConfigError as error:
@@ -35,6 +39,8 @@ def user_errors() -> Iterator[None]:
     except ToaError as error:
         _exit(f"stopped: {error}", 1)
     except OSError as error:
+        if error.errno in WRONG_PATH and error.filename is not None:
+            _exit(f"error: {error.filename}: {error.strerror}; choose another path", 2)
         if error.errno not in FULL_DISK:
             raise
         _exit(f"stopped: {error}; finished work is kept, repeat the command to resume", 1)
@@ -213,11 +219,16 @@ def _value_of(arguments: Sequence[str], key: str) -> Any:
     return None
 
 
+def say(text: object) -> None:
+    """Print a text that may come from outside."""
+    print(for_terminal(str(text)), flush=True)
+
+
 def _raise_usage_error(message: str) -> NoReturn:
     raise ConfigError(f"{message}; see --help")
 
 
 def _exit(message: str, code: int) -> NoReturn:
     if os.environ.get("LOCAL_RANK", "0") == "0":  # one process of a launch reports
-        print(message, file=sys.stderr)
+        print(for_terminal(message), file=sys.stderr)
     sys.exit(code)

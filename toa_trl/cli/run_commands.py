@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from toa_trl.cli.arguments import Parser
+from toa_trl.cli.arguments import Parser, say
 from toa_trl.data.preference import POLICIES
 from toa_trl.errors import ConfigError
 from toa_trl.hub.dataset_card import replace_audit
@@ -71,8 +71,8 @@ def data() -> None:
     dropped = rollouts.save(output, **_save_arguments(options, rollouts.configuration))
     for name, reasons in dropped.items():
         for reason, count in reasons.most_common():
-            print(f"{name}: {count} prompts give no row: {reason}")
-    print(f"{output}/sft and {output}/dpo are written")
+            say(f"{name}: {count} prompts give no row: {reason}")
+    say(f"{output}/sft and {output}/dpo are written")
 
 
 def report() -> None:
@@ -87,7 +87,7 @@ def report() -> None:
             results = json.loads(options.results.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ConfigError(f"--results: {options.results} cannot be read: {error}") from error
-    print(write_report(options.run, output=options.output, results=results))
+    say(write_report(options.run, output=options.output, results=results))
 
 
 def status() -> None:
@@ -109,7 +109,7 @@ def merge() -> None:
     )
     options = parser.parse_args()
     num_prompts, num_plays = merge_runs(options.runs, options.output)
-    print(
+    say(
         f"{options.output} has {num_prompts:,} prompts and {num_plays:,} plays; derive its "
         f"datasets with: toa-trl data {options.output}"
     )
@@ -148,17 +148,17 @@ def audit() -> None:
     if not options.against and (run / FILE).is_file():  # an earlier finding is still true
         measured = replace(measured, contamination=read_audit(run).contamination)
     for line in (*warnings(measured), describe_overlaps(measured.contamination)):
-        print(line)
+        say(line)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         measured.write(output)
-        print(f"{output} is written")
+        say(f"{output} is written")
         return
     with exclusive(run):
         measured.write(run / FILE)
         if (run / "README.md").is_file():
             replace_audit(run / "README.md", card_section(measured))
-    print(f"{run / FILE} is written; see {write_report(run)}")
+    say(f"{run / FILE} is written; see {write_report(run)}")
 
 
 def calibrate() -> None:
@@ -174,14 +174,14 @@ def calibrate() -> None:
         entry = load_yaml(options.reward)
     except ValueError as error:
         raise ConfigError(f"--reward: neither YAML nor JSON: {error}") from error
-    print(asyncio.run(_calibrate(options.run, entry, options.num_responses, options.seed)))
+    say(asyncio.run(_calibrate(options.run, entry, options.num_responses, options.seed)))
 
 
 def recover_journal() -> None:
     """Save what is readable of a damaged journal."""
     options = _run_parser("Save what is readable of a damaged journal; then resume the run.")
     folder = options.parse_args().run
-    print(_recovery_text(folder, recover(folder)))
+    say(_recovery_text(folder, recover(folder)))
 
 
 def push() -> None:
@@ -196,7 +196,7 @@ def push() -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace any existing content")
     options = parser.parse_args()
     given = {"private": options.private, "overwrite": options.overwrite}
-    print(push_folder(options.run, options.repo_id, **given))
+    say(push_folder(options.run, options.repo_id, **given))
 
 
 def _run_parser(description: str) -> Parser:

@@ -49,7 +49,7 @@ in time (all others were stopped too); 2 a mistake in fleet.yaml, a port in use,
 import argparse
 from pathlib import Path
 
-from toa_trl.cli.arguments import Parser, help_formatter, user_errors
+from toa_trl.cli.arguments import Parser, help_formatter, say, user_errors
 from toa_trl.serving.fleet import load_fleet
 from toa_trl.serving.supervisor import serve
 
@@ -59,7 +59,7 @@ def main() -> None:
     formatter = help_formatter(argparse.RawDescriptionHelpFormatter)
     parser = Parser(description=__doc__, formatter_class=formatter)
     parser.add_argument("--config", type=Path, required=True, help="fleet.yaml, as above")
-    serve(load_fleet(parser.parse_args().config), say=lambda line: print(line, flush=True))
+    serve(load_fleet(parser.parse_args().config), say=say)
 
 
 if __name__ == "__main__":

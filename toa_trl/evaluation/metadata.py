@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from toa_trl.errors import ConfigError
 from toa_trl.evaluation.results import markdown_table
 from toa_trl.utils.cards import read_metadata, with_blocks, with_keys
-from toa_trl.utils.escape import code
+from toa_trl.utils.escape import code, for_markdown
 from toa_trl.utils.files import replace_text
 
 if TYPE_CHECKING:
@@ -160,13 +160,14 @@ def write_evaluation(
     rows: dict[tuple[str, str | None], dict[str, str]] = {}
     for result in _results(results, model, dataset_name):
         key = (result.dataset_name, result.metric_name)
-        rows[key] = {"measured on": key[0], "metric": key[1] or "", "this model": _shown(result)}
+        row = {"measured on": for_markdown(key[0]), "metric": for_markdown(key[1] or "")}
+        rows[key] = row | {"this model": _shown(result)}
     if baseline not in ("", model):
         for result in _results(results, baseline, dataset_name):
             row = rows.get((result.dataset_name, result.metric_name), {})
             row[code(baseline)] = _shown(result)
     num_problems = results.get("student", {}).get(model, {}).get("num_problems")
-    measured = f"{num_problems:,} prompts of {dataset_name}; " if num_problems else ""
+    measured = f"{num_problems:,} prompts of {for_markdown(dataset_name)}; " if num_problems else ""
     about = f"Measured with toa-trl evaluate: {measured}95 % intervals in brackets."
     section = f"## Evaluation\n\n{markdown_table(list(rows.values()))}\n\n{about}"
     text = OLD_SECTION.sub("", path.read_text(encoding="utf-8"))

@@ -10,6 +10,7 @@ from typing import Any
 from filelock import FileLock
 from tabulate import tabulate
 
+from toa_trl.utils.escape import for_terminal
 from toa_trl.utils.files import replace_text
 from toa_trl.utils.targets import check_file, marked
 
@@ -64,4 +65,4 @@ def _cell(value: Any) -> str:
         return f"{value:.3g}" if abs(value) >= 1e4 else f"{value:.3f}"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return "[" + ", ".join(map(_cell, value)) + "]"
-    return str(value)
+    return for_terminal(str(value))

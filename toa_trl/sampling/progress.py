@@ -24,6 +24,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from toa_trl.types import AgentCounts, Play
+from toa_trl.utils.escape import for_terminal
 
 REFRESHES_PER_S = 4
 WINDOW_S = 60.0  # length of the window over which the rate is measured
@@ -176,7 +177,11 @@ class Progress:
         agents = agent_table("in flight", "done", "failed", "tokens")
         for name, a in list(self._agents.items()):
             agents.add_row(
-                Text(name), f"{a.in_flight:,}", f"{a.scored:,}", f"{a.failed:,}", human(a.tokens)
+                Text(for_terminal(name)),
+                f"{a.in_flight:,}",
+                f"{a.scored:,}",
+                f"{a.failed:,}",
+                human(a.tokens),
             )
         further = [*self._further(), f"after {duration(self._clock() - self._started)}"]
         return Group(
@@ -215,7 +220,7 @@ class Progress:
 
     def _write(self, line: str) -> None:
         with suppress(OSError, ValueError):  # a closed stderr must not end the run
-            self._console.file.write(line + "\n")
+            self._console.file.write(for_terminal(line) + "\n")
             self._console.file.flush()
 
 

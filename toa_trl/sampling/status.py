@@ -20,6 +20,7 @@ from toa_trl.errors import ConfigError
 from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.progress import agent_table, bar, duration, human, time_left
 from toa_trl.types import AgentCounts
+from toa_trl.utils.escape import for_terminal
 
 RECENT_S = 300.0  # length of the window over which plays per second are measured
 NUM_REASONS = 5
@@ -152,9 +153,9 @@ def _lines(run_dir: Path, state: _State, now: float) -> Iterator[RenderableType]
     scored = sum(counts.num_scored for counts in state.agents.values())
     failed = sum(counts.num_failed for counts in state.agents.values())
     how = "finished" if state.num_finished == state.num_prompts else "not running"
+    search = for_terminal(str(state.run["search"]))
     yield Text(
-        f"{run_dir}: {state.run['search']}, budget {budget}, {'running' if state.running else how}",
-        "bold",
+        f"{run_dir}: {search}, budget {budget}, {'running' if state.running else how}", "bold"
     )
     pace = []
     if state.running and state.written:
@@ -179,7 +180,7 @@ def _lines(run_dir: Path, state: _State, now: float) -> Iterator[RenderableType]
         counts = state.agents.get(name, AgentCounts())
         tokens = counts.prompt_tokens + counts.completion_tokens
         agents.add_row(
-            Text(name),
+            Text(for_terminal(name)),
             f"{counts.num_scored:,}",
             f"{counts.num_failed:,}",
             human(tokens),
@@ -189,4 +190,4 @@ def _lines(run_dir: Path, state: _State, now: float) -> Iterator[RenderableType]
     if state.failures:
         yield Text("most frequent failures:")
     for reason, count in state.failures.most_common(NUM_REASONS):
-        yield Text(f"{count:>7,}  {' '.join(reason.split())}")
+        yield Text(f"{count:>7,}  {for_terminal(' '.join(reason.split()))}")
