@@ -19,6 +19,7 @@ from scipy import stats
 
 from tests.helpers import play, rollout
 from tests.report.audit.conftest import real
+from toa_trl.data.tables import ROLLOUTS
 from toa_trl.errors import ConfigError
 from toa_trl.report import audit
 from toa_trl.report.audit import read_audit
@@ -178,6 +179,20 @@ def test_of_a_translation_copying_the_source_is_repeating_the_prompt(save: Save)
         1,
         (("en", "de", 1),),
     )
+
+
+def test_columns_of_a_prompt_are_found_from_any_of_its_plays(save: Save) -> None:
+    row = real("wmt22/de-en.jsonl")[4]
+    columns = {"source": row["source"], "target_language": "English"}
+    plays = (play(0, 0.0), play(1, 1.0, row["source"]))
+    run = save([rollout(play(0, 0.0), id="a"), rollout(*plays, id="b", **columns)])
+    assert read_audit(run).reward.best.num_repeat_prompt == 1
+    file = next((run / "rollouts").glob("*.parquet"))
+    rows = pq.read_table(file).to_pylist()
+    assert [bool(json.loads(row["metadata"] or "{}")) for row in rows] == [False, True, False]
+    rows[2]["metadata"] = rows[1]["metadata"]  # as earlier versions wrote it
+    pq.write_table(pa.Table.from_pylist(rows, schema=ROLLOUTS), file)
+    assert audit.audit_reward(run).best.num_repeat_prompt == 1
 
 
 def test_of_a_problem_the_words_around_it_are_not_its_own(save: Save) -> None:
