@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
+from tests.families import make_family
 from tests.helpers import IDENTITY, play
 from toa_trl.errors import ConfigError
 from toa_trl.report.rollout_tables import rollout_files
@@ -194,6 +195,11 @@ def test_tool_calls_come_back_from_every_part_as_they_were_given(tmp_path: Path)
         assert stored.to_list() == rows.to_list()
         assert stored.features == rows.features
         assert [row["prompt"] for row in {row["prompt_id"]: row for row in rows}.values()] == asked
+    qwen = make_family("qwen2.5")  # its template shows what TRL trains on
+    rows = load_dataset(str(tmp_path / "sft"), split="train", cache_dir=str(tmp_path / "cache"))
+    shown = [qwen.apply_chat_template(row["prompt"], tokenize=False) for row in rows]
+    assert [text.count("<tool_call>") for text in shown] == [2, 0]
+    assert '{"name": "add", "arguments": {"a": [3, 4]}}' in shown[0]
     (tree, _), _ = read_trees(rollout_files(tmp_path), ["0", "1"], 4)
     assert [turn[1] for turn in tree["messages"]][::4] == ["3 + 4?", "Twice that?"]
     assert json.loads(tree["messages"][1][1]) == calls

@@ -305,6 +305,8 @@ def test_a_configuration_a_column_and_an_order(tmp_path: Path) -> None:
     assert sorted(shuffled) == [f"other {i}?" for i in range(9)] != shuffled
     assert asked(config="other", shuffle_seed=1, limit=4) == shuffled[:4]
     assert asked(config="other", shuffle_seed=2) != shuffled
+    for prompt in load_prompts(source, column="question", config="main", shuffle_seed=1):
+        assert prompt.messages[-1].content == f"main {prompt.id}?"  # as without a shuffle
     with pytest.raises(ConfigError, match=r"prompts_config: .*main\.jsonl is a file"):
         load_prompts(str(tmp_path / "main.jsonl"), config="main")
 

@@ -66,7 +66,7 @@ def load_prompts(
     else:
         rows = _read_dataset(source, str(path), config, split)
     if shuffle_seed is not None:
-        shuffled = list(rows)
+        shuffled = [(place, _numbered(row, number)) for number, (place, row) in enumerate(rows)]
         random.Random(shuffle_seed).shuffle(shuffled)
         rows = iter(shuffled)
     if column is not None and column != asked:
@@ -180,6 +180,13 @@ def _further_keys(row: Any) -> list[str]:
         if isinstance(message, Mapping):
             found |= {key: None for key in message if message[key] is not None}
     return [key for key in found if key not in MESSAGE_KEYS]
+
+
+def _numbered(row: Any, number: int) -> Any:
+    """Return a row without an id with its number in the source, which a shuffle would change."""
+    if not isinstance(row, Mapping) or any(row.get(key) is not None for key in ("id", "prompt_id")):
+        return row
+    return {**row, "id": number}
 
 
 def _renamed(place: str, row: Any, column: str, asked: str) -> Any:
