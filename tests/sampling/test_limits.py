@@ -3,6 +3,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.helpers import EchoAgent, TextReward, play
 from toa_trl import TOASampler
@@ -93,3 +95,29 @@ def test_a_run_ends_in_order_at_its_limit_and_goes_on_with_more(tmp_path: Any) -
     assert [r.plays for r in second] == [
         r.plays for r in whole.sample([f"Question {i}?" for i in range(5)])
     ]
+
+
+@given(
+    limit=st.integers(1, 200),
+    prompts_in_flight=st.integers(1, 6),
+    plays_in_flight=st.integers(1, 5),
+)
+@settings(max_examples=25, deadline=None)
+def test_a_limit_is_exceeded_by_less_than_one_play_per_lane(
+    limit: int, prompts_in_flight: int, plays_in_flight: int
+) -> None:
+    sampler = TOASampler(
+        [EchoAgent("a"), EchoAgent("b")],
+        TextReward(),
+        search="parallel",
+        budget=20,
+        limits={"max_tokens": limit},
+        prompts_in_flight=prompts_in_flight,
+        plays_in_flight=plays_in_flight,
+        progress=False,
+    )
+    rollouts = sampler.sample([f"Question {number}?" for number in range(6)])
+    num_plays = sum(len(rollout.plays) for rollout in rollouts)
+    spent, per_play = 5 * num_plays, 5  # 3 prompt and 2 completion tokens
+    if spent < 6 * 20 * 5:  # all of the budget
+        assert limit <= spent < limit + per_play * prompts_in_flight * plays_in_flight

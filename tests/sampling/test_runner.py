@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,6 +23,7 @@ from toa_trl.sampling.runner import Observer, Runner, derive_seed
 from toa_trl.search import SEARCHES, make_search
 from toa_trl.tasks import make_task
 from toa_trl.types import Completion, Message, Play, Prompt, Sampling, Score
+from toa_trl.utils.aio import gather_or_cancel
 
 PROMPTS = [Prompt(f"p{i}", f"Question {i}?") for i in range(5)]  # type: ignore[arg-type]
 TASK = make_task("alignment")
@@ -719,3 +721,22 @@ def test_a_second_reward_is_recorded_and_steers_nothing() -> None:
     assert all(second == (None if first < 0.2 else -first) for first, second in rewards)
     assert {second is None for _, second in rewards} == {True, False}
     assert all(p.second_reward is None for played in plays(alone) for p in played)
+
+
+@pytest.mark.parametrize("setting", ["prompts_in_flight", "plays_in_flight"])
+def test_no_more_lanes_are_opened_than_there_is_work(
+    setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    async def counting(lanes: Any) -> None:
+        made = list(islice(lanes, 1000))
+        opened.append(len(made))
+        await gather_or_cancel(made)
+
+    monkeypatch.setattr(toa_trl.sampling.runner, "gather_or_cancel", counting)
+    journal = journal_of()
+    changes: dict[str, Any] = {setting: 10**9}
+    wait(runner(journal, agents(), budget=3, **changes).run(PROMPTS))
+    assert max(opened) <= len(PROMPTS)
+    assert scored(journal) == [3] * len(PROMPTS)

@@ -15,7 +15,11 @@ logger = logging.getLogger(__name__)
 
 
 class Limits(Config):
-    """Limits of a whole run, earlier sessions included; plays in flight at a limit still count."""
+    """Limits of a whole run, earlier sessions included.
+
+    At a limit, plays in flight are finished and count. A run exceeds a limit by less than what
+    prompts_in_flight x plays_in_flight plays spend: one play per lane.
+    """
 
     max_tokens: PositiveFloat | None = None
     """Prompt and completion tokens of all agents."""

@@ -94,6 +94,7 @@ class Runner:
             Unavailable: none of the reward model's servers answers.
             JournalError: a play could not be written.
         """
+        prompts = list(prompts)
         waiting, given_up = iter(prompts), list[str]()
         writer = Writer(self.journal)
 
@@ -116,7 +117,7 @@ class Runner:
                     )
 
         try:
-            await gather_or_cancel(work() for _ in range(self.prompts_in_flight))
+            await gather_or_cancel(work() for _ in range(min(self.prompts_in_flight, len(prompts))))
         finally:
             await writer.aclose()
         return given_up
@@ -162,10 +163,11 @@ class Runner:
                 play_ended.set()  # wakes the lanes that wait now
                 play_ended.clear()
 
-        if self.plays_in_flight == 1:
+        num_lanes = min(self.plays_in_flight, search.budget)
+        if num_lanes == 1:
             await lane()
         else:
-            await gather_or_cancel(lane() for _ in range(self.plays_in_flight))
+            await gather_or_cancel(lane() for _ in range(num_lanes))
         return search.done or self.enough()
 
     async def _play(
