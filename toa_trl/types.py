@@ -83,6 +83,7 @@ class Completion:
     completion_tokens: int = 0
     flops: float | None = None  # forward FLOPs of this call; None if the model's size is unknown
     reasoning: str | None = None  # what a reasoning model wrote before `text`; recorded, not used
+    tokens_estimated: bool = False  # the server did not count them, or implausibly
 
 
 @dataclass(frozen=True, slots=True)

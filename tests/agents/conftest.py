@@ -16,7 +16,8 @@ class Server:
 
     Then by quoting the request.
 
-    An entry is a status, a text (the raw body of a 200), a mapping (the JSON of a 200), or "reset".
+    An entry is a status, (status, JSON), a text (the raw body of a 200), a mapping (the JSON of a
+    200), or "reset".
     """
 
     def __init__(self) -> None:
@@ -83,6 +84,8 @@ class Server:
             return web.Response()
         if isinstance(entry, int):
             return web.Response(status=entry, text=f"no, {entry}")
+        if isinstance(entry, tuple):
+            return web.json_response(entry[1], status=entry[0])
         if isinstance(entry, str):
             return web.Response(text=entry, content_type="application/json")
         return web.json_response(entry)

@@ -193,16 +193,6 @@ def test_an_empty_response_is_a_failure(server: Server, text: str | None) -> Non
         ask(server)
 
 
-def test_usage_may_be_missing_or_null(server: Server) -> None:
-    null = {"prompt_tokens": None, "completion_tokens": None}
-    server.script[:] = [
-        chat("x", usage=None),
-        {"choices": chat("x")["choices"]},
-        chat("x", usage=null),
-    ]
-    assert ask(server, times=3) == [Completion("x", "stop", 0, 0, None)] * 3
-
-
 def test_a_server_that_is_not_there_is_no_failure_of_a_play(server: Server) -> None:
     with pytest.raises(Unavailable, match=r"agent 'o'.*127\.0\.0\.1:1"):
         ask(server, base_url="http://127.0.0.1:1/v1")
@@ -321,8 +311,6 @@ def test_a_url_without_http_is_refused(base_url: Any) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"usage": {"prompt_tokens": "12"}},
-        {"usage": [1]},
         {"choices": [{"message": {"content": "x"}, "finish_reason": ["stop"]}]},
         {"choices": [{"message": {"content": "x", "reasoning_content": {"a": 1}}}]},
         {"choices": [{"message": "x"}]},

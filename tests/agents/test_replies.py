@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from toa_trl import TOASampler
 from toa_trl.agents import make_agent
 from toa_trl.agents.completions import checked
 from toa_trl.agents.replies import read_reply
-from toa_trl.errors import AgentError
+from toa_trl.errors import AgentError, ConfigError
 from toa_trl.types import CUT, WHOLE, Completion, Message, Sampling
 
 
@@ -189,3 +191,150 @@ def test_completions_of_every_engine_are_checked(done: Any, reason: str) -> None
 def test_an_own_agent_may_use_the_words_of_servers() -> None:
     assert checked("here", Completion("7", "EOS")) == Completion("7", "stop")
     assert checked("here", Completion("7", "max_tokens")) == Completion("7", "length")
+
+
+IMPLAUSIBLE = [None, 0, -1, 2**63, 10**30, 1e300, float("nan"), "12", [1], True, 0.5]
+
+
+@pytest.mark.parametrize("usage", [None, [1], {}, "many"])
+def test_tokens_are_estimated_without_usage(server: Server, usage: Any) -> None:
+    done = answer(server, {**chat("a text of 24 characters!"), "usage": usage})
+    assert (done.prompt_tokens, done.completion_tokens) == (1, 6)
+    assert done.tokens_estimated
+
+
+@pytest.mark.parametrize("count", IMPLAUSIBLE)
+def test_implausible_counts_are_estimated(server: Server, count: Any) -> None:
+    usage = {"prompt_tokens": 7, "completion_tokens": count}
+    done = answer(server, json.dumps({**chat("a text of 24 characters!"), "usage": usage}))
+    assert (done.prompt_tokens, done.completion_tokens) == (7, 6)
+    assert done.tokens_estimated
+    agents: list[Any] = [Own(Completion("a text of 24 characters!", "stop", 7, count))]
+    sampler = TOASampler(agents, {"kind": "length"}, "best_of_n", 1, progress=False)
+    (rollout,) = sampler.sample(["Hi"])
+    (play,) = rollout.plays
+    assert play.completion is not None
+    assert (play.completion.prompt_tokens, play.completion.completion_tokens) == (7, 6)
+
+
+def test_a_counted_usage_is_taken_as_it_is(server: Server) -> None:
+    done = answer(server, {**chat("x"), "usage": {"prompt_tokens": 9, "completion_tokens": 3.0}})
+    assert (done.prompt_tokens, done.completion_tokens) == (9, 3)
+    assert not done.tokens_estimated
+
+
+def test_tokens_are_counted_with_the_tokenizer_where_one_is_known(
+    server: Server, causal: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    words = "a text of 24 characters!"
+    expected = len(AutoTokenizer.from_pretrained(causal)(words)["input_ids"])
+    done = answer(server, {**chat(words), "usage": None}, config=str(causal))
+    assert done.completion_tokens == expected != 6
+    assert done.flops
+
+
+def test_a_run_without_usage_is_limited_and_warns(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.script[:] = [{**chat("word " * 20), "usage": None}] * 50
+    entry = {"name": "o", "engine": "openai", "model": "m", "base_url": server.urls[0]}
+    sampler = TOASampler(
+        [entry],
+        {"kind": "length"},
+        "best_of_n",
+        10,
+        limits={"max_tokens": 60},
+        prompts_in_flight=1,
+        progress=False,
+    )
+    rollouts = sampler.sample(["Hi"])
+    assert sum(len(rollout.plays) for rollout in rollouts) < 10
+    assert caplog.text.count("agent 'o': its server reports no usage") == 1
+
+
+def test_errors_are_stored_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_API_KEY", "correct horse battery")
+
+    class Leaking(Own):
+        async def generate(self, messages: Any, *, sampling: Any, seed: int) -> Any:
+            raise KeyError("correct horse battery, Bearer abcdefgh1234, password=hunter2x")
+
+    agents: list[Any] = [Leaking(None), {"name": "other", "engine": "scripted"}]
+    sampler = TOASampler(agents, {"kind": "length"}, "parallel", 2, progress=False)
+    (rollout,) = sampler.sample(["Hi"])
+    (error,) = {play.error for play in rollout.plays if play.error}
+    assert error == "KeyError: '***, Bearer ***, password=***'"
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({"fields": {"seed": None}}, {"temperature", "top_p", "max_tokens"}),
+        (
+            {"fields": {"max_tokens": "max_completion_tokens"}},
+            {"temperature", "top_p", "max_completion_tokens", "seed"},
+        ),
+        (
+            {"extra_body": {"top_p": None, "temperature": None, "top_k": 3}},
+            {"max_tokens", "seed", "top_k"},
+        ),
+        (
+            {"extra_body": {"max_tokens": None, "max_completion_tokens": 9}},
+            {"temperature", "top_p", "max_completion_tokens", "seed"},
+        ),
+    ],
+)
+def test_fields_are_renamed_or_left_out(
+    server: Server, entry: dict[str, Any], expected: set[str]
+) -> None:
+    answer(server, chat("fine"), **entry)
+    body = server.requests[0]["body"]
+    neutral = set() if "top_k" in expected else {"top_k"}
+    expected |= neutral | {"min_p", "repetition_penalty", "model", "messages"}
+    assert set(body) == expected
+    if "max_completion_tokens" in expected:
+        assert body["max_completion_tokens"] == entry.get("extra_body", {}).get(
+            "max_completion_tokens", Sampling().max_tokens
+        )
+
+
+REFUSED = {
+    "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.": (
+        "fields: {max_tokens: max_completion_tokens}"
+    ),
+    "Extra inputs are not permitted: body, seed": "fields: {seed: null}",
+    "temperature does not support 0.7; only the default (1)": "fields: {temperature: null}",
+    "Unknown field top_p and unknown field seed": "fields: {top_p: null, seed: null}",
+}
+
+
+@pytest.mark.parametrize("said", REFUSED)
+@pytest.mark.parametrize("status", [400, 422])
+def test_an_error_that_names_a_field_says_how_to_leave_it_out(
+    server: Server, said: str, status: int
+) -> None:
+    with pytest.raises(AgentError) as failure:
+        answer(server, (status, {"error": {"message": said}}))
+    assert REFUSED[said] in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    "said", ["max_tokens is too large: the maximum context length is 10", "Invalid messages."]
+)
+def test_other_errors_get_no_such_advice(server: Server, said: str) -> None:
+    with pytest.raises(AgentError) as failure:
+        answer(server, (400, {"error": {"message": said}}))
+    assert "fields:" not in str(failure.value)
+
+
+def test_the_base_url_may_come_from_the_environment(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", server.urls[1])
+    assert answer(server, chat("fine"), base_url=None).text == "fine"
+    assert server.requests[0]["port"] == server.ports[1]
+    monkeypatch.delenv("OPENAI_BASE_URL")
+    with pytest.raises(ConfigError, match="base_url is missing, and OPENAI_BASE_URL is not set"):
+        answer(server, chat("x"), base_url=None)

@@ -20,8 +20,9 @@ import toa_trl.models.endpoints.client
 from tests.helpers import wait
 from toa_trl.errors import ConfigError, Unavailable
 from toa_trl.models.endpoints import Endpoints, RequestError
-from toa_trl.models.endpoints.client import FAULTS_IN_A_ROW, _seconds
+from toa_trl.models.endpoints.client import FAULTS_IN_A_ROW
 from toa_trl.models.endpoints.pool import FIRST_LIMIT
+from toa_trl.models.endpoints.throttling import retry_after_s
 
 CONTEXT = {
     "error": {
@@ -192,11 +193,11 @@ def test_retry_after_is_respected() -> None:
 
 
 def test_retry_after_is_a_number_or_a_date() -> None:
-    assert _seconds(None) is None
-    assert _seconds("1.5") == 1.5
-    assert _seconds("-3") == 0
-    assert _seconds("Wed, 21 Oct 2015 07:28:00 GMT") == 0
-    assert _seconds("soon") is None
+    assert retry_after_s(None) is None
+    assert retry_after_s("1.5") == 1.5
+    assert retry_after_s("-3") == 0
+    assert retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    assert retry_after_s("soon") is None
 
 
 def test_concurrency_grows_while_the_server_keeps_up_and_halves_once_per_429_round() -> None:

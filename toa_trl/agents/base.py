@@ -9,7 +9,7 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 
 from pydantic import BeforeValidator, Field
 
-from toa_trl.agents.completions import checked
+from toa_trl.agents.completions import checked, counted, storable
 from toa_trl.errors import AgentError, ConfigError, Unavailable
 from toa_trl.models.chat import render
 from toa_trl.types import Completion, Message, Sampling, as_dicts, as_messages
@@ -156,8 +156,13 @@ async def ask(
         AgentError: see `Agent`, or the completion is not usable: see `checked`.
         Unavailable: see `Agent`.
     """
-    done = await agent.generate(messages, sampling=sampling, seed=seed)
-    return checked(f"agent {agent.name!r}", done)
+    try:
+        done = await agent.generate(messages, sampling=sampling, seed=seed)
+        return counted(checked(f"agent {agent.name!r}", done), messages)
+    except AgentError as error:
+        if isinstance(error.completion, Completion):
+            error.completion = counted(storable(error.completion), messages)
+        raise
 
 
 async def generate_patiently(

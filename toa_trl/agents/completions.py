@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from toa_trl.agents.reasoning import split_reasoning
 from toa_trl.errors import AgentError
-from toa_trl.types import Completion, finish_of
+from toa_trl.types import Completion, Message, as_messages, finish_of
 from toa_trl.utils.numbers import as_number
+
+MAX_TOKENS = 10**8  # of one call; more is a server's error
 
 
 def without_reasoning(place: str, done: Completion, keep: bool = False) -> Completion:
@@ -55,6 +59,42 @@ def checked(place: str, done: Any) -> Completion:
     if not usable.text.strip():
         raise AgentError(f"{place}: an empty response (finish_reason {finish})", usable)
     return usable
+
+
+def plausible(count: Any) -> int:
+    """Return a number of tokens; 0 where it is missing, negative, absurd or no number."""
+    count = as_number(count)
+    whole = isinstance(count, int) or (isinstance(count, float) and count.is_integer())
+    return int(count) if whole and not isinstance(count, bool) and 0 < count <= MAX_TOKENS else 0
+
+
+def estimated_tokens(text: str) -> int:
+    """Return about how many tokens a text has: one per four bytes, as in English."""
+    return -(-len(text.encode("utf-8", "replace")) // 4)
+
+
+def counted(done: Completion, messages: Sequence[Message]) -> Completion:
+    """Return a completion whose tokens are counted; an agent that does not is estimated.
+
+    Args:
+        done: the completion.
+        messages: what it answers.
+    """
+    written = f"{done.reasoning or ''}{done.text}"
+    num_prompt, num_completion = plausible(done.prompt_tokens), plausible(done.completion_tokens)
+    is_known = num_prompt and (num_completion or not written)
+    flops = as_number(done.flops)
+    is_number = isinstance(flops, int | float) and math.isfinite(flops) and flops >= 0
+    if is_known and (flops is None or is_number):
+        return done
+    prompt = "\n".join(message.text for message in as_messages(messages))
+    return replace(
+        done,
+        prompt_tokens=num_prompt or estimated_tokens(prompt),
+        completion_tokens=num_completion or estimated_tokens(written),
+        flops=flops if is_number else None,
+        tokens_estimated=done.tokens_estimated or not is_known,
+    )
 
 
 def storable(done: Completion) -> Completion:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 from toa_trl.agents.base import NEUTRAL, Agent, SamplingEntry, SamplingOf, with_system
-from toa_trl.agents.completions import checked, storable, without_reasoning
-from toa_trl.agents.replies import read_reply
+from toa_trl.agents.completions import checked, estimated_tokens, storable, without_reasoning
+from toa_trl.agents.replies import read_reply, read_usage
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.models.chat import fold_system
 from toa_trl.models.endpoints import Endpoints, RequestError
@@ -19,6 +22,14 @@ from toa_trl.utils.config import PositiveFloat, PositiveInt, Text
 logger = logging.getLogger(__name__)
 
 MAX_SHOWN = 200  # characters of a refusal that an error shows
+BASE_URL = "OPENAI_BASE_URL"
+# What servers say of a field that they do not take; a prompt that is too long is something else.
+NOT_TAKEN = re.compile(
+    r"unsupported|not supported|does not support|unrecognized|unknown|unexpected|extra|forbidden"
+    r"|not permitted|not allowed|invalid|deprecated|not accept|no longer|instead",
+    re.IGNORECASE,
+)
+TOO_LONG = re.compile(r"context.?(length|window|size)|too (long|large)|maximum", re.IGNORECASE)
 
 
 # in the errors of Gemma's and Mistral's chat templates, in lower case
@@ -36,15 +47,20 @@ class OpenAIAgent(Agent):
         name: name of the agent.
         model: name of the model on the server.
         base_url: URL such as "http://localhost:8000/v1", or a list of URLs; requests go to the one
-            with the fewest outstanding requests.
+            with the fewest outstanding requests. A query string is kept. Default: the environment
+            variable OPENAI_BASE_URL.
         system_prompt: system prompt that is put in front of every conversation.
         sampling: sampling parameters that differ from the run's, such as {temperature: 1.0}.
-        extra_body: further fields of the request, such as {top_k: 20}.
+        extra_body: further fields of the request, such as {top_k: 20}; null leaves a field out.
+        fields: names of fields that the server takes under another name, or null for those that it
+            refuses, such as {max_tokens: max_completion_tokens, seed: null}. Without the seed a run
+            cannot be repeated.
         keep_reasoning: keep the reasoning in the text, so that it is scored, shown to other agents
             and trained on; otherwise it is stored apart, in `Completion.reasoning`.
         api_key_env: environment variable that holds the key; the key itself is never stored.
-        config: folder or Hub name of the model whose configuration gives the FLOPs per token;
-            without it FLOPs are unknown.
+        config: folder or Hub name of the model whose configuration gives the FLOPs per token, and
+            whose tokenizer counts the tokens where the server does not; without it FLOPs are
+            unknown, and such tokens are estimated.
         max_concurrency: maximum number of requests in flight, over all base URLs.
         max_attempts: maximum number of attempts of one play, the first included.
         timeout_s: timeout of one attempt in seconds.
@@ -57,10 +73,11 @@ class OpenAIAgent(Agent):
         self,
         name: str,
         model: Text,
-        base_url: str | Sequence[str],
+        base_url: str | Sequence[str] | None = None,
         system_prompt: str | None = None,
         sampling: SamplingEntry | None = None,
         extra_body: Mapping[str, Any] | None = None,
+        fields: Mapping[str, str | None] | None = None,
         keep_reasoning: bool = False,
         api_key_env: str = "OPENAI_API_KEY",
         config: str | None = None,
@@ -71,6 +88,9 @@ class OpenAIAgent(Agent):
         self.name = name
         self._place = f"agent {name!r}"
         self._model = model
+        base_url = base_url or os.environ.get(BASE_URL)
+        if not base_url:
+            raise ConfigError(f"{self._place}: base_url is missing, and {BASE_URL} is not set")
         self._endpoints = Endpoints(
             self._place,
             base_url,
@@ -83,6 +103,8 @@ class OpenAIAgent(Agent):
         self._system_prompt = system_prompt
         self._sampling = SamplingOf(self._place, sampling)
         self._extra_body = dict(extra_body or {})
+        self._fields = dict(fields or {})
+        self._tokenizer = _Tokenizer(self._place, config) if config else None
         self._neutral: dict[str, Any] = NEUTRAL
         self._folds_system = False
         self._keep_reasoning = keep_reasoning
@@ -155,42 +177,70 @@ class OpenAIAgent(Agent):
             **({"stop": list(sampling.stop)} if sampling.stop else {}),
         }
         try:
-            return await self._post({**body, **self._neutral, **self._extra_body})
+            return await self._post({**body, **self._neutral})
         except AgentError as error:
             if not self._neutral or not any(name in str(error) for name in NEUTRAL):
                 raise
-        done = await self._post({**body, **self._extra_body})
+        done = await self._post(body)
         if self._neutral:  # the first of the plays in flight
             names = ", ".join(NEUTRAL)
             logger.warning("%s: the server refuses %s; its own apply", self._place, names)
             self._neutral = {}
         return done
 
-    async def _post(self, body: dict[str, Any]) -> Completion:
+    async def _post(self, fields: dict[str, Any]) -> Completion:
+        body: dict[str, Any] = {}
+        for name, value in fields.items():
+            sent_as = self._fields.get(name, name)
+            if sent_as is not None:
+                body[sent_as] = value
+        for name, value in self._extra_body.items():
+            body.pop(name, None)
+            if value is not None:
+                body[name] = value
+        read = partial(self._completion, fields["messages"])
         try:
-            return await self._endpoints.post("chat/completions", body, self._completion)
+            return await self._endpoints.post("chat/completions", body, read)
         except RequestError as error:
-            raise AgentError(f"{self._place}: {error}") from error
+            advice = _advice(str(error), body) if error.status in (400, 422) else ""
+            raise AgentError(f"{self._place}: {error}{advice}") from error
+
+    def _count(self, text: str) -> int:
+        return self._tokenizer(text) if self._tokenizer else estimated_tokens(text)
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._endpoints.aclose()
 
-    def _completion(self, answer: Any) -> Completion:
-        """Return the completion of a server's reply.
+    def _completion(self, asked: Sequence[Mapping[str, Any]], answer: Any) -> Completion:
+        """Return the completion of a server's reply to messages.
 
         Raises:
             ValueError: the reply is malformed, so that another attempt may help.
             AgentError: it is no answer; what was paid for is in the error.
         """
         reply = read_reply(answer)
-        num_prompt, num_completion = _usage(answer)
-        flops = self._flops(num_prompt + num_completion) if self._flops and num_completion else None
+        written = f"{reply.reasoning}{reply.text}{reply.refusal}"
+        num_prompt, num_completion = read_usage(answer)
+        is_estimated = not num_prompt or (not num_completion and bool(written))
+        if is_estimated:
+            said = "\n".join(str(message.get("content") or "") for message in asked)
+            num_prompt = num_prompt or self._count(said)
+            num_completion = num_completion or self._count(written)
+        flops = self._flops(num_prompt + num_completion) if self._flops else None
         text, reasoning = reply.text, reply.reasoning or None
         if self._keep_reasoning and reasoning and text.strip():
             text, reasoning = f"<think>\n{reasoning}\n</think>\n\n{text}", None
         finish_reason = finish_of(reply.finish_reason)
-        done = Completion(text, finish_reason, num_prompt, num_completion, flops, reasoning)
+        done = Completion(
+            text,
+            finish_reason,
+            num_prompt,
+            num_completion,
+            flops,
+            reasoning,
+            tokens_estimated=is_estimated,
+        )
         problem = reply.problem
         if reply.refusal.strip():
             problem = f"the model refused: {reply.refusal.strip()[:MAX_SHOWN]!r}"
@@ -217,11 +267,41 @@ def _flops(place: str, config: str) -> Flops:
         ) from error
 
 
-def _usage(answer: Any) -> tuple[int, int]:
-    usage = answer.get("usage") or {}
-    if not isinstance(usage, dict):
-        raise ValueError("not a chat completion: its usage has another type")
-    numbers = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
-    if not all(isinstance(number, int) for number in numbers):
-        raise ValueError("not a chat completion: its usage has another type")
-    return numbers
+class _Tokenizer:
+    """Counts tokens with a model's tokenizer, loaded when it is needed."""
+
+    def __init__(self, place: str, model: str) -> None:
+        self._place, self._model = place, model
+
+    @cached_property
+    def _loaded(self) -> Any:
+        from toa_trl.models.loading import load_tokenizer
+
+        try:
+            return load_tokenizer(self._place, self._model)
+        except ConfigError as error:
+            logger.warning("%s: tokens are estimated: %s", self._place, error)
+            return None
+
+    def __call__(self, text: str) -> int:
+        if self._loaded is None:
+            return estimated_tokens(text)
+        return len(self._loaded(text, add_special_tokens=False)["input_ids"])
+
+
+def _advice(said: str, body: Mapping[str, Any]) -> str:
+    """Return how to leave out the field that a server's error names, or nothing."""
+    if not NOT_TAKEN.search(said) or TOO_LONG.search(said):
+        return ""
+    named = [
+        name
+        for name in body
+        if name not in ("model", "messages") and re.search(rf"\b{re.escape(name)}\b", said)
+    ]
+    if "max_tokens" in named and "max_completion_tokens" in said:
+        change = "fields: {max_tokens: max_completion_tokens}"
+    elif named:
+        change = f"fields: {{{', '.join(f'{name}: null' for name in named)}}}"
+    else:
+        return ""
+    return f"; if the server does not take it, set {change} in the agent's entry"

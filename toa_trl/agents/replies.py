@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from toa_trl.agents.completions import plausible
+
 MALFORMED = "not a chat completion"
 
 
@@ -49,6 +51,14 @@ def read_reply(answer: Any) -> Reply:
         problem=problem,
         finish_reason=finish_reason,
     )
+
+
+def read_usage(answer: Mapping[str, Any]) -> tuple[int, int]:
+    """Return prompt and completion tokens of a reply; 0 for a missing or implausible count."""
+    usage = answer.get("usage")
+    if not isinstance(usage, Mapping):
+        return 0, 0
+    return plausible(usage.get("prompt_tokens")), plausible(usage.get("completion_tokens"))
 
 
 class _Parts:

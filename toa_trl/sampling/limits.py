@@ -53,6 +53,7 @@ class Meter:
         self._limited = self.limits != Limits()
         self.tokens, self.flops, self.cost = 0, 0.0, 0.0
         self._blind = False  # a play without FLOPs was seen
+        self._estimated: set[str] = set()  # agents whose tokens were estimated
 
     def resume(self, counts: Mapping[str, AgentCounts], reward_flops: float) -> None:
         """Add what the journal already holds."""
@@ -70,6 +71,13 @@ class Meter:
         self.tokens += done.prompt_tokens + done.completion_tokens
         self.flops += (done.flops or 0.0) + (play.reward_flops or 0.0)
         self.cost += self._price(play.action.agent, done.prompt_tokens, done.completion_tokens)
+        if done.tokens_estimated and play.action.agent not in self._estimated:
+            self._estimated.add(play.action.agent)
+            logger.warning(
+                "agent %r: its server reports no usage, or an implausible one; tokens are "
+                "estimated from the texts, and limits and costs are approximate",
+                play.action.agent,
+            )
         if done.flops is None and self.limits.max_flops is not None and not self._blind:
             self._blind = True
             logger.warning(

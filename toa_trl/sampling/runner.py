@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from toa_trl.agents import Agent
 from toa_trl.agents.base import ask
-from toa_trl.agents.completions import checked, storable, whole_text
+from toa_trl.agents.completions import checked, whole_text
 from toa_trl.errors import AgentError, RewardError, ToaError, Unavailable
 from toa_trl.rewards import RewardModel
 from toa_trl.rewards.base import check_scores
@@ -23,6 +23,7 @@ from toa_trl.search import Search
 from toa_trl.tasks import Task
 from toa_trl.types import Action, Play, Prompt, Sampling
 from toa_trl.utils.aio import gather_or_cancel
+from toa_trl.utils.redaction import without_secrets
 
 MAX_GIVEN_UP = 50  # abort after this many consecutive prompts fail
 LOOK_S = 0.5  # polling interval for agent recovery
@@ -212,7 +213,7 @@ class Runner:
             error = str(failure)
         except (AgentError, RewardError) as failure:
             if isinstance(failure, AgentError) and failure.completion is not None:
-                completion = storable(failure.completion)
+                completion = failure.completion
             error = str(failure)
         except asyncio.CancelledError:
             if (task := asyncio.current_task()) is None or task.cancelling():
@@ -222,13 +223,14 @@ class Runner:
             Exception
         ) as failure:  # in a user's agent or reward model: fails the play, not the run
             error = f"{type(failure).__name__}: {failure}"
-        self._last_error = error or self._last_error
+        if error is not None:
+            self._last_error = error = without_secrets(whole_text(error))
         return Play(
             index,
             action,
             completion,
             reward=score.value if score else None,
-            error=None if error is None else whole_text(error),
+            error=error,
             seed=seed,
             reward_flops=score.flops if score else None,
             second_reward=score.second if score else None,

@@ -6,9 +6,9 @@ Connection refused, unknown host: the endpoint is away at once and is probed; th
     `max_attempts` attempts. A timeout also halves the concurrency, and after FAULTS_IN_A_ROW
     consecutive faults the endpoint is away.
 429: halves the concurrency. The request is repeated after Retry-After or the growing pause, for up
-    to `patience_s`; this does not count as an attempt.
-Any other status (400 for a context that is too long, 401, ...): `RequestError` with the server's
-    message, without a retry.
+    to `patience_s`; this does not count as an attempt. A quota that is used up fails at once.
+Any other status (400 for a context that is too long, 401, ...), a redirect to another host, and a
+    response of more than MAX_BYTES: `RequestError` with the reason, without a retry.
 All endpoints away: `Unavailable`, after `wait_s`.
 
 The client is aiohttp: with 64 requests in flight against `tests/server.py`, aiohttp 3.14 made 9,200
@@ -23,9 +23,6 @@ import logging
 import os
 import random
 from collections.abc import Callable, Sequence
-from email.utils import parsedate_to_datetime
-from functools import lru_cache
-from time import time
 from typing import Any, TypeVar
 
 import aiohttp
@@ -33,6 +30,15 @@ from yarl import URL
 
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.models.endpoints.pool import Endpoint, Pool
+from toa_trl.models.endpoints.throttling import is_out_of_quota, retry_after_s
+from toa_trl.models.endpoints.urls import (
+    check_key_name,
+    join,
+    parse_url,
+    proxy_of,
+    same_server,
+    shown,
+)
 from toa_trl.utils.config import PositiveFloat, PositiveInt, validate
 
 T = TypeVar("T")
@@ -43,11 +49,23 @@ RETRIED = {408, 409, 425, 500, 502, 503, 504, 529}
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 FIRST_PROBE_S, LONGEST_PROBE_S = 1.0, 30.0
 CONNECT_S = 30.0
+MAX_BYTES = 64 * 2**20  # of a response
+MAX_REDIRECTS = 5
+REDIRECTS = {301, 302, 303, 307, 308}
 ENCODER = json.JSONEncoder(default=str)  # dates in a prompt's metadata
 
 
 class RequestError(ToaError):
-    """A request failed and is not retried; the message names the URL and the reason."""
+    """A request failed and is not retried; the message names the URL and the reason.
+
+    Args:
+        message: URL and reason.
+        status: the server's HTTP status; 0 without a response.
+    """
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Endpoints:
@@ -84,12 +102,8 @@ class Endpoints:
         given = [urls] if isinstance(urls, str) else urls
         if not isinstance(given, list | tuple) or not given:
             raise ConfigError(f"{place}: base_url must be a URL or a list of URLs, not {urls!r}")
-        if not isinstance(api_key_env, str):
-            raise ConfigError(
-                f"{place}: api_key_env must be the name of an environment variable, not "
-                f"{api_key_env!r}"
-            )
-        parsed = [_url(place, url, api_key_env) for url in given]
+        check_key_name(place, api_key_env)
+        parsed = [parse_url(place, url, api_key_env) for url in given]
         validate(PositiveInt, max_concurrency, f"{place}.max_concurrency")
         validate(PositiveInt, max_attempts, f"{place}.max_attempts")
         validate(PositiveFloat, timeout_s, f"{place}.timeout_s")
@@ -127,24 +141,24 @@ class Endpoints:
             endpoint = await self._pool.acquire()
             sent_s, text = loop.time(), b""
             try:
-                async with self._open_session().post(
-                    _join(endpoint.url, path), data=data
-                ) as response:
-                    text = await response.read()
+                async with await self._send(endpoint, join(endpoint.url, path), data) as response:
+                    text = await self._read(endpoint, response)
                     if response.status == 200:
                         answer = parse(json.loads(text))
                         self._pool.succeeded(endpoint)
                         return answer
                     status, retry_after = response.status, response.headers.get("Retry-After")
                 reason = self._reason(endpoint, f"answered {status}", text)
+                if status == 429 and is_out_of_quota(text, retry_after):
+                    raise RequestError(reason, status)
                 if status == 429:
-                    self._throttle(endpoint, sent_s, _seconds(retry_after))
+                    self._throttle(endpoint, sent_s, retry_after_s(retry_after))
                     if loop.time() - began_s < self._patience_s:
                         continue
-                    raise RequestError(f"{reason} (for {self._patience_s:.0f} s)")
+                    raise RequestError(f"{reason} (for {self._patience_s:.0f} s)", status)
                 if status not in RETRIED:
                     endpoint.faults = 0  # the server works: the request is at fault
-                    raise RequestError(reason)
+                    raise RequestError(reason, status)
                 self._fault(endpoint, reason)
             except aiohttp.ClientConnectorError as error:
                 self._set_away(endpoint, self._reason(endpoint, str(error)))
@@ -153,8 +167,8 @@ class Endpoints:
                 reason = self._reason(endpoint, f"no answer within {self._timeout_s:g} s")
                 self._pool.cut(endpoint, sent_s)
                 self._fault(endpoint, reason)
-            except (aiohttp.ClientError, OSError, ValueError) as error:
-                # ValueError: a malformed response
+            except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
+                # ValueError, RecursionError: a malformed response
                 reason = self._reason(endpoint, f"{type(error).__name__}: {error}", text)
                 self._fault(endpoint, reason)
             finally:
@@ -178,12 +192,12 @@ class Endpoints:
         for endpoint, (status, text) in zip(self._pool.endpoints, answers, strict=True):
             if status in (401, 403):
                 raise ConfigError(
-                    f"{self._place}: {endpoint.url} refuses the key ({status}); "
+                    f"{self._place}: {shown(endpoint.url)} refuses the key ({status}); "
                     f"set {self._api_key_env} to a valid key"
                 )
             if status == 0:
                 raise ConfigError(
-                    f"{self._place}: {endpoint.url} cannot be reached ({text}); "
+                    f"{self._place}: {shown(endpoint.url)} cannot be reached ({text}); "
                     "start the server, or correct base_url"
                 )
         try:
@@ -199,6 +213,43 @@ class Endpoints:
             await self._session.close()
             self._session = None
         self._pool.reset()
+
+    async def _send(self, endpoint: Endpoint, url: URL, data: bytes) -> aiohttp.ClientResponse:
+        """POST to an endpoint, following redirects on the same host.
+
+        Raises:
+            RequestError: it redirects to another host, which would receive prompts and key.
+        """
+        session = self._open_session()
+        for _ in range(MAX_REDIRECTS):
+            proxy = proxy_of(url)
+            response = await session.post(url, data=data, allow_redirects=False, proxy=proxy)
+            target = response.headers.get("Location", "")
+            if response.status not in REDIRECTS or not target:
+                return response
+            response.release()
+            moved = url.join(URL(target))
+            if response.status not in (307, 308) or not same_server(url, moved):
+                break
+            url = moved
+        reason = f"answered {response.status}, a redirect to {shown(moved)}; correct base_url"
+        raise RequestError(self._reason(endpoint, reason), response.status)
+
+    async def _read(self, endpoint: Endpoint, response: aiohttp.ClientResponse) -> bytes:
+        """Return the body of a response.
+
+        Raises:
+            RequestError: it is longer than MAX_BYTES.
+        """
+        chunks, size = [], 0
+        async for chunk in response.content.iter_any():
+            size += len(chunk)
+            if size > MAX_BYTES:
+                response.close()
+                reason = self._reason(endpoint, f"a response of more than {MAX_BYTES:,} bytes")
+                raise RequestError(reason, response.status)
+            chunks.append(chunk)
+        return b"".join(chunks)
 
     def _throttle(self, endpoint: Endpoint, sent_s: float, retry_after_s: float | None) -> None:
         cut = self._pool.cut(endpoint, sent_s)
@@ -230,7 +281,7 @@ class Endpoints:
             await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))
             status, _ = await self._ask_probe(endpoint)
             if (0 < status < 500 and status != 429) or status == 501:  # 501: it knows POST alone
-                logger.warning("%s: %s is back", self._place, endpoint.url)
+                logger.warning("%s: %s is back", self._place, shown(endpoint.url))
                 self._pool.set_available(endpoint)
                 return
             pause_s = min(LONGEST_PROBE_S, 2 * pause_s)
@@ -239,10 +290,14 @@ class Endpoints:
         """Return status and text of the probe; status 0 means that no server answered."""
         timeout = aiohttp.ClientTimeout(total=CONNECT_S)
         try:
+            url = join(endpoint.url, self._probe)
             async with self._open_session().get(
-                _join(endpoint.url, self._probe), timeout=timeout
+                url, timeout=timeout, allow_redirects=False, proxy=proxy_of(url)
             ) as response:
-                return response.status, await response.text(errors="replace")
+                text = await self._read(endpoint, response)
+                return response.status, text.decode("utf-8", "replace")
+        except RequestError as error:  # too long
+            return error.status, str(error)
         except (aiohttp.ClientError, OSError) as error:
             return 0, f"{type(error).__name__}: {error}"
         except TimeoutError:
@@ -251,6 +306,7 @@ class Endpoints:
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
             key = self._key()
+            proxy_of.cache_clear()
             self._session = aiohttp.ClientSession(
                 # What may be in flight is decided here. uvicorn, and so vLLM, closes idle
                 # connections after 5 s: not to be reused in that moment, ours are closed before.
@@ -265,7 +321,7 @@ class Endpoints:
         return self._session
 
     def _reason(self, endpoint: Endpoint, what: str, answer: bytes = b"") -> str:
-        said = f"{endpoint.url}: {what}" + (
+        said = f"{shown(endpoint.url)}: {what}" + (
             f": {answer.decode('utf-8', 'replace')}" if answer else ""
         )
         key = self._key()
@@ -281,44 +337,7 @@ class Endpoints:
         return key
 
 
-def _url(place: str, given: object, api_key_env: str) -> URL:
-    try:
-        url = URL(given) if isinstance(given, str) else URL()
-        known = url.scheme in ("http", "https") and url.host and url.port
-    except ValueError:
-        known = False
-    if not known:
-        raise ConfigError(
-            f"{place}: base_url must begin with http:// or https:// and name a host, not {given!r}"
-        )
-    if url.user or url.password:
-        raise ConfigError(
-            f"{place}: base_url holds a name or password; keys come from the environment "
-            f"({api_key_env})"
-        )
-    return url
-
-
 def _pause_s(num_before: int) -> float:
     return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(num_before, 10)) * random.uniform(
         0.5, 1.5
     )
-
-
-@lru_cache
-def _join(url: URL, path: str) -> URL:
-    return url / path if path else url
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """Return the seconds of a Retry-After header, which holds a number or a date."""
-    if retry_after is None:
-        return None
-    try:
-        return max(0.0, float(retry_after))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time())
-    except ValueError:
-        return None
