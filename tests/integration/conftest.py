@@ -37,7 +37,7 @@ def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[s
     """`python ARGUMENTS` to its end."""
     env = {**ENVIRONMENT, **environment}
     return subprocess.run(
-        command(*arguments), cwd=ROOT, env=env, capture_output=True, text=True, timeout=300
+        command(*arguments), cwd=ROOT, env=env, capture_output=True, text=True, timeout=580
     )
 
 

@@ -318,10 +318,10 @@ def name_no_encoder(folder: Path) -> None:
 
 
 BAD: dict[str, tuple[Callable[[Path], None], str]] = {
-    "nothing": (shutil.rmtree, "no file or folder, and no model that the Hub gives"),
+    "nothing": (shutil.rmtree, "not a file, a folder, or a model that can be downloaded"),
     "no checkpoint": (
         lambda folder: shutil.rmtree(folder / "checkpoints"),
-        "there are 0 files checkpoints/*.ckpt",
+        "exactly one file checkpoints/*.ckpt is needed, not 0",
     ),
     "no hparams": (
         lambda folder: (folder / "hparams.yaml").unlink(),
