@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -141,6 +142,13 @@ def is_written(journal: Path) -> bool:
             return False
     except Timeout:
         return True
+    except PermissionError:  # a read-only folder: ask for a lock that needs no writing
+        with lock.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
 
 def _view(run_dir: Path, state: _State, now: float) -> RenderableType:

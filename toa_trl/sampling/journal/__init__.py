@@ -8,7 +8,8 @@ failure. `Writer` shares one fsync among the plays of many prompts, which keeps 
     journal.py    reading and writing      recovery.py   rescue of a damaged file
 """
 
-from toa_trl.sampling.journal.journal import Journal, locked
+from toa_trl.sampling.journal.journal import Journal
+from toa_trl.sampling.journal.opening import locked
 from toa_trl.sampling.journal.recovery import Recovered, recover
 from toa_trl.sampling.journal.writer import Writer
 

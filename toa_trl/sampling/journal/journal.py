@@ -12,10 +12,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from toa_trl.errors import ConfigError, JournalError
 from toa_trl.sampling.identity import check_same_identity, differences
+from toa_trl.sampling.journal.opening import connect, locked
 from toa_trl.sampling.journal.table import (
     INSERT,
     INSERT_NEW,
@@ -58,17 +57,15 @@ class Journal:
         self._writing = threading.Lock()
         try:
             with self._errors():
-                self._db = self._read = self._connect()
+                reading = not create and not lock
+                self._db = self._read = connect(self.path, reading=reading)
                 self._open(create)
                 # A separate connection never waits for a commit, and never sees half of one.
-                if not self.in_memory:
-                    self._read = self._connect()
+                if not self.in_memory and not reading:
+                    self._read = connect(self.path)
         except BaseException:
             self.close()
             raise
-
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
 
     def _open(self, create: bool) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -340,20 +337,3 @@ def _rows_of(prompts: Iterable[Prompt]) -> Iterator[tuple[int, str, str, str]]:
         messages = json.dumps(as_dicts(prompt.messages), ensure_ascii=False)
         metadata = json.dumps(dict(prompt.metadata), default=str)
         yield position, prompt.id, messages, metadata
-
-
-def locked(path: str | Path) -> FileLock:
-    """Acquire and return the lock of a journal's writer.
-
-    Raises:
-        ConfigError: another process holds it.
-    """
-    # `toa-trl status` holds the lock for a moment, to see whether anyone does.
-    lock = FileLock(f"{path}.lock", timeout=1)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise ConfigError(
-            f"{path}: another process is writing this run; wait for it, or stop it"
-        ) from error
-    return lock

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from toa_trl.errors import ConfigError, JournalError
-from toa_trl.sampling.journal.journal import Journal, locked
+from toa_trl.sampling.journal.journal import Journal
+from toa_trl.sampling.journal.opening import locked
 from toa_trl.sampling.journal.table import (
     COLUMNS,
     INSERT_PROMPT,
