@@ -73,6 +73,7 @@ def test_limit_takes_the_first_and_reads_no_further(tmp_path: Path) -> None:
     [
         ("{'prompt': 1}", "line 3: not JSON"),
         ('{"prompt": "x"', "line 3: not JSON"),
+        ("[3]", "line 3: must be an object with the key 'prompt'"),
         ("3", "line 3: must be an object with the key 'prompt'"),
         ({"text": "x"}, "line 3: the column 'prompt' is missing; columns: text"),
         ({}, "line 3: the column 'prompt' is missing; columns: none"),
@@ -251,6 +252,7 @@ def test_json_in_lines_and_text_for_a_task_with_another_column(tmp_path: Path) -
         ("p.jsonl.gz", gzip.compress(b'{"prompt": "x"}\n' * 999)[:-20], "cannot decompress"),
         ("p.json", b'[{"prompt": "x"},', r"p\.json: not JSON"),
         ("p.json", b'[{"prompt": "x"}, 3]', "item 2: must be an object"),
+        ("p.jsonl", b'[{"prompt": "x"}]\n', "line 1: must be an object"),
         ("p.txt", b"one\n\xff\xfe\n", "line 2: not UTF-8"),
     ],
 )

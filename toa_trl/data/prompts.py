@@ -17,7 +17,7 @@ from typing import Any
 
 from toa_trl.errors import ConfigError
 from toa_trl.types import MESSAGE_KEYS, Prompt, as_dicts, as_messages
-from toa_trl.utils.files import expand_home, file_format, read_json, read_lines
+from toa_trl.utils.files import expand_home, file_format, read_json, read_jsonl, read_lines
 
 Read = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 FILES = (".jsonl", ".json", ".parquet", ".csv", ".txt")
@@ -208,7 +208,9 @@ def _read_file(path: Path, asked: str, config: str | None) -> Iterator[tuple[str
     kind = file_format(path)
     if config is not None:
         raise ConfigError(f"prompts_config: {path} is a file, which has no configurations")
-    if kind in (".jsonl", ".json"):
+    if kind == ".jsonl":
+        return read_jsonl(path)
+    if kind == ".json":
         return read_json(path)
     if kind == ".txt":
         return _read_text(path, asked)
