@@ -8,11 +8,12 @@ With --resume_from_checkpoint true the same command starts a training and resume
 """
 
 from toa_trl.cli.arguments import user_errors
-from toa_trl.training import run_training
+from toa_trl.training import run_training, take_one_gpu
 
 
 def main() -> None:
     """Train."""
+    take_one_gpu()  # before TRL, whose imports look at the devices
     from trl import DPOConfig, DPOTrainer
 
     run_training("DPO", DPOTrainer, DPOConfig, data="dpo", description=__doc__)

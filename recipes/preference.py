@@ -15,7 +15,7 @@ from typing import Any
 
 from toa_trl.cli.arguments import option_of, user_errors
 from toa_trl.errors import ConfigError
-from toa_trl.training import run_training
+from toa_trl.training import run_training, take_one_gpu
 from toa_trl.training.data import UNPAIRED
 from toa_trl.training.reference_free import set_simpo_defaults, with_ends
 from toa_trl.utils.compat import unset_device_map
@@ -58,6 +58,7 @@ METHODS = {"kto": kto, "orpo": orpo, "simpo": simpo}
 
 def main() -> None:
     """Train with the method of --method."""
+    take_one_gpu()  # before TRL, whose imports look at the devices
     wants_help = bool({"-h", "--help"} & set(sys.argv))
     method = option_of(sys.argv[1:], "method") or ("kto" if wants_help else "")
     if method not in METHODS:

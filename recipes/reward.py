@@ -12,11 +12,12 @@ the padding token is never one that ends a text. The result is a
 from typing import Any
 
 from toa_trl.cli.arguments import user_errors
-from toa_trl.training import run_training
+from toa_trl.training import run_training, take_one_gpu
 
 
 def main() -> None:
     """Train."""
+    take_one_gpu()  # before TRL, whose imports look at the devices
     from trl import RewardConfig, RewardTrainer
 
     from toa_trl.training.padding import with_pad_token

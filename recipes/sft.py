@@ -8,11 +8,12 @@ of TRL; `datasets` in the YAML mixes several, each with its fraction. LoRA: --us
 """
 
 from toa_trl.cli.arguments import user_errors
-from toa_trl.training import run_training
+from toa_trl.training import run_training, take_one_gpu
 
 
 def main() -> None:
     """Train."""
+    take_one_gpu()  # before TRL, whose imports look at the devices
     from trl import SFTConfig, SFTTrainer
 
     run_training("SFT", SFTTrainer, SFTConfig, data="sft", description=__doc__)

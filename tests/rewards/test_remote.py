@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
 import toa_trl.models.endpoints.client
+from tests.families import make_family, save_family_model
 from tests.helpers import wait
 from tests.server import serving
 from toa_trl.errors import ConfigError, RewardError, Unavailable
@@ -70,6 +72,20 @@ def test_vllm_is_asked_for_the_raw_logit_of_the_conversation() -> None:
     assert scores == [-2.5]
     messages = [*ASKED, {"role": "assistant", "content": "Three."}]
     assert asked == [{"model": "m", "messages": messages, "use_activation": False}]
+
+
+def test_vllm_is_sent_what_the_tokenizer_of_a_folder_needs(tmp_path: Path) -> None:
+    """Folded system messages, and token ids where the last token is not the one to be read."""
+    folded = "Be kind.\n\nHow many?"
+    gemma = save_family_model(tmp_path / "gemma", make_family("gemma"), labels=1)
+    _, asked = wait(answered({**VLLM, "model": str(gemma)}, [logit(0.0)], ["Three."]))
+    answer = {"role": "assistant", "content": "Three."}
+    assert asked[0]["messages"] == [{"role": "user", "content": folded}, answer]
+    tokenizer = make_family("mistral", pad="</s>")
+    mistral = save_family_model(tmp_path / "mistral", tokenizer, labels=1)
+    _, asked = wait(answered({**VLLM, "tokenizer": str(mistral)}, [logit(0.0)], ["Three."]))
+    assert asked[0].keys() == {"model", "input", "use_activation"}
+    assert tokenizer.decode(asked[0]["input"]) == f"<s>[INST] {folded} [/INST]Three."
 
 
 def test_the_contract() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +12,7 @@ import pytest
 
 from toa_trl.errors import ConfigError
 from toa_trl.training import checks
-from toa_trl.training.checks import _check_devices, _checkpoint_of, _missing_targets
+from toa_trl.training.checks import _check_devices, _checkpoint_of, _missing_targets, take_one_gpu
 
 NAMES = ["model.layers.0.self_attn.q_proj", "model.layers.0.mlp.gate_proj"]
 
@@ -59,8 +61,22 @@ def test_one_process_takes_one_gpu_and_never_another_than_it_is_given(
         monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    _check_devices(None)
+    take_one_gpu()
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == expected
+
+
+@pytest.mark.parametrize("recipe", ["sft", "dpo", "reward", "preference"])
+def test_a_recipe_takes_one_gpu_before_it_imports_trl(
+    monkeypatch: pytest.MonkeyPatch, recipe: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # so that it is restored
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setitem(sys.modules, "trl", None)
+    monkeypatch.setattr(sys, "argv", ["recipe", "--method", "kto"])
+    with pytest.raises((ImportError, ConfigError), match="import of trl halted"):
+        importlib.import_module(f"toa_trl.recipes.{recipe}").main()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
 
 
 def test_a_checkpoint_is_named_or_the_newest(tmp_path: Path) -> None:

@@ -45,6 +45,15 @@ SAVED = re.compile(
 TRUE = ("true", "yes", "y", "t", "1")  # as HfArgumentParser and accelerate read it
 
 
+def take_one_gpu() -> None:
+    """Let a single process see one GPU, unless CUDA_VISIBLE_DEVICES says which.
+
+    TRL would spread the model over all of them. CUDA reads the variable when it is first used.
+    """
+    if "LOCAL_RANK" not in os.environ:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+
+
 def parse_training(parser: Any, arguments: list[str] | None = None) -> tuple[Any, ...]:
     """Return `toa_trl.cli.arguments.parse`, after checks of devices and of the key `datasets`.
 
@@ -77,9 +86,6 @@ def _check_mixture(place: str, parts: Sequence[Any], option_types: Sequence[Any]
 
 
 def _check_devices(use_cpu: Any) -> None:
-    if "LOCAL_RANK" not in os.environ:
-        # torch would spread a model that one process trains over all GPUs
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     settings = (use_cpu, os.environ.get("ACCELERATE_USE_CPU"))
     if processes == 1 or any(str(value).lower() in TRUE for value in settings):
