@@ -6,6 +6,7 @@ SFT and DPO, whole models and adapters, stopped and gone on with, as users type 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import socket
 import subprocess
@@ -68,6 +69,24 @@ class Launcher:
             *(str(word) for option in options.items() for word in option),
         ]
 
+    def references(self) -> list[list[str]]:
+        """DPO with references computed in advance, before and after its student is trained again.
+
+        Both are in one folder, as a user who repeats the two commands has them.
+        """
+        commands = []
+        for rate in ("1e-4", "1e-2"):
+            sft = self.arguments("sft", "again")
+            dpo = self.arguments("dpo", "again")
+            student = sft[sft.index("--output_dir") + 1]
+            dpo[dpo.index("--model_name_or_path") + 1] = student
+            dpo += ["--logging_steps", "1"]
+            commands += [
+                [*sft, "--max_steps", "1", "--learning_rate", rate],
+                [*dpo, "--max_steps", "1", "--precompute_ref_log_probs", "true"],
+            ]
+        return commands
+
     def __call__(self, *arguments: str) -> None:
         """`accelerate launch ARGUMENTS`.
 
@@ -124,6 +143,8 @@ def trained(
         launch(*launch.arguments(*cell))
     others = [launch.arguments(*cell) for cell in TOGETHER]
     others += [launch.arguments(*cell, resume=True) for cell in TYPED + TOGETHER]
+    if launch.config == "zero3":
+        others += launch.references()
     launch("tests/integration/several.py", json.dumps(others))
     return launch
 
@@ -174,6 +195,15 @@ def test_what_is_stopped_and_gone_on_with_ends_the_same(
         adapted = [tensor for name, tensor in whole.items() if "lora_B" in name]
         assert adapted
         assert all(tensor.any() for tensor in adapted)
+
+
+def test_references_are_those_of_the_student_that_is_trained(trained: Launcher) -> None:
+    if trained.config != "zero3":
+        pytest.skip("its parameters are not sharded when TRL hashes them")
+    state = trained.folder / "dpo_again/whole/checkpoint-1/trainer_state.json"
+    first = json.loads(state.read_text())["log_history"][0]
+    # policy and reference are one model before the first step
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-4)
 
 
 def test_nothing_is_compiled_and_no_stale_lock_is_waited_for(trained: Launcher) -> None:
