@@ -10,6 +10,12 @@ from toa_trl.rewards.notation import normalise
 TAIL = 10_000  # characters at the end of a text that are searched for an unmarked answer
 LONGEST = 2000  # characters; a longer text is not an answer
 _FEW = 3  # words; a longer text is a sentence
+_SENTENCE = re.compile(r"[^\W\d_]{2,}\s.*[\d=]|因此|所以")
+_OPTION = re.compile(
+    r"\b(?:option|choice|answer)\s*\(?([A-J])\)?\s+is\s+"
+    r"(?:correct|right|the (?:correct|right|best))\b",
+    re.I,
+)
 
 # the start of a box (without braces around a number or a letter), or a brace
 _BRACE = re.compile(
@@ -42,7 +48,8 @@ _STATED = re.compile(
 )
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[。！？\n]|(?<=\w)\.(?=[*_]+(?:\s|$))")
 _NEGATED_BEFORE = re.compile(r"\b(?:not|never|doubt|unlikely|cannot|if|whether|suppose|assum\w+|"
-                             r"unless|why|guess(?:ed)?)\b|n't\b|不是|如果", re.I)  # fmt: skip
+                             r"false|wrong|incorrect|no(?=\s*$)|unless|why|guess(?:ed)?)\b"
+                             r"|n't\b|不是|如果", re.I)  # fmt: skip
 _NEGATED = re.compile(r"\s*[:*_]*\s*(?:definitely |certainly |surely |clearly )?"
                       r"(?:not\b|n't\b|不是|不)", re.I)  # fmt: skip
 _BUT = re.compile(r"\bbut(?: rather)?\b|而是|, it is\b", re.I)
@@ -55,7 +62,7 @@ _WITHDRAWN = re.compile(
 )
 _REASON = re.compile(
     r",?\s*\b(?:because|since|as|so that|for which|which|where|when|given that|after|while"
-    r"|rather than|instead of|and not|not|if|due to|by|thanks to)\b.*"
+    r"|rather than|instead of|and not|not|due to|by|thanks to)\b.*"
     r"|，?(?:因为|而不是|不是).*|\s+[—–]\s.*",
     re.I | re.S,
 )
@@ -130,10 +137,15 @@ def stated_answer(text: str) -> str | None:
         if negated:
             but = _BUT.search(answer)
             answer = answer[but.end() :] if but else ""
-        stated = _cut(answer) or (None if negated else stated)
-    if end == 0 and "\n" not in text and len(re.findall(r"[^\W\d_]{2,}", text)) <= _FEW:
+        asked = text[end - 1 : end] in {"?", "？"}
+        stated = None if asked else _cut(answer) or (None if negated else stated)
+    options = {match[1] for match in _OPTION.finditer(text)}
+    if stated is None and len(options) == 1:
+        return options.pop()
+    is_short = "\n" not in text and len(re.findall(r"[^\W\d_]{2,}", text)) <= _FEW
+    if end == 0 and is_short and not _SENTENCE.match(text):
         return _cut(text, reasons=False)  # nothing but an answer
-    withdrawn = list(_WITHDRAWN.finditer(text, end))
+    withdrawn = list(_WITHDRAWN.finditer(text, max(end - 1, 0)))
     if withdrawn:
         return _concluded(text[withdrawn[-1].end() :])
     return stated if end else _concluded(text)
@@ -184,6 +196,9 @@ def _concluded(text: str) -> str | None:
     formulas = _formulas(clause)
     if len(formulas) == 1 and not _QUANTITY.search(_MATH.sub(" ", clause)):
         return formulas[0].strip(" .,")
+    point = re.search(r"(?:\b(?:is|are|at)\b|=)\s*(\(.*\)|\[.*\]|\\\{.*\})$", clause)
+    if point:
+        return point[1]
     value = clause.rpartition("=")[2]
     quantities = list(dict.fromkeys(match[0] for match in _QUANTITY.finditer(value)))
     if len(quantities) == 1:

@@ -9,7 +9,7 @@ import re
 
 from toa_trl.rewards import values
 from toa_trl.rewards.notation import Same, compact, inside, split
-from toa_trl.rewards.structures import matched
+from toa_trl.rewards.structures import matched, signs
 
 _SIGN = re.compile(r"\\(?:le|ge|ne)(?![A-Za-z])|[<>]")
 _OR = re.compile(r"\s*(?:\bor\b|\\(?:lor|vee)\b)\s*")
@@ -22,6 +22,9 @@ _FAMILY = re.compile(
     r"(.+?)[\s,;(]*(?:\\text\s*\{)?\s*(?:(?:where|for|with|and|all|any|some|integers?)\s*)*\}?\s*"
     rf"([A-Za-z])\s*(?:\\in\s*({_INTEGERS})|(?:\\text\s*\{{)?\s*(?:is|are|being)?\s*(?:an?|any)?\s*"
     r"(integer)s?\s*\}?)\s*\)?"
+)
+_ANY_INTEGER = re.compile(
+    r"\\text\s*\{[\s,]*(?:for|where|with)?\s*(?:any|all|every|some|an?)?\s*integers?\s*\}\s*([A-Za-z])$"
 )
 _BUILDER = re.compile(r"\s*([^|:]+?)\s*(?:\||:)\s*(.+)", re.S)
 _REALS = re.compile(r"\s*\\in\s*(?:\\mathbb\s*\{?\s*R\s*\}?|\\R|R)\s*$")
@@ -59,13 +62,16 @@ def families(correct: str, given: str, same: Same) -> bool | None:
     r"""Compare k\pi, k \in \mathbb{Z} under renaming of k and another first member."""
     if not all(r"\in" in each or "integer" in each for each in (correct, given)):
         return None
-    one, other = _FAMILY.fullmatch(correct), _FAMILY.fullmatch(given)
+    one, other = (
+        _FAMILY.fullmatch(_ANY_INTEGER.sub(r", \1 \\in \\mathbb{Z}", each))
+        for each in (correct, given)
+    )
     if not one or not other:
         return None
     domains = [re.sub(r"\\mathbb|[\s{}\\]", "", each[3] or "Z") for each in (one, other)]
     if domains[0] != domains[1]:
         return False
-    members = [
+    sets = [
         split(
             re.sub(
                 rf"(?<![\\A-Za-z]){each[2]}(?![a-z])|(?<=\\pi ){each[2]}",
@@ -75,6 +81,9 @@ def families(correct: str, given: str, same: Same) -> bool | None:
         )
         for each in (one, other)
     ]
+    members = [[each for part in parts for each in signs(part)] for parts in sets]
+    if domains[0] != "Z":  # with a first member
+        return matched(members[0], members[1], same)
     return matched(members[0], members[1], values.same_family)
 
 
@@ -108,6 +117,8 @@ def sets_of_reals(correct: str, given: str, same: Same) -> bool | None:
             parts = split(text, pattern)
             if len(parts) > 1 and all(_SIGN.search(part) or r"\infty" in part for part in parts):
                 text = f" {sign} ".join(parts)
+        if text.startswith("<") and text.endswith(">"):
+            return None  # a vector
         joined.append(re.sub(r"^(?=\\(?:le|ge|ne)(?![A-Za-z])|[<>])", "x ", text))
     if [correct, given] != joined:
         return same(joined[0], joined[1])

@@ -113,7 +113,7 @@ def _name(sides: list[str]) -> tuple[str, str] | None:
         sides = [sides[1], sides[0]]
     name, value = sides[0], sides[-1]
     is_name = re.fullmatch(
-        r"(?:\\?[A-Za-z]+'*|\\text\s*\{[^{}]*\}|\\overline\s*\{\w+\}|\|\w+\|"
+        r"(?:\\?[A-Za-z]+'*|\\text\s*\{[^{}]*\}|\\overline\s*\{\w+\}|\|[A-Z]\w*\|"
         r"|\\(?:angle|triangle)\s*\w+)(?:_\{?\w+\}?)?(?:\s*\([^()=]*\))?",
         name,
     )

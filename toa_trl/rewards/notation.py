@@ -13,7 +13,8 @@ _SIGNS = {
     "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≦": r"\le ", "≧": r"\ge ", "≠": r"\ne ",
     "≈": r"\approx ", "≡": r"\equiv ", "°": r"^\circ ", "º": r"^\circ ", "∪": r"\cup ",
     "∩": r"\cap ", "∈": r"\in ", "∖": r"\setminus ", "∅": r"\emptyset ", "±": r"\pm ",
-    "∓": r"\mp ", "∣": "|", "⟨": r"\langle ", "⟩": r"\rangle ", "…": r"\ldots ", "⋯": r"\ldots ",
+    "∓": r"\mp ", "∑": r"\sum ", "∏": r"\prod ", "∫": r"\int ",
+    "∣": "|", "⟨": r"\langle ", "⟩": r"\rangle ", "…": r"\ldots ", "⋯": r"\ldots ",
     "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}",
     "ℂ": r"\mathbb{C}", "。": ".", "、": ",", "«": "", "»": "", "“": "", "”": "",
 }  # fmt: skip
@@ -74,7 +75,9 @@ _RULES: list[
     (r"(?<!\\)%", r"\\%"),
     (r"\\text\s*\{\s*((?:,\s*)?\b(?:and|or)\b|[,;])\s*\}", r" \1 "),
     # text before the answer
-    (r"^\\text\s*\{[^{}]*(?:\bis|\bare|[:=])\s*\}(?!.*[:=])", ""),
+    (r"^\\text\s*\{(?!\s*\(?[A-J]\)?\s*:)[^{}]*(?:\bis|\bare|[:=])\s*\}(?!.*[:=])", ""),
+    (r"^=\s*", ""),
+    (r"(\^\s*\{?\s*\\circ\s*\}?)\s*(?:\\text\s*\{\s*[CF]\s*\}|[CF])$", r"\1"),  # of temperature
     (r"^(?:it is|(?:the )?(?:final )?answer(?: is|:))\s", ""),
     (r"^(?:约|大约|共|一共|总共|(?:答案)?[是为]|答案?:)(?=\s*[-\d])", ""),
     (r"^(?:\\text\s*\{)?\s*(?:approximately|approx\.?|about|roughly|around)\s*\}?\s*(?=[-\d.\\])",
@@ -89,7 +92,7 @@ Same = Callable[[str, str], bool]  # compares two parts of answers
 OPEN = {"(", "[", "{", r"\{", r"\langle", r"\begin"}
 CLOSE = {")", "]", "}", r"\}", r"\rangle", r"\end"}
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|.", re.S)
-_SEPARATOR = re.compile(r"\s*(?:[,;]|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|&|和|与|或)\s*")
+_SEPARATOR = re.compile(r"\s*(?:[,;]|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|\\?&|和|与|或)\s*")
 _THOUSANDS = re.compile(r"([-+]?\d{1,3})((?:,\d{3})+|(?:,\d{2})*,\d{3})(?![\d,])(\.\d+)?(.*)", re.S)
 TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 

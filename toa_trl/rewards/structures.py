@@ -38,7 +38,10 @@ def matrices(correct: str, given: str, same: Same) -> bool | None:
         return None
     if not one or not other:
         rows, answer = (one, given) if one else (other, correct)
+        answer = re.sub(r"^[^=(\[]*=\s*(?=[(\[\\<])", "", answer)  # v = (1, 2)
         inner = inside(_TRANSPOSE.sub("", answer))
+        if inner and inner[0] == "{":
+            return False
         entries = split(inner[1]) if inner else split(answer)
         if rows is None or (len(entries) < 2 and len(rows) > 1):
             return None
@@ -108,12 +111,13 @@ def _items(text: str) -> list[str]:
     items: list[str] = []
     ungrouped = ungroup(text)
     for part in split(text) if "," in ungrouped else split(ungrouped):
-        items += _signs(part)
+        items += signs(part)
     unique: dict[str, str] = {compact(item): item for item in items}
     return list(unique.values())
 
 
-def _signs(text: str) -> list[str]:
+def signs(text: str) -> list[str]:
+    """Return both readings of a plus or minus."""
     if r"\pm" not in text:
         return [text]
     return [text.replace(r"\pm", sign).replace(r"\mp", other) for sign, other in ("+-", "-+")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _UNIT = re.compile(
-    r"(?<=[\d})\]!iek])(?:\s*\\text\s*\{([^{}]*)\}|\s*([A-Za-z][A-Za-z ./]*)"
+    r"(?<=[\d})\]!iek])(?:\s*\\text\s*\{([^{}]*)\}|\s*([A-Za-z][A-Za-zÀ-ɏ ./]*)"
     r"|\s*((?:(?![A-Za-z])[^\W\d_])[^\d_\\^=+*/<>()]*))(?:\s*\^\s*\{?(\d)\}?)?$"
 )
 _EXPONENTS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3", "平方": "2", "立方": "3"}
@@ -24,7 +24,7 @@ for _names in _UNIT_NAMES.split(";"):
             _UNITS[_spelling + _plural] = _names.split()[0]
 _NO_UNIT = re.compile(
     r"\b(?:or|not|no|than|least|most|half|dozens?|squared|cubed|factorial|remainder|mod|wrong"
-    r"|incorrect|if|plus|minus|over|base|and)\b|半|余|不|[或和]",
+    r"|incorrect|if|plus|minus|over|base|and)\b|半|余|不|以|多|少|[或和]",
     re.I,
 )
 _COMMANDS = re.compile(r"\\(?:frac|sqrt|pi|cdot|times|pm|ln|log|circ|text)(?![A-Za-z])|e(?=\^)")

@@ -170,6 +170,12 @@ def _residue(value: Any, seeds: dict[Any, int]) -> int | None:
     """Return a rational expression modulo a prime, or None if it has no such residue."""
     if value.is_Rational:
         return int(value.p * pow(int(value.q), -1, _PRIME) % _PRIME)
+    if (
+        isinstance(value, sympy.factorial)
+        and value.args[0].is_Integer
+        and 0 <= value.args[0] < _LARGEST
+    ):
+        return math.factorial(int(value.args[0])) % _PRIME
     if value.is_Symbol:
         return seeds[value]
     if value.is_Pow:

@@ -19,7 +19,7 @@ _REASON = re.compile(
 )
 _CONTRADICTION = re.compile(r"\b(?:yes|no|not|true|false|or|but|however|maybe|sometimes)\b|n't\b")
 _SHORT_WORDS = {"yes", "no", "true", "false", "none", "even", "odd", "dne"}
-_QUANTITY = r"-?(?:\d+(?:,\d{3})*(?:\.\d+)?|\\frac\{\d+\}\{\d+\})"
+_QUANTITY = r"-?(?:\d+(?:,\d{3})*(?:\.\d+)?|\\frac\s*(?:\{\d+\}\{\d+\}|\d\d)|\\sqrt\{?\d+\}?)"
 _LABEL = r"(?:[^\W\d_]{2,}|(?<=\s)[hms](?![^\W\d_]))(?:[\s'-]+[^\W\d_]+)*"
 _LABEL_BEHIND = re.compile(rf"({_QUANTITY})\s*({_LABEL})")
 _LABEL_BEFORE = re.compile(rf"([^\W\d_]+(?:[\s'-]+[^\W\d_]+)*)\s*(?:[:=]|\bis\b)\s*({_QUANTITY})")
@@ -35,6 +35,7 @@ def choices(correct: str, given: str, same: Same) -> bool | None:
             together = re.fullmatch(r"[A-J]+", bare(given))  # ABC for A, B, C
             return sorted(letters) == sorted(together[0]) if together else None
         return None
+    given = re.sub(r"^(?:option|choice)\s+", "", bare(given), flags=re.I)
     chosen = _CHOSEN.match(bare(given))
     letter = (choice[1] or choice[2]).casefold()
     if not chosen:
@@ -50,7 +51,7 @@ def prose(correct: str, given: str, same: Same) -> bool | None:
     """Compare words without regard to letter case; a reason may follow."""
     if not is_prose(correct):  # as a formula, a word is a product of its letters: Amy = May
         return None
-    one, other = words(bare(correct)), words(normalise(bare(given)))
+    one, other = _plain(bare(correct)), _plain(normalise(bare(given)))
     if one == other:
         return True
     parts = [split(bare(each)) for each in (correct, given)]
@@ -61,8 +62,17 @@ def prose(correct: str, given: str, same: Same) -> bool | None:
     if not start or len(parts[0]) > 1:
         return False
     rest = text[start.end() :]
-    is_answer = one in {"yes", "no", "true", "false"} and rest.lstrip()[:1] in {",", ".", ";", ":"}
+    is_answer = words(bare(correct)) in {"yes", "no", "true", "false"} and rest.lstrip()[:1] in {
+        ",",
+        ".",
+        ";",
+        ":",
+    }
     return bool((is_answer or _REASON.match(rest)) and not _CONTRADICTION.search(rest))
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"^(?:an?|the) ", "", words(text)).removesuffix("s")
 
 
 def labels(correct: str, given: str, same: Same) -> bool | None:
@@ -82,6 +92,8 @@ def labels(correct: str, given: str, same: Same) -> bool | None:
                 return False
         return True
     labelled, unlabelled = (one, given) if one else (other, correct)
+    if r"\begin" in unlabelled:
+        return None
     inner = inside(unlabelled)
     numbers = split(inner[1] if inner else unlabelled)
     if len(numbers) != len(labelled):
