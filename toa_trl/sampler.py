@@ -18,12 +18,13 @@ from toa_trl.data.prompts import as_prompts
 from toa_trl.data.sft import sft_rows
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.rewards import KINDS, RewardModel, make_reward
+from toa_trl.rewards.spending import listening
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampling.contents import contents_of
 from toa_trl.sampling.extension import Extend, begin_or_extend
 from toa_trl.sampling.identity import identity_of_part, identity_of_run
 from toa_trl.sampling.journal import Journal
-from toa_trl.sampling.limits import Meter
+from toa_trl.sampling.limits import Meter, has_price, warn_of_silent
 from toa_trl.sampling.observer import RunObserver
 from toa_trl.sampling.progress import Progress
 from toa_trl.sampling.reward_checks import RewardWatch
@@ -115,7 +116,8 @@ class TOASampler:
         self._limits = limits or {}
         entries = [agent for agent in agents if isinstance(agent, Mapping)]
         self._prices = {entry["name"]: entry["price"] for entry in entries if "price" in entry}
-        Meter(self._limits, self._prices)  # validates them
+        self._reward_price = has_price(reward_model)
+        Meter(self._limits, self._prices, self._reward_price)  # validates them
         self._budget, self._seed = budget, seed
         self._patience_s, self._progress = patience_s, progress
         self._plays_in_flight, self._prompts_in_flight = plays_in_flight, prompts_in_flight
@@ -313,12 +315,13 @@ class TOASampler:
         # an extended run may have kept its width
         params = {**journal.identity["search_params"], **self._params}
         counts = journal.agent_counts()
-        meter = Meter(self._limits, self._prices)
+        meter = Meter(self._limits, self._prices, self._reward_price)
         meter.resume(counts, journal.counts().reward_flops)
+        meter.add_reward(*journal.reward_spending)
         own_progress = Progress(
             num_prompts * self._budget,
             list(self._agents),
-            cost=(lambda: meter.cost) if self._prices else (lambda: None),
+            cost=(lambda: meter.cost) if self._prices or self._reward_price else (lambda: None),
             enabled=self._progress,
         )
         failures = Counter[str]()
@@ -340,9 +343,16 @@ class TOASampler:
                 observer=RunObserver(display, meter, RewardWatch(self._tau), failures),
                 enough=lambda: meter.reached is not None,
             )
-            given_up = await runner.run(unfinished)
+            try:
+                with listening(meter.add_reward):
+                    given_up = await runner.run(unfinished)
+            finally:
+                if meter.reward_tokens:
+                    journal.set_reward_spending(meter.reward_tokens, meter.reward_cost)
         for reason, count in failures.most_common(5):
             logger.warning("%d plays failed: %s", count, reason)
+        if not part:
+            warn_of_silent(self._agents, journal.agent_counts())
         if len(given_up) == num_prompts and not part:
             reason = failures.most_common(1)[0][0]
             raise ToaError(f"every agent failed on every prompt, most often with: {reason}")

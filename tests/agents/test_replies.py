@@ -338,3 +338,32 @@ def test_the_base_url_may_come_from_the_environment(
     monkeypatch.delenv("OPENAI_BASE_URL")
     with pytest.raises(ConfigError, match="base_url is missing, and OPENAI_BASE_URL is not set"):
         answer(server, chat("x"), base_url=None)
+
+
+@pytest.mark.parametrize(
+    ("limits", "price"),
+    [({"max_tokens": 100}, {}), ({"max_cost": 1.0}, {"price": {"prompt": 5e4, "completion": 0}})],
+)
+def test_the_calls_of_a_judge_count_towards_the_limits_also_after_a_resume(
+    server: Server, tmp_path: Path, limits: dict[str, float], price: dict[str, Any]
+) -> None:
+    server.script[:] = [chat("Rating: [[7]]")] * 40
+    judge = {"name": "j", "engine": "openai", "model": "m", "base_url": server.urls[0], **price}
+    sampler = TOASampler(
+        [{"name": "a", "engine": "scripted", "responses": ["x"]}],
+        {"kind": "judge", "agent": judge},
+        "best_of_n",
+        20,
+        limits=limits,
+        prompts_in_flight=1,
+        progress=False,
+    )
+    first = sum(len(rollout.plays) for rollout in sampler.sample(["Hi"], tmp_path))
+    again = sum(len(rollout.plays) for rollout in sampler.sample(["Hi"], tmp_path))
+    assert 0 < first == again < 20
+
+
+def test_an_agent_without_a_usable_play_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    agents: list[Any] = [Own(Completion("")), {"name": "other", "engine": "scripted"}]
+    TOASampler(agents, {"kind": "length"}, "parallel", 2, progress=False).sample(["Hi"])
+    assert "NO USABLE PLAY of own" in caplog.text

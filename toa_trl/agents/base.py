@@ -36,6 +36,10 @@ class Price(Config):
     completion: NonNegativeFloat = 0.0
     """Price of completion tokens."""
 
+    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Return the cost of a call."""
+        return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
+
 
 class SamplingChanges(Config):
     """How an agent samples; keys that are missing keep their values."""

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from toa_trl.agents import ENGINES, Agent, as_agent, make_agent, make_sampling
-from toa_trl.agents.base import generate_patiently
+from toa_trl.agents.base import Price, generate_patiently
 from toa_trl.agents.reasoning import split_reasoning
 from toa_trl.errors import AgentError, ConfigError, RewardError
 from toa_trl.rewards.base import DetailedReward, total_flops
+from toa_trl.rewards.spending import spend
 from toa_trl.tasks.rendering import fill
 from toa_trl.types import Completion, Message, Prompt, Sampling, Score
-from toa_trl.utils.config import NonNegativeFloat, NonNegativeInt, PositiveInt
+from toa_trl.utils.config import NonNegativeFloat, NonNegativeInt, PositiveInt, validate
 from toa_trl.utils.registry import or_object
 
 PLACE = "reward 'judge'"
@@ -74,7 +75,8 @@ class JudgeReward(DetailedReward):
     between tags that occur in none of them.
 
     Args:
-        agent: an entry {name, engine, ...}, or an agent. Its own `sampling` takes precedence.
+        agent: an entry {name, engine, ...}, or an agent. Its own `sampling` takes precedence; its
+            tokens and its `price` count towards the limits of a run.
         mode: pointwise; pairwise (A, B, TIE); or arena (A>>B, A>B, A=B, B>A, B>>A, where >> has
             three times the weight).
         rubric: how to judge: a text, or a file if it ends in .txt or .md. Default: the file
@@ -118,6 +120,8 @@ class JudgeReward(DetailedReward):
         self._sampling = make_sampling("reward.sampling", Sampling(), sampling or {})
         self._max_attempts, self._seed, self._wait_s = max_attempts, seed, wait_s
         self._owns_agent = isinstance(agent, Mapping)  # an agent given as an object is not closed
+        price = agent.get("price") if isinstance(agent, Mapping) else None
+        self._price = validate(Price, price, "reward.agent.price") if price else None
         self._agent: Agent = make_agent(agent) if self._owns_agent else as_agent(agent)
 
     @property
@@ -180,6 +184,7 @@ class JudgeReward(DetailedReward):
                     raise RewardError(f"{PLACE}: {error}") from error
                 done, verdict = error.completion, str(error)
             flops.append(done.flops)
+            spend(done.prompt_tokens, done.completion_tokens, self._price)
             if not isinstance(verdict, str):
                 return Score(verdict[0], total_flops(flops), weight=verdict[1])
         ending = " ".join(done.text.split())[-MAX_SHOWN:]

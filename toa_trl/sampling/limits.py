@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from toa_trl.agents.base import Price
@@ -22,11 +22,11 @@ class Limits(Config):
     """
 
     max_tokens: PositiveFloat | None = None
-    """Prompt and completion tokens of all agents."""
+    """Prompt and completion tokens of all agents and judges."""
     max_flops: PositiveFloat | None = None
     """FLOPs of agents and reward model, as far as they are known."""
     max_cost: PositiveFloat | None = None
-    """Cost by the agents' prices."""
+    """Cost by the prices of agents and judges."""
 
 
 class Meter:
@@ -34,24 +34,31 @@ class Meter:
 
     Args:
         limits: keys of `Limits`.
+        reward_price: whether a judge has a price.
         prices: keys of `toa_trl.agents.base.Price`, by agent; agents without a price cost nothing.
 
     Raises:
         ConfigError: a key is unknown, a number is out of range, or max_cost is given but no price.
     """
 
-    def __init__(self, limits: Mapping[str, Any], prices: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        limits: Mapping[str, Any],
+        prices: Mapping[str, Mapping[str, Any]],
+        reward_price: bool = False,
+    ) -> None:
         self.limits: Limits = validate(Limits, limits, "limits")
         self.prices: dict[str, Price] = {
             name: validate(Price, price, f"agents.{name}.price") for name, price in prices.items()
         }
-        if self.limits.max_cost is not None and not self.prices:
+        if self.limits.max_cost is not None and not self.prices and not reward_price:
             raise ConfigError(
                 "limits.max_cost: needs an agent with a price, such as "
                 "price: {prompt: 0.1, completion: 0.4}"
             )
         self._limited = self.limits != Limits()
         self.tokens, self.flops, self.cost = 0, 0.0, 0.0
+        self.reward_tokens, self.reward_cost = 0, 0.0
         self._blind = False  # a play without FLOPs was seen
         self._estimated: set[str] = set()  # agents whose tokens were estimated
 
@@ -62,6 +69,13 @@ class Meter:
         self.cost = sum(
             self._price(name, c.prompt_tokens, c.completion_tokens) for name, c in counts.items()
         )
+
+    def add_reward(self, tokens: int, cost: float) -> None:
+        """Count what a reward model spends."""
+        self.reward_tokens += tokens
+        self.reward_cost += cost
+        self.tokens += tokens
+        self.cost += cost
 
     def add(self, play: Play) -> None:
         """Count one play, scored or failed."""
@@ -107,4 +121,18 @@ class Meter:
         price = self.prices.get(agent)
         if price is None:
             return 0.0
-        return (prompt_tokens * price.prompt + completion_tokens * price.completion) / 1e6
+        return price.of(prompt_tokens, completion_tokens)
+
+
+def has_price(entry: Any) -> bool:
+    """Return whether an entry, or one nested in it, has a price."""
+    if isinstance(entry, Mapping):
+        return bool(entry.get("price")) or any(map(has_price, entry.values()))
+    return isinstance(entry, list | tuple) and any(map(has_price, entry))
+
+
+def warn_of_silent(agents: Iterable[str], counts: Mapping[str, AgentCounts]) -> None:
+    """Warn of agents that were asked and have no usable play."""
+    silent = [name for name in agents if name in counts and not counts[name].num_scored]
+    if silent:
+        logger.warning("NO USABLE PLAY of %s: no data of it is in this run", ", ".join(silent))

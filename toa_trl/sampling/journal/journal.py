@@ -284,6 +284,18 @@ class Journal:
         """What decides the run's results; an empty mapping before the run has begun."""
         return self._get("identity") or {}
 
+    @property
+    def reward_spending(self) -> tuple[int, float]:
+        """Tokens and cost of the reward model's calls in earlier sessions that were not killed."""
+        tokens, cost = self._get("reward_spending") or (0, 0.0)
+        return int(tokens), float(cost)
+
+    def set_reward_spending(self, tokens: int, cost: float) -> None:
+        """Record the tokens and the cost of the reward model's calls so far."""
+        row = ("reward_spending", json.dumps([tokens, cost]))
+        with self.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO run (key, value) VALUES (?, ?)", row)
+
     def _get(self, key: str) -> Any:
         with self._errors():
             rows = self._all("SELECT value FROM run WHERE key = ?", key)

@@ -1,0 +1,30 @@
+"""Count what reward models spend on servers: the run that asks them listens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from toa_trl.agents.base import Price
+
+Listener = Callable[[int, float], None]  # number of tokens, cost
+_LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Report to a listener what reward models spend in this context and its tasks."""
+    token = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
+
+
+def spend(prompt_tokens: int, completion_tokens: int = 0, price: Price | None = None) -> None:
+    """Report the tokens of one call to a reward model, also of one that gave no score."""
+    listener = _LISTENER.get()
+    if listener is not None:
+        cost = price.of(prompt_tokens, completion_tokens) if price else 0.0
+        listener(prompt_tokens + completion_tokens, cost)
