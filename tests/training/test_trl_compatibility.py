@@ -139,7 +139,7 @@ def gone_from_config(place: str, text: str) -> Iterator[str]:
     if not started or started[1] not in RECIPES:
         return
     recipe, config = started[1], yaml.safe_load(text)
-    yield from gone(place, recipe, list(config))
+    yield from gone(place, recipe, list(config), config.get("method", ""))
     for part in config.get("datasets", []):
         yield from (
             f"{place}: datasets: {key} is gone" for key in part if key not in part_of_a_mixture()
