@@ -48,7 +48,7 @@ def test_the_package_exports_what_it_says() -> None:
         (Search.restore, ["plays"]),
         (make_agent, ["entry"]),
         (make_reward, ["entry", "place"]),
-        (toa_trl.TOASampler.sample, ["prompts", "output_dir"]),
+        (toa_trl.TOASampler.sample, ["prompts", "output_dir", "extend"]),
         (toa_trl.Rollouts.to_sft, ["params"]),
         (toa_trl.Rollouts.to_preference, ["rejected_rank", "params"]),
         (toa_trl.Rollouts.to_dataset, []),
@@ -69,7 +69,8 @@ def test_the_sampler_takes_what_the_design_says() -> None:
 
 
 def test_defaults_of_the_searches() -> None:
-    assert list(SEARCHES) == ["best_of_n", "parallel", "prs", "sequential", "moa", "toa"]
+    paper = ["best_of_n", "parallel", "prs", "sequential", "moa", "toa"]
+    assert list(SEARCHES) == [*paper, "greedy", "ab_mcts"]
     assert isinstance(Search.done, property)
     assert make_search("toa", ["a"], 8).ask() == [(0, types.Action("a", "answer", (), None, 0))]
 

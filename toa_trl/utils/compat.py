@@ -85,12 +85,12 @@ def peak_flops_of(gpu: str) -> float | None:
     """Return the peak FLOPs per second of a GPU in dense bfloat16, by TRL's table.
 
     Returns:
-        None if the GPU is not in the table.
-
-    Raises:
-        ImportError: TRL before 1.16 has no such table.
+        None if the GPU is not in the table; TRL before 1.16 has no such table.
     """
-    from trl.trainer.utils import get_peak_flops
+    try:
+        from trl.trainer.utils import get_peak_flops
+    except ImportError:
+        return None
 
     peak: float | None = get_peak_flops(gpu, "bfloat16")
     return peak

@@ -134,15 +134,10 @@ def peak_flops(gpu: str) -> float:
     Raises:
         ConfigError: TRL's table does not have it, or TRL has no table.
     """
-    try:
-        peak = peak_flops_of(gpu)
-    except ImportError as error:
-        raise ConfigError(
-            "gpu: the table of peak FLOPs is in TRL from 1.16 on; omit the key"
-        ) from error
+    peak = peak_flops_of(gpu)
     if peak is None:
         raise ConfigError(
-            f"gpu: {gpu!r} is not in TRL's table of peak FLOPs; for example H100, H200, A100, "
-            "L40S, L4, A10G"
+            f"gpu: {gpu!r} is not in TRL's table of peak FLOPs, which TRL has from 1.16 on; for "
+            "example H100, H200, A100, L40S, L4, A10G"
         )
     return peak
