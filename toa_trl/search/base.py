@@ -11,6 +11,7 @@ from toa_trl.errors import ConfigError, SearchError
 from toa_trl.types import Action, Play
 from toa_trl.utils.config import PositiveInt, validate
 
+MAX_GAPS = 10_000_000  # plays that were in flight at a stop, or were lost; more is no journal
 MAX_FAILURES = 3  # consecutive failures after which an agent is skipped while another one works
 
 
@@ -154,6 +155,8 @@ class Search(ABC):
         recorded = sorted(plays, key=lambda play: play.index)
         waiting: list[Play] = []
         if recorded:
+            if recorded[-1].index - len(recorded) > MAX_GAPS:
+                raise SearchError(f"restore: play {recorded[-1].index} follows too many gaps")
             self._next_index = recorded[-1].index + 1
             self._gaps = sorted(set(range(self._next_index)) - {play.index for play in recorded})
         for recorded_play in recorded:

@@ -6,6 +6,7 @@ failure. `Writer` shares one fsync among the plays of many prompts, which keeps 
 
     table.py      a play as a row          writer.py     many prompts, one commit
     journal.py    reading and writing      recovery.py   rescue of a damaged file
+    faults.py     errors with a remedy
 """
 
 from toa_trl.sampling.journal.journal import Journal

@@ -12,8 +12,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from toa_trl.errors import ConfigError, JournalError
+from toa_trl.errors import ConfigError, JournalError, ToaError
 from toa_trl.sampling.identity import check_same_identity, differences
+from toa_trl.sampling.journal.faults import journal_error
 from toa_trl.sampling.journal.opening import connect, locked
 from toa_trl.sampling.journal.table import (
     INSERT,
@@ -26,11 +27,19 @@ from toa_trl.sampling.journal.table import (
     VERSION,
     Row,
     as_play,
+    as_prompt,
     as_row,
+    check_identity,
+    check_tables,
+    check_times,
+    check_tree,
+    prompt_rows,
 )
-from toa_trl.types import AgentCounts, Counts, Play, Prompt, Rollout, as_dicts
+from toa_trl.types import AgentCounts, Counts, Play, Prompt, Rollout
 
 ROWS_PER_COMMIT = 1000  # when copying
+# total: a sum of integers may overflow
+TOTAL_TOKENS = "CAST(total(prompt_tokens) AS INTEGER), CAST(total(completion_tokens) AS INTEGER)"
 PUT = "INSERT OR REPLACE INTO run (key, value) VALUES (?, ?)"
 
 
@@ -82,11 +91,15 @@ class Journal:
                 "finish the run with the version of toa_trl that wrote it, or choose another "
                 "output_dir"
             )
-        elif create:
+        elif self._checked_tables() and create:
             result = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
             if result != "ok":
                 raise sqlite3.DatabaseError(" ".join(result.split()))
         self._db.execute("PRAGMA synchronous=FULL")
+
+    def _checked_tables(self) -> bool:
+        check_tables(self._db)
+        return True
 
     def close(self) -> None:
         """Close the file and release its lock; close a `Writer` first."""
@@ -120,7 +133,7 @@ class Journal:
             return True
         # A recovered journal may lack some prompts, or its identity.
         with self.transaction() as db:
-            db.executemany(INSERT_PROMPT, _rows_of(prompts))
+            db.executemany(INSERT_PROMPT, prompt_rows(prompts))
             if stored is None:
                 db.execute(PUT, ("identity", json.dumps(identity)))
         return stored is not None
@@ -133,7 +146,7 @@ class Journal:
         changes = differences(self.identity, identity)
         extensions = [*self.extensions, {"time_s": time.time(), "changes": changes}]
         with self.transaction() as db:
-            db.executemany(INSERT_PROMPT, _rows_of(prompts))
+            db.executemany(INSERT_PROMPT, prompt_rows(prompts))
             db.execute(PUT, ("identity", json.dumps(identity)))
             db.execute(PUT, ("extensions", json.dumps(extensions)))
             db.execute("DELETE FROM run WHERE key = 'completed'")
@@ -201,13 +214,16 @@ class Journal:
     def rollouts(self) -> Iterator[Rollout]:
         """Yield every prompt with its plays, in the order of the prompts file."""
         for prompt in self.prompts():
-            yield Rollout(prompt, tuple(self.plays(prompt.id)))
+            plays = tuple(self.plays(prompt.id))
+            with self._errors():
+                check_tree(plays)
+            yield Rollout(prompt, plays)
 
     def prompts(self) -> Iterator[Prompt]:
         """Yield every prompt, in the order of the prompts file."""
         for _, prompt_id, messages, metadata in self._prompts():
             with self._errors():
-                prompt = Prompt(prompt_id, json.loads(messages), json.loads(metadata))
+                prompt = as_prompt(prompt_id, messages, metadata)
             yield prompt
 
     def _rows(self, prompt_id: str) -> list[Row]:
@@ -242,7 +258,7 @@ class Journal:
         (totals,) = self._all(
             "SELECT count(reward), count(*) - count(reward), "
             "coalesce(sum(reward IS NOT NULL AND finish_reason = 'length'), 0), "
-            "coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), "
+            f"{TOTAL_TOKENS}, "
             "total(flops), total(reward_flops) FROM plays"
         )
         return Counts(self.num_prompts(), *totals)
@@ -250,21 +266,22 @@ class Journal:
     def agent_counts(self) -> dict[str, AgentCounts]:
         """Return totals over the run, by name of the agent."""
         rows = self._all(
-            "SELECT agent, count(reward), count(*) - count(reward), "
-            "coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), "
+            "SELECT CAST(agent AS TEXT), count(reward), count(*) - count(reward), "
+            f"{TOTAL_TOKENS}, "
             "total(flops) FROM plays GROUP BY agent"
         )
         return {agent: AgentCounts(*totals) for agent, *totals in rows}
 
     def best_rewards(self) -> dict[str, float]:
         """Return the best raw reward by prompt id, for prompts with a scored play."""
-        scored = "SELECT prompt_id, max(reward) FROM plays WHERE reward IS NOT NULL"
+        scored = "SELECT prompt_id, CAST(max(reward) AS REAL) FROM plays WHERE reward IS NOT NULL"
         return dict(self._all(f"{scored} GROUP BY prompt_id"))
 
     def failures(self, length: int) -> dict[str, int]:
         """Return the number of failed plays by the first `length` characters of the reason."""
         reason = (
-            "SELECT substr(error, 1, ?), count(*) FROM plays WHERE error IS NOT NULL GROUP BY 1"
+            "SELECT CAST(substr(error, 1, ?) AS TEXT), count(*) FROM plays "
+            "WHERE error IS NOT NULL GROUP BY 1"
         )
         return dict(self._all(reason, length))
 
@@ -277,12 +294,19 @@ class Journal:
         # Two queries: SQLite then takes both ends from the index instead of scanning it.
         first = self._all("SELECT min(written_s) FROM plays")[0][0]
         last = self._all("SELECT max(written_s) FROM plays")[0][0]
-        return None if first is None else (first, last)
+        if first is None:
+            return None
+        with self._errors():
+            check_times((first, last))
+        return (first, last)
 
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the run's results; an empty mapping before the run has begun."""
-        return self._get("identity") or {}
+        identity = self._get("identity") or {}
+        with self._errors():
+            check_identity(identity)
+        return identity
 
     @property
     def reward_spending(self) -> tuple[int, float]:
@@ -322,30 +346,7 @@ class Journal:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, json.JSONDecodeError, UnicodeEncodeError, OverflowError) as error:
-            # An OperationalError without a code is not SQLite's: a text is not valid UTF-8.
-            operational = isinstance(error, sqlite3.OperationalError) and hasattr(
-                error, "sqlite_errorcode"
-            )
-            damaged = not operational and isinstance(
-                error, sqlite3.OperationalError | json.JSONDecodeError
-            )
-            remedy = ""  # the play exists already, or cannot be encoded
-            if operational:
-                remedy = (
-                    ". What was written is safe; remove the cause (disk space, permissions) and "
-                    "resume with the same command."
-                )
-            elif damaged or type(error) is sqlite3.DatabaseError:
-                remedy = (
-                    ". The file is damaged or not a journal; `toa-trl recover "
-                    f"{Path(self.path).parent}` saves what is readable."
-                )
-            raise JournalError(f"{self.path}: {error}{remedy}") from error
-
-
-def _rows_of(prompts: Iterable[Prompt]) -> Iterator[tuple[int, str, str, str]]:
-    for position, prompt in enumerate(prompts):
-        messages = json.dumps(as_dicts(prompt.messages), ensure_ascii=False)
-        metadata = json.dumps(dict(prompt.metadata), default=str)
-        yield position, prompt.id, messages, metadata
+        except ToaError:
+            raise
+        except (sqlite3.Error, ValueError, TypeError, RecursionError, OverflowError) as error:
+            raise journal_error(self.path, error) from error

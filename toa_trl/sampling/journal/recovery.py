@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from toa_trl.errors import ConfigError, JournalError
 from toa_trl.sampling.journal.journal import Journal
@@ -21,16 +21,17 @@ from toa_trl.sampling.journal.table import (
     INSERT_PROMPT,
     PAGE_SIZE,
     SELECT_PROMPT,
+    TYPES,
     VERSION,
     Row,
     as_play,
+    as_prompt,
+    check_tables,
 )
-from toa_trl.types import Prompt
 
 MAX_MISSES = 100_000  # consecutive row numbers without a row: more than a damaged page can cost
 MAX_ROWS = 1_000_000  # plays of one prompt: a damaged tree may contain a cycle
 READ_ALL = "PRAGMA writable_schema=ON"  # otherwise SQLite refuses a truncated file
-TYPES = tuple(get_type_hints(Row).values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +96,17 @@ def _check(old: sqlite3.Connection, path: Path) -> bool:
     try:
         old.execute(READ_ALL)
         (version,) = old.execute("PRAGMA user_version").fetchone()
-        rows = old.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        sound = True
+        try:
+            check_tables(old)
+        except ValueError:
+            sound = False
     except sqlite3.Error as error:
         raise JournalError(
             f"{path}: nothing could be read ({error}): the header of the file is damaged, or it is "
             "not a journal. Nothing was changed; start again in another output_dir"
         ) from error
-    if version != VERSION or not {("run",), ("prompts",), ("plays",)} <= set(rows):
+    if version != VERSION or not sound:
         raise JournalError(
             f"{path}: nothing could be read: not a journal of this version ({version} instead of "
             f"{VERSION})"
@@ -139,7 +144,7 @@ class _Salvage:
 
     def _prompts(self) -> Iterator[tuple[int, str, str, str]]:
         for row in self._lookups(f"{SELECT_PROMPT} WHERE position = ?"):
-            if isinstance(row[1], str) and _sound(_prompt, *row[1:]):
+            if isinstance(row[1], str) and _sound(as_prompt, *row[1:]):
                 yield row
 
     def _plays(self) -> Iterator[Row]:
@@ -175,14 +180,10 @@ class _Salvage:
                 return
 
 
-def _prompt(prompt_id: str, messages: str, metadata: str) -> Prompt:
-    return Prompt(prompt_id, json.loads(messages), dict(json.loads(metadata)))
-
-
 def _sound(read: Any, *values: Any) -> bool:
     try:
         read(*values)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return False
     return True
 
