@@ -20,10 +20,12 @@ import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 
+from tests.helpers import IDENTITY, play
 from tests.test_rollouts import rollouts
 from toa_trl.cli.main import run as main
 from toa_trl.errors import ConfigError
 from toa_trl.sampling.journal import Journal
+from toa_trl.types import Prompt
 from toa_trl.utils import targets
 from toa_trl.utils.targets import check_complete
 
@@ -155,6 +157,35 @@ def test_killed_at_every_file_operation(
         main(arguments)
         assert contents(run) == expected
     assert num_kills >= {"data": 20, "report": 2, "audit": 4}[command]
+
+
+def test_a_merge_killed_at_every_file_operation(tmp_path: Path, killer: _Killer) -> None:
+    runs, output = [tmp_path / "one", tmp_path / "two"], tmp_path / "output"
+    for run in runs:
+        run.mkdir()
+        with closing(Journal(run / "journal.sqlite", create=True)) as journal:
+            journal.begin(IDENTITY, [Prompt(run.name, f"{run.name}?")])  # type: ignore[arg-type]
+            journal.append(run.name, play(0, 1.0))
+    before = [contents(run) for run in runs]
+    arguments = ["merge", *map(str, runs), "--output", str(output)]
+    for number in count():
+        shutil.rmtree(output, ignore_errors=True)
+        output.mkdir()
+        (output / "mine").write_text("mine")
+        try:
+            with killed_after(killer, output, number):
+                main(arguments)
+        except Killed:
+            pass
+        else:
+            break
+        if not (output / "journal.sqlite").exists():
+            main(arguments)
+        assert [contents(run) for run in runs] == before
+        assert (output / "mine").read_text() == "mine"
+        with closing(Journal(output / "journal.sqlite", lock=False)) as journal:
+            assert (journal.num_prompts(), journal.counts().num_scored) == (2, 2)
+    assert number >= 4
 
 
 def test_a_push_writes_nothing_into_the_run(
