@@ -84,7 +84,10 @@ def test_defaults_of_the_searches() -> None:
         (types.Sampling, ["temperature", "top_p", "max_tokens", "stop"]),
         (
             types.Completion,
-            ["text", "finish_reason", "prompt_tokens", "completion_tokens", "flops", "reasoning"],
+            [
+                *("text", "finish_reason", "prompt_tokens", "completion_tokens", "flops"),
+                *("reasoning", "tokens_estimated"),
+            ],
         ),
     ],
 )

@@ -313,7 +313,7 @@ def test_mistakes_are_named(tmp_path: Path, write_run: Callable[..., Any]) -> No
     with pytest.raises(ConfigError, match="no rollouts/"):
         write_report(tmp_path)
     write_run(tmp_path, num_prompts=3, budget=4)
-    (tmp_path / "report.html").write_text("the one before")
+    before = write_report(tmp_path).read_text()
     (tmp_path / "results.json").write_text("{")
     with pytest.raises(ConfigError, match=r"results\.json: not a JSON object"):
         write_report(tmp_path)
@@ -322,7 +322,7 @@ def test_mistakes_are_named(tmp_path: Path, write_run: Callable[..., Any]) -> No
     pq.write_table(pq.read_table(first).drop_columns(["reward"]), first)
     with pytest.raises(ConfigError, match="the column 'reward' is missing"):
         write_report(tmp_path)
-    assert (tmp_path / "report.html").read_text() == "the one before"
+    assert (tmp_path / "report.html").read_text() == before
 
 
 def test_importing_it_loads_no_model_library() -> None:

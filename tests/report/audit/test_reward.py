@@ -358,7 +358,7 @@ def test_it_is_written_and_read(save: Save, tmp_path: Path) -> None:
     measured = audit.measure(folder)
     assert read_audit(folder) == measured
     value = json.loads((folder / "audit.json").read_text())
-    assert value.keys() == {"reward", "contamination"}
+    assert value.keys() == {"toa_trl", "reward", "contamination"}
     for wrong in ("{", "[]", "{}", '{"contamination": null, "reward": {}}'):
         (folder / "audit.json").write_text(wrong)
         with pytest.raises(ConfigError, match=r"audit\.json: not an audit"):
