@@ -177,8 +177,30 @@ def test_a_reward_is_calibrated_on_what_the_run_shows_it(
     sampler.sample(rows, output_dir=tmp_path)
     if run_yaml:
         (tmp_path / "run.yaml").write_text(run_yaml)
-    main(["calibrate", str(tmp_path), "--reward", str(entry)])
+    main(["calibrate", str(tmp_path), "--reward", str(entry), "--trust"])
     assert capsys.readouterr().out == f"mean: {mean}, std: 10\n"
+
+
+@pytest.mark.parametrize("key", ["task: hostile:Task", "task: {name: hostile:Task}"])
+@pytest.mark.parametrize("command", ["calibrate", "report", "data", "audit"])
+def test_code_that_somebody_elses_folder_names_is_not_imported(
+    command: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hostile.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    run = tmp_path / "run"
+    sampler = TOASampler([EchoAgent("a")], {"kind": "length"}, "best_of_n", 2, progress=False)
+    sampler.sample(["x"], output_dir=run).save(run)
+    hostile = "search: hostile:Search\nagents: [{name: a, engine: 'hostile:Agent'}]\n"
+    hostile += "reward: {kind: 'hostile:Reward'}\nverifier: hostile:verify\n"
+    (run / "run.yaml").write_text(f"{key}\n{hostile}")
+    arguments = [command, str(run)]
+    if command == "calibrate":
+        with pytest.raises(ConfigError, match=r"'hostile:Task' is code, .* only with --trust"):
+            main([*arguments, "--reward", "{kind: length}"])
+    else:
+        main(arguments)
+    assert "hostile" not in sys.modules
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from toa_trl.errors import ConfigError
+from toa_trl import TOASampler
+from toa_trl.agents import Agent
+from toa_trl.errors import AgentError, ConfigError
 from toa_trl.report import trees
 from toa_trl.report.page import write_report
+from toa_trl.types import Completion
 
 DATA = re.compile(r'<script type="application/json" id="([^"]*)">(.*?)</script>', re.DOTALL)
 
@@ -331,3 +334,19 @@ def test_importing_it_loads_no_model_library() -> None:
     code += f"print([name for name in {libraries} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_an_agent_without_a_usable_play_is_named_in_card_and_report(tmp_path: Path) -> None:
+    class Broken(Agent):
+        name = "broken"
+
+        async def generate(self, *_: Any, **__: Any) -> Completion:
+            raise AgentError("out of order")
+
+    agents: list[Any] = [{"name": "works", "engine": "scripted"}, Broken()]
+    sampler = TOASampler(agents, {"kind": "length"}, "parallel", 4, progress=False)
+    sampler.sample(["What?"], output_dir=tmp_path).save(tmp_path)
+    page = text_of(write_report(tmp_path).read_text())
+    assert "No usable play of broken: the data have nothing of it." in page
+    card = (tmp_path / "README.md").read_text()
+    assert "**No usable play of broken: the data set has nothing of it.**" in card

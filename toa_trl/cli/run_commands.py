@@ -169,12 +169,17 @@ def calibrate() -> None:
         "--num_responses", type=int, default=1000, help="responses drawn (default: 1000)"
     )
     parser.add_argument("--seed", type=int, default=0, help="random seed of the draw (default: 0)")
+    parser.add_argument(
+        "--trust", action="store_true", help="run the code of the task that run.yaml names"
+    )
     options = parser.parse_args()
     try:
         entry = load_yaml(options.reward)
     except ValueError as error:
         raise ConfigError(f"--reward: neither YAML nor JSON: {error}") from error
-    say(asyncio.run(_calibrate(options.run, entry, options.num_responses, options.seed)))
+    rollouts = Rollouts.load(options.run)
+    judged = _as_scored(rollouts, options.run, options.trust)
+    say(asyncio.run(_calibrate(rollouts, judged, entry, options.num_responses, options.seed)))
 
 
 def recover_journal() -> None:
@@ -228,9 +233,13 @@ def _save_arguments(
     }
 
 
-async def _calibrate(run: Path, entry: Any, num_responses: int, seed: int) -> str:
-    rollouts = Rollouts.load(run)
-    judged = _as_scored(rollouts)
+async def _calibrate(
+    rollouts: Rollouts,
+    judged: Callable[[Prompt], Prompt],
+    entry: Any,
+    num_responses: int,
+    seed: int,
+) -> str:
     model = make_reward(entry)
     try:
         mean, std = await calibrate_reward(rollouts, model, num_responses, seed, judged)
@@ -239,14 +248,23 @@ async def _calibrate(run: Path, entry: Any, num_responses: int, seed: int) -> st
     return f"mean: {mean:.6g}, std: {std:.6g}"
 
 
-def _as_scored(rollouts: Rollouts) -> Callable[[Prompt], Prompt]:
-    """Return what makes of a prompt the one that the run's reward model saw."""
+def _as_scored(rollouts: Rollouts, run: Path, trust: bool) -> Callable[[Prompt], Prompt]:
+    """Return what makes of a prompt the one that the run's reward model saw.
+
+    Raises:
+        ConfigError: run.yaml names a task by its module, and the user did not trust it.
+    """
     entry = rollouts.configuration.get("task")
     if entry is None:  # no run.yaml: the journal names a built-in task
         entry = rollouts.identity.get("task", "alignment")
         entry = entry.get("name") if isinstance(entry, Mapping) else entry
         if not isinstance(entry, str) or entry not in TASKS:
             return lambda prompt: prompt
+    name = entry.get("name") if isinstance(entry, Mapping) else entry
+    if not trust and isinstance(name, str) and ":" in name and not Path(name).is_dir():
+        raise ConfigError(
+            f"{run}/run.yaml: the task {name!r} is code, which is run only with --trust"
+        )
     return make_task(entry).judged
 
 

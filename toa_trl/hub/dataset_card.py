@@ -67,6 +67,7 @@ def write_card(
     described = []
     for name, entry in identity["agents"].items():
         described.append(_describe_agent(name, entry, agents.get(name)))
+    silent = [agent["name"] for agent in described if not agent["counts"].num_scored]
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
@@ -83,6 +84,8 @@ def write_card(
         "reward": reward_name(identity["reward"]),
         "prompts": _describe_prompts(counts.num_prompts, prompts),
         "agents": described,
+        # a search of one agent alone leaves the others out on purpose
+        "silent": [] if "agent" in identity["search_params"] else silent,
         "cost": cost,
         "picture": picture,
         "license": about.get("license"),

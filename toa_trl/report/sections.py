@@ -54,6 +54,11 @@ def what_ran(run: Mapping[str, Any], summary: Summary, agents: Mapping[str, int]
     header = "agent, model, plays, answers, refinements, aggregates, failed, truncated"
     header += ", tokens a play, FLOPs"
     section.blocks.append(Table(header.split(", "), rows, "The agents and their plays."))
+    silent = [name for name, tally in summary.tallies.items() if tally.failed == tally.plays]
+    # a search of one agent alone leaves the others out on purpose
+    if silent and "agent" not in (run.get("search_params") or {}):
+        text = f"No usable play of {', '.join(silent)}: the data have nothing of it."
+        section.blocks.insert(0, Markup("<strong>{}</strong>").format(text))
     failed, unscored = summary.total("failed"), summary.num_unscored_prompts
     if not failed:
         section.blocks.append("No play failed.")
