@@ -171,7 +171,7 @@ def fleet(tmp_path: Path) -> Iterator[Running]:
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_fleet_from_start_to_end(fleet: Running, sent: signal.Signals) -> None:
-    fleet.endpoints.write_text("stale")
+    fleet.endpoints.write_text("agents: {}\n")  # left by an earlier fleet
     servers = [
         {
             "name": "a",
@@ -196,8 +196,10 @@ def test_a_fleet_from_start_to_end(fleet: Running, sent: signal.Signals) -> None
     }
     starts = sorted(fleet.starts, key=lambda start: start["port"])
     assert [start["gpus"] for start in starts] == ["0", "1", None]
-    assert starts[0]["others"] == ["--gpu-memory-utilization", "0.5", "--max-model-len", "64"]
-    assert starts[2]["others"] == ["--runner", "pooling"]
+    own = ["--generation-config", "vllm"]  # not the sampling that a model's folder suggests
+    memory = ["--gpu-memory-utilization", "0.5"]
+    assert starts[0]["others"] == [*own, *memory, "--max-model-len", "64"]
+    assert "--runner pooling" in " ".join(starts[2]["others"])
     assert {start["host"] for start in starts} == {"127.0.0.1"}
     fleet.whole_family(9)
     os.killpg(fleet.process.pid, sent) if sent == signal.SIGINT else fleet.process.send_signal(sent)

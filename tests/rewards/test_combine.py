@@ -335,7 +335,8 @@ def test_combinations_nest() -> None:
             await model.aclose()
 
     got = wait(run())
-    assert [score.value for score in got] == pytest.approx([2.2, 1.6])
+    # "5 5" names no single answer
+    assert [score.value for score in got] == pytest.approx([2.2, 0.6])
     assert got[0].second == pytest.approx(100)
 
 

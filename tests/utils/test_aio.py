@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -44,6 +45,14 @@ def test_the_first_error_cancels_the_others_and_is_raised_by_itself() -> None:
     assert events == ["ended"]
 
 
+@pytest.fixture(autouse=True)
+def _interruptible() -> Iterator[None]:
+    """Handle SIGINT as Python does; a background job starts with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_coroutine_gracefully(number: signal.Signals) -> None:
     events: list[str] = []
@@ -64,15 +73,11 @@ def test_a_coroutine_runs_where_a_loop_is_running() -> None:
 
 def test_an_interrupt_where_a_loop_is_running_ends_the_coroutine() -> None:
     events: list[str] = []
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     async def notebook() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # as a notebook's kernel has it
         run_until_signal(signalled(signal.SIGINT, events))
 
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            asyncio.run(notebook())
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(notebook())
     assert events == ["ended"]
