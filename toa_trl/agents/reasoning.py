@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 
 # How models mark their reasoning; each is an opening and a closing tag.
 NAMES = ("think", "thinking", "thought", "thoughts", "reasoning")
@@ -48,7 +49,7 @@ def split_reasoning(text: str) -> tuple[str | None, str]:
     if bare := BARE_HARMONY.fullmatch(text):
         return bare[1].strip(), bare[2].strip()
     lowered = text.lower()
-    if not any(tag in lowered for pair in TAGS for tag in pair):  # fast, for most responses
+    if not any(tag in lowered for tag in chain.from_iterable(TAGS)):  # fast, for most responses
         return None, text
     reasoning, answer = _split_leading(text)
     if not reasoning:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -93,16 +94,15 @@ async def compare_searches(config: ComparisonConfig, say: Callable[[str], None] 
             "verifier: train needs one that says 1 for correct and 0 for wrong, and the task has "
             "none of its own; set verifier, or remove train"
         )
-    cells = [(label, budget) for label in config.compared for budget in sorted(config.budgets)]
+    cells = list(product(config.compared, sorted(config.budgets)))
     seeds = config.seeds or [config.seed]
-    compared = [Run(label, budget, seed) for label, budget in cells for seed in seeds]
+    compared = [Run(*cell, seed) for cell, seed in product(cells, seeds)]
     training, taught, judge = None, list[Run](), None
     if config.train:
         training = validate(TrainingConfig, config.train, "train")
         taught = [
             Run(label, training.budget, seed)
-            for label in config.compared
-            for seed in training.seeds
+            for label, seed in product(config.compared, training.seeds)
         ]
         heldout = {"prompts": training.heldout, "num_prompts": None, "prompts_shuffle_seed": None}
         if Path(expand_home(training.heldout)).is_file():

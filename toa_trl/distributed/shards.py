@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,8 @@ def merge(run_dir: Path, prompts: Sequence[Prompt], folders: Iterable[Path]) -> 
         raise
     journal.unlock()
     limit = next((shard.limit for shard in shards if shard.limit), None)
-    return Rollouts(journal, [prompt_id for shard in shards for prompt_id in shard.given_up], limit)
+    given_up = chain.from_iterable(shard.given_up for shard in shards)
+    return Rollouts(journal, list(given_up), limit)
 
 
 class _Report(Progress):

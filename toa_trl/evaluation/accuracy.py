@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from statistics import mean
 from typing import Any
 
@@ -158,7 +158,7 @@ async def _sample_figures(
     if not k:
         return {}
     repeated = [prompt for prompt in prompts for _ in range(k)]
-    samples = [sample for output in outputs for sample in output.samples]
+    samples = list(chain.from_iterable(output.samples for output in outputs))
     scores = await _score("the verifier", verifier, task, repeated, samples)
     right = [scores[start : start + k] for start in range(0, len(scores), k)]
     judged = [values for values in map(_available, right) if values]

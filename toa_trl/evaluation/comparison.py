@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, chain
 from statistics import mean
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -109,7 +109,9 @@ def summarize(results: Sequence[SearchResult]) -> dict[str, Any]:
     """
     rows = list(mean_rows(results).values())
     summary: dict[str, Any] = {
-        "best_reward_over_n": best_reward_over_n([r for result in results for r in result.rewards]),
+        "best_reward_over_n": best_reward_over_n(
+            list(chain.from_iterable(result.rewards for result in results))
+        ),
         "num_problems": len(rows),
         "num_unanswered": max(result.num_unanswered for result in results),
     }

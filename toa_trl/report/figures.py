@@ -240,8 +240,7 @@ def best_reward_over_n(searches: Sequence[Mapping[str, Any]]) -> Figure:
 
 FIGURE_FILES = [
     f"{name}.{suffix}"
-    for name in ("reward_against_flops", "best_reward_over_n")
-    for suffix in ("png", "svg")
+    for name, suffix in product(("reward_against_flops", "best_reward_over_n"), ("png", "svg"))
 ]
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def query_plays(files: Sequence[Path]) -> Iterator[duckdb.DuckDBPyConnection]:
     play of each prompt; of equal rewards the earlier play.
     """
     check_columns(files, NEEDED)
-    present = {name for file in files for name in pq.read_schema(file).names}
+    present = set(chain.from_iterable(pq.read_schema(file).names for file in files))
     columns = ["row_number() OVER () AS row_num", "play::BIGINT AS play"]
     for name in TEXTS:
         columns.append(f"{name}::VARCHAR AS {name}" if name in present else f"NULL AS {name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -126,7 +127,7 @@ class ClassifierReward(DetailedReward):
         # the last other token (transformers). So it must occur in no text, else nothing is padded.
         pad = spare_token(texts, self._config.vocab_size)
         if pad is None and len(texts) > 1:
-            return [score for text in texts for score in self._run([text])]
+            return list(chain.from_iterable(self._run([text]) for text in texts))
         self._config.pad_token_id = pad
         ids, mask = padded(texts, pad or 0, self._model.device)
         output = self._model(input_ids=ids, attention_mask=mask)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
+from itertools import product
 
 from toa_trl.rewards import values
 from toa_trl.rewards.conditions import builders, congruences, families, sets_of_reals
@@ -68,7 +69,7 @@ def _approximations(correct: str, given: str, same: Same) -> bool | None:
             readings.append([exact, rounded])
         else:
             readings.append([f"{exact} = {rounded}" if exact and len(each) == 2 else rounded])
-    return any(same(a, b) for a in readings[0] for b in readings[1])
+    return any(same(a, b) for a, b in product(*readings))
 
 
 def _last_side(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def digest_of_weights(model: str, revision: str | None = None) -> str:
         config = cached_file(model, "config.json", revision=revision)
         return f"{model} {extract_commit_hash(config, None)}"
     whole = hashlib.sha256()
-    for path in sorted(path for pattern in WEIGHTS for path in folder.glob(pattern)):
+    for path in sorted(chain.from_iterable(map(folder.glob, WEIGHTS))):
         with path.open("rb") as file:
             whole.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()} ".encode())
     return whole.hexdigest()

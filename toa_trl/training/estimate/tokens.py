@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from toa_trl.models.chat import render
@@ -32,7 +33,7 @@ def lengths(row: Mapping[str, Any], tokenizer: Any, text_field: str = "text") ->
         if isinstance(parts[0], str):
             sequences.append(len(tokenizer("".join(parts)).input_ids) + 1)  # TRL adds the end
         else:
-            messages = [message for part in parts for message in part]
+            messages = list(chain.from_iterable(parts))
             sequences.append(len(render(tokenizer, messages)))
     return sequences
 
