@@ -44,7 +44,6 @@ OF_SEARCHES = [
     "verifier_score",
     "verifier_score_interval",
     "mean_best_reward",
-    "mean_best_reward_interval",
     "mean_top10_reward",
     "flops",
 ]
