@@ -8,6 +8,7 @@ from typing import Any
 from toa_trl.errors import ConfigError
 from toa_trl.models.chat import render
 from toa_trl.models.loading import load_tokenizer
+from toa_trl.training.templates import load_student_tokenizer
 
 NEW = "<|pad|>"
 PROBE = [{"role": "user", "content": "1 + 1"}, {"role": "assistant", "content": "2"}]
@@ -24,13 +25,8 @@ def with_pad_token(trainer_class: Any) -> Any:
 
     class PadTokenTrainer(trainer_class):  # type: ignore[misc]
         def __init__(self, model: str, args: Any, **options: Any) -> None:
-            tokenizer = load_tokenizer(
-                "model_name_or_path",
-                model,
-                trust_remote_code=args.trust_remote_code,
-                revision=(args.model_init_kwargs or {}).get("revision"),
-                template=False,
-            )
+            revision = (args.model_init_kwargs or {}).get("revision")
+            tokenizer = load_student_tokenizer(model, args, revision)
             tokenizer.add_special_tokens({"pad_token": pad_token(tokenizer, args)})
             source = _with_rows(model, args, len(tokenizer), options)
             super().__init__(model=source, args=args, processing_class=tokenizer, **options)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from toa_trl.errors import ConfigError
-from toa_trl.models.loading import load_tokenizer
+from toa_trl.training.templates import load_student_tokenizer
 
 BETA = 2.5  # of SimPO's Llama-3-8B-Instruct; its README advises 2 to 10
 GAMMA_BETA_RATIO = 0.5  # where SimPO's README advises to start
@@ -25,13 +25,8 @@ def with_ends(trainer_class: Any) -> Any:
 
     class ReferenceFreeTrainer(trainer_class):  # type: ignore[misc]
         def __init__(self, model: str, args: Any, **kwargs: Any) -> None:
-            tokenizer = load_tokenizer(
-                "model_name_or_path",
-                model,
-                trust_remote_code=args.trust_remote_code,
-                revision=(args.model_init_kwargs or {}).get("revision"),
-                template=False,
-            )
+            revision = (args.model_init_kwargs or {}).get("revision")
+            tokenizer = load_student_tokenizer(model, args, revision)
             if tokenizer.pad_token is None:
                 tokenizer.pad_token = tokenizer.eos_token
             super().__init__(model=model, args=args, processing_class=tokenizer, **kwargs)

@@ -19,6 +19,21 @@ PLACE = "model_name_or_path"
 _ANSWER = "5f1c answer 0b7e"  # a text that no template contains
 
 
+def load_student_tokenizer(model: str, training: Any, revision: str | None) -> Any:
+    """Load the tokenizer of the model to be trained, which needs no chat template yet.
+
+    Args:
+        model: path, or name on the Hub.
+        training: TRL's configuration of the training.
+        revision: of the model on the Hub.
+
+    Raises:
+        ConfigError: it cannot be loaded.
+    """
+    code = training.trust_remote_code
+    return load_tokenizer(PLACE, model, trust_remote_code=code, revision=revision, template=False)
+
+
 def fit_to_template(data: TrainingData, training: Any, model: Any, method: str) -> TrainingData:
     """Check the template that conversations are rendered with, and return data that it accepts.
 
@@ -69,13 +84,7 @@ def _tokenizer_of(training: Any, model: Any) -> Any:
         except (OSError, ValueError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise ConfigError(f"chat_template_path: {path} has no tokenizer: {reason}") from error
-    tokenizer = load_tokenizer(
-        PLACE,
-        model.model_name_or_path,
-        trust_remote_code=training.trust_remote_code,
-        revision=model.model_revision,
-        template=False,
-    )
+    tokenizer = load_student_tokenizer(model.model_name_or_path, training, model.model_revision)
     if is_file:
         try:
             tokenizer.chat_template = Path(path).read_text(encoding="utf-8")
