@@ -35,8 +35,8 @@ LAUNCHER = f"{sys.executable} -S tests/integration/fake_vllm.py --model {{model}
 def free_ports(number: int) -> int:
     """The first of so many free ports in a row.
 
-    Each test process has a range of its own, below those that systems hand out by themselves:
-    between this look and the server's start nobody else may take the port.
+    Each test process has a range of its own, below those that systems hand out by themselves,
+    so that no other process takes the port before the server starts.
     """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
     lowest = 10000 + 600 * (worker % 10)

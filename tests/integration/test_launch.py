@@ -1,6 +1,6 @@
 """Every accelerate configuration.
 
-SFT and DPO, whole models and adapters, stopped and gone on with, as users type it.
+SFT and DPO, whole models and adapters, stopped and resumed, with the commands that users type.
 """
 
 from __future__ import annotations
