@@ -71,6 +71,18 @@ class Some:
     budget: int = field(default=3, metadata={"help": "plays"})
     search: str = field(default="toa", metadata={"help": "which"})
 
+    def __post_init__(self) -> None:
+        # as accelerate's plugin for DeepSpeed, which transformers shares between two attributes
+        self.plugin = Plugin()
+
+
+@dataclass
+class Plugin:
+    config: dict[str, Any] = field(default_factory=lambda: {"stage": 3, "path": "~/nvme"})
+
+    def __post_init__(self) -> None:
+        self.shared = self.config
+
 
 def options(tmp_path: Path, text: str, *arguments: str) -> Any:
     from trl import TrlParser
@@ -95,6 +107,8 @@ def test_the_home_folder_in_options_of_a_training(
     (tmp_path / "run.yaml").write_text("budget: 7")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert find_config("~/run.yaml") == tmp_path / "run.yaml"
+    plugin = options(tmp_path, "budget: 7").plugin
+    assert plugin.config is plugin.shared
     parser = Parser()
     parser.add_argument("--output", type=Path)
     assert parser.parse_args(["--output=~/x"]).output == tmp_path / "x"

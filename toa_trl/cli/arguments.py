@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn
@@ -112,13 +112,20 @@ def parse(parser: Any, arguments: list[str] | None = None) -> tuple[Any, ...]:
 
 
 def _expand_fields(part: Any) -> None:
-    """Expand "~/" in the fields of a dataclass, and of those in it, such as a mixture's."""
-    for name, value in vars(part).items():
+    """Expand "~/" in the fields of a dataclass, and of those in it, such as a mixture's.
+
+    Attributes that are not fields stay as they are: TRL and accelerate set them, and share them,
+    such as the configuration of DeepSpeed.
+    """
+    for field in fields(part):
+        value = getattr(part, field.name, None)
         for inner in value if isinstance(value, list) else [value]:
             if is_dataclass(inner) and not isinstance(inner, type):
                 _expand_fields(inner)
         if isinstance(value, str | list | dict):
-            object.__setattr__(part, name, expand_home(value))
+            expanded = expand_home(value)
+            if expanded != value:
+                object.__setattr__(part, field.name, expanded)
 
 
 def check_keys_known(settings: Iterable[object], known: Iterable[str], place: str) -> None:
