@@ -18,11 +18,20 @@ import pytest
 
 from tests.helpers import EchoAgent, TextReward
 from toa_trl.errors import ConfigError
+from toa_trl.rewards.combine import (
+    HeldOutReward,
+    MinimumPart,
+    MinimumReward,
+    WeightedPart,
+    WeightedSumReward,
+)
 from toa_trl.rewards.function import FunctionReward
+from toa_trl.rewards.judge import JudgeReward
 from toa_trl.sampler import TOASampler
 from toa_trl.sampling import contents
 from toa_trl.sampling.contents import digest_of_source, digests_of_files
 from toa_trl.sampling.identity import check_same_identity, fingerprint
+from toa_trl.types import Message, Prompt
 
 MODULES = {
     "own_scale.py": "FACTOR = 2.0\nUNUSED = 1\n",
@@ -279,6 +288,70 @@ def test_functions_and_objects_given_in_python_are_known_by_their_source(folder:
         changed = [place for place in now if now[place] != then[place]]
         assert now.keys() == then.keys()
         assert len(changed) == 1, now
+
+
+COMBINED: list[tuple[Callable[[Any], Any], tuple[str, str], str]] = [
+    (
+        lambda parts: WeightedSumReward(
+            [WeightedPart(reward=TextReward()), WeightedPart(reward=parts.MyReward())]
+        ),
+        ("helper(text) for", "-helper(text) for"),
+        r"reward\.rewards\[1\]\.reward \(MyReward\): the source code",
+    ),
+    (
+        lambda parts: MinimumReward([MinimumPart(reward=parts.score)]),
+        ("len(text) *", "len(text) +"),
+        r"reward\.rewards\[0\]\.reward \(score\): the source code",
+    ),
+    (
+        lambda parts: HeldOutReward({"kind": "length"}, FunctionReward(parts.score)),
+        ("len(text) *", "len(text) +"),
+        r"reward\.second\.reward \(score\): the source code",
+    ),
+    (
+        lambda parts: HeldOutReward(
+            FUNCTION, MinimumReward([MinimumPart(reward=parts.MyReward())])
+        ),
+        ("helper(text) for", "-helper(text) for"),
+        r"reward\.second\.reward\.rewards\[0\]\.reward \(MyReward\): the source code",
+    ),
+    (
+        lambda parts: WeightedSumReward(
+            [WeightedPart(reward={"kind": "length"}, weight=parts.WEIGHTS["length"])]
+        ),
+        ('"length": 1.0', '"length": 2.0'),
+        r"reward\.rewards\[0\]: the settings have changed",
+    ),
+    (
+        lambda parts: {"kind": "minimum", "rewards": [{"reward": parts.MyReward()}]},
+        ("helper(text) for", "-helper(text) for"),
+        r"reward\.rewards\[0\]\.reward \(MyReward\): the source code",
+    ),
+    (
+        lambda parts: JudgeReward(agent=parts.MyAgent("j")),
+        ("answer {seed}", "reply {seed}"),
+        r"reward\.agent \(MyAgent\): the source code",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "changed", "named"), COMBINED)
+def test_a_changed_part_of_a_reward_that_was_built_in_python_is_refused(
+    folder: Path, make: Callable[[Any], Any], changed: tuple[str, str], named: str
+) -> None:
+    def begin() -> None:
+        forget()
+        importlib.invalidate_caches()
+        reward = make(importlib.import_module("own_parts_here"))
+        given = with_defaults({"reward_model": reward, "progress": False})
+        sampler = TOASampler(**given)
+        sampler.begin([Prompt("p", (Message("user", "One?"),))], "run").close()
+
+    begin()
+    begin()  # nothing has changed
+    change(PARTS, *changed)
+    with pytest.raises(ConfigError, match=named):
+        begin()
 
 
 def with_defaults(given: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
@@ -35,6 +35,11 @@ class RewardModel(Protocol):
     def texts(self) -> Any:
         """Contents of files that decide the rewards (a judge's rubric) as JSON values, or None."""
         return None
+
+    @property
+    def parts(self) -> Mapping[str, Any]:
+        """The entries and objects that it is made of, by name; a resumed run compares them."""
+        return {}
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
         """Return raw rewards, one per response, of R(x, response): never of a refinement prompt.

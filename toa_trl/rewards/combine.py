@@ -79,6 +79,7 @@ class Part:
     weight: float = 1.0
     mean: float = 0.0
     std: float = 1.0  # > 0
+    given: Any = None  # entry or object
 
     async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
         """Return raw rewards.
@@ -106,6 +107,19 @@ class Part:
 class _Combination(DetailedReward):
     def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = parts
+
+    @property
+    def parts(self) -> Mapping[str, Any]:
+        """The parts as they were given, with their constants."""
+        return {
+            part.name.rpartition(": ")[2]: {
+                "reward": part.given,
+                "weight": part.weight,
+                "mean": part.mean,
+                "std": part.std,
+            }
+            for part in self._parts
+        }
 
     @property
     def texts(self) -> Any:
@@ -200,8 +214,8 @@ class HeldOutReward(_Combination):
 
     def __init__(self, reward: RewardEntry, second: RewardEntry) -> None:
         names = ("reward 'held_out': reward", "reward 'held_out': second")
-        self._first = Part(names[0], _make(names[0], reward))
-        self._second = Part(names[1], _make(names[1], second))
+        self._first = Part(names[0], _make(names[0], reward), given=reward)
+        self._second = Part(names[1], _make(names[1], second), given=second)
         super().__init__([self._first, self._second])
         self.num_failed = 0  # responses that the second could not score
 
@@ -233,7 +247,8 @@ def _parts(kind: str, entries: Sequence[MinimumPart]) -> list[Part]:
     for index, entry in enumerate(entries):
         name = f"reward {kind!r}: rewards[{index}]"
         weight = entry.weight if isinstance(entry, WeightedPart) else 1.0
-        parts.append(Part(name, _make(name, entry.reward), weight, entry.mean, entry.std))
+        model = _make(name, entry.reward)
+        parts.append(Part(name, model, weight, entry.mean, entry.std, entry.reward))
     return parts
 
 

@@ -119,10 +119,16 @@ class JudgeReward(DetailedReward):
         self._baseline = baseline
         self._sampling = make_sampling("reward.sampling", Sampling(), sampling or {})
         self._max_attempts, self._seed, self._wait_s = max_attempts, seed, wait_s
+        self._given = agent
         self._owns_agent = isinstance(agent, Mapping)  # an agent given as an object is not closed
         price = agent.get("price") if isinstance(agent, Mapping) else None
         self._price = validate(Price, price, "reward.agent.price") if price else None
         self._agent: Agent = make_agent(agent) if self._owns_agent else as_agent(agent)
+
+    @property
+    def parts(self) -> Mapping[str, Any]:
+        """The agent, as it was given."""
+        return {"agent": self._given}
 
     @property
     def texts(self) -> Any:

@@ -23,8 +23,8 @@ from typing import Any
 
 from toa_trl.agents import ENGINES
 from toa_trl.errors import ConfigError
-from toa_trl.rewards import KINDS
-from toa_trl.sampling.identity import OPERATIONAL_KEYS, digest_of_values
+from toa_trl.rewards import KINDS, RewardModel
+from toa_trl.sampling.identity import OPERATIONAL_KEYS, decisive, digest_of_values
 from toa_trl.search import SEARCHES
 from toa_trl.tasks import TASKS
 from toa_trl.utils.registry import load_object
@@ -82,6 +82,9 @@ def _collect(place: str, key: str, value: Any, found: dict[str, Any]) -> None:
     elif value is not None and not isinstance(value, bool | int | float):
         thing = _defined(value)
         _collect_source(f"{place} ({thing.__qualname__})", thing, found)
+        for name, part in (value.parts if isinstance(value, RewardModel) else {}).items():
+            _collect(f"{place}.{name}", name, part, found)
+            found[f"{place}.{name}"] = digest_of_values(decisive(part))
 
 
 def _loaded(place: str, target: str) -> Any:

@@ -10,11 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from toa_trl.agents import Agent
 from toa_trl.errors import ConfigError
+from toa_trl.rewards import RewardModel
 from toa_trl.types import Prompt, as_dicts
 
 logger = logging.getLogger(__name__)
@@ -53,12 +56,21 @@ OPERATIONAL_RUN_KEYS = frozenset(
 
 
 def decisive(value: Any) -> Any:
-    """Return a configuration entry without operational keys, also in the entries nested in it."""
+    """Return a configuration entry without operational keys, also in the entries nested in it.
+
+    An agent, a reward model or a function in it becomes what identifies it.
+    """
     if isinstance(value, Mapping):
         return {key: decisive(inner) for key, inner in value.items() if key not in OPERATIONAL_KEYS}
     if isinstance(value, list | tuple):
         return [decisive(inner) for inner in value]
-    return value
+    if isinstance(value, Agent | RewardModel):
+        return decisive(value.identity)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def identity_of_part(part: Any) -> Any:
@@ -67,9 +79,7 @@ def identity_of_part(part: Any) -> Any:
     Args:
         part: an entry as the user wrote it, or an agent or reward model.
     """
-    if not isinstance(part, Mapping):
-        part = part.identity
-    return decisive(part) if isinstance(part, Mapping) else part
+    return decisive(part)
 
 
 def identity_of_run(identity: Mapping[str, Any], prompts: Sequence[Prompt]) -> dict[str, Any]:
@@ -165,7 +175,8 @@ def _changed_contents(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
     for place in old.keys() & new.keys():
         then, now = old[place], new[place]
         if not (isinstance(then, Mapping) and isinstance(now, Mapping)):
-            lines += [f"{place}: the source code has changed"] if then != now else []
+            what = "the source code has" if place.endswith(")") else "the settings have"
+            lines += [f"{place}: {what} changed"] if then != now else []
             continue
         files = [name for name in dict.fromkeys([*then, *now]) if then.get(name) != now.get(name)]
         lines += [f"{place}: changed files: {', '.join(files)}"] if files else []
