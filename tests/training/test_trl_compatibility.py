@@ -60,7 +60,10 @@ def imported(path: Path) -> dict[str, tuple[str, str]]:
 
     An import that the file can do without, under `try` with `except ImportError`, is none.
     """
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    if "from trl" not in text:
+        return {}
+    tree = ast.parse(text)
     optional = {
         node
         for tried in ast.walk(tree)
