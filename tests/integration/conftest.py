@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import random
 import runpy
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from toa_trl.cli.main import main
 from toa_trl.data.tables import PREFERENCE, SFT, write_parquet
 from toa_trl.demo import world
 
@@ -39,6 +43,20 @@ def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[s
     return subprocess.run(
         command(*arguments), cwd=ROOT, env=env, capture_output=True, text=True, timeout=580
     )
+
+
+def call(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """`toa-trl NAME ARGUMENTS` in this process: one of its own imports and loads for seconds."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    handlers, logging.root.handlers = logging.root.handlers, []  # the command makes its own
+    try:
+        with chdir(ROOT), redirect_stdout(out), redirect_stderr(err):
+            main([name, *map(str, arguments)])
+    except SystemExit as stopped:
+        code = int(stopped.code or 0)
+    finally:
+        logging.root.handlers = handlers
+    return subprocess.CompletedProcess([name], code, out.getvalue(), err.getvalue())
 
 
 def launch(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:

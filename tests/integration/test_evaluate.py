@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.integration.conftest import ENVIRONMENT, ROOT, command, run
+from tests.integration.conftest import ENVIRONMENT, ROOT, call, command, run
 from tests.judge_server import judging
 from tests.server import serving
 from toa_trl.data.prompts import load_prompts
@@ -47,7 +47,7 @@ def config(path: Path, **settings: Any) -> Path:
 
 
 def evaluate(path: Path, **settings: Any) -> subprocess.CompletedProcess[str]:
-    return run("recipes/evaluate.py", "--config", config(path, **settings))
+    return call("evaluate", "--config", config(path, **settings))
 
 
 def results(path: Path) -> Any:
