@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import io
 import json
+import os
+import signal
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -34,6 +37,7 @@ from toa_trl.evaluation.comparison import (
 )
 from toa_trl.evaluation.intervals import gap_bounds, resampled_means, studentized_range
 from toa_trl.evaluation.students import Judge
+from toa_trl.models.flops import Flops
 from toa_trl.report.figures import best_reward_over_n as draw
 from toa_trl.rewards import RewardModel
 from toa_trl.rewards.length import LengthReward
@@ -192,9 +196,136 @@ def test_one_search_with_several_settings_is_compared_without_a_verifier(tmp_pat
     assert "a alone-2-seed1" in folders
 
 
+class Paid(ScriptedAgent):
+    """Counts its calls, and can end its process at one of them."""
+
+    calls = 0
+    last = 0  # 0: there is none
+
+    @property
+    def compute(self) -> Flops:
+        return Flops(num_parameters=10, num_layers=1, hidden_size=2)
+
+    async def generate(
+        self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+    ) -> Completion:
+        Paid.calls += 1
+        if Paid.calls == Paid.last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return await super().generate(messages, sampling=sampling, seed=seed)
+
+
+def half(completions: Any, **columns: Any) -> list[float]:
+    return [0.5] * len(completions)
+
+
+PAID = f"{__name__}:Paid"
+SHORT = {"name": "a", "engine": PAID, "responses": ["one"]}
+LONG = {"name": "b", "engine": PAID, "responses": ["one two three"]}
+
+
+def test_selected_responses_have_a_second_reward_win_rates_and_costs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "save_figures", lambda *_: None)  # slow
+    judge = {"agent": {"name": "j", "engine": "scripted", "responses": ["Verdict: [[A]]"]}}
+    agents = [SHORT | {"price": {"completion": 1e6}}, LONG | {"price": {"prompt": 2e6}}]
+    config = compared(
+        tmp_path,
+        agents=agents,
+        baseline="parallel",
+        baseline_budget=2,
+        second_reward={"kind": "length"},
+        judge=judge,
+        flops_context=100,
+        seeds=[0, 1],
+    )
+    said: list[str] = []
+    wait(comparison.compare_searches(config, said.append))
+    results = json.loads((tmp_path / "results.json").read_text())
+    rows = {(row["name"], row["budget"]): row for row in results["searches"]}
+    assert rows["a alone", 2]["second_reward"] == 1.0
+    assert rows["b alone", 4]["second_reward"] == rows["parallel", 2]["second_reward"] == 3.0
+    assert (rows["a alone", 2]["win_rate"], rows["b alone", 2]["win_rate"]) == (0.5, 0.5)  # judge
+    rates = {(row["name"], row["budget"], row["by"]): row for row in results["search_win_rates"]}
+    assert rates["a alone", 4, "second_reward"]["win_rate"] == 0.0
+    assert rates["b alone", 2, "second_reward"]["win_rate"] == 0.5  # a tie
+    assert rates["a alone", 2, "judge"]["num_ties"] == 4  # it prefers the first in both orders
+    assert ("parallel", 4, "judge") in rates  # another budget than the baseline's
+    assert ("parallel", 2, "judge") not in rates
+    # "What is 0?" are 3 tokens
+    assert rows["a alone", 2]["tokens"] == 2 * (3 + 1)
+    assert rows["a alone", 2]["cost"] == 2 * 1
+    assert rows["parallel", 2]["cost"] == 1 + 2 * 3
+    assert rows["a alone", 2]["flops"] == 2 * (3 + 1) * (2 * 10 + 2 * 1 * 100 * 2)
+    assert rows["a alone", 2]["reward_flops"] == 0.0
+    assert [name in said[0] for name in ("cost", "win_rate", "reward_flops")] == [True, True, False]
+    assert "second_reward" in said[2]
+    kept = [path.name[:7] for path in (tmp_path / "runs").glob("_*.jsonl")]
+    assert sorted(kept) == ["_judge-", "_second"]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"verifier": f"{__name__}:half"}, "verifier: scores must be 1"),
+        ({"verifier": {"kind": "math"}}, "verifier: cannot judge a response to .*'answer' is mis"),
+        (
+            {
+                "judge": {
+                    "agent": {
+                        "name": "j",
+                        "engine": "openai",
+                        "model": "m",
+                        "base_url": "http://127.0.0.1:9/v1",
+                    }
+                },
+                "baseline": "parallel",
+            },
+            "127.0.0.1:9",
+        ),
+    ],
+)
+def test_mistakes_are_found_before_the_first_play(
+    tmp_path: Path, changes: Any, message: str
+) -> None:
+    Paid.calls = Paid.last = 0
+    with pytest.raises(ConfigError, match=message):
+        wait(comparison.compare_searches(compared(tmp_path, agents=[SHORT, LONG], **changes)))
+    assert Paid.calls == 0
+
+
+def test_a_killed_comparison_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "save_figures", lambda *_: None)  # slow
+    agents = [{"name": name, "engine": PAID} for name in "ab"]
+    config = compared(tmp_path, agents=agents, prompts_in_flight=1)
+    Paid.calls, Paid.last = 0, 12
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            wait(comparison.compare_searches(config))
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert not (tmp_path / "results.json").exists()
+    Paid.last = 0
+    wait(comparison.compare_searches(config))
+    resumed, num_calls = json.loads((tmp_path / "results.json").read_text()), Paid.calls
+    Paid.calls = 0
+    whole = compared(tmp_path, agents=agents, output_dir=str(tmp_path / "whole"))
+    wait(comparison.compare_searches(whole))
+    assert num_calls < Paid.calls  # what was scored is not asked again
+    assert json.loads((tmp_path / "results.json").read_text()) == resumed
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"judge": {"agent": SHORT}}, "judge: needs a baseline"),
+        (
+            {"judge": {"agent": SHORT, "mode": "pointwise"}, "baseline": "parallel"},
+            "judge.mode: must be pairwise or arena",
+        ),
+        ({"baseline": "parallel", "baseline_budget": 3}, "baseline_budget: must be one of"),
         (
             {"searches": [{"name": "toa"}, {"name": "toa", "params": {"tau": 1.0}}]},
             "searches: 2 entries have the label 'toa'",

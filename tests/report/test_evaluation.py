@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from toa_trl.report.evaluation import sections
+from toa_trl.report.figures import comparison_panels
 from toa_trl.report.html import Picture, Section, Table, finite, number
 from toa_trl.report.outcome import opening, searches, student
 
@@ -314,6 +315,22 @@ def test_prompts_that_were_given_up_are_counted(results: dict[str, Any]) -> None
     assert "no play was scored" not in texts_of(
         searches({"searches": [first | {"num_unanswered": 0}, *others]})
     )
+
+
+def test_searches_show_the_second_reward_the_win_rate_and_the_price() -> None:
+    row = {"name": "toa", "budget": 8, "mean_best_reward": 0.1, "tokens": 10.0, "flops": 2.0}
+    judged = row | {"second_reward": 0.25, "win_rate": 0.625, "win_rate_interval": [0.5, 0.75]}
+    rows = [judged | {"cost": 1.5}, row | {"name": "moa", "cost": 2.25}]
+    section = searches({"searches": rows})
+    (table,) = [block for block in section.blocks if isinstance(block, Table)]
+    assert table.header[-1] == "price"
+    assert {"second reward", "win rate"} <= set(table.header)
+    assert "0.625" in str(table.rows[0])
+    assert (table.rows[0][-1], table.rows[1][-1]) == ("1.500", "2.250")
+    panels = [label for _, _, label in comparison_panels(rows)]
+    assert panels[-2:] == ["second reward of the best play", "win rate of the best play"]
+    (table,) = [b for b in searches({"searches": [row]}).blocks if isinstance(b, Table)]
+    assert "price" not in table.header
 
 
 def test_searches_without_a_verifier_and_their_differences() -> None:

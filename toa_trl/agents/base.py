@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field
 from toa_trl.agents.completions import checked, counted, storable
 from toa_trl.errors import AgentError, ConfigError, Unavailable
 from toa_trl.models.chat import render
+from toa_trl.models.flops import Flops
 from toa_trl.types import Completion, Message, Sampling, as_dicts, as_messages
 from toa_trl.utils.config import Config, NonNegativeFloat, PositiveInt, Raw, Text, validate
 
@@ -89,6 +90,11 @@ class Agent(Protocol):
     def identity(self) -> Any:
         """What decides the agent's answers, as JSON values; by default its class."""
         return type(self).__qualname__
+
+    @property
+    def compute(self) -> Flops | None:
+        """The FLOPs of the agent's model, or None if its size is unknown."""
+        return None
 
     async def generate(
         self, messages: Sequence[Message], *, sampling: Sampling, seed: int

@@ -208,6 +208,11 @@ class OpenAIAgent(Agent):
     def _count(self, text: str) -> int:
         return self._tokenizer(text) if self._tokenizer else estimated_tokens(text)
 
+    @property
+    def compute(self) -> Flops | None:
+        """See `Agent`."""
+        return self._flops
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self._endpoints.aclose()

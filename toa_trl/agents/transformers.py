@@ -72,6 +72,11 @@ class TransformersAgent(Agent):
             engine = _ENGINES[key] = _Engine(f"agent {name!r}", *key)
         self._engine = engine
 
+    @property
+    def compute(self) -> Flops | None:
+        """See `Agent`."""
+        return self._engine.flops
+
     async def generate(
         self, messages: Sequence[Message], *, sampling: Sampling, seed: int
     ) -> Completion:
@@ -102,7 +107,7 @@ class _Engine:
         self._place = place
         self._model = load_model(place, "AutoModelForCausalLM", model, dtype=dtype, device=device)
         self._tokenizer = load_tokenizer(place, model)
-        self._flops = Flops.if_known(self._model.config)
+        self.flops = Flops.if_known(self._model.config)
         self._context = (
             getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
             or 1 << 30
@@ -178,7 +183,7 @@ class _Engine:
             finish_reason="stop" if ended else "length",
             prompt_tokens=len(request.prompt),
             completion_tokens=len(ids),
-            flops=self._flops(len(request.prompt) + len(ids)) if self._flops else None,
+            flops=self.flops(len(request.prompt) + len(ids)) if self.flops else None,
         )
 
 

@@ -65,6 +65,11 @@ class VLLMAgent(Agent):
             engine = _ENGINES[key] = _Engine(self._place, model, dtype, engine_args or {})
         self._engine = engine
 
+    @property
+    def compute(self) -> Flops | None:
+        """See `Agent`."""
+        return self._engine.flops
+
     async def generate(
         self, messages: Sequence[Message], *, sampling: Sampling, seed: int
     ) -> Completion:
@@ -135,7 +140,7 @@ class _Engine:
             finish_reason=answer.finish_reason,
             prompt_tokens=len(prompt),
             completion_tokens=len(answer.token_ids),
-            flops=self._flops(len(prompt) + len(answer.token_ids)) if self._flops else None,
+            flops=self.flops(len(prompt) + len(answer.token_ids)) if self.flops else None,
         )
 
     async def aclose(self) -> None:
@@ -158,7 +163,7 @@ class _Engine:
             self._shutdown = finalize(
                 self, self._llm.shutdown, timeout=15.0
             )  # also where nobody calls aclose
-            self._flops = Flops.if_known(self._llm.model_config.hf_config)
+            self.flops = Flops.if_known(self._llm.model_config.hf_config)
         return self._llm
 
 

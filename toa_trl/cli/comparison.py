@@ -3,37 +3,53 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from toa_trl.agents import make_agent, make_sampling
+from toa_trl.agents.base import Price
 from toa_trl.cli.comparison_config import ComparisonConfig
 from toa_trl.data.tables import is_table
 from toa_trl.errors import ConfigError
 from toa_trl.evaluation.comparison import (
+    COSTS,
     RememberingAgent,
     RememberingReward,
     Run,
+    SearchResult,
+    check_verifier,
     measure_search,
     paired_differences,
     summarize,
 )
-from toa_trl.evaluation.outputs import closing_all
+from toa_trl.evaluation.costs import Costs
+from toa_trl.evaluation.ledger import keep
+from toa_trl.evaluation.outputs import check_all, closing_all
 from toa_trl.evaluation.results import check_results, markdown_table, update_results
+from toa_trl.evaluation.selected import (
+    add_second_rewards,
+    selected_win_rates,
+    with_win_rates,
+)
 from toa_trl.evaluation.students import Judge, Lesson, TrainingConfig, data_table
 from toa_trl.evaluation.verifier import make_verifier
 from toa_trl.report.audit import Index
 from toa_trl.report.figures import FIGURE_FILES, is_figure, save_figures
 from toa_trl.rewards import make_reward
+from toa_trl.rewards.judge import JudgeReward
 from toa_trl.rollouts import Rollouts
+from toa_trl.sampling.identity import decisive
 from toa_trl.sampling.progress import Progress
-from toa_trl.tasks import make_task
+from toa_trl.tasks import Task, make_task
 from toa_trl.types import Prompt, Sampling
-from toa_trl.utils.config import validate
+from toa_trl.utils.config import call, validate
 from toa_trl.utils.files import expand_home
 from toa_trl.utils.targets import check_folder, check_not_in_run, check_ours
+
+logger = logging.getLogger(__name__)
 
 OF_SEARCHES = [
     "name",
@@ -45,7 +61,14 @@ OF_SEARCHES = [
     "verifier_score_interval",
     "mean_best_reward",
     "mean_top10_reward",
+    "second_reward",
+    "second_reward_interval",
+    "win_rate",
+    "win_rate_interval",
+    "tokens",
     "flops",
+    "reward_flops",
+    "cost",
 ]
 OF_DIFFERENCES = [
     "name",
@@ -55,6 +78,17 @@ OF_DIFFERENCES = [
     "difference",
     "interval",
     "smallest_visible",
+]
+OF_WIN_RATES = [
+    "name",
+    "baseline",
+    "budget",
+    "baseline_budget",
+    "by",
+    "win_rate",
+    "interval",
+    "win_rate_matched_length",
+    "mean_length",
 ]
 OF_STUDENTS = [
     "search",
@@ -70,8 +104,9 @@ OF_STUDENTS = [
 async def compare_searches(config: ComparisonConfig, say: Callable[[str], None] = print) -> None:
     """Sample with every search at every budget, and write "searches" of results.json.
 
-    With `baseline` also its "search_differences", paired over the prompts; with `train` also its
-    "data_table": students learn what each search found at equal budgets.
+    With `baseline` also its "search_differences", paired over the prompts, and with a judge or a
+    second reward its "search_win_rates"; with `train` also its "data_table": students learn what
+    each search found at equal budgets.
 
     Args:
         config: of the comparison.
@@ -113,12 +148,22 @@ async def compare_searches(config: ComparisonConfig, say: Callable[[str], None] 
         judge.check_new(prompts)
     folders = {run: output / run.folder(config.seed) for run in dict.fromkeys(compared + taught)}
     check_ours({folders[run] / "sft": is_table for run in taught})
-    rollouts, untrained = await _sample_all(config, prompts, folders, judge, training)
-    # the models of the sampling are gone: a training needs their memory
-    measured = {run: await measure_search(rollouts[run], task, verifier) for run in rollouts}
+    if verifier is not None:
+        await check_verifier(verifier, task, prompts[0])
+    judges = _Judges(config)
+    async with closing_all(judges.second_reward, judges.pairs):
+        await check_all([], judges.second_reward, judges.pairs)
+        rollouts, costs, untrained = await _sample_all(config, prompts, folders, judge, training)
+        # the models of the sampling are gone: a training needs their memory
+        measured = {
+            run: await measure_search(rollouts[run], task, verifier, costs) for run in rollouts
+        }
+        rates = await judges.measure({run: measured[run] for run in compared}, prompts, task)
+    del judges
     if compared:
         by_cell = {cell: [measured[Run(*cell, seed)] for seed in seeds] for cell in cells}
         rows = [{"name": cell[0], "budget": cell[1], **summarize(by_cell[cell])} for cell in cells]
+        rows = with_win_rates(rows, rates)
         update_results(results, "searches", rows)
         say(_table(rows, OF_SEARCHES))
         save_figures(rows, output)
@@ -126,6 +171,9 @@ async def compare_searches(config: ComparisonConfig, say: Callable[[str], None] 
             differences = paired_differences(by_cell, config.baseline)
             update_results(results, "search_differences", differences)
             say(_table(differences, OF_DIFFERENCES))
+        if rates:
+            update_results(results, "search_win_rates", rates)
+            say(_table(rates, OF_WIN_RATES))
     if training is not None and judge is not None:
         lessons = [
             Lesson(run, folders[run], rollouts[run].to_sft().to_list(), summarize([measured[run]]))
@@ -138,14 +186,39 @@ async def compare_searches(config: ComparisonConfig, say: Callable[[str], None] 
         say(_table(rows, OF_STUDENTS))
 
 
+class _Judges:
+    """Judge the selected responses; scores and verdicts are kept in output_dir."""
+
+    def __init__(self, config: ComparisonConfig) -> None:
+        self._baseline, self._baseline_budget = config.baseline, config.baseline_budget
+        folder, entry = Path(config.output_dir), config.second_reward
+        model = make_reward(entry, "second_reward") if entry else None
+        self.second_reward = keep(model, folder, "_second_reward", decisive(entry))
+        params = {"mode": "pairwise", **(config.judge or {})}
+        pairs = call("judge", JudgeReward, params=params) if config.judge else None
+        self.pairs = keep(pairs, folder, "_judge", decisive(params))
+
+    async def measure(
+        self, results: Mapping[Run, SearchResult], prompts: Sequence[Prompt], task: Task
+    ) -> list[dict[str, Any]]:
+        """Add the second rewards to the results, and return the win rates over the baseline."""
+        by_id = {prompt.id: prompt for prompt in prompts}
+        if self.second_reward is not None:
+            await add_second_rewards(results, by_id, task, self.second_reward)
+        if not self._baseline:
+            return []
+        against = (self._baseline, self._baseline_budget)
+        return await selected_win_rates(results, by_id, task, *against, self.pairs)
+
+
 async def _sample_all(
     config: ComparisonConfig,
     prompts: list[Prompt],
     folders: Mapping[Run, Path],
     judge: Judge | None,
     training: TrainingConfig | None,
-) -> tuple[dict[Run, Rollouts], Any]:
-    """Return the rollouts of every run, and the verdict on the student before training."""
+) -> tuple[dict[Run, Rollouts], Costs, Any]:
+    """Return the rollouts of every run, how their costs are counted, and the untrained student."""
     agents = [RememberingAgent(make_agent(entry), entry) for entry in config.agents]
     reward_model = RememberingReward(make_reward(config.reward), config.reward)
     samplers = {
@@ -173,7 +246,16 @@ async def _sample_all(
                 for run, sampler in samplers.items()
             ]
             rollouts = await asyncio.gather(*sampling)
-    return dict(zip(folders, rollouts, strict=True)), untrained
+    prices = {entry["name"]: entry["price"] for entry in config.agents if entry.get("price")}
+    costs = Costs(
+        {name: validate(Price, price, f"agents.{name}.price") for name, price in prices.items()},
+        {agent.name: agent.compute for agent in agents},
+        config.flops_context,
+    )
+    for name, model in costs.models.items():
+        if config.flops_context is not None and model is None:
+            logger.warning("flops_context: the size of agent %r is unknown; add `config`", name)
+    return dict(zip(folders, rollouts, strict=True)), costs, untrained
 
 
 def _num_overlapping(
@@ -188,5 +270,9 @@ def _num_overlapping(
 
 
 def _table(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> str:
-    measured = [key for key in keys if any(row.get(key) is not None for row in rows)]
+    measured = []
+    for key in keys:
+        values = [row[key] for row in rows if row.get(key) is not None]
+        if any(values) or (values and key not in COSTS):  # costs are often unknown
+            measured.append(key)
     return markdown_table([{key: row.get(key) for key in measured} for row in rows])

@@ -8,7 +8,14 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from toa_trl.cli.config import SamplingConfig, Settings, Verifier, none_if_empty, search_model
+from toa_trl.cli.config import (
+    OptionalReward,
+    SamplingConfig,
+    Settings,
+    Verifier,
+    none_if_empty,
+    search_model,
+)
 from toa_trl.errors import ConfigError
 from toa_trl.utils.config import Config, NonNegativeInt, PositiveInt, Text, validate
 from toa_trl.utils.registry import Arguments
@@ -32,7 +39,10 @@ class ComparisonConfig(SamplingConfig):
     """Searches to compare, each with its parameters: {toa: {tau: 0.1}, parallel: {}}; or a list of
     {name, label, params}, so that one search can stand there with several settings."""
     baseline: str = ""
-    """Label of the search from which the differences of the others are computed."""
+    """Label of the search from which the differences of the others are computed, and whose selected
+    responses theirs are compared with."""
+    baseline_budget: PositiveInt | None = None
+    """Budget of the baseline in win rates, one of budgets; by default that of the search."""
     seeds: list[NonNegativeInt] = Field(default_factory=list)
     """Seeds of the runs, each of all prompts; by default `seed` alone."""
     budgets: list[PositiveInt] = Field(default_factory=lambda: [8, 16, 32])
@@ -41,6 +51,17 @@ class ComparisonConfig(SamplingConfig):
     """Scores responses for the comparison: {kind: math}, another {kind, ...}, or
     package.module:name of a TRL reward function that says 1 correct or 0 wrong; by default the
     task's. Without any, only rewards are compared."""
+    second_reward: OptionalReward = None
+    """Another reward model, which no search sees: {kind, ...}; scores the selected responses."""
+    judge: Annotated[
+        Annotated[Settings, Arguments("toa_trl.rewards.judge:JudgeReward")] | None,
+        BeforeValidator(none_if_empty),
+    ] = None
+    """Compares the selected responses with the baseline's; mode is pairwise (the default here) or
+    arena."""
+    flops_context: PositiveInt | None = None
+    """Tokens that each token attends to in the FLOPs of the agents; the paper counts 15000. By
+    default the tokens of each call."""
     train: Annotated[
         Annotated[Settings, Arguments("toa_trl.evaluation.students:TrainingConfig")] | None,
         BeforeValidator(none_if_empty),
@@ -69,6 +90,17 @@ class ComparisonConfig(SamplingConfig):
         if self.baseline and self.baseline not in self.compared:
             known = ", ".join(self.compared)
             raise ConfigError(f"baseline: must be one of {known}, not {self.baseline!r}")
+        if self.baseline_budget is not None and self.baseline_budget not in self.budgets:
+            raise ConfigError(
+                f"baseline_budget: must be one of {self.budgets}, not {self.baseline_budget}"
+            )
+        if self.judge and not self.baseline:
+            raise ConfigError("judge: needs a baseline, the label of a search")
+        if self.judge and self.judge.get("mode") == "pointwise":
+            raise ConfigError(
+                "judge.mode: must be pairwise or arena, because pairs are compared; a judge that "
+                "rates is a second_reward: {kind: judge, ...}"
+            )
         if not self.budgets and not self.train:
             raise ConfigError("budgets: must not be empty without train")
         return self

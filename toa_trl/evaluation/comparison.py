@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, chain
 from statistics import mean
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from toa_trl.agents import Agent
-from toa_trl.errors import ConfigError
+from toa_trl.errors import ConfigError, RewardError
+from toa_trl.evaluation.costs import Costs
 from toa_trl.evaluation.intervals import bootstrap
+from toa_trl.evaluation.outputs import Output
+from toa_trl.models.flops import Flops
 from toa_trl.rewards import RewardModel
 from toa_trl.rewards.base import DetailedReward
 from toa_trl.tasks import Task
@@ -20,7 +23,7 @@ from toa_trl.types import Completion, Message, Prompt, Rollout, Sampling, Score
 
 TOP = 10
 VERDICTS = ("accuracy", "oracle_accuracy")
-COSTS = ("tokens", "flops", "reward_flops")
+COSTS = ("tokens", "flops", "reward_flops", "cost")
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
@@ -45,10 +48,14 @@ class SearchResult:
     rows: dict[str, dict[str, float]]  # by id, of the prompts with a scored play
     rewards: list[list[float]]  # of each of these prompts, in the order of its plays
     num_unanswered: int  # prompts without a scored play
+    selected: dict[str, Output] = field(default_factory=dict)  # by id, with the best reward
 
 
 async def measure_search(
-    rollouts: Iterable[Rollout], task: Task, verifier: RewardModel | None
+    rollouts: Iterable[Rollout],
+    task: Task,
+    verifier: RewardModel | None,
+    costs: Costs | None = None,
 ) -> SearchResult:
     """Measure one run of a search.
 
@@ -57,18 +64,20 @@ async def measure_search(
         task: of the prompts.
         verifier: scores responses, without the search having seen it. One that is not graded says
             1 for a right response and 0 for a wrong one. None: only rewards are measured.
+        costs: how costs are counted; by default FLOPs by the tokens of each call, and no prices.
 
     Returns:
         Per prompt accuracy (of the response with the best reward) and oracle_accuracy (any response
         is right), or verifier_score and oracle_verifier_score of a graded verifier;
-        mean_best_reward, mean_top10_reward (of the 10 best, or of all where there are fewer),
-        tokens, flops and reward_flops.
+        mean_best_reward, mean_top10_reward (of the 10 best, or of all where there are fewer), and
+        the costs: see `toa_trl.evaluation.costs.Costs`.
 
     Raises:
         ConfigError: a verifier that is not graded returns something other than 0 or 1.
     """
     rows: dict[str, dict[str, float]] = {}
     in_order: list[list[float]] = []
+    selected: dict[str, Output] = {}
     num_unanswered = 0
     graded = verifier is not None and verifier.graded
     names = ("verifier_score", "oracle_verifier_score") if graded else VERDICTS
@@ -88,12 +97,11 @@ async def measure_search(
             row = dict(zip(names, (scores[0], max(scores)), strict=True))
         row["mean_best_reward"] = rewards[0]
         row["mean_top10_reward"] = mean(rewards[:TOP])
-        row["tokens"] = sum(c.prompt_tokens + c.completion_tokens for c in completions)
-        row["flops"] = sum(completion.flops or 0.0 for completion in completions)
-        row["reward_flops"] = sum(play.reward_flops or 0.0 for play in plays)
+        row |= (costs or Costs()).of(plays)
         rows[rollout.prompt.id] = row
+        selected[rollout.prompt.id] = Output(completions[0].text)
         in_order.append([play.reward for play in rollout.scored if play.reward is not None])
-    return SearchResult(rows, in_order, num_unanswered)
+    return SearchResult(rows, in_order, num_unanswered, selected)
 
 
 def summarize(results: Sequence[SearchResult]) -> dict[str, Any]:
@@ -115,8 +123,8 @@ def summarize(results: Sequence[SearchResult]) -> dict[str, Any]:
         "num_problems": len(rows),
         "num_unanswered": max(result.num_unanswered for result in results),
     }
-    for key in rows[0] if rows else ():
-        values = [row[key] for row in rows]
+    for key in dict.fromkeys(chain.from_iterable(rows)):
+        values = [row[key] for row in rows if key in row]
         summary[key] = mean(values)
         if key not in COSTS:
             summary["interval" if key == "accuracy" else f"{key}_interval"] = bootstrap(values)
@@ -130,7 +138,8 @@ def mean_rows(results: Sequence[SearchResult]) -> dict[str, dict[str, float]]:
     for prompt_id, row in first.items():
         if all(prompt_id in other for other in others):
             runs = [row, *(other[prompt_id] for other in others)]
-            rows[prompt_id] = {key: mean(run[key] for run in runs) for key in row}
+            shared = [key for key in row if all(key in run for run in runs)]
+            rows[prompt_id] = {key: mean(run[key] for run in runs) for key in shared}
     return rows
 
 
@@ -182,6 +191,21 @@ async def verify(
         ConfigError: the verifier returns something else.
     """
     return check_verdicts(await verifier.score(task.judged(prompt), responses))
+
+
+async def check_verifier(verifier: RewardModel, task: Task, prompt: Prompt) -> None:
+    """Check that a verifier can judge a response, before anything is sampled.
+
+    Raises:
+        ConfigError: it cannot, or it is not graded and says something other than 0 or 1.
+    """
+    await verifier.check()
+    try:
+        scores = await verifier.score(task.judged(prompt), ["0"])
+    except RewardError as error:
+        raise ConfigError(f"verifier: cannot judge a response to {prompt.id!r}: {error}") from error
+    if not verifier.graded:
+        check_verdicts(scores)
 
 
 def check_verdicts(scores: Sequence[float]) -> list[float]:
@@ -266,6 +290,11 @@ class RememberingAgent(Agent):
     def can_be_away(self) -> bool:
         """See `Agent`."""
         return self._agent.can_be_away
+
+    @property
+    def compute(self) -> Flops | None:
+        """See `Agent`."""
+        return self._agent.compute
 
     @property
     def identity(self) -> Any:

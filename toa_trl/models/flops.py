@@ -24,10 +24,16 @@ class Flops:
     num_layers: int
     hidden_size: int
 
-    def __call__(self, num_tokens: int) -> float:
-        """FLOPs of a forward pass over `num_tokens` tokens: prompt and completion together."""
+    def __call__(self, num_tokens: int, context: int | None = None) -> float:
+        """Return the FLOPs of a forward pass.
+
+        Args:
+            num_tokens: prompt and completion together.
+            context: tokens that each token attends to; by default `num_tokens`.
+        """
+        context = num_tokens if context is None else context
         return num_tokens * (
-            2.0 * self.num_parameters + 2.0 * self.num_layers * num_tokens * self.hidden_size
+            2.0 * self.num_parameters + 2.0 * self.num_layers * context * self.hidden_size
         )
 
     @classmethod

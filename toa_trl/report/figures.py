@@ -158,6 +158,8 @@ def comparison_panels(searches: Sequence[Mapping[str, Any]]) -> list[tuple[str, 
     panels = [
         (cost, "mean_best_reward", "mean best reward"),
         (cost, "mean_top10_reward", "mean top-10 reward"),
+        (cost, "second_reward", "second reward of the best play"),
+        (cost, "win_rate", "win rate of the best play"),
         ("budget", "accuracy", "accuracy of the best play"),
         ("budget", "verifier_score", "verifier score of the best play"),
     ]

@@ -58,8 +58,15 @@ OF_SEARCHES = {  # key of a compared search -> label
     "oracle_verifier_score": "oracle",
     "mean_best_reward": "mean best reward",
     "mean_top10_reward": "mean top-10 reward",
+    "second_reward": "second reward",
+    "win_rate": "win rate",
 }
-SELECTED = ("accuracy", "verifier_score")  # measures of the selected response, with intervals
+SELECTED = (
+    "accuracy",
+    "verifier_score",
+    "second_reward",
+    "win_rate",
+)  # measures of the selected response, with intervals
 OVER_N = (
     "The best of N rewards, over N. A point is a run with the budget N; a line shows the run with "
     "the largest budget after N plays. They differ for searches that plan with their budget: toa "
@@ -231,19 +238,22 @@ def searches(results: Mapping[str, Any]) -> Section:
         section.blocks.append(Picture([drawn], OVER_N))
     cells, unanswered = [], []
     measured = [key for key in OF_SEARCHES if any(finite(row.get(key)) is not None for row in rows)]
+    has_price = any(row.get("cost") for row in rows)
     for row in sorted(rows, key=lambda row: row["budget"]):
         cell_row = [row["name"], count(row["budget"])]
         for key in measured:
             bounds = row.get(BOUNDS.get(key, f"{key}_interval")) if key in SELECTED else None
             cell_row.append(with_bounds(row.get(key), bounds))
-        cells.append([*cell_row, *costs(row, "tokens", "flops", "reward_flops")])
+        price = [number(row.get("cost", 0.0))] if has_price else []
+        cells.append([*cell_row, *costs(row, "tokens", "flops", "reward_flops"), *price])
     for row in rows:
         if finite(row.get("num_unanswered")):
             prompts = many(row["num_unanswered"], "prompt")
             unanswered.append(f"{prompts} of {row['name']} at {row['budget']}")
     header = ["search", "plays", *(OF_SEARCHES[key] for key in measured)]
-    header += ["tokens", "FLOPs", "reward FLOPs"]
-    caption = "Accuracy and verifier: of the play with the best reward. Oracle: of any play."
+    header += ["tokens", "FLOPs", "reward FLOPs", *(["price"] if has_price else [])]
+    caption = "Accuracy, verifier, second reward and win rate: of the play with the best reward. "
+    caption += "Oracle: of any play. Costs: per prompt."
     section.blocks.append(Table(header, cells, caption))
     if results.get("search_differences"):
         section.blocks.append(_differences(results["search_differences"]))
