@@ -20,7 +20,7 @@ from toa_trl.hub.push import check_push, push_folder
 from toa_trl.report.page import write_report
 from toa_trl.rollouts import Rollouts, check_run_target, is_complete
 from toa_trl.sampling.progress import Progress
-from toa_trl.sampling.run_file import finish_run_file, start_run_file
+from toa_trl.sampling.run_file import finish_run_file, run_file_of_shards
 from toa_trl.types import Prompt
 
 
@@ -34,8 +34,8 @@ def sample(config: SynthesisConfig, prompts: list[Prompt], run_dir: Path) -> Rol
         say(f"{plan} -> {run_dir}")
         return sampler.sample(prompts, output_dir=run_dir, extend=config.extend)
     say(f"{plan} -> {run_dir}")
-    start_run_file(run_dir, config.settings(), identity=None)
-    with Progress(len(prompts) * config.budget, ["all agents"]) as progress:
+    progress = Progress(len(prompts) * config.budget, ["all agents"])
+    with run_file_of_shards(run_dir, config.settings()), progress:
         rollouts = sample_on_ray(
             partial(SynthesisConfig.new_sampler, config),
             prompts,
@@ -45,8 +45,9 @@ def sample(config: SynthesisConfig, prompts: list[Prompt], run_dir: Path) -> Rol
             num_gpus=config.num_gpus,
             address=config.ray_address,
             on_progress=partial(progress.total, "all agents"),
+            extend=config.extend,
         )
-    finish_run_file(run_dir, rollouts.identity)
+    finish_run_file(run_dir, rollouts.identity, rollouts.extensions)
     return rollouts
 
 

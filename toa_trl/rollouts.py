@@ -93,6 +93,11 @@ class Rollouts:
         return read_yaml(path) if path.is_file() and not self._journal.in_memory else {}
 
     @property
+    def extensions(self) -> list[dict[str, Any]]:
+        """When the run was extended, and what changed; see `Journal.extensions`."""
+        return self._journal.extensions
+
+    @property
     def unfinished(self) -> int:
         """Number of prompts whose budget is not spent."""
         scored, budget = self._journal.num_scored(), int(self.identity.get("budget", 0))

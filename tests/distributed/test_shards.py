@@ -7,25 +7,29 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from filelock import FileLock
 
-from tests.helpers import EchoAgent, TextReward
+from tests.helpers import EchoAgent, TextReward, killed_at
 from toa_trl import Rollouts, TOASampler
 from toa_trl.distributed.shards import (
     ShardProgress,
     check_not_sharded,
+    grow,
     merge,
     plan,
     read_progress,
     sample_shard,
 )
 from toa_trl.errors import AgentError, ConfigError
-from toa_trl.types import Prompt
+from toa_trl.sampling.extension import Extend
+from toa_trl.types import Message, Prompt
 
 PROMPTS = [Prompt(f"p{number}", f"Say {number}.") for number in range(7)]  # type: ignore[arg-type]
 
@@ -142,6 +146,95 @@ def test_a_run_keeps_its_runner(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--runner ray"):
         check_not_sharded(tmp_path / "ray")
     begin(tmp_path / "ray", 2)
+
+
+def grown(budget: int, **changes: Any) -> TOASampler:
+    given = {"search_params": {"tau": 0.5}, "progress": False, **changes}
+    return TOASampler([EchoAgent("a", 0.2), EchoAgent("b")], TextReward(), "toa", budget, **given)
+
+
+def extend_run(
+    run_dir: Path, prompts: list[Prompt], by: TOASampler, extend: Extend = True
+) -> Rollouts:
+    folders = plan(run_dir, prompts, None, 2, extend)
+    grow(by, prompts, folders, extend)
+    for shard, folder in enumerate(folders):
+        if not read_progress(folder).done:
+            sample_shard(by, prompts[shard :: len(folders)], folder, extend)
+    return merge(run_dir, prompts, folders)
+
+
+MORE = [*PROMPTS, *(Prompt(f"p{n}", (Message("user", f"Say {n}."),)) for n in range(7, 10))]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "budget", "extend"),
+    [
+        (MORE, 6, True),
+        (MORE, 8, "keep_width"),
+        (PROMPTS, 12, "given"),
+    ],
+)
+@pytest.mark.parametrize("skip", [(), (1,)])
+def test_a_run_in_shards_grows_as_one_that_is_not(
+    tmp_path: Path, prompts: list[Prompt], budget: int, extend: Extend, skip: tuple[int, ...]
+) -> None:
+    by = grown(budget)
+    sampler().sample(PROMPTS, tmp_path / "whole")
+    folders = sample(tmp_path / "run", 3, skip)
+    if not skip:  # else a worker died before it began, and the shards are not merged yet
+        merge(tmp_path / "run", PROMPTS, folders)
+    expected = by.sample(prompts, tmp_path / "whole", extend)
+    run = extend_run(tmp_path / "run", prompts, by, extend)
+    if not skip or extend is True:
+        assert list(run) == list(expected)
+    assert run.identity == expected.identity
+    assert run.unfinished == 0
+    changes = [] if skip else [change["changes"] for change in expected.extensions]
+    assert [change["changes"] for change in run.extensions] == changes
+    assert list(extend_run(tmp_path / "run", prompts, by, extend)) == list(run)  # by nothing
+    assert len(Rollouts.load(tmp_path / "run").extensions) == len(changes)
+
+
+@pytest.mark.parametrize(
+    ("by", "prompts", "named"),
+    [
+        (grown(5), PROMPTS, "budget: must be >= 6"),
+        (grown(12), PROMPTS, "keep_width"),
+        (grown(6, seed=1), PROMPTS, "seed: 0 -> 1"),
+        (grown(6), PROMPTS[1:], "the first prompts are not those of the run"),
+        (grown(6), [MORE[8], *PROMPTS], "the first prompts are not those of the run"),
+    ],
+)
+def test_what_is_no_growth_leaves_the_shards_as_they_are(
+    tmp_path: Path, by: TOASampler, prompts: list[Prompt], named: str
+) -> None:
+    before = list(merge(tmp_path, PROMPTS, sample(tmp_path, 2)))
+    with pytest.raises(ConfigError, match=named) as error:
+        extend_run(tmp_path, prompts, by)
+    assert "\n" not in str(error.value)
+    assert list(merge(tmp_path, PROMPTS, sample(tmp_path, 2))) == before
+    with pytest.raises(ConfigError, match="there is no run"):
+        extend_run(tmp_path / "none", PROMPTS, by)
+
+
+def test_killed_at_any_file_operation_the_growth_of_shards_can_be_repeated(tmp_path: Path) -> None:
+    before, prompts, more = tmp_path / "before", PROMPTS[:2], MORE[:3]
+    small = {"search_params": {"tau": 0.5, "width": 2}}
+    folders = begin(before, 2, prompts)
+    for shard, folder in enumerate(folders):
+        sample_shard(grown(2, **small), prompts[shard::2], folder)
+    merge(before, prompts, folders)
+    by, number, ended = grown(3, **small), 0, False
+    expected = list(by.sample(more))
+    while not ended:
+        number += 6  # every sixth operation, which is enough here
+        folder = tmp_path / str(number)
+        shutil.copytree(before, folder)
+        shards = [folder / "shards" / path.name for path in folders]
+        ended = not killed_at(number, partial(grow, by, more, shards, True))
+        assert list(extend_run(folder, more, by)) == expected
+    assert number > 8
 
 
 def test_what_was_given_up_is_tried_again(tmp_path: Path) -> None:

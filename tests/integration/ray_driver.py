@@ -1,6 +1,6 @@
 """`recipes/synthesize.py --runner ray` without TRL, whose import takes seconds.
 
-A configuration, and the number of shards.
+A configuration, the number of shards, the GPUs of each, and whether the run grows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from toa_trl.distributed.ray import sample_on_ray
 from toa_trl.utils.config import validate
 
 
-def main(path: str, num_shards: int, num_gpus: float = 0) -> None:
+def main(path: str, num_shards: int, num_gpus: float = 0, extend: int = 0) -> None:
     """Sample, and say how far it is."""
 
     def say(num_scored: int, num_failed: int) -> None:
@@ -31,6 +31,7 @@ def main(path: str, num_shards: int, num_gpus: float = 0) -> None:
         num_shards=num_shards,
         num_gpus=num_gpus,
         on_progress=say,
+        extend=bool(extend),
     )
     print(f"unfinished: {rollouts.unfinished}")  # noqa: T201
 

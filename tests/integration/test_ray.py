@@ -203,8 +203,29 @@ def test_mistakes(cluster: Any, write_config: Callable[..., Path]) -> None:
     assert "a shard needs 1 CPU and 1 GPU, and no machine has that" in error
     (error,) = fail(write_config(), 2, address="127.0.0.1:9")
     assert "no cluster answers at '127.0.0.1:9'" in error
-    end(start(write_config(), cluster.address, 2))
-    assert "  budget: 10 -> 11" in fail(write_config(budget=11), 2)
+
+
+def test_a_finished_run_grows(
+    cluster: Any, write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    def rows() -> set[tuple[str, int, float, str]]:
+        return plays(tmp_path / "run" / "shards" / "0000")
+
+    driver = start(write_config(num_prompts=7), cluster.address, 2)
+    end(driver)
+    before = rows()
+    driver = start(write_config(), cluster.address, 2)
+    _, errors = driver.communicate(timeout=120)
+    assert driver.returncode == 2
+    assert "--extend" in errors
+    assert rows() == before
+    output = end(start(write_config(), cluster.address, 2, 0, 1))
+    assert before < rows()
+    assert f"progress: {BUDGET * NUM_PROMPTS} " in output
+    assert_as_local(write_config(), tmp_path / "run")
+    driver = start(write_config(budget=11), cluster.address, 2)
+    _, errors = driver.communicate(timeout=120)
+    assert (driver.returncode, "  budget: 10 -> 11" in errors) == (2, True)
 
 
 def test_a_shard_that_kills_every_worker(

@@ -12,9 +12,11 @@ import pytest
 import yaml
 
 from tests.helpers import EchoAgent, TextReward
+from toa_trl.errors import ConfigError
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampler import TOASampler
 from toa_trl.sampling.identity import fingerprint
+from toa_trl.sampling.run_file import finish_run_file, run_file_of_shards
 from toa_trl.types import Completion, Message, Sampling
 
 PROMPTS = ["One?", "Two?"]
@@ -112,3 +114,23 @@ def test_without_run_yaml_the_first_play_is_the_start(tmp_path: Path) -> None:
         sampler(DyingAgent("a"), budget=9, prompts_in_flight=1).sample(PROMPTS, output_dir=tmp_path)
     assert read(tmp_path)["started"] == "2023-11-14T22:13:20+00:00"
     assert len(read(tmp_path)["resumed"]) == 1
+
+
+def test_shards_whose_configuration_is_refused_leave_run_yaml_as_it_was(tmp_path: Path) -> None:
+    with run_file_of_shards(tmp_path, {"budget": 3}):
+        assert read(tmp_path)["budget"] == 3
+    extension = {"time_s": 0.0, "changes": ["budget: 2 -> 3"]}
+    identity = {"search_params": {"width": 4}}
+    finish_run_file(tmp_path, identity, [extension])
+    before = read(tmp_path)
+    assert before["search_params"] == {"width": 4}
+    assert before["extended"][0]["changes"] == ["budget: 2 -> 3"]
+
+    def refuse() -> None:
+        with run_file_of_shards(tmp_path, {"budget": 9}):
+            assert read(tmp_path)["budget"] == 9
+            raise ConfigError("refused by a worker")
+
+    with pytest.raises(ConfigError, match="refused"):
+        refuse()
+    assert read(tmp_path) == before

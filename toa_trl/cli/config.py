@@ -247,8 +247,6 @@ class SynthesisConfig(SamplingConfig):
         check_rank(self.preference, self.budget)
         if self.decontaminate:
             Index(self.decontaminate)
-        if self.extend and self.runner == "ray":
-            raise ConfigError("extend: needs runner: local")
         return self
 
     def settings(self) -> dict[str, Any]:

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from toa_trl.data.prompts import as_prompts
-from toa_trl.distributed.shards import merge, plan, read_progress, sample_shard
+from toa_trl.distributed.shards import grow, merge, plan, read_progress, sample_shard
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampler import TOASampler
+from toa_trl.sampling.extension import Extend
 from toa_trl.sampling.journal import locked
 from toa_trl.types import Prompt
 from toa_trl.utils.config import NonNegativeFloat, PositiveInt, validate
@@ -40,6 +41,7 @@ def sample_on_ray(
     num_gpus: float = 0.0,
     address: str | None = None,
     on_progress: Callable[[int, int], None] = lambda num_scored, num_failed: None,
+    extend: Extend = False,
 ) -> Rollouts:
     """Sample on a Ray cluster; with the output_dir of an earlier call, resume it.
 
@@ -59,6 +61,7 @@ def sample_on_ray(
         address: address of the cluster, as for `ray.init`; None: RAY_ADDRESS, or the cluster
             started on this machine by `ray start`, or this machine alone.
         on_progress: called every few seconds with the scored and the failed plays of all shards.
+        extend: whether the run in output_dir may grow: see `TOASampler.sample`.
 
     Raises:
         ConfigError: see `TOASampler` and `sample`; or there is no cluster, or no machine in it that
@@ -78,10 +81,14 @@ def sample_on_ray(
         num_slots = _num_slots(ray.nodes(), {"CPU": num_cpus, "GPU": num_gpus})
         (run_dir / "shards").mkdir(parents=True, exist_ok=True)
         with locked(run_dir / "shards" / "plan.json"):
-            folders = plan(run_dir, checked, num_shards, num_slots)
+            folders = plan(run_dir, checked, num_shards, num_slots, extend)
             # by default, Ray fills one machine before it uses the next
             options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "scheduling_strategy": "SPREAD"}
-            work = ray.remote(max_retries=MAX_RETRIES, **options)(_work)
+            remote = ray.remote(max_retries=MAX_RETRIES, **options)
+            if extend:
+                given = (sampler_of, checked, folders, Path.cwd(), extend)
+                _wait(ray, [remote(_grow).remote(*given)], lambda: None)
+            work = remote(_work)
             unfinished = [
                 shard for shard, folder in enumerate(folders) if not read_progress(folder).done
             ]
@@ -89,7 +96,7 @@ def sample_on_ray(
             # At least one: only a worker can check that the configuration is unchanged.
             for shard in unfinished or [0]:
                 part, folder = checked[shard :: len(folders)], folders[shard]
-                args = (sampler_of, shard, len(folders), part, folder, Path.cwd())
+                args = (sampler_of, shard, len(folders), part, folder, Path.cwd(), extend)
                 tasks.append(work.remote(*args))
 
             def look() -> None:
@@ -100,6 +107,18 @@ def sample_on_ray(
             return merge(run_dir, checked, folders)
 
 
+def _grow(
+    sampler_of: Callable[[int, int], TOASampler],
+    prompts: Sequence[Prompt],
+    folders: Sequence[Path],
+    working_dir: Path,
+    extend: Extend,
+) -> None:
+    """Extend the journals of all shards on a worker, before any is sampled."""
+    _enter(folders[0], working_dir)
+    grow(sampler_of(0, len(folders)), prompts, folders, extend)
+
+
 def _work(
     sampler_of: Callable[[int, int], TOASampler],
     shard: int,
@@ -107,17 +126,12 @@ def _work(
     prompts: Sequence[Prompt],
     folder: Path,
     working_dir: Path,
+    extend: Extend,
 ) -> None:
     """Sample one shard on a worker."""
-    if not folder.with_name("plan.json").exists():
-        raise ConfigError(
-            f"output_dir: {folder.parents[1]} is missing on {socket.gethostname()}; choose a "
-            "folder that all machines share"
-        )
-    if working_dir.is_dir():
-        os.chdir(working_dir)  # paths in a configuration are relative to the user's directory
+    _enter(folder, working_dir)
     try:
-        sample_shard(sampler_of(shard, num_shards), prompts, folder)
+        sample_shard(sampler_of(shard, num_shards), prompts, folder, extend)
     except KeyboardInterrupt:
         import ray
 
@@ -125,6 +139,17 @@ def _work(
             # Ray restarts a shard whose worker died, but not one that ended.
             os.kill(os.getpid(), signal.SIGKILL)
         raise
+
+
+def _enter(folder: Path, working_dir: Path) -> None:
+    """Check that a worker sees the shard's folder, and work where the user does."""
+    if not folder.with_name("plan.json").exists():
+        raise ConfigError(
+            f"output_dir: {folder.parents[1]} is missing on {socket.gethostname()}; choose a "
+            "folder that all machines share"
+        )
+    if working_dir.is_dir():
+        os.chdir(working_dir)  # paths in a configuration are relative to the user's directory
 
 
 @contextmanager

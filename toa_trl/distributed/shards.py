@@ -15,7 +15,7 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -26,9 +26,12 @@ from filelock import FileLock, Timeout
 from toa_trl.errors import ConfigError
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampler import TOASampler
+from toa_trl.sampling.extension import Extend
 from toa_trl.sampling.identity import (
     check_same_identity,
+    differences,
     digest_of_prompts,
+    digests_of_prompts,
     identity_of_run,
 )
 from toa_trl.sampling.journal import Journal
@@ -67,18 +70,26 @@ def check_not_sharded(run_dir: str | Path) -> None:
 
 
 def plan(
-    run_dir: Path, prompts: Sequence[Prompt], num_shards: int | None, default: int
+    run_dir: Path,
+    prompts: Sequence[Prompt],
+    num_shards: int | None,
+    default: int,
+    extend: Extend = False,
 ) -> list[Path]:
     """Return the folders of the shards; shard i has the prompts i, i + n, i + 2 n, ...
+
+    So the prompts of a shard come first among those that it has when more are appended.
 
     Args:
         run_dir: folder of the run.
         prompts: prompts of the run.
         num_shards: requested number of shards n, >= 1; a resumed run keeps its number.
         default: number of shards without a request, >= 1.
+        extend: see `toa_trl.sampling.extension.Extend`; the plan changes in `grow`.
 
     Raises:
-        ConfigError: the run is not sharded, has other prompts, or its plan cannot be read.
+        ConfigError: the run is not sharded, has other prompts, or its plan cannot be read; or
+            there is no run to extend.
     """
     path = run_dir / "shards" / "plan.json"
     resumed = _is_sharded(run_dir)
@@ -86,13 +97,13 @@ def plan(
         raise ConfigError(
             f"{run_dir} was started with --runner local; use it again, or choose another output_dir"
         )
+    if extend and not resumed:
+        raise ConfigError(f"--extend: there is no run in {run_dir}")
     if not resumed:
         # An earlier start may have failed before its first play.
         (run_dir / "shards" / "identity.json").unlink(missing_ok=True)
         wanted = min(num_shards or default, len(prompts))
-        replace_text(
-            path, json.dumps({"num_shards": wanted, "prompts": digest_of_prompts(prompts)})
-        )
+        _write_plan(path, wanted, prompts)
     try:
         stored = json.loads(path.read_text())
         number = int(stored["num_shards"])
@@ -101,9 +112,12 @@ def plan(
             f"{path} cannot be read ({error}), and the run cannot be resumed without it; restore "
             "it, or choose another output_dir"
         ) from error
-    if stored["prompts"] != digest_of_prompts(prompts):
+    if extend:
+        _num_planned(path, stored["prompts"], prompts)
+    elif stored["prompts"] != digest_of_prompts(prompts):
         raise ConfigError(
-            f"{run_dir} was started with other prompts; restore them, or choose another output_dir"
+            f"{run_dir} was started with other prompts; restore them, let the run grow with "
+            "--extend, or choose another output_dir"
         )
     if resumed and num_shards not in (None, number):
         logger.warning(
@@ -115,20 +129,63 @@ def plan(
     return [path.with_name(f"{shard:04}") for shard in range(number)]
 
 
-def sample_shard(sampler: TOASampler, prompts: Sequence[Prompt], folder: Path) -> None:
+def grow(
+    sampler: TOASampler, prompts: Sequence[Prompt], folders: Sequence[Path], extend: Extend
+) -> None:
+    """Let every shard grow in its journal. Idempotent: repeated after an interruption, it ends.
+
+    Args:
+        sampler: of the run as it is wanted.
+        prompts: all prompts of the run as it is wanted.
+        folders: of the shards, none of which is being sampled.
+        extend: see `toa_trl.sampling.extension.Extend`.
+
+    Raises:
+        ConfigError: what has changed is no growth, or the search does not continue exactly; then
+            every journal is as it was. Or a worker still writes a shard.
+    """
+    shards = folders[0].parent
+    path, num_shards = shards / "plan.json", len(folders)
+    before = json.loads((shards / "identity.json").read_text())
+    number = _num_planned(path, json.loads(path.read_text())["prompts"], prompts)
+    grown: dict[str, Any] = {}
+    for shard, folder in enumerate(folders):
+        _wait_for_worker(folder)
+        if not (folder / "journal.sqlite").exists():  # no worker has begun it yet
+            part = prompts[:number][shard::num_shards]
+            folder.mkdir(exist_ok=True)
+            with closing(Journal(folder / "journal.sqlite", create=True)) as journal:
+                journal.begin(identity_of_run(before, part), part)
+        (folder / "progress.json").unlink(missing_ok=True)  # it may say that the shard is done
+        with closing(sampler.begin(prompts[shard::num_shards], folder, extend)) as journal:
+            grown = journal.identity
+    del grown["prompts"]
+    replace_text(shards / "identity.json", json.dumps(grown))
+    _write_plan(path, num_shards, prompts)
+
+
+def sample_shard(
+    sampler: TOASampler, prompts: Sequence[Prompt], folder: Path, extend: Extend = False
+) -> None:
     """Spend the budget on the prompts of one shard, resuming from its journal.
+
+    Args:
+        sampler: of the run.
+        prompts: of the shard.
+        folder: of the shard.
+        extend: as `grow` was given it, where the run was extended.
 
     Raises:
         ConfigError: see `TOASampler.sample`; or the run has another configuration.
         ToaError: see `TOASampler.sample`.
         KeyboardInterrupt: see `TOASampler.sample`.
     """
-    _agree(folder.with_name("identity.json"), sampler.identity)
+    if not extend:  # else the journal, which `grow` has extended, is compared
+        _agree(folder.with_name("identity.json"), sampler.identity)
     folder.mkdir(exist_ok=True)
-    with suppress(Timeout), FileLock(folder / "journal.sqlite.lock", timeout=TAKEOVER_S):
-        pass  # the previous worker has ended by now
+    _wait_for_worker(folder)
     report = _Report(folder)
-    rollouts = run_until_signal(sampler.asample(prompts, folder, report, part=True))
+    rollouts = run_until_signal(sampler.asample(prompts, folder, report, part=True, extend=extend))
     done = rollouts.limit is None and not rollouts.given_up
     report.write(
         replace(report.progress, given_up=rollouts.given_up, limit=rollouts.limit, done=done)
@@ -145,16 +202,19 @@ def read_progress(folder: Path) -> ShardProgress:
 
 
 def merge(run_dir: Path, prompts: Sequence[Prompt], folders: Iterable[Path]) -> Rollouts:
-    """Merge the journals of all shards into that of the run. Idempotent.
+    """Merge the journals of all shards into that of the run, which grows with them. Idempotent.
 
     Raises:
         ConfigError: a journal is missing, or another process writes the run's.
         JournalError: a journal cannot be read or written.
     """
     identity = json.loads((run_dir / "shards" / "identity.json").read_text())
+    identity = identity_of_run(identity, prompts)
     journal = Journal(run_dir / "journal.sqlite", create=True)
     try:
-        journal.begin(identity_of_run(identity, prompts), prompts)
+        if journal.identity and differences(journal.identity, identity):
+            journal.extend(identity, prompts)
+        journal.begin(identity, prompts)
         shards = [read_progress(folder) for folder in folders]
         for folder in folders:
             journal.merge(folder / "journal.sqlite")
@@ -195,6 +255,32 @@ class _Report(Progress):
 
     def write(self, progress: ShardProgress) -> None:
         replace_text(self._path, json.dumps(asdict(progress)))
+
+
+def _write_plan(path: Path, num_shards: int, prompts: Sequence[Prompt]) -> None:
+    content = {"num_shards": num_shards, "prompts": digest_of_prompts(prompts)}
+    replace_text(path, json.dumps(content))
+
+
+def _num_planned(path: Path, digest: str, prompts: Sequence[Prompt]) -> int:
+    """Return with how many prompts a run was planned, which must come first in those given.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    for number, before in enumerate(digests_of_prompts(prompts), start=1):
+        if before == digest:
+            return number
+    raise ConfigError(
+        f"{path}: --extend: the first prompts are not those of the run; restore them, and append "
+        "further prompts at the end"
+    )
+
+
+def _wait_for_worker(folder: Path) -> None:
+    """Wait until the previous worker of a shard has ended, but not for ever."""
+    with suppress(Timeout), FileLock(folder / "journal.sqlite.lock", timeout=TAKEOVER_S):
+        pass
 
 
 def _is_sharded(run_dir: Path) -> bool:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +89,19 @@ def identity_of_run(identity: Mapping[str, Any], prompts: Sequence[Prompt]) -> d
 
 def digest_of_prompts(prompts: Iterable[Prompt]) -> str:
     """Return 16 hexadecimal digits of ids, messages and metadata; metadata decides rewards."""
+    digest = hashlib.sha256().hexdigest()[:16]
+    for longer in digests_of_prompts(prompts):
+        digest = longer
+    return digest
+
+
+def digests_of_prompts(prompts: Iterable[Prompt]) -> Iterator[str]:
+    """Yield the digest of the first prompt, of the first two, and so on."""
     digest = hashlib.sha256()
     for prompt in prompts:
         row = [prompt.id, as_dicts(prompt.messages), dict(prompt.metadata)]
         digest.update(json.dumps(row, default=str).encode())
-    return digest.hexdigest()[:16]
+        yield digest.hexdigest()[:16]
 
 
 def digest_of_values(*values: Any) -> str:

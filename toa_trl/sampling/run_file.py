@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from toa_trl.errors import ConfigError
 from toa_trl.sampling.identity import fingerprint
 from toa_trl.utils.files import read_yaml, replace_text
 
@@ -49,21 +51,41 @@ def start_run_file(
     }
     if started is not None:
         content["resumed"] = [*resumed, now()]
-    if extensions:
-        if identity and "width" in identity["search_params"]:  # --extend may have kept it
-            content["search_params"] = identity["search_params"]
-        content["extended"] = [
-            {"time": as_text(extension["time_s"]), "changes": extension["changes"]}
-            for extension in extensions
-        ]
-    _write(path, content)
+    _write(path, {**content, **_growth(identity or {}, extensions)})
 
 
-def finish_run_file(run_dir: Path, identity: Mapping[str, Any]) -> None:
-    """Add the fingerprint and the time of the end to run.yaml."""
+@contextmanager
+def run_file_of_shards(run_dir: Path, configuration: Mapping[str, Any]) -> Iterator[None]:
+    """Write run.yaml before a worker can check the configuration; refused, it is as before."""
+    path = run_dir / FILE
+    previous = path.read_text(encoding="utf-8") if path.is_file() else None
+    start_run_file(run_dir, configuration, identity=None)
+    try:
+        yield
+    except ConfigError:
+        if previous is not None:
+            replace_text(path, previous)
+        raise
+
+
+def finish_run_file(
+    run_dir: Path, identity: Mapping[str, Any], extensions: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """Add the fingerprint, what the run grew by and the time of the end to run.yaml."""
     path = run_dir / FILE
     content = read_yaml(path) if path.is_file() else {}
+    content |= _growth(identity, extensions)
     _write(path, {**content, "fingerprint": fingerprint(identity), "finished": now()})
+
+
+def _growth(identity: Mapping[str, Any], extensions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the keys of run.yaml that an extension adds or changes."""
+    if not extensions:
+        return {}
+    listed = [{"time": as_text(one["time_s"]), "changes": one["changes"]} for one in extensions]
+    params = identity.get("search_params", {})
+    kept = {"search_params": params} if "width" in params else {}  # --extend may have kept it
+    return {**kept, "extended": listed}
 
 
 def is_finished(run_dir: Path) -> bool:
