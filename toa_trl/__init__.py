@@ -7,11 +7,14 @@ torch nor trl.
 """
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from toa_trl.errors import AgentError, ConfigError, JournalError, RewardError, SearchError, ToaError
-from toa_trl.rollouts import Rollouts
-from toa_trl.sampler import TOASampler
 from toa_trl.types import Action, Completion, Message, Play, Prompt, Rollout, Sampling, Score
+
+if TYPE_CHECKING:
+    from toa_trl.rollouts import Rollouts
+    from toa_trl.sampler import TOASampler
 
 __version__ = version("toa_trl")
 
@@ -33,3 +36,16 @@ __all__ = [
     "TOASampler",
     "ToaError",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what takes a second only when it is asked for: workers of rewards need none of it."""
+    if name == "Rollouts":
+        from toa_trl.rollouts import Rollouts
+
+        return Rollouts
+    if name == "TOASampler":
+        from toa_trl.sampler import TOASampler
+
+        return TOASampler
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
