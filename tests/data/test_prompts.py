@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
+from tests.helpers import wait
 from toa_trl.data.prompts import as_prompts, load_prompts
 from toa_trl.errors import ConfigError
+from toa_trl.rewards import make_reward
 from toa_trl.tasks import make_task
-from toa_trl.types import Message, as_dicts
+from toa_trl.types import Message, Prompt, as_dicts
 
 ROWS: list[dict[str, Any]] = [
     {"prompt": "One?", "answer": "1"},
@@ -322,3 +324,98 @@ def test_a_column_must_exist_and_replaces_none(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="line 1: prompt_column: the row has a column 'prompt'"):
         load_prompts(source, column="question")
     assert load_prompts(source, column="prompt")[0].metadata == {"question": "x"}
+
+
+# the layouts of the public sets: columns, task and what is asked
+LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any], str, dict[str, Any]]] = {
+    "tatsu-lab/alpaca_eval": (
+        {"instruction": "Why?", "output": "So.", "generator": "g", "dataset": "koala"},
+        {"column": "instruction"},
+        "Why?",
+        {"dataset": "koala", "output": "So."},
+    ),
+    "lmarena-ai/arena-hard-auto-v0.1": (
+        {"question_id": "q7", "category": "c", "cluster": "k", "turns": [{"content": "How?"}]},
+        {"column": "turns"},
+        "How?",
+        {"question_id": "q7"},
+    ),
+    "haoranxu/WMT22-Test": (
+        {"cs-en": {"cs": "Ahoj.", "en": "Hello."}},
+        {"task": "translation"},
+        "Ahoj.",
+        {"reference": "Hello.", "source_language": "Czech", "target_language": "English"},
+    ),
+    "HuggingFaceH4/MATH-500": (
+        {
+            "problem": "2 + 2",
+            "solution": "4.",
+            "answer": "4",
+            "subject": "Algebra",
+            "level": 1,
+            "unique_id": "test/algebra/1.json",
+        },
+        {"column": "problem", "task": "math"},
+        "2 + 2",
+        {"answer": "4"},
+    ),
+    "openai/gsm8k": (
+        {"question": "3 + 3?", "answer": "3 + 3 = <<3+3=6>>6\n#### 6"},
+        {"column": "question", "task": "math"},
+        "3 + 3?",
+        {"answer": "3 + 3 = <<3+3=6>>6\n#### 6"},
+    ),
+    "princeton-nlp/llama3-ultrafeedback-armorm": (
+        {
+            "prompt_id": "u1",
+            "prompt": "Tell me.",
+            "all_generated_responses": ["a", "b"],
+            "all_rm_scores": [0.1, 0.2],
+            "chosen": [{"role": "user", "content": "Tell me."}],
+        },
+        {},
+        "Tell me.",
+        {},
+    ),
+}
+
+
+async def solved(prompt: Prompt, response: str) -> list[float]:
+    verifier = make_reward({"kind": "math"})
+    try:
+        return await verifier.score(prompt, [response])
+    finally:
+        await verifier.aclose()
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_public_sets_are_read_by_their_columns(tmp_path: Path, name: str) -> None:
+    row, options, asked, metadata = LAYOUTS[name]
+    file = tmp_path / "test.parquet"
+    Dataset.from_list([row]).to_parquet(file)
+    task = make_task(options.get("task", "alignment"))
+    (prompt,) = load_prompts(
+        str(file), read=task.read, column=options.get("column"), asked=task.asked
+    )
+    assert task.question(prompt) == asked
+    assert {key: prompt.metadata[key] for key in metadata} == metadata
+    if task.name == "math":
+        assert wait(solved(prompt, f"\\boxed{{{metadata['answer'][-1]}}}")) == [1.0]
+
+
+def test_one_file_of_the_hub_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def load(*given: Any, **options: Any) -> list[dict[str, str]]:
+        asked.append((given, options))
+        return [{"instruction": "Why?"}]
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    source = "hf://datasets/tatsu-lab/alpaca_eval/alpaca_eval.json"
+    (prompt,) = load_prompts(source, "eval", column="instruction")
+    assert prompt.messages[-1].content == "Why?"
+    assert asked == [(("json", None), {"split": "train", "data_files": source})]
+    with pytest.raises(ConfigError, match="which has no configurations"):
+        load_prompts(source, config="x")
+    with pytest.raises(ConfigError, match=r"is none of \.jsonl"):
+        load_prompts("hf://datasets/a/b/file.arrow")

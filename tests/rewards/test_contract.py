@@ -34,6 +34,7 @@ def entry(request: pytest.FixtureRequest) -> dict[str, Any]:
             "model": str(request.getfixturevalue("classifier")),
             "device": "cpu",
         },
+        "ultrarm": lambda: {"model": str(ultrarm_folder(request)), "device": "cpu"},
         "likelihood": lambda: {"model": str(request.getfixturevalue("causal")), "device": "cpu"},
         "process": lambda: {"model": str(request.getfixturevalue("shepherd")), "device": "cpu"},
         "vllm": lambda: {"model": "m", "base_url": request.getfixturevalue("scores").url},
@@ -54,6 +55,13 @@ def entry(request: pytest.FixtureRequest) -> dict[str, Any]:
         load_example("Reward"): lambda: {"word": "word"},
     }
     return {"kind": request.param, **entries[request.param]()}
+
+
+def ultrarm_folder(request: pytest.FixtureRequest) -> Path:
+    factory: pytest.TempPathFactory = request.getfixturevalue("tmp_path_factory")
+    folder = factory.mktemp("models") / "ultrarm"
+    tiny.build("ultrarm", folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +153,7 @@ WITHOUT_REFERENCE = {"kind": "chrf"}
 # how each kind is made to fail: changes of its entry, the prompt, and the response
 FAILURES: dict[str, tuple[dict[str, Any], Prompt, str]] = {
     "classifier": ({}, PROMPT, "x"),  # its model raises an error
+    "ultrarm": ({}, PROMPT, "x"),
     "likelihood": ({}, PROMPT, "x"),
     "process": ({}, PROMPT, "x"),
     "vllm": ({"max_attempts": 1}, PROMPT, "x"),  # its server sends no JSON
@@ -180,7 +189,7 @@ def test_a_failure_is_an_error_and_never_a_number(
         assert isinstance(outcome, RewardError)
         return
     model: Any = make_reward({**entry, **changes})
-    if kind in ("classifier", "likelihood", "process"):
+    if kind in ("classifier", "ultrarm", "likelihood", "process"):
 
         def out_of_memory(*args: Any, **kwargs: Any) -> None:
             raise RuntimeError("out of memory")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     Gemma2Config,
@@ -55,7 +55,7 @@ OWN = {
         "configuration_qwen2_rm.Qwen2RMConfig",
     ),
 }
-KINDS = ("classifier", "gemma2", "causal", "shepherd", *OWN)
+KINDS = ("classifier", "gemma2", "causal", "shepherd", "ultrarm", *OWN)
 
 
 def build(
@@ -109,6 +109,9 @@ def build(
     else:
         model = _native(kind, {**shape, "num_key_value_heads": 2})
         model.save_pretrained(folder)
+        if kind == "ultrarm":
+            _rename_head(folder)
+            tokenizer.chat_template = None
     tokenizer.save_pretrained(folder)
     return model.eval()
 
@@ -143,10 +146,22 @@ def shepherd_tokenizer() -> Any:
     )
 
 
+def _rename_head(folder: Path) -> None:
+    """Give a saved classifier the names of LlamaRewardModel in openbmb/UltraRM-13b."""
+    weights = load_file(folder / "model.safetensors")
+    weights["regression_head.weight"] = weights.pop("score.weight")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for key in ("id2label", "label2id", "num_labels"):
+        config.pop(key, None)
+    config["architectures"] = ["LlamaRewardModel"]
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
 def _native(kind: str, shape: dict[str, Any]) -> Any:
     if kind == "shepherd":
         return MistralForCausalLM(MistralConfig(**shape))
-    if kind == "classifier":
+    if kind in ("classifier", "ultrarm"):
         return LlamaForSequenceClassification(LlamaConfig(**shape, num_labels=1))
     if kind == "gemma2":
         return Gemma2ForSequenceClassification(

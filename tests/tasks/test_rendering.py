@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.helpers import play
 from toa_trl.errors import ConfigError
+from toa_trl.tasks import make_task
 from toa_trl.tasks.rendering import Templates, render
 from toa_trl.types import Action, Message, Prompt
 
@@ -98,4 +100,29 @@ def test_templates_that_are_none_are_refused(tmp_path: Path) -> None:
         Templates.load(tmp_path)
     write(tmp_path, aggregate="{drafts}")
     with pytest.raises(ConfigError, match=r"aggregate\.txt.*\{prompt\} is missing"):
+        Templates.load(tmp_path)
+
+
+def test_drafts_may_be_in_a_system_message() -> None:
+    templates = replace(TEMPLATES, aggregate_system="DS={drafts}", refine_system="D={draft}")
+    messages = render(PROMPT, Action("a", "aggregate", (2, 0), 2, 1), PLAYS, templates)
+    system = Message("system", "s\n\nDS=<1>third</1>\n\n<2>first</2>")
+    assert messages == (system, *PROMPT.messages[1:])
+    without = replace(PROMPT, messages=PROMPT.messages[3:])
+    messages = render(without, Action("a", "refine", (0,), 0, 1), PLAYS, templates)
+    assert messages == (Message("system", "D=first"), Message("user", "What?"))
+
+
+def test_the_built_in_templates_of_moa_use_it_and_others_stay_the_same_run(tmp_path: Path) -> None:
+    moa = make_task({"name": "alignment", "templates": "moa_system"})
+    first, *rest = moa.render(PROMPT, Action("a", "aggregate", (0, 2), 2, 1), PLAYS)
+    assert first.content.startswith("s\n\n")
+    assert first.content.endswith("1. first\n\n2. third")
+    assert tuple(rest) == PROMPT.messages[1:]
+    assert "aggregate_system" in moa.identity["templates"]
+    assert "aggregate_system" not in make_task("alignment").identity["templates"]
+    (tmp_path / "aggregate_system.txt").write_text("no field")
+    for name in ("refine", "aggregate", "draft"):
+        (tmp_path / f"{name}.txt").write_text("{prompt}{draft}{drafts}{number}")
+    with pytest.raises(ConfigError, match=r"aggregate_system\.txt: the field \{drafts\}"):
         Templates.load(tmp_path)

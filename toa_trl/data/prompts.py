@@ -1,7 +1,8 @@
 """Reading prompts from JSONL, JSON, CSV, parquet or text files, a folder or the Hub.
 
 Columns: `prompt` (a text or messages), optionally `id` or `prompt_id`, and any others, which become
-metadata. A line of a .txt file is a prompt.
+metadata. A line of a .txt file is a prompt. A single turn without a role, as Arena-Hard has it
+([{"content": ...}]), is the user's.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def load_prompts(
     """Load the prompts of a file (see `FILES`; also .gz), a folder or a Hub data set.
 
     Args:
-        source: a path, or a name on the Hub.
+        source: a path, a name on the Hub, or hf://datasets/NAME/FILE for one file of the Hub.
         split: split of a folder or Hub data set.
         limit: number of prompts to use, from the first on; None for all.
         read: converts (place, row) to a row with the column `prompt`; given by a task.
@@ -59,7 +60,9 @@ def load_prompts(
             the line or row.
     """
     path = Path(expand_home(source))
-    if path.is_file():
+    if source.startswith("hf://"):
+        rows = _read_remote(source, path, config)
+    elif path.is_file():
         rows = _read_file(path, asked, config)
     elif file_format(path) in FILES and not path.exists():
         raise ConfigError(f"prompts: {source} does not exist")
@@ -111,6 +114,7 @@ def _prompt(place: str, row: Any, default_id: str, read: Read | None) -> Prompt:
         row = {"prompt": row}
     if not isinstance(row, Mapping):
         raise ConfigError(f"{place}: must be an object with the key 'prompt', not {row!r:.80}")
+    row = _with_role(row)
     _check_raw(place, row)
     if read is not None:
         row = read(place, row)
@@ -170,6 +174,17 @@ def _check_raw(place: str, row: Mapping[str, Any]) -> None:
         )
 
 
+def _with_role(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a row whose prompt is a text where it was a single turn without a role."""
+    turns = row.get("prompt")
+    if not isinstance(turns, list) or len(turns) != 1:
+        return row
+    (turn,) = turns
+    if isinstance(turn, Mapping) and turn.get("role") is None:
+        turn = turn.get("content")
+    return {**row, "prompt": turn} if isinstance(turn, str) else row
+
+
 def _further_keys(row: Any) -> list[str]:
     """Return the keys of a row's messages that have a value, but are not kept."""
     asked = row.get("prompt") if isinstance(row, Mapping) else None
@@ -217,6 +232,17 @@ def _read_file(path: Path, asked: str, config: str | None) -> Iterator[tuple[str
     if kind not in FILES:
         raise ConfigError(f"prompts: {path} is none of {', '.join(FILES)}, which may end in .gz")
     return _read_dataset(str(path), kind[1:], None, "train", data_files=str(path))
+
+
+def _read_remote(source: str, path: Path, config: str | None) -> Iterator[tuple[str, Any]]:
+    """Read one file of a Hub data set; some data sets are scripts, which no longer load."""
+    kind = file_format(path)
+    if config is not None:
+        raise ConfigError(f"prompts_config: {source} is a file, which has no configurations")
+    readers = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+    if kind not in readers:
+        raise ConfigError(f"prompts: {source} is none of {', '.join(readers)}")
+    return _read_dataset(source, readers[kind], None, "train", data_files=source)
 
 
 def _read_text(path: Path, asked: str) -> Iterator[tuple[str, Any]]:

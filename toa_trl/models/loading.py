@@ -26,6 +26,7 @@ def load_model(
     device: str | None,
     trust_remote_code: bool = False,
     revision: str | None = None,
+    head: str = "score",
 ) -> Any:
     """A model in evaluation mode on its device.
 
@@ -40,6 +41,8 @@ def load_model(
         device: e.g. "cuda:1"; None takes a GPU if there is one.
         trust_remote_code: run the code that the model brings, if it brings some.
         revision: of a Hub repository: a branch, a tag or a commit.
+        head: name of the weights of a sequence classifier's head, if it is not transformers' own;
+            such a head has one label.
 
     Raises:
         ConfigError: no such model, no weights or only some of them, an adapter without its base, an
@@ -60,18 +63,16 @@ def load_model(
     options = {"trust_remote_code": trust_remote_code, "revision": source_revision}
     # the score head in an adapter has one row; its base, a language model, would be given
     # transformers' default of two
-    labels = (
-        {"num_labels": 1}
-        if is_adapter and auto_class == "AutoModelForSequenceClassification"
-        else {}
-    )
+    is_classifier = auto_class == "AutoModelForSequenceClassification"
+    labels = {"num_labels": 1} if (is_adapter and is_classifier) or head != "score" else {}
+    renamed = {} if head == "score" else {"key_mapping": {rf"^{head}\.": "score."}}
     has_own_code = trust_remote_code and own_class(read_config(place, model, revision)) is not None
     try:
         config = transformers.AutoConfig.from_pretrained(source, **options, **labels)
         if _is_own(config) and "rope_parameters" not in read_config(place, model, revision):
             compat.undo_rope_parameters(config)
         loaded, info = getattr(transformers, auto_class).from_pretrained(
-            source, config=config, dtype=dtype, output_loading_info=True, **options
+            source, config=config, dtype=dtype, output_loading_info=True, **options, **renamed
         )
         if _is_own(loaded):
             compat.compute_buffers(loaded)

@@ -16,6 +16,7 @@ KINDS: Registry[Any] = Registry(
     key="kind",
     built_in={
         "classifier": "toa_trl.rewards.classifier:ClassifierReward",
+        "ultrarm": "toa_trl.rewards.ultrarm:UltraRMReward",
         "likelihood": "toa_trl.rewards.likelihood:LikelihoodReward",
         "vllm": "toa_trl.rewards.vllm:VLLMReward",
         "http": "toa_trl.rewards.http:HTTPReward",

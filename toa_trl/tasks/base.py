@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +16,8 @@ class Task:
     """Base class of tasks. Subclasses set `name` and override what differs.
 
     Args:
-        templates: folder of templates that replace the task's own.
+        templates: folder of templates that replace the task's own, or the name of a built-in one,
+            such as moa_system.
 
     Raises:
         ConfigError: a template is missing, or lacks a field.
@@ -44,7 +45,7 @@ class Task:
     @property
     def identity(self) -> dict[str, Any]:
         """What of the task decides a run's result, as JSON values."""
-        return {"name": self.name, "templates": asdict(self.templates)}
+        return {"name": self.name, "templates": self.templates.identity}
 
     def read(self, place: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return a row of the prompts file with the `prompt` that the agents are sent.

@@ -6,6 +6,9 @@ drafts, and `answer.txt` if the prompt is not sent unchanged. Each may also have
 user's question, and the name of any column of the prompts file. Earlier turns and system prompts
 of the conversation are kept; only its last user message is rewritten (paper, section 3.1: an
 action conditions an agent on x and on earlier responses).
+
+With `refine_system.txt` or `aggregate_system.txt` the drafts are in a system message instead, after
+that of the conversation if it has one, and the user's message is sent unchanged: as MoA shows them.
 """
 
 from __future__ import annotations
@@ -20,7 +23,9 @@ from toa_trl.types import Action, Message, Play, Prompt
 
 BUILT_IN = Path(__file__).parent / "templates"
 FIELD = re.compile(r"\{(\w+)\}")
+NEEDED: dict[str, tuple[str, ...]]
 NEEDED = {"refine": ("draft",), "aggregate": ("drafts",), "draft": ("number", "draft")}
+SYSTEM = {"refine_system": ("draft",), "aggregate_system": ("drafts",)}
 
 
 @dataclass(frozen=True)
@@ -32,20 +37,32 @@ class Templates:
     draft: str
     answer: str | None = None
     """None: the prompt is sent unchanged."""
+    refine_system: str | None = None
+    """System message with the draft; None: `refine` shows it."""
+    aggregate_system: str | None = None
+    """System message with the drafts; None: `aggregate` shows them."""
+
+    @property
+    def identity(self) -> dict[str, str | None]:
+        """What decides the messages, as JSON values; without system messages that are not used."""
+        texts: dict[str, str | None] = asdict(self)
+        return {k: text for k, text in texts.items() if text is not None or k not in SYSTEM}
 
     @classmethod
     def load(cls, folder: str | Path, asked: str = "prompt") -> Templates:
         """Read refine.txt, aggregate.txt, draft.txt and, if it exists, answer.txt of a folder.
 
         Args:
-            folder: folder of the files.
+            folder: folder of the files, or the name of a built-in one.
             asked: field with the question, which refine, aggregate and answer must contain.
 
         Raises:
             ConfigError: a file is missing, or a template lacks a field.
         """
+        if not Path(folder).exists() and (BUILT_IN / folder).is_dir():
+            folder = BUILT_IN / folder
         texts = {}
-        for name in (*NEEDED, "answer"):
+        for name in (*NEEDED, *SYSTEM, "answer"):
             path = Path(folder) / f"{name}.txt"
             if path.is_file():
                 texts[name] = path.read_text(encoding="utf-8").rstrip("\n")
@@ -71,7 +88,9 @@ class Templates:
             if text is None:
                 continue
             present = FIELD.findall(text)
-            needed = NEEDED.get(name, ()) if name == "draft" else (*NEEDED.get(name, ()), asked)
+            needed = (NEEDED | SYSTEM).get(name, ())
+            if name not in ("draft", *SYSTEM):
+                needed = (*needed, asked)
             for field in needed:
                 if field not in present:
                     raise ConfigError(f"{before}{name}{after}: the field {{{field}}} is missing")
@@ -100,13 +119,21 @@ def render(
     fields = {**prompt.metadata, "prompt": last.content, **(fields or {})}
     drafts = [_text(plays[ref]) for ref in action.refs]
     if action.kind == "refine":
-        content = fill(templates.refine, {**fields, "draft": drafts[0]})
+        template, system = templates.refine, templates.refine_system
+        shown = {"draft": drafts[0]}
     else:
+        template, system = templates.aggregate, templates.aggregate_system
         formatted = []
         for number, draft in enumerate(drafts, 1):
             formatted.append(fill(templates.draft, {**fields, "number": number, "draft": draft}))
-        content = fill(templates.aggregate, {**fields, "drafts": "\n\n".join(formatted)})
-    return (*before, replace(last, content=content))
+        shown = {"drafts": "\n\n".join(formatted)}
+    if system is None:
+        return (*before, replace(last, content=fill(template, {**fields, **shown})))
+    content = fill(system, {**fields, **shown})
+    if before and before[0].role == "system":
+        first, *before = before
+        content = f"{first.content}\n\n{content}"
+    return (Message("system", content), *before, last)
 
 
 def fill(template: str, fields: Mapping[str, object]) -> str:

@@ -23,6 +23,20 @@ QUOTES = {
     "‘": "’",
     "`": "`",
 }
+LANGUAGES = {  # of WMT'22, and of the test sets of later years
+    "cs": "Czech",
+    "de": "German",
+    "en": "English",
+    "es": "Spanish",
+    "fr": "French",
+    "hi": "Hindi",
+    "hr": "Croatian",
+    "is": "Icelandic",
+    "ja": "Japanese",
+    "ru": "Russian",
+    "uk": "Ukrainian",
+    "zh": "Chinese",
+}
 FENCE = re.compile(r"```[\w-]*\n(.*?)\n?```", re.DOTALL)
 TAG = re.compile(r"<(translation|target|draft)>\s*(.*?)\s*</\1>", re.DOTALL | re.IGNORECASE)
 # "Sure! Here is the English translation:", "Translation:" or "English:" before the text
@@ -46,6 +60,9 @@ CLOSING = re.compile(
 
 class Translation(Task):
     """Ask for a translation; the reward model sees only the source and the translation.
+
+    A row may hold a pair as WMT data sets do: a column "cs-en" with {"cs": ..., "en": ...} is the
+    source, the reference and their languages.
 
     Args:
         templates: folder of templates that replace the task's own.
@@ -76,9 +93,8 @@ class Translation(Task):
 
     def read(self, place: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """See `Task.read`."""
-        return super().read(
-            place, {**self._languages, **{key: v for key, v in row.items() if v is not None}}
-        )
+        known = {key: value for key, value in row.items() if value is not None}
+        return super().read(place, {**_pair_of(known), **self._languages, **known})
 
     def parse(self, prompt: Prompt, text: str) -> str:
         """Return the translation without quotes and chatter around it.
@@ -91,6 +107,20 @@ class Translation(Task):
         if not translation:
             raise AgentError(f"no translation in the answer {text.strip()[:80]!r}")
         return translation
+
+
+def _pair_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns of a pair in the layout of WMT data sets, or nothing."""
+    for column, value in row.items():
+        source, dash, target = str(column).partition("-")
+        if dash and isinstance(value, Mapping) and value.keys() >= {source, target}:
+            return {
+                "source": value[source],
+                "reference": value[target],
+                "source_language": LANGUAGES.get(source),
+                "target_language": LANGUAGES.get(target),
+            }
+    return {}
 
 
 def strip_chatter(source: str, text: str, language: str = "") -> str:
