@@ -31,7 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "models": BASE,
     "data": BASE,
     "serving": BASE,
-    "agents": BASE | {"models"},
+    "agents": BASE | {"models", "data"},  # recorded responses are read as prompts are
     "rewards": BASE
     | {"models", "tasks", "agents"},  # a judge is an agent that is asked for a score
     "sampling": MODELS | {"search"},

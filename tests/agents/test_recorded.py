@@ -65,3 +65,13 @@ def test_a_line_of_another_form_is_named(tmp_path: Path, row: Any, message: str)
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.jsonl does not exist"):
         make_agent({"name": "r", "engine": "recorded", "path": str(tmp_path / "none.jsonl")})
+
+
+def test_the_columns_and_the_format_may_be_others(tmp_path: Path) -> None:
+    file = tmp_path / "gpt4_baseline.json"  # as alpaca_eval publishes the outputs of its baseline
+    file.write_text(json.dumps([{"instruction": "u", "output": "theirs", "generator": "g"}]))
+    columns = {"prompt_column": "instruction", "response_column": "output"}
+    recorded = make_agent({"name": "g", "engine": "recorded", "path": str(file), **columns})
+    assert ask(recorded, Message("user", "u")) == "theirs"
+    with pytest.raises(ConfigError, match="the column 'response'"):
+        make_agent({"name": "g", "engine": "recorded", "path": str(file)})

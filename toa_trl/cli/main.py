@@ -30,6 +30,7 @@ COMMANDS = {
     ),
     "serve-agents": ("toa_trl.cli.serve_agents:main", "serve the models of a run with vLLM"),
     "data": ("toa_trl.cli.run_commands:data", "derive the datasets of a run again"),
+    "convert": ("toa_trl.cli.convert:main", "responses of a run for alpaca_eval and Arena-Hard"),
     "report": ("toa_trl.cli.run_commands:report", "write report.html of a run again"),
     "merge": ("toa_trl.cli.run_commands:merge", "join runs of one configuration"),
     "status": ("toa_trl.cli.run_commands:status", "show the progress of a run"),

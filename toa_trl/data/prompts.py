@@ -59,15 +59,7 @@ def load_prompts(
         ConfigError: the source cannot be read, or a row is invalid; the message names the file and
             the line or row.
     """
-    path = Path(expand_home(source))
-    if source.startswith("hf://"):
-        rows = _read_remote(source, path, config)
-    elif path.is_file():
-        rows = _read_file(path, asked, config)
-    elif file_format(path) in FILES and not path.exists():
-        raise ConfigError(f"prompts: {source} does not exist")
-    else:
-        rows = _read_dataset(source, str(path), config, split)
+    rows = read_rows(source, split, config, asked)
     if shuffle_seed is not None:
         shuffled = [(place, _numbered(row, number)) for number, (place, row) in enumerate(rows)]
         random.Random(shuffle_seed).shuffle(shuffled)
@@ -78,6 +70,30 @@ def load_prompts(
     if not prompts:
         raise ConfigError(f"prompts: {source} is empty; it needs at least one row with a prompt")
     return prompts
+
+
+def read_rows(
+    source: str, split: str = "train", config: str | None = None, asked: str = "prompt"
+) -> Iterator[tuple[str, Any]]:
+    """Return (place, row) pairs of a file, a folder or a Hub data set.
+
+    Args:
+        source: as of `load_prompts`.
+        split: of a folder or Hub data set.
+        config: of a folder or Hub data set.
+        asked: column that the lines of a text file are.
+
+    Raises:
+        ConfigError: the source cannot be read.
+    """
+    path = Path(expand_home(source))
+    if source.startswith("hf://"):
+        return _read_remote(source, path, config)
+    if path.is_file():
+        return _read_file(path, asked, config)
+    if file_format(path) in FILES and not path.exists():
+        raise ConfigError(f"prompts: {source} does not exist")
+    return _read_dataset(source, str(path), config, split)
 
 
 def as_prompts(

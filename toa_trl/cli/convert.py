@@ -1,0 +1,143 @@
+"""Write the selected responses of a run as alpaca_eval and Arena-Hard read them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from toa_trl.cli.arguments import Parser, say
+from toa_trl.errors import ConfigError
+from toa_trl.rollouts import Rollouts
+from toa_trl.types import Prompt, Rollout
+from toa_trl.utils.files import replace_text
+from toa_trl.utils.targets import check_file
+
+
+def alpaca_eval_rows(selected: list[tuple[Prompt, str]], name: str) -> list[dict[str, Any]]:
+    """Return the rows of model_outputs.json of alpaca_eval.
+
+    Args:
+        selected: prompts with their responses.
+        name: name of the system.
+    """
+    rows = []
+    for prompt, response in selected:
+        row = {"instruction": prompt.messages[-1].content, "output": response, "generator": name}
+        if "dataset" in prompt.metadata:
+            row["dataset"] = prompt.metadata["dataset"]
+        rows.append({**row, "toa_trl": version("toa_trl")})
+    return rows
+
+
+def arena_hard_rows(selected: list[tuple[Prompt, str]], name: str) -> list[dict[str, Any]]:
+    """Return the lines of model_answer/<name>.jsonl of Arena-Hard-Auto v0.1.
+
+    Args:
+        selected: prompts with their responses; question_id is the column of that name, or the id.
+        name: name of the system.
+    """
+    rows = []
+    for prompt, response in selected:
+        question_id = str(prompt.metadata.get("question_id", prompt.id))
+        turn = {"content": response, "token_len": len(response.split())}
+        rows.append(
+            {
+                "question_id": question_id,
+                "answer_id": f"{name}-{question_id}",
+                "model_id": name,
+                "choices": [{"index": 0, "turns": [turn]}],
+                "tstamp": 0.0,
+                "toa_trl": version("toa_trl"),
+            }
+        )
+    return rows
+
+
+FORMATS: dict[str, Callable[[list[tuple[Prompt, str]], str], list[dict[str, Any]]]] = {
+    "alpaca_eval": alpaca_eval_rows,
+    "arena_hard": arena_hard_rows,
+}
+
+
+def main() -> None:
+    """Convert the selected responses of a run.
+
+    Raises:
+        ConfigError: the folder is not a run, a prompt has no response, or the file is not ours.
+    """
+    parser = Parser(description=f"{__doc__} The best response of each prompt is selected.")
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("--to", choices=FORMATS, required=True, help="format")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="file to write")
+    parser.add_argument("--name", help="name of the system (default: that of the run's folder)")
+    parser.add_argument(
+        "--num_plays",
+        type=int,
+        metavar="N",
+        help="select among the first N scored plays (default: all)",
+    )
+    options = parser.parse_args()
+    if options.num_plays is not None and options.num_plays < 1:
+        raise ConfigError(f"--num_plays: must be >= 1, not {options.num_plays}")
+    if not (options.run / "journal.sqlite").is_file():
+        raise ConfigError(f"{options.run} has no journal.sqlite; name the folder of a run")
+    check_file(options.output, "--output", is_converted)
+    selected = select(Rollouts.load(options.run), options.num_plays)
+    name = options.name or options.run.resolve().name
+    rows = FORMATS[options.to](selected, name)
+    if options.to == "alpaca_eval":
+        text = json.dumps(rows, ensure_ascii=False, indent=1) + "\n"
+    else:
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(options.output, text)
+    say(f"{options.output} is written: {len(rows)} responses of {name}")
+
+
+def select(rollouts: Iterable[Rollout], num_plays: int | None) -> list[tuple[Prompt, str]]:
+    """Return each prompt with its best response.
+
+    Args:
+        rollouts: of the run.
+        num_plays: only the first so many scored plays; None: all.
+
+    Raises:
+        ConfigError: a prompt has no scored play.
+    """
+    selected, without = [], []
+    for rollout in rollouts:
+        considered = replace(rollout, plays=rollout.scored[:num_plays])
+        response = _best(considered)
+        if response is None:
+            without.append(rollout.prompt.id)
+        else:
+            selected.append((rollout.prompt, response))
+    if without or not selected:
+        raise ConfigError(
+            f"{len(without)} prompts have no scored play, as {without[0]!r}: a benchmark needs a "
+            "response to each; repeat the synthesize command to retry them"
+            if without
+            else "the run has no prompts yet"
+        )
+    return selected
+
+
+def is_converted(path: Path) -> bool:
+    """Return whether this command wrote a file."""
+    try:
+        first, _, rest = path.read_text(encoding="utf-8").partition("\n")
+        row = json.loads(first + rest)[0] if first == "[" else json.loads(first)
+    except (OSError, ValueError, LookupError):
+        return False
+    return isinstance(row, dict) and "toa_trl" in row
+
+
+def _best(rollout: Rollout) -> str | None:
+    for play in rollout.ranked:
+        if play.completion is not None:
+            return play.completion.text
+    return None
