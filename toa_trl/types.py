@@ -172,6 +172,8 @@ MAX_REASON = 40  # characters of a finish_reason that are kept
 
 def finish_of(reason: str | None) -> str:
     """Return "stop", "length", or what a server gave instead: such a response is not usable."""
+    if reason == "stop" or reason == "length":
+        return reason
     word = (reason or "").strip().lower()
     if word in WHOLE:
         return "stop"
@@ -191,7 +193,8 @@ def as_messages(value: str | Iterable[Message | Mapping[str, Any]]) -> tuple[Mes
     """
     if isinstance(value, str):
         return (Message("user", value),)
-    return tuple(entry if isinstance(entry, Message) else _message(entry) for entry in value)
+    # a list, because it is faster than a generator
+    return tuple([entry if isinstance(entry, Message) else _message(entry) for entry in value])
 
 
 def _message(entry: Any) -> Message:

@@ -12,6 +12,7 @@ from toa_trl.errors import AgentError
 from toa_trl.types import Completion, Message, as_messages, finish_of
 from toa_trl.utils.numbers import as_number
 
+PLAIN = {int, float, type(None)}
 MAX_TOKENS = 10**8  # of one call; more is a server's error
 
 
@@ -44,9 +45,8 @@ def checked(place: str, done: Any) -> Completion:
     Raises:
         AgentError: it is empty, was interrupted, or is no `Completion`.
     """
-    if not isinstance(done, Completion) or not all(
-        isinstance(text, str) for text in (done.text, done.reasoning or "")
-    ):
+    is_completion = isinstance(done, Completion) and isinstance(done.text, str)
+    if not is_completion or not isinstance(done.reasoning or "", str):
         raise AgentError(f"{place}: an agent must return a Completion with a text, not {done!r}")
     finish = finish_of(done.finish_reason)
     changed = finish != done.finish_reason
@@ -63,6 +63,8 @@ def checked(place: str, done: Any) -> Completion:
 
 def plausible(count: Any) -> int:
     """Return a number of tokens; 0 where it is missing, negative, absurd or no number."""
+    if type(count) is int and 0 < count <= MAX_TOKENS:  # most counts
+        return count
     count = as_number(count)
     whole = isinstance(count, int) or (isinstance(count, float) and count.is_integer())
     return int(count) if whole and not isinstance(count, bool) and 0 < count <= MAX_TOKENS else 0
@@ -103,7 +105,7 @@ def storable(done: Completion) -> Completion:
     An agent of the user's may count in numpy or torch, which the journal cannot store.
     """
     counts = (done.prompt_tokens, done.completion_tokens, done.flops)
-    if any(type(count) not in (int, float, type(None)) for count in counts):
+    if not PLAIN.issuperset(map(type, counts)):
         num_prompt, num_completion, flops = map(as_number, counts)
         done = replace(
             done, prompt_tokens=num_prompt, completion_tokens=num_completion, flops=flops

@@ -30,8 +30,6 @@ NOT_TAKEN = re.compile(
     re.IGNORECASE,
 )
 TOO_LONG = re.compile(r"context.?(length|window|size)|too (long|large)|maximum", re.IGNORECASE)
-
-
 # in the errors of Gemma's and Mistral's chat templates, in lower case
 NO_SYSTEM = ("system role", "only user and assistant roles", "roles must alternate")
 
@@ -145,65 +143,68 @@ class OpenAIAgent(Agent):
             Unavailable: none of its servers answers.
         """
         asked = as_openai(with_system(messages, self._system_prompt))
-        if self._folds_system:
-            return await self._ask(fold_system(asked), sampling, seed)
-        try:
-            return await self._ask(asked, sampling, seed)
-        except AgentError as error:
-            said = str(error).lower()
-            if asked[0]["role"] != "system" or not any(text in said for text in NO_SYSTEM):
-                raise
-        done = await self._ask(fold_system(asked), sampling, seed)
-        if not self._folds_system:  # the first of the plays in flight
-            logger.warning(
-                "%s: the chat template has no system role; system messages go into the first user "
-                "message",
-                self._place,
-            )
-            self._folds_system = True
-        return done
-
-    async def _ask(
-        self, messages: list[dict[str, Any]], sampling: Sampling, seed: int
-    ) -> Completion:
         sampling = self._sampling(sampling)
-        body = {
+        neutral, folds_system = self._neutral, self._folds_system
+        read = partial(self._completion, asked)
+        while True:
+            sent = fold_system(asked) if folds_system else asked
+            body = self._body(sent, sampling, seed, neutral)
+            try:
+                done = await self._endpoints.post("chat/completions", body, read)
+            except RequestError as error:
+                said = str(error)
+                if neutral and any(name in said for name in NEUTRAL):
+                    neutral = {}
+                elif not folds_system and _refuses_system(said, asked):
+                    folds_system = True
+                else:
+                    advice = _advice(said, body) if error.status in (400, 422) else ""
+                    raise AgentError(f"{self._place}: {said}{advice}") from error
+            else:
+                self._remember(neutral, folds_system)
+                return done
+
+    def _body(
+        self,
+        messages: list[dict[str, Any]],
+        sampling: Sampling,
+        seed: int,
+        neutral: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Return the fields of a request."""
+        body: dict[str, Any] = {
             "model": self._model,
             "messages": messages,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_tokens,
             "seed": seed,
-            **({"stop": list(sampling.stop)} if sampling.stop else {}),
         }
-        try:
-            return await self._post({**body, **self._neutral})
-        except AgentError as error:
-            if not self._neutral or not any(name in str(error) for name in NEUTRAL):
-                raise
-        done = await self._post(body)
-        if self._neutral:  # the first of the plays in flight
-            names = ", ".join(NEUTRAL)
-            logger.warning("%s: the server refuses %s; its own apply", self._place, names)
-            self._neutral = {}
-        return done
-
-    async def _post(self, fields: dict[str, Any]) -> Completion:
-        body: dict[str, Any] = {}
-        for name, value in fields.items():
-            sent_as = self._fields.get(name, name)
-            if sent_as is not None:
-                body[sent_as] = value
+        if sampling.stop:
+            body["stop"] = list(sampling.stop)
+        body |= neutral
+        if self._fields:
+            renamed = {self._fields.get(name, name): value for name, value in body.items()}
+            body = {name: value for name, value in renamed.items() if name is not None}
         for name, value in self._extra_body.items():
             body.pop(name, None)
             if value is not None:
                 body[name] = value
-        read = partial(self._completion, fields["messages"])
-        try:
-            return await self._endpoints.post("chat/completions", body, read)
-        except RequestError as error:
-            advice = _advice(str(error), body) if error.status in (400, 422) else ""
-            raise AgentError(f"{self._place}: {error}{advice}") from error
+        return body
+
+    def _remember(self, neutral: dict[str, Any], folds_system: bool) -> None:
+        """Ask later plays in the way that has worked; only the first play warns."""
+        if self._neutral and not neutral:
+            names = ", ".join(NEUTRAL)
+            logger.warning("%s: the server refuses %s; its own apply", self._place, names)
+            self._neutral = neutral
+        if folds_system and not self._folds_system:
+            logger.warning(
+                "%s: the chat template has no system role; system messages go into the first user "
+                "message",
+                self._place,
+            )
+            self._folds_system = True
 
     def _count(self, text: str) -> int:
         return self._tokenizer(text) if self._tokenizer else estimated_tokens(text)
@@ -292,6 +293,11 @@ class _Tokenizer:
         if self._loaded is None:
             return estimated_tokens(text)
         return len(self._loaded(text, add_special_tokens=False)["input_ids"])
+
+
+def _refuses_system(said: str, asked: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a server's error is about the system message that it was sent."""
+    return asked[0]["role"] == "system" and any(text in said.lower() for text in NO_SYSTEM)
 
 
 def _advice(said: str, body: Mapping[str, Any]) -> str:

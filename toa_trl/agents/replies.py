@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from toa_trl.agents.completions import plausible
 
 MALFORMED = "not a chat completion"
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """One reply, as far as it matters here."""
 
     text: str
@@ -37,12 +35,14 @@ def read_reply(answer: Any) -> Reply:
         refusal = message.get("refusal")
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(MALFORMED) from error
+    if not isinstance(finish_reason or "", str) or not isinstance(refusal or "", str):
+        raise ValueError(f"{MALFORMED}: something in it has another type")
+    if isinstance(content, str) and not (reasoning or calls or refusal):  # most replies
+        return Reply(content, "", "", "", finish_reason)
     found = _Parts()
     found.add(content)
     thoughts = _Parts(inside="reasoning")
     thoughts.add(reasoning)
-    if not isinstance(finish_reason or "", str) or not isinstance(refusal or "", str):
-        raise ValueError(f"{MALFORMED}: something in it has another type")
     problem = "it calls a tool, and no tools are offered" if calls else found.problem
     return Reply(
         text="".join(found.text),
@@ -56,7 +56,7 @@ def read_reply(answer: Any) -> Reply:
 def read_usage(answer: Mapping[str, Any]) -> tuple[int, int]:
     """Return prompt and completion tokens of a reply; 0 for a missing or implausible count."""
     usage = answer.get("usage")
-    if not isinstance(usage, Mapping):
+    if not isinstance(usage, dict):
         return 0, 0
     return plausible(usage.get("prompt_tokens")), plausible(usage.get("completion_tokens"))
 

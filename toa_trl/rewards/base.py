@@ -162,11 +162,15 @@ def check_scores(place: str, scores: Any, count: int) -> list[float]:
     Raises:
         RewardError: they are not `count` finite numbers.
     """
-    values = [as_number(score) for score in as_values(place, scores, count)]
-    for score in values:
-        if not is_finite(score):
-            raise RewardError(f"{place}: a score must be a finite number, not {score!r}")
-    return [float(score) for score in values]
+    values = as_values(place, scores, count)
+    for at, score in enumerate(values):
+        if type(score) is float and math.isfinite(score):  # most scores
+            continue
+        number = as_number(score)
+        if not is_finite(number):
+            raise RewardError(f"{place}: a score must be a finite number, not {number!r}")
+        values[at] = float(number)
+    return values
 
 
 def total_flops(parts: Iterable[float | None]) -> float | None:

@@ -14,8 +14,8 @@ from pydantic.json_schema import SkipJsonSchema
 
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.models.batching import Batcher
-from toa_trl.rewards.base import RewardModel, as_values, check_scores
-from toa_trl.types import Message, Prompt, as_dicts
+from toa_trl.rewards.base import DetailedReward, as_values, check_scores
+from toa_trl.types import Prompt, Score, as_dicts
 from toa_trl.utils.aio import call_in_thread
 from toa_trl.utils.config import PositiveInt
 from toa_trl.utils.registry import load_object
@@ -29,7 +29,7 @@ class _Item:
     response: str
 
 
-class FunctionReward(RewardModel):
+class FunctionReward(DetailedReward):
     """A function in TRL's signature: f(prompts, completions, **columns) -> list[float | None].
 
     As in TRL's trainers, prompts and completions are conversational (lists of messages), every
@@ -80,14 +80,15 @@ class FunctionReward(RewardModel):
         """The name of the function."""
         return getattr(self._function, "__qualname__", type(self._function).__qualname__)
 
-    async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
+    async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
         """See `RewardModel`."""
         items = [_Item(prompt, response) for response in responses]
         if len(items) == 1:  # a play: without the cost of a task
             rewards = [await self._queue.submit(items[0])]
         else:
             rewards = await asyncio.gather(*map(self._queue.submit, items))
-        return check_scores(self._name, rewards, len(responses))
+        values = check_scores(self._name, rewards, len(responses))
+        return [Score(value) for value in values]
 
     async def _run(self, items: list[_Item]) -> list[Any]:
         """Call the function once for all items whose prompts have the same columns."""
@@ -104,7 +105,7 @@ class FunctionReward(RewardModel):
     async def _call(self, items: Sequence[_Item], columns: Iterable[str]) -> list[Any]:
         arguments: dict[str, Any] = {
             "prompts": [as_dicts(item.prompt.messages) for item in items],
-            "completions": [as_dicts([Message("assistant", item.response)]) for item in items],
+            "completions": [[{"role": "assistant", "content": item.response}] for item in items],
             **{column: [item.prompt.metadata[column] for item in items] for column in columns},
         }
         call = partial(self._function, **arguments)

@@ -22,7 +22,7 @@ import json
 import logging
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import aiohttp
@@ -141,7 +141,11 @@ class Endpoints:
             endpoint = await self._pool.acquire()
             sent_s, text = loop.time(), b""
             try:
-                async with await self._send(endpoint, join(endpoint.url, path), data) as response:
+                url = join(endpoint.url, path)
+                response = await self._post(url, data)
+                if response.status in REDIRECTS:
+                    response = await self._redirected(endpoint, url, response, data)
+                async with response:
                     text = await self._read(endpoint, response)
                     if response.status == 200:
                         answer = parse(json.loads(text))
@@ -214,24 +218,25 @@ class Endpoints:
             self._session = None
         self._pool.reset()
 
-    async def _send(self, endpoint: Endpoint, url: URL, data: bytes) -> aiohttp.ClientResponse:
-        """POST to an endpoint, following redirects on the same host.
+    async def _redirected(
+        self, endpoint: Endpoint, url: URL, response: aiohttp.ClientResponse, data: bytes
+    ) -> aiohttp.ClientResponse:
+        """Follow a redirect on the same host.
 
         Raises:
             RequestError: it redirects to another host, which would receive prompts and key.
         """
-        session = self._open_session()
-        for _ in range(MAX_REDIRECTS):
-            proxy = proxy_of(url)
-            response = await session.post(url, data=data, allow_redirects=False, proxy=proxy)
+        for num_left in reversed(range(MAX_REDIRECTS)):
             target = response.headers.get("Location", "")
             if response.status not in REDIRECTS or not target:
                 return response
             response.release()
             moved = url.join(URL(target))
-            if response.status not in (307, 308) or not same_server(url, moved):
+            kept = response.status in (307, 308)  # method and body
+            if not kept or not same_server(url, moved) or not num_left:
                 break
             url = moved
+            response = await self._post(url, data)
         reason = f"answered {response.status}, a redirect to {shown(moved)}; correct base_url"
         raise RequestError(self._reason(endpoint, reason), response.status)
 
@@ -241,8 +246,9 @@ class Endpoints:
         Raises:
             RequestError: it is longer than MAX_BYTES.
         """
-        chunks, size = [], 0
-        async for chunk in response.content.iter_any():
+        content, chunks, size = response.content, list[bytes](), 0
+        while not content.at_eof():
+            chunk = await content.readany()
             size += len(chunk)
             if size > MAX_BYTES:
                 response.close()
@@ -302,6 +308,10 @@ class Endpoints:
             return 0, f"{type(error).__name__}: {error}"
         except TimeoutError:
             return 0, f"no answer within {CONNECT_S:g} s"
+
+    def _post(self, url: URL, data: bytes) -> Awaitable[aiohttp.ClientResponse]:
+        session = self._open_session()
+        return session.post(url, data=data, allow_redirects=False, proxy=proxy_of(url))
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
