@@ -34,7 +34,7 @@ ARROWS: dict[str, set[str]] = {
     "agents": BASE | {"models", "data"},  # recorded responses are read as prompts are
     "rewards": BASE
     | {"models", "tasks", "agents"},  # a judge is an agent that is asked for a score
-    "sampling": MODELS | {"search"},
+    "sampling": MODELS | {"search", "data"},  # a merged run keeps its prompts
     "evaluation": MODELS | {"sampling"},
     "hub": BASE | {"sampling"},  # a run is known by its fingerprint
     "report": BASE | {"hub"},

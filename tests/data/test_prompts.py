@@ -12,9 +12,10 @@ import pytest
 from datasets import Dataset
 
 from tests.helpers import wait
-from toa_trl.data.prompts import as_prompts, load_prompts
+from toa_trl.data.prompts import as_prompts, is_prompts_file, load_prompts, write_prompts
 from toa_trl.errors import ConfigError
 from toa_trl.rewards import make_reward
+from toa_trl.sampling.identity import digest_of_prompts
 from toa_trl.tasks import make_task
 from toa_trl.types import Message, Prompt, as_dicts
 
@@ -419,3 +420,28 @@ def test_one_file_of_the_hub_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         load_prompts(source, config="x")
     with pytest.raises(ConfigError, match=r"is none of \.jsonl"):
         load_prompts("hf://datasets/a/b/file.arrow")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "What?", "n": 3.0, "list": [1, None]},
+        {"prompt": "What?", "answer": "4", "task": "math"},
+        {"prompt": "What?", "problem": "else", "answer": "4", "task": "math"},
+        {"source": "Hi", "source_language": "en", "target_language": "fr", "task": "translation"},
+    ],
+)
+def test_prompts_that_a_run_has_read_are_written_and_read_as_they_are(
+    tmp_path: Path, row: dict[str, Any]
+) -> None:
+    file, task = tmp_path / "prompts.jsonl", make_task(row.get("task", "alignment"))
+    prompts = as_prompts([("here", {"id": 7, **row}), ("there", row)], read=task.read)
+    write_prompts(file, prompts)
+    assert is_prompts_file(file)
+    with file.open("a") as lines:
+        lines.write(json.dumps(row) + "\n")
+    assert not is_prompts_file(file)
+    *kept, new = load_prompts(str(file), read=task.read, column=task.asked, asked=task.asked)
+    assert kept == prompts
+    assert digest_of_prompts(kept) == digest_of_prompts(prompts)
+    assert (new.id, new.messages) == ("2", prompts[1].messages)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from toa_trl import TOASampler
 from toa_trl.cli.main import run as command
 from toa_trl.errors import ConfigError
 from toa_trl.rollouts import Rollouts, is_complete
@@ -25,8 +26,9 @@ def synthesize(folder: Path, *options: str, **changes: Any) -> None:
         "preference": {"policy": "worst"},
         **changes,
     }
-    arguments = ["synthesize", "--prompts", str(folder / "prompts.jsonl"), *options]
-    arguments += ["--output_dir", str(folder / "run")]
+    arguments = ["synthesize", *options]
+    settings.setdefault("prompts", str(folder / "prompts.jsonl"))
+    settings.setdefault("output_dir", str(folder / "run"))
     for key, value in settings.items():
         arguments += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
     command(arguments)
@@ -90,3 +92,36 @@ def test_a_finished_run_grows_by_prompts_budget_and_agents(folder: Path) -> None
     assert "c" in {play.action.agent for _, play in now}
     assert len(list((folder / "run/sft").glob("*.parquet"))) == 1
     assert len(Rollouts.load(folder / "run").to_sft()) == 3
+
+
+def test_a_merged_run_resumes_grows_and_is_exported_as_any_other(tmp_path: Path) -> None:
+    rows = [{"id": f"p{n}", "prompt": f"What is {n}?", "answer": str(n)} for n in range(5)]
+    given: dict[str, Any] = {"agents": AGENTS, "search": "parallel", "budget": 2, "task": "math"}
+    for name, part in (("one", rows[:2]), ("two", rows[2:4])):
+        reward = {"kind": "length", "unit": "characters"}
+        sampler = TOASampler(reward_model=reward, progress=False, **given)
+        sampler.sample(part, tmp_path / name)._journal.close()
+    merged = tmp_path / "merged"
+    runs = [str(tmp_path / "one"), str(tmp_path / "two")]
+    merged.mkdir()
+    (merged / "prompts.jsonl").write_text('{"prompt": "mine"}\n')
+    with pytest.raises(ConfigError, match=r"prompts\.jsonl: was not written by toa_trl"):
+        command(["merge", *runs, "--output", str(merged)])
+    (merged / "prompts.jsonl").unlink()
+    command(["merge", *runs, "--output", str(merged)])
+    paid = [rollout.plays for rollout in Rollouts.load(merged)]
+    with (merged / "prompts.jsonl").open("a") as lines:
+        lines.write(json.dumps(rows[4]) + "\n")
+    given |= {"prompts": str(merged / "prompts.jsonl"), "output_dir": str(merged)}
+    with pytest.raises(ConfigError, match=r"prompts\.number: 4 -> 5"):
+        synthesize(tmp_path, **given)
+    synthesize(tmp_path, "--extend", **given)
+    rollouts = list(Rollouts.load(merged))
+    assert [rollout.plays for rollout in rollouts][:4] == paid
+    assert [len(rollout.scored) for rollout in rollouts] == [2] * 5
+    assert [rollout.prompt.id for rollout in rollouts] == [row["id"] for row in rows]
+    texts = [rollout.prompt.messages[-1].content for rollout in rollouts]
+    assert {text.partition("?")[2] for text in texts} == {texts[0].partition("?")[2]}
+    assert is_complete(merged)
+    assert (merged / "report.html").is_file()
+    assert len(Rollouts.load(merged).to_sft()) == 5

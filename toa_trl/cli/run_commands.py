@@ -111,7 +111,8 @@ def merge() -> None:
     num_prompts, num_plays = merge_runs(options.runs, options.output)
     say(
         f"{options.output} has {num_prompts:,} prompts and {num_plays:,} plays; derive its "
-        f"datasets with: toa-trl data {options.output}"
+        f"datasets with: toa-trl data {options.output}; to resume or extend it, synthesize with: "
+        f"--prompts {options.output}/prompts.jsonl --output_dir {options.output}"
     )
 
 

@@ -3,6 +3,7 @@
 Columns: `prompt` (a text or messages), optionally `id` or `prompt_id`, and any others, which become
 metadata. A line of a .txt file is a prompt. A single turn without a role, as Arena-Hard has it
 ([{"content": ...}]), is the user's.
+`write_prompts` keeps the prompts of a run as they were read; rows in another form may follow them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ from typing import Any
 
 from toa_trl.errors import ConfigError
 from toa_trl.types import MESSAGE_KEYS, Prompt, as_dicts, as_messages
-from toa_trl.utils.files import expand_home, file_format, read_json, read_jsonl, read_lines
+from toa_trl.utils.files import (
+    expand_home,
+    file_format,
+    read_json,
+    read_jsonl,
+    read_lines,
+    replace_text,
+)
 
 Read = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 FILES = (".jsonl", ".json", ".parquet", ".csv", ".txt")
@@ -27,6 +35,7 @@ WRITTEN_MESSAGES = re.compile(
     r"""\s*\[?\s*\{(?=.*["'](?:content|value)["']\s*:).*["'](?:role|from)["']\s*:.*\}\s*\]?\s*""",
     re.DOTALL,
 )
+KEPT = "toa_trl_prompt"  # the only key of a row that holds a whole `Prompt`
 WRITTEN_TOOLS = re.compile(r"\s*\[\s*\{")
 
 logger = logging.getLogger(__name__)
@@ -59,7 +68,8 @@ def load_prompts(
         ConfigError: the source cannot be read, or a row is invalid; the message names the file and
             the line or row.
     """
-    rows = read_rows(source, split, config, asked)
+    read_here = read_rows(source, split, config, asked)
+    rows: Iterator[tuple[str, Any]] = ((place, _kept(row)) for place, row in read_here)
     if shuffle_seed is not None:
         shuffled = [(place, _numbered(row, number)) for number, (place, row) in enumerate(rows)]
         random.Random(shuffle_seed).shuffle(shuffled)
@@ -94,6 +104,24 @@ def read_rows(
     if file_format(path) in FILES and not path.exists():
         raise ConfigError(f"prompts: {source} does not exist")
     return _read_dataset(source, str(path), config, split)
+
+
+def write_prompts(path: Path, prompts: Iterable[Prompt]) -> None:
+    """Write prompts to a JSONL file, from which `load_prompts` reads the same ones for any task."""
+    rows = (
+        {KEPT: {"id": p.id, "messages": as_dicts(p.messages), "metadata": dict(p.metadata)}}
+        for p in prompts
+    )
+    lines = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+    replace_text(path, "".join(lines))
+
+
+def is_prompts_file(path: Path) -> bool:
+    """Return whether a file has nothing but rows of `write_prompts`."""
+    try:
+        return all(isinstance(_kept(row), Prompt) for _, row in read_jsonl(path))
+    except (ConfigError, OSError):
+        return False
 
 
 def as_prompts(
@@ -211,6 +239,17 @@ def _further_keys(row: Any) -> list[str]:
         if isinstance(message, Mapping):
             found |= {key: None for key in message if message[key] is not None}
     return [key for key in found if key not in MESSAGE_KEYS]
+
+
+def _kept(row: Any) -> Any:
+    """Return the `Prompt` that a row of `write_prompts` holds, or the row of another form."""
+    if not isinstance(row, Mapping) or row.keys() != {KEPT}:
+        return row
+    try:
+        prompt = row[KEPT]
+        return Prompt(str(prompt["id"]), as_messages(prompt["messages"]), dict(prompt["metadata"]))
+    except (KeyError, TypeError, ValueError):  # edited by hand
+        return row
 
 
 def _numbered(row: Any, number: int) -> Any:

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from toa_trl.data.prompts import is_prompts_file, write_prompts
 from toa_trl.errors import ConfigError
 from toa_trl.sampling.identity import (
     differences,
@@ -20,17 +21,20 @@ from toa_trl.sampling.run_file import FILE, finish_run_file, start_run_file
 from toa_trl.sampling.status import is_written
 from toa_trl.types import Prompt, as_dicts
 from toa_trl.utils.files import fresh_path, read_yaml
-from toa_trl.utils.targets import check_run_folder
+from toa_trl.utils.targets import check_ours, check_run_folder
 
 OF_ONE_RUN = (
     *("fingerprint", "versions", "started", "resumed", "extended", "finished"),
-    *("num_prompts", "skip_prompts", "output_dir"),
+    *("num_prompts", "skip_prompts", "output_dir", "runner", "num_shards"),
 )
 """Keys of run.yaml that a merged run does not take from the first run."""
+PROMPTS_FILE = "prompts.jsonl"  # of a merged run, whose prompts are in no single file else
 
 
 def merge_runs(run_dirs: Sequence[Path], output: Path) -> tuple[int, int]:
     """Write a run with the prompts and plays of several runs, in their order.
+
+    It resumes and grows as any other run, with its prompts.jsonl, to which rows may be appended.
 
     The runs stay as they are. Interrupted, nothing of the new run exists, and it can be repeated.
 
@@ -53,6 +57,7 @@ def merge_runs(run_dirs: Sequence[Path], output: Path) -> tuple[int, int]:
     if target.exists():
         raise ConfigError(f"--output: {output} holds a run already; choose another folder")
     check_run_folder(output)
+    check_ours({output / PROMPTS_FILE: is_prompts_file})
     identity, prompts = _joined(journals)
     output.mkdir(parents=True, exist_ok=True)
     lock, fresh = locked(target), fresh_path(target)
@@ -62,6 +67,7 @@ def merge_runs(run_dirs: Sequence[Path], output: Path) -> tuple[int, int]:
             merged.begin(identity_of_run(identity, prompts), prompts)
             num_plays = sum(merged.merge(path) for path in journals)
             whole = merged.identity
+        write_prompts(output / PROMPTS_FILE, prompts)
         _write_run_file(run_dirs, output, whole)
         os.replace(fresh, target)
     finally:
