@@ -445,3 +445,56 @@ def test_prompts_that_a_run_has_read_are_written_and_read_as_they_are(
     assert kept == prompts
     assert digest_of_prompts(kept) == digest_of_prompts(prompts)
     assert (new.id, new.messages) == ("2", prompts[1].messages)
+
+
+def test_values_of_a_csv_file_stay_as_they_are_written(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text(
+        "id,prompt,answer,gold,level,share,hard,day,empty\n"
+        '007,"1,5 or\n1.5?",1e5,1e5,3,0.5,True,2024-01-02,\n'
+        "08,NaN,NaN,007,12,1.25,False,2024-01-03,\n"
+        "null,2024-01-02,,NA,,-3.0,True,1,\n",
+        encoding="utf-8-sig",
+    )
+    one, two, three = load_prompts(str(tmp_path / "p.csv"))
+    assert [p.id for p in (one, two, three)] == ["007", "08", "null"]
+    assert [p.messages[0].content for p in (one, two, three)] == [
+        "1,5 or\n1.5?",
+        "NaN",
+        "2024-01-02",
+    ]
+    assert dict(one.metadata) == {
+        "answer": "1e5",
+        "gold": "1e5",
+        "level": 3,
+        "share": 0.5,
+        "hard": True,
+        "day": "2024-01-02",
+        "empty": None,
+    }
+    assert (two.metadata["answer"], two.metadata["gold"]) == ("NaN", "007")
+    assert (three.metadata["answer"], three.metadata["gold"]) == (None, "NA")
+    assert (three.metadata["level"], three.metadata["share"]) == (None, -3.0)
+
+
+def test_the_question_in_another_column_of_a_csv_file_is_text(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("question,prompt_id\n01,01\n2,\n")
+    prompts = load_prompts(str(tmp_path / "p.csv"), column="question")
+    assert [(p.id, p.messages[0].content) for p in prompts] == [("01", "01"), ("1", "2")]
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"prompt,answer\n1,2\n1,2,3\n", "Expected 2 fields in line 3, saw 3"),
+        (b"prompt,answer\n1,2,3\n4,5,6\n", "more values than the header has columns"),
+        (b"prompt\n\xff\xfe\n", "prompts: cannot read .*p.csv"),
+        (b"", "prompts: cannot read .*p.csv"),
+    ],
+)
+def test_a_csv_file_that_cannot_be_read_is_one_line(
+    tmp_path: Path, content: bytes, named: str
+) -> None:
+    (tmp_path / "p.csv").write_bytes(content)
+    with pytest.raises(ConfigError, match=named) as error:
+        load_prompts(str(tmp_path / "p.csv"))
+    assert "\n" not in str(error.value)

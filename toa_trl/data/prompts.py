@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from toa_trl.data.csv_file import read_csv
 from toa_trl.errors import ConfigError
 from toa_trl.types import MESSAGE_KEYS, Prompt, as_dicts, as_messages
 from toa_trl.utils.files import (
@@ -30,6 +31,8 @@ from toa_trl.utils.files import (
 
 Read = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 FILES = (".jsonl", ".json", ".parquet", ".csv", ".txt")
+TEXTS = ("prompt", "id", "prompt_id", "answer", "response")
+"""Columns of a CSV file whose values are texts, even if all look like numbers."""
 # A message, or a list of them, that was written as text: by json.dumps, str() or pandas.
 WRITTEN_MESSAGES = re.compile(
     r"""\s*\[?\s*\{(?=.*["'](?:content|value)["']\s*:).*["'](?:role|from)["']\s*:.*\}\s*\]?\s*""",
@@ -68,7 +71,7 @@ def load_prompts(
         ConfigError: the source cannot be read, or a row is invalid; the message names the file and
             the line or row.
     """
-    read_here = read_rows(source, split, config, asked)
+    read_here = read_rows(source, split, config, asked, column)
     rows: Iterator[tuple[str, Any]] = ((place, _kept(row)) for place, row in read_here)
     if shuffle_seed is not None:
         shuffled = [(place, _numbered(row, number)) for number, (place, row) in enumerate(rows)]
@@ -83,7 +86,11 @@ def load_prompts(
 
 
 def read_rows(
-    source: str, split: str = "train", config: str | None = None, asked: str = "prompt"
+    source: str,
+    split: str = "train",
+    config: str | None = None,
+    asked: str = "prompt",
+    column: str | None = None,
 ) -> Iterator[tuple[str, Any]]:
     """Return (place, row) pairs of a file, a folder or a Hub data set.
 
@@ -92,6 +99,7 @@ def read_rows(
         split: of a folder or Hub data set.
         config: of a folder or Hub data set.
         asked: column that the lines of a text file are.
+        column: further column of a CSV file whose values are texts, as those of `TEXTS` are.
 
     Raises:
         ConfigError: the source cannot be read.
@@ -100,7 +108,7 @@ def read_rows(
     if source.startswith("hf://"):
         return _read_remote(source, path, config)
     if path.is_file():
-        return _read_file(path, asked, config)
+        return _read_file(path, asked, config, column)
     if file_format(path) in FILES and not path.exists():
         raise ConfigError(f"prompts: {source} does not exist")
     return _read_dataset(source, str(path), config, split)
@@ -274,7 +282,9 @@ def _renamed(place: str, row: Any, column: str, asked: str) -> Any:
     return {**{key: row[key] for key in row if key != column}, asked: row[column]}
 
 
-def _read_file(path: Path, asked: str, config: str | None) -> Iterator[tuple[str, Any]]:
+def _read_file(
+    path: Path, asked: str, config: str | None, column: str | None
+) -> Iterator[tuple[str, Any]]:
     kind = file_format(path)
     if config is not None:
         raise ConfigError(f"prompts_config: {path} is a file, which has no configurations")
@@ -284,6 +294,8 @@ def _read_file(path: Path, asked: str, config: str | None) -> Iterator[tuple[str
         return read_json(path)
     if kind == ".txt":
         return _read_text(path, asked)
+    if kind == ".csv":
+        return read_csv(path, {*TEXTS, asked, column or asked})
     if kind not in FILES:
         raise ConfigError(f"prompts: {path} is none of {', '.join(FILES)}, which may end in .gz")
     return _read_dataset(str(path), kind[1:], None, "train", data_files=str(path))
