@@ -222,8 +222,8 @@ class Rollouts:
         prices = {entry["name"]: entry["price"] for entry in entries if "price" in entry}
         meter = Meter({}, prices)
         meter.resume(self._journal.agent_counts(), 0.0)
-        meter.add_reward(*self._journal.reward_spending)
-        return meter.cost if prices or meter.reward_cost else None
+        meter.add_reward(self._journal.reward_spending)
+        return meter.cost if prices or meter.reward.cost else None
 
     def _rows(
         self, params: Mapping[str, Mapping[str, Any]], without: frozenset[str]

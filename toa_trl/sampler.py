@@ -18,7 +18,6 @@ from toa_trl.data.prompts import as_prompts
 from toa_trl.data.sft import sft_rows
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.rewards import KINDS, RewardModel, make_reward
-from toa_trl.rewards.spending import listening
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampling.contents import contents_of
 from toa_trl.sampling.extension import Extend, begin_or_extend
@@ -317,7 +316,7 @@ class TOASampler:
         counts = journal.agent_counts()
         meter = Meter(self._limits, self._prices, self._reward_price)
         meter.resume(counts, journal.counts().reward_flops)
-        meter.add_reward(*journal.reward_spending)
+        meter.add_reward(journal.reward_spending)
         own_progress = Progress(
             num_prompts * self._budget,
             list(self._agents),
@@ -343,12 +342,8 @@ class TOASampler:
                 observer=RunObserver(display, meter, RewardWatch(self._tau), failures),
                 enough=lambda: meter.reached is not None,
             )
-            try:
-                with listening(meter.add_reward):
-                    given_up = await runner.run(unfinished)
-            finally:
-                if meter.reward_tokens:
-                    journal.set_reward_spending(meter.reward_tokens, meter.reward_cost)
+            with meter.counting_rewards(journal):
+                given_up = await runner.run(unfinished)
         for reason, count in failures.most_common(5):
             logger.warning("%d plays failed: %s", count, reason)
         if not part:

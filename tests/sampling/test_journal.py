@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from tests.helpers import play, wait
 from toa_trl.errors import ConfigError, JournalError
-from toa_trl.sampling.journal import Journal, Writer
+from toa_trl.rewards.spending import Spending
+from toa_trl.sampling.journal import Journal, Writer, copy_journals
 from toa_trl.sampling.journal.table import Row
 from toa_trl.types import Action, AgentCounts, Completion, Play, Prompt
 
@@ -550,7 +551,7 @@ def test_merging_is_idempotent_and_in_any_order(
     order.shuffle(paths)
     whole = Journal(":memory:", create=True)
     whole.begin(IDENTITY, prompts)
-    assert sum(whole.merge(path) for path in paths) == sum(map(len, expected.values()))
+    assert copy_journals(paths, whole) == sum(map(len, expected.values()))
     assert everything(whole) == expected
 
 
@@ -563,23 +564,49 @@ def test_a_play_that_is_here_already_is_left_when_merging(
     journal = Journal(tmp_path / "journal.sqlite", create=True)
     journal.begin(IDENTITY, [Prompt("0", "?"), Prompt("1", "?")])  # type: ignore[arg-type]
     journal.append("0", play(3, 7.0))
-    assert journal.merge(tmp_path / "shard") == 19
+    assert copy_journals([tmp_path / "shard"], journal) == 19
     assert journal.plays("0")[3] == play(3, 7.0)
     moved = journal.times()
     assert moved is not None
     assert times is not None
     assert moved[0] == times[0]  # when it was written there
-    assert journal.merge(tmp_path / "shard") == 0
+    assert copy_journals([tmp_path / "shard"], journal) == 0
     journal.close()
+
+
+def test_spending_on_rewards_is_written_with_the_plays_and_copied_once(tmp_path: Path) -> None:
+    for number in range(2):
+        shard = Journal(tmp_path / f"{number}", create=True)
+        shard.begin(IDENTITY, PROMPTS)
+        shard.set_reward_spending(Spending(10 + number, 0.5))
+        assert shard.reward_spending == Spending()
+        shard.append(PROMPTS[number].id, play(0, 1.0))
+        assert shard.reward_spending == Spending(10 + number, 0.5)
+        shard.close()
+    whole = memory()
+    for _ in range(2):
+        copy_journals([tmp_path / "0", tmp_path / "1"], whole)
+        assert whole.reward_spending == Spending(21, 1.0)
+
+
+def test_spending_is_written_again_after_a_commit_that_failed() -> None:
+    journal = memory()
+    journal.append("p", play(0, 1.0))
+    journal.set_reward_spending(Spending(7, 0.0))
+    with pytest.raises(JournalError):
+        journal.append("p", play(0, 1.0))  # it exists already
+    assert journal.reward_spending == Spending()
+    journal.append("p", play(1, 1.0))
+    assert journal.reward_spending == Spending(7, 0.0)
 
 
 def test_a_shard_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     journal = memory()
     with pytest.raises(ConfigError, match=r"shard.*no journal"):
-        journal.merge(tmp_path / "shard")
+        copy_journals([tmp_path / "shard"], journal)
     (tmp_path / "shard").write_bytes(b"no database at all" * 1000)
     with pytest.raises(JournalError, match=r"shard.*damaged or not a journal"):
-        journal.merge(tmp_path / "shard")
+        copy_journals([tmp_path / "shard"], journal)
 
 
 # --- damage (what recover saves: test_recover.py)

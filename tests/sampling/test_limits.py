@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +14,12 @@ from hypothesis import strategies as st
 from tests.helpers import EchoAgent, TextReward, play
 from toa_trl import TOASampler
 from toa_trl.errors import ConfigError
+from toa_trl.rewards.judge import JudgeReward
+from toa_trl.rewards.spending import Spending
+from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.limits import Meter
-from toa_trl.types import AgentCounts, Completion, Play
+from toa_trl.sampling.merging import merge_runs
+from toa_trl.types import AgentCounts, Completion, Message, Play, Sampling
 
 PRICES = {"a": {"prompt": 1.0, "completion": 3.0}}
 
@@ -121,3 +130,53 @@ def test_a_limit_is_exceeded_by_less_than_one_play_per_lane(
     spent, per_play = 5 * num_plays, 5  # 3 prompt and 2 completion tokens
     if spent < 6 * 20 * 5:  # all of the budget
         assert limit <= spent < limit + per_play * prompts_in_flight * plays_in_flight
+
+
+class Judge(EchoAgent):
+    """Rates with 5 for 110 tokens; kills its process at the n-th rating."""
+
+    def __init__(self, dies_at: int = 0) -> None:
+        super().__init__("judge")
+        self._dies_at = dies_at
+
+    async def generate(
+        self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+    ) -> Completion:
+        self.asked.append((tuple(messages), seed))
+        if len(self.asked) == self._dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Completion("Rating: [[5]]", "stop", 100, 10)
+
+
+def judged(judge: Judge, **options: Any) -> TOASampler:
+    options = {"budget": 4, "prompts_in_flight": 1, "progress": False, **options}
+    return TOASampler([EchoAgent("a")], JudgeReward(judge), **options)
+
+
+def spending_of(run_dir: Path) -> Spending:
+    with closing(Journal(run_dir / "journal.sqlite", lock=False)) as journal:
+        return journal.reward_spending
+
+
+def test_what_a_judge_spent_is_known_after_a_kill(tmp_path: Path) -> None:
+    """A limit of 450 tokens holds over both sessions: a play costs 5 and its rating 110."""
+    prompts = ["Why?", "How?"]
+    child = os.fork()
+    if not child:
+        judged(Judge(dies_at=4)).sample(prompts, tmp_path)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert spending_of(tmp_path) == Spending(330)
+    judge = Judge()
+    rollouts = judged(judge, limits={"max_tokens": 450}).sample(prompts, tmp_path)
+    assert rollouts.limit is not None
+    assert len(judge.asked) == 1
+    assert spending_of(tmp_path) == Spending(440)
+
+
+def test_what_a_judge_spent_is_carried_into_a_merged_run(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        prompts = [{"id": name, "prompt": f"Who is {name}?"}]
+        judged(Judge()).sample(prompts, tmp_path / name)._journal.close()
+    merge_runs([tmp_path / "one", tmp_path / "two"], tmp_path / "merged")
+    assert spending_of(tmp_path / "merged") == Spending(880)

@@ -15,6 +15,7 @@ import pytest
 from tests.helpers import play
 from toa_trl.cli.main import run as main
 from toa_trl.errors import ConfigError, JournalError
+from toa_trl.rewards.spending import Spending
 from toa_trl.sampling.journal import Journal, Recovered, recover
 from toa_trl.types import Play, Prompt
 
@@ -35,6 +36,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [(prompt.id, PLAYS[prompt.id][i]) for i in range(NUM_EACH) for prompt in PROMPTS]
     with closing(Journal(path, create=True)) as journal:
         journal.begin(IDENTITY, PROMPTS)
+        journal.set_reward_spending(Spending(7, 0.5))
         journal.append_all(rows)
     return path
 
@@ -120,6 +122,8 @@ def test_a_spoiled_index_costs_nothing(run_dir: Path, index: str) -> None:
     for page in owners(path)[index]:
         spoil(path, page, b"\xff" * PAGE)
     assert check(recover(run_dir), run_dir) == 0
+    with closing(Journal(path, lock=False)) as journal:
+        assert journal.reward_spending == Spending(7, 0.5)
 
 
 def test_lost_prompts_are_written_again_by_the_next_run(run_dir: Path) -> None:

@@ -34,7 +34,7 @@ from toa_trl.sampling.identity import (
     digests_of_prompts,
     identity_of_run,
 )
-from toa_trl.sampling.journal import Journal
+from toa_trl.sampling.journal import Journal, copy_journals
 from toa_trl.sampling.progress import Progress
 from toa_trl.types import AgentCounts, Play, Prompt
 from toa_trl.utils.aio import run_until_signal
@@ -216,8 +216,7 @@ def merge(run_dir: Path, prompts: Sequence[Prompt], folders: Iterable[Path]) -> 
             journal.extend(identity, prompts)
         journal.begin(identity, prompts)
         shards = [read_progress(folder) for folder in folders]
-        for folder in folders:
-            journal.merge(folder / "journal.sqlite")
+        copy_journals((folder / "journal.sqlite" for folder in folders), journal)
     except BaseException:
         journal.close()
         raise

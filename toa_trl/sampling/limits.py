@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from toa_trl.agents.base import Price
 from toa_trl.errors import ConfigError
+from toa_trl.rewards.spending import Spending, listening
+from toa_trl.sampling.journal import Journal
 from toa_trl.types import AgentCounts, Play
 from toa_trl.utils.config import Config, PositiveFloat, validate
 
@@ -58,7 +61,7 @@ class Meter:
             )
         self._limited = self.limits != Limits()
         self.tokens, self.flops, self.cost = 0, 0.0, 0.0
-        self.reward_tokens, self.reward_cost = 0, 0.0
+        self.reward = Spending()
         self._blind = False  # a play without FLOPs was seen
         self._estimated: set[str] = set()  # agents whose tokens were estimated
 
@@ -70,12 +73,25 @@ class Meter:
             self._price(name, c.prompt_tokens, c.completion_tokens) for name, c in counts.items()
         )
 
-    def add_reward(self, tokens: int, cost: float) -> None:
+    def add_reward(self, spent: Spending) -> None:
         """Count what a reward model spends."""
-        self.reward_tokens += tokens
-        self.reward_cost += cost
-        self.tokens += tokens
-        self.cost += cost
+        self.reward += spent
+        self.tokens += spent.tokens
+        self.cost += spent.cost
+
+    @contextmanager
+    def counting_rewards(self, journal: Journal) -> Iterator[None]:
+        """Count what reward models spend, and record it in the journal."""
+
+        def add(spent: Spending) -> None:
+            self.add_reward(spent)
+            journal.set_reward_spending(self.reward)
+
+        try:
+            with listening(add):
+                yield
+        finally:
+            journal.append_all(())  # what was spent since the last play
 
     def add(self, play: Play) -> None:
         """Count one play, scored or failed."""

@@ -16,7 +16,7 @@ from toa_trl.sampling.identity import (
     identity_of_run,
     warn_of_unknown_contents,
 )
-from toa_trl.sampling.journal import Journal, locked
+from toa_trl.sampling.journal import Journal, copy_journals, locked
 from toa_trl.sampling.run_file import FILE, finish_run_file, start_run_file
 from toa_trl.sampling.status import is_written
 from toa_trl.types import Prompt, as_dicts
@@ -65,7 +65,7 @@ def merge_runs(run_dirs: Sequence[Path], output: Path) -> tuple[int, int]:
         _remove(fresh)  # left by a merge that was killed
         with closing(Journal(fresh, create=True, lock=False)) as merged:
             merged.begin(identity_of_run(identity, prompts), prompts)
-            num_plays = sum(merged.merge(path) for path in journals)
+            num_plays = copy_journals(journals, merged)
             whole = merged.identity
         write_prompts(output / PROMPTS_FILE, prompts)
         _write_run_file(run_dirs, output, whole)

@@ -7,12 +7,14 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from itertools import chain, islice
+from contextlib import contextmanager
+from dataclasses import astuple
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from toa_trl.errors import ConfigError, JournalError, ToaError
+from toa_trl.rewards.spending import Spending
 from toa_trl.sampling.identity import check_same_identity, differences
 from toa_trl.sampling.journal.faults import journal_error
 from toa_trl.sampling.journal.opening import connect, locked
@@ -64,6 +66,7 @@ class Journal:
             raise ConfigError(f"{path}: there is no journal; name the folder of a run")
         self._lock = locked(self.path) if lock and not self.in_memory else None
         self._writing = threading.Lock()
+        self._spent = self._written_spent = Spending()  # of the reward model, since it was set
         try:
             with self._errors():
                 reading = not create and not lock
@@ -91,15 +94,12 @@ class Journal:
                 "finish the run with the version of toa_trl that wrote it, or choose another "
                 "output_dir"
             )
-        elif self._checked_tables() and create:
-            result = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        else:
+            check_tables(self._db)
+            result = self._db.execute("PRAGMA quick_check(1)").fetchone()[0] if create else "ok"
             if result != "ok":
                 raise sqlite3.DatabaseError(" ".join(result.split()))
         self._db.execute("PRAGMA synchronous=FULL")
-
-    def _checked_tables(self) -> bool:
-        check_tables(self._db)
-        return True
 
     def close(self) -> None:
         """Close the file and release its lock; close a `Writer` first."""
@@ -180,23 +180,12 @@ class Journal:
         Raises:
             JournalError: one could not be written (the disk is full, the play exists already).
         """
-        now = time.time()
+        now, spent = time.time(), self._spent
         with self.transaction() as db:
             db.executemany(INSERT, [as_row(prompt_id, play, now) for prompt_id, play in rows])
-
-    def merge(self, path: str | Path) -> int:
-        """Copy the missing plays from another journal of the same prompts, such as a shard's.
-
-        Returns:
-            The number of new plays.
-
-        Raises:
-            ConfigError: there is no other journal.
-            JournalError: the other cannot be read, or this one cannot be written.
-        """
-        with closing(Journal(path, lock=False)) as other:
-            rows_of_prompts = (other._rows(prompt_id) for _, prompt_id, *_ in other._prompts())
-            return self.copy(chain.from_iterable(rows_of_prompts))
+            if spent is not self._written_spent:
+                db.execute(PUT, ("reward_spending", json.dumps(astuple(spent))))
+        self._written_spent = spent
 
     def copy(self, rows: Iterable[Row]) -> int:
         """Write the rows of another journal that are missing here; return how many."""
@@ -225,6 +214,11 @@ class Journal:
             with self._errors():
                 prompt = as_prompt(prompt_id, messages, metadata)
             yield prompt
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows of all plays, in the order of the prompts."""
+        for _, prompt_id, *_ in self._prompts():
+            yield from self._rows(prompt_id)
 
     def _rows(self, prompt_id: str) -> list[Row]:
         return [Row._make(row) for row in self._all(f"{SELECT} ORDER BY play", prompt_id)]
@@ -309,16 +303,15 @@ class Journal:
         return identity
 
     @property
-    def reward_spending(self) -> tuple[int, float]:
-        """Tokens and cost of the reward model's calls in earlier sessions that were not killed."""
-        tokens, cost = self._get("reward_spending") or (0, 0.0)
-        return int(tokens), float(cost)
+    def reward_spending(self) -> Spending:
+        """What calls of the reward model have cost, as far as it is written."""
+        with self._errors():
+            tokens, cost = self._get("reward_spending") or (0, 0.0)
+            return Spending(int(tokens), float(cost))
 
-    def set_reward_spending(self, tokens: int, cost: float) -> None:
-        """Record the tokens and the cost of the reward model's calls so far."""
-        row = ("reward_spending", json.dumps([tokens, cost]))
-        with self.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO run (key, value) VALUES (?, ?)", row)
+    def set_reward_spending(self, spent: Spending) -> None:
+        """Set what calls of the reward model have cost; it is written with the next plays."""
+        self._spent = spent
 
     def _get(self, key: str) -> Any:
         with self._errors():

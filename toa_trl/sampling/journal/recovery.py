@@ -31,6 +31,7 @@ from toa_trl.sampling.journal.table import (
 
 MAX_MISSES = 100_000  # consecutive row numbers without a row: more than a damaged page can cost
 MAX_ROWS = 1_000_000  # plays of one prompt: a damaged tree may contain a cycle
+KEPT = ("identity", "extensions", "reward_spending")  # keys of the table run
 READ_ALL = "PRAGMA writable_schema=ON"  # otherwise SQLite refuses a truncated file
 
 
@@ -123,9 +124,9 @@ class _Salvage:
 
     def into(self, new: Journal) -> Recovered:
         """Copy everything readable into a new journal."""
-        identity, prompts = self._identity(), list(self._prompts())
+        facts, prompts = list(self._facts()), list(self._prompts())
         with new.transaction() as db:
-            db.executemany("INSERT INTO run (key, value) VALUES ('identity', ?)", identity)
+            db.executemany("INSERT INTO run (key, value) VALUES (?, ?)", facts)
             db.executemany(INSERT_PROMPT, prompts)
         num_plays = new.copy(self._plays())
         ids = {prompt_id for _, prompt_id, *_ in prompts} | self._plays_of.keys()
@@ -133,14 +134,15 @@ class _Salvage:
             num_prompts=len(prompts),
             num_plays=num_plays,
             num_hurt=sum(map(self._is_hurt, ids)),
-            identity=bool(identity),
+            identity=any(key == "identity" for key, _ in facts),
             damaged=None,
         )
 
-    def _identity(self) -> list[tuple[str]]:
-        rows, _ = self._read("SELECT value FROM run WHERE key = 'identity'")
-        rows = rows or self._read("SELECT value FROM run NOT INDEXED WHERE key = 'identity'")[0]
-        return [row for row in rows if _sound(json.loads, *row)]
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        for key in KEPT:
+            rows, _ = self._read("SELECT value FROM run WHERE key = ?", key)
+            rows = rows or self._read("SELECT value FROM run NOT INDEXED WHERE key = ?", key)[0]
+            yield from ((key, value) for (value,) in rows[:1] if _sound(json.loads, value))
 
     def _prompts(self) -> Iterator[tuple[int, str, str, str]]:
         for row in self._lookups(f"{SELECT_PROMPT} WHERE position = ?"):

@@ -1,0 +1,33 @@
+"""Copy the plays of several journals into one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+
+from toa_trl.rewards.spending import Spending
+from toa_trl.sampling.journal.journal import Journal
+
+
+def copy_journals(paths: Iterable[str | Path], into: Journal) -> int:
+    """Copy the missing plays from other journals of the same prompts, such as those of shards.
+
+    The spending on reward models becomes the sum of theirs, so that this can be repeated.
+
+    Returns:
+        The number of new plays.
+
+    Raises:
+        ConfigError: a journal is missing.
+        JournalError: one cannot be read, or `into` cannot be written.
+    """
+    num_new, spent = 0, Spending()
+    for path in paths:
+        with closing(Journal(path, lock=False)) as other:
+            num_new += into.copy(other.rows())
+            spent += other.reward_spending
+    if spent != Spending():
+        into.set_reward_spending(spent)
+        into.append_all(())
+    return num_new
