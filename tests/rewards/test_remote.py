@@ -88,6 +88,55 @@ def test_vllm_is_sent_what_the_tokenizer_of_a_folder_needs(tmp_path: Path) -> No
     assert tokenizer.decode(asked[0]["input"]) == f"<s>[INST] {folded} [/INST]Three."
 
 
+async def checked(root: Any, entry: dict[str, Any]) -> list[Any]:
+    """Return what is asked for a text, once a server has listed the root of its model."""
+    asked = []
+
+    async def models(request: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": "m", **({"root": root} if root else {})}]})
+
+    async def classify(request: web.Request) -> web.Response:
+        asked.append(await request.json())
+        return web.json_response(logit(0.0))
+
+    app = web.Application()
+    app.router.add_get("/v1/models", models)
+    app.router.add_post("/classify", classify)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+    model = make_reward({**VLLM, **entry, "base_url": f"http://127.0.0.1:{port}/v1"})
+    try:
+        await model.check()
+        await model.score(PROMPT, ["Three."])
+    finally:
+        await model.aclose()
+        await runner.cleanup()
+    return asked
+
+
+def test_the_tokenizer_of_the_model_that_a_server_lists_is_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = make_family("mistral", pad="</s>")
+    mistral = str(save_family_model(tmp_path / "mistral", tokenizer, labels=1))
+    (body,) = wait(checked(mistral, {}))
+    assert tokenizer.decode(body["input"]).endswith("[/INST]Three.")
+    assert not caplog.records
+    for root in (None, str(tmp_path / "elsewhere"), "no/such-model"):
+        caplog.clear()
+        (body,) = wait(checked(root, {}))
+        assert "messages" in body
+        (warning,) = [record.getMessage() for record in caplog.records]
+        assert "reward 'vllm': the tokenizer of 'm' is not known" in warning
+        assert "`tokenizer`" in warning
+    caplog.clear()
+    wait(checked(None, {"tokenizer": mistral}))
+    assert not caplog.records
+
+
 def test_the_contract() -> None:
     scores, asked = wait(answered(HTTP, [{"scores": [1, -0.5]}], ["Three.", "Four."]))
     assert scores == [1.0, -0.5]

@@ -243,6 +243,7 @@ async def _calibrate(
 ) -> str:
     model = make_reward(entry)
     try:
+        await model.check()  # what a run does first, too
         mean, std = await calibrate_reward(rollouts, model, num_responses, seed, judged)
     finally:
         await model.aclose()

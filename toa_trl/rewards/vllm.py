@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from toa_trl.errors import RewardError
+from toa_trl.errors import ConfigError, RewardError
 from toa_trl.models.chat import fold_system, takes_system
 from toa_trl.models.endpoints import Endpoints, RequestError
 from toa_trl.models.loading import load_tokenizer, trained_padding
@@ -15,6 +16,8 @@ from toa_trl.rewards.base import RewardModel, is_finite
 from toa_trl.rewards.heads import conversation, render, without_padding
 from toa_trl.types import Prompt, as_openai
 from toa_trl.utils.config import NonNegativeFloat, PositiveFloat, PositiveInt
+
+logger = logging.getLogger(__name__)
 
 
 class VLLMReward(RewardModel):
@@ -35,7 +38,7 @@ class VLLMReward(RewardModel):
         max_concurrency: maximum number of requests in flight, over all base URLs.
         tokenizer: folder or Hub name of the model's tokenizer and configuration, which tell the
             token that is read, and whether the template has a system role. Default: `model`, if
-            that is a folder here.
+            that is a folder here, else the model that the server lists.
         max_attempts: maximum number of attempts per score, the first included.
         timeout_s: timeout of one attempt.
         wait_s: how long a score waits while no server answers, before the run stops.
@@ -61,7 +64,7 @@ class VLLMReward(RewardModel):
         self._endpoints = Endpoints(
             "reward 'vllm'",
             urls,
-            probe="health",
+            probe="v1/models",
             api_key_env=api_key_env,
             max_concurrency=max_concurrency,
             max_attempts=max_attempts,
@@ -71,15 +74,36 @@ class VLLMReward(RewardModel):
         self._model = model
         is_here = (Path(model) / "tokenizer_config.json").is_file()
         source = tokenizer or (model if is_here else None)
+        self._source: str | None = None  # of the tokenizer, once it is known
         self._tokenizer: Any = None
         if source is not None:
-            loaded = load_tokenizer("reward 'vllm'", source, template=tokenizer is not None)
-            self._pad = trained_padding("reward 'vllm'", source, loaded)
-            self._tokenizer = loaded if loaded.chat_template else None
+            self._read_tokenizer(source, template=tokenizer is not None)
+
+    def _read_tokenizer(self, source: str, template: bool) -> None:
+        loaded = load_tokenizer("reward 'vllm'", source, template=template)
+        self._pad = trained_padding("reward 'vllm'", source, loaded)
+        self._tokenizer = loaded if loaded.chat_template else None
+        self._source = source
 
     async def check(self) -> None:
-        """See `RewardModel`."""
-        await self._endpoints.check()
+        """Check the servers, and find the tokenizer of the model that they list."""
+        answer = await self._endpoints.check()
+        if self._source is not None:
+            return
+        root = _root_of(answer, self._model)
+        if root is not None and (not Path(root).is_absolute() or Path(root).is_dir()):
+            try:
+                self._read_tokenizer(root, template=False)
+                return
+            except ConfigError as error:
+                logger.debug("%s", error)
+        logger.warning(
+            "reward 'vllm': the tokenizer of %r is not known: neither that name nor the model that "
+            "the server lists is a folder here or a name on the Hub. A model that was trained with "
+            "eos as padding token (foreign ones of Llama-3 or Mistral) is read at the wrong token "
+            "then; name the folder or the Hub name of its tokenizer with `tokenizer`",
+            self._model,
+        )
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
         """See `RewardModel`."""
@@ -106,6 +130,16 @@ class VLLMReward(RewardModel):
     async def aclose(self) -> None:
         """Close the connections."""
         await self._endpoints.aclose()
+
+
+def _root_of(answer: Any, name: str) -> str | None:
+    """Return the path or Hub name of a model in a server's list of models."""
+    listed = answer.get("data") if isinstance(answer, dict) else None
+    for model in listed if isinstance(listed, list) else []:
+        if isinstance(model, dict) and model.get("id") == name:
+            root = model.get("root")
+            return root if isinstance(root, str) and root else None
+    return None
 
 
 def _logit(answer: Any) -> float:
