@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Coroutine, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -99,17 +100,18 @@ def test_one_finite_number_per_response(entry: dict[str, Any]) -> None:
 def test_a_score_does_not_depend_on_its_batch(entry: dict[str, Any]) -> None:
     model: RewardModel = make_reward(entry)
 
-    async def one_by_one() -> list[float]:
-        return [one for text in TEXTS for one in await model.score(PROMPT, [text])]
+    async def in_every_way() -> tuple[list[float], ...]:
+        one_by_one = [await model.score(PROMPT, [text]) for text in TEXTS]
+        at_once = await asyncio.gather(*(model.score(PROMPT, [text]) for text in TEXTS))
+        return (
+            list(chain.from_iterable(one_by_one)),
+            list(chain.from_iterable(at_once)),
+            await model.score(PROMPT, TEXTS),
+        )
 
-    async def at_once() -> list[float]:
-        return [
-            one for (one,) in await asyncio.gather(*(model.score(PROMPT, [text]) for text in TEXTS))
-        ]
-
-    together = closed(model, at_once())
-    assert together == pytest.approx(closed(model, one_by_one()), abs=1e-5)
-    assert together == pytest.approx(score(model, TEXTS), abs=1e-5)
+    one_by_one, at_once, together = closed(model, in_every_way())
+    assert together == pytest.approx(one_by_one, abs=1e-5)
+    assert together == pytest.approx(at_once, abs=1e-5)
 
 
 @pytest.mark.parametrize("changes", [{"modle": "x"}, {"temperature": 1.0}])

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,16 @@ def asked(answer: Any, **columns: Any) -> Prompt:
     return Prompt("p", "How many?", {"answer": answer, **columns})  # type: ignore[arg-type]
 
 
-async def scored(pairs: list[tuple[Any, list[str]]], **params: Any) -> list[list[float]]:
-    """The scores of (answer, responses), all asked for at once."""
-    model = MathReward(**params)
-    try:
-        return await asyncio.gather(
-            *(model.score(asked(answer), responses) for answer, responses in pairs)
-        )
-    finally:
-        await model.aclose()
+@pytest.fixture(scope="module")
+def model() -> Iterator[MathReward]:
+    """One for all tests that need no worker of their own: a worker takes a second to start."""
+    model = MathReward()
+    yield model
+    wait(model.aclose())
+
+
+def score(model: MathReward, answer: Any, responses: list[str]) -> list[float]:
+    return wait(model.score(asked(answer), responses))
 
 
 def gold(name: str) -> list[str]:
@@ -60,11 +62,9 @@ def gold(name: str) -> list[str]:
 def test_hand_made_answers_are_judged_as_by_a_person() -> None:
     assert len(CASES) >= 60
     assert len({(case["answer"], case["response"]) for case in CASES}) == len(CASES)
-    scores = wait(scored([(case["answer"], [case["response"]]) for case in CASES]))
-    wrong = [
-        case for case, score in zip(CASES, scores, strict=True) if score != [float(case["right"])]
-    ]
-    assert wrong == []
+    assert [
+        case for case in CASES if judge(case["answer"], case["response"]) != case["right"]
+    ] == []
 
 
 @pytest.mark.parametrize(("name", "count"), [("gsm8k_test.jsonl", 1319), ("math500.jsonl", 500)])
@@ -74,11 +74,13 @@ def test_every_gold_answer_is_right_against_itself(name: str, count: int) -> Non
     forms = [r"So the answer is $\boxed{{{}}}$.", "So it is.\n#### {}"][
         : 2 if "gsm8k" in name else 1
     ]
-    pairs = [(answer, [form.format(answer) for form in forms]) for answer in answers]
-    scores = wait(scored(pairs))
-    assert [
-        answer for answer, score in zip(answers, scores, strict=True) if score != [1.0] * len(forms)
-    ] == []
+    wrong = [
+        (answer, form)
+        for answer in answers
+        for form in forms
+        if not judge(answer, form.format(answer))
+    ]
+    assert wrong == []
 
 
 def test_math_verify_itself_finds_every_gold_answer_right() -> None:
@@ -96,15 +98,11 @@ def test_math_verify_itself_finds_every_gold_answer_right() -> None:
 def test_the_answer_to_another_problem_is_wrong() -> None:
     answers = sorted(set(gold("math500.jsonl")))
     nexts = [*answers[1:], answers[0]]
-    scores = wait(
-        scored(
-            [
-                (answer, [rf"\boxed{{{other}}}"])
-                for answer, other in zip(answers, nexts, strict=True)
-            ]
-        )
-    )
-    same = {(a, b) for a, b, score in zip(answers, nexts, scores, strict=True) if score == [1.0]}
+    same = {
+        (answer, other)
+        for answer, other in zip(answers, nexts, strict=True)
+        if judge(answer, boxed(other))
+    }
     degrees = {
         (number, rf"{number}^\circ") for number in ("30", "36", "120")
     }  # which a person takes for the same
@@ -188,34 +186,31 @@ def test_a_long_response_is_read_once() -> None:
         assert not judge("7", boxed(text * 200))
 
 
-def test_final_answers_are_compared_with_each_other() -> None:
-    async def groups() -> list[bool]:
-        model = MathReward()
-        try:
-            pairs = [
-                ("1/2", r"\frac12"),
-                ("0.5", r"50\%"),
-                ("5", "five"),
-                ("5", r"\boxed{5}"),
-                ("", ""),
-                ("5", ""),
-            ]
-            return [await model.equivalent(a, b) for a, b in pairs]
-        finally:
-            await model.aclose()
-
-    assert wait(groups()) == [True, True, False, True, False, False]
+@pytest.mark.parametrize(
+    ("answer", "other", "same"),
+    [
+        ("1/2", r"\frac12", True),
+        ("0.5", r"50\%", True),
+        ("5", "five", False),
+        ("5", r"\boxed{5}", True),
+        ("", "", False),
+        ("5", "", False),
+    ],
+)
+def test_final_answers_are_compared_with_each_other(
+    model: MathReward, answer: str, other: str, same: bool
+) -> None:
+    assert wait(model.equivalent(answer, other)) == same
 
 
-def test_the_column_may_hold_a_number_or_a_solution() -> None:
-    answers = [5, 5.0, "5", "#### 5", r"\boxed{5}", ["5"], ("5",), [5]]
-    scores = wait(scored([(answer, [boxed("5"), boxed("6")]) for answer in answers]))
-    assert scores == [[1.0, 0.0]] * len(answers)
+@pytest.mark.parametrize("answer", [5, 5.0, "5", "#### 5", r"\boxed{5}", ["5"], ("5",), [5]])
+def test_the_column_may_hold_a_number_or_a_solution(model: MathReward, answer: Any) -> None:
+    assert score(model, answer, [boxed("5"), boxed("6")]) == [1.0, 0.0]
 
 
-def test_a_list_in_the_column_holds_all_solutions() -> None:
+def test_a_list_in_the_column_holds_all_solutions(model: MathReward) -> None:
     responses = [boxed("7, 5"), boxed("5"), boxed("5, 8"), r"\boxed{5} and \boxed{7}"]
-    assert wait(scored([(["5", r"\boxed{7}"], responses)])) == [[1.0, 0.0, 0.0, 1.0]]
+    assert score(model, ["5", r"\boxed{7}"], responses) == [1.0, 0.0, 0.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -232,9 +227,11 @@ def test_a_list_in_the_column_holds_all_solutions() -> None:
         r"\boxed{}$$" * 500,
     ],
 )
-def test_a_column_without_an_answer_is_an_error_and_no_score(answer: Any) -> None:
+def test_a_column_without_an_answer_is_an_error_and_no_score(
+    model: MathReward, answer: Any
+) -> None:
     with pytest.raises(RewardError, match=r"reward 'math'.*'p'.* is needed, not "):
-        wait(scored([(answer, [boxed("5")])]))
+        score(model, answer, [boxed("5")])
 
 
 @pytest.mark.parametrize(
@@ -274,8 +271,8 @@ def test_a_limit_that_is_none_is_refused(timeout_s: Any) -> None:
 @pytest.mark.parametrize(
     "text", ["\x00", "\ud800", "(" * 5000, "1" * 50_000, r"\boxed{" + "1" * 50_000 + "}", "$" * 999]
 )
-def test_nonsense_is_not_right_and_hurts_nobody(text: str) -> None:
-    assert wait(scored([("5", [text, r"\boxed{5}"])])) == [[0.0, 1.0]]
+def test_nonsense_is_not_right_and_hurts_nobody(model: MathReward, text: str) -> None:
+    assert score(model, "5", [text, r"\boxed{5}"]) == [0.0, 1.0]
 
 
 def test_what_computes_for_ever_is_an_error_and_costs_only_itself() -> None:
