@@ -20,7 +20,8 @@ def score(prompt: list[dict[str, str]], response: str, metadata: dict[str, objec
 async def answer(request: web.Request) -> web.Response:
     """Score all inputs of a request."""
     inputs = (await request.json())["inputs"]  # a model can score them as one batch
-    return web.json_response({"scores": [score(**item) for item in inputs]})
+    scores = [score(**item) for item in inputs]
+    return web.json_response({"scores": scores, "usage": {"prompt_tokens": 0}})  # no model
 
 
 parser = argparse.ArgumentParser(

@@ -15,6 +15,7 @@ from tests.helpers import wait
 from tests.server import serving
 from toa_trl.errors import ConfigError, RewardError, Unavailable
 from toa_trl.rewards import make_reward
+from toa_trl.rewards.spending import Spending, listening
 from toa_trl.types import Message, Prompt
 
 PROMPT = Prompt("p", (Message("system", "Be kind."), Message("user", "How many?")), {"answer": 3})
@@ -145,6 +146,58 @@ def test_the_contract() -> None:
         for text in ("Three.", "Four.")
     ]
     assert asked == [{"inputs": inputs}]
+
+
+MODEL_PRICE = {"prompt": 100.0}  # per million tokens
+ESTIMATED = -(-len("Be kind.\nHow many?\nThree.") // 4)  # tokens of the conversation
+
+
+def spent_on(entry: dict[str, Any], answer: dict[str, Any], texts: list[str]) -> Spending:
+    total = Spending()
+
+    def add(spent: Spending) -> None:
+        nonlocal total
+        total += spent
+
+    with listening(add):
+        wait(answered({**entry, "price": MODEL_PRICE}, [answer], texts))
+    return total
+
+
+@pytest.mark.parametrize(
+    ("usage", "num_tokens", "num_estimated"),
+    [
+        ({"prompt_tokens": 12, "total_tokens": 12}, 12, 0),
+        ({"prompt_tokens": -1}, ESTIMATED, ESTIMATED),
+        (None, ESTIMATED, ESTIMATED),
+        ("none", ESTIMATED, ESTIMATED),
+    ],
+)
+@pytest.mark.parametrize("entry", [VLLM, HTTP], ids=["vllm", "http"])
+def test_tokens_are_counted_and_have_a_price(
+    entry: dict[str, Any], usage: Any, num_tokens: int, num_estimated: int
+) -> None:
+    answer = {**(logit(0.5) if entry is VLLM else {"scores": [0.5]}), "usage": usage}
+    spent = spent_on(entry, answer, ["Three."])
+    assert (spent.tokens, spent.num_estimated) == (num_tokens, num_estimated)
+    assert spent.cost == pytest.approx(num_tokens / 10_000)
+
+
+def test_a_scorer_without_a_model_reports_that_it_spends_nothing() -> None:
+    answer = {"scores": [0.5], "usage": {"prompt_tokens": 0}}
+    assert spent_on(HTTP, answer, ["Three."]) == Spending()
+
+
+def test_tokens_of_a_known_tokenizer_are_no_estimate(tmp_path: Path) -> None:
+    tokenizer = make_family("gemma")
+    folder = save_family_model(tmp_path / "gemma", tokenizer, labels=1)
+    folded = [
+        {"role": "user", "content": "Be kind.\n\nHow many?"},
+        {"role": "assistant", "content": "Three."},
+    ]
+    num_tokens = len(tokenizer.apply_chat_template(folded, return_dict=True)["input_ids"])
+    spent = spent_on({**VLLM, "tokenizer": str(folder)}, logit(0.5), ["Three."])
+    assert (spent.tokens, spent.num_estimated) == (num_tokens, 0)
 
 
 NO_SCORE = {

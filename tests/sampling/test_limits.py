@@ -180,3 +180,13 @@ def test_what_a_judge_spent_is_carried_into_a_merged_run(tmp_path: Path) -> None
         judged(Judge()).sample(prompts, tmp_path / name)._journal.close()
     merge_runs([tmp_path / "one", tmp_path / "two"], tmp_path / "merged")
     assert spending_of(tmp_path / "merged") == Spending(880)
+
+
+def test_estimated_tokens_of_rewards_are_said_once_where_they_are_limited(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for limits in ({}, {"max_tokens": 100}):
+        meter = Meter(limits, {})
+        for _ in range(2):
+            meter.add_reward(Spending(5, 0.0, 5))
+    assert caplog.text.count("the reward model: its server reports no usage") == 1

@@ -42,6 +42,9 @@ class Price(Config):
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
 
 
+PriceEntry = Annotated[Mapping[str, Any], Raw(Price)]
+
+
 class SamplingChanges(Config):
     """How an agent samples; keys that are missing keep their values."""
 

@@ -7,6 +7,9 @@
 One raw score, a finite number, per input, in the same order; null means that the input could not
 be scored. `metadata` holds the further columns of the prompts file. `scripts/serve_reward.py` is
 a server in 20 lines.
+
+The tokens of a request count towards the limits of a run. They are estimated, unless the answer has
+"usage": {"prompt_tokens": 123}; 0 for a scorer without a model.
 """
 
 from __future__ import annotations
@@ -15,12 +18,15 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from toa_trl.agents.base import Price, PriceEntry
+from toa_trl.agents.replies import read_usage
 from toa_trl.errors import RewardError
 from toa_trl.models.batching import Batcher
 from toa_trl.models.endpoints import Endpoints, RequestError
 from toa_trl.rewards.base import RewardModel, is_finite
+from toa_trl.rewards.spending import estimated_conversation, spend
 from toa_trl.types import Prompt, as_dicts
-from toa_trl.utils.config import NonNegativeFloat, PositiveFloat, PositiveInt
+from toa_trl.utils.config import NonNegativeFloat, PositiveFloat, PositiveInt, validate
 from toa_trl.utils.files import without_nan
 
 Input = Mapping[str, Any]
@@ -42,6 +48,7 @@ class HTTPReward(RewardModel):
         max_attempts: maximum number of attempts per score, the first included.
         timeout_s: timeout of one attempt.
         wait_s: how long a score waits while no server answers, before the run stops.
+        price: {prompt: ..., completion: ...}, the price per million tokens.
 
     Raises:
         ConfigError: a URL without http:// or https://.
@@ -57,7 +64,9 @@ class HTTPReward(RewardModel):
         max_attempts: PositiveInt = 5,
         timeout_s: PositiveFloat = 600.0,
         wait_s: NonNegativeFloat = 900.0,
+        price: PriceEntry | None = None,
     ) -> None:
+        self._price = validate(Price | None, price, "reward.price")
         self._endpoints = Endpoints(
             "reward 'http'",
             url,
@@ -100,15 +109,21 @@ class HTTPReward(RewardModel):
         )
 
     async def _send(self, inputs: list[Input]) -> list[float | None]:
-        def scores(answer: Any) -> list[float | None]:
+        def scores(answer: Any) -> tuple[list[float | None], Any]:
             values = answer.get("scores") if isinstance(answer, Mapping) else None
             if not isinstance(values, list) or len(values) != len(inputs):
                 raise ValueError(
                     f'the answer must be {{"scores": [...]}} with {len(inputs)} numbers'
                 )
-            return values
+            return values, answer.get("usage")
 
         try:
-            return await self._endpoints.post("", {"inputs": inputs}, scores)
+            values, usage = await self._endpoints.post("", {"inputs": inputs}, scores)
         except RequestError as error:
             raise RewardError(f"reward 'http': {error}") from error
+        num_prompt, num_completion = read_usage({"usage": usage})
+        is_known = num_prompt > 0 or usage == {"prompt_tokens": 0}
+        if not is_known:
+            num_prompt = sum(estimated_conversation(i["prompt"], i["response"]) for i in inputs)
+        spend(num_prompt, num_completion, self._price, is_estimated=not is_known)
+        return values

@@ -190,7 +190,8 @@ class JudgeReward(DetailedReward):
                     raise RewardError(f"{PLACE}: {error}") from error
                 done, verdict = error.completion, str(error)
             flops.append(done.flops)
-            spend(done.prompt_tokens, done.completion_tokens, self._price)
+            counts = (done.prompt_tokens, done.completion_tokens)
+            spend(*counts, self._price, done.tokens_estimated)
             if not isinstance(verdict, str):
                 return Score(verdict[0], total_flops(flops), weight=verdict[1])
         ending = " ".join(done.text.split())[-MAX_SHOWN:]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import astuple, dataclass
+from typing import Any
 
 from toa_trl.agents.base import Price
+from toa_trl.agents.completions import estimated_tokens
+from toa_trl.types import Message, as_messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +19,7 @@ class Spending:
 
     tokens: int = 0  # prompt and completion tokens
     cost: float = 0.0  # by their prices
+    num_estimated: int = 0  # of the tokens, those that no server or tokenizer has counted
 
     def __add__(self, other: Spending) -> Spending:
         """Return the sum."""
@@ -36,9 +40,21 @@ def listening(listener: Listener) -> Iterator[None]:
         _LISTENER.reset(token)
 
 
-def spend(prompt_tokens: int, completion_tokens: int = 0, price: Price | None = None) -> None:
+def spend(
+    prompt_tokens: int,
+    completion_tokens: int = 0,
+    price: Price | None = None,
+    is_estimated: bool = False,
+) -> None:
     """Report the tokens of one call to a reward model, also of one that gave no score."""
     listener = _LISTENER.get()
     if listener is not None:
+        num_tokens = prompt_tokens + completion_tokens
         cost = price.of(prompt_tokens, completion_tokens) if price else 0.0
-        listener(Spending(prompt_tokens + completion_tokens, cost))
+        listener(Spending(num_tokens, cost, num_tokens if is_estimated else 0))
+
+
+def estimated_conversation(messages: Sequence[Message | Mapping[str, Any]], response: str) -> int:
+    """Return about how many tokens a reward model reads for a response."""
+    texts = [message.text for message in as_messages(messages)]
+    return estimated_tokens("\n".join((*texts, response)))

@@ -8,14 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from toa_trl.agents.base import Price, PriceEntry
+from toa_trl.agents.replies import read_usage
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.models.chat import fold_system, takes_system
 from toa_trl.models.endpoints import Endpoints, RequestError
 from toa_trl.models.loading import load_tokenizer, trained_padding
 from toa_trl.rewards.base import RewardModel, is_finite
 from toa_trl.rewards.heads import conversation, render, without_padding
+from toa_trl.rewards.spending import estimated_conversation, spend
 from toa_trl.types import Prompt, as_openai
-from toa_trl.utils.config import NonNegativeFloat, PositiveFloat, PositiveInt
+from toa_trl.utils.config import NonNegativeFloat, PositiveFloat, PositiveInt, validate
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +45,8 @@ class VLLMReward(RewardModel):
         max_attempts: maximum number of attempts per score, the first included.
         timeout_s: timeout of one attempt.
         wait_s: how long a score waits while no server answers, before the run stops.
+        price: {prompt: ...}, the price per million tokens. Tokens are counted by the server, else
+            by the tokenizer if it is known; else they are estimated.
 
     Raises:
         ConfigError: a URL without http:// or https://.
@@ -57,7 +62,9 @@ class VLLMReward(RewardModel):
         max_attempts: PositiveInt = 5,
         timeout_s: PositiveFloat = 600.0,
         wait_s: NonNegativeFloat = 900.0,
+        price: PriceEntry | None = None,
     ) -> None:
+        self._price = validate(Price | None, price, "reward.price")
         # /classify is not part of the OpenAI API under /v1.
         given = [base_url] if isinstance(base_url, str) else base_url
         urls = [url.rstrip("/").removesuffix("/v1") for url in given]
@@ -107,25 +114,35 @@ class VLLMReward(RewardModel):
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
         """See `RewardModel`."""
-        requests = []
-        for response in responses:
-            body = {"model": self._model, **self._text(prompt, response), "use_activation": False}
-            requests.append(self._endpoints.post("classify", body, _logit))
         try:
-            return await asyncio.gather(*requests)
+            return await asyncio.gather(*(self._score(prompt, text) for text in responses))
         except RequestError as error:
             raise RewardError(f"reward 'vllm': {error}") from error
 
-    def _text(self, prompt: Prompt, response: str) -> dict[str, Any]:
-        """Return the messages, or the token ids where the last token is not the one to be read."""
+    async def _score(self, prompt: Prompt, response: str) -> float:
+        text, num_tokens = self._text(prompt, response)
+        body = {"model": self._model, **text, "use_activation": False}
+        logit, num_counted = await self._endpoints.post("classify", body, _logit)
+        known = num_counted or num_tokens
+        num_spent = known or estimated_conversation(prompt.messages, response)
+        spend(num_spent, price=self._price, is_estimated=not known)
+        return logit
+
+    def _text(self, prompt: Prompt, response: str) -> tuple[dict[str, Any], int]:
+        """Return the text to be read, with its number of tokens, 0 if that is unknown.
+
+        Messages, or token ids where the last token is not the one to be read.
+        """
         messages = [*as_openai(prompt.messages), {"role": "assistant", "content": response}]
         if self._tokenizer is None:
-            return {"messages": messages}
+            return {"messages": messages}, 0
         if not takes_system(self._tokenizer):
             messages = fold_system(messages)
         ids = render(self._tokenizer, conversation(prompt, response))
         read = without_padding(ids, self._pad)
-        return {"messages": messages} if len(read) == len(ids) else {"input": read}
+        if len(read) == len(ids):
+            return {"messages": messages}, len(ids)
+        return {"input": read}, len(read)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -142,7 +159,8 @@ def _root_of(answer: Any, name: str) -> str | None:
     return None
 
 
-def _logit(answer: Any) -> float:
+def _logit(answer: Any) -> tuple[float, int]:
+    """Return the logit, and the number of tokens that the server has read, 0 if it is unknown."""
     try:
         (result,) = answer["data"]
         (logit,) = result["probs"]
@@ -150,4 +168,4 @@ def _logit(answer: Any) -> float:
         raise ValueError("the answer must be one text with one logit") from error
     if not is_finite(logit):
         raise ValueError(f"the logit must be a finite number, not {logit!r}")
-    return float(logit)
+    return float(logit), read_usage(answer)[0]

@@ -25,11 +25,11 @@ class Limits(Config):
     """
 
     max_tokens: PositiveFloat | None = None
-    """Prompt and completion tokens of all agents and judges."""
+    """Prompt and completion tokens of all agents, judges and reward models on servers."""
     max_flops: PositiveFloat | None = None
     """FLOPs of agents and reward model, as far as they are known."""
     max_cost: PositiveFloat | None = None
-    """Cost by the prices of agents and judges."""
+    """Cost by the prices of agents, judges and reward models on servers."""
 
 
 class Meter:
@@ -63,7 +63,7 @@ class Meter:
         self.tokens, self.flops, self.cost = 0, 0.0, 0.0
         self.reward = Spending()
         self._blind = False  # a play without FLOPs was seen
-        self._estimated: set[str] = set()  # agents whose tokens were estimated
+        self._estimated: set[str] = set()  # whose tokens were estimated
 
     def resume(self, counts: Mapping[str, AgentCounts], reward_flops: float) -> None:
         """Add what the journal already holds."""
@@ -78,6 +78,8 @@ class Meter:
         self.reward += spent
         self.tokens += spent.tokens
         self.cost += spent.cost
+        if spent.num_estimated and self._limited:
+            self._see_estimated("the reward model")
 
     @contextmanager
     def counting_rewards(self, journal: Journal) -> Iterator[None]:
@@ -101,13 +103,8 @@ class Meter:
         self.tokens += done.prompt_tokens + done.completion_tokens
         self.flops += (done.flops or 0.0) + (play.reward_flops or 0.0)
         self.cost += self._price(play.action.agent, done.prompt_tokens, done.completion_tokens)
-        if done.tokens_estimated and play.action.agent not in self._estimated:
-            self._estimated.add(play.action.agent)
-            logger.warning(
-                "agent %r: its server reports no usage, or an implausible one; tokens are "
-                "estimated from the texts, and limits and costs are approximate",
-                play.action.agent,
-            )
+        if done.tokens_estimated:
+            self._see_estimated(f"agent {play.action.agent!r}")
         if done.flops is None and self.limits.max_flops is not None and not self._blind:
             self._blind = True
             logger.warning(
@@ -132,6 +129,15 @@ class Meter:
         """What was spent, as text."""
         cost = f", a cost of {self.cost:,.4g}" if self.prices else ""
         return f"{self.tokens:,} tokens, {self.flops:.3g} FLOPs{cost}"
+
+    def _see_estimated(self, who: str) -> None:
+        if who not in self._estimated:
+            self._estimated.add(who)
+            logger.warning(
+                "%s: its server reports no usage, or an implausible one; tokens are estimated from "
+                "the texts, and limits and costs are approximate",
+                who,
+            )
 
     def _price(self, agent: str, prompt_tokens: int, completion_tokens: int) -> float:
         price = self.prices.get(agent)

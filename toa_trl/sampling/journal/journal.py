@@ -306,8 +306,8 @@ class Journal:
     def reward_spending(self) -> Spending:
         """What calls of the reward model have cost, as far as it is written."""
         with self._errors():
-            tokens, cost = self._get("reward_spending") or (0, 0.0)
-            return Spending(int(tokens), float(cost))
+            tokens, cost, *estimated = self._get("reward_spending") or (0, 0.0)
+            return Spending(int(tokens), float(cost), *map(int, estimated))
 
     def set_reward_spending(self, spent: Spending) -> None:
         """Set what calls of the reward model have cost; it is written with the next plays."""
