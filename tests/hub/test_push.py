@@ -19,10 +19,14 @@ from tests.test_rollouts import rollouts
 from toa_trl import Rollouts
 from toa_trl.cli.main import run as main
 from toa_trl.errors import ConfigError, ToaError
+from toa_trl.hub.card_edits import PUSHED as LINE
+from toa_trl.hub.card_edits import keep_edits
+from toa_trl.hub.dataset_card import named_on_hub
 from toa_trl.hub.push import check_push, hub_errors, push_folder
 from toa_trl.report.audit import read_audit
 from toa_trl.sampling.journal import Journal
 from toa_trl.types import Action, Play, Prompt
+from toa_trl.utils.cards import BLOCK, is_card, new_card
 
 PAIRS: dict[str, Any] = {"preference": {"rejected_rank": 2}}
 
@@ -244,6 +248,64 @@ def put(hub: Process, name: str, path: str, content: bytes) -> None:
     api = HfApi(endpoint=hub.root, token="ann_write")
     api.create_repo(name, repo_type="dataset", exist_ok=True)
     api.upload_file(path_or_fileobj=content, path_in_repo=path, repo_id=name, repo_type="dataset")
+
+
+def test_what_is_edited_in_the_card_on_the_hub_stays(hub: Process, run: Path) -> None:
+    def there() -> str:
+        path = hf_hub_download("ann/edited", "README.md", repo_type="dataset")
+        return Path(path).read_text()
+
+    card = run / "README.md"
+    card.write_text(card.read_text() + "\nWritten here.\n\nRemoved later.\n")
+    push_folder(run, "ann/edited")
+    edited = there().replace("---\n", "---\nlicense: mit\n", 1)
+    begin = edited.index("<!-- toa_trl begin")
+    edited = edited[:begin] + "Thanks to Ann.\n\n" + edited[begin:]
+    put(hub, "ann/edited", "README.md", edited.replace("Removed later.", "").encode())
+    for _ in range(2):
+        push_folder(run, "ann/edited")
+        assert "license: mit" in there()
+        assert there().index("Thanks to Ann.") < there().index("<!-- toa_trl begin")
+        assert there().count("Written here.") == 1
+        assert "Removed later." not in there()
+    assert len(repo(hub, "ann/edited")["commits"]) == 4  # the last push had nothing new
+    main(["data", str(run), "--policy", "worst", "--top_k", "2"])
+    card.write_text(card.read_text().replace("Written here.", "Rewritten here."))
+    main(["push", str(run), "ann/edited", "--overwrite"])
+    assert "Thanks to Ann." in there()
+    assert "Rewritten here." in there()
+    assert "Written here." not in there().replace("Rewritten here.", "")
+    assert BLOCK.findall(there()) == BLOCK.findall(named_on_hub(card.read_text(), "ann/edited"))
+
+
+def test_what_is_edited_in_the_card_of_a_model_on_the_hub_stays(
+    hub: Process, tmp_path: Path
+) -> None:
+    api, card = HfApi(endpoint=hub.root, token="ann_write"), tmp_path / "student" / "README.md"
+    trained = {"tags": ["trl"]}
+
+    def push(text: str) -> str:
+        card.parent.mkdir(exist_ok=True)
+        previous = card.read_text() if card.exists() else ""
+        card.write_text(new_card(card, previous, trained, {"card": text}))
+        keep_edits(card, "ann/student")
+        api.create_repo("ann/student", exist_ok=True)
+        api.upload_file(path_or_fileobj=str(card), path_in_repo="README.md", repo_id="ann/student")
+        return Path(hf_hub_download("ann/student", "README.md")).read_text()
+
+    there = push("# First")
+    edited = there.replace("tags:", "license: mit\ntags:") + "\nNot for production.\n"
+    api.upload_file(
+        path_or_fileobj=edited.encode(), path_in_repo="README.md", repo_id="ann/student"
+    )
+    there = push("# Second")
+    assert "# Second" in there
+    assert "# First" not in there
+    assert there.count("Not for production.") == there.count("license: mit") == 1
+    third = push("# Second")
+    assert LINE.sub("", third) == LINE.sub("", there)
+    assert push("# Second") == third
+    assert is_card(card)
 
 
 def test_other_content_is_refused_unless_it_is_to_be_replaced(hub: Process, run: Path) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from toa_trl.errors import ConfigError, ToaError
+from toa_trl.hub.card_edits import card_to_push
 from toa_trl.hub.dataset_card import named_on_hub
 from toa_trl.hub.lineage import FILE as LINEAGE
 from toa_trl.utils.files import read_yaml
@@ -50,7 +51,8 @@ def push_folder(
 ) -> str:
     """Push what `Rollouts.save` wrote. Idempotent: safe to repeat after an interruption.
 
-    If the repository has these contents already, there is no further commit.
+    If the repository has these contents already, there is no further commit. What was edited by
+    hand in its card stays: see `toa_trl.hub.card_edits`.
 
     Args:
         folder: folder of a run, or one that `toa-trl data --output` wrote.
@@ -97,9 +99,10 @@ def push_folder(
             # commit per configuration, and upload_folder several for a large folder. A commit takes
             # 25,000 files, here of 200,000 rows each; contents are uploaded before it by hash, so
             # that an interrupted push continues with what is missing.
+            card = _card_there(api, name, repository)
             operations = []
             for path, file in local.items():
-                operations.append(CommitOperationAdd(path, _public(file, name)))
+                operations.append(CommitOperationAdd(path, _public(file, name, card)))
             try:
                 api.create_commit(
                     name,
@@ -115,13 +118,23 @@ def push_folder(
     return f"{api.endpoint}/datasets/{name}"
 
 
-def _public(path: Path, repo_id: str) -> str | bytes:
+def _card_there(api: HfApi, name: str, repository: Repository) -> str | None:
+    """Return the card on the Hub, if there is one."""
+    if "README.md" not in repository.files:
+        return None
+    path = api.hf_hub_download(name, "README.md", repo_type="dataset", revision=repository.sha)
+    return Path(path).read_text(encoding="utf-8", errors="replace")
+
+
+def _public(path: Path, repo_id: str, card: str | None) -> str | bytes:
     """Return a file as it is pushed.
 
-    The card has the data set's name, and audit.json no paths and texts of evaluation sets.
+    The card has the data set's name and what was edited by hand in that on the Hub, and audit.json
+    no paths and texts of evaluation sets.
     """
     if path.name == "README.md":
-        return named_on_hub(path.read_text(encoding="utf-8"), repo_id).encode()
+        named = named_on_hub(path.read_text(encoding="utf-8"), repo_id)
+        return card_to_push(named, card).encode()
     if path.name != "audit.json":
         return str(path)
     audit = json.loads(path.read_text(encoding="utf-8"), object_hook=_redacted)

@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from toa_trl.errors import ConfigError
+from toa_trl.hub.card_edits import keep_edits
 from toa_trl.hub.model_card import write_model_card, write_model_lineage
 from toa_trl.hub.push import hub_errors
 from toa_trl.training.checks import check_model, parse_training
@@ -149,6 +150,9 @@ def with_lineage(trainer_class: Any) -> Any:
                 if self.is_world_process_zero():
                     card = (Path(temporary) / "README.md").read_text(encoding="utf-8")
                     write_model_card(Path(folder), self.lineage, self.facts, card)
+                    if self.args.push_to_hub:
+                        card_file = Path(folder) / "README.md"
+                        keep_edits(card_file, self.hub_model_id, self.args.hub_token)
 
     return LineageTrainer
 

@@ -106,7 +106,7 @@ def new_card(
         metadata: all generated keys.
         blocks: all generated blocks by name, in Markdown, in their order.
     """
-    edited = [name for name, digest, text in BLOCK.findall(previous) if _digest(text) != digest]
+    edited = [name for name, digest, text in BLOCK.findall(previous) if digest_of(text) != digest]
     reusable = bool(BLOCK.search(previous)) and _is_readable(path, previous)
     if previous and (edited or not reusable):
         copy = next(
@@ -120,7 +120,7 @@ def new_card(
         )
     previous = previous if reusable else ""
     current, recorded = read_metadata(path, previous), _recorded(previous)
-    by_hand = {key: v for key, v in current.items() if recorded.get(key) != _digest(v)}
+    by_hand = {key: v for key, v in current.items() if recorded.get(key) != digest_of(v)}
     removed = recorded.keys() - current.keys()
     kept = {key: by_hand.get(key, v) for key, v in metadata.items() if key not in removed}
     body = BLOCK.sub(lambda match: match[0] if match[1] in blocks else "", _split(previous)[1])
@@ -133,7 +133,7 @@ def with_blocks(text: str, blocks: Mapping[str, str]) -> str:
     at = len(text)
     for name, content in blocks.items():
         content = content.strip() + "\n"
-        begin = f"<!-- toa_trl begin {name} {_digest(content)}: {HINT} -->"
+        begin = f"<!-- toa_trl begin {name} {digest_of(content)}: {HINT} -->"
         block = f"{begin}\n{content}<!-- toa_trl end {name} -->\n"
         present = next((match for match in BLOCK.finditer(text) if match[1] == name), None)
         if present is None:
@@ -222,10 +222,16 @@ def _recorded(text: str) -> dict[str, str]:
     return dict(part.split("=") for part in keys[1].split()) if keys else {}
 
 
+def with_body(text: str, metadata: Mapping[str, Any], body: str) -> str:
+    """Return a card with other metadata and another body, and what is recorded of the metadata."""
+    return _with_metadata(text, metadata, _recorded(text), body)
+
+
 def _digests(metadata: Mapping[str, Any]) -> dict[str, str]:
-    return {key: _digest(value) for key, value in metadata.items()}
+    return {key: digest_of(value) for key, value in metadata.items()}
 
 
-def _digest(value: Any) -> str:
+def digest_of(value: Any) -> str:
+    """Return 8 hexadecimal digits of a text or a value of the metadata."""
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:8]
