@@ -15,10 +15,12 @@ from tests.families import make_family
 from tests.helpers import IDENTITY, play
 from toa_trl.errors import ConfigError
 from toa_trl.report.rollout_tables import rollout_files
+from toa_trl.report.rollouts import summarize
+from toa_trl.report.sections import what_ran
 from toa_trl.report.trees import read_trees
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampling.journal import Journal
-from toa_trl.types import Prompt
+from toa_trl.types import Action, Completion, Play, Prompt
 
 
 def rollouts(num_prompts: int, *rewards: float | None, path: Path | str = ":memory:") -> Rollouts:
@@ -49,6 +51,22 @@ def pushed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     monkeypatch.setattr("toa_trl.rollouts.push_folder", push_folder)
     return found
+
+
+def test_estimated_tokens_are_marked_in_rollouts_card_and_report(tmp_path: Path) -> None:
+    it = rollouts(1, 1.0, path=tmp_path / "journal.sqlite")
+    done = Completion("Eight.", "stop", 10, 5, tokens_estimated=True)
+    it._journal.append("0", Play(1, Action("a"), done, 2.0))
+    it._journal.append("0", play(2, None))
+    it.save(tmp_path)
+    marks = pq.read_table(tmp_path / "rollouts").column("tokens_estimated").to_pylist()
+    assert marks == [False, True, None]
+    assert "| tokens | 20 read, 10 written, estimated from the texts of 1 play |" in (
+        tmp_path / "README.md"
+    ).read_text(encoding="utf-8")
+    summary = summarize(rollout_files(tmp_path))
+    said = " ".join(map(str, what_ran(IDENTITY, summary, {"a": 0}).blocks))
+    assert "wrote 10 (estimated from the texts of 1 play)" in said
 
 
 def test_pushed_is_what_the_data_sets_hold(pushed: dict[str, Any]) -> None:

@@ -83,7 +83,7 @@ class Completion:
     completion_tokens: int = 0
     flops: float | None = None  # forward FLOPs of this call; None if the model's size is unknown
     reasoning: str | None = None  # what a reasoning model wrote before `text`; recorded, not used
-    tokens_estimated: bool = False  # the server did not count them, or implausibly
+    tokens_estimated: bool = False  # neither a server nor a tokenizer has counted them
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +140,7 @@ class AgentCounts:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     flops: float = 0.0  # as far as known
+    num_estimated: int = 0  # plays whose tokens are estimated
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +155,7 @@ class Counts:
     completion_tokens: int
     flops: float  # of the agents, as far as known
     reward_flops: float
+    num_estimated: int = 0  # plays whose tokens are estimated
 
 
 def _reward(play: Play) -> float:

@@ -232,6 +232,7 @@ def test_tokens_are_counted_with_the_tokenizer_where_one_is_known(
     expected = len(AutoTokenizer.from_pretrained(causal)(words)["input_ids"])
     done = answer(server, {**chat(words), "usage": None}, config=str(causal))
     assert done.completion_tokens == expected != 6
+    assert not done.tokens_estimated
     assert done.flops
 
 

@@ -46,6 +46,7 @@ completions = st.builds(
     completion_tokens=st.integers(0, 10**6),
     flops=st.none() | st.floats(0, 1e20),
     reasoning=st.none() | texts,
+    tokens_estimated=st.booleans(),
 )
 plays = st.builds(
     Play,
@@ -151,10 +152,11 @@ def test_counts_by_agent() -> None:
     journal.append("p", play(1, 0.5, agent="b", flops=None))
     journal.append("ä\u2028", play(0, None, agent="a"))
     journal.append(
-        "ä\u2028", Play(1, Action("a"), Completion("", "length", 7, 3, 2.0), None, "cut")
+        "ä\u2028",
+        Play(1, Action("a"), Completion("", "length", 7, 3, 2.0, None, True), None, "cut"),
     )
     assert journal.agent_counts() == {
-        "a": AgentCounts(1, 2, 17, 8, 3.0),
+        "a": AgentCounts(1, 2, 17, 8, 3.0, 1),
         "b": AgentCounts(1, 0, 10, 5, 0.0),
     }
 

@@ -14,6 +14,7 @@ import yaml
 from toa_trl.data.prompts import load_prompts
 from toa_trl.errors import ConfigError
 from toa_trl.sampler import TOASampler
+from toa_trl.sampling.journal import Journal, copy_journals, recover
 from toa_trl.sampling.journal.table import VERSION
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "journal_0.1.0"
@@ -59,6 +60,25 @@ def test_a_journal_of_version_0_1_0_is_resumed_to_the_same_plays(tmp_path: Path)
     assert after == PLAYS
     assert all(row in after for row in before)
     assert VERSION == 3  # of the dump's first line
+
+
+def test_a_journal_of_version_0_1_0_is_read_copied_and_recovered(tmp_path: Path) -> None:
+    """It has no column that says which tokens are estimated."""
+    run = interrupted_run(tmp_path)
+    path, stored = run / "journal.sqlite", stored_plays(run)
+    with (
+        closing(Journal(path, lock=False)) as old,
+        closing(Journal(":memory:", create=True)) as new,
+    ):
+        plays = [play for rollout in old.rollouts() for play in rollout.plays]
+        assert len(plays) == len(stored)
+        assert not any(play.completion and play.completion.tokens_estimated for play in plays)
+        assert old.counts().num_estimated == 0
+        new.begin(old.identity, old.prompts())
+        assert copy_journals([path], new) == len(stored)
+        assert [play for rollout in new.rollouts() for play in rollout.plays] == plays
+    assert stored_plays(run) == stored
+    assert recover(run).num_plays == len(stored)
 
 
 def test_a_journal_of_version_0_1_0_refuses_another_configuration(tmp_path: Path) -> None:

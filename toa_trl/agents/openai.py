@@ -233,6 +233,7 @@ class OpenAIAgent(Agent):
             said = "\n".join(str(message.get("content") or "") for message in asked)
             num_prompt = num_prompt or self._count(said)
             num_completion = num_completion or self._count(written)
+            is_estimated = self._tokenizer is None or not self._tokenizer.is_known
         flops = self._flops(num_prompt + num_completion) if self._flops else None
         text, reasoning = reply.text, reply.reasoning or None
         if self._keep_reasoning and reasoning and text.strip():
@@ -289,8 +290,13 @@ class _Tokenizer:
             logger.warning("%s: tokens are estimated: %s", self._place, error)
             return None
 
+    @property
+    def is_known(self) -> bool:
+        """Whether it could be loaded; else tokens are estimated."""
+        return self._loaded is not None
+
     def __call__(self, text: str) -> int:
-        if self._loaded is None:
+        if not self.is_known:
             return estimated_tokens(text)
         return len(self._loaded(text, add_special_tokens=False)["input_ids"])
 

@@ -39,6 +39,7 @@ ROLLOUTS = pa.schema(
         "finish_reason": pa.string(),
         "prompt_tokens": pa.int64(),
         "completion_tokens": pa.int64(),
+        "tokens_estimated": pa.bool_(),  # from the texts: neither a server nor a tokenizer counted
         "flops": pa.float64(),
         "reward_flops": pa.float64(),
         "seed": pa.int64(),
@@ -113,6 +114,7 @@ def rollout_rows(rollouts: Iterable[Rollout]) -> Iterator[dict[str, Any]]:
                 "finish_reason": done.finish_reason if done else None,
                 "prompt_tokens": done.prompt_tokens if done else None,
                 "completion_tokens": done.completion_tokens if done else None,
+                "tokens_estimated": done.tokens_estimated if done else None,
                 "flops": done.flops if done else None,
                 "reward_flops": play.reward_flops,
                 "seed": play.seed,

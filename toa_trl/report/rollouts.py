@@ -26,7 +26,10 @@ Steps = tuple[tuple[str, str], ...]
 
 NEEDED = ("prompt_id", "play", "agent", "kind", "reward")
 TEXTS = ("prompt_id", "agent", "kind", "finish_reason", "error")
-AMOUNTS = ("reward", "prompt_tokens", "completion_tokens", "flops", "reward_flops")
+AMOUNTS = (
+    *("reward", "prompt_tokens", "completion_tokens", "flops", "reward_flops"),
+    "tokens_estimated",  # 0 or 1
+)
 MAX_REASONS = 1_000  # distinct reasons of failures
 
 
@@ -42,6 +45,7 @@ class Tally:
     flops: float = 0.0  # of the plays whose FLOPs are known
     num_flops: int = 0  # number of these plays
     reward_flops: float = 0.0
+    num_estimated: int = 0  # plays whose tokens are estimated
     wins: int = 0  # prompts whose best play is this agent's
     kinds: Counter[str] = field(default_factory=Counter)
 
@@ -150,7 +154,8 @@ def _add_tallies(summary: Summary, plays: duckdb.DuckDBPyConnection) -> None:
         SELECT agent, count(*), count(*) - count(reward),
             count(*) FILTER (finish_reason = 'length'),
             coalesce(sum(prompt_tokens), 0)::BIGINT, coalesce(sum(completion_tokens), 0)::BIGINT,
-            coalesce(sum(flops), 0), count(flops), coalesce(sum(reward_flops), 0)
+            coalesce(sum(flops), 0), count(flops), coalesce(sum(reward_flops), 0),
+            coalesce(sum(tokens_estimated), 0)::BIGINT
         FROM plays GROUP BY agent ORDER BY min(row_num)""")
     for agent, *numbers in totals.fetchall():
         summary.tallies[agent] = Tally(*numbers)

@@ -83,6 +83,8 @@ def _totals(run: Mapping[str, Any], summary: Summary, agents: Mapping[str, int])
     text += f", of which {count(scored)} {'has' if scored == 1 else 'have'} a reward."
     text += f" The agents read {count(summary.total('prompt_tokens'))} tokens and wrote "
     text += count(summary.total("completion_tokens"))
+    estimated = summary.total("num_estimated")
+    text += f" (estimated from the texts of {many(estimated, 'play')})" if estimated else ""
     text += f", with {figures.power(flops)} FLOPs" if known else "; their FLOPs are not known"
     if 0 < known < scored:
         text += f" (known for {share(known, scored)} of the plays)"

@@ -24,10 +24,10 @@ from toa_trl.sampling.journal.table import (
     INSERT_PROMPT,
     PAGE_SIZE,
     SCHEMA,
-    SELECT,
     SELECT_PROMPT,
     VERSION,
     Row,
+    add_columns,
     as_play,
     as_prompt,
     as_row,
@@ -35,6 +35,7 @@ from toa_trl.sampling.journal.table import (
     check_tables,
     check_times,
     check_tree,
+    columns_of,
     prompt_rows,
 )
 from toa_trl.types import AgentCounts, Counts, Play, Prompt, Rollout
@@ -99,6 +100,9 @@ class Journal:
             result = self._db.execute("PRAGMA quick_check(1)").fetchone()[0] if create else "ok"
             if result != "ok":
                 raise sqlite3.DatabaseError(" ".join(result.split()))
+            if create:
+                add_columns(self._db)
+        self._plays = f"(SELECT {columns_of(self._db)} FROM plays)"
         self._db.execute("PRAGMA synchronous=FULL")
 
     def close(self) -> None:
@@ -221,7 +225,8 @@ class Journal:
             yield from self._rows(prompt_id)
 
     def _rows(self, prompt_id: str) -> list[Row]:
-        return [Row._make(row) for row in self._all(f"{SELECT} ORDER BY play", prompt_id)]
+        sql = f"SELECT * FROM {self._plays} WHERE prompt_id = ? ORDER BY play"
+        return [Row._make(row) for row in self._all(sql, prompt_id)]
 
     def _prompts(self) -> Iterator[tuple[int, str, str, str]]:
         # Row by row: an open cursor would keep SQLite from emptying the WAL.
@@ -253,7 +258,7 @@ class Journal:
             "SELECT count(reward), count(*) - count(reward), "
             "coalesce(sum(reward IS NOT NULL AND finish_reason = 'length'), 0), "
             f"{TOTAL_TOKENS}, "
-            "total(flops), total(reward_flops) FROM plays"
+            f"total(flops), total(reward_flops), count(tokens_estimated) FROM {self._plays}"
         )
         return Counts(self.num_prompts(), *totals)
 
@@ -262,7 +267,7 @@ class Journal:
         rows = self._all(
             "SELECT CAST(agent AS TEXT), count(reward), count(*) - count(reward), "
             f"{TOTAL_TOKENS}, "
-            "total(flops) FROM plays GROUP BY agent"
+            f"total(flops), count(tokens_estimated) FROM {self._plays} GROUP BY agent"
         )
         return {agent: AgentCounts(*totals) for agent, *totals in rows}
 

@@ -17,7 +17,6 @@ from toa_trl.errors import ConfigError, JournalError
 from toa_trl.sampling.journal.journal import Journal
 from toa_trl.sampling.journal.opening import locked
 from toa_trl.sampling.journal.table import (
-    COLUMNS,
     INSERT_PROMPT,
     PAGE_SIZE,
     SELECT_PROMPT,
@@ -27,6 +26,7 @@ from toa_trl.sampling.journal.table import (
     as_play,
     as_prompt,
     check_tables,
+    columns_of,
 )
 
 MAX_MISSES = 100_000  # consecutive row numbers without a row: more than a damaged page can cost
@@ -150,7 +150,8 @@ class _Salvage:
                 yield row
 
     def _plays(self) -> Iterator[Row]:
-        for row in map(Row._make, self._lookups(f"SELECT {COLUMNS} FROM plays WHERE rowid = ?")):
+        sql = f"SELECT {columns_of(self._old)} FROM plays WHERE rowid = ?"
+        for row in map(Row._make, self._lookups(sql)):
             if all(map(isinstance, row, TYPES)) and _sound(as_play, row):
                 self._plays_of.setdefault(row.prompt_id, set()).add(row.play)
                 yield row

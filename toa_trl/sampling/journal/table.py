@@ -28,7 +28,7 @@ CREATE TABLE plays (
     agent TEXT NOT NULL, kind TEXT NOT NULL, refs TEXT NOT NULL,
     parent INTEGER, depth INTEGER NOT NULL,
     reward REAL, second_reward REAL, reward_flops REAL, finish_reason TEXT,
-    prompt_tokens INTEGER, completion_tokens INTEGER, flops REAL,
+    prompt_tokens INTEGER, completion_tokens INTEGER, tokens_estimated INTEGER, flops REAL,
     error TEXT, response TEXT, reasoning TEXT,
     PRIMARY KEY (prompt_id, play)
 );
@@ -55,6 +55,7 @@ class Row(NamedTuple):
     finish_reason: str | None
     prompt_tokens: int | None
     completion_tokens: int | None
+    tokens_estimated: int | None  # 1, or null: counted, or written before this was recorded
     flops: float | None
     error: str | None
     response: str | None
@@ -70,7 +71,6 @@ INSERT_PROMPT = (
     "INSERT INTO prompts (position, id, messages, metadata) VALUES (?, ?, ?, ?) "
     "ON CONFLICT (position) DO NOTHING"
 )
-SELECT = f"SELECT {COLUMNS} FROM plays WHERE prompt_id = ?"
 SELECT_PROMPT = "SELECT position, id, messages, metadata FROM prompts"
 
 
@@ -93,6 +93,7 @@ def as_row(prompt_id: str, play: Play, written_s: float) -> Row:
         finish_reason=done.finish_reason if done else None,
         prompt_tokens=done.prompt_tokens if done else None,
         completion_tokens=done.completion_tokens if done else None,
+        tokens_estimated=1 if done and done.tokens_estimated else None,
         flops=done.flops if done else None,
         error=play.error,
         response=done.text if done else None,
@@ -122,6 +123,7 @@ def as_play(row: Row) -> Play:
             row.completion_tokens,  # type: ignore[arg-type]
             row.flops,
             row.reasoning,
+            tokens_estimated=bool(row.tokens_estimated),
         )
     return Play(
         row.play, action, done, row.reward, row.error, row.seed, row.reward_flops, row.second_reward
@@ -160,6 +162,18 @@ def check_tree(plays: Sequence[Play]) -> None:
         TopologicalSorter(seen_by).prepare()
     except CycleError as error:
         raise ValueError(f"play {error.args[1][0]} sees itself, directly or not") from error
+
+
+def columns_of(db: sqlite3.Connection) -> str:
+    """Return COLUMNS for a statement that reads plays; those that the journal lacks are null."""
+    there = {name for _, name, *_ in db.execute("PRAGMA table_info(plays)")}
+    return ", ".join(f if f in there else f"NULL AS {f}" for f in Row._fields)
+
+
+def add_columns(db: sqlite3.Connection) -> None:
+    """Add the column that a journal of an earlier version lacks."""
+    if columns_of(db) != COLUMNS:
+        db.execute("ALTER TABLE plays ADD COLUMN tokens_estimated INTEGER")
 
 
 def check_identity(identity: Any) -> None:
