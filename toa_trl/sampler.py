@@ -317,6 +317,8 @@ class TOASampler:
         meter = Meter(self._limits, self._prices, self._reward_price)
         meter.resume(counts, journal.counts().reward_flops)
         meter.add_reward(journal.reward_spending)
+        if unfinished:
+            meter.warn_at_start(self._agents, self._reward_model, counts)
         own_progress = Progress(
             num_prompts * self._budget,
             list(self._agents),

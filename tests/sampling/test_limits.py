@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 from tests.helpers import EchoAgent, TextReward, play
 from toa_trl import TOASampler
 from toa_trl.errors import ConfigError
+from toa_trl.rewards.base import RewardModel
+from toa_trl.rewards.combine import MinimumPart, MinimumReward
+from toa_trl.rewards.http import HTTPReward
 from toa_trl.rewards.judge import JudgeReward
 from toa_trl.rewards.spending import Spending
 from toa_trl.sampling.journal import Journal
@@ -21,6 +24,7 @@ from toa_trl.sampling.limits import Meter
 from toa_trl.sampling.merging import merge_runs
 from toa_trl.types import AgentCounts, Completion, Message, Play, Sampling
 
+SCRIPTED = {"name": "s", "engine": "scripted"}
 PRICES = {"a": {"prompt": 1.0, "completion": 3.0}}
 
 
@@ -190,3 +194,68 @@ def test_estimated_tokens_of_rewards_are_said_once_where_they_are_limited(
         for _ in range(2):
             meter.add_reward(Spending(5, 0.0, 5))
     assert caplog.text.count("the reward model: its server reports no usage") == 1
+
+
+class Uncounted(EchoAgent):
+    """Reports no tokens; notes which warnings there were before its first play."""
+
+    def __init__(self, name: str, caplog: pytest.LogCaptureFixture) -> None:
+        super().__init__(name)
+        self._caplog = caplog
+        self.said_before = ""
+
+    async def generate(
+        self, messages: Sequence[Message], *, sampling: Sampling, seed: int
+    ) -> Completion:
+        self.said_before = self.said_before or self._caplog.text or "nothing"
+        return Completion("text")
+
+
+SCORED = HTTPReward("http://127.0.0.1:9/score", price={"prompt": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("reward", "limits", "said"),
+    [
+        (TextReward(), {"max_cost": 9}, "limits.max_cost: agent 'b' without a price"),
+        (SCORED, {"max_cost": 9}, "limits.max_cost: agent 'b' without a price"),
+        (JudgeReward(Judge()), {"max_cost": 9}, "agent 'b', reward 'judge' without a price"),
+        (
+            MinimumReward([MinimumPart(reward=r) for r in (SCORED, JudgeReward(Judge()))]),
+            {"max_cost": 9},
+            "agent 'b', reward 'judge' without a price",
+        ),
+        (JudgeReward(Judge()), {"max_tokens": 9}, None),
+        (JudgeReward(Judge()), {}, None),
+    ],
+)
+def test_who_counts_as_free_is_said(
+    reward: RewardModel, limits: Any, said: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    Meter(limits, PRICES).warn_at_start("ab", reward, {})
+    assert said in caplog.text if said else not caplog.text
+
+
+def test_a_price_of_the_reward_is_enough_for_a_limit_on_cost() -> None:
+    TOASampler([EchoAgent("a")], SCORED, limits={"max_cost": 9}, progress=False)
+    with pytest.raises(ConfigError, match="needs an agent with a price"):
+        TOASampler([EchoAgent("a")], JudgeReward(Judge()), limits={"max_cost": 9}, progress=False)
+
+
+def test_what_is_known_not_to_count_is_said_before_the_first_play(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who has no price at the first start, and whose tokens are estimated at a resume."""
+    said = []
+    for limits in ({"max_tokens": 3, "max_cost": 1.0}, {"max_tokens": 100}):
+        caplog.clear()
+        agent, priced = Uncounted("u", caplog), {**SCRIPTED, "price": {"prompt": 1.0}}
+        sampler = TOASampler(
+            [agent, priced], TextReward(), "parallel", 4, limits=limits, progress=False
+        )
+        sampler.sample(["Why?"], tmp_path)._journal.close()
+        said.append(agent.said_before)
+    assert "agent 'u' without a price" in said[0]
+    assert "reports no usage" not in said[0]
+    assert "agent 'u': its server reports no usage" in said[1]
+    assert caplog.text.count("reports no usage") == 1

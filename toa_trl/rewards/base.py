@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
+from toa_trl.agents.base import Price
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.types import Prompt, Score
 from toa_trl.utils.config import Config
@@ -40,6 +41,11 @@ class RewardModel(Protocol):
     def parts(self) -> Mapping[str, Any]:
         """The entries and objects that it is made of, by name; a resumed run compares them."""
         return {}
+
+    @property
+    def prices(self) -> tuple[tuple[str, Price | None], ...]:
+        """Kinds of its parts that spend tokens (see `spending.py`), each with its price."""
+        return ()
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
         """Return raw rewards, one per response, of R(x, response): never of a refinement prompt.

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
+from toa_trl.agents.base import Price
 from toa_trl.errors import ConfigError, RewardError, Unavailable
 from toa_trl.rewards import KINDS, make_reward
 from toa_trl.rewards.base import (
@@ -126,6 +127,11 @@ class _Combination(DetailedReward):
         """The texts of the parts, by name."""
         texts = {part.name: part.model.texts for part in self._parts}
         return {name: text for name, text in texts.items() if text is not None} or None
+
+    @property
+    def prices(self) -> tuple[tuple[str, Price | None], ...]:
+        """Those of all parts."""
+        return tuple(price for part in self._parts for price in part.model.prices)
 
     async def check(self) -> None:
         """Check all parts."""

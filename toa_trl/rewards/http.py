@@ -82,6 +82,11 @@ class HTTPReward(RewardModel):
             self._send, length=lambda given: 0, max_size=max_batch_size, num_running=max_concurrency
         )
 
+    @property
+    def prices(self) -> tuple[tuple[str, Price | None], ...]:
+        """See `RewardModel`."""
+        return (("http", self._price),)
+
     async def check(self) -> None:
         """See `RewardModel`."""
         await self._endpoints.check()

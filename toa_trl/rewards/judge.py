@@ -135,6 +135,11 @@ class JudgeReward(DetailedReward):
         """The template and the rubric: they decide the verdicts."""
         return {"template": self._template, "rubric": self._rubric}
 
+    @property
+    def prices(self) -> tuple[tuple[str, Price | None], ...]:
+        """See `RewardModel`."""
+        return (("judge", self._price),)
+
     async def check(self) -> None:
         """Check the judge's agent."""
         await self._agent.check()

@@ -92,6 +92,11 @@ class VLLMReward(RewardModel):
         self._tokenizer = loaded if loaded.chat_template else None
         self._source = source
 
+    @property
+    def prices(self) -> tuple[tuple[str, Price | None], ...]:
+        """See `RewardModel`."""
+        return (("vllm", self._price),)
+
     async def check(self) -> None:
         """Check the servers, and find the tokenizer of the model that they list."""
         answer = await self._endpoints.check()

@@ -9,6 +9,7 @@ from typing import Any
 
 from toa_trl.agents.base import Price
 from toa_trl.errors import ConfigError
+from toa_trl.rewards.base import RewardModel
 from toa_trl.rewards.spending import Spending, listening
 from toa_trl.sampling.journal import Journal
 from toa_trl.types import AgentCounts, Play
@@ -72,6 +73,27 @@ class Meter:
         self.cost = sum(
             self._price(name, c.prompt_tokens, c.completion_tokens) for name, c in counts.items()
         )
+
+    def warn_at_start(
+        self, agents: Iterable[str], reward: RewardModel, counts: Mapping[str, AgentCounts]
+    ) -> None:
+        """Warn of what is known not to count exactly towards the limits.
+
+        Args:
+            agents: names of all agents.
+            reward: the reward model.
+            counts: what the journal already holds.
+        """
+        free = [f"agent {name!r}" for name in agents if name not in self.prices]
+        free += [f"reward {kind!r}" for kind, price in reward.prices if price is None]
+        if free and self.limits.max_cost is not None:
+            logger.warning(
+                "limits.max_cost: %s without a price: what they cost does not count",
+                ", ".join(free),
+            )
+        for name, count in counts.items():
+            if count.num_estimated and self._limited:
+                self._see_estimated(f"agent {name!r}")
 
     def add_reward(self, spent: Spending) -> None:
         """Count what a reward model spends."""
@@ -147,7 +169,9 @@ class Meter:
 
 
 def has_price(entry: Any) -> bool:
-    """Return whether an entry, or one nested in it, has a price."""
+    """Return whether an entry or an object, or one nested in it, has a price."""
+    if isinstance(entry, RewardModel):
+        return any(price is not None for _, price in entry.prices)
     if isinstance(entry, Mapping):
         return bool(entry.get("price")) or any(map(has_price, entry.values()))
     return isinstance(entry, list | tuple) and any(map(has_price, entry))
