@@ -342,7 +342,7 @@ class TOASampler:
                 prompts_in_flight=self._prompts_in_flight,
                 patience_s=self._patience_s,
                 observer=RunObserver(display, meter, RewardWatch(self._tau), failures),
-                enough=lambda: meter.reached is not None,
+                enough=meter.is_reached,
             )
             with meter.counting_rewards(journal):
                 given_up = await runner.run(unfinished)

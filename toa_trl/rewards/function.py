@@ -6,9 +6,8 @@ import asyncio
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic.json_schema import SkipJsonSchema
 
@@ -23,8 +22,7 @@ from toa_trl.utils.registry import load_object
 NUM_RUNNING = 32  # calls of a coroutine function that may wait at once
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
+class _Item(NamedTuple):
     prompt: Prompt
     response: str
 

@@ -134,11 +134,13 @@ class Meter:
                 play.action.agent,
             )
 
+    def is_reached(self) -> bool:
+        """Return whether a limit is reached."""
+        return self._limited and self.reached is not None
+
     @property
     def reached(self) -> str | None:
         """Which limit is reached and what was spent, or None."""
-        if not self._limited:
-            return None
         spent = {"max_tokens": self.tokens, "max_flops": self.flops, "max_cost": self.cost}
         for name, value in spent.items():
             limit = getattr(self.limits, name)

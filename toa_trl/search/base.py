@@ -60,8 +60,11 @@ class Search(ABC):
     @property
     def all_failing(self) -> bool:
         """Whether every available agent has failed MAX_FAILURES times in a row."""
-        failures = [count for agent, count in self._failures.items() if agent not in self._away]
-        return bool(failures) and min(failures) >= MAX_FAILURES
+        available = self._failures.keys() - self._away if self._away else self._failures
+        for agent in available:
+            if self._failures[agent] < MAX_FAILURES:
+                return False
+        return bool(available)
 
     @property
     def available(self) -> list[str]:

@@ -12,7 +12,7 @@ nothing can be selected before a reward arrives, the search waits.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -39,8 +39,7 @@ class _Arm(_Node):
     above: _Response | None = None  # None under the root
     depth: int = 0
     fresh: bool = False  # a fresh arm answers the prompt alone, though it hangs under a response
-    # its top_k responses by squashed reward, best first
-    best: list[_Response] = field(default_factory=list)
+    best: Sequence[_Response] = ()  # its top_k responses by squashed reward, best first
     improved: bool = False  # a response of its own has a higher squashed reward than the one above
 
 
@@ -136,14 +135,18 @@ class TOA(Search):
                     return selected
         return None
 
-    def _by_ucb(self, nodes: list[_AnyNode], two_ln_t: float, prior: float) -> Iterator[_AnyNode]:
-        """Yield nodes by UCB = total / n + alpha * sqrt(2 ln t / visits), the largest first.
+    def _by_ucb(
+        self, nodes: Sequence[_AnyNode], two_ln_t: float, prior: float
+    ) -> Iterable[_AnyNode]:
+        """Return nodes by UCB = total / n + alpha * sqrt(2 ln t / visits), the largest first.
 
         Nodes of equal UCB keep their order.
         """
-        if len(nodes) < 2:
-            yield from nodes
-            return
+        return nodes if len(nodes) < 2 else self._sorted(nodes, two_ln_t, prior)
+
+    def _sorted(
+        self, nodes: Sequence[_AnyNode], two_ln_t: float, prior: float
+    ) -> Iterator[_AnyNode]:
         values = [
             (node.total / node.n if node.n else prior)
             + self.alpha * math.sqrt(two_ln_t / node.visits)

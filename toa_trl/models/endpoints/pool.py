@@ -56,15 +56,9 @@ class Pool:
         self._first_limit = float(min(FIRST_LIMIT, max_concurrency))
         self.endpoints = [Endpoint(url, self._first_limit) for url in dict.fromkeys(urls)]
         self.outstanding = 0
-        self._waiting: deque[asyncio.Future[Endpoint]] = deque()
-
-    @property
-    def away(self) -> str | None:
+        self.away: str | None = None
         """Why no request can be sent now; None while an endpoint is available."""
-        for endpoint in self.endpoints:
-            if not endpoint.away:
-                return None
-        return "; ".join(endpoint.away for endpoint in self.endpoints)
+        self._waiting: deque[asyncio.Future[Endpoint]] = deque()
 
     async def acquire(self) -> Endpoint:
         """Wait for an endpoint with room for a request; `release` it afterwards.
@@ -129,11 +123,13 @@ class Pool:
         endpoint.outages += 1
         num_available = sum(not other.away for other in self.endpoints)
         if not num_available:
+            self.away = "; ".join(other.away for other in self.endpoints)
             self._fail_waiting(list(self._waiting))
         return num_available
 
     def set_available(self, endpoint: Endpoint) -> None:
         """Mark an endpoint as available again."""
+        self.away = None
         endpoint.away, endpoint.faults, endpoint.growing = "", 0, True
         endpoint.limit, endpoint.rest_until_s = self._first_limit, 0.0
         self._dispatch()
@@ -141,6 +137,7 @@ class Pool:
     def reset(self) -> None:
         """Forget everything tied to an event loop, and which endpoints were away."""
         self._waiting.clear()
+        self.away = None
         for endpoint in self.endpoints:
             endpoint.away, endpoint.rest_until_s, endpoint.cut_s = "", 0.0, -1.0
 
