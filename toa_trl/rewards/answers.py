@@ -35,6 +35,9 @@ _JOINT = re.compile(
     r"|\b(?:and|or)\b)*"
 )
 
+_NAME = re.compile(r"(?<![\\\w^{])([A-Za-z])\s*=\s*$")
+_NAMED_JOINT = re.compile(_JOINT.pattern + r"[A-Za-z]\s*=\s*")
+
 _STATED = re.compile(
     r"\b(?:answer|option|choice|result|solution)s?\b(?:[^.!?\n:=]{0,60}?)"
     r"(?:\b(?:is|are|was|equals|would be|should be|must be|will be|could be|may be|might be)\b"
@@ -105,9 +108,19 @@ def final_answer(text: str) -> str | None:
     if filled:
         start, _, content = filled.pop()
         contents = [content]
-        while filled and filled[-1][1] <= start and _JOINT.fullmatch(text[filled[-1][1] : start]):
-            start, _, content = filled.pop()
+        name = _NAME.search(text, max(start - 9, 0), start)
+        while filled and filled[-1][1] <= start:
+            before, end, content = filled[-1]
+            named = _NAME.search(text, max(before - 9, 0), before)
+            if name and named and _NAMED_JOINT.fullmatch(text, end, start):
+                contents[0] = f"{name[1]} = {contents[0]}"  # x = [3], y = [5] is a list, too
+            elif not _JOINT.fullmatch(text, end, start):
+                break
+            start, name = before, named
             contents.insert(0, content)
+            filled.pop()
+        if len(contents) > 1 and name and "=" in contents[-1]:
+            contents[0] = f"{name[1]} = {contents[0]}"
         return ", ".join(dict.fromkeys(contents))
     for mark in reversed(list(_MARK.finditer(text))):
         line = mark[1].strip(" *")

@@ -15,9 +15,9 @@ from itertools import product
 from toa_trl.rewards import values
 from toa_trl.rewards.conditions import builders, congruences, families, sets_of_reals
 from toa_trl.rewards.notation import Same, bare, compact, ungroup
-from toa_trl.rewards.structures import matrices, sequences, structures
+from toa_trl.rewards.structures import components, matrices, sequences, structures
 from toa_trl.rewards.units import split_unit
-from toa_trl.rewards.wording import choices, dimensions, is_prose, labels, prose
+from toa_trl.rewards.wording import choices, dimensions, infinities, is_prose, labels, prose
 
 _DEEPEST = 6  # lists in lists
 _BASE = re.compile(r"(\d+)_\{?(\w+)\}?")
@@ -185,6 +185,7 @@ def _same_value(correct: str, given: str) -> bool:
 
 
 _COMPARISONS: tuple[Callable[[str, str, Same], bool | None], ...] = (
-    choices, prose, sequences, congruences, families, builders, _bases, labels, dimensions,
-    matrices, _approximations, sets_of_reals, structures, _equations, _ratios,
+    infinities, choices, prose, sequences, congruences, families, builders, _bases, labels,
+    dimensions, components, matrices, _approximations, sets_of_reals, structures, _equations,
+    _ratios,
 )  # fmt: skip

@@ -20,6 +20,13 @@ _SIGNS = {
 }  # fmt: skip
 _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ]+")
 _LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋]+")
+_LABELS = "⓪①-⑳㉑-㉟㊱-㊿⓫-⓴⓵-⓾❶-❿➀-➓⑴-⒇⒈-⒛"  # digits that name a statement or an option
+_BETWEEN_LABELS = re.compile(rf"(?<=[\d{_LABELS}])(?=[{_LABELS}])|(?<=[{_LABELS}])(?=\d)")
+_NUMBER = r"[-+]?\d+(?:\.\d*)?"
+_SPACED = re.compile(rf"(?<!\\)\[\s*({_NUMBER}(?:(?:\s+|\s*;\s*){_NUMBER})+)\s*(?<!\\)\]")
+_SPACE = re.compile(r"(?<=[\d.])\s+(?=[-+\d])")
+_CALL = re.compile(r"(?<![\\A-Za-z])(abs|floor|ceil)\s*(?=\()")
+_CALLS = {"abs": "|{}|", "floor": r"\lfloor {} \rfloor", "ceil": r"\lceil {} \rceil"}
 _POWERS = {
     "hundred": 2, "thousand": 3, "million": 6, "billion": 9, "百": 2, "千": 3, "万": 4, "萬": 4,
     "亿": 8, "億": 8, "만": 4, "억": 8, "тысяч": 3, "миллион": 6, "миллиард": 9,
@@ -55,6 +62,9 @@ _RULES: list[
     (r"\\(?:mid|vert|lvert|rvert)(?![A-Za-z])", "|"),
     (r"\\(lbrace|rbrace)(?![A-Za-z])", lambda match: r"\{" if match[1] == "lbrace" else r"\}"),
     (r"√\s*(\w+|\([^()]*\))", r"\\sqrt{\1}"),
+    (r"∛\s*(\w+|\([^()]*\))", r"\\sqrt[3]{\1}"),
+    (r"∜\s*(\w+|\([^()]*\))", r"\\sqrt[4]{\1}"),
+    (r"\\text\s*\{\s*(abs|floor|ceil)\s*\}", r"\1"),
     (r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi "),
     (rf"(?<![\\A-Za-z])({_FUNCTIONS})(?!\s*\}})", r"\\\1"),
     # thousands: 1{,}000, 1\,000, 1 000
@@ -101,14 +111,31 @@ def normalise(answer: str) -> str:
     """Rewrite notation that math-verify reads differently from a person."""
     if not answer.isascii():
         answer = _ascii(answer)
+    answer = _SPACED.sub(lambda match: f"[{re.sub(_SPACE, ', ', match[1])}]", answer)
+    answer = re.sub(r"\]\s+\[", "], [", answer)  # rows of a matrix, as numpy prints it
     for pattern, replacement in _COMPILED:
         answer = pattern.sub(replacement, answer)
-    return _arguments(answer)
+    return _arguments(_calls(answer))
+
+
+def _calls(text: str) -> str:
+    """Return abs(x), floor(x) and ceil(x) as formulas have them."""
+    found = _CALL.search(text)
+    while found:
+        rest = text[found.end() :]
+        end = closing(rest)
+        if end is None:
+            return text
+        form = _CALLS[found[1].lower()]
+        text = text[: found.start()] + form.format(rest[1:end]) + rest[end + 1 :]
+        found = _CALL.search(text)
+    return text
 
 
 def _ascii(text: str) -> str:
     """Return the text with signs and digits of Unicode in LaTeX; words of other scripts stay."""
     text = _RAISED.sub(lambda match: f"^{{{unicodedata.normalize('NFKC', match[0])}}}", text)
+    text = _BETWEEN_LABELS.sub(", ", text)
     text = _LOWERED.sub(lambda match: f"_{{{unicodedata.normalize('NFKC', match[0])}}}", text)
     text = re.sub(r"[Ͱ-Ͽϐ-ϡ]{1,2}(?![Ͱ-Ͽ])(?<![Ͱ-Ͽ]{3})", _greek, text)
     text = "".join(map(_sign, text))

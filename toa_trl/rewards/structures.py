@@ -15,6 +15,15 @@ _MATRIX = re.compile(
     r"\s*(\^\s*\{?\s*(?:T|\\top|\\intercal)\s*\}?)?",
     re.S,
 )
+# a unit vector in bold, with a hat or an arrow
+_UNIT = re.compile(
+    r"(?:\\(?:hat|vec|widehat|overrightarrow)\s*)*(?:\{\s*)*"
+    r"(?<![A-Za-z])(?:\\hat\s*|\\vec\s*)?(\\[ij]math|[ijk])(?![A-Za-z])(?:\s*\})*"
+)
+_TERM = re.compile(
+    r"([-+]?)((?:\\d?frac(?:\{[^{}]*\}\{[^{}]*\}|\d\d)|\([^()]*\)|\\sqrt\{[^{}]*\}|\\pi|[\d.]"
+    r"|[a-hl-z])*?)(?:\\cdot|\*)?([ijk])(?![A-Za-z])"
+)
 _TRANSPOSE = re.compile(r"\s*\^\s*\{?\s*(?:T|\\top|\\intercal)\s*\}?$")
 _PAIRS = {"()", "[]", "{}", "<>"}
 
@@ -29,6 +38,39 @@ def sequences(correct: str, given: str, same: Same) -> bool | None:
         compact(a) == compact(b) or (r"\ldots" not in a + b and same(a, b))
         for a, b in zip(one, other, strict=True)
     )
+
+
+def components(correct: str, given: str, same: Same) -> bool | None:
+    """Compare sums of the unit vectors i, j and k, also with points and matrices."""
+    one, other = _components(correct), _components(given)
+    if one and other:
+        return all(same(one.get(unit, "0"), other.get(unit, "0")) for unit in {**one, **other})
+    if not one and not other:
+        return None
+    parts, answer = (one, given) if one else (other, correct)
+    inner = inside(answer)
+    rows = _rows(answer)
+    size = len(split(inner[1])) if inner else 0
+    if rows:
+        size = max(len(rows), len(rows[0]))
+    if parts is None or size not in (2, 3) or (size == 2 and "k" in parts):
+        return None
+    vector = f"({', '.join(parts.get(unit, '0') for unit in 'ijk'[:size])})"
+    return same(vector, given) if one else same(correct, vector)
+
+
+def _components(answer: str) -> dict[str, str] | None:
+    """Return the components of a sum of unit vectors, one of which is not i, by unit."""
+    text = compact(_UNIT.sub(lambda match: match[1].removeprefix("\\")[0], answer))
+    parts: dict[str, str] = {}
+    at = 0
+    while at < len(text):
+        term = _TERM.match(text, at)
+        if term is None or term[3] in parts or (at and not term[1]):
+            return None
+        parts[term[3]] = f"{term[1].removeprefix('+')}{term[2] or '1'}"
+        at = term.end()
+    return parts if len(parts) > 1 else None
 
 
 def matrices(correct: str, given: str, same: Same) -> bool | None:
@@ -95,8 +137,11 @@ def structures(correct: str, given: str, same: Same) -> bool | None:
             return False  # intervals
         if (one[0] == "{") != (other[0] == "{"):
             return False
-    lists = [_items(inner[1] if inner else answer)
+    lists = [_items(inner[1]) if inner else _items(answer)
              for inner, answer in zip(inners, (correct, given), strict=True)]  # fmt: skip
+    for number, point in enumerate((other, one)):
+        if point and point[0] == "(" and inners[number] is None:
+            lists[number] = _by_name(lists[number])
     if not one and not other and len(lists[0]) == len(lists[1]) == 1:
         return None
     if (one and not other and len(lists[1]) == 1) or (other and not one and len(lists[0]) == 1):
@@ -105,6 +150,13 @@ def structures(correct: str, given: str, same: Same) -> bool | None:
     if ordered:
         return len(lists[0]) == len(lists[1]) and all(map(same, *lists))
     return matched(lists[0], lists[1], same)
+
+
+def _by_name(items: list[str]) -> list[str]:
+    """Return equations such as y = 5, x = 3 in the order of their names, as a point has them."""
+    named = {item.partition("=")[0].strip(): item for item in items}
+    is_point = len(named) == len(items) > 1 and all(re.fullmatch("[a-z]", name) for name in named)
+    return [named[name] for name in sorted(named)] if is_point else items
 
 
 def _items(text: str) -> list[str]:

@@ -26,6 +26,23 @@ _LABEL_BEFORE = re.compile(rf"([^\W\d_]+(?:[\s'-]+[^\W\d_]+)*)\s*(?:[:=]|\bis\b)
 _BETWEEN_LABELS = re.compile(r"(?:[\s,;.&]|\band\b)*")
 
 
+_INFINITELY_MANY = re.compile(
+    r"(?:there (?:are|exist|is) |it has |(?:it )?has )?"
+    r"(?:infinitely many|infinite(?: number of)?|an infinite number of)\s*([a-z]*?)s?"
+)
+
+
+def infinities(correct: str, given: str, same: Same) -> bool | None:
+    """Compare "infinitely many", "infinitely many solutions" and infinity."""
+    nouns = []
+    for answer in (correct, given):
+        found = _INFINITELY_MANY.fullmatch(words(bare(answer)))
+        if not found and answer.strip() != r"\infty":
+            return None
+        nouns.append(found[1] if found else "")
+    return not all(nouns) or nouns[0] == nouns[1]
+
+
 def choices(correct: str, given: str, same: Same) -> bool | None:
     """Compare the letters of choices; a value or a reason may follow."""
     choice = _CHOICE.fullmatch(bare(correct))
@@ -98,6 +115,8 @@ def labels(correct: str, given: str, same: Same) -> bool | None:
     numbers = split(inner[1] if inner else unlabelled)
     if len(numbers) != len(labelled):
         return False
+    if inner and inner[0] == "(" and all(len(label) == 1 for label in labelled):
+        labelled = dict(sorted(labelled.items()))  # a point has its coordinates in this order
     return all(same(a, b) for a, b in zip(labelled.values(), numbers, strict=True))
 
 
