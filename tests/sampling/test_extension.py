@@ -61,7 +61,7 @@ def make(name: str, num_agents: int, budget: int, seed: int = 0) -> Any:
     in_flight=st.integers(1, 3),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_a_search_continues_from_the_plays_of_a_smaller_one(
     search: str,
     num_agents: int,

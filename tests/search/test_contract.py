@@ -75,7 +75,7 @@ def test_spends_exactly_its_budget(name: str, k: int, budget: int, in_flight: in
 
 @searches
 @given(k=num_agents, budget=budgets, in_flight=st.integers(1, 12), seed=seeds, rate=rates)
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_any_order_of_tells_and_failures(
     name: str, k: int, budget: int, in_flight: int, seed: int, rate: float
 ) -> None:
@@ -116,7 +116,7 @@ def test_one_agent_goes_on_through_failures_as_long_as_it_is_asked(
 
 @searches
 @given(k=st.integers(2, 5), budget=budgets, in_flight=st.integers(1, 6), data=st.data(), seed=seeds)
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_an_agent_that_always_fails_does_not_stop_the_others(
     name: str, k: int, budget: int, in_flight: int, data: st.DataObject, seed: int
 ) -> None:
@@ -167,7 +167,7 @@ def test_leaves_the_global_generator_alone(name: str) -> None:
 
 @searches
 @given(k=num_agents, budget=budgets, cut=st.integers(0, 60), seed=seeds, rate=rates)
-@settings(max_examples=120)
+@settings(max_examples=50)
 def test_restored_one_at_a_time_it_makes_the_same_choices(
     name: str, k: int, budget: int, cut: int, seed: int, rate: float
 ) -> None:
@@ -192,7 +192,7 @@ def test_restored_one_at_a_time_it_makes_the_same_choices(
     seed=seeds,
     rate=st.sampled_from([0.0, 0.2]),
 )
-@settings(max_examples=120)
+@settings(max_examples=50)
 def test_killed_again_and_again_with_plays_in_flight(
     name: str, k: int, budget: int, in_flight: int, cuts: list[int], seed: int, rate: float
 ) -> None:
@@ -258,7 +258,7 @@ def test_a_play_that_was_withdrawn_leaves_no_trace(
 
 @searches
 @given(k=st.integers(2, 5), budget=budgets, in_flight=st.integers(1, 6), seed=seeds)
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_agents_that_are_away_are_not_asked_and_may_come_back(
     name: str, k: int, budget: int, in_flight: int, seed: int
 ) -> None:
