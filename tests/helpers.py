@@ -7,6 +7,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from toa_trl.agents import Agent
@@ -95,25 +96,25 @@ def rollout(*plays: Play, id: str = "p", **metadata: Any) -> Rollout:
     return Rollout(Prompt(id, "What?", metadata), plays)  # type: ignore[arg-type]
 
 
-def _die_at(number: int) -> Callable[[str, tuple[Any, ...]], None]:
-    """Return an audit hook that ends the process at that file operation."""
+def _die_at(number: int, folder: Path) -> Callable[[str, tuple[Any, ...]], None]:
+    """Return an audit hook that ends the process at that file operation below a folder."""
     seen = 0
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal seen
         if event in ("open", "sqlite3.connect", "os.mkdir", "os.remove", "os.rename"):
-            seen += 1
+            seen += str(folder) in str(arguments[0])
             if seen == number:
                 os._exit(9)
 
     return hook
 
 
-def killed_at(number: int, call: Callable[[], Any]) -> bool:
-    """Run a call in a child that dies at a file operation; False if it ended before."""
+def killed_at(number: int, folder: Path, call: Callable[[], Any]) -> bool:
+    """Run a call in a child that dies at a file operation in a folder; False if it ended before."""
     child = os.fork()
     if not child:
-        sys.addaudithook(_die_at(number))
+        sys.addaudithook(_die_at(number, folder))
         call()
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9

@@ -228,11 +228,11 @@ def test_killed_at_any_file_operation_the_growth_of_shards_can_be_repeated(tmp_p
     by, number, ended = grown(3, **small), 0, False
     expected = list(by.sample(more))
     while not ended:
-        number += 6  # every sixth operation, which is enough here
+        number += 3  # every third operation, which is enough here
         folder = tmp_path / str(number)
         shutil.copytree(before, folder)
         shards = [folder / "shards" / path.name for path in folders]
-        ended = not killed_at(number, partial(grow, by, more, shards, True))
+        ended = not killed_at(number, folder, partial(grow, by, more, shards, True))
         assert list(extend_run(folder, more, by)) == expected
     assert number > 8
 

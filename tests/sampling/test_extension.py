@@ -278,7 +278,7 @@ def test_killed_at_any_file_operation_an_extension_can_be_repeated(tmp_path: Pat
         number += 1
         folder = tmp_path / str(number)
         shutil.copytree(before, folder)
-        ended = not killed_at(number, partial(grow, folder))
+        ended = not killed_at(number, folder, partial(grow, folder))
         assert rows(grow(folder)) == expected
         assert yaml.safe_load((folder / "run.yaml").read_text())["budget"] == 7
     assert number > 5

@@ -130,7 +130,7 @@ def test_killed_at_any_file_operation_a_merge_can_be_repeated(tmp_path: Path) ->
     number = 0
     while True:
         number += 1
-        ended = not killed_at(number, lambda: merge_runs([one, two], output))
+        ended = not killed_at(number, tmp_path, lambda: merge_runs([one, two], output))
         if not (output / "journal.sqlite").exists():
             merge_runs([one, two], output)
         assert plays(output) == plays(one) + plays(two)
