@@ -205,8 +205,7 @@ def test_a_journal_without_damage_is_left_alone(
     before = (run_dir / "journal.sqlite").read_bytes()
     main(["recover", str(run_dir)])
     assert (
-        "is not damaged: 50 prompts and 2,000 plays; nothing was changed"
-        in capsys.readouterr().out
+        "is not damaged: 50 prompts and 2,000 plays; nothing was changed" in capsys.readouterr().out
     )
     assert (run_dir / "journal.sqlite").read_bytes() == before
     assert not (run_dir / "journal.sqlite.damaged").exists()
