@@ -11,8 +11,6 @@
 `ConfigError` and `SearchError` are `ValueError`s as well.
 """
 
-from __future__ import annotations
-
 from toa_trl.types import Completion
 
 

@@ -1,7 +1,5 @@
 """`TOASampler`: the public way to sample."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import logging

@@ -5,8 +5,6 @@ a `Completion`, then a reward. A `Rollout` is every play of one prompt. Terms ar
 paper (arXiv 2412.17061): agent, play, reward, budget, width, depth.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

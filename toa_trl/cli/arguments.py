@@ -1,7 +1,5 @@
 """Options from YAML and the command line, and errors that a user can act on."""
 
-from __future__ import annotations
-
 import argparse
 import errno
 import logging

@@ -1,7 +1,5 @@
 """The comparison of searches: every search at every budget, and what students learn from each."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence

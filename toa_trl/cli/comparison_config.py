@@ -1,10 +1,8 @@
 """Configuration of a comparison of searches."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -73,7 +71,7 @@ class ComparisonConfig(SamplingConfig):
     """Folder of the runs, the figures and the students."""
 
     @model_validator(mode="after")
-    def _check_before_sampling(self) -> ComparisonConfig:
+    def _check_before_sampling(self) -> Self:
         entries = self.searches
         if isinstance(entries, list):
             for number, entry in enumerate(entries):

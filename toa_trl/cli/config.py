@@ -4,12 +4,10 @@ Nested values stay mappings as the user wrote them, because they are part of a r
 annotations say against what they are validated.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
@@ -161,7 +159,7 @@ class SamplingConfig(PromptConfig):
         return {**given, "agents": agents, "reward": reward}
 
     @model_validator(mode="after")
-    def _refuse_duplicate_names(self) -> SamplingConfig:
+    def _refuse_duplicate_names(self) -> Self:
         _check_names("agents", self.agents)
         return self
 
@@ -239,7 +237,7 @@ class SynthesisConfig(SamplingConfig):
     """host:port of the Ray cluster."""
 
     @model_validator(mode="after")
-    def _check_before_sampling(self) -> SynthesisConfig:
+    def _check_before_sampling(self) -> Self:
         validate(search_model(self.search), self.search_params, "search_params")
         # checks across several keys, over no rollouts
         call("sft", sft_rows, [], params=self.sft)
@@ -304,7 +302,7 @@ class EvaluationConfig(PromptConfig):
     """Write the figures into README.md of every local model except the baseline."""
 
     @model_validator(mode="after")
-    def _check_models(self) -> EvaluationConfig:
+    def _check_models(self) -> Self:
         _check_names("models", self.models)
         names = [entry["name"] for entry in self.models]
         needed = self.baseline or self.judge or self.alpaca_eval

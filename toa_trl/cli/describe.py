@@ -1,7 +1,5 @@
 """JSON schemas in words, for --help and the reference page."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Training commands that start accelerate themselves, as `trl sft` does."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """The command `toa-trl`: everything from prompts to an evaluated student."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections.abc import Sequence

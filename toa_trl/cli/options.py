@@ -1,7 +1,5 @@
 """Command-line options made from a configuration model."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import os

@@ -1,7 +1,5 @@
 """Commands on the folder of a run: they derive, show and share what it holds, without sampling."""
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import json

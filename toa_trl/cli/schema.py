@@ -1,7 +1,5 @@
 """JSON schemas of the configuration files, and the reference page made from them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any

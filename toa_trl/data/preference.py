@@ -1,7 +1,5 @@
 """Rollouts -> preference pairs: the best response is chosen, a policy picks the rejected one."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args

@@ -6,8 +6,6 @@ metadata. A line of a .txt file is a prompt. A single turn without a role, as Ar
 `write_prompts` keeps the prompts of a run as they were read; rows in another form may follow them.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import random

@@ -1,7 +1,5 @@
 """Rollouts -> SFT rows: the responses with the highest rewards (paper, section 4.3)."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any

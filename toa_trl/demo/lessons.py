@@ -4,8 +4,6 @@ All prompts are rendered by `toa_trl.tasks.rendering.render` with the templates 
 that agents are trained on the prompts that a search uses.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator, Sequence
 

@@ -1,7 +1,5 @@
 """A word-level tokenizer for the bundled world: single digits, and <unk> for any other text."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

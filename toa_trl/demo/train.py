@@ -1,7 +1,5 @@
 """Training of the bundled models: a base model, and its forks: agents, student, hackable reward."""
 
-from __future__ import annotations
-
 import asyncio
 import copy
 import json

@@ -10,8 +10,6 @@ problem. A problem's *core* (start and steps, without names and phrases) decides
 no problem is in two splits under different names. Standard library only.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import random

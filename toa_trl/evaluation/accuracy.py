@@ -1,7 +1,5 @@
 """Quality of one model's responses: by a verifier, a reward model and translation metrics."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections import Counter

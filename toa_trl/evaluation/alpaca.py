@@ -5,8 +5,6 @@ setuptools and configures logging and scikit-learn when it is imported, so it ru
 of its own, which scripts/alpaca_environment makes.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import math

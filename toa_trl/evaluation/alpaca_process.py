@@ -8,8 +8,6 @@ It reads model_outputs.json, reference_outputs.json and annotator/configs.yaml i
 the annotations in annotator/, and leaves leaderboard.csv and annotations.json.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

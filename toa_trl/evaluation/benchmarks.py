@@ -1,7 +1,5 @@
 """The public benchmarks that other packages bring: AlpacaEval 2 and all tasks of lm-eval."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

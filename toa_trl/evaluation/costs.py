@@ -1,7 +1,5 @@
 """What plays cost: tokens, FLOPs and money."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Any task of the `lm_eval` package (EleutherAI's Language Model Evaluation Harness)."""
 
-from __future__ import annotations
-
 import difflib
 import math
 import os

@@ -1,7 +1,5 @@
 """95 % intervals."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import cache
 

@@ -1,7 +1,5 @@
 """Ledgers keep responses, scores and verdicts, so that none is paid for twice."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import re

@@ -1,7 +1,5 @@
 """Responses of a model to a set of prompts, greedy and sampled; each is asked for only once."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import re

@@ -1,7 +1,5 @@
 """results.json, to which evaluate and compare each add their part, and the tables on screen."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The selected responses of compared searches: a second reward, and win rates over a baseline."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress

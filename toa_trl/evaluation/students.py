@@ -1,7 +1,5 @@
 """The paper's data table: one student per search and seed, judged on held-out problems."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import json

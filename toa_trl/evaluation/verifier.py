@@ -1,7 +1,5 @@
 """The verifier of an evaluation: the user's own, or that of the task."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 Self-consistency, Wang et al. 2022, arXiv 2203.11171.
 """
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable, Sequence
 
 from toa_trl.errors import RewardError

@@ -12,8 +12,6 @@ looks at length gives one half, and no rate is given where such pairs are too fe
 prompts and ten pairs of strong models, 33 to 49 % of the pairs were matched.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections import Counter

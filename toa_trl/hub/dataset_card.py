@@ -1,7 +1,5 @@
 """The data set card of a run: contents, origin, dropped prompts, and how to load it."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Licences and revisions of the models and data sets that a card names."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path

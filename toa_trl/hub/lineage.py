@@ -1,7 +1,5 @@
 """Where a data set comes from: lineage.json, in a run's folder and on the Hub."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

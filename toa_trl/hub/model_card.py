@@ -7,8 +7,6 @@
 DPO, is a chain.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence

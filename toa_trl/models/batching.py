@@ -3,8 +3,6 @@
 What many prompts ask for at once becomes one batch.
 """
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable

@@ -1,7 +1,5 @@
 """Chat templates: one way of rendering messages for agents, rewards, training and evaluation."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -5,11 +5,9 @@ hidden for the attention, as in the paper's accounting; a call with T tokens in 
 that, at a context of T.
 """
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from toa_trl.errors import ConfigError
 
@@ -37,7 +35,7 @@ class Flops:
         )
 
     @classmethod
-    def if_known(cls, config: Any) -> Flops | None:
+    def if_known(cls, config: Any) -> Self | None:
         """`from_config`, or None for a model of another shape.
 
         It can be used, only its compute is not counted.
@@ -49,7 +47,7 @@ class Flops:
             return None
 
     @classmethod
-    def from_config(cls, config: Any) -> Flops:
+    def from_config(cls, config: Any) -> Self:
         """Count the parameters of a Llama-shaped decoder from its transformers configuration.
 
         Raises:

@@ -3,8 +3,6 @@
 Torch is imported when called.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The section of the page about the audit: overlaps, and signs of reward hacking."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

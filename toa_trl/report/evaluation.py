@@ -1,7 +1,5 @@
 """The sections of the page about results.json: win rates, AlpacaEval, lm-eval, data table."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any

@@ -4,8 +4,6 @@ Figures are drawn in the light palette. `inline_svg` replaces its colours by CSS
 the page has a dark mode, and keeps text as text, so that it is set in the reader's font.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import re

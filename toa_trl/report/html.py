@@ -1,7 +1,5 @@
 """Elements of the page (sections, tables, pictures), and its notation of numbers and names."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """How a report is recognized; imports nothing of what draws it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 # the second stands in reports from before the marker

@@ -1,7 +1,5 @@
 """The sections of the page about the results: training pairs, the student, searches compared."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -11,8 +11,6 @@ figure.
                                                    audit_section.py   ... about the audit
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The picture of a data set card: the rewards of every agent's plays."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

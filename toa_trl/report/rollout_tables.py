@@ -1,7 +1,5 @@
 """Reading a run's rollouts in tables of whole prompts, so that memory stays flat."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

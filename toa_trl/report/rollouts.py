@@ -3,8 +3,6 @@
 Every reward is kept (8 bytes per play), so that quantiles are exact. The rows may be in any order.
 """
 
-from __future__ import annotations
-
 import glob
 import tempfile
 from collections import Counter

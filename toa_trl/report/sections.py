@@ -1,7 +1,5 @@
 """The sections of the page about the run, from its `Summary` and configuration."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime

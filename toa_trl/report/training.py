@@ -1,7 +1,5 @@
 """The data sets that a run wrote for TRL: chosen and rejected responses."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The trees of some prompts, for the viewer of the report."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 One kind, one file, one line here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

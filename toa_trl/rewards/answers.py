@@ -1,7 +1,5 @@
 """Final answers to mathematical problems: find one in a text, and compare two."""
 
-from __future__ import annotations
-
 import re
 from itertools import pairwise
 

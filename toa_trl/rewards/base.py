@@ -1,7 +1,5 @@
 """The interface of reward models: one method, and capabilities with defaults."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real

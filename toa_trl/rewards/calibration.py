@@ -1,7 +1,5 @@
 """Mean and std of a reward model on a run's responses, as combinations of rewards need them."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import random

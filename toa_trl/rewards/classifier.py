@@ -1,7 +1,5 @@
 """Reward models with one number per text: sequence classifiers, and models with their own head."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any

@@ -5,8 +5,6 @@ reward that depended on earlier plays would differ in a resumed run. `toa_trl.re
 measures them.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence

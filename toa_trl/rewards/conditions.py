@@ -3,8 +3,6 @@
 Each comparison returns None where it does not apply; `same` compares parts of the answers.
 """
 
-from __future__ import annotations
-
 import re
 
 from toa_trl.rewards import values

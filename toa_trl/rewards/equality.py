@@ -4,8 +4,6 @@ What has a structure is taken apart by the comparisons; `values` compares the fo
 left. What cannot be parsed is compared as text, never as a number found inside it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from fractions import Fraction

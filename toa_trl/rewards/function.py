@@ -1,7 +1,5 @@
 """Any TRL reward function as a reward model."""
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """What in-process reward models share: conversations, batches, and models with their own code."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import Any

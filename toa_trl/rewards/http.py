@@ -12,8 +12,6 @@ The tokens of a request count towards the limits of a run. They are estimated, u
 "usage": {"prompt_tokens": 123}; 0 for a scorer without a model.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any

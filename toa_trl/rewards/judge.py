@@ -6,8 +6,6 @@ their weights are those of Arena-Hard-Auto (Li et al. 2024, arXiv 2406.11939; it
 counts a verdict of "much better" three times). The templates are text files.
 """
 
-from __future__ import annotations
-
 import asyncio
 import re
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Length of a response: for dry runs, and as a part of a weighted sum."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Likelihood of a response under a causal model: a generative reward that needs no training."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal

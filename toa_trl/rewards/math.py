@@ -8,8 +8,6 @@ cannot guarantee this: it measures wall-clock time in the parent, imports the us
 again (spawn) or copies a process with threads (fork).
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

@@ -1,7 +1,5 @@
 """Notation of final answers: one spelling for what a person reads as the same."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Callable

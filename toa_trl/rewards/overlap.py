@@ -1,7 +1,5 @@
 """Similarity to a reference: chrF and BLEU of one response, computed by sacrebleu."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache

@@ -1,7 +1,5 @@
 """Process reward models: every step of a response is judged, and the steps become one number."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Sequence

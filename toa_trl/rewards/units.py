@@ -1,7 +1,5 @@
 """Units behind a number: 5 cm, 10 m/s, 12 square feet."""
 
-from __future__ import annotations
-
 import re
 
 _UNIT = re.compile(

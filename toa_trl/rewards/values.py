@@ -5,8 +5,6 @@ large prime, with a number in place of each letter, which computes no enormous p
 numerically, relative to their size.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import re

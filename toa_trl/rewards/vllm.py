@@ -1,7 +1,5 @@
 """Reward models served by `vllm serve MODEL --runner pooling`, asked by POST /classify."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ Their digests are part of the run's identity, so that a resume notices when a re
 weights under a path have changed. They depend on contents alone: copies have the same digests.
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import hashlib

@@ -4,8 +4,6 @@ The plays that were made stay. A search continues exactly if it makes the choice
 have made with the new budget from the start; where it does not, the user chooses what stays.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

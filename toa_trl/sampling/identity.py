@@ -5,8 +5,6 @@ sampling, task, agents, reward model and prompts. It is stored in the journal; a
 identity is refused. Entries are kept as the user wrote them, without the operational keys.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

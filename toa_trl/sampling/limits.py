@@ -1,7 +1,5 @@
 """What a run may spend: tokens, FLOPs, money; at a limit it stops gracefully and can be resumed."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager

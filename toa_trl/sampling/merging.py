@@ -1,7 +1,5 @@
 """Join the journals of runs that have one configuration and different prompts."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing

@@ -1,7 +1,5 @@
 """What happens with every play of a run: shown, counted against the limits, and watched."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 from toa_trl.sampling.limits import Meter

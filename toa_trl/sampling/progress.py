@@ -4,8 +4,6 @@ Plays only increment counters. A thread draws them a few times per second, or wr
 per minute if stderr is not a terminal.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 import threading
@@ -15,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -80,7 +78,7 @@ class Progress:
         self._pace = deque([(self._started, 0)])  # (when, plays scored by then), over the window
         self._display = ExitStack()
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         """Start showing progress."""
         self._started = self._clock()
         self._pace = deque([(self._started, self._new)])

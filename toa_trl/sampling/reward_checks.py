@@ -1,7 +1,5 @@
 """Warn early and once about rewards that a search cannot use, and say what to do about it."""
 
-from __future__ import annotations
-
 import logging
 import math
 from statistics import median, quantiles

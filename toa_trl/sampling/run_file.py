@@ -1,7 +1,5 @@
 """run.yaml: the resolved configuration, written when a run starts and completed when it ends."""
 
-from __future__ import annotations
-
 import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -5,8 +5,6 @@ The journal is written before the search is told, so that a search never knows m
 than a resume restores.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 from collections.abc import Callable, Iterable, Mapping

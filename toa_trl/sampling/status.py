@@ -1,7 +1,5 @@
 """The status of a run, read from its journal during the run or afterwards."""
 
-from __future__ import annotations
-
 import fcntl
 import time
 from collections import Counter

@@ -1,7 +1,5 @@
 """Which play next? Searches behind `make_search`; one algorithm, one file, one registry line."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

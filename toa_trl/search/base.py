@@ -1,7 +1,5 @@
 """Base class of all searches: play indices, the budget, invalid rewards, and failing agents."""
 
-from __future__ import annotations
-
 import math
 import random
 from abc import ABC, abstractmethod

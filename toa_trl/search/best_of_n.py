@@ -1,7 +1,5 @@
 """Best of N ("Rand" in the paper): N answers from one agent."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator, Sequence
 from itertools import repeat

@@ -1,7 +1,5 @@
 """Greedy refinement: every agent answers once, then the agents refine the best response in turn."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from toa_trl.search.base import Search

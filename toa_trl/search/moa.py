@@ -1,7 +1,5 @@
 """Mixture of agents (MoA, arXiv 2406.04692): layers of agents that aggregate the layer before."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator, Sequence
 from itertools import count

@@ -1,7 +1,5 @@
 """Parallel ensemble ("Par. Ensemble" in the paper): N/K answers from each agent."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator, Sequence
 

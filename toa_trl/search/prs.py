@@ -1,7 +1,5 @@
 """Preference-based reflective sampling (PRS, arXiv 2408.12163), without feedback text."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator, Sequence
 from itertools import repeat

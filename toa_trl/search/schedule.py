@@ -4,8 +4,6 @@ Slots are taken in order, as soon as what they need is scored, so that independe
 the same time.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

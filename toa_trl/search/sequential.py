@@ -1,7 +1,5 @@
 """Sequential refinement ("Seq. Refine" in the paper): the agents refine one response in turn."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator, Sequence
 from itertools import count

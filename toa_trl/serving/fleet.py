@@ -3,8 +3,6 @@
 `toa_trl/serving/supervisor.py` keeps a fleet running.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

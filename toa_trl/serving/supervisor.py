@@ -4,8 +4,6 @@ Every server runs under a guard (`toa_trl/utils/guard.py`), which ends it when t
 gone, even after `kill -9`. Linux only.
 """
 
-from __future__ import annotations
-
 import asyncio
 import errno
 import shutil

@@ -3,8 +3,6 @@
 One task, one file, one line here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Open-ended chat: single and multi-turn conversations, sent unchanged, with system prompts."""
 
-from __future__ import annotations
-
 from toa_trl.tasks.base import Task
 
 

@@ -1,7 +1,5 @@
 """The base class of tasks: how prompts are read, asked, refined, aggregated and parsed."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path

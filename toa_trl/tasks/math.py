@@ -1,7 +1,5 @@
 r"""Mathematics: a final answer in \boxed{}, or after ####."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar
 

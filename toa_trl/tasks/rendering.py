@@ -11,12 +11,11 @@ With `refine_system.txt` or `aggregate_system.txt` the drafts are in a system me
 that of the conversation if it has one, and the user's message is sent unchanged: as MoA shows them.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from toa_trl.errors import ConfigError
 from toa_trl.types import Action, Message, Play, Prompt
@@ -49,7 +48,7 @@ class Templates:
         return {k: text for k, text in texts.items() if text is not None or k not in SYSTEM}
 
     @classmethod
-    def load(cls, folder: str | Path, asked: str = "prompt") -> Templates:
+    def load(cls, folder: str | Path, asked: str = "prompt") -> Self:
         """Read refine.txt, aggregate.txt, draft.txt and, if it exists, answer.txt of a folder.
 
         Args:

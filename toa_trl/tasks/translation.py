@@ -1,7 +1,5 @@
 """Translation between two named languages; the response is the translation and nothing else."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

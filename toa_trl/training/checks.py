@@ -1,7 +1,5 @@
 """Checks before a model is loaded: devices, model, adapter, checkpoint."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Training data: a dataset or a mixture, of a run, a folder or the Hub, with its checks."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The padding token of a reward model: TRL reads a text at its last token that is not padding."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

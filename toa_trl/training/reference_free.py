@@ -1,7 +1,5 @@
 """ORPO and SimPO: faults of TRL's experimental trainers, and the defaults of SimPO."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

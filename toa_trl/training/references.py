@@ -1,7 +1,5 @@
 """Reference log-probs that are computed in advance and cached: of which weights they are."""
 
-from __future__ import annotations
-
 import hashlib
 from itertools import chain
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Check every row of a dataset for values that cannot be trained on."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Train with one of TRL's trainers: the steps that all methods share."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The student's chat template: how it ends a turn, and what it has no place for."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What max_length cuts off: responses without an end, and pairs that become equal."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Helpers for asyncio: running a coroutine until a signal, and several at once."""
 
-from __future__ import annotations
-
 import asyncio
 import signal
 import threading

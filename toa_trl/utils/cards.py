@@ -12,8 +12,6 @@
 The digests tell what was edited by hand from what was generated.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

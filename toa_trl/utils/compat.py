@@ -4,8 +4,6 @@ Each function names the version in which its reason was last seen; drop it once 
 version in pyproject.toml no longer has it. The libraries are imported inside the functions.
 """
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

@@ -5,8 +5,6 @@ A model is written as a class (`Config`), or comes from the signature of what it
 Validation, `--help`, the JSON schema and the reference page all read these models.
 """
 
-from __future__ import annotations
-
 import difflib
 import inspect
 import re

@@ -1,7 +1,5 @@
 """Text from outside (servers, files, users) as plain text: on a terminal and in Markdown."""
 
-from __future__ import annotations
-
 import logging
 import re
 

@@ -1,7 +1,5 @@
 """Small files: atomic writes, and YAML and JSONL with errors in one line."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import math

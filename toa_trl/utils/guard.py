@@ -8,8 +8,6 @@ every orphan below it, also those in sessions of their own, so that it finds all
 library only and started by its path, so that it starts within some 20 ms. Linux only.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import select

@@ -1,7 +1,5 @@
 """Numbers of numpy and torch, without importing them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 

@@ -1,7 +1,5 @@
 """Removing addresses and local paths from what is published."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

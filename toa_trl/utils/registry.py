@@ -1,7 +1,5 @@
 """Find classes by name: built in, from an entry point, or as "package.module:name"."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Commands as a user types them: the training and recipe commands that other recipes start."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import shlex

@@ -5,8 +5,6 @@ JSON, metadata in parquet and pictures, comments in cards, a <meta> in reports. 
 with a dot and ends with ".toa_trl-new" or ".toa_trl-old" is a file that is being written.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os

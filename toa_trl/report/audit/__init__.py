@@ -12,8 +12,6 @@
 `measure` audits a run; audit.json in the run's folder is shown by report and data set card.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

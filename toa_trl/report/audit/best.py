@@ -1,7 +1,5 @@
 """Faults of the best play of a prompt: truncated, repeats a draft or the prompt, wrong language."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

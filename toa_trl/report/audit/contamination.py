@@ -1,7 +1,5 @@
 """Prompts of a run, and responses chosen for training, that contain problems of evaluation sets."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Pearson's and Spearman's correlation of two columns, over all plays and within prompts."""
 
-from __future__ import annotations
-
 from array import array
 from dataclasses import dataclass
 

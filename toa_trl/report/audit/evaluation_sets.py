@@ -13,8 +13,6 @@ or answer (columns `ANSWERS`) if that has 13 words, because short answers occur 
 Consecutive words that many problems of a set share are its instructions, and are ignored.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

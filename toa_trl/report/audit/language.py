@@ -6,8 +6,6 @@ AlpacaEval, four were wrong: English sentences full of Icelandic names, and a po
 (tests/report/audit/test_language.py measures this again).
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

@@ -5,8 +5,6 @@ the length, a gain that a second reward model does not see, and best plays that 
 copied or in the wrong language.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Texts as words (lower case, without punctuation), and hashes of consecutive words."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Sequence

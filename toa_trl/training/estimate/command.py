@@ -9,8 +9,6 @@ The arithmetic is in toa_trl/training/estimate/memory.py; scripts/bench_estimate
 error.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace

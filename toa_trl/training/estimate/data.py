@@ -1,7 +1,5 @@
 """Tokens, steps and FLOPs of a training on its dataset, or on rows as given."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What fits a device's memory: the largest batch, or changes that make one fit. Pure arithmetic."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 

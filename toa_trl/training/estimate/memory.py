@@ -13,8 +13,6 @@ What is counted, in bytes, and where the formulas are from:
 - what DeepSpeed 0.19 and accelerate's FSDP2 gather and keep as buffers, at their default sizes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

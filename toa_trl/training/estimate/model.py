@@ -1,7 +1,5 @@
 """Sizes of a model, read from its configuration and from the model built without memory."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Inputs of the arithmetic of memory.py, read from TRL's and accelerate's configurations."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The lines that `toa-trl estimate` prints."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 

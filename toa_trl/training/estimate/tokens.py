@@ -1,7 +1,5 @@
 """Tokens, steps and FLOPs of a training, from the lengths of its sequences. Pure arithmetic."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence

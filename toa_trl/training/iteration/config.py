@@ -1,7 +1,5 @@
 """The configuration of rounds of sampling, training and evaluation."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 from pydantic import Field

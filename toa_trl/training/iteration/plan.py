@@ -1,7 +1,5 @@
 """The stages of every round: who samples, what is trained, what is evaluated."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from dataclasses import dataclass, fields

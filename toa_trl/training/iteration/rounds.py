@@ -1,7 +1,5 @@
 """Run the remaining stages of a plan."""
 
-from __future__ import annotations
-
 import asyncio
 import fcntl
 import json
