@@ -32,6 +32,7 @@ from toa_trl.tasks import make_task
 from toa_trl.types import Sampling
 from toa_trl.utils.aio import run_until_signal
 from toa_trl.utils.config import call
+from toa_trl.utils.escape import say
 from toa_trl.utils.targets import check_folder, check_not_in_run
 
 OF_WIN_RATES = "model baseline by win_rate interval win_rate_matched_length mean_length"
@@ -66,15 +67,13 @@ async def evaluate(config: EvaluationConfig) -> tuple[list[str], dict[str, list[
             measurement, scores[name] = await measure_model(prompts, outputs[name], task, **judges)
             student[name] = measurement.as_json()
             update_results(results, "student", student)
-        print(markdown_table([{"model": name, **row} for name, row in student.items()]))
+        say(markdown_table([{"model": name, **row} for name, row in student.items()]))
         rates: list[dict[str, Any]] = []
         if config.baseline:
             rates = await win_rates(config.baseline, prompts, task, outputs, scores, judge)
         update_results(results, "win_rates", rates)
         if rates:
-            print(
-                markdown_table([{key: row[key] for key in OF_WIN_RATES.split()} for row in rates])
-            )
+            say(markdown_table([{key: row[key] for key in OF_WIN_RATES.split()} for row in rates]))
     texts = {name: [output.greedy.text for output in outputs[name]] for name in outputs}
     return [task.question(prompt) for prompt in prompts], texts
 
@@ -92,10 +91,10 @@ def main() -> None:
     if config.alpaca_eval:
         against = (config.baseline, questions, outputs, config.folder / "alpaca_eval")
         rates = alpaca_eval_against(*against, config.alpaca_eval, results)
-        print("AlpacaEval:", json.dumps(rates, indent=2))
+        say(f"AlpacaEval: {json.dumps(rates, indent=2)}")
     if config.lm_eval:
         rates = lm_eval_of(config.models, config.lm_eval, results)
-        print("lm-eval:", json.dumps(rates, indent=2))
+        say(f"lm-eval: {json.dumps(rates, indent=2)}")
     if config.model_cards:
         write_evaluations(config.models, results, about, config.baseline)
 

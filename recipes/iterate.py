@@ -13,6 +13,7 @@ from toa_trl.cli.options import read_config
 from toa_trl.training.iteration import Plan, run_rounds
 from toa_trl.training.iteration.config import IterationConfig
 from toa_trl.utils.aio import run_until_signal
+from toa_trl.utils.escape import say
 
 
 def main() -> None:
@@ -22,7 +23,7 @@ def main() -> None:
     rounds = settings.pop("rounds")
     plan = Plan(**settings)
     run_until_signal(run_rounds(plan, rounds))
-    print(f"Done. The student is in {plan.model(rounds)}; see {config.output_dir}/report.html")
+    say(f"Done. The student is in {plan.model(rounds)}; see {config.output_dir}/report.html")
 
 
 if __name__ == "__main__":

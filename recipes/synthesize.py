@@ -10,7 +10,7 @@ lets a finished run grow: more prompts, a larger budget, further agents.
 from functools import partial
 from pathlib import Path
 
-from toa_trl.cli.arguments import say, user_errors
+from toa_trl.cli.arguments import user_errors
 from toa_trl.cli.config import SynthesisConfig
 from toa_trl.cli.options import read_config
 from toa_trl.distributed.ray import sample_on_ray
@@ -22,6 +22,7 @@ from toa_trl.rollouts import Rollouts, check_run_target, is_complete
 from toa_trl.sampling.progress import Progress
 from toa_trl.sampling.run_file import finish_run_file, run_file_of_shards
 from toa_trl.types import Prompt
+from toa_trl.utils.escape import say
 
 
 def sample(config: SynthesisConfig, prompts: list[Prompt], run_dir: Path) -> Rollouts:

@@ -237,6 +237,18 @@ def test_recipes_import_trl_when_they_run_and_are_short(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 105  # about 100
 
 
+def test_what_is_printed_is_escaped_in_one_place() -> None:
+    """`toa_trl.utils.escape.say`: a print would send a terminal what a server or file says."""
+    names = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for folder in (PACKAGE, ROOT / "recipes")
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Name) and node.id == "print"
+    ]
+    assert not names
+
+
 @by_name
 def test_no_file_hides_two(path: Path) -> None:
     # "past about 300 lines asks for a new name"

@@ -14,12 +14,13 @@ import pytest
 import yaml
 
 from tests.helpers import EchoAgent
-from toa_trl.cli.arguments import Parser, find_config, parse, say, user_errors
+from toa_trl.cli.arguments import Parser, find_config, parse, user_errors
 from toa_trl.cli.main import run as main
 from toa_trl.errors import AgentError, ConfigError, JournalError, RewardError, SearchError, ToaError
 from toa_trl.sampler import TOASampler
 from toa_trl.tasks import Task
 from toa_trl.tasks.rendering import Templates
+from toa_trl.utils.escape import say
 
 ROOT = Path(__file__).parents[2]
 
@@ -256,6 +257,7 @@ def test_texts_from_outside_do_not_control_the_terminal(capsys: pytest.CaptureFi
     with pytest.raises(SystemExit), user_errors():
         raise ToaError("the server said \x1b[2J\x1b]0;title\x07")
     assert capsys.readouterr().err == "stopped: the server said \\x1b[2J\\x1b]0;title\\x07\n"
+    assert sys.excepthook.__module__ == "toa_trl.utils.escape"  # for errors that are bugs
     say("a prompt\x1b[31m")
     assert capsys.readouterr().out == "a prompt\\x1b[31m\n"
 

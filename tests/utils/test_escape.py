@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import io
 import logging
+import sys
 import unicodedata
+import warnings
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from toa_trl.utils.escape import TerminalFormatter, code, for_markdown, for_terminal, prose
+from toa_trl.utils.escape import (
+    TerminalFormatter,
+    code,
+    escape_output,
+    for_markdown,
+    for_terminal,
+    prose,
+)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +44,43 @@ def test_a_terminal_obeys_nothing(text: str, shown: str) -> None:
 def test_no_control_character_is_left(text: str) -> None:
     for character in for_terminal(text):
         assert character in "\t\n" or unicodedata.category(character) not in ("Cc", "Cs")
+
+
+@pytest.fixture
+def escaped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a command sets for its process."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    before = logging.getLogRecordFactory()
+    escape_output()
+    yield
+    logging.setLogRecordFactory(before)
+
+
+@pytest.mark.usefixtures("escaped")
+def test_log_lines_of_other_packages_are_escaped() -> None:
+    """lm_eval and transformers have handlers of their own."""
+    stream, logger = io.StringIO(), logging.getLogger("another_package")
+    handler = logging.StreamHandler(stream)
+    logger.addHandler(handler)
+    logger.warning("answered: %s", "\x1b[2J")
+    logger.removeHandler(handler)
+    assert stream.getvalue() == "answered: \\x1b[2J\n"
+
+
+@pytest.mark.usefixtures("escaped")
+def test_uncaught_errors_and_warnings_of_user_code_are_escaped(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    try:
+        raise ValueError("the reward says \x1b]0;title\x07")
+    except ValueError as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback (most recent call last)")
+    assert shown.endswith("ValueError: the reward says \\x1b]0;title\\x07\n")
+    line = warnings.formatwarning("odd \x1b[31m", UserWarning, "file.py", 3, "")
+    assert line == "file.py:3: UserWarning: odd \\x1b[31m\n"
 
 
 def test_log_lines_are_escaped() -> None:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.utils.config import nearest, unknown_key
-from toa_trl.utils.escape import TerminalFormatter, for_terminal
+from toa_trl.utils.escape import TerminalFormatter, escape_output, for_terminal
 from toa_trl.utils.files import expand_home, read_yaml
 
 WRONG_PATH = (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EPERM)
@@ -27,6 +27,7 @@ def user_errors() -> Iterator[None]:
 
     The exit code is 2 for a user's mistake, 1 for a run that cannot continue, 130 for Ctrl-C.
     """
+    escape_output()
     handler = logging.StreamHandler()
     handler.setFormatter(TerminalFormatter("%(levelname)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
@@ -224,16 +225,11 @@ def _value_of(arguments: Sequence[str], key: str) -> Any:
     return None
 
 
-def say(text: object) -> None:
-    """Print a text that may come from outside."""
-    print(for_terminal(str(text)), flush=True)
-
-
 def _raise_usage_error(message: str) -> NoReturn:
     raise ConfigError(f"{message}; see --help")
 
 
 def _exit(message: str, code: int) -> NoReturn:
     if os.environ.get("LOCAL_RANK", "0") == "0":  # one process of a launch reports
-        print(for_terminal(message), file=sys.stderr)
+        sys.stderr.write(for_terminal(f"{message}\n"))
     sys.exit(code)

@@ -44,6 +44,7 @@ from toa_trl.sampling.progress import Progress
 from toa_trl.tasks import Task, make_task
 from toa_trl.types import Prompt, Sampling
 from toa_trl.utils.config import call, validate
+from toa_trl.utils.escape import say
 from toa_trl.utils.files import expand_home
 from toa_trl.utils.targets import check_folder, check_not_in_run, check_ours
 
@@ -99,7 +100,7 @@ OF_STUDENTS = [
 ]
 
 
-async def compare_searches(config: ComparisonConfig, say: Callable[[str], None] = print) -> None:
+async def compare_searches(config: ComparisonConfig, say: Callable[[str], None] = say) -> None:
     """Sample with every search at every budget, and write "searches" of results.json.
 
     With `baseline` also its "search_differences", paired over the prompts, and with a judge or a

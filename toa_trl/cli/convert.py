@@ -9,10 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from toa_trl.cli.arguments import Parser, say
+from toa_trl.cli.arguments import Parser
 from toa_trl.errors import ConfigError
 from toa_trl.rollouts import Rollouts
 from toa_trl.types import Prompt, Rollout
+from toa_trl.utils.escape import say
 from toa_trl.utils.files import replace_text
 from toa_trl.utils.targets import check_file
 

@@ -10,6 +10,7 @@ from toa_trl.cli.arguments import user_errors, with_bundled_config
 from toa_trl.cli.launch import run_training
 from toa_trl.errors import ConfigError
 from toa_trl.utils.config import nearest
+from toa_trl.utils.escape import say
 
 # name -> module:function and what the command does, in the order of the pipeline
 COMMANDS = {
@@ -58,10 +59,10 @@ def run(arguments: Sequence[str]) -> None:
     """
     name, *rest = arguments or ["--help"]
     if name in ("-h", "--help"):
-        print(usage())
+        say(usage())
         return
     if name == "--version":
-        print(f"toa-trl {toa_trl.__version__}")
+        say(f"toa-trl {toa_trl.__version__}")
         return
     if name not in COMMANDS:
         close = nearest(name, COMMANDS)

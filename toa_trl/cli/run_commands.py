@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from toa_trl.cli.arguments import Parser, say
+from toa_trl.cli.arguments import Parser
 from toa_trl.data.preference import POLICIES
 from toa_trl.errors import ConfigError
 from toa_trl.hub.dataset_card import replace_audit
@@ -26,6 +26,7 @@ from toa_trl.sampling.status import print_status
 from toa_trl.tasks import TASKS, make_task
 from toa_trl.types import Prompt
 from toa_trl.utils.cards import is_card
+from toa_trl.utils.escape import say
 from toa_trl.utils.files import load_yaml
 from toa_trl.utils.targets import (
     check_complete,

@@ -1,6 +1,7 @@
 """JSON schemas of the configuration files, and the reference page made from them."""
 
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,9 +57,9 @@ def main() -> None:
     )
     options = parser.parse_args()
     if options.markdown:
-        print(reference_page(), end="")
+        sys.stdout.write(reference_page())
     else:
-        print(json.dumps(schema_of(options.configuration), indent=2))
+        sys.stdout.write(json.dumps(schema_of(options.configuration), indent=2) + "\n")
 
 
 def schema_of(name: str) -> dict[str, Any]:

@@ -49,9 +49,10 @@ in time (all others were stopped too); 2 a mistake in fleet.yaml, a port in use,
 import argparse
 from pathlib import Path
 
-from toa_trl.cli.arguments import Parser, help_formatter, say, user_errors
+from toa_trl.cli.arguments import Parser, help_formatter, user_errors
 from toa_trl.serving.fleet import load_fleet
 from toa_trl.serving.supervisor import serve
+from toa_trl.utils.escape import say
 
 
 def main() -> None:

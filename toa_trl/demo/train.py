@@ -19,6 +19,7 @@ from toa_trl.demo.lessons import SKILLS, TOKENIZER, Batch, ask, draft_skill, pad
 from toa_trl.demo.world import Problem
 from toa_trl.rewards import RewardModel, make_reward
 from toa_trl.types import Prompt, as_messages
+from toa_trl.utils.escape import say
 from toa_trl.utils.targets import check_folder, check_ours, is_json
 
 AGENTS = ("add", "subtract", "multiply", "generalist")
@@ -62,7 +63,7 @@ def train(output: Path, seed: int = 0) -> dict[str, dict[str, float]]:
     pool = own_samples(agents, rng, [world.draw(rng, "train") for _ in range(250)])
     fit(hackable, judged(rng, pool, 48), 200, muon(hackable, 0.5), "reward_hackable")
     save(hackable, output / "reward_hackable")
-    print(f"trained in {time.process_time() - start:.0f} CPU seconds", flush=True)
+    say(f"trained in {time.process_time() - start:.0f} CPU seconds")
     scores = {name: measure(model) for name, model in models.items()}
     written = own_samples(agents, rng, validation()[:100])
     for name, entry in REWARDS.items():
@@ -118,7 +119,7 @@ def fit(
         if step % 50 == 0:
             passed = time.perf_counter() - start
             progress = f"step {step}/{num_steps}, loss {running:.3f}, {passed:.0f} s"
-            print(f"  {label}: {progress}", flush=True)
+            say(f"  {label}: {progress}")
     model.eval()
 
 

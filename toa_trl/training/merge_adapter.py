@@ -18,6 +18,7 @@ from typing import Any
 from toa_trl.cli.arguments import user_errors
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.models.loading import load_tokenizer
+from toa_trl.utils.escape import say
 from toa_trl.utils.files import fresh_path
 from toa_trl.utils.targets import check_folder, check_not_in_run
 
@@ -217,7 +218,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     summary = merge(options.adapter, options.output, options.base, options.dtype, options.text)
-    print(f"Done: {summary}. The model is in {options.output}")
+    say(f"Done: {summary}. The model is in {options.output}")
 
 
 if __name__ == "__main__":

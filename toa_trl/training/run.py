@@ -24,6 +24,7 @@ from toa_trl.utils.compat import (
     num_masked_sequences,
     prepare_cpu_training,
 )
+from toa_trl.utils.escape import say
 
 logger = logging.getLogger(__name__)
 NO_ROWS = (
@@ -183,7 +184,8 @@ def train_and_save(trainer: Any, data: TrainingData, method: str, base_model: st
     upload = f"`hf upload {name} {args.output_dir} --exclude 'checkpoint-*'`"
     with hub_errors(name, f"{upload} pushes what is saved"):
         trainer.save_model(args.output_dir)  # with --push_to_hub it pushes as well
-    trainer.accelerator.print(f"Done. The model is in {args.output_dir}")
+    if trainer.is_world_process_zero():
+        say(f"Done. The model is in {args.output_dir}")
     # keep the process group alive until every rank has saved
     trainer.accelerator.wait_for_everyone()
     trainer.end()

@@ -2,7 +2,13 @@
 
 import logging
 import re
+import sys
+import traceback
+import warnings
+from types import TracebackType
+from typing import Any
 
+FORMAT_WARNING = warnings.formatwarning
 # C0 and C1 controls except tab and newline, line separators, and marks that reorder text
 _CONTROLS = [*range(9), *range(11, 32), *range(127, 160), 0x2028, 0x2029]
 _CONTROLS += [0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
@@ -18,6 +24,22 @@ def for_terminal(text: str) -> str:
     A terminal would obey them: clear the screen, set its title, or reorder the text.
     """
     return text.translate(_VISIBLE)
+
+
+def say(text: object) -> None:
+    """Print a text that may come from outside: the only place that prints."""
+    sys.stdout.write(f"{for_terminal(str(text))}\n")
+    sys.stdout.flush()
+
+
+def escape_output() -> None:
+    """Escape the log lines, warnings and uncaught errors of this process, also those of others.
+
+    Libraries add log handlers of their own, and the errors of a user's code quote what they like.
+    """
+    logging.setLogRecordFactory(TerminalRecord)
+    warnings.formatwarning = _format_warning
+    sys.excepthook = _show_error
 
 
 def for_markdown(text: object) -> str:
@@ -42,12 +64,30 @@ def prose(text: str) -> str:
     return "".join(shown)
 
 
+class TerminalRecord(logging.LogRecord):
+    """A log record for a terminal, whatever handler shows it."""
+
+    def getMessage(self) -> str:
+        """Return the message."""
+        return for_terminal(super().getMessage())
+
+
 class TerminalFormatter(logging.Formatter):
-    """Formats log records for a terminal."""
+    """Formats log records for a terminal, with the tracebacks in them."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""
         return for_terminal(super().format(record))
+
+
+def _format_warning(*args: Any, **options: Any) -> str:
+    return for_terminal(FORMAT_WARNING(*args, **options))
+
+
+def _show_error(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    sys.stderr.write(for_terminal("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _escaped(text: str) -> str:

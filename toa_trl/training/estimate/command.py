@@ -23,6 +23,7 @@ from toa_trl.training.estimate.model import model_config_of, shape_of
 from toa_trl.training.estimate.plan import SEQUENCES, launch_of, sharding_of, training_of
 from toa_trl.training.estimate.text import batch_lines, devices, memory_lines, readable
 from toa_trl.utils.config import PositiveFloat, PositiveInt, validate
+from toa_trl.utils.escape import say
 
 
 def _option(description: str, default: Any = None) -> Any:
@@ -108,14 +109,14 @@ def main() -> None:
         f"{readable(trained)} of an adapter trained" if model.use_peft else "all of them trained"
     )
     name = model.model_name_or_path or options.model_config
-    print(f"{recipe} of {name}: {readable(shape.num_parameters)} parameters, {which}")
-    print(f"{devices(sharding, on_cpu)}, {accelerate_config or 'no accelerate configuration'}\n")
+    say(f"{recipe} of {name}: {readable(shape.num_parameters)} parameters, {which}")
+    say(f"{devices(sharding, on_cpu)}, {accelerate_config or 'no accelerate configuration'}\n")
     lines = [*memory_lines(estimate(shape, plan, sharding), options.gpu_memory)]
     if options.gpu_memory is not None:
         memory, per_row = options.gpu_memory, SEQUENCES[recipe]
         lines += batch_lines(shape, plan, sharding, memory, global_batch, per_row)
     lines += _data_lines(recipe, parsed, Flops.from_config(config), sharding, global_batch)
-    print("\n".join(lines))
+    say("\n".join(lines))
 
 
 def _with_gpus(sharding: Sharding, num_gpus: int | None) -> Sharding:

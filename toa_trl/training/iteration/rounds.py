@@ -27,6 +27,7 @@ from toa_trl.rollouts import is_complete
 from toa_trl.sampling.identity import check_same_identity
 from toa_trl.training.iteration.plan import Plan, whole_model
 from toa_trl.utils.config import PositiveInt, validate
+from toa_trl.utils.escape import say
 from toa_trl.utils.files import replace_text
 from toa_trl.utils.subprocesses import GRACE_S, failed, run_command
 from toa_trl.utils.targets import check_folder, check_not_in_run, check_ours, is_json
@@ -47,7 +48,7 @@ FIGURES = (
 
 
 async def run_rounds(
-    plan: Plan, rounds: int, say: Callable[[str], None] = print
+    plan: Plan, rounds: int, say: Callable[[str], None] = say
 ) -> list[dict[str, Any]]:
     """Run the stages that are not complete.
 
