@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from toa_trl import TOASampler
-from toa_trl.errors import ToaError
+from toa_trl.errors import ConfigError, ToaError
 from toa_trl.types import Prompt, as_messages
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -334,10 +334,14 @@ def server() -> None:
                 else ["nothing is said"]
             )
         if expect.get("not_in_data") and texts:
+            sft = []
             try:
                 sft = [r["completion"][0]["content"] for r in found["rollouts"].to_sft(top_k=10)]
-            except Exception:
-                sft = []
+            except ConfigError as error:
+                # the run may have no play that is usable
+                wrong += [] if "no prompt gives a SFT row" in str(error) else [f"to_sft: {error}"]
+            except Exception as error:
+                wrong.append(f"to_sft: {type(error).__name__}: {error}")
             wrong += (
                 ["the partial text is among the training data"]
                 if any(text in sft for text in texts)

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 from tests.families import make_family, template_of
 from toa_trl.errors import ConfigError
 from toa_trl.training.data import TrainingData
+from toa_trl.training.padding import pad_token
 from toa_trl.training.templates import end_of_turn, fit_to_template
 
 WEIGHTS = Path(__file__).parents[2] / "toa_trl/demo/weights"
@@ -66,9 +67,23 @@ def test_a_tokenizer_without_a_template_is_refused(fit: Any, tmp_path: Path) -> 
     make_family("llama3").save_pretrained(tmp_path / "other")
     fit(tokenizer, chat_template_path=str(tmp_path / "other"))
     for wrong in ("none.jinja", "none"):
-        with pytest.raises(ConfigError, match=r"chat_template_path: \S*none"):
+        with pytest.raises(ConfigError, match=r"chat_template_path: .*none"):
             fit(tokenizer, chat_template_path=str(tmp_path / wrong))
     fit(tokenizer, Dataset.from_list([{"text": "2 + 3 = 5"}]))
+
+
+def test_the_padding_of_a_reward_model_is_not_what_a_folder_of_a_tokenizer_ends_with(
+    tmp_path: Path,
+) -> None:
+    other = make_family("qwen2.5")
+    other.save_pretrained(tmp_path / "other")
+    (tmp_path / "own.jinja").write_text(template_of("qwen2.5"))
+    tokenizer = make_family("mistral")
+    tokenizer.add_special_tokens({"pad_token": "<|im_end|>"})
+    for path, expected in (("other", False), ("own.jinja", True)):
+        template = str(tmp_path / path)
+        args = SimpleNamespace(eos_token=None, pad_token=None, chat_template_path=template)
+        assert (pad_token(tokenizer, args) == "<|im_end|>") == expected
 
 
 def test_a_student_that_would_never_stop_is_refused(fit: Any) -> None:

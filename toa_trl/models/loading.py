@@ -111,7 +111,9 @@ def load_tokenizer(
     # models
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     tokenizer = None
-    for name, at in dict.fromkeys([(model, revision), weights_source(place, model, revision)]):
+    for is_base in (False, True):
+        # a folder with a tokenizer alone is enough
+        name, at = weights_source(place, model, revision) if is_base else (model, revision)
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 name, trust_remote_code=trust_remote_code, revision=at

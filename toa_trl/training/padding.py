@@ -1,12 +1,10 @@
 """The padding token of a reward model: TRL reads a text at its last token that is not padding."""
 
-import os
 from typing import Any
 
 from toa_trl.errors import ConfigError
 from toa_trl.models.chat import render
-from toa_trl.models.loading import load_tokenizer
-from toa_trl.training.templates import load_student_tokenizer
+from toa_trl.training.templates import load_student_tokenizer, template_tokenizer
 
 NEW = "<|pad|>"
 PROBE = [{"role": "user", "content": "1 + 1"}, {"role": "assistant", "content": "2"}]
@@ -43,9 +41,9 @@ def pad_token(tokenizer: Any, args: Any) -> str:
         ConfigError: `pad_token` ends every text, or is unknown.
     """
     ends = _ends(tokenizer) | {args.eos_token}
-    template = args.chat_template_path
-    if template and not os.path.isfile(template):  # TRL takes template and eos from a tokenizer
-        ends |= _ends(load_tokenizer("chat_template_path", template, template=False))
+    other = template_tokenizer(args.chat_template_path)
+    if other is not None:
+        ends |= _ends(other)
     special = [token for token in tokenizer.all_special_tokens if token not in ends]
     special += [
         token.content

@@ -14,6 +14,7 @@ from toa_trl.training.rows import MESSAGES, kind_of
 
 logger = logging.getLogger(__name__)
 PLACE = "model_name_or_path"
+TEMPLATE_FILES = (".jinja", ".j2")
 _ANSWER = "5f1c answer 0b7e"  # a text that no template contains
 
 
@@ -30,6 +31,23 @@ def load_student_tokenizer(model: str, training: Any, revision: str | None) -> A
     """
     code = training.trust_remote_code
     return load_tokenizer(PLACE, model, trust_remote_code=code, revision=revision, template=False)
+
+
+def template_tokenizer(path: str | None) -> Any:
+    """Load the tokenizer from which TRL takes the chat template and the eos.
+
+    Args:
+        path: `chat_template_path`: folder or Hub name of a model, or a template file.
+
+    Returns:
+        None without a path, and for a template file, which has no eos.
+
+    Raises:
+        ConfigError: it cannot be loaded.
+    """
+    if not path or path.endswith(TEMPLATE_FILES):
+        return None
+    return load_tokenizer("chat_template_path", path, template=False)
 
 
 def fit_to_template(data: TrainingData, training: Any, model: Any, method: str) -> TrainingData:
@@ -72,18 +90,12 @@ def fit_to_template(data: TrainingData, training: Any, model: Any, method: str) 
 
 def _tokenizer_of(training: Any, model: Any) -> Any:
     """Return the tokenizer whose template and eos the trainer will use."""
-    path = str(getattr(training, "chat_template_path", None) or "")
-    is_file = path.endswith((".jinja", ".j2"))
-    if path and not is_file:  # TRL takes template and eos of another model
-        from transformers import AutoTokenizer
-
-        try:
-            return AutoTokenizer.from_pretrained(path)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise ConfigError(f"chat_template_path: {path} has no tokenizer: {reason}") from error
+    path = getattr(training, "chat_template_path", None)
+    tokenizer = template_tokenizer(path)
+    if tokenizer is not None:
+        return tokenizer
     tokenizer = load_student_tokenizer(model.model_name_or_path, training, model.model_revision)
-    if is_file:
+    if path:
         try:
             tokenizer.chat_template = Path(path).read_text(encoding="utf-8")
         except OSError as error:
