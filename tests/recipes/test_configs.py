@@ -18,7 +18,10 @@ from toa_trl.search.toa import TOA
 from toa_trl.utils.registry import load_object
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / "recipes/configs").rglob("*.yaml"))
+# those of the paper are commands of toa-trl, see test_paper.py
+CONFIGS = sorted(
+    path for path in (ROOT / "recipes/configs").rglob("*.yaml") if path.parts[-3] != "paper"
+)
 each = pytest.mark.parametrize(
     "path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "recipes/configs"))
 )
@@ -41,6 +44,18 @@ def options(path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     The recipe is stopped there.
     """
+    words = command(path)
+    recipe = next(word for word in words if word.startswith("recipes/") and word.endswith(".py"))
+    monkeypatch.chdir(ROOT)
+    if Path(recipe).stem in CONFIGURATIONS:
+        model = load_object("schema", CONFIGURATIONS[Path(recipe).stem][0])
+        config = read_config(model, words[words.index(recipe) + 1 :])
+        return {key: getattr(config, key) for key in model.model_fields}
+    return trained(Path(recipe).stem, path, monkeypatch)
+
+
+def trained(recipe: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What a training recipe makes of a configuration, in the working folder of the clone."""
     from trl import TrlParser
 
     parse = TrlParser.parse_args_and_config
@@ -54,17 +69,13 @@ def options(path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             ]  # bf16 is for GPUs, and checked against this machine
         raise Parsed(parse(parser, arguments))
 
-    words = command(path)
-    recipe = next(word for word in words if word.startswith("recipes/") and word.endswith(".py"))
-    monkeypatch.chdir(ROOT)
-    if Path(recipe).stem in CONFIGURATIONS:
-        model = load_object("schema", CONFIGURATIONS[Path(recipe).stem][0])
-        config = read_config(model, words[words.index(recipe) + 1 :])
-        return {key: getattr(config, key) for key in model.model_fields}
     monkeypatch.setattr(TrlParser, "parse_args_and_config", stop)
-    monkeypatch.setattr(sys, "argv", words[words.index(recipe) :])
+    file = f"recipes/{recipe}.py"
+    monkeypatch.setattr(sys, "argv", [file, "--config", str(path)])
     with pytest.raises(Parsed) as parsed:
-        runpy.run_path(recipe, run_name="__main__")
+        runpy.run_path(file, run_name="__main__")
+    monkeypatch.undo()
+    monkeypatch.chdir(ROOT)
     return {key: value for part in parsed.value.args[0] for key, value in vars(part).items()}
 
 

@@ -96,6 +96,12 @@ def test_a_batch_may_hold_every_token_of_a_small_vocabulary(classifier: Path) ->
     assert values == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_model_may_be_spread_over_all_devices(classifier: Path) -> None:
+    spread = make_reward({"kind": "classifier", "model": str(classifier), "device": "auto"})
+    one = make("classifier", classifier)
+    assert together(spread, TEXTS) == pytest.approx(together(one, TEXTS), abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("variant", "named"),
     [

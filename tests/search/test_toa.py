@@ -182,6 +182,12 @@ def test_width_is_a_third_of_the_budget_unless_told_otherwise() -> None:
     assert TOA(["a", "b", "c"], 6).width == 3
 
 
+@pytest.mark.parametrize(("budget", "width"), [(160, 80), (9, 4), (4, 3)])
+def test_a_width_below_one_is_a_share_of_the_budget(budget: int, width: int) -> None:
+    search = make_search("toa", ["a", "b", "c"], budget, width=0.5)
+    assert search.width == width
+
+
 def test_a_fresh_arm_has_a_parent_and_no_refs() -> None:
     # every answer is as good as can be, so that arms below start equal to those under the root and
     # fresh ones come up

@@ -36,7 +36,7 @@ from toa_trl.evaluation.students import Judge, Lesson, TrainingConfig, data_tabl
 from toa_trl.evaluation.verifier import make_verifier
 from toa_trl.report.audit import Index
 from toa_trl.report.figures import FIGURE_FILES, is_figure, save_figures
-from toa_trl.rewards import make_reward
+from toa_trl.rewards import RewardModel, make_reward
 from toa_trl.rewards.judge import JudgeReward
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampling.identity import decisive
@@ -121,7 +121,18 @@ async def compare_searches(config: ComparisonConfig, say: Callable[[str], None] 
     check_ours({output / name: is_figure for name in FIGURE_FILES})
     check_results(results)
     prompts, task = config.load_prompts(), make_task(config.task)
-    verifier = make_verifier(config.verifier, task, prompts)
+    async with closing_all(make_verifier(config.verifier, task, prompts)) as (verifier,):
+        await _compare(config, prompts, task, verifier, say)
+
+
+async def _compare(
+    config: ComparisonConfig,
+    prompts: list[Prompt],
+    task: Task,
+    verifier: RewardModel | None,
+    say: Callable[[str], None],
+) -> None:
+    output, results = Path(config.output_dir), Path(config.results)
     if config.train and (verifier is None or verifier.graded):
         raise ConfigError(
             "verifier: train needs one that says 1 for correct and 0 for wrong, and the task has "

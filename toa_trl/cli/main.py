@@ -21,6 +21,7 @@ COMMANDS = {
     "preference": ("toa_trl.recipes.preference:main", "train with KTO, ORPO or SimPO"),
     "evaluate": ("toa_trl.recipes.evaluate:main", "evaluate checkpoints on the same prompts"),
     "compare": ("toa_trl.recipes.compare:main", "compare searches at equal budgets"),
+    "reproduce": ("toa_trl.cli.reproduce:main", "run an experiment of the paper"),
     "iterate": ("toa_trl.recipes.iterate:main", "rounds of sampling, training and evaluation"),
     "estimate": ("toa_trl.training.estimate.command:main", "memory and time that a training needs"),
     "merge-adapter": (

@@ -36,7 +36,8 @@ def load_model(
         model: folder or Hub name.
         dtype: "auto" (as saved; float32 on a CPU, where half precision is slow), or a torch dtype's
             name.
-        device: e.g. "cuda:1"; None takes a GPU if there is one.
+        device: e.g. "cuda:1"; "auto" spreads the layers over all GPUs; None takes one if there is
+            one.
         trust_remote_code: run the code that the model brings, if it brings some.
         revision: of a Hub repository: a branch, a tag or a commit.
         head: name of the weights of a sequence classifier's head, if it is not transformers' own;
@@ -50,7 +51,7 @@ def load_model(
     import transformers
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if dtype == "auto" and device == "cpu":
+    if dtype == "auto" and device in ("cpu", None if torch.cuda.is_available() else "auto"):
         dtype = "float32"
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise ConfigError(
@@ -63,6 +64,7 @@ def load_model(
     # transformers' default of two
     is_classifier = auto_class == "AutoModelForSequenceClassification"
     labels = {"num_labels": 1} if (is_adapter and is_classifier) or head != "score" else {}
+    spread = {"device_map": "auto"} if device == "auto" else {}
     renamed = {} if head == "score" else {"key_mapping": {rf"^{head}\.": "score."}}
     has_own_code = trust_remote_code and own_class(read_config(place, model, revision)) is not None
     try:
@@ -70,7 +72,13 @@ def load_model(
         if _is_own(config) and "rope_parameters" not in read_config(place, model, revision):
             compat.undo_rope_parameters(config)
         loaded, info = getattr(transformers, auto_class).from_pretrained(
-            source, config=config, dtype=dtype, output_loading_info=True, **options, **renamed
+            source,
+            config=config,
+            dtype=dtype,
+            output_loading_info=True,
+            **options,
+            **renamed,
+            **spread,
         )
         if _is_own(loaded):
             compat.compute_buffers(loaded)
@@ -82,7 +90,7 @@ def load_model(
     # reward model
     if missing := sorted(name for name in info["missing_keys"] if not _is_in_adapter(loaded, name)):
         raise ConfigError(f"{place}: {model!r} has no weights for {', '.join(missing[:3])}")
-    return loaded.to(device).eval()
+    return (loaded if spread else loaded.to(device)).eval()
 
 
 def load_tokenizer(

@@ -51,7 +51,8 @@ class ClassifierReward(DetailedReward):
     Args:
         model: folder or Hub name; with a chat template.
         dtype: a torch dtype's name, or "auto".
-        device: e.g. "cuda:1"; default: a GPU if there is one.
+        device: e.g. "cuda:1"; "auto": layer by layer over all GPUs, for a model that one does not
+            hold; default: a GPU if there is one.
         max_batch_size: maximum number of responses in a batch, over all prompts in flight.
         max_batch_tokens: maximum number of tokens in a batch, padding included; a longer text is
             scored alone. Default: 32,768 on a GPU, 2,048 on a CPU.

@@ -14,7 +14,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Annotated, TypeVar
+
+from pydantic import Field
 
 from toa_trl.errors import ConfigError
 from toa_trl.search.base import Search
@@ -57,6 +59,9 @@ class _Response(_Node):
 _AnyNode = TypeVar("_AnyNode", bound=_Node)
 
 
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
 class TOA(Search):
     """Search a tree of agents and their responses with UCB, as in the paper.
 
@@ -64,8 +69,8 @@ class TOA(Search):
         agents: names of the agents, in the order in which ties are broken.
         budget: number N of scored plays to spend.
         seed: not used: the search draws nothing.
-        width: responses that a depth holds before its arms can be full; at least the number of
-            agents. Default: N // 3, as in the paper.
+        width: responses that a depth holds before its arms can be full, at least the number of
+            agents; or a share of the budget, such as 0.5. Default: N // 3, as in the paper.
         alpha: weight of exploration (paper: 0.01 for alignment, 0.05 for translation).
         tau: temperature of the squashing s = 1 / (1 + exp(-r / tau)) (paper: 0.1 for ArmoRM,
             1 for CometKiwi).
@@ -84,7 +89,7 @@ class TOA(Search):
         budget: PositiveInt,
         seed: int = 0,
         *,
-        width: PositiveInt | None = None,
+        width: PositiveInt | Share | None = None,
         alpha: NonNegativeFloat = 0.01,
         tau: PositiveFloat = 0.1,
         top_k: PositiveInt = 1,
@@ -92,6 +97,8 @@ class TOA(Search):
         super().__init__(agents, budget)
         num_agents = len(self.agents)
         width = max(num_agents, budget // 3) if width is None else width
+        if isinstance(width, float):
+            width = max(num_agents, int(width * budget))
         if width < num_agents:
             raise ConfigError(
                 f"search_params.width: must be >= the number of agents ({num_agents}), not {width}"
