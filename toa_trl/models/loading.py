@@ -36,8 +36,7 @@ def load_model(
         model: folder or Hub name.
         dtype: "auto" (as saved; float32 on a CPU, where half precision is slow), or a torch dtype's
             name.
-        device: e.g. "cuda:1"; "auto" spreads the layers over all GPUs; None takes one if there is
-            one.
+        device: e.g. "cuda:1"; "auto" spreads the layers over all GPUs; None: a GPU, or the CPU.
         trust_remote_code: run the code that the model brings, if it brings some.
         revision: of a Hub repository: a branch, a tag or a commit.
         head: name of the weights of a sequence classifier's head, if it is not transformers' own;
@@ -60,8 +59,7 @@ def load_model(
     source, source_revision = weights_source(place, model, revision)
     is_adapter = source != model
     options = {"trust_remote_code": trust_remote_code, "revision": source_revision}
-    # the score head in an adapter has one row; its base, a language model, would be given
-    # transformers' default of two
+    # the score head in an adapter has one row; transformers would give its base two
     is_classifier = auto_class == "AutoModelForSequenceClassification"
     labels = {"num_labels": 1} if (is_adapter and is_classifier) or head != "score" else {}
     spread = {"device_map": "auto"} if device == "auto" else {}
@@ -72,13 +70,7 @@ def load_model(
         if _is_own(config) and "rope_parameters" not in read_config(place, model, revision):
             compat.undo_rope_parameters(config)
         loaded, info = getattr(transformers, auto_class).from_pretrained(
-            source,
-            config=config,
-            dtype=dtype,
-            output_loading_info=True,
-            **options,
-            **renamed,
-            **spread,
+            source, config=config, **loading
         )
         if _is_own(loaded):
             compat.compute_buffers(loaded)
@@ -90,7 +82,7 @@ def load_model(
     # reward model
     if missing := sorted(name for name in info["missing_keys"] if not _is_in_adapter(loaded, name)):
         raise ConfigError(f"{place}: {model!r} has no weights for {', '.join(missing[:3])}")
-    return (loaded if spread else loaded.to(device)).eval()
+    return (loaded if device == "auto" else loaded.to(device)).eval()
 
 
 def load_tokenizer(
