@@ -223,6 +223,7 @@ def test_a_text_longer_than_the_context_is_an_error(
 
 
 KINDS = {
+    "ultrarm": "ultrarm",
     "causal": "likelihood",
     "shepherd": "process",
     "qwen_prm": "process",

@@ -39,8 +39,7 @@ def load_model(
         device: e.g. "cuda:1"; "auto" spreads the layers over all GPUs; None: a GPU, or the CPU.
         trust_remote_code: run the code that the model brings, if it brings some.
         revision: of a Hub repository: a branch, a tag or a commit.
-        head: name of the weights of a sequence classifier's head, if it is not transformers' own;
-            such a head has one label.
+        head: name of a classifier's head among the weights; another than this has one label.
 
     Raises:
         ConfigError: no such model, no weights or only some of them, an adapter without its base, an
@@ -59,11 +58,12 @@ def load_model(
     source, source_revision = weights_source(place, model, revision)
     is_adapter = source != model
     options = {"trust_remote_code": trust_remote_code, "revision": source_revision}
-    # the score head in an adapter has one row; transformers would give its base two
     is_classifier = auto_class == "AutoModelForSequenceClassification"
+    # transformers would give the head of an adapter's base two rows
     labels = {"num_labels": 1} if (is_adapter and is_classifier) or head != "score" else {}
-    spread = {"device_map": "auto"} if device == "auto" else {}
-    renamed = {} if head == "score" else {"key_mapping": {rf"^{head}\.": "score."}}
+    loading: dict[str, Any] = {"dtype": dtype, "output_loading_info": True, **options}
+    loading |= {} if head == "score" else {"key_mapping": {rf"^{head}\.": "score."}}
+    loading |= {"device_map": "auto"} if device == "auto" else {}
     has_own_code = trust_remote_code and own_class(read_config(place, model, revision)) is not None
     try:
         config = transformers.AutoConfig.from_pretrained(source, **options, **labels)
