@@ -105,6 +105,9 @@ def test_the_home_folder_in_options_of_a_training(
     monkeypatch.setenv("HOME", "/home/ada")
     assert options(tmp_path, "search: ~/a").search == "/home/ada/a"
     assert options(tmp_path, "budget: 7", "--search=~/b").search == "/home/ada/b"
+    monkeypatch.setenv("SOME_CACHE", "")
+    options(tmp_path, "budget: 7\nenv: {SOME_CACHE: ~/cache}")
+    assert os.environ["SOME_CACHE"] == "/home/ada/cache"
     (tmp_path / "run.yaml").write_text("budget: 7")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert find_config("~/run.yaml") == tmp_path / "run.yaml"

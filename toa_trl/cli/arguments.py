@@ -105,6 +105,8 @@ def parse(parser: Any, arguments: list[str] | None = None) -> tuple[Any, ...]:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(str(error)) from error
+    # TRL has set the variables as the file has them
+    os.environ.update({name: str(value) for name, value in settings.get("env", {}).items()})
     for part in parsed:
         _expand_fields(part)
     return tuple(parsed)
