@@ -22,9 +22,8 @@ from toa_trl.sampling.extension import Extend, begin_or_extend
 from toa_trl.sampling.identity import identity_of_part, identity_of_run
 from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.limits import Meter, has_price, warn_of_silent
-from toa_trl.sampling.observer import RunObserver
+from toa_trl.sampling.observer import RewardWatch, RunObserver
 from toa_trl.sampling.progress import Progress
-from toa_trl.sampling.reward_checks import RewardWatch
 from toa_trl.sampling.run_file import finish_run_file, is_finished, start_run_file
 from toa_trl.sampling.runner import Runner
 from toa_trl.search import Search, make_search

@@ -1,19 +1,52 @@
-"""What a completion must be before it is scored, shown to other agents or trained on."""
+"""What a completion must be before it is scored, shown to other agents or trained on.
+
+Its reasoning is apart, its text can be stored, it was not interrupted, and its tokens are counted.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
-from toa_trl.agents.reasoning import split_reasoning
 from toa_trl.errors import AgentError
 from toa_trl.types import Completion, Message, as_messages, finish_of
 from toa_trl.utils.numbers import as_number
 
 PLAIN = {int, float, type(None)}
 MAX_TOKENS = 10**8  # of one call; more is a server's error
+# How models mark their reasoning; each is an opening and a closing tag.
+NAMES = ("think", "thinking", "thought", "thoughts", "reasoning")
+TAGS = (
+    *((f"<{name}>", f"</{name}>") for name in NAMES),
+    *((f"[{name}]", f"[/{name}]") for name in NAMES[:2]),  # Magistral: [THINK]
+    *((f"<{prefix}:think>", f"</{prefix}:think>") for prefix in ("seed", "mm")),  # Seed-OSS
+    ("<antthinking>", "</antthinking>"),
+    ("<longcat_think>", "</longcat_think>"),
+    ("<|think|>", "<|/think|>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),  # OpenThinker, Sky-T1
+    ("<|start_thinking|>", "<|end_thinking|>"),  # Command A Reasoning
+    ("<|inner_prefix|>", "<|inner_suffix|>"),  # Apertus
+    ("<unused94>", "<unused95>"),  # MedGemma
+    ("<|channel>thought", "<channel|>"),  # Gemma 4
+    ("◁think▷", "◁/think▷"),  # Kimi
+)
+CLOSING = dict(TAGS)
+FIRST_SIGNS = frozenset(tag[0] for tag in chain.from_iterable(TAGS))
+OPEN = re.compile("|".join(re.escape(tag) for tag in CLOSING), re.IGNORECASE)
+ANY_CLOSING = "|".join(re.escape(tag) for tag in CLOSING.values())
+CODE = re.compile(r"(`{3,}|~{3,}).*?(?:\1|\Z)|`[^`\n]*`", re.DOTALL)
+# gpt-oss (harmony): <|channel|>analysis<|message|>...<|end|><|start|>assistant<|channel|>final...
+HARMONY = re.compile(r"\s*(?:<\|start\|>assistant\s*)?<\|channel\|>")
+CHANNEL = re.compile(
+    r"<\|channel\|>\s*(\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>(.*?)"
+    r"(?=<\|(?:end|return|call|start|channel)\|>|\Z)",
+    re.DOTALL,
+)
+BARE_HARMONY = re.compile(r"\s*analysis(.*?)assistantfinal(.*)", re.DOTALL)  # without its tokens
 
 
 def without_reasoning(place: str, done: Completion, keep: bool = False) -> Completion:
@@ -63,9 +96,6 @@ def checked(place: str, done: Any) -> Completion:
 
 def plausible(count: Any) -> int:
     """Return a number of tokens; 0 where it is missing, negative, absurd or no number."""
-    if type(count) is int and 0 < count <= MAX_TOKENS:  # most counts
-        return count
-    count = as_number(count)
     whole = isinstance(count, int) or (isinstance(count, float) and count.is_integer())
     return int(count) if whole and not isinstance(count, bool) and 0 < count <= MAX_TOKENS else 0
 
@@ -79,13 +109,13 @@ def counted(done: Completion, messages: Sequence[Message]) -> Completion:
     """Return a completion whose tokens are counted; an agent that does not is estimated.
 
     Args:
-        done: the completion.
+        done: a storable completion.
         messages: what it answers.
     """
     written = f"{done.reasoning or ''}{done.text}"
     num_prompt, num_completion = plausible(done.prompt_tokens), plausible(done.completion_tokens)
     is_known = num_prompt and (num_completion or not written)
-    flops = as_number(done.flops)
+    flops = done.flops
     is_number = isinstance(flops, int | float) and math.isfinite(flops) and flops >= 0
     if is_known and (flops is None or is_number):
         return done
@@ -119,3 +149,93 @@ def storable(done: Completion) -> Completion:
 def whole_text(text: str) -> str:
     """Replace unpaired surrogates, which a server sends when it cuts an emoji in two."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def split_reasoning(text: str) -> tuple[str | None, str]:
+    """Split a response into its reasoning (None if it has none) and its answer.
+
+    Reasoning is a block between tags at the start of the response; after such a block, further
+    blocks outside of code are reasoning too. A chat template may write the opening tag itself, so
+    that the response has only the closing one. max_tokens may cut a response within its
+    reasoning, which leaves no answer. A response that merely speaks of tags is left as it is.
+    """
+    if bare := BARE_HARMONY.fullmatch(text):
+        return bare[1].strip(), bare[2].strip()
+    if not any(map(text.__contains__, FIRST_SIGNS)):  # fast, for most responses
+        return None, text
+    if HARMONY.match(text):
+        return _split_harmony(text)
+    lowered = text.lower()
+    if not any(tag in lowered for tag in chain.from_iterable(TAGS)):
+        return None, text
+    reasoning, answer = _split_leading(text)
+    if not reasoning:
+        return None, text
+    thoughts, answer = _without_blocks(answer)
+    return "\n\n".join(filter(None, (*reasoning, *thoughts))), answer
+
+
+def _split_leading(text: str) -> tuple[list[str], str]:
+    """Return the blocks at the start of a response, and the rest."""
+    blocks: list[str] = []
+    while True:
+        opening = OPEN.match(text, len(text) - len(text.lstrip()))
+        end = _end_of(opening, text) if opening else _unopened_end(text)
+        if not opening and not end:
+            return blocks, text.lstrip() if blocks else text
+        reasoning = text[opening.end() if opening else 0 : end.start() if end else None]
+        blocks.append(reasoning.strip())
+        text = text[end.end() :] if end else ""
+
+
+def _closing(tags: str, text: str, start: int = 0) -> Iterator[re.Match[str]]:
+    """Yield the closing tags that are not in quotes."""
+    unquoted = rf"(?<![`'\"“‘«(])(?:{tags})|(?:{tags})(?![`'\"”’»)])"
+    return re.compile(unquoted, re.IGNORECASE).finditer(text, start)
+
+
+def _end_of(opening: re.Match[str], text: str) -> re.Match[str] | None:
+    """Return the closing tag of a block, preferably one that is not in quotes."""
+    tag = re.escape(CLOSING[opening[0].lower()])
+    end = next(_closing(tag, text, opening.end()), None)
+    return end or re.compile(tag, re.IGNORECASE).search(text, opening.end())
+
+
+def _unopened_end(text: str) -> re.Match[str] | None:
+    """Return the closing tag that ends reasoning whose opening tag the chat template wrote.
+
+    A text that speaks of the tag, in quotes, in code or as a word of a sentence, has none.
+    """
+    opening = OPEN.search(text)
+    code = [match.span() for match in CODE.finditer(text)]
+    for end in _closing(ANY_CLOSING, text):
+        if opening is not None and opening.start() < end.start():
+            return None
+        line = text[text.rfind("\n", 0, end.start()) + 1 : end.start()]
+        is_word = line.strip() and line[-1].isspace() and text[end.end() : end.end() + 1] == " "
+        if not is_word and not any(start <= end.start() < stop for start, stop in code):
+            return end
+    return None
+
+
+def _without_blocks(text: str) -> tuple[list[str], str]:
+    """Return the complete blocks outside of code, and the text without them."""
+    blocks, kept, at = list[str](), "", 0
+    while opening := OPEN.search(text, at):
+        code, end = CODE.search(text, at), _end_of(opening, text)
+        if code is not None and code.start() < opening.start():
+            kept, at = kept + text[at : code.end()], code.end()
+        elif end is None:
+            break
+        else:
+            blocks.append(text[opening.end() : end.start()].strip())
+            kept, at = kept + text[at : opening.start()], end.end()
+    return blocks, kept + text[at:]
+
+
+def _split_harmony(text: str) -> tuple[str | None, str]:
+    """Split a response in the channels of gpt-oss: `final` is the answer."""
+    channels = [(match[1], match[2].strip()) for match in CHANNEL.finditer(text)]
+    answer = "\n\n".join(inside for name, inside in channels if name == "final")
+    reasoning = "\n\n".join(inside for name, inside in channels if name != "final")
+    return reasoning or None, answer

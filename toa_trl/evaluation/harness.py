@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import ClientError
 
-from toa_trl.agents.reasoning import split_reasoning
+from toa_trl.agents.completions import split_reasoning
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.models.chat import fold_system, takes_system
 from toa_trl.models.loading import check_whole_model, weights_source

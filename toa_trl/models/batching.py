@@ -6,16 +6,33 @@ What many prompts ask for at once becomes one batch.
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from toa_trl.errors import Unavailable
-from toa_trl.utils.aio import call_in_thread
 from toa_trl.utils.config import PositiveInt, validate
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+async def call_in_thread(thread: Executor, function: Callable[..., Result], *args: Any) -> Result:
+    """Call a function in a thread, and raise whatever it raises.
+
+    `run_in_executor` would wait for ever where the function raises StopIteration.
+    """
+
+    def call() -> tuple[Result | None, BaseException | None]:
+        try:
+            return function(*args), None
+        except BaseException as error:
+            return None, error
+
+    result, error = await asyncio.get_running_loop().run_in_executor(thread, call)
+    if error is not None:
+        raise error
+    return cast("Result", result)
 
 
 @dataclass(slots=True, eq=False)

@@ -3,29 +3,11 @@
 import asyncio
 import signal
 import threading
-from collections.abc import Callable, Coroutine, Iterable
-from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Any, TypeVar, cast
+from collections.abc import Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 T = TypeVar("T")
-
-
-async def call_in_thread(thread: Executor, function: Callable[..., T], *args: Any) -> T:
-    """Call a function in a thread, and raise whatever it raises.
-
-    `run_in_executor` would wait for ever where the function raises StopIteration.
-    """
-
-    def call() -> tuple[T | None, BaseException | None]:
-        try:
-            return function(*args), None
-        except BaseException as error:
-            return None, error
-
-    result, error = await asyncio.get_running_loop().run_in_executor(thread, call)
-    if error is not None:
-        raise error
-    return cast("T", result)
 
 
 async def gather_or_cancel(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

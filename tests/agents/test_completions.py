@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toa_trl.agents.reasoning import TAGS, split_reasoning
+from toa_trl.agents.completions import TAGS, split_reasoning
 
 HARMONY = (
     "<|channel|>analysis<|message|>Half of 14.<|end|>"

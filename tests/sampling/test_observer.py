@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from toa_trl.sampling.reward_checks import ENOUGH, RewardWatch
+from toa_trl.sampling.observer import ENOUGH, RewardWatch
 
 
 def warnings(rewards: list[float], tau: float | None, caplog: pytest.LogCaptureFixture) -> str:
