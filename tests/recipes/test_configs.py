@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
+from toa_trl.cli.comparison_config import ComparisonConfig
 from toa_trl.cli.options import read_config
 from toa_trl.cli.schema import CONFIGURATIONS
+from toa_trl.search import SEARCHES
 from toa_trl.search.toa import TOA
 from toa_trl.utils.registry import load_object
 
@@ -131,6 +133,14 @@ def test_what_the_trainings_promise(path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_every_method_without_a_reference_has_an_8b_configuration(method: str) -> None:
     path = ROOT / f"recipes/configs/llama3-8b/{method}_full.yaml"
     assert yaml.safe_load(path.read_text(encoding="utf-8"))["method"] == method
+
+
+def test_the_full_comparison_has_every_search_three_seeds_and_enough_problems() -> None:
+    config = read_config(ComparisonConfig, ["--config", "demo/compare_full"])
+    assert set(config.compared) == set(SEARCHES.targets)
+    assert (config.seeds, min(config.budgets), max(config.budgets)) == ([0, 1, 2], 8, 64)
+    assert config.baseline == "parallel"
+    assert len(config.load_prompts()) >= 480
 
 
 def test_the_papers_search(monkeypatch: pytest.MonkeyPatch) -> None:
