@@ -123,6 +123,43 @@ def test_a_student_is_trained_once(tmp_path: Path, training: TrainingConfig) -> 
     assert (run / "student/model.safetensors").is_file()
 
 
+def test_a_student_may_learn_from_pairs(tmp_path: Path, training: TrainingConfig) -> None:
+    pairs = training.model_copy(update={"data": "dpo"})
+    prompt, chosen, rejected = (
+        [{"role": role, "content": text}]
+        for role, text in (("user", "2 + 2?"), ("assistant", "#### 4"), ("assistant", "#### 5"))
+    )
+    row = {"prompt": prompt, "chosen": chosen, "rejected": rejected, "chosen_reward": 0.5}
+    summary = {"accuracy": 1.0, "tokens": 100.0, "flops": 2e9}
+    (tmp_path / "toa-8").mkdir()
+    rows = [{**row, "prompt_id": "p0"}]
+    taught = Lesson(Run("toa", 8, 0), tmp_path / "toa-8", rows, summary)
+    wait(train_student(pairs, taught))
+    (options,) = asked(tmp_path)
+    (found,) = load_dataset(options["--dataset_name"], split="train")
+    assert (found["chosen"], found["rejected"]) == (chosen, rejected)
+    assert not (tmp_path / "toa-8/sft").exists()
+    changed = Lesson(taught.run, taught.folder, [{**rows[0], "rejected": chosen}], summary)
+    with pytest.raises(ConfigError, match=r"was trained otherwise \(rows\)"):
+        wait(train_student(pairs, changed))
+    prompts = [Prompt("p0", "2 + 2?", {"answer": "4"})]  # type: ignore[arg-type]
+    judge = Judge(
+        [],
+        make_task("alignment"),
+        make_reward({"kind": "function", "function": f"{__name__}:says_4"}),
+        Sampling(),
+        "",
+    )
+    assert wait(judge.accuracy(rows, prompts)) == 1.0
+    right = {"toa": np.array([[1.0, 0.0]])}
+    (_, line) = table_rows(pairs, [taught], {taught.run: 1.0}, [0.0, 1.0], right)
+    assert line["mean_reward"] == 0.5
+
+
+def says_4(completions: Any, **columns: Any) -> list[float]:
+    return [float("4" in completion[0]["content"]) for completion in completions]
+
+
 def test_memory_is_free_while_a_student_is_trained(
     tmp_path: Path, training: TrainingConfig
 ) -> None:

@@ -157,7 +157,8 @@ async def _compare(
         judge = Judge(problems, task, verifier, sampling, config.verifier)
         judge.check_new(prompts)
     folders = {run: output / run.folder(config.seed) for run in dict.fromkeys(compared + taught)}
-    check_ours({folders[run] / "sft": is_table for run in taught})
+    if training is not None:
+        check_ours({folders[run] / training.data: is_table for run in taught})
     if verifier is not None:
         await check_verifier(verifier, task, prompts[0])
     judges = _Judges(config)
@@ -185,10 +186,11 @@ async def _compare(
             update_results(results, "search_win_rates", rates)
             say(_table(rates, OF_WIN_RATES))
     if training is not None and judge is not None:
-        lessons = [
-            Lesson(run, folders[run], rollouts[run].to_sft().to_list(), summarize([measured[run]]))
-            for run in taught
-        ]
+        lessons = []
+        for run in taught:
+            done = rollouts[run]
+            rows = done.to_sft() if training.data == "sft" else done.to_preference()
+            lessons.append(Lesson(run, folders[run], rows.to_list(), summarize([measured[run]])))
         overlapping = _num_overlapping(prompts, training.heldout, task.question)
         students = await data_table(training, lessons, judge, untrained, prompts)
         rows = [{**row, "num_overlapping": overlapping} for row in students]

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -49,6 +49,8 @@ class TrainingConfig(Config):
     """Problems that no search and no training has seen, as `prompts` of a run."""
     budget: PositiveInt
     """Plays per prompt, of every search."""
+    data: Literal["sft", "dpo"] = "sft"
+    """What the command is given: the best responses, or pairs of the best with a lower rank."""
     seeds: list[NonNegativeInt] = Field(default=[0, 1, 2], min_length=1)
     """Seeds, each of a search and of the training that follows."""
 
@@ -80,7 +82,7 @@ class Lesson:
 
     run: Run
     folder: Path  # of the run; the student is saved in it
-    rows: Sequence[Mapping[str, Any]]  # {prompt, completion, reward, ...} of `sft_rows`
+    rows: Sequence[Mapping[str, Any]]  # of `sft_rows`, or of `preference_rows` for `data: dpo`
     summary: Mapping[str, Any]  # of the run, by `summarize`
 
 
@@ -120,7 +122,7 @@ class Judge:
         by_id = {prompt.id: prompt for prompt in prompts}
         checks = []
         for row in rows:
-            prompt, text = by_id[row["prompt_id"]], row["completion"][0]["content"]
+            prompt, text = by_id[row["prompt_id"]], _response(row)[0]["content"]
             checks.append(verify(self.verifier, self.task, prompt, [text]))
         return mean(verdict for (verdict,) in await asyncio.gather(*checks))
 
@@ -216,7 +218,8 @@ async def train_student(training: TrainingConfig, lesson: Lesson) -> None:
         ToaError: the training failed; the message has its last lines.
     """
     student = lesson.folder / "student"
-    rows = [(row["prompt"], row["completion"]) for row in lesson.rows]
+    parts = ("prompt", "completion", "chosen", "rejected")
+    rows = [tuple(row[part] for part in parts if part in row) for row in lesson.rows]
     recipe = {**training.identity, "seed": lesson.run.seed, "rows": digest_of_values(*rows)}
     if student.is_dir():
         before = _read_json(student / "training.json")
@@ -227,7 +230,7 @@ async def train_student(training: TrainingConfig, lesson: Lesson) -> None:
                 "move it away, or choose another output_dir"
             )
         return
-    fresh, data = fresh_path(student), lesson.folder / "sft"
+    fresh, data = fresh_path(student), lesson.folder / training.data
     shutil.rmtree(fresh, ignore_errors=True)  # left by a training that was killed
     fresh_data = fresh_path(data)
     shutil.rmtree(fresh_data, ignore_errors=True)
@@ -237,7 +240,7 @@ async def train_student(training: TrainingConfig, lesson: Lesson) -> None:
     replace_path(fresh_data, data)
     options = {
         "--model_name_or_path": training.base,
-        "--dataset_name": lesson.folder / "sft",
+        "--dataset_name": data,
         "--output_dir": fresh,
         "--seed": lesson.run.seed,
     }
@@ -289,7 +292,10 @@ def table_rows(
     for search, verdicts in right.items():
         own = [lesson for lesson in lessons if lesson.run.search == search]
         per_seed = [float(share) for share in verdicts.mean(axis=1)]
-        rewards = [mean(row["reward"] for row in lesson.rows) for lesson in own]
+        rewards = [
+            mean(row.get("reward", row.get("chosen_reward")) for row in lesson.rows)
+            for lesson in own
+        ]
         gap = float(right[best].mean() - verdicts.mean())
         row: dict[str, Any] = {
             "search": search,
@@ -311,6 +317,11 @@ def table_rows(
             row[key] = mean(lesson.summary[key] for lesson in own)
         rows.append(row)
     return [{**row, "num_problems": len(untrained)} for row in rows]
+
+
+def _response(row: Mapping[str, Any]) -> Any:
+    """Return the response that a row teaches, as messages."""
+    return row["completion"] if "completion" in row else row["chosen"]
 
 
 def _free_memory() -> None:
