@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
+from markupsafe import Markup
 
 from tests.helpers import IDENTITY, play
 from tests.test_rollouts import rollouts
@@ -72,12 +73,13 @@ def killed_after(killer: _Killer, folder: Path, number: int) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def quick_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     def write(folder: Path) -> str:
         (folder / "rewards.png").write_bytes(b"\x89PNG Software\0toa_trl")
         return "rewards.png"
 
     monkeypatch.setattr("toa_trl.report.picture.write_reward_picture", write)
+    monkeypatch.setattr("toa_trl.report.figures.inline_svg", lambda *_: Markup("<svg></svg>"))
 
 
 @pytest.fixture

@@ -262,7 +262,7 @@ def test_a_batch_scores_as_its_texts_do_alone(
     model = models(kind, pad, side)
     queue = model._queue  # type: ignore[attr-defined]
 
-    @settings(max_examples=15)
+    @settings(max_examples=8)
     @given(
         st.lists(st.lists(LETTERS, max_size=20).map("".join), min_size=2, max_size=12, unique=True),
         st.randoms(use_true_random=False),

