@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -104,13 +105,17 @@ def as_text(unix_s: float) -> str:
 
 def versions_of(packages: Iterable[str]) -> dict[str, str]:
     """Return the versions of the packages that are installed."""
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions
+    versions = {package: _version(package) for package in packages}
+    return {package: found for package, found in versions.items() if found is not None}
+
+
+@cache
+def _version(package: str) -> str | None:
+    """Return the version of a package; a comparison asks for it once for each of its runs."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
