@@ -20,7 +20,7 @@ from toa_trl.report.sections import what_ran
 from toa_trl.report.trees import read_trees
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampling.journal import Journal
-from toa_trl.types import Action, Completion, Play, Prompt
+from toa_trl.types import Action, Completion, Play, Prompt, Spending
 
 
 def rollouts(num_prompts: int, *rewards: float | None, path: Path | str = ":memory:") -> Rollouts:
@@ -58,12 +58,14 @@ def test_estimated_tokens_are_marked_in_rollouts_card_and_report(tmp_path: Path)
     done = Completion("Eight.", "stop", 10, 5, tokens_estimated=True)
     it._journal.append("0", Play(1, Action("a"), done, 2.0))
     it._journal.append("0", play(2, None))
+    it._journal.set_reward_spending(Spending(1200, 0.0, 200))
+    it._journal.append("0", play(3, None))
     it.save(tmp_path)
     marks = pq.read_table(tmp_path / "rollouts").column("tokens_estimated").to_pylist()
-    assert marks == [False, True, None]
-    assert "| tokens | 20 read, 10 written, estimated from the texts of 1 play |" in (
-        tmp_path / "README.md"
-    ).read_text(encoding="utf-8")
+    assert marks == [False, True, None, None]
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "| tokens | 20 read, 10 written, estimated from the texts of 1 play |" in card
+    assert "| tokens of the reward | 1,200, of which 200 are estimated |" in card
     summary = summarize(rollout_files(tmp_path))
     said = " ".join(map(str, what_ran(IDENTITY, summary, {"a": 0}).blocks))
     assert "wrote 10 (estimated from the texts of 1 play)" in said

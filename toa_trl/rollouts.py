@@ -206,6 +206,7 @@ class Rollouts:
                 prompts=of_run,
                 agents=self._journal.agent_counts(),
                 cost=self._cost(of_run),
+                spending=self._journal.reward_spending,
                 picture=picture.write_reward_picture(fresh),
                 output=fresh / card_file.name,
             )

@@ -7,8 +7,8 @@ paper (arXiv 2412.17061): agent, play, reward, budget, width, depth.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import astuple, dataclass, field
+from typing import Any, Literal, Self
 
 Kind = Literal["answer", "refine", "aggregate"]
 
@@ -154,6 +154,19 @@ class Counts:
     flops: float  # of the agents, as far as known
     reward_flops: float
     num_estimated: int = 0  # plays whose tokens are estimated
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What calls of reward models have cost."""
+
+    tokens: int = 0  # prompt and completion tokens
+    cost: float = 0.0  # by their prices
+    num_estimated: int = 0  # of the tokens, those that no server or tokenizer has counted
+
+    def __add__(self, other: Self) -> Self:
+        """Return the sum."""
+        return type(self)(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 def _reward(play: Play) -> float:

@@ -9,6 +9,7 @@ import json
 import logging
 import shutil
 import threading
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from toa_trl.distributed.shards import (
     sample_shard,
 )
 from toa_trl.errors import AgentError, ConfigError
+from toa_trl.rewards.spending import spend
 from toa_trl.sampling.extension import Extend
 from toa_trl.types import Message, Prompt
 
@@ -76,6 +78,20 @@ def test_a_run_in_shards_ends_as_one_that_is_not(tmp_path: Path, num_shards: int
     assert sum(shard.num_scored for shard in progress) == 7 * 6
     assert sum(shard.num_failed for shard in progress) == len(plays) - 7 * 6 > 0
     assert all(shard.done for shard in progress)
+
+
+def test_what_rewards_spent_in_shards_counts_once_in_the_run(tmp_path: Path) -> None:
+    class Spending(TextReward):
+        async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
+            spend(10)
+            return await super().score(prompt, responses)
+
+    by = TOASampler([EchoAgent("a")], Spending(), budget=2, progress=False)
+    folders = sample(tmp_path, 3, by=by)
+    for _ in range(2):
+        journal = merge(tmp_path, PROMPTS, folders)._journal
+        assert journal.reward_spending.tokens == 10 * 2 * len(PROMPTS)
+        journal.close()
 
 
 def test_merging_again_adds_what_is_new(tmp_path: Path) -> None:

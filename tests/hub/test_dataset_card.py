@@ -153,7 +153,7 @@ def test_what_is_known_is_said_and_what_is_not_is_not_guessed(tmp_path: Path) ->
     assert "| dry | none, scripted | not known | not known | 0 | 0 |" in text
     assert "| own | not known | not known | not known | 0 | 0 |" in text
     assert "| prompts | 4 of `prompts.jsonl`; licence: not known |" in text
-    assert "| cost | 12.5, agents with prices only, in their currency |" in text
+    assert "| cost | 12.5, of agents and rewards with a price, in their currency |" in text
     assert "![The rewards of every agent's plays](rewards.png)" in text
     assert "This data set: cc-by-4.0." in text
     assert str(tmp_path) not in text

@@ -15,8 +15,8 @@ from tests.helpers import wait
 from tests.server import serving
 from toa_trl.errors import ConfigError, RewardError, Unavailable
 from toa_trl.rewards import make_reward
-from toa_trl.rewards.spending import Spending, listening
-from toa_trl.types import Message, Prompt
+from toa_trl.rewards.spending import listening
+from toa_trl.types import Message, Prompt, Spending
 
 PROMPT = Prompt("p", (Message("system", "Be kind."), Message("user", "How many?")), {"answer": 3})
 ASKED = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "How many?"}]

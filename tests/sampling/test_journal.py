@@ -21,10 +21,9 @@ from hypothesis import strategies as st
 
 from tests.helpers import play, wait
 from toa_trl.errors import ConfigError, JournalError
-from toa_trl.rewards.spending import Spending
 from toa_trl.sampling.journal import Journal, Writer, copy_journals
 from toa_trl.sampling.journal.table import Row
-from toa_trl.types import Action, AgentCounts, Completion, Play, Prompt
+from toa_trl.types import Action, AgentCounts, Completion, Play, Prompt, Spending
 
 IDENTITY = {
     "search": "toa",

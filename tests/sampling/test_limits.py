@@ -18,11 +18,10 @@ from toa_trl.rewards.base import RewardModel
 from toa_trl.rewards.combine import MinimumPart, MinimumReward
 from toa_trl.rewards.http import HTTPReward
 from toa_trl.rewards.judge import JudgeReward
-from toa_trl.rewards.spending import Spending
 from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.limits import Meter
 from toa_trl.sampling.merging import merge_runs
-from toa_trl.types import AgentCounts, Completion, Message, Play, Sampling
+from toa_trl.types import AgentCounts, Completion, Message, Play, Sampling, Spending
 
 SCRIPTED = {"name": "s", "engine": "scripted"}
 PRICES = {"a": {"prompt": 1.0, "completion": 3.0}}

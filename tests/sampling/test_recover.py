@@ -15,9 +15,8 @@ import pytest
 from tests.helpers import play
 from toa_trl.cli.main import run as main
 from toa_trl.errors import ConfigError, JournalError
-from toa_trl.rewards.spending import Spending
 from toa_trl.sampling.journal import Journal, Recovered, recover
-from toa_trl.types import Play, Prompt
+from toa_trl.types import Play, Prompt, Spending
 
 IDENTITY = {"search": "toa", "seed": 0}
 PROMPTS = [Prompt(f"prompt {i}", f"Question {i}? " * 40, {"answer": str(i)}) for i in range(50)]  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from toa_trl.hub.licences import licence_of, revision_of
-from toa_trl.types import AgentCounts, Counts
+from toa_trl.types import AgentCounts, Counts, Spending
 from toa_trl.utils.cards import BLOCK, new_card, with_blocks
 from toa_trl.utils.escape import code, for_markdown, prose
 from toa_trl.utils.files import replace_text
@@ -38,6 +38,7 @@ def write_card(
     prompts: Mapping[str, Any] | None = None,
     agents: Mapping[str, AgentCounts] | None = None,
     cost: float | None = None,
+    spending: Spending = Spending(),  # noqa: B008 (it is frozen)
     picture: str | None = None,
     output: Path | None = None,
 ) -> None:
@@ -55,6 +56,7 @@ def write_card(
         prompts: the run's configuration; "prompts", its configuration and split are shown.
         agents: totals by the agents' names.
         cost: cost of the whole run; None if no agent has a price.
+        spending: what calls of the reward model have cost.
         picture: name of a picture file beside the card.
         output: file to write instead of the card.
     """
@@ -85,6 +87,7 @@ def write_card(
         # a search of one agent alone leaves the others out on purpose
         "silent": [] if "agent" in identity["search_params"] else silent,
         "cost": cost,
+        "spending": spending,
         "picture": picture,
         "license": about.get("license"),
         "audit": audit,

@@ -5,26 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import astuple, dataclass
 from typing import Any
 
 from toa_trl.agents.base import Price
 from toa_trl.agents.completions import estimated_tokens
-from toa_trl.types import Message, as_messages
-
-
-@dataclass(frozen=True, slots=True)
-class Spending:
-    """What calls of reward models have cost."""
-
-    tokens: int = 0  # prompt and completion tokens
-    cost: float = 0.0  # by their prices
-    num_estimated: int = 0  # of the tokens, those that no server or tokenizer has counted
-
-    def __add__(self, other: Spending) -> Spending:
-        """Return the sum."""
-        return Spending(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
-
+from toa_trl.types import Message, Spending, as_messages
 
 Listener = Callable[[Spending], None]
 _LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)

@@ -8,9 +8,9 @@ from typing import Any
 from toa_trl.agents.base import Price
 from toa_trl.errors import ConfigError
 from toa_trl.rewards.base import RewardModel
-from toa_trl.rewards.spending import Spending, listening
+from toa_trl.rewards.spending import listening
 from toa_trl.sampling.journal import Journal
-from toa_trl.types import AgentCounts, Play
+from toa_trl.types import AgentCounts, Play, Spending
 from toa_trl.utils.config import Config, PositiveFloat, validate
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
-from toa_trl.rewards.spending import Spending
 from toa_trl.sampling.journal.journal import Journal
+from toa_trl.types import Spending
 
 
 def copy_journals(paths: Iterable[str | Path], into: Journal) -> int:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from toa_trl.errors import ConfigError, JournalError, ToaError
-from toa_trl.rewards.spending import Spending
 from toa_trl.sampling.identity import check_same_identity, differences
 from toa_trl.sampling.journal.faults import journal_error
 from toa_trl.sampling.journal.opening import connect, locked
@@ -38,7 +37,7 @@ from toa_trl.sampling.journal.table import (
     columns_of,
     prompt_rows,
 )
-from toa_trl.types import AgentCounts, Counts, Play, Prompt, Rollout
+from toa_trl.types import AgentCounts, Counts, Play, Prompt, Rollout, Spending
 
 ROWS_PER_COMMIT = 1000  # when copying
 # total: a sum of integers may overflow
