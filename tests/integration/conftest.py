@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import json
 import logging
@@ -10,9 +11,12 @@ import random
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import chdir, redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -59,15 +63,42 @@ def call(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess([name], code, out.getvalue(), err.getvalue())
 
 
+@cache
+def _preloaded() -> list[str]:
+    """Start the server of tests.integration.preloaded; return the script and argument that ask."""
+    script = "tests/integration/preloaded.py"
+    path = str(Path(mkdtemp()) / "socket")  # a socket's path must be short
+    server = subprocess.Popen(command(script, "serve", path), cwd=ROOT, env=ENVIRONMENT)
+    atexit.register(server.kill)
+    deadline = time.monotonic() + 300
+    while not Path(path).exists():
+        assert server.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return [script, path]
+
+
+def launched(config: str, commands: Iterable[Sequence[object]], *options: object) -> list[str]:
+    """Return `accelerate launch` of commands that run one after the other.
+
+    The launcher and its processes are started as always, but share their imports, which take longer
+    than a test's training.
+
+    Args:
+        config: name of the accelerate configuration.
+        commands: what is launched: scripts with their arguments, or `-m` and a module.
+        options: of accelerate launch.
+    """
+    preloaded = _preloaded()
+    scripts = json.dumps([[str(argument) for argument in arguments] for arguments in commands])
+    accelerate = ["-m", "accelerate.commands.launch", "--config_file"]
+    accelerate += [f"accelerate_configs/{config}.yaml", *map(str, options)]
+    return [*preloaded, json.dumps([[*accelerate, *preloaded, scripts]])]
+
+
 def launch(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """`accelerate launch ARGUMENTS`, with the configuration for one CPU."""
-    accelerate = (
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        "accelerate_configs/single_cpu.yaml",
-    )
-    return run(*accelerate, *arguments, **environment)
+    return run(*launched("single_cpu", [arguments]), **environment)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from transformers import AutoConfig
 
-from tests.integration.conftest import ENVIRONMENT, ROOT, WEIGHTS, command, launch, run
+from tests.integration.conftest import ENVIRONMENT, ROOT, WEIGHTS, call, command, launch
 from toa_trl import Rollouts, TOASampler
 from toa_trl.data.prompts import load_prompts
 from toa_trl.errors import ConfigError
@@ -60,7 +60,7 @@ def bare(lora: Path) -> Path:
 @pytest.fixture(scope="module")
 def merged(lora: Path) -> Path:
     folder = lora.with_name("merged")
-    done = run(*SCRIPT, lora, folder)
+    done = call("merge-adapter", lora, folder)
     assert done.returncode == 0, done.stderr
     assert f"{lora} on {WEIGHTS}/student, merged (float32); logits differ by" in done.stdout
     return folder
@@ -91,7 +91,7 @@ def test_an_adapter_is_evaluated_as_the_model_that_it_makes(
         json.dumps(entries),
         *settings,
     )
-    done = run("recipes/evaluate.py", *options)
+    done = call("evaluate", *options)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "results.json").read_text())["student"]
     assert found["lora"] == found["bare"] == found["merged"] != found["base"]
@@ -161,8 +161,8 @@ def test_mistakes_are_one_line(lora: Path, tmp_path: Path) -> None:
         (f"{WEIGHTS}/student", tmp_path / "m"): "has no adapter_config.json",
         (lora, lora.with_name("lora")): "exists already",
     }.items():
-        done = run(*SCRIPT, *arguments)
+        done = call("merge-adapter", *arguments)
         assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1), done.stderr
         assert message in done.stderr
-    shown = run(*SCRIPT, "--help").stdout
+    shown = call("merge-adapter", "--help").stdout
     assert "toa-trl merge-adapter runs/my-lora runs/my-model" in shown

@@ -1,7 +1,4 @@
-"""Every accelerate configuration.
-
-SFT and DPO, whole models and adapters, stopped and resumed, with the commands that users type.
-"""
+"""Every accelerate configuration: SFT and DPO, whole models and adapters, stopped and resumed."""
 
 from __future__ import annotations
 
@@ -10,22 +7,18 @@ import math
 import shutil
 import socket
 import subprocess
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.integration.conftest import ENVIRONMENT, ROOT, WEIGHTS
+from tests.integration.conftest import ENVIRONMENT, ROOT, WEIGHTS, command, launched
 
-pytestmark = [
-    pytest.mark.heavy,
-    pytest.mark.timeout(1800),
-]  # the first test of a configuration waits for its trainings
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]  # the first test waits for trainings
 ZERO = "global_step1/*zero_pp_rank_1_*optim_states.pt"
-# what only the second process of this way of training leaves in a checkpoint: proof that it was
-# this way
+# the file of a checkpoint that only the second process of such a training writes
 CONFIGS = {
     "single_cpu": None,
     "single_gpu": None,
@@ -33,7 +26,7 @@ CONFIGS = {
     "fsdp2": "pytorch_model_fsdp.bin",
     **dict.fromkeys(("zero1", "zero2", "zero3", "zero3_offload", "multi_node"), ZERO),
 }
-TYPED, TOGETHER = [("sft", "full"), ("dpo", "lora")], [("sft", "lora"), ("dpo", "full")]
+TRAININGS = [("sft", "full"), ("dpo", "lora"), ("sft", "lora"), ("dpo", "full")]
 STALE = ("deepspeed_shm_comm", "cpu_adam")  # what DeepSpeed would compile for CPUs
 
 
@@ -45,10 +38,10 @@ class Launcher:
     data: Path
     folder: Path
 
-    def arguments(self, recipe: str, kind: str, resume: bool = False) -> list[str]:
-        """A recipe and its options.
+    def arguments(self, recipe: str, kind: str, resume: bool) -> list[str]:
+        """Return a recipe and its options.
 
-        Two steps, kept after each, or the second one alone, from the first one's checkpoint.
+        It makes two steps, each with a checkpoint, or resumes from the first one's checkpoint.
         """
         folder = self.folder / f"{recipe}_{kind}"
         options = {
@@ -56,18 +49,19 @@ class Launcher:
             "--model_name_or_path": f"{WEIGHTS}/student",
             "--dataset_name": self.data / recipe,
             "--output_dir": folder / ("resumed" if resume else "whole"),
-            # two steps are less than an epoch: the rows seen have to be skipped, too
-            "--per_device_train_batch_size": 8,
+            "--per_device_train_batch_size": 8,  # two steps within an epoch: resuming skips rows
             "--max_steps": 2,
             "--save_strategy": "steps",
             "--save_steps": 1,
-            **({"--use_peft": True} if kind == "lora" else {}),
-            **({"--resume_from_checkpoint": folder / "whole/checkpoint-1"} if resume else {}),
         }
-        return [
-            f"recipes/{recipe}.py",
-            *(str(word) for option in options.items() for word in option),
-        ]
+        if kind == "lora":
+            options["--use_peft"] = True
+        if resume:
+            options["--resume_from_checkpoint"] = folder / "whole/checkpoint-1"
+        arguments = [f"recipes/{recipe}.py"]
+        for option, value in options.items():
+            arguments += [option, str(value)]
+        return arguments
 
     def references(self) -> list[list[str]]:
         """DPO with references computed in advance, before and after its student is trained again.
@@ -76,8 +70,8 @@ class Launcher:
         """
         commands = []
         for rate in ("1e-4", "1e-2"):
-            sft = self.arguments("sft", "again")
-            dpo = self.arguments("dpo", "again")
+            sft = self.arguments("sft", "again", False)
+            dpo = self.arguments("dpo", "again", False)
             student = sft[sft.index("--output_dir") + 1]
             dpo[dpo.index("--model_name_or_path") + 1] = student
             dpo += ["--logging_steps", "1"]
@@ -87,96 +81,93 @@ class Launcher:
             ]
         return commands
 
-    def __call__(self, *arguments: str) -> None:
-        """`accelerate launch ARGUMENTS`.
+    def hosts(self) -> list[list[str]]:
+        """Return the options of `accelerate launch` on each host; both are this machine."""
+        if CONFIGS[self.config] is None:
+            return [[]]
+        options = ["--num_processes", "2"]
+        if self.config != "multi_node":
+            return [options]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        options += ["--main_process_ip", "127.0.0.1", "--main_process_port", port]
+        return [[*options, "--machine_rank", rank] for rank in "01"]
 
-        On two hosts, both on this machine, where the configuration is about two.
-        """
-        hosts: list[list[str]] = [[] if CONFIGS[self.config] is None else ["--num_processes", "2"]]
-        if self.config == "multi_node":
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                address = [
-                    "--main_process_ip",
-                    "127.0.0.1",
-                    "--main_process_port",
-                    str(free.getsockname()[1]),
-                ]
-            hosts = [[*hosts[0], *address, "--machine_rank", rank] for rank in "01"]
-        launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
-        launch += [f"accelerate_configs/{self.config}.yaml"]
+    def __call__(self, recipes: Sequence[Sequence[str]]) -> None:
+        """Run the recipes one after the other, by `accelerate launch` on each host."""
         environment = {**ENVIRONMENT, "TORCH_EXTENSIONS_DIR": str(self.folder / "extensions")}
         running = [
             subprocess.Popen(
-                [*launch, *host, *arguments],
+                command(*launched(self.config, recipes, *host)),
                 cwd=ROOT,
                 env=environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
             )
-            for host in hosts
+            for host in self.hosts()
         ]
         try:
-            said = [process.communicate(timeout=600)[0] for process in running]
+            outputs = [process.communicate(timeout=600)[0] for process in running]
         finally:
             for process in running:
                 process.kill()
-        assert not any(process.returncode for process in running), "\n".join(said)
+        assert not any(process.returncode for process in running), "\n".join(outputs)
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
 def trained(
-    request: pytest.FixtureRequest, training_data: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    training_data: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Launcher:
-    """All trainings by one configuration.
-
-    Of each recipe one is started alone, as it is typed, the others in one launch.
-    """
-    launch = Launcher(request.param, training_data, tmp_path_factory.mktemp(request.param))
-    for (
-        name
-    ) in STALE:  # as a killed compilation leaves them: torch would wait for these locks forever
+    """Train all by one configuration, and resume all in new processes."""
+    folder = tmp_path_factory.mktemp(request.param)
+    launch = Launcher(request.param, training_data, folder)
+    # as killed compilations leave them: torch would wait for these locks forever
+    for name in STALE:
         (launch.folder / "extensions" / name).mkdir(parents=True)
         (launch.folder / "extensions" / name / "lock").touch()
-    for cell in TYPED:
-        launch(*launch.arguments(*cell))
-    others = [launch.arguments(*cell) for cell in TOGETHER]
-    others += [launch.arguments(*cell, resume=True) for cell in TYPED + TOGETHER]
-    if launch.config == "zero3":
-        others += launch.references()
-    launch("tests/integration/several.py", json.dumps(others))
+    launch([launch.arguments(*training, False) for training in TRAININGS])
+    resumed = [launch.arguments(*training, True) for training in TRAININGS]
+    launch(resumed + launch.references() if launch.config == "zero3" else resumed)
     return launch
 
 
 @pytest.fixture(scope="module")
 def student() -> dict[str, torch.Tensor]:
-    """The weights that every training starts from."""
+    """Return the weights that every training starts from."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(ROOT / WEIGHTS / "student").state_dict()
+    model = AutoModelForCausalLM.from_pretrained(ROOT / WEIGHTS / "student")
+    state: dict[str, torch.Tensor] = model.state_dict()
+    return state
 
 
 def weights(folder: Path, kind: str) -> dict[str, torch.Tensor]:
-    """Of a saved model, as transformers and peft load it."""
+    """Return those of a saved model, as transformers and peft load it."""
+    state: dict[str, torch.Tensor]
     if kind == "full":
         from transformers import AutoModelForCausalLM
 
         model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
         assert not any(loading.values()), loading
-        return model.state_dict()
-    from peft import AutoPeftModelForCausalLM
+        state = model.state_dict()
+    else:
+        from peft import AutoPeftModelForCausalLM
 
-    return AutoPeftModelForCausalLM.from_pretrained(folder).state_dict()
+        state = AutoPeftModelForCausalLM.from_pretrained(folder).state_dict()
+    return state
 
 
-@pytest.mark.parametrize(("recipe", "kind"), TYPED + TOGETHER)
-def test_what_is_stopped_and_gone_on_with_ends_the_same(
+@pytest.mark.parametrize(("recipe", "kind"), TRAININGS)
+def test_a_resumed_training_ends_as_one_that_was_not_stopped(
     trained: Launcher, student: dict[str, torch.Tensor], recipe: str, kind: str
 ) -> None:
     folder = trained.folder / f"{recipe}_{kind}"
     assert (folder / "whole/checkpoint-1").is_dir()
-    assert not (folder / "resumed/checkpoint-1").exists(), "it began anew"
+    assert not (folder / "resumed/checkpoint-1").exists(), "it started from the first step"
     proof = CONFIGS[trained.config]
     assert proof is None or list((folder / "whole/checkpoint-1").glob(proof))
 

@@ -9,7 +9,7 @@ import pytest
 from datasets import load_dataset
 
 from tests.helpers import completion_of
-from tests.integration.conftest import ROOT, launch, run
+from tests.integration.conftest import ROOT, call, launch, run
 from toa_trl import Rollouts
 
 DEMO = "recipes/configs/demo"
@@ -21,7 +21,7 @@ def synthesis(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the demo's agents on a few prompts."""
     folder = tmp_path_factory.mktemp("pipeline") / "synthesis"
     options = ("--num_prompts", 48, "--budget", 12, "--output_dir", folder)
-    done = run("recipes/synthesize.py", "--config", f"{DEMO}/synthesize.yaml", *options)
+    done = call("synthesize", "--config", f"{DEMO}/synthesize.yaml", *options)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -60,7 +60,7 @@ def test_a_run_leaves_its_folder(synthesis: Path) -> None:
 
 def test_the_data_are_derived_again_without_sampling(synthesis: Path, tmp_path: Path) -> None:
     options = ("--policy", "same_parent", "--top_k", 2, "--output", tmp_path)
-    done = run("-m", "toa_trl", "data", synthesis, *options)
+    done = call("data", synthesis, *options)
     assert done.returncode == 0, done.stderr
     parents = {
         (r.prompt.id, p.index): p.action.parent for r in Rollouts.load(synthesis) for p in r.plays
@@ -148,8 +148,8 @@ def test_evaluate(sft: Path, tmp_path: Path) -> None:
     models = [{"name": "base", "engine": "transformers", "model": f"{weights}/student"}]
     models += [{"name": "sft", "engine": "transformers", "model": str(sft)}]
     options = ("--num_prompts", 40, "--num_samples", 2, "--results", tmp_path / "results.json")
-    done = run(
-        "recipes/evaluate.py",
+    done = call(
+        "evaluate",
         "--config",
         f"{DEMO}/evaluate.yaml",
         "--models",
@@ -192,9 +192,7 @@ def test_compare_and_report(synthesis: Path, tmp_path: Path) -> None:
         assert row["flops"] > 0
     assert (tmp_path / "reward_against_flops.png").stat().st_size > 10_000
     report = tmp_path / "report.html"
-    done = run(
-        "-m",
-        "toa_trl",
+    done = call(
         "report",
         synthesis,
         "--results",
