@@ -315,11 +315,11 @@ def check_run_target(folder: Path) -> None:
 
 def is_complete(run_dir: str | Path) -> bool:
     """Return whether a run's journal records that all of it is done, data sets and report too."""
-    path = Path(run_dir) / "journal.sqlite"
-    if not path.is_file() or not path.stat().st_size:
+    try:
+        with closing(Journal(Path(run_dir) / "journal.sqlite", lock=False)) as journal:
+            return journal.completed
+    except ConfigError:  # the run has not begun yet
         return False
-    with closing(Journal(path, lock=False)) as journal:
-        return journal.completed
 
 
 def _languages(sft: Path) -> list[str]:

@@ -86,7 +86,7 @@ class Journal:
             self._db.executescript(
                 f"PRAGMA page_size={PAGE_SIZE}; PRAGMA journal_mode=WAL; BEGIN; {SCHEMA} COMMIT;"
             )
-        elif version == 0 and not Path(self.path).stat().st_size:
+        elif version == 0 and not num_tables:  # killed while the file was made
             raise ConfigError(f"{self.path}: the run has not begun yet")
         elif version != VERSION:
             raise JournalError(
