@@ -21,7 +21,7 @@ from toa_trl.utils.config import validate
 
 DEMO = Path(__file__).parents[2] / "toa_trl/demo"
 STUDENT = {"name": "student", "engine": "transformers", "model": str(DEMO / "weights/student")}
-NUM = 12
+NUM = 6
 TASK = """
 task: stories
 dataset_path: json

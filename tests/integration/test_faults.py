@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.integration.conftest import ENVIRONMENT, ROOT
+from tests.integration.conftest import ENVIRONMENT, ROOT, call
 from tests.integration.test_resume import assert_complete, num_plays
 from tests.server import Process, serving
 from toa_trl import Rollouts
@@ -222,10 +222,9 @@ def test_without_any_server_the_run_stops_and_goes_on_later(
         )
         assert "Traceback" not in said
         before = num_plays(tmp_path / "run")
-        again = start(config)
-        _, said = again.communicate(timeout=60)
+        again = call("synthesize", "--config", config)
         assert again.returncode == 2
-        assert f"agent 'a': {server.url} cannot be reached" in said
+        assert f"agent 'a': {server.url} cannot be reached" in again.stderr
         assert num_plays(tmp_path / "run") == before
         server.restart()
         finish(start(config))
@@ -267,7 +266,9 @@ def test_a_full_disk_is_said_and_a_resume_finds_everything(
         assert now[: len(then)] == then
 
 
-def test_the_key_is_written_nowhere(write_config: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_key_is_written_nowhere(
+    write_config: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with serving(fault_rate=0.3, faults=["context"]) as server:
         agents = [
             {
@@ -279,11 +280,8 @@ def test_the_key_is_written_nowhere(write_config: Callable[..., Path], tmp_path:
             }
         ]
         config = write_config(agents=agents)
-        command = [sys.executable, "recipes/synthesize.py", "--config", str(config)]
-        environment = {**ENVIRONMENT, "SECRET_KEY": "sk-do-not-tell"}
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
-        )
+        monkeypatch.setenv("SECRET_KEY", "sk-do-not-tell")
+        done = call("synthesize", "--config", config)
         assert done.returncode == 0, done.stderr
     assert "maximum context length is 4096" in done.stderr
     written = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
