@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
@@ -14,7 +15,15 @@ import toa_trl.data.tables
 from tests.helpers import play, rollout
 from toa_trl.data.preference import preference_rows
 from toa_trl.data.sft import sft_rows
-from toa_trl.data.tables import PREFERENCE, ROLLOUTS, SFT, as_dataset, rollout_rows, write_parquet
+from toa_trl.data.tables import (
+    PREFERENCE,
+    ROLLOUTS,
+    SFT,
+    as_dataset,
+    is_table,
+    rollout_rows,
+    write_parquet,
+)
 from toa_trl.types import Action, Completion, Play
 
 IT = rollout(
@@ -109,6 +118,17 @@ def test_a_folder_is_replaced_only_at_the_end(tmp_path: Path) -> None:
 def test_an_error_tells_what_and_not_where(error: str, said: str | None) -> None:
     (row,) = rollout_rows([rollout(Play(0, Action("a"), error=error))])
     assert row["error"] == (said or error)
+
+
+def test_a_folder_with_a_file_of_another_program_is_no_table(tmp_path: Path) -> None:
+    assert is_table(tmp_path / "sft") is False
+    write_parquet([], SFT, tmp_path / "sft")
+    assert is_table(tmp_path / "sft") is True
+    foreign = tmp_path / "sft/train-00001-of-00002.parquet"
+    pq.write_table(pa.table({"x": [1]}), foreign)
+    assert is_table(tmp_path / "sft") is False
+    foreign.rename(tmp_path / "sft/notes.txt")
+    assert is_table(tmp_path / "sft") is False
 
 
 def test_reasoning_stands_beside_its_response() -> None:

@@ -23,6 +23,10 @@ def test_every_family_shows_the_system_message(family: str) -> None:
     tokenizer = make_family(family)
     assert takes_system(tokenizer) == (family in ("llama3", "qwen2.5"))
     text = render(tokenizer, turns(SYSTEM, USER, ANSWER), tokenize=False)
+    assert (
+        render(tokenizer, turns(SYSTEM, USER, ANSWER))
+        == (tokenizer(text, add_special_tokens=False)["input_ids"])
+    )
     assert text.index("Be brief.") < text.index("How many?") < text.index("Three.")
     without = render(tokenizer, turns(USER), tokenize=False, add_generation_prompt=True)
     plain = tokenizer.apply_chat_template(turns(USER), tokenize=False, add_generation_prompt=True)
@@ -34,6 +38,12 @@ def test_a_template_that_drops_system_messages_gets_them_in_the_first_user_messa
     template = "{% for m in messages if m.role != 'system' %}{{ m.content }}|{% endfor %}"
     tokenizer.chat_template = template
     assert render(tokenizer, turns(SYSTEM, USER), tokenize=False) == "Be brief.\n\nHow many?|"
+
+
+def test_a_template_with_a_system_role_gets_the_message_as_it_is() -> None:
+    tokenizer = make_family("llama3")
+    plain = tokenizer.apply_chat_template(turns(SYSTEM, USER), tokenize=False)
+    assert render(tokenizer, turns(SYSTEM, USER), tokenize=False) == plain
 
 
 @pytest.mark.parametrize(

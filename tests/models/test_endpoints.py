@@ -22,7 +22,7 @@ from toa_trl.errors import ConfigError, Unavailable
 from toa_trl.models.endpoints import Endpoints, RequestError
 from toa_trl.models.endpoints.client import FAULTS_IN_A_ROW
 from toa_trl.models.endpoints.pool import FIRST_LIMIT
-from toa_trl.models.endpoints.throttling import retry_after_s
+from toa_trl.models.endpoints.throttling import is_out_of_quota, retry_after_s
 
 CONTEXT = {
     "error": {
@@ -491,3 +491,18 @@ def test_a_key_with_a_line_break_is_refused_and_not_shown(monkeypatch: pytest.Mo
     with pytest.raises(ConfigError, match="OPENAI_API_KEY") as error:
         wait(Endpoints("here", "http://127.0.0.1:1", probe="").check())
     assert "sk-one" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "retry_after", "empty"),
+    [
+        (b'{"error": {"code": "insufficient_quota", "message": "try again"}}', "1", True),
+        (b'{"error": {"type": "billing_hard_limit", "message": ""}}', None, True),
+        (b"You exceeded your current quota", None, True),
+        (b"You exceeded your current quota", "20", False),
+        (b"You exceeded your current quota per minute", None, False),
+        (b'{"error": {"code": "rate_limit_exceeded", "message": "slow down"}}', None, False),
+    ],
+)
+def test_no_wait_refills_a_quota(text: bytes, retry_after: str | None, empty: bool) -> None:
+    assert is_out_of_quota(text, retry_after) is empty

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -107,6 +108,14 @@ def test_the_text_part_of_a_composite_configuration_counts() -> None:
             return text
 
     assert Flops.from_config(Composite()) == Flops.from_config(text)
+
+
+def test_embeddings_count_twice_unless_they_are_tied() -> None:
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+    sizes = dict.fromkeys((*names, "intermediate_size"), 1)
+    untied = Flops.from_config(SimpleNamespace(**sizes))
+    tied = Flops.from_config(SimpleNamespace(**sizes, tie_word_embeddings=True))
+    assert untied.num_parameters - tied.num_parameters == 1
 
 
 def test_another_shape_is_refused_by_name() -> None:

@@ -34,6 +34,32 @@ def test_a_round_of_429s_halves_the_limit_once() -> None:
     wait(run())
 
 
+def test_the_limit_never_falls_below_one_request() -> None:
+    async def run() -> None:
+        endpoint = (pool := make()).endpoints[0]
+        for _ in range(FIRST_LIMIT):
+            endpoint.cut_s = -1.0
+            assert pool.cut(endpoint, asyncio.get_running_loop().time())
+        assert endpoint.limit == 1.0
+
+    wait(run())
+
+
+def test_a_request_cancelled_when_it_fails_is_cancelled() -> None:
+    async def run() -> None:
+        pool = make(max_concurrency=1)
+        endpoint = await pool.acquire()
+        waiting = asyncio.create_task(pool.acquire())
+        await asyncio.sleep(0)
+        pool.set_away(endpoint, "down")  # fails the waiting request
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert pool.outstanding == 1
+
+    wait(run())
+
+
 def test_a_request_cancelled_when_it_gets_its_slot_returns_the_slot() -> None:
     async def run() -> None:
         pool = make(max_concurrency=1)

@@ -30,7 +30,7 @@ from toa_trl.rewards.judge import JudgeReward
 from toa_trl.sampler import TOASampler
 from toa_trl.sampling import contents
 from toa_trl.sampling.contents import digest_of_source, digests_of_files
-from toa_trl.sampling.identity import check_same_identity, fingerprint
+from toa_trl.sampling.identity import check_same_identity, differences, fingerprint
 from toa_trl.types import Message, Prompt
 
 MODULES = {
@@ -251,10 +251,37 @@ def test_a_large_file_is_known_by_its_blocks(
     monkeypatch.setattr(contents, "WHOLE_BYTES", 1 << 20)
     file = tmp_path / "model.safetensors"
     digests = set()
-    for content in (b"a" * (40 << 20), b"a" * (40 << 20) + b"a", b"b" * (40 << 20)):
+    for content in (
+        b"a" * (40 << 20),
+        b"a" * (40 << 20) + b"a",
+        b"b" * (40 << 20),
+        b"a" * (40 << 20) + b"c",
+    ):
         file.write_bytes(content)
         digests.add(digests_of_files(file)[file.name])
-    assert len(digests) == 3
+    assert len(digests) == 4
+
+
+def test_only_paths_of_models_are_read(folder: Path) -> None:
+    agent = {"name": "model", "engine": "openai", "model": "meta-llama/Llama-3.1-8B-Instruct"}
+    assert contents.contents_of({"agents": [agent]}) == {}
+    assert list(contents.contents_of({"agents": [{"name": "a", "model": "model"}]})) == [
+        "agents[0].model (model)"
+    ]
+
+
+def test_of_an_import_only_the_names_that_are_used_count(folder: Path) -> None:
+    Path("own_of_two.py").write_text(
+        "from own_scale import FACTOR, UNUSED\n\ndef score(completions, **columns):\n"
+        "    return [FACTOR for _ in completions]\n"
+    )
+    digests = []
+    for old, new in (("", ""), ("UNUSED = 1", "UNUSED = 2"), ("FACTOR = 2.0", "FACTOR = 3.0")):
+        change("own_scale.py", old, new)
+        sys.modules.pop("own_of_two", None)
+        digests.append(digest_of_source(importlib.import_module("own_of_two").score))
+    sys.modules.pop("own_of_two")
+    assert digests[0] == digests[1] != digests[2]
 
 
 def scored_here(completions: Any, **columns: Any) -> list[float]:
@@ -366,6 +393,12 @@ def test_parts_of_this_package_and_things_without_source_have_no_digest() -> Non
     assert digest_of_source(namespace["f"]) is None
     assert digest_of_source(scored_here) is not None
     assert digest_of_source(lambda: 1) is not None
+
+
+def test_a_place_may_change_from_files_to_source() -> None:
+    old, new = {"contents": {"p (x)": {"config.json": "1"}}}, {"contents": {"p (x)": "2"}}
+    for then, now in ((old, new), (new, old)):
+        assert differences(then, now) == ["p (x): the source code has changed"]
 
 
 def test_the_order_of_agents_counts(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from toa_trl.rewards.combine import MinimumPart, MinimumReward
 from toa_trl.rewards.http import HTTPReward
 from toa_trl.rewards.judge import JudgeReward
 from toa_trl.sampling.journal import Journal
-from toa_trl.sampling.limits import Meter
+from toa_trl.sampling.limits import Meter, has_price
 from toa_trl.sampling.merging import merge_runs
 from toa_trl.types import AgentCounts, Completion, Message, Play, Sampling, Spending
 
@@ -42,6 +42,31 @@ def test_adds_up_what_the_journal_holds_and_what_comes() -> None:
     assert meter.reached is not None
     assert "max_cost of 1 is reached" in meter.reached
     assert "400,020 tokens" in meter.reached
+
+
+def test_a_new_meter_has_spent_nothing_and_unknown_flops_are_none() -> None:
+    meter = Meter({}, {})
+    meter.add(play(0, 0.5, tokens=(10, 5), flops=None))
+    assert (meter.tokens, meter.flops, meter.cost) == (15, 2.0, 0.0)  # of the reward model
+    assert meter.spent == "15 tokens, 2 FLOPs"
+    priced = Meter({}, PRICES)
+    priced.add(play(0, 0.5, tokens=(1_000_000, 0)))
+    assert priced.spent.endswith(" FLOPs, a cost of 1")
+
+
+@pytest.mark.parametrize(
+    ("entry", "priced"),
+    [
+        ({"price": {"prompt": 1.0}}, True),
+        ({"price": {}, "kind": "judge"}, False),
+        ({"kind": "held_out", "second": {"price": {"prompt": 1.0}}}, True),
+        ([{"kind": "math"}, {"price": {"prompt": 1.0}}], True),
+        ([{"kind": "math"}], False),
+        ("price", False),
+    ],
+)
+def test_a_price_is_found_wherever_it_stands(entry: Any, priced: bool) -> None:
+    assert has_price(entry) is priced
 
 
 @pytest.mark.parametrize("limits", [{"max_tokens": 15}, {"max_flops": 3}])

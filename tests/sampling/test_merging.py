@@ -19,7 +19,7 @@ from toa_trl.errors import ConfigError
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampler import TOASampler
 from toa_trl.sampling.identity import fingerprint
-from toa_trl.sampling.journal import locked
+from toa_trl.sampling.journal import Journal, locked
 from toa_trl.sampling.merging import merge_runs
 from toa_trl.types import Play
 
@@ -112,6 +112,10 @@ def test_the_folders_are_checked_first(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ConfigError, match=named):
             merge_runs(runs, output)
+    (tmp_path / "empty").mkdir()
+    Journal(tmp_path / "empty/journal.sqlite", create=True).close()
+    with pytest.raises(ConfigError, match="has not begun yet"):
+        merge_runs([one, tmp_path / "empty"], tmp_path / "merged")
     lock = locked(two / "journal.sqlite")
     with pytest.raises(ConfigError, match="a process is writing this run"):
         merge_runs([one, two], tmp_path / "merged")

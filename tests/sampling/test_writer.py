@@ -45,3 +45,18 @@ def test_a_full_disk_fails_every_waiting_play_without_another_attempt(
     results = wait(write())
     assert [type(result) for result in results] == [JournalError] * 3
     assert commits == [3, 1, 1, 1][:num_commits]
+
+
+def test_a_play_that_is_written_is_reported(tmp_path: Path) -> None:
+    async def write() -> int:
+        journal = Journal(tmp_path / "journal.sqlite", create=True)
+        journal.begin({}, [Prompt("p", "?")])  # type: ignore[arg-type]
+        writer = Writer(journal)
+        appends = [writer.append("p", play(index, 0.5)) for index in range(3)]
+        await asyncio.wait_for(asyncio.gather(*appends), 10)
+        await writer.aclose()
+        num_scored = journal.num_scored()["p"]
+        journal.close()
+        return num_scored
+
+    assert wait(write()) == 3
