@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from collections.abc import Sequence
 from fractions import Fraction
@@ -740,3 +741,20 @@ def test_no_more_lanes_are_opened_than_there_is_work(
     wait(runner(journal, agents(), budget=3, **changes).run(PROMPTS))
     assert max(opened) <= len(PROMPTS)
     assert scored(journal) == [3] * len(PROMPTS)
+
+
+@pytest.mark.parametrize(("before", "during"), [(700, 5_000), (0, 0), (9_000, 9_000)])
+def test_garbage_is_collected_less_often_during_a_run(before: int, during: int) -> None:
+    seen, usual = list[int](), gc.get_threshold()
+
+    class Watching(Observer):
+        def asked(self, agent: str) -> None:
+            seen.append(gc.get_threshold()[0])
+
+    try:
+        gc.set_threshold(before)
+        wait(runner(journal_of(), agents(), observer=Watching()).run(PROMPTS[:1]))
+        assert set(seen) == {during}
+        assert gc.get_threshold()[0] == before
+    finally:
+        gc.set_threshold(*usual)
