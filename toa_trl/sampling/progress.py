@@ -17,8 +17,9 @@ from typing import Any, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Column, Table
+from rich.progress import BarColumn
+from rich.progress import Progress as BarLine
+from rich.table import Table
 from rich.text import Text
 
 from toa_trl.types import AgentCounts, Play
@@ -260,19 +261,12 @@ def _handlers() -> list[logging.StreamHandler[Any]]:
     return list(handlers)
 
 
-def bar(title: str, done: int, total: int, *further: str) -> Table:
+def bar(title: str, done: int, total: int, *further: str) -> RenderableType:
     """Return one line: title, bar, done/total, percentage, and further texts."""
     numbers = (f"{done:,}/{total:,}", percent(done, total), *further)
-    line = Table.grid(
-        Column(no_wrap=True), Column(ratio=1), *(Column(no_wrap=True) for _ in numbers), expand=True
-    )
-    line.padding = (0, 1)
-    line.add_row(
-        Text(title),
-        ProgressBar(total=max(total, 1), completed=done),
-        *(Text(number) for number in numbers),
-    )
-    return line
+    line = BarLine(title, BarColumn(None), *numbers, expand=True)
+    line.add_task(title, total=max(total, 1), completed=done)
+    return line.get_renderable()
 
 
 def agent_table(*columns: str) -> Table:
