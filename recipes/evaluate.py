@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from toa_trl.agents import make_agent, make_sampling
+from toa_trl.agents import make_sampling
 from toa_trl.cli.arguments import user_errors
 from toa_trl.cli.config import EvaluationConfig
 from toa_trl.cli.options import read_config
@@ -21,8 +21,9 @@ from toa_trl.evaluation.accuracy import Scores, measure_model
 from toa_trl.evaluation.benchmarks import alpaca_eval_against, lm_eval_of
 from toa_trl.evaluation.ledger import keep, ledger_path
 from toa_trl.evaluation.metadata import write_evaluations
-from toa_trl.evaluation.outputs import Outputs, check_all, closing_all, respond
+from toa_trl.evaluation.outputs import Outputs, check_all, closing_all
 from toa_trl.evaluation.results import check_results, markdown_table, update_results
+from toa_trl.evaluation.systems import check_runs, outputs_of
 from toa_trl.evaluation.verifier import make_verifier
 from toa_trl.evaluation.winrate import win_rates
 from toa_trl.rewards import make_reward
@@ -41,6 +42,7 @@ OF_WIN_RATES = "model baseline by win_rate interval win_rate_matched_length mean
 async def evaluate(config: EvaluationConfig) -> tuple[list[str], dict[str, list[str]]]:
     """Ask and judge every model; returns the questions, and the greedy responses of each model."""
     results, task, prompts = Path(config.results), make_task(config.task), config.load_prompts()
+    check_runs(config.models, prompts)
     sampling = make_sampling("sampling", Sampling(), config.sampling)
     judges: dict[str, Any] = {"verifier": make_verifier(config.verifier, task, prompts)}
     for argument, name in (("reward_model", "reward"), ("comet", "comet")):
@@ -60,9 +62,7 @@ async def evaluate(config: EvaluationConfig) -> tuple[list[str], dict[str, list[
             identity = (decisive(entry), digest_of_prompts(prompts), asdict(sampling), config.seed)
             path = ledger_path(config.folder, name, *identity)
             draws: dict[str, Any] = {"num_samples": config.num_samples, "seed": config.seed}
-            async with closing_all(make_agent(entry)) as (agent,):
-                outputs[name] = await respond(agent, prompts, task, sampling, path=path, **draws)
-            del agent
+            outputs[name] = await outputs_of(entry, prompts, task, sampling, path=path, **draws)
             gc.collect()
             measurement, scores[name] = await measure_model(prompts, outputs[name], task, **judges)
             student[name] = measurement.as_json()

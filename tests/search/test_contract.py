@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.own_parts import load_example
 from tests.search.driver import choices, gauss, play_out, record
 from toa_trl.errors import ConfigError, SearchError
-from toa_trl.search import SEARCHES, Search, make_search
+from toa_trl.search import SEARCHES, Search, first_difference, make_search
 from toa_trl.search.base import MAX_FAILURES
 from toa_trl.types import Action, Play
 
@@ -222,6 +222,35 @@ def test_killed_again_and_again_with_plays_in_flight(
         assert sorted(p.index for p in plays) == list(range(len(plays)))
     else:
         assert search.all_failing
+
+
+ANYTIME: dict[str, dict[str, Any]] = {
+    **{name: {} for name in SEARCHES if name not in ("prs", "toa")},  # these two use the budget
+    "toa": {"width": "anytime"},
+}
+
+
+@pytest.mark.parametrize("name", ANYTIME)
+@given(k=num_agents, budget=budgets, more=st.integers(1, 60), seed=seeds, rate=rates)
+@settings(max_examples=30)
+def test_the_first_plays_of_an_anytime_search_do_not_depend_on_the_budget(
+    name: str, k: int, budget: int, more: int, seed: int, rate: float
+) -> None:
+    def plays(budget: int, max_plays: int | None = None) -> list[Play]:
+        search = make_search(name, NAMES[:k], budget, seed, **ANYTIME[name])
+        fails = failing(rate, seed)
+        return play_out(search, gauss(seed), fails=fails, max_plays=max_plays)
+
+    first = plays(budget)
+    assert plays(budget + more, len(first)) == first
+
+
+@pytest.mark.parametrize("name", ["prs", "toa"])
+def test_a_search_that_uses_the_budget_chooses_by_it(name: str) -> None:
+    def search(budget: int) -> Search:
+        return make_search(name, NAMES[:2], budget)
+
+    assert first_difference(lambda: search(8), lambda: search(40), 8) is not None
 
 
 @searches

@@ -18,6 +18,7 @@ from toa_trl.data.sft import sft_rows
 from toa_trl.errors import ConfigError
 from toa_trl.evaluation.alpaca import AlpacaEvalConfig
 from toa_trl.evaluation.harness import LmEvalConfig
+from toa_trl.evaluation.systems import MODELS
 from toa_trl.report.audit import Index
 from toa_trl.rewards import KINDS
 from toa_trl.sampler import TOASampler
@@ -268,8 +269,9 @@ class SynthesisConfig(SamplingConfig):
 class EvaluationConfig(PromptConfig):
     """Which checkpoints, and how they are evaluated."""
 
-    models: Annotated[list[Annotated[Settings, ENGINES]], Field(min_length=1)]
-    """Checkpoints, as agents: entries {name, engine, model, ...}."""
+    models: Annotated[list[Annotated[Settings, MODELS]], Field(min_length=1)]
+    """Checkpoints, as agents: entries {name, engine, model, ...}; or runs: {name, engine: run,
+    path, budget}."""
     verifier: Verifier = ""
     """1 correct, 0 wrong: package.module:name of a TRL reward function, or {kind, ...}; by default
     the task's."""
@@ -301,10 +303,29 @@ class EvaluationConfig(PromptConfig):
     model_cards: bool = False
     """Write the figures into README.md of every local model except the baseline."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _split_budgets(cls, given: Any) -> Any:
+        """Make a model for each budget of a run."""
+        models = given.get("models") if isinstance(given, Mapping) else None
+        if not isinstance(models, list):
+            return given
+        split: list[Any] = []
+        for entry in models:
+            budgets = entry.get("budget") if isinstance(entry, Mapping) else None
+            if not isinstance(budgets, list) or not budgets:
+                split.append(entry)
+                continue
+            for budget in budgets:
+                split.append({**entry, "name": f"{entry.get('name')}@{budget}", "budget": budget})
+        return {**given, "models": split}
+
     @model_validator(mode="after")
     def _check_models(self) -> Self:
         _check_names("models", self.models)
         names = [entry["name"] for entry in self.models]
+        if self.lm_eval and any(entry["engine"] == "run" for entry in self.models):
+            raise ConfigError("lm_eval: cannot ask a model of engine run; it has responses only")
         needed = self.baseline or self.judge or self.alpaca_eval
         if needed and self.baseline not in names:
             raise ConfigError(

@@ -28,6 +28,7 @@ CONFIGURATIONS = {
 }
 ENTRIES = {
     "toa_trl.agents": "Agents, by `engine`",
+    "toa_trl.evaluation": "Further models of evaluate, by `engine`",
     "toa_trl.rewards": "Reward models, by `kind`",
 }
 HEADER = """# Configuration
@@ -109,7 +110,7 @@ def reference_page() -> str:
         lines += _tables(schema, schema["$defs"], "###", "")
     for group, title in ENTRIES.items():
         lines += [f"## {title}", ""]
-        for variant in definitions[group]["oneOf"][:-1]:  # the last one is package.module:name
+        for variant in definitions[group]["oneOf"][:-1]:  # the last one is all others
             lines += _entry(variant, definitions)
     lines += ["## Searches", "", "Keys of `search_params`.", ""]
     for search in SEARCHES.targets:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
@@ -70,7 +70,8 @@ class TOA(Search):
         budget: number N of scored plays to spend.
         seed: not used: the search draws nothing.
         width: responses that a depth holds before its arms can be full, at least the number of
-            agents; or a share of the budget, such as 0.5. Default: N // 3, as in the paper.
+            agents; or a share of the budget, such as 0.5; or anytime: the number of
+            agents, so that no choice depends on the budget. Default: N // 3, as in the paper.
         alpha: weight of exploration (paper: 0.01 for alignment, 0.05 for translation).
         tau: temperature of the squashing s = 1 / (1 + exp(-r / tau)) (paper: 0.1 for ArmoRM,
             1 for CometKiwi).
@@ -89,14 +90,17 @@ class TOA(Search):
         budget: PositiveInt,
         seed: int = 0,
         *,
-        width: PositiveInt | Share | None = None,
+        width: PositiveInt | Share | Literal["anytime"] | None = None,
         alpha: NonNegativeFloat = 0.01,
         tau: PositiveFloat = 0.1,
         top_k: PositiveInt = 1,
     ) -> None:
         super().__init__(agents, budget)
         num_agents = len(self.agents)
-        width = max(num_agents, budget // 3) if width is None else width
+        if width == "anytime":
+            width = num_agents
+        elif width is None:
+            width = max(num_agents, budget // 3)
         if isinstance(width, float):
             width = max(num_agents, int(width * budget))
         if width < num_agents:

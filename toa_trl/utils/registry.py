@@ -46,12 +46,14 @@ class Registry(Mapping[str, str], Generic[T]):
     """Entry point group of other packages, such as "toa_trl.agents"."""
     common: type[Config] = Config
     """Keys that every entry may have beside the constructor's arguments."""
+    base: "Registry[T] | None" = None
+    """Registry whose names this one has too."""
 
     @cached_property
     def targets(self) -> dict[str, str]:
         """All names, the built-in ones first, with what they stand for."""
         others = {point.name: point.value for point in entry_points(group=self.group)}
-        return {**self.built_in, **{k: v for k, v in others.items() if k not in self.built_in}}
+        return {**others, **(self.base.targets if self.base else {}), **self.built_in}
 
     def __getitem__(self, name: str) -> str:
         """Return "package.module:name" of a name."""
@@ -138,13 +140,16 @@ class Registry(Mapping[str, str], Generic[T]):
         """Return the JSON schema of an entry, one variant for each name."""
         variants = []
         for name in self.targets:
+            if self.base and name in self.base:
+                continue  # a reference to the base has these
             variant = self.model(name).model_json_schema(schema_generator=JsonSchemaGenerator)
             variant["properties"] = {self.key: {"const": name}, **variant.get("properties", {})}
             variant["required"] = [self.key, *variant.get("required", [])]
             variants.append(variant)
         named = {"type": "string", "pattern": ":", "description": "package.module:name"}
         own = {"title": "own", "properties": {self.key: named}, "required": [self.key]}
-        return {"type": "object", "oneOf": [*variants, {**own, "type": "object"}]}
+        rest = {LATER: self.base} if self.base else {**own, "type": "object"}
+        return {"type": "object", "oneOf": [*variants, rest]}
 
     def _validated(self, entry: Any) -> Any:
         if isinstance(entry, Mapping) and self.key in entry:
