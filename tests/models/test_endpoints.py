@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -453,6 +454,22 @@ def test_an_outage_leaves_nothing_behind_for_the_next_run() -> None:
         await endpoints.aclose()
         async with server.running():
             assert all(await many(endpoints, 3))
+            await endpoints.aclose()
+
+    wait(run())
+
+
+def test_a_server_that_leaves_the_probe_without_an_answer_is_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("toa_trl.models.endpoints.client.CONNECT_S", 0.05)
+
+    async def run() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+            endpoints = Endpoints("here", url, probe="alive")
+            with pytest.raises(ConfigError, match=r"no answer within 0\.05 s"):
+                await endpoints.check()
             await endpoints.aclose()
 
     wait(run())

@@ -304,10 +304,10 @@ class Endpoints:
                 return response.status, text.decode("utf-8", "replace")
         except RequestError as error:  # too long
             return error.status, str(error)
+        except TimeoutError:  # before OSError, of which it is one
+            return 0, f"no answer within {CONNECT_S:g} s"
         except (aiohttp.ClientError, OSError) as error:
             return 0, f"{type(error).__name__}: {error}"
-        except TimeoutError:
-            return 0, f"no answer within {CONNECT_S:g} s"
 
     def _post(self, url: URL, data: bytes) -> Awaitable[aiohttp.ClientResponse]:
         session = self._open_session()
