@@ -69,32 +69,23 @@ async def selected_win_rates(
             (results[Run(search, budget, seed)], results[Run(baseline, against, seed)])
             for seed in seeds
         ]
-        shared = [
-            prompt_id
-            for prompt_id in prompts
-            if all(prompt_id in ours.rows and prompt_id in theirs.rows for ours, theirs in pairs)
-        ]
+        common = set(prompts)
+        for ours, theirs in pairs:
+            common &= ours.rows.keys() & theirs.rows.keys()
+        shared = [prompt_id for prompt_id in prompts if prompt_id in common]
         outcomes: dict[str, list[list[Score | None]]] = {}
         for ours, theirs in pairs:
-            scores = [
-                [result.rows[prompt_id].get("second_reward") for prompt_id in shared]
-                for result in (ours, theirs)
-            ]
-            if any(score is not None for score in scores[0]):
-                outcomes.setdefault("second_reward", []).append(by_scores(*scores))
+            scores = [ours.rows[prompt_id].get("second_reward") for prompt_id in shared]
+            their_scores = [theirs.rows[prompt_id].get("second_reward") for prompt_id in shared]
+            if any(score is not None for score in scores):
+                outcomes.setdefault("second_reward", []).append(by_scores(scores, their_scores))
             if judge is not None:
                 asked = [task.judged(prompts[prompt_id]) for prompt_id in shared]
                 texts = [ours.selected[prompt_id].text for prompt_id in shared]
                 their_texts = [theirs.selected[prompt_id].text for prompt_id in shared]
                 judged = await by_judge(judge, asked, texts, their_texts)
                 outcomes.setdefault("judge", []).append(judged)
-        lengths = [
-            [
-                mean(pair[side].selected[prompt_id].num_words for pair in pairs)
-                for prompt_id in shared
-            ]
-            for side in (0, 1)
-        ]
+        lengths = [_mean_words(given, shared) for given in zip(*pairs, strict=True)]
         for by, of_seeds in outcomes.items():
             rate = win_rate_of([_mean(given) for given in zip(*of_seeds, strict=True)], *lengths)
             row = {"name": search, "baseline": baseline, "budget": budget}
@@ -113,6 +104,12 @@ def with_win_rates(
             "win_rate_interval": rate["interval"],
         }
     return [{**row, **found.get((row["name"], row["budget"]), {})} for row in rows]
+
+
+def _mean_words(results: Sequence[SearchResult], prompt_ids: Sequence[str]) -> list[float]:
+    """Return the number of words of each prompt's selected response, the mean over seeds."""
+    selected = [result.selected for result in results]
+    return [mean(given[prompt_id].num_words for given in selected) for prompt_id in prompt_ids]
 
 
 def _mean(outcomes: Sequence[Score | None]) -> Score | None:
