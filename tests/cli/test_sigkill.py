@@ -90,9 +90,11 @@ def check(folder: Path, expected: list[Any], num_rows: tuple[int, ...] = (NUM_PR
 def state(folder: Path) -> dict[str, tuple[int, int]]:
     """Return size and time of all files."""
     found = {}
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # renamed in between
-            found[str(path)] = (path.stat().st_size, path.stat().st_mtime_ns)
+    for parent, _, names in os.walk(folder):  # does not mind a folder that is renamed meanwhile
+        for name in names:
+            path = Path(parent, name)
+            with suppress(FileNotFoundError):  # renamed meanwhile
+                found[str(path)] = (path.stat().st_size, path.stat().st_mtime_ns)
     return found
 
 

@@ -64,7 +64,7 @@ def test_errors_of_construction(error: Exception, raised: type[Exception], messa
 
 def test_every_card_names_the_data(tmp_path: Path) -> None:
     class Trainer:
-        args = SimpleNamespace(output_dir=str(tmp_path))
+        args = SimpleNamespace(output_dir=str(tmp_path), push_to_hub=False)
 
         def create_model_card(self, model_name: str) -> None:
             (Path(self.args.output_dir) / "README.md").write_text(f"# {model_name}\n")
