@@ -40,8 +40,9 @@ ARROWS: dict[str, set[str]] = {
     "report": BASE | {"hub"},
     "rollouts": BASE | {"data", "sampling", "report", "hub"},
     "sampler": RUN,
+    "systems": MODELS | {"search", "data", "sampling"},
     "distributed": RUN | {"sampler"},
-    "cli": RUN | {"sampler", "serving", "evaluation"},
+    "cli": RUN | {"sampler", "serving", "evaluation", "systems"},
     "training": RUN | {"sampler", "cli", "evaluation"},
     "demo": MODELS,
     "__init__": BASE | {"sampler", "rollouts"},
@@ -259,7 +260,7 @@ def test_every_imported_library_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     optional = project["optional-dependencies"]
     declared = [*project["dependencies"], *optional["eval"], *optional["ray"], *optional["vllm"]]
-    declared += optional["deepspeed"]
+    declared += [*optional["deepspeed"], *optional["serve"]]
     names = {re.split(r"[\[<>=!;]", line)[0].replace("-", "_").lower() for line in declared}
     brought = {  # what a declared package brings along as a part of its own interface
         "latex2sympy2_extended": "math_verify",

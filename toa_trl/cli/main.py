@@ -29,6 +29,7 @@ COMMANDS = {
         "merge an adapter into its base model",
     ),
     "serve-agents": ("toa_trl.cli.serve_agents:main", "serve the models of a run with vLLM"),
+    "serve": ("toa_trl.cli.serve:main", "a search behind an OpenAI-compatible endpoint"),
     "data": ("toa_trl.cli.run_commands:data", "derive the datasets of a run again"),
     "convert": ("toa_trl.cli.convert:main", "responses of a run for alpaca_eval and Arena-Hard"),
     "report": ("toa_trl.cli.run_commands:report", "write report.html of a run again"),

@@ -1,0 +1,1 @@
+"""A search as a system: it answers conversations as one model does."""
