@@ -22,8 +22,9 @@ import pytest
 
 from tests.helpers import TextReward, wait
 from toa_trl.agents import Agent
+from toa_trl.agents.scripted import ScriptedAgent
 from toa_trl.cli.main import main
-from toa_trl.errors import AgentError
+from toa_trl.errors import AgentError, ToaError, Unavailable
 from toa_trl.systems.search_model import SearchModel, SearchSettings
 from toa_trl.systems.server import listen, make_app, make_server
 from toa_trl.types import Completion, Message, Sampling
@@ -312,6 +313,28 @@ def test_failed_plays_count_towards_usage(url: str) -> None:
     assert body["usage"]["prompt_tokens"] == 3 * BUDGET + 7 * len(failed)
 
 
+@pytest.mark.parametrize(
+    ("raised", "status", "message"),
+    [
+        (Unavailable("the reward model is away"), 503, "the reward model is away"),
+        (ToaError("no agent has answered for 900 s"), 503, "no agent has answered for 900 s"),
+        (ValueError("private"), 500, "internal error; the log of the server has the reason"),
+    ],
+)
+def test_a_search_that_cannot_continue(
+    raised: Exception, status: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answer(*_: Any) -> Any:
+        raise raised
+
+    model = search_model()
+    monkeypatch.setattr(model, "answer", answer)
+    with running(make_app(model)) as url:
+        got, body = send(url, body=CHAT, key="")
+    assert (got, body["error"]["message"]) == (status, message)
+    assert body["error"]["type"] == "server_error"
+
+
 @contextmanager
 def waiting(url: str) -> Iterator[Any]:
     """Have one request in progress; yield its connection."""
@@ -356,7 +379,10 @@ def test_a_search_ends_when_its_client_goes(url: str) -> None:
 
 def test_many_requests_at_once_do_not_disturb_each_other() -> None:
     model = search_model()
-    prompts = [model.read([{"role": "user", "content": f"Question {i}?"}]) for i in range(8)]
+    conversations = [[{"role": "user", "content": f"Question {i}?"}] for i in range(8)]
+    prompts = [model.read(messages) for messages in conversations]
+    assert len({prompt.id for prompt in prompts}) == 8  # from which everything random comes
+    assert [model.read(messages) for messages in conversations] == prompts
 
     async def all_at_once() -> list[Any]:
         return await asyncio.gather(*(model.answer(prompt) for prompt in prompts))
@@ -430,8 +456,15 @@ def test_a_missing_library_names_the_extra(
 
 @pytest.mark.parametrize("signal_name", ["SIGINT", "SIGTERM"])
 def test_the_command_serves_until_a_signal(
-    signal_name: str, capsys: pytest.CaptureFixture[str]
+    signal_name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    closed = []
+
+    async def aclose(agent: ScriptedAgent) -> None:
+        await asyncio.sleep(0)
+        closed.append(agent.name)
+
+    monkeypatch.setattr(ScriptedAgent, "aclose", aclose)
     with listen("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
     url, statuses = f"http://127.0.0.1:{port}", []
@@ -451,6 +484,6 @@ def test_the_command_serves_until_a_signal(
     thread.start()
     main([*RUN, "--port", str(port)])
     thread.join()
-    assert statuses == [200, 200]
+    assert (statuses, closed) == ([200, 200], ["a"])
     assert signal.getsignal(signal.SIGTERM) == before
     assert f"model toa at {url}/v1" in capsys.readouterr().out
