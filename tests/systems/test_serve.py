@@ -211,6 +211,20 @@ def test_how_agents_sample(url: str, changes: Any, sampling: Sampling) -> None:
     assert {s for agent in AGENTS for s in agent.sampling} == {sampling}
 
 
+def test_lm_eval_asks_the_search(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tenacity", reason="lm_eval asks servers only with its extra [api]")
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.openai_completions import LocalChatCompletion
+
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    model = LocalChatCompletion(base_url=f"{url}/v1/chat/completions", model="toa", seed=1)
+    asked = (model.apply_chat_template(HELLO), {"until": ["END"], "max_gen_toks": 50})
+    request = Instance("generate_until", {}, asked, 0)
+    (text,) = model.generate_until([request], disable_tqdm=True)
+    assert AGENTS[0].sampling[-1] == Sampling(max_tokens=50, stop=("END",))
+    assert text == expected(replace(SETTINGS, seed=1))[0][0]
+
+
 def test_a_conversation_may_have_parts_and_further_keys(url: str) -> None:
     part = {"type": "text", "text": "Hello?"}
     messages = [{"role": "user", "content": [part], "type": "text"}]
