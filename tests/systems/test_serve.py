@@ -31,7 +31,7 @@ from toa_trl.types import Completion, Message, Sampling
 
 KEY, BUDGET, MAX_BUDGET = "secret", 4, 6
 SETTINGS = SearchSettings("toa", BUDGET, {"width": 2})
-HELLO = [{"role": "user", "content": "Hello?"}]
+HELLO: Any = [{"role": "user", "content": "Hello?"}]
 CHAT = {"model": "toa", "messages": HELLO}
 
 
@@ -92,7 +92,8 @@ def url() -> Iterator[str]:
 
 @pytest.fixture
 def client(url: str) -> Iterator[Any]:
-    openai = pytest.importorskip("openai")
+    import openai
+
     with openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=60) as client:
         yield client
 
@@ -212,7 +213,6 @@ def test_how_agents_sample(url: str, changes: Any, sampling: Sampling) -> None:
 
 
 def test_lm_eval_asks_the_search(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("tenacity", reason="lm_eval asks servers only with its extra [api]")
     from lm_eval.api.instance import Instance
     from lm_eval.models.openai_completions import LocalChatCompletion
 
@@ -296,7 +296,8 @@ def test_paths_and_methods_that_do_not_exist(url: str) -> None:
 
 
 def test_a_wrong_key_is_refused(url: str) -> None:
-    openai = pytest.importorskip("openai")
+    import openai
+
     with openai.OpenAI(base_url=f"{url}/v1", api_key="wrong", max_retries=0) as client:
         for call in (
             client.models.list,
@@ -368,7 +369,8 @@ def waiting(url: str) -> Iterator[Any]:
 
 
 def test_too_many_requests_are_refused_and_later_ones_answered(url: str, client: Any) -> None:
-    openai = pytest.importorskip("openai")
+    import openai
+
     with waiting(url) as connection:
         with pytest.raises(openai.RateLimitError) as raised:
             client.chat.completions.create(model="toa", messages=HELLO)
