@@ -22,9 +22,13 @@ settings.register_profile(
 settings.load_profile("toa_trl")
 
 
+LONGEST = ("test_iterate", "test_launch")  # first, so that no process is left alone with them
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the integration tests of a file in one process: they share servers and models."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
     for item in items:
         in_group = item.get_closest_marker("xdist_group") is not None
         if item.path.parent.name == "integration" and not in_group:
