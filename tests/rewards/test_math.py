@@ -273,7 +273,7 @@ def test_a_limit_that_is_none_is_refused(timeout_s: Any) -> None:
 @pytest.mark.parametrize(
     "text", ["\x00", "\ud800", "(" * 5000, "1" * 50_000, r"\boxed{" + "1" * 50_000 + "}", "$" * 999]
 )
-def test_nonsense_is_not_right_and_hurts_nobody(model: MathReward, text: str) -> None:
+def test_nonsense_is_not_right_and_raises_nothing(model: MathReward, text: str) -> None:
     assert score(model, "5", [text, r"\boxed{5}"]) == [0.0, 1.0]
 
 

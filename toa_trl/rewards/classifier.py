@@ -20,12 +20,12 @@ from toa_trl.rewards.base import DetailedReward
 from toa_trl.rewards.heads import (
     PROBE,
     STEP_BY_STEP,
-    batch_tokens,
     check_length,
     check_scoring,
     conversation,
     render,
     scored,
+    scoring_queue,
     spare_token,
     trusted_class,
     with_flops,
@@ -98,11 +98,8 @@ class ClassifierReward(DetailedReward):
         self._system = SYSTEM_PROMPTS.get((config.get("architectures") or [""])[0])
         self._reward_token: int | None = getattr(self._config, "reward_token_id", None)
         self._flops = Flops.if_known(self._model.config)
-        self._queue: Batcher[list[int], Score] = Batcher(
-            self._run,
-            length=len,
-            max_size=max_batch_size,
-            max_tokens=batch_tokens(max_batch_tokens, self._model),
+        self._queue: Batcher[list[int], Score] = scoring_queue(
+            self._run, self._model, max_batch_size, max_batch_tokens
         )
         check_scoring(place, model, lambda: self._run([self._ids(*PROBE)]))
 

@@ -64,9 +64,23 @@ def check_length(num_tokens: int, config: Any) -> None:
         )
 
 
-def batch_tokens(given: int | None, model: Any) -> int:
-    """Return the token limit of a batch; a CPU gains nothing from larger batches."""
-    return given or (2_048 if model.device.type == "cpu" else 32_768)
+def scoring_queue(
+    run: Callable[[list[Any]], list[Score]],
+    model: Any,
+    max_batch_size: int,
+    max_batch_tokens: int | None,
+) -> Batcher[Any, Score]:
+    """Return the queue of a model.
+
+    Args:
+        run: scores a batch of texts, whose lengths are their numbers of tokens.
+        model: the model.
+        max_batch_size: maximum number of texts in a batch.
+        max_batch_tokens: maximum number of tokens in a batch; by default 32,768 on a GPU, and 2,048
+            on a CPU, which gains nothing from larger batches.
+    """
+    max_tokens = max_batch_tokens or (2_048 if model.device.type == "cpu" else 32_768)
+    return Batcher(run, length=len, max_size=max_batch_size, max_tokens=max_tokens)
 
 
 def spare_token(texts: Iterable[Sequence[int]], num_tokens: int) -> int | None:

@@ -13,11 +13,11 @@ from toa_trl.models.flops import Flops
 from toa_trl.models.loading import load_model, load_tokenizer, padded
 from toa_trl.rewards.base import DetailedReward
 from toa_trl.rewards.heads import (
-    batch_tokens,
     check_length,
     conversation,
     render,
     scored,
+    scoring_queue,
     with_flops,
 )
 from toa_trl.types import Prompt, Score, as_dicts
@@ -68,11 +68,8 @@ class LikelihoodReward(DetailedReward):
         self._flops = Flops.if_known(self._model.config)
         self._mean = aggregate == "mean"
         self._floor = floor
-        self._queue: Batcher[_Text, Score] = Batcher(
-            self._run,
-            length=len,
-            max_size=max_batch_size,
-            max_tokens=batch_tokens(max_batch_tokens, self._model),
+        self._queue: Batcher[_Text, Score] = scoring_queue(
+            self._run, self._model, max_batch_size, max_batch_tokens
         )
 
     async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:

@@ -18,12 +18,12 @@ from toa_trl.rewards.base import DetailedReward
 from toa_trl.rewards.heads import (
     PROBE,
     STEP_BY_STEP,
-    batch_tokens,
     check_length,
     check_scoring,
     conversation,
     render,
     scored,
+    scoring_queue,
     spare_token,
     trusted_class,
     with_flops,
@@ -187,11 +187,8 @@ class ProcessReward(DetailedReward):
                 f"{place}: the tokenizer of {model!r} has no single token for {', '.join(missing)}"
             )
         self._flops = Flops.if_known(self._model.config)
-        self._queue: Batcher[_Text, Score] = Batcher(
-            self._run,
-            length=len,
-            max_size=max_batch_size,
-            max_tokens=batch_tokens(max_batch_tokens, self._model),
+        self._queue: Batcher[_Text, Score] = scoring_queue(
+            self._run, self._model, max_batch_size, max_batch_tokens
         )
         check_scoring(place, model, lambda: self._run([self._text(*PROBE)]))
 

@@ -7,7 +7,7 @@ from toa_trl.models.batching import Batcher
 from toa_trl.models.flops import Flops
 from toa_trl.models.loading import load_model, load_tokenizer
 from toa_trl.rewards.classifier import ClassifierReward
-from toa_trl.rewards.heads import PROBE, batch_tokens, check_length, check_scoring
+from toa_trl.rewards.heads import PROBE, check_length, check_scoring, scoring_queue
 from toa_trl.types import Prompt, Score
 from toa_trl.utils.config import PositiveInt
 
@@ -56,11 +56,8 @@ class UltraRMReward(ClassifierReward):
         self._config.use_cache = False  # nothing is generated
         self._tokenizer = load_tokenizer(place, model, revision=revision, template=False)
         self._flops = Flops.if_known(self._config)
-        self._queue: Batcher[list[int], Score] = Batcher(
-            self._run,
-            length=len,
-            max_size=max_batch_size,
-            max_tokens=batch_tokens(max_batch_tokens, self._model),
+        self._queue: Batcher[list[int], Score] = scoring_queue(
+            self._run, self._model, max_batch_size, max_batch_tokens
         )
         check_scoring(place, model, lambda: self._run([self._ids(*PROBE)]))
 
