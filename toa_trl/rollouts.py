@@ -35,7 +35,7 @@ from toa_trl.report import audit
 from toa_trl.report.audit.language import main_languages
 from toa_trl.report.marker import is_report
 from toa_trl.sampling.journal import Journal
-from toa_trl.sampling.limits import Meter
+from toa_trl.sampling.limits import Meter, prices_of
 from toa_trl.types import Rollout
 from toa_trl.utils.cards import is_card
 from toa_trl.utils.config import call
@@ -217,10 +217,7 @@ class Rollouts:
 
     def _cost(self, configuration: Mapping[str, Any]) -> float | None:
         """Return the cost of all plays, or None if no agent has a price."""
-        entries = [
-            entry for entry in configuration.get("agents") or () if isinstance(entry, Mapping)
-        ]
-        prices = {entry["name"]: entry["price"] for entry in entries if "price" in entry}
+        prices = prices_of(configuration.get("agents") or ())
         meter = Meter({}, prices)
         meter.resume(self._journal.agent_counts(), 0.0)
         meter.add_reward(self._journal.reward_spending)

@@ -19,9 +19,9 @@ from toa_trl.rewards import KINDS, RewardModel, make_reward
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampling.contents import contents_of
 from toa_trl.sampling.extension import Extend, begin_or_extend
-from toa_trl.sampling.identity import identity_of_part, identity_of_run
+from toa_trl.sampling.identity import decisive, identity_of_run
 from toa_trl.sampling.journal import Journal
-from toa_trl.sampling.limits import Meter, has_price, warn_of_silent
+from toa_trl.sampling.limits import Meter, has_price, prices_of, warn_of_silent
 from toa_trl.sampling.observer import RewardWatch, RunObserver
 from toa_trl.sampling.progress import Progress
 from toa_trl.sampling.run_file import finish_run_file, is_finished, start_run_file
@@ -110,8 +110,7 @@ class TOASampler:
             else make_sampling("sampling", Sampling(), sampling or {})
         )
         self._limits = limits or {}
-        entries = [agent for agent in agents if isinstance(agent, Mapping)]
-        self._prices = {entry["name"]: entry["price"] for entry in entries if "price" in entry}
+        self._prices = prices_of(agents)
         self._reward_price = has_price(reward_model)
         Meter(self._limits, self._prices, self._reward_price)  # validates them
         self._budget, self._seed = budget, seed
@@ -139,10 +138,10 @@ class TOASampler:
             "sampling": asdict(self._sampling),
             "task": self._task.identity,
             "agents": {
-                name: identity_of_part(given if isinstance(given, Mapping) else self._agents[name])
+                name: decisive(given if isinstance(given, Mapping) else self._agents[name])
                 for name, given in zip(names, agents, strict=True)
             },
-            "reward": identity_of_part(
+            "reward": decisive(
                 reward_model if isinstance(reward_model, Mapping) else self._reward_model
             ),
         }

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from toa_trl.agents import make_agent, make_sampling
-from toa_trl.agents.base import Price
 from toa_trl.cli.comparison_config import ComparisonConfig
 from toa_trl.data.tables import is_table
 from toa_trl.errors import ConfigError
@@ -40,6 +39,7 @@ from toa_trl.rewards import RewardModel, make_reward
 from toa_trl.rewards.judge import JudgeReward
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampling.identity import decisive
+from toa_trl.sampling.limits import Meter, prices_of
 from toa_trl.sampling.progress import Progress
 from toa_trl.tasks import Task, make_task
 from toa_trl.types import Prompt, Sampling
@@ -258,9 +258,8 @@ async def _sample_all(
                 for run, sampler in samplers.items()
             ]
             rollouts = await asyncio.gather(*sampling)
-    prices = {entry["name"]: entry["price"] for entry in config.agents if entry.get("price")}
     costs = Costs(
-        {name: validate(Price, price, f"agents.{name}.price") for name, price in prices.items()},
+        Meter({}, prices_of(config.agents)).prices,
         {agent.name: agent.compute for agent in agents},
         config.flops_context,
     )

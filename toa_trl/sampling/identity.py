@@ -71,15 +71,6 @@ def decisive(value: Any) -> Any:
     return getattr(value, "__qualname__", type(value).__qualname__)
 
 
-def identity_of_part(part: Any) -> Any:
-    """Return what decides the answers of an agent or reward model, as JSON values.
-
-    Args:
-        part: an entry as the user wrote it, or an agent or reward model.
-    """
-    return decisive(part)
-
-
 def identity_of_run(identity: Mapping[str, Any], prompts: Sequence[Prompt]) -> dict[str, Any]:
     """Return the identity of a sampler with that of its prompts, as the journal stores it."""
     return {**identity, "prompts": {"number": len(prompts), "digest": digest_of_prompts(prompts)}}

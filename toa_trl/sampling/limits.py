@@ -168,6 +168,12 @@ class Meter:
         return price.of(prompt_tokens, completion_tokens)
 
 
+def prices_of(agents: Iterable[Any]) -> dict[str, Any]:
+    """Return the prices in the entries of agents, by name; those given as objects have none."""
+    entries = [agent for agent in agents if isinstance(agent, Mapping)]
+    return {entry["name"]: entry["price"] for entry in entries if "price" in entry}
+
+
 def has_price(entry: Any) -> bool:
     """Return whether an entry or an object, or one nested in it, has a price."""
     if isinstance(entry, RewardModel):

@@ -13,7 +13,7 @@ from toa_trl.data.prompts import as_prompts
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.rewards import RewardModel, make_reward
 from toa_trl.sampling.journal import Journal
-from toa_trl.sampling.limits import Meter, has_price
+from toa_trl.sampling.limits import Meter, has_price, prices_of
 from toa_trl.sampling.runner import Observer, Runner
 from toa_trl.search import Search, make_search
 from toa_trl.tasks import Task, make_task
@@ -101,9 +101,8 @@ class SearchModel:
                 "request has messages only; choose alignment, math or a folder of templates"
             )
         self._sampling = make_sampling("sampling", Sampling(), sampling or {})
-        entries = [agent for agent in agents if isinstance(agent, Mapping)]
-        self._prices = {entry["name"]: entry["price"] for entry in entries if "price" in entry}
-        self._reward_has_price, self._limits = has_price(reward), limits or {}
+        self._prices, self._limits = prices_of(agents), limits or {}
+        self._reward_has_price = has_price(reward)
         self._meter()  # validates the limits before models are loaded
         made = [make_agent(a) if isinstance(a, Mapping) else as_agent(a) for a in agents]
         self._agents = {agent.name: agent for agent in made}
