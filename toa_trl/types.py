@@ -7,7 +7,7 @@ paper (arXiv 2412.17061): agent, play, reward, budget, width, depth.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any, Literal, Self
 
 Kind = Literal["answer", "refine", "aggregate"]
@@ -127,6 +127,10 @@ class Rollout:
     def ranked(self) -> tuple[Play, ...]:
         """The scored plays, best reward first; of equal ones the earlier first."""
         return tuple(sorted(self.scored, key=lambda p: (-_reward(p), p.index)))
+
+    def first(self, num_scored: int | None) -> Self:
+        """Return the rollout with its first scored plays only; None: with all of them."""
+        return replace(self, plays=self.scored[:num_scored])
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import toa_trl
 from toa_trl.cli.arguments import Parser
 from toa_trl.errors import ConfigError
 from toa_trl.rollouts import Rollouts
 from toa_trl.types import Prompt, Rollout
 from toa_trl.utils.escape import say
 from toa_trl.utils.files import replace_text
-from toa_trl.utils.targets import check_file
+from toa_trl.utils.targets import check_file, check_has_journal
 
 
 def alpaca_eval_rows(selected: list[tuple[Prompt, str]], name: str) -> list[dict[str, Any]]:
@@ -30,7 +29,7 @@ def alpaca_eval_rows(selected: list[tuple[Prompt, str]], name: str) -> list[dict
         row = {"instruction": prompt.messages[-1].content, "output": response, "generator": name}
         if "dataset" in prompt.metadata:
             row["dataset"] = prompt.metadata["dataset"]
-        rows.append({**row, "toa_trl": version("toa_trl")})
+        rows.append({**row, "toa_trl": toa_trl.__version__})
     return rows
 
 
@@ -52,7 +51,7 @@ def arena_hard_rows(selected: list[tuple[Prompt, str]], name: str) -> list[dict[
                 "model_id": name,
                 "choices": [{"index": 0, "turns": [turn]}],
                 "tstamp": 0.0,
-                "toa_trl": version("toa_trl"),
+                "toa_trl": toa_trl.__version__,
             }
         )
     return rows
@@ -84,8 +83,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.num_plays is not None and options.num_plays < 1:
         raise ConfigError(f"--num_plays: must be >= 1, not {options.num_plays}")
-    if not (options.run / "journal.sqlite").is_file():
-        raise ConfigError(f"{options.run} has no journal.sqlite; name the folder of a run")
+    check_has_journal(options.run)
     check_file(options.output, "--output", is_converted)
     selected = select(Rollouts.load(options.run), options.num_plays)
     name = options.name or options.run.resolve().name
@@ -111,8 +109,7 @@ def select(rollouts: Iterable[Rollout], num_plays: int | None) -> list[tuple[Pro
     """
     selected, without = [], []
     for rollout in rollouts:
-        considered = replace(rollout, plays=rollout.scored[:num_plays])
-        response = _best(considered)
+        response = _best(rollout.first(num_plays))
         if response is None:
             without.append(rollout.prompt.id)
         else:

@@ -32,6 +32,7 @@ from toa_trl.utils.targets import (
     check_complete,
     check_file,
     check_folder,
+    check_has_journal,
     check_ours,
     exclusive,
 )
@@ -61,8 +62,7 @@ def data() -> None:
         "drop nothing",
     )
     options = parser.parse_args()
-    if not (options.run / "journal.sqlite").is_file():
-        raise ConfigError(f"{options.run} has no journal.sqlite; name the folder of a run")
+    check_has_journal(options.run)
     output, rollouts = options.output or options.run, Rollouts.load(options.run)
     check_export(output, "--output" if options.output else "RUN")
     if (output / "journal.sqlite").exists() and not output.samefile(options.run):

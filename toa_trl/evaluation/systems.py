@@ -4,7 +4,6 @@ import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ from toa_trl.errors import ConfigError
 from toa_trl.evaluation.outputs import Output, Outputs, closing_all, respond
 from toa_trl.sampling.journal import Journal
 from toa_trl.tasks import Task
-from toa_trl.types import Message, Play, Prompt, Rollout, Sampling
+from toa_trl.types import Message, Prompt, Rollout, Sampling
 from toa_trl.utils.config import PositiveInt
 from toa_trl.utils.registry import Registry
+from toa_trl.utils.targets import check_has_journal
 
 MODELS: Registry[Any] = Registry(
     key="engine",
@@ -47,8 +47,7 @@ class RunModel:
         self, name: str, path: str, budget: PositiveInt | list[PositiveInt] | None = None
     ) -> None:
         self._place, self._path = f"model {name!r}", Path(path)
-        if not (self._path / "journal.sqlite").is_file():
-            raise ConfigError(f"{self._place}: {path} has no journal.sqlite; name a run's folder")
+        check_has_journal(self._path, self._place)
         if isinstance(budget, list):
             raise ConfigError(f"{self._place}: budget: must be an integer, not {budget}")
         self._budget = budget
@@ -62,7 +61,7 @@ class RunModel:
             ConfigError: the run lacks a prompt, or has no scored play of one.
         """
         wanted = {prompt.messages for prompt in prompts}
-        found: dict[tuple[Message, ...], list[tuple[str, list[Play]]]] = defaultdict(list)
+        found: dict[tuple[Message, ...], list[Rollout]] = defaultdict(list)
         with closing(Journal(self._path / "journal.sqlite", lock=False)) as journal:
             budget = int(journal.identity.get("budget", 0))
             if self._budget is not None and self._budget > budget:
@@ -72,15 +71,13 @@ class RunModel:
                 )
             for rollout in journal.rollouts():
                 if rollout.prompt.messages in wanted:
-                    first = list(islice(rollout.scored, self._budget))
-                    found[rollout.prompt.messages].append((rollout.prompt.id, first))
-        plays = [self._plays_of(prompt, found[prompt.messages]) for prompt in prompts]
-        self._check_scored(prompts, plays, self._budget or budget)
-        pairs = zip(prompts, plays, strict=True)
-        return [Outputs(_selected(prompt, of_it)) for prompt, of_it in pairs]
+                    found[rollout.prompt.messages].append(rollout.first(self._budget))
+        rollouts = [self._rollout_of(prompt, found[prompt.messages]) for prompt in prompts]
+        self._check_scored(prompts, rollouts, self._budget or budget)
+        return [Outputs(_selected(rollout)) for rollout in rollouts]
 
-    def _plays_of(self, prompt: Prompt, found: Sequence[tuple[str, list[Play]]]) -> list[Play]:
-        same = [plays for prompt_id, plays in found if prompt_id == prompt.id or len(found) == 1]
+    def _rollout_of(self, prompt: Prompt, found: Sequence[Rollout]) -> Rollout:
+        same = [one for one in found if one.prompt.id == prompt.id or len(found) == 1]
         if not same:
             raise ConfigError(
                 f"{self._place}: the run in {self._path} has no prompt like {prompt.id!r}; "
@@ -89,16 +86,17 @@ class RunModel:
         return same[0]
 
     def _check_scored(
-        self, prompts: Sequence[Prompt], plays: Sequence[list[Play]], budget: int
+        self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout], budget: int
     ) -> None:
-        without = [prompt.id for prompt, of_it in zip(prompts, plays, strict=True) if not of_it]
+        pairs = zip(prompts, rollouts, strict=True)
+        without = [prompt.id for prompt, rollout in pairs if not rollout.plays]
         if without:
             raise ConfigError(
                 f"{self._place}: the run in {self._path} has no scored play of {len(without)} of "
                 f"{len(prompts)} prompts, the first {without[0]!r}; resume the run, or evaluate "
                 "other prompts"
             )
-        num_short = sum(len(of_it) < budget for of_it in plays)
+        num_short = sum(len(rollout.plays) < budget for rollout in rollouts)
         if num_short:
             logger.warning(
                 "%s: %d of %d prompts have fewer than %d scored plays in %s; the best of those is "
@@ -107,8 +105,8 @@ class RunModel:
             )
 
 
-def _selected(prompt: Prompt, plays: list[Play]) -> Output:
-    completion = Rollout(prompt, tuple(plays)).ranked[0].completion
+def _selected(rollout: Rollout) -> Output:
+    completion = rollout.ranked[0].completion
     assert completion is not None
     return Output(completion.text, completion.finish_reason)
 

@@ -129,6 +129,21 @@ def is_run(folder: Path) -> bool:
     return is_run_file(folder / "run.yaml") or is_data_lineage(folder / "lineage.json")
 
 
+def check_has_journal(folder: Path, place: str = "") -> None:
+    """Check that a folder is that of a run whose plays can be read.
+
+    Args:
+        folder: the folder.
+        place: what names the folder, for the message.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not (folder / "journal.sqlite").is_file():
+        before = f"{place}: " if place else ""
+        raise ConfigError(f"{before}{folder} has no journal.sqlite; name the folder of a run")
+
+
 def is_run_file(path: Path) -> bool:
     """Return whether a file is the run.yaml that a run wrote, and not a configuration."""
     try:
