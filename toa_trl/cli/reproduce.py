@@ -107,6 +107,8 @@ def main() -> None:
     else:
         for name in known[options.experiment].needs:
             say(f"{options.experiment} uses the results of: toa-trl reproduce {name}")
+        if known[options.experiment].servers:
+            say("\n".join(["These servers must run:", *known[options.experiment].servers]))
         run_steps(known[options.experiment], Path("runs/paper") / options.experiment, run_full)
 
 
@@ -163,8 +165,6 @@ def run_steps(experiment: Experiment, folder: Path, run: Callable[[Step], None])
     record = folder / STATE
     done = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
     steps = steps_of(experiment)
-    if experiment.servers and run is run_full:
-        say("\n".join(["These servers must run:", *experiment.servers]))
     for number, step in enumerate(steps, 1):
         line = f"[{number}/{len(steps)}] toa-trl {shlex.join(step.argv)}"
         if done.get(shlex.join(step.argv)) == step.identity:

@@ -31,7 +31,7 @@ def make_app(
     name: str = "toa",
     api_key: str | None = None,
     max_budget: int | None = None,
-    max_requests: int = 256,
+    max_requests: int = 64,
 ) -> "FastAPI":
     """Return the application.
 

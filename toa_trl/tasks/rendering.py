@@ -22,8 +22,11 @@ from toa_trl.types import Action, Message, Play, Prompt
 
 BUILT_IN = Path(__file__).parent / "templates"
 FIELD = re.compile(r"\{(\w+)\}")
-NEEDED: dict[str, tuple[str, ...]]
-NEEDED = {"refine": ("draft",), "aggregate": ("drafts",), "draft": ("number", "draft")}
+NEEDED: dict[str, tuple[str, ...]] = {
+    "refine": ("draft",),
+    "aggregate": ("drafts",),
+    "draft": ("number", "draft"),
+}
 SYSTEM = {"refine_system": ("draft",), "aggregate_system": ("drafts",)}
 
 
