@@ -211,7 +211,7 @@ def test_parts_that_the_sampler_built_are_closed_and_others_are_not(
 
     for fails in (0.0, 1.0):
         given, built = Closing("a", fails), Closing("b", fails)
-        monkeypatch.setattr("toa_trl.sampler.make_agent", lambda entry, built=built: built)
+        monkeypatch.setattr("toa_trl.sampling.parts.make_agent", lambda entry, built=built: built)
         with pytest.raises(ToaError) if fails else nullcontext():
             sampler(agents=[given, {"name": "b", "engine": "scripted"}]).sample(PROMPTS)
         assert (given.closed, built.closed) == (0, 1)

@@ -1,6 +1,5 @@
 """`TOASampler`: the public way to sample."""
 
-import asyncio
 import gc
 import logging
 from collections import Counter
@@ -10,12 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from toa_trl.agents import Agent, as_agent, make_agent, make_sampling, names_of_agents
+from toa_trl.agents import Agent, make_sampling
 from toa_trl.data.preference import check_rank, preference_rows
 from toa_trl.data.prompts import as_prompts
 from toa_trl.data.sft import sft_rows
 from toa_trl.errors import ConfigError, ToaError
-from toa_trl.rewards import KINDS, RewardModel, make_reward
+from toa_trl.rewards import RewardModel
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampling.contents import contents_of
 from toa_trl.sampling.extension import Extend, begin_or_extend
@@ -23,6 +22,7 @@ from toa_trl.sampling.identity import decisive, identity_of_run
 from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.limits import Meter, has_price, prices_of, warn_of_silent
 from toa_trl.sampling.observer import RewardWatch, RunObserver
+from toa_trl.sampling.parts import Parts, check_parts
 from toa_trl.sampling.progress import Progress
 from toa_trl.sampling.run_file import finish_run_file, is_finished, start_run_file
 from toa_trl.sampling.runner import Runner
@@ -96,9 +96,7 @@ class TOASampler:
         validate(model_of(sft_rows, skip=1), sft or {}, "sft")
         validate(model_of(preference_rows, skip=1), preference or {}, "preference")
         check_rank(preference or {}, budget)
-        names = names_of_agents(agents)
-        if isinstance(reward_model, Mapping):
-            KINDS.check(reward_model, "reward")
+        names = check_parts(agents, reward_model)
 
         self._search, self._params = search, params
         # validates the search parameters before models are loaded
@@ -116,18 +114,8 @@ class TOASampler:
         self._budget, self._seed = budget, seed
         self._patience_s, self._progress = patience_s, progress
         self._plays_in_flight, self._prompts_in_flight = plays_in_flight, prompts_in_flight
-        self._agents = {
-            name: make_agent(agent) if isinstance(agent, Mapping) else as_agent(agent)
-            for name, agent in zip(names, agents, strict=True)
-        }
-        self._reward_model = make_reward(reward_model)
-        self._parts: list[Agent | RewardModel] = [*self._agents.values(), self._reward_model]
-        # What was given as an object is its owner's to close.
-        self._owned: list[Agent | RewardModel] = [
-            part
-            for part, given in zip(self._parts, [*agents, reward_model], strict=True)
-            if isinstance(given, Mapping)
-        ]
+        self._parts = Parts(agents, reward_model)
+        self._agents, self._reward_model = self._parts.agents, self._parts.reward
         # What decides the result, except for the prompts, as JSON values.
         self.identity: dict[str, Any] = {
             "search": search if isinstance(search, str) else search.__qualname__,
@@ -234,7 +222,7 @@ class TOASampler:
             raise ConfigError(f"--extend: there is no run in {run_dir}")
         try:
             if not resumed:  # an unreachable server must leave nothing behind
-                await self._check()
+                await self._parts.check()
             journal = self.begin(checked, run_dir, extend)
             try:
                 scored = journal.num_scored()
@@ -252,7 +240,7 @@ class TOASampler:
                 # prompts that only failed come last
                 unfinished.sort(key=lambda prompt: scored.get(prompt.id) == 0)
                 if resumed and unfinished:
-                    await self._check()
+                    await self._parts.check()
                 given_up, limit = await self._sample(
                     unfinished, len(checked), journal, progress, part
                 )
@@ -262,8 +250,7 @@ class TOASampler:
                 journal.close()
                 raise
         finally:
-            for owned in self._owned:
-                await owned.aclose()
+            await self._parts.aclose()
         journal.unlock()
         return Rollouts(journal, given_up, limit)
 
@@ -271,9 +258,6 @@ class TOASampler:
         self, agents: Sequence[str], budget: int, params: Mapping[str, Any], seed: int = 0
     ) -> Search:
         return make_search(self._search, agents, budget, seed, **params)
-
-    async def _check(self) -> None:
-        await asyncio.gather(*(part.check() for part in self._parts))
 
     def begin(
         self,

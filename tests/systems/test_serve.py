@@ -407,6 +407,18 @@ def test_many_requests_at_once_do_not_disturb_each_other() -> None:
         assert result.rollout == wait(model.answer(prompt)).rollout
 
 
+def test_what_was_given_as_an_object_is_left_open() -> None:
+    class Closing(Actor):
+        closed = False
+
+        async def aclose(self) -> None:
+            self.closed = True
+
+    agent = Closing("c")
+    wait(SearchModel([agent], TextReward(), SETTINGS).aclose())
+    assert not agent.closed
+
+
 def test_limits_are_those_of_a_request() -> None:
     model = search_model(limits={"max_tokens": 10})
     for _ in range(2):

@@ -1,6 +1,5 @@
 """A search as a model: each conversation is answered by a search of its own, in memory."""
 
-import asyncio
 import hashlib
 import json
 from collections import Counter
@@ -8,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toa_trl.agents import Agent, as_agent, make_agent, make_sampling
+from toa_trl.agents import Agent, make_sampling
 from toa_trl.data.prompts import as_prompts
 from toa_trl.errors import ConfigError, ToaError
-from toa_trl.rewards import RewardModel, make_reward
+from toa_trl.rewards import RewardModel
 from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.limits import Meter, has_price, prices_of
+from toa_trl.sampling.parts import Parts, check_parts
 from toa_trl.sampling.runner import Observer, Runner
 from toa_trl.search import Search, make_search
 from toa_trl.tasks import Task, make_task
 from toa_trl.types import Play, Prompt, Rollout, Sampling, Spending
-from toa_trl.utils.aio import gather_or_cancel
 
 
 class NoResponse(ToaError):
@@ -104,25 +103,18 @@ class SearchModel:
         self._prices, self._limits = prices_of(agents), limits or {}
         self._reward_has_price = has_price(reward)
         self._meter()  # validates the limits before models are loaded
-        made = [make_agent(a) if isinstance(a, Mapping) else as_agent(a) for a in agents]
-        self._agents = {agent.name: agent for agent in made}
+        self._names = check_parts(agents, reward)
         self.check_search(settings)
-        self._reward_model = make_reward(reward)
+        self._parts = Parts(agents, reward)
         self._plays_in_flight, self._patience_s = plays_in_flight, patience_s
 
     async def check(self) -> None:
-        """Check that agents and reward model can be asked.
-
-        Raises:
-            ConfigError: a server cannot be reached, or refuses the key.
-        """
-        parts: list[Agent | RewardModel] = [*self._agents.values(), self._reward_model]
-        await gather_or_cancel(part.check() for part in parts)
+        """See `Parts`."""
+        await self._parts.check()
 
     async def aclose(self) -> None:
-        """Close agents and reward model."""
-        parts: list[Agent | RewardModel] = [*self._agents.values(), self._reward_model]
-        await asyncio.gather(*(part.aclose() for part in parts))
+        """See `Parts`."""
+        await self._parts.aclose()
 
     def check_search(self, settings: SearchSettings) -> Search:
         """Return a new search with these settings.
@@ -177,8 +169,8 @@ class SearchModel:
             journal.begin({}, [prompt])
             runner = Runner(
                 make_search=lambda seed: self._make_search(settings, seed),
-                agents=self._agents,
-                reward_model=self._reward_model,
+                agents=self._parts.agents,
+                reward_model=self._parts.reward,
                 journal=journal,
                 task=self._task,
                 sampling=sampling or self._sampling,
@@ -201,7 +193,7 @@ class SearchModel:
 
     def _make_search(self, settings: SearchSettings, seed: int) -> Search:
         params = settings.params or {}
-        return make_search(settings.search, list(self._agents), settings.budget, seed, **params)
+        return make_search(settings.search, self._names, settings.budget, seed, **params)
 
     def _meter(self) -> Meter:
         return Meter(self._limits, self._prices, self._reward_has_price)
