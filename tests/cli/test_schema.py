@@ -44,6 +44,7 @@ def errors(name: str, content: Any) -> list[str]:
     [
         ("synthesize", "demo/synthesize"),
         ("synthesize", "llama3-8b/synthesize"),
+        ("serve", "demo/synthesize"),
         ("evaluate", "demo/evaluate"),
         ("compare", "demo/compare"),
         ("compare", "demo/data_table"),
@@ -75,6 +76,15 @@ def test_a_mistake_is_found_by_the_schema(changes: dict[str, Any], path: str) ->
     }
     assert errors("synthesize", content) == []
     assert path in errors("synthesize", {**content, **changes})
+
+
+@pytest.mark.parametrize(
+    "changes", [{"port": 0}, {"max_budget": "48k"}, {"search_params": {"x": 1}}]
+)
+def test_a_mistake_in_a_server_is_found_by_the_schema(changes: dict[str, Any]) -> None:
+    content = {"agents": [{"name": "a", "engine": "scripted"}], "reward": {"kind": "length"}}
+    assert errors("serve", {**content, "port": 8001}) == []
+    assert errors("serve", {**content, **changes}) == [f"$.{next(iter(changes))}"]
 
 
 def test_the_reference_page_is_current() -> None:

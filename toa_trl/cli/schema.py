@@ -15,6 +15,7 @@ from toa_trl.utils.registry import json_schema, load_object
 # configuration -> its model, and what the reference page says about it
 CONFIGURATIONS = {
     "synthesize": ("toa_trl.cli.config:SynthesisConfig", "`toa-trl synthesize --config run.yaml`"),
+    "serve": ("toa_trl.cli.serve:ServeConfig", "`toa-trl serve --config run.yaml`"),
     "evaluate": ("toa_trl.cli.config:EvaluationConfig", "`toa-trl evaluate --config FILE`"),
     "compare": (
         "toa_trl.cli.comparison_config:ComparisonConfig",
@@ -71,7 +72,7 @@ def schema_of(name: str) -> dict[str, Any]:
     """
     schema = json_schema(model_of(load_object("schema", CONFIGURATIONS[name][0])))
     properties = schema["properties"]
-    if name == "synthesize":
+    if name in ("synthesize", "serve"):
         properties["search"]["examples"] = list(SEARCHES.targets)
         schema["allOf"] = [_params_of(search) for search in SEARCHES.targets]
     elif name == "compare":
@@ -103,10 +104,15 @@ def _params_of(search: str) -> dict[str, Any]:
 def reference_page() -> str:
     """Return docs/reference/configuration.md."""
     lines, definitions = [HEADER], dict[str, Any]()
+    shown = schema_of("synthesize")["properties"]
     for name, (_, command) in CONFIGURATIONS.items():
         schema = schema_of(name)
         definitions |= schema["$defs"]
         lines += [f"## {name}", "", f"{command}. {schema.get('description', '')}", ""]
+        if name == "serve":
+            lines += ["The keys of synthesize, and:", ""]
+            own = [item for item in schema["properties"].items() if item not in shown.items()]
+            schema["properties"] = dict(own)
         lines += _tables(schema, schema["$defs"], "###", "")
     for group, title in ENTRIES.items():
         lines += [f"## {title}", ""]
