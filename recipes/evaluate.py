@@ -22,7 +22,7 @@ from toa_trl.evaluation.benchmarks import alpaca_eval_against, lm_eval_of
 from toa_trl.evaluation.ledger import keep, ledger_path
 from toa_trl.evaluation.metadata import write_evaluations
 from toa_trl.evaluation.outputs import Outputs, check_all, closing_all
-from toa_trl.evaluation.results import check_results, markdown_table, update_results
+from toa_trl.evaluation.results import check_results, terminal_tables, update_results
 from toa_trl.evaluation.systems import check_runs, outputs_of
 from toa_trl.evaluation.verifier import make_verifier
 from toa_trl.evaluation.winrate import win_rates
@@ -67,13 +67,13 @@ async def evaluate(config: EvaluationConfig) -> tuple[list[str], dict[str, list[
             measurement, scores[name] = await measure_model(prompts, outputs[name], task, **judges)
             student[name] = measurement.as_json()
             update_results(results, "student", student)
-        say(markdown_table([{"model": name, **row} for name, row in student.items()]))
+        say(terminal_tables([{"model": name, **row} for name, row in student.items()]))
         rates: list[dict[str, Any]] = []
         if config.baseline:
             rates = await win_rates(config.baseline, prompts, task, outputs, scores, judge)
         update_results(results, "win_rates", rates)
         if rates:
-            say(markdown_table([{key: row[key] for key in OF_WIN_RATES.split()} for row in rates]))
+            say(terminal_tables([{key: row[key] for key in OF_WIN_RATES.split()} for row in rates]))
     texts = {name: [output.greedy.text for output in outputs[name]] for name in outputs}
     return [task.question(prompt) for prompt in prompts], texts
 

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.helpers import EchoAgent, TextReward, play, rollout, wait
+from toa_trl.cli.comparison import (
+    OF_COSTS,
+    OF_DIFFERENCES,
+    OF_SEARCHES,
+    OF_STUDENTS,
+    OF_WIN_RATES,
+    _tables,
+)
 from toa_trl.errors import AgentError, ConfigError
+from toa_trl.evaluation.accuracy import Measurement
 from toa_trl.evaluation.comparison import (
     RememberingAgent,
     RememberingReward,
     measure_search,
     summarize,
 )
-from toa_trl.evaluation.results import markdown_table, update_results
+from toa_trl.evaluation.results import LABELS, markdown_table, terminal_tables, update_results
 from toa_trl.rewards import make_reward
 from toa_trl.tasks import make_task
 from toa_trl.types import Message, Prompt, Sampling
@@ -156,3 +167,63 @@ def test_the_table_is_markdown() -> None:
         "1.23e+05",
     ]
     assert len({len(each) for each in (header, line, first, second)}) == 1
+
+
+def test_tables_fit_a_terminal_and_lose_nothing() -> None:
+    values = {f"value_{n}": float(n) for n in range(12)}
+    figures = {"accuracy": 0.5, "interval": (0.25, 0.75), "sampled_accuracy": 0.1, **values}
+    rows = [
+        {"name": "a", "budget": 8, **figures, "sampled_interval": (0.0, 1.0)},
+        {"name": "a search of a long name", "budget": 16, "accuracy": None, "interval": None},
+    ]
+    text = terminal_tables(rows)
+    assert max(map(len, text.splitlines())) <= 100
+    tables = text.strip().split("\n\n")
+    assert len(tables) > 1
+    heads = []
+    for table in tables:
+        header, _, first, second = table.splitlines()
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in (header, first)]
+        assert cells[0][:2] == ["name", "budget"]
+        assert cells[1][:2] == ["a", "8"]
+        assert "a search of a long name" in second
+        heads += cells[0][2:]
+    assert heads[:2] == ["accuracy", "sampled_accuracy"]
+    assert heads[2:-1] == list(values)
+    assert heads[-1] == "sampled_interval"  # only behind its value it joins it
+    assert "0.500 [0.250, 0.750]" in text
+
+
+def test_an_interval_stands_behind_its_value() -> None:
+    text = terminal_tables(
+        [
+            {
+                "search": "toa",
+                "accuracy": 0.5,
+                "interval": (0.25, 0.75),
+                "accuracy_std": 0.1,
+                "gap_interval": (0.0, 0.2),
+                "sampled_accuracy": 0.3,
+                "sampled_interval": None,
+            }
+        ]
+    )
+    header, _, row = text.splitlines()[:3]
+    assert re.split(r" *\| *", header)[1:-1] == [
+        *("search", "accuracy", "accuracy_std", "gap_interval", "sampled_accuracy"),
+    ]
+    assert "| 0.500 [0.250, 0.750] | 0.100" in row
+
+
+def test_the_figures_of_every_command_fit_a_terminal() -> None:
+    scores: dict[str, Any] = {f.name: 0.123 for f in fields(Measurement)}
+    scores |= {key: (-123.456, 123.456) for key in scores if key.endswith("interval")}
+    printed = terminal_tables([{"model": "meta-llama/Llama-3.1-8B-Instruct@160", **scores}])
+    for keys in (OF_SEARCHES, OF_COSTS, OF_DIFFERENCES, OF_WIN_RATES, OF_STUDENTS):
+        row: dict[str, Any] = {}
+        for key in keys.split():
+            row[key] = "meta-llama/Llama-3.1-8B" if key in LABELS else 0.123
+            if key.endswith("interval"):
+                row[key] = (-123.456, 123.456)
+        printed += _tables([row], keys)
+    assert max(map(len, printed.splitlines())) <= 100

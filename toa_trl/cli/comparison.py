@@ -25,7 +25,7 @@ from toa_trl.evaluation.comparison import (
 from toa_trl.evaluation.costs import Costs
 from toa_trl.evaluation.ledger import keep
 from toa_trl.evaluation.outputs import check_all, closing_all
-from toa_trl.evaluation.results import check_results, markdown_table, update_results
+from toa_trl.evaluation.results import check_results, terminal_tables, update_results
 from toa_trl.evaluation.selected import (
     add_second_rewards,
     selected_win_rates,
@@ -50,54 +50,14 @@ from toa_trl.utils.targets import check_folder, check_not_in_run, check_ours
 
 logger = logging.getLogger(__name__)
 
-OF_SEARCHES = [
-    "name",
-    "budget",
-    "accuracy",
-    "interval",
-    "oracle_accuracy",
-    "verifier_score",
-    "verifier_score_interval",
-    "mean_best_reward",
-    "mean_top10_reward",
-    "second_reward",
-    "second_reward_interval",
-    "win_rate",
-    "win_rate_interval",
-    "tokens",
-    "flops",
-    "reward_flops",
-    "cost",
-]
-OF_DIFFERENCES = [
-    "name",
-    "baseline",
-    "budget",
-    "measure",
-    "difference",
-    "interval",
-    "smallest_visible",
-]
-OF_WIN_RATES = [
-    "name",
-    "baseline",
-    "budget",
-    "baseline_budget",
-    "by",
-    "win_rate",
-    "interval",
-    "win_rate_matched_length",
-    "mean_length",
-]
-OF_STUDENTS = [
-    "search",
-    "accuracy",
-    "interval",
-    "accuracy_std",
-    "gap_interval",
-    "data_accuracy",
-    "flops",
-]
+OF_SEARCHES = """name budget accuracy interval oracle_accuracy verifier_score
+    verifier_score_interval mean_best_reward mean_top10_reward second_reward second_reward_interval
+    win_rate win_rate_interval"""
+OF_COSTS = "name budget tokens flops reward_flops cost"
+OF_DIFFERENCES = "name budget baseline measure difference interval smallest_visible"
+OF_WIN_RATES = """name budget baseline baseline_budget by win_rate interval
+    win_rate_matched_length mean_length"""
+OF_STUDENTS = "search accuracy interval accuracy_std gap_interval data_accuracy flops"
 
 
 async def compare_searches(config: ComparisonConfig, say: Callable[[str], None] = say) -> None:
@@ -176,15 +136,16 @@ async def _compare(
         rows = [{"name": cell[0], "budget": cell[1], **summarize(by_cell[cell])} for cell in cells]
         rows = with_win_rates(rows, rates)
         update_results(results, "searches", rows)
-        say(_table(rows, OF_SEARCHES))
+        say(_tables(rows, OF_SEARCHES))
+        say(_tables(rows, OF_COSTS))
         save_figures(rows, output)
         if config.baseline:
             differences = paired_differences(by_cell, config.baseline)
             update_results(results, "search_differences", differences)
-            say(_table(differences, OF_DIFFERENCES))
+            say(_tables(differences, OF_DIFFERENCES))
         if rates:
             update_results(results, "search_win_rates", rates)
-            say(_table(rates, OF_WIN_RATES))
+            say(_tables(rates, OF_WIN_RATES))
     if training is not None and judge is not None:
         lessons = []
         for run in taught:
@@ -195,7 +156,7 @@ async def _compare(
         students = await data_table(training, lessons, judge, untrained, prompts)
         rows = [{**row, "num_overlapping": overlapping} for row in students]
         update_results(results, "data_table", rows)
-        say(_table(rows, OF_STUDENTS))
+        say(_tables(rows, OF_STUDENTS))
 
 
 class _Judges:
@@ -280,10 +241,11 @@ def _num_overlapping(
     return sum(overlaps)
 
 
-def _table(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> str:
+def _tables(rows: Sequence[Mapping[str, Any]], keys: str) -> str:
+    """Return tables of these keys, without those that no row has."""
     measured = []
-    for key in keys:
+    for key in keys.split():
         values = [row[key] for row in rows if row.get(key) is not None]
         if any(values) or (values and key not in COSTS):  # costs are often unknown
             measured.append(key)
-    return markdown_table([{key: row.get(key) for key in measured} for row in rows])
+    return terminal_tables([{key: row.get(key) for key in measured} for row in rows])

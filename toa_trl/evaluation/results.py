@@ -2,17 +2,26 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from tabulate import tabulate
+from tabulate import MIN_PADDING, tabulate
 
 from toa_trl.utils.escape import for_terminal
 from toa_trl.utils.files import replace_text
 from toa_trl.utils.targets import check_file, marked
 
 MISSING = "–"
+WIDTH = 100  # columns of a terminal
+HEADS = {
+    "oracle_accuracy": "oracle",
+    "mean_best_reward": "best_reward",
+    "mean_top10_reward": "top10_reward",
+    "win_rate_matched_length": "matched_length",
+}
+LABELS = {"model", "name", "search", "round", "budget"}  # the first columns, if they are of these
 PARTS = {"student", "win_rates", "alpaca_eval", "lm_eval", "searches", "data_table", "rounds"}
 
 
@@ -54,6 +63,45 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return tabulate(
         cells, headers="keys", tablefmt="github", missingval=MISSING, disable_numparse=True
     )
+
+
+def terminal_tables(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as Markdown tables that are at most `WIDTH` columns wide.
+
+    An interval stands behind its value. Columns that do not fit are in further tables, which repeat
+    the `LABELS`.
+    """
+    cells = [
+        {HEADS.get(key, key): cell for key, cell in _with_intervals(row).items()} for row in rows
+    ]
+    columns = list(dict.fromkeys(chain.from_iterable(cells)))
+    labels = list(takewhile(LABELS.__contains__, columns))
+    width = {}
+    for column in columns:
+        lengths = [len(row.get(column, MISSING)) for row in cells]
+        width[column] = len(" | ") + max(len(column) + MIN_PADDING, *lengths)
+    tables, left = list[list[str]](), 0
+    for column in columns[len(labels) :]:
+        if width[column] > left:
+            tables.append(labels)
+            left = WIDTH - 1 - sum(width[label] for label in labels)
+        tables[-1] = [*tables[-1], column]
+        left -= width[column]
+    shown = [[{column: row.get(column) for column in table} for row in cells] for table in tables]
+    return "".join(markdown_table(table) + "\n\n" for table in shown).removesuffix("\n")
+
+
+def _with_intervals(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the cells of a row; an interval joins the column before it if it belongs to that."""
+    cells: dict[str, str] = {}
+    before = ""
+    for key, value in row.items():
+        stem = key.removesuffix("interval").removesuffix("_")
+        if before and key != stem and before.startswith(stem):
+            cells[before] += "" if value is None else f" {_cell(value)}"
+        else:
+            cells[key], before = _cell(value), key
+    return cells
 
 
 def _cell(value: Any) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from toa_trl.errors import ConfigError
-from toa_trl.evaluation.results import is_results, markdown_table, update_results
+from toa_trl.evaluation.results import is_results, terminal_tables, update_results
 from toa_trl.models.loading import last_checkpoint
 from toa_trl.report.marker import is_report
 from toa_trl.report.page import write_report
@@ -227,7 +227,7 @@ def _results(plan: Plan, number: int) -> dict[str, Any]:
 
 
 def _row_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    return markdown_table(
+    return terminal_tables(
         [{key: value for key, value in row.items() if key != "win_rate_by"} for row in rows]
     )
 
