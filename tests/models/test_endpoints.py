@@ -46,8 +46,8 @@ class Server:
 
     GET /alive with `alive`.
 
-    An entry is a status, (status, headers), a text (the body of a 200), JSON, "reset", or seconds
-    (float) to wait before.
+    An entry is a status, (status, headers), a text (the body of a 200), JSON, "reset" or "stall"
+    within the body, or seconds (float) to wait before.
     """
 
     def __init__(self, *script: Any, latency_s: float = 0.0) -> None:
@@ -73,10 +73,12 @@ class Server:
             await asyncio.sleep(entry if isinstance(entry, float) else self.latency_s)
         finally:
             self.in_flight -= 1
-        if entry == "reset":
+        if entry in ("reset", "stall"):
             response = web.StreamResponse(headers={"Content-Length": "100"})
             await response.prepare(request)
             await response.write(b'{"half": ')
+            if entry == "stall":
+                await asyncio.sleep(60)
             request.transport.abort()  # type: ignore[union-attr]
             return response
         if isinstance(entry, float):
@@ -157,14 +159,18 @@ def test_a_fault_is_tried_again_up_to_max_attempts(fault: Any) -> None:
     assert len(server.times) == 3
 
 
-def test_a_timeout_is_tried_again_and_halves_the_concurrency() -> None:
+@pytest.mark.parametrize("fault", [5.0, "stall"])
+def test_a_timeout_is_tried_again_and_halves_the_concurrency(fault: float | str) -> None:
     async def do(endpoints: Endpoints) -> float:
         assert await endpoints.post("it", {}, parse)
         return endpoints._pool.endpoints[0].limit
 
-    limit, server = against(5.0, timeout_s=0.2, do=do)
+    limit, server = against(fault, timeout_s=0.2, do=do)
     assert limit == FIRST_LIMIT / 2
     assert len(server.times) == 2
+    result, server = against(fault, timeout_s=0.1, max_attempts=1)
+    assert isinstance(result, RequestError)
+    assert "no answer within 0.1 s" in str(result)
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 413, 422])

@@ -39,6 +39,7 @@ from toa_trl.models.endpoints.urls import (
     same_server,
     shown,
 )
+from toa_trl.utils.aio import SharedTimeout
 from toa_trl.utils.config import PositiveFloat, PositiveInt, validate
 
 T = TypeVar("T")
@@ -113,6 +114,7 @@ class Endpoints:
         self._api_key_env = api_key_env
         self._max_attempts = max_attempts
         self._timeout_s = timeout_s
+        self._timeout = SharedTimeout(timeout_s)
         self._patience_s = patience_s
         self._probes: set[asyncio.Task[None]] = set()
         self._session: aiohttp.ClientSession | None = None
@@ -142,16 +144,17 @@ class Endpoints:
             sent_s, text = loop.time(), b""
             try:
                 url = join(endpoint.url, path)
-                response = await self._post(url, data)
-                if response.status in REDIRECTS:
-                    response = await self._redirected(endpoint, url, response, data)
-                async with response:
-                    text = await self._read(endpoint, response)
-                    if response.status == 200:
-                        answer = parse(json.loads(text))
-                        self._pool.succeeded(endpoint)
-                        return answer
-                    status, retry_after = response.status, response.headers.get("Retry-After")
+                with self._timeout:
+                    response = await self._post(url, data)
+                    if response.status in REDIRECTS:
+                        response = await self._redirected(endpoint, url, response, data)
+                    async with response:
+                        text = await self._read(endpoint, response)
+                if response.status == 200:
+                    answer = parse(json.loads(text))
+                    self._pool.succeeded(endpoint)
+                    return answer
+                status, retry_after = response.status, response.headers.get("Retry-After")
                 reason = self._reason(endpoint, f"answered {status}", text)
                 if status == 429 and is_out_of_quota(text, retry_after):
                     raise RequestError(reason, status)
@@ -326,7 +329,7 @@ class Endpoints:
                     "Content-Type": "application/json",
                     **({"Authorization": f"Bearer {key}"} if key else {}),
                 },
-                timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=CONNECT_S),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
             )
         return self._session
 
