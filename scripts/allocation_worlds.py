@@ -1,0 +1,165 @@
+"""The worlds of bench_allocation.py: plays recorded once with real models, and scripted ones.
+
+    python scripts/allocation_worlds.py --runs RUNS [--only likelihood-choose-0-anytime]
+
+records every world with the bundled models into RUNS/<world>-<split>-<seed>-<search>; a folder that
+is complete is skipped, an interrupted one is resumed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toa_trl.demo.world import DATA, accuracy_reward, verify
+from toa_trl.rollouts import Rollouts
+from toa_trl.sampler import TOASampler
+
+ROOT = Path(__file__).parents[1]
+WEIGHTS = ROOT / "toa_trl/demo/weights"
+AGENTS = ("add", "subtract", "multiply", "generalist")
+MAX_PLAYS = 96
+SPLITS = {"choose": ("validation", "compare"), "heldout": ("heldout",)}
+# search_params of toa: "anytime" is recorded once and read at every number of plays; the width N/3
+# of the paper depends on the budget, so that each budget is a run of its own
+SEARCHES: dict[str, tuple[int, dict[str, Any]]] = {
+    "anytime": (MAX_PLAYS, {"width": "anytime"}),
+    "width32": (32, {}),
+    "width48": (48, {}),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One reward of the bundled world."""
+
+    reward: Any  # an entry, or a function in TRL's signature
+    tau: float
+
+
+SETTINGS = {
+    "likelihood": Setting(
+        {
+            "kind": "likelihood",
+            "model": str(WEIGHTS / "base"),
+            "aggregate": "sum",
+            "floor": -4.0,
+        },
+        5.0,
+    ),
+    "hackable": Setting({"kind": "classifier", "model": str(WEIGHTS / "reward_hackable")}, 0.1),
+    "verifiable": Setting(accuracy_reward, 0.1),
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """Recorded plays of many prompts, in order of play index; -1 where there is no parent."""
+
+    rewards: np.ndarray  # (prompts, plays), raw
+    flops: np.ndarray  # (prompts, plays), of the agents
+    parents: np.ndarray  # (prompts, plays), play index of the draft that was refined, or -1
+    depths: np.ndarray  # (prompts, plays)
+    right: np.ndarray  # (prompts, plays), whether the verifier accepts the response
+
+
+def prompts_of(split: str) -> list[dict[str, Any]]:
+    """Return the problems of a split of SPLITS."""
+    files = [(DATA / f"{name}.jsonl").read_text(encoding="utf-8") for name in SPLITS[split]]
+    return [json.loads(line) for text in files for line in text.splitlines()]
+
+
+def sampler_of(world: str, seed: int, budget: int, **options: Any) -> TOASampler:
+    """Return a sampler over the bundled agents."""
+    setting = SETTINGS[world]
+    params = {"alpha": 0.05, "tau": setting.tau, **options.pop("search_params", {})}
+    return TOASampler(
+        [{"name": name, "engine": "transformers", "model": str(WEIGHTS / name)} for name in AGENTS],
+        setting.reward,
+        search="toa",
+        budget=budget,
+        search_params=params,
+        seed=seed,
+        prompts_in_flight=512,
+        sampling={"max_tokens": 64},
+        task=str(ROOT / "toa_trl/demo/templates"),
+        progress=False,
+        **options,
+    )
+
+
+def record(runs: Path, world: str, split: str, seed: int, search: str) -> Path:
+    """Sample a world into its folder, unless that is done, and return the folder."""
+    folder = runs / f"{world}-{split}-{seed}-{search}"
+    if not (folder / "plays.npz").exists():
+        budget, params = SEARCHES[search]
+        begin = time.perf_counter()
+        sampler = sampler_of(world, seed, budget, search_params=params)
+        rollouts = sampler.sample(prompts_of(split), folder)
+        save(folder / "plays.npz", rollouts, budget)
+        seconds = time.perf_counter() - begin
+        print(f"{time.strftime('%H:%M:%S')} {folder.name}: {seconds:.0f} s", file=sys.stderr)
+    return folder
+
+
+def save(path: Path, rollouts: Rollouts, num_plays: int) -> None:
+    """Write the arrays of a `World`."""
+    columns: dict[str, list[list[float]]] = {name: [] for name in World.__annotations__}
+    for rollout in rollouts:
+        plays = rollout.scored[:num_plays]
+        at = {play.index: number for number, play in enumerate(plays)}
+        columns["rewards"].append([float(play.reward or 0) for play in plays])
+        columns["flops"].append([float(done.flops or 0) for p in plays if (done := p.completion)])
+        refs = [play.action.refs[0] if play.action.refs else -1 for play in plays]
+        columns["parents"].append([at.get(ref, -1) for ref in refs])
+        columns["depths"].append([play.action.depth for play in plays])
+        answer = str(rollout.prompt.metadata.get("answer", ""))
+        texts = [done.text for play in plays if (done := play.completion)]
+        columns["right"].append([verify(text, answer) for text in texts])
+    arrays = {name: np.array(rows, dtype=np.float64) for name, rows in columns.items()}
+    part = path.with_suffix(".part.npz")
+    np.savez_compressed(part, allow_pickle=False, **arrays)
+    os.replace(part, path)
+
+
+def load(folder: Path) -> World:
+    """Read a recorded world."""
+    with np.load(folder / "plays.npz") as arrays:
+        whole = {name: arrays[name].astype(np.int64) for name in ("parents", "depths")}
+        return World(
+            rewards=arrays["rewards"], flops=arrays["flops"], right=arrays["right"] > 0, **whole
+        )
+
+
+def recordings() -> Iterator[tuple[str, str, int, str]]:
+    """Yield every recording, in the order in which they are needed."""
+    for split, seeds in (("choose", (0,)), ("heldout", (0, 1, 2)), ("choose", (1, 2))):
+        for seed in seeds:
+            for world in SETTINGS:
+                yield world, split, seed, "anytime"
+                if split == "heldout":
+                    yield world, split, seed, "width32"
+                    yield world, split, seed, "width48"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs/allocation")
+    parser.add_argument("--only", default="", help="part of the names of the recordings")
+    args = parser.parse_args()
+    for world, split, seed, search in recordings():
+        if args.only in f"{world}-{split}-{seed}-{search}":
+            record(args.runs, world, split, seed, search)
+
+
+if __name__ == "__main__":
+    main()

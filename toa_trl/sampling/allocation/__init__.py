@@ -1,0 +1,1 @@
+"""How the budget is divided among the prompts of a run."""
