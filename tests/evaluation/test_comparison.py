@@ -259,8 +259,10 @@ def test_selected_responses_have_a_second_reward_win_rates_and_costs(
     assert rows["parallel", 2]["cost"] == 1 + 2 * 3
     assert rows["a alone", 2]["flops"] == 2 * (3 + 1) * (2 * 10 + 2 * 1 * 100 * 2)
     assert rows["a alone", 2]["reward_flops"] == 0.0
-    assert [name in said[0] for name in ("cost", "win_rate", "reward_flops")] == [True, True, False]
-    assert "second_reward" in said[2]
+    assert [name in said[0] for name in ("win_rate", "cost")] == [True, False]
+    assert [name in said[1] for name in ("cost", "tokens", "reward_flops")] == [True, True, False]
+    assert "second_reward" in said[3]
+    assert max(map(len, "\n".join(said).splitlines())) <= 100
     kept = [path.name[:7] for path in (tmp_path / "runs").glob("_*.jsonl")]
     assert sorted(kept) == ["_judge-", "_second"]
 
