@@ -35,6 +35,7 @@ from toa_trl.report import audit
 from toa_trl.report.audit.language import main_languages
 from toa_trl.report.marker import is_report
 from toa_trl.sampling.journal import Journal
+from toa_trl.sampling.journal.grants import num_unfinished
 from toa_trl.sampling.limits import Meter, prices_of
 from toa_trl.types import Rollout
 from toa_trl.utils.cards import is_card
@@ -100,8 +101,7 @@ class Rollouts:
     @property
     def unfinished(self) -> int:
         """Number of prompts whose budget is not spent."""
-        scored, budget = self._journal.num_scored(), int(self.identity.get("budget", 0))
-        return len(self) - sum(count >= budget for count in scored.values())
+        return num_unfinished(self._journal)
 
     def mark_complete(self) -> None:
         """Record that the data sets and the report are written, unless prompts are unfinished."""

@@ -16,6 +16,7 @@ from toa_trl.data.sft import sft_rows
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.rewards import RewardModel
 from toa_trl.rollouts import Rollouts
+from toa_trl.sampling.allocation import make_allocation
 from toa_trl.sampling.contents import contents_of
 from toa_trl.sampling.extension import Extend, begin_or_extend
 from toa_trl.sampling.identity import decisive, identity_of_run
@@ -47,7 +48,7 @@ class TOASampler:
         search: best_of_n, parallel, prs, sequential, moa, toa, greedy or ab_mcts;
             "package.module:name" of your own; or a class or function that returns a
             `toa_trl.search.Search`.
-        budget: scored plays per prompt, >= 1 (paper: 160).
+        budget: scored plays per prompt, >= 1 (paper: 160); the mean with an adaptive allocation.
         search_params: parameters of the search, e.g. {"width": 53, "alpha": 0.01, "tau": 0.1}.
         seed: seed of the run, >= 0; everything random comes from it.
         plays_in_flight: plays per prompt at the same time; with 1 a run is reproducible.
@@ -64,6 +65,8 @@ class TOASampler:
         sft: how SFT rows are made, recorded in run.yaml for `Rollouts.save`, the report and
             `toa-trl data`.
         preference: how preference pairs are made, recorded likewise.
+        allocation: how the budget is divided among the prompts: {"kind": "uniform"} (the default),
+            or {"kind": "adaptive", ...}, see `toa_trl.sampling.allocation.adaptive.Adaptive`.
 
     Raises:
         ConfigError: an argument is invalid; the message names it.
@@ -86,13 +89,17 @@ class TOASampler:
         progress: bool = True,
         sft: Mapping[str, Any] | None = None,
         preference: Mapping[str, Any] | None = None,
+        allocation: Mapping[str, Any] | None = None,
     ) -> None:
         validate(PositiveInt, budget, "budget")
         validate(NonNegativeInt, seed, "seed")
         validate(PositiveInt, plays_in_flight, "plays_in_flight")
         validate(PositiveInt, prompts_in_flight, "prompts_in_flight")
         validate(NonNegativeFloat, patience_s, "patience_s")
-        params = dict(validate(dict[str, Any], search_params or {}, "search_params"))
+        self._allocation = make_allocation(allocation)
+        params = self._allocation.search_params(
+            search, validate(dict[str, Any], search_params or {}, "search_params")
+        )
         validate(model_of(sft_rows, skip=1), sft or {}, "sft")
         validate(model_of(preference_rows, skip=1), preference or {}, "preference")
         check_rank(preference or {}, budget)
@@ -101,6 +108,9 @@ class TOASampler:
         self._search, self._params = search, params
         # validates the search parameters before models are loaded
         self._tau = make_search(search, names, budget, **params).tau
+        self._allocation.check(
+            budget, lambda plays: self._search_of(names, plays, params), preference or {}
+        )
         self._task = make_task(task)
         self._sampling = (
             sampling
@@ -110,12 +120,13 @@ class TOASampler:
         self._limits = limits or {}
         self._prices = prices_of(agents)
         self._reward_price = has_price(reward_model)
-        Meter(self._limits, self._prices, self._reward_price)  # validates them
+        prices = Meter(self._limits, self._prices, self._reward_price).prices  # validates them
         self._budget, self._seed = budget, seed
         self._patience_s, self._progress = patience_s, progress
         self._plays_in_flight, self._prompts_in_flight = plays_in_flight, prompts_in_flight
         self._parts = Parts(agents, reward_model)
         self._agents, self._reward_model = self._parts.agents, self._parts.reward
+        self._allocation.check_costs(self._agents, prices)
         # What decides the result, except for the prompts, as JSON values.
         self.identity: dict[str, Any] = {
             "search": search if isinstance(search, str) else search.__qualname__,
@@ -141,9 +152,11 @@ class TOASampler:
         )
         if contents:
             self.identity["contents"] = contents
+        self.identity = self._allocation.identified(self.identity)
         # What run.yaml records; a recipe replaces it with its whole configuration.
         self.configuration: Mapping[str, Any] = {
             **{key: self.identity[key] for key in ("search", "search_params", "budget", "seed")},
+            "allocation": dict(allocation or {"kind": "uniform"}),
             "plays_in_flight": plays_in_flight,
             "prompts_in_flight": prompts_in_flight,
             "patience_s": patience_s,
@@ -225,8 +238,7 @@ class TOASampler:
                 await self._parts.check()
             journal = self.begin(checked, run_dir, extend)
             try:
-                scored = journal.num_scored()
-                unfinished = [p for p in checked if scored.get(p.id, 0) < self._budget]
+                unfinished = self._allocation.unfinished(checked, journal)
                 writes_run_file = (
                     run_dir is not None
                     and not part
@@ -237,8 +249,6 @@ class TOASampler:
                     start_run_file(
                         run_dir, self.configuration, journal.identity, times[0], journal.extensions
                     )
-                # prompts that only failed come last
-                unfinished.sort(key=lambda prompt: scored.get(prompt.id) == 0)
                 if resumed and unfinished:
                     await self._parts.check()
                 given_up, limit = await self._sample(
@@ -305,13 +315,12 @@ class TOASampler:
             cost=(lambda: meter.cost) if self._prices or self._reward_price else (lambda: None),
             enabled=self._progress,
         )
-        failures = Counter[str]()
+        failures, most = Counter[str](), self._allocation.most_plays
+        turns = self._allocation.turns(unfinished, journal, meter.prices)
         with own_progress if progress is None else nullcontext(progress) as display:
             display.resume(counts, journal.best_rewards())
             runner = Runner(
-                make_search=lambda seed: self._search_of(
-                    list(self._agents), self._budget, params, seed
-                ),
+                make_search=lambda seed: self._search_of(list(self._agents), most, params, seed),
                 agents=self._agents,
                 reward_model=self._reward_model,
                 journal=journal,
@@ -325,7 +334,7 @@ class TOASampler:
                 enough=meter.is_reached,
             )
             with meter.counting_rewards(journal):
-                given_up = await runner.run(unfinished)
+                given_up = await runner.run(unfinished, turns)
         for reason, count in failures.most_common(5):
             logger.warning("%d plays failed: %s", count, reason)
         if not part:

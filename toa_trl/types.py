@@ -160,6 +160,17 @@ class Counts:
     num_estimated: int = 0  # plays whose tokens are estimated
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Grant:
+    """A wave of plays that an adaptive allocation grants to one prompt."""
+
+    wave: int  # number in the order of the decisions
+    round: int  # waves of one round were decided together
+    prompt: int  # position in the run's prompts
+    plays: int  # scored plays that the prompt has at the end of the wave
+    gain: float | None = None  # expected increase of the objective per play; None at the start
+
+
 @dataclass(frozen=True, slots=True)
 class Spending:
     """What calls of reward models have cost."""

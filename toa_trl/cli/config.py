@@ -22,6 +22,7 @@ from toa_trl.evaluation.systems import MODELS
 from toa_trl.report.audit import Index
 from toa_trl.rewards import KINDS
 from toa_trl.sampler import TOASampler
+from toa_trl.sampling.allocation import ALLOCATIONS
 from toa_trl.sampling.extension import Extend
 from toa_trl.search import SEARCHES
 from toa_trl.serving.fleet import apply_endpoints
@@ -46,13 +47,6 @@ class Card(Config):
     """License identifier, such as apache-2.0."""
     language: str | list[str] | None = None
     """Language codes. By default detected from the responses."""
-
-
-class Allocation(Config):
-    """How the budget is divided among the prompts."""
-
-    kind: Literal["uniform"] = "uniform"
-    """uniform: every prompt gets the same number of plays."""
 
 
 def _text_or_mapping(value: Any) -> str:
@@ -197,10 +191,10 @@ class SynthesisConfig(SamplingConfig):
     """Parameters of the search; of toa: {width, alpha, tau, top_k}."""
     budget: PositiveInt = 160
     """Scored plays per prompt; 160 in the paper."""
-    allocation: Annotated[Settings, Arguments("toa_trl.cli.config:Allocation")] = Field(
+    allocation: Annotated[Settings, ALLOCATIONS] = Field(
         default_factory=lambda: {"kind": "uniform"}
     )
-    """How the budget is divided among the prompts."""
+    """How the budget is divided among the prompts: uniform, or adaptive, where it is a mean."""
     limits: Annotated[Settings, Arguments("toa_trl.sampling.limits:Limits")] = Field(
         default_factory=dict
     )
@@ -262,7 +256,12 @@ class SynthesisConfig(SamplingConfig):
         if num_shards > 1:
             limits = {k: None if v is None else v / num_shards for k, v in limits.items()}
         return self.sampler(
-            self.search, self.budget, search_params=self.search_params, limits=limits
+            self.search,
+            self.budget,
+            allocation=self.allocation,
+            search_params=self.search_params,
+            limits=limits,
+            preference=self.preference,
         )
 
 

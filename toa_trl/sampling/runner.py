@@ -8,7 +8,8 @@ than a resume restores.
 import asyncio
 import gc
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -19,6 +20,7 @@ from toa_trl.errors import AgentError, RewardError, ToaError, Unavailable
 from toa_trl.rewards import RewardModel
 from toa_trl.rewards.base import check_scores
 from toa_trl.sampling.journal import Journal, Writer
+from toa_trl.sampling.turns import Turn, Turns, UniformTurns
 from toa_trl.search import Search
 from toa_trl.tasks import Task
 from toa_trl.types import Action, Play, Prompt, Sampling
@@ -26,6 +28,7 @@ from toa_trl.utils.aio import gather_or_cancel
 from toa_trl.utils.redaction import without_secrets
 
 MAX_GIVEN_UP = 50  # abort after this many consecutive prompts fail
+MAX_KEPT = 100_000  # plays of searches that are kept for their next turn; 0.5 GB at 5 KB each
 LOOK_S = 0.5  # polling interval for agent recovery
 NEW_OBJECTS = 5_000  # between two collections of garbage
 NOBODY = frozenset[str]()
@@ -82,9 +85,19 @@ class Runner:
     _num_given_up: int = field(default=0, init=False)  # prompts since the last scored play
     _last_error: str = field(default="", init=False)
     _waiting_since_s: float | None = field(default=None, init=False)  # loop time without any score
+    # searches that may have another turn, the one that was left longest ago first
+    _kept: OrderedDict[str, tuple[Search, dict[int, Play]]] = field(
+        default_factory=OrderedDict, init=False
+    )
+    _num_kept: int = field(default=0, init=False)  # their plays
 
-    async def run(self, prompts: Iterable[Prompt]) -> list[str]:
+    async def run(self, prompts: Sequence[Prompt], turns: Turns | None = None) -> list[str]:
         """Spend the budget of every prompt, resuming from the journal.
+
+        Args:
+            prompts: to work on.
+            turns: how the budget is divided among them; None: every prompt until its search is
+                done.
 
         Returns:
             The ids of prompts that were given up because every agent kept failing; a later run
@@ -96,18 +109,18 @@ class Runner:
             Unavailable: none of the reward model's servers answers.
             JournalError: a play could not be written.
         """
-        prompts = list(prompts)
-        waiting, given_up = iter(prompts), list[str]()
+        given_up = list[str]()
+        queue = turns or UniformTurns(prompts)
         writer = Writer(self.journal)
 
         async def work() -> None:
-            for prompt in waiting:  # shared by all workers
+            while (turn := await queue.next()) is not None:  # shared by all workers
                 self._num_searching += 1
-                completed = await self._search(prompt, writer)
+                ended = await self._take(turn, queue, writer)
                 self._num_searching -= 1
-                if completed:
+                if ended:
                     continue
-                given_up.append(prompt.id)
+                given_up.append(turn.prompt.id)
                 self._num_given_up += 1
                 # A slow play that is still in flight may yet be scored.
                 while self._num_given_up >= MAX_GIVEN_UP and self._num_searching:
@@ -126,22 +139,62 @@ class Runner:
             await writer.aclose()
         return given_up
 
-    async def _search(self, prompt: Prompt, writer: Writer) -> bool:
-        """Search one prompt until its budget is spent or the run ends; False if it was given up."""
+    async def _take(self, turn: Turn, turns: Turns, writer: Writer) -> bool:
+        """Search one prompt until its turn or the run ends; False if it was given up."""
         if self.enough():
+            turns.stop()
             return True
+        search, plays = self._opened(turn.prompt)
+        plays_wanted = turn.plays or search.budget
+        completed = await self._search(turn.prompt, search, plays, plays_wanted, writer)
+        if self.enough():
+            turns.stop()
+            return True
+        if turns.repeated and completed:
+            self._keep(turn.prompt, search, plays)
+        await turns.ended(turn, plays, given_up=not completed)
+        return completed
+
+    def _opened(self, prompt: Prompt) -> tuple[Search, dict[int, Play]]:
+        """Return a prompt's search and plays, as they were left or from the journal."""
+        kept = self._kept.pop(prompt.id, None)
+        if kept is not None:
+            self._num_kept -= len(kept[1])
+            return kept
         search = self.make_search(derive_seed(self.seed, prompt.id))
         recorded = self.journal.plays(prompt.id)
         search.restore(recorded)
-        plays = {play.index: play for play in recorded}
+        return search, {play.index: play for play in recorded}
+
+    def _keep(self, prompt: Prompt, search: Search, plays: dict[int, Play]) -> None:
+        """Keep a search for its next turn; the oldest are forgotten, so that memory is flat."""
+        self._kept[prompt.id] = (search, plays)
+        self._num_kept += len(plays)
+        while self._num_kept > MAX_KEPT:
+            _, forgotten = self._kept.popitem(last=False)
+            self._num_kept -= len(forgotten[1])
+
+    async def _search(
+        self,
+        prompt: Prompt,
+        search: Search,
+        plays: dict[int, Play],
+        plays_wanted: int,
+        writer: Writer,
+    ) -> bool:
+        """Make plays until there are so many scored ones; False if the search cannot go on."""
         num_running, play_ended = 0, asyncio.Event()
+
+        def is_done() -> bool:
+            return search.done or len(search.rewards) >= plays_wanted
 
         async def lane() -> None:
             """Make one play after another."""
             nonlocal num_running
-            while not (search.done or self.enough()):
+            while not (is_done() or self.enough()):
                 search.away = self._away()
-                requested = [] if search.all_failing else search.ask()
+                is_asking = len(search.actions) < plays_wanted and not search.all_failing
+                requested = search.ask() if is_asking else []
                 if not requested:
                     if num_running:
                         await play_ended.wait()
@@ -167,12 +220,12 @@ class Runner:
                 play_ended.set()  # wakes the lanes that wait now
                 play_ended.clear()
 
-        num_lanes = min(self.plays_in_flight, search.budget)
+        num_lanes = min(self.plays_in_flight, plays_wanted)
         if num_lanes == 1:
             await lane()
         else:
             await gather_or_cancel(lane() for _ in range(num_lanes))
-        return search.done or self.enough()
+        return is_done()
 
     async def _play(
         self, prompt: Prompt, index: int, action: Action, plays: Mapping[int, Play], writer: Writer

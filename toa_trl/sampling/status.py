@@ -17,6 +17,7 @@ from rich.text import Text
 
 from toa_trl.errors import ConfigError
 from toa_trl.sampling.journal import Journal
+from toa_trl.sampling.journal.grants import num_unfinished
 from toa_trl.sampling.progress import agent_table, bar, duration, human, time_left
 from toa_trl.types import AgentCounts
 from toa_trl.utils.escape import for_terminal
@@ -116,7 +117,7 @@ def _add(state: _State, path: Path, now: float) -> None:
         scored = journal.num_scored()
         state.num_prompts += journal.num_prompts()
         state.num_started += len(scored)
-        state.num_finished += sum(number >= state.run["budget"] for number in scored.values())
+        state.num_finished += journal.num_prompts() - num_unfinished(journal)
         best = journal.best_rewards().values()
         state.num_rewarded += len(best)
         state.best_sum += sum(best)

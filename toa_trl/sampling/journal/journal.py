@@ -152,7 +152,7 @@ class Journal:
             db.executemany(INSERT_PROMPT, prompt_rows(prompts))
             db.execute(PUT, ("identity", json.dumps(identity)))
             db.execute(PUT, ("extensions", json.dumps(extensions)))
-            db.execute("DELETE FROM run WHERE key = 'completed'")
+            db.execute("DELETE FROM run WHERE key IN ('completed', 'allocation_ended')")
 
     @property
     def extensions(self) -> list[dict[str, Any]]:
@@ -225,19 +225,19 @@ class Journal:
 
     def _rows(self, prompt_id: str) -> list[Row]:
         sql = f"SELECT * FROM {self._plays} WHERE prompt_id = ? ORDER BY play"
-        return [Row._make(row) for row in self._all(sql, prompt_id)]
+        return [Row._make(row) for row in self.select(sql, prompt_id)]
 
     def _prompts(self) -> Iterator[tuple[int, str, str, str]]:
         # Row by row: an open cursor would keep SQLite from emptying the WAL.
         sql = f"{SELECT_PROMPT} WHERE position > ? ORDER BY position LIMIT 1"
-        rows = self._all(sql, -1)
+        rows = self.select(sql, -1)
         while rows:
             yield rows[0]
-            rows = self._all(sql, rows[0][0])
+            rows = self.select(sql, rows[0][0])
 
     def num_prompts(self) -> int:
         """Return the number of prompts of the run."""
-        return int(self._all("SELECT count(*) FROM prompts")[0][0])
+        return int(self.select("SELECT count(*) FROM prompts")[0][0])
 
     def has_message_fields(self) -> bool:
         """Return whether a message of a prompt has more than a role and a content."""
@@ -245,15 +245,15 @@ class Journal:
             "SELECT EXISTS (SELECT 1 FROM prompts, json_each(messages) AS message, "
             "json_each(message.value) AS field WHERE field.key NOT IN ('role', 'content'))"
         )
-        return bool(self._all(sql)[0][0])
+        return bool(self.select(sql)[0][0])
 
     def num_scored(self) -> dict[str, int]:
         """Return the number of scored plays by prompt id, for prompts that have any play."""
-        return dict(self._all("SELECT prompt_id, count(reward) FROM plays GROUP BY prompt_id"))
+        return dict(self.select("SELECT prompt_id, count(reward) FROM plays GROUP BY prompt_id"))
 
     def counts(self) -> Counts:
         """Return totals over the run."""
-        (totals,) = self._all(
+        (totals,) = self.select(
             "SELECT count(reward), count(*) - count(reward), "
             "coalesce(sum(reward IS NOT NULL AND finish_reason = 'length'), 0), "
             f"{TOTAL_TOKENS}, "
@@ -263,7 +263,7 @@ class Journal:
 
     def agent_counts(self) -> dict[str, AgentCounts]:
         """Return totals over the run, by name of the agent."""
-        rows = self._all(
+        rows = self.select(
             "SELECT CAST(agent AS TEXT), count(reward), count(*) - count(reward), "
             f"{TOTAL_TOKENS}, "
             f"total(flops), count(tokens_estimated) FROM {self._plays} GROUP BY agent"
@@ -273,7 +273,7 @@ class Journal:
     def best_rewards(self) -> dict[str, float]:
         """Return the best raw reward by prompt id, for prompts with a scored play."""
         scored = "SELECT prompt_id, CAST(max(reward) AS REAL) FROM plays WHERE reward IS NOT NULL"
-        return dict(self._all(f"{scored} GROUP BY prompt_id"))
+        return dict(self.select(f"{scored} GROUP BY prompt_id"))
 
     def failures(self, length: int) -> dict[str, int]:
         """Return the number of failed plays by the first `length` characters of the reason."""
@@ -281,17 +281,17 @@ class Journal:
             "SELECT CAST(substr(error, 1, ?) AS TEXT), count(*) FROM plays "
             "WHERE error IS NOT NULL GROUP BY 1"
         )
-        return dict(self._all(reason, length))
+        return dict(self.select(reason, length))
 
     def num_written_since(self, unix_s: float) -> int:
         """Return the number of plays written at that unix time or later."""
-        return int(self._all("SELECT count(*) FROM plays WHERE written_s >= ?", unix_s)[0][0])
+        return int(self.select("SELECT count(*) FROM plays WHERE written_s >= ?", unix_s)[0][0])
 
     def times(self) -> tuple[float, float] | None:
         """Return the unix times of the first and the last play, or None if there is no play."""
         # Two queries: SQLite then takes both ends from the index instead of scanning it.
-        first = self._all("SELECT min(written_s) FROM plays")[0][0]
-        last = self._all("SELECT max(written_s) FROM plays")[0][0]
+        first = self.select("SELECT min(written_s) FROM plays")[0][0]
+        last = self.select("SELECT max(written_s) FROM plays")[0][0]
         if first is None:
             return None
         with self._errors():
@@ -319,10 +319,11 @@ class Journal:
 
     def _get(self, key: str) -> Any:
         with self._errors():
-            rows = self._all("SELECT value FROM run WHERE key = ?", key)
+            rows = self.select("SELECT value FROM run WHERE key = ?", key)
             return json.loads(rows[0][0]) if rows else None
 
-    def _all(self, sql: str, *values: Any) -> list[Any]:
+    def select(self, sql: str, *values: Any) -> list[Any]:
+        """Return the rows that a statement reads."""
         with self._errors():
             return self._read.execute(sql, values).fetchall()
 

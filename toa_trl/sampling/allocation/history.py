@@ -1,0 +1,81 @@
+"""What the allocation of the budget knows about a prompt: its scored plays, in order."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
+
+from toa_trl.types import Play
+
+ObjectiveName = Literal["best", "top_k", "margin"]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The scored plays of a prompt, by index."""
+
+    rewards: list[float]
+    drafts: list[float | None]  # reward of the draft that a play refined; None for an answer
+    depths: list[int]
+    cost: float  # of all plays, >= 0
+
+    def __len__(self) -> int:
+        """Return the number of scored plays."""
+        return len(self.rewards)
+
+    @property
+    def best(self) -> float:
+        """The best reward; there is at least one play."""
+        return max(self.rewards)
+
+    @classmethod
+    def of(cls, plays: Iterable[Play], cost: Callable[[Play], float]) -> History:
+        """Return the history of a prompt's plays, scored and failed, in any order."""
+        scored = sorted(
+            (play for play in plays if play.reward is not None), key=lambda play: play.index
+        )
+        by_index = {play.index: float(play.reward) for play in scored if play.reward is not None}
+        drafts = [
+            by_index.get(play.action.refs[0]) if play.action.kind == "refine" else None
+            for play in scored
+        ]
+        return cls(
+            list(by_index.values()),
+            drafts,
+            [play.action.depth for play in scored],
+            sum(map(cost, scored)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What plays are to increase.
+
+    Args:
+        name: best: the best reward. top_k: the mean of the k best rewards. margin: the best reward
+            minus that of the response which becomes the rejected one.
+        k: of top_k.
+        rank: of margin: rank of the rejected response, an integer >= 2, a fraction of the plays in
+            (0, 1), or None for the worst response.
+    """
+
+    name: ObjectiveName = "best"
+    k: int = 3
+    rank: int | float | None = None
+
+    def value(self, rewards: list[float]) -> float:
+        """Return the objective of a prompt with these rewards, at least one."""
+        best = max(rewards)
+        if self.name == "best":
+            return best
+        if self.name == "top_k":
+            return fmean(heapq.nlargest(self.k, rewards))
+        if self.rank is None:
+            return best - min(rewards)
+        rank = self.rank
+        if isinstance(rank, float):
+            rank = max(2, round(rank * len(rewards)))
+        return best - heapq.nlargest(rank, rewards)[-1]

@@ -1,0 +1,91 @@
+"""The turns of an adaptive allocation: waves, recorded in the journal before they begin."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from toa_trl.sampling.allocation.history import History
+from toa_trl.sampling.allocation.waves import Waves
+from toa_trl.sampling.journal import Journal
+from toa_trl.sampling.journal.grants import allocation_ended, read_grants, write_grants
+from toa_trl.sampling.turns import Turn, Turns
+from toa_trl.types import Grant, Play, Prompt
+
+
+class AdaptiveTurns(Turns):
+    """Turns as `Waves` grants them; a resumed run continues with those in its journal.
+
+    Args:
+        prompts: all prompts of the run, in the order of the journal.
+        waves: fresh, see there.
+        journal: of the run.
+        cost: returns what a play cost.
+    """
+
+    repeated = True
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        waves: Waves,
+        journal: Journal,
+        cost: Callable[[Play], float],
+    ) -> None:
+        self._prompts, self._waves, self._journal, self._cost = prompts, waves, journal, cost
+        self._positions = {prompt.id: position for position, prompt in enumerate(prompts)}
+        started = journal.num_scored()
+        histories = (
+            (position, self._history(journal.plays(prompt.id)))
+            for position, prompt in enumerate(prompts)
+            if started.get(prompt.id)
+        )
+        unfinished = waves.restore(read_grants(journal), histories)
+        self._queue = deque(map(self._turn, unfinished))
+        self._ended = allocation_ended(journal)
+        self._deciding = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._stopped = False
+
+    async def next(self) -> Turn | None:
+        """See `Turns`."""
+        await self._decide()
+        while not self._queue:
+            if self._stopped or self._waves.over:
+                return None
+            await self._changed.wait()
+        return self._queue.popleft()
+
+    async def ended(self, turn: Turn, plays: Mapping[int, Play], given_up: bool) -> None:
+        """See `Turns`."""
+        position = self._positions[turn.prompt.id]
+        self._waves.complete(position, self._history(plays.values()), given_up)
+        await self._decide()
+
+    def stop(self) -> None:
+        """See `Turns`."""
+        self._stopped = True
+        self._queue.clear()
+        self._wake()
+
+    async def _decide(self) -> None:
+        async with self._deciding:
+            while not self._stopped and (grants := self._waves.decide()) is not None:
+                # in a thread, so that no fsync blocks the event loop
+                await asyncio.to_thread(write_grants, self._journal, grants)
+                self._queue.extend(map(self._turn, grants))
+            if self._waves.over and not self._ended:
+                await asyncio.to_thread(write_grants, self._journal, (), ended=True)
+                self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed.clear()
+
+    def _turn(self, grant: Grant) -> Turn:
+        return Turn(self._prompts[grant.prompt], grant.plays)
+
+    def _history(self, plays: Iterable[Play]) -> History:
+        return History.of(plays, self._cost)
