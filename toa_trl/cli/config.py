@@ -7,7 +7,7 @@ annotations say against what they are validated.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
@@ -142,6 +142,8 @@ class SamplingConfig(PromptConfig):
     patience_s: NonNegativeFloat = 900.0
     """Seconds without a single play after which a run stops because no agent is available."""
 
+    sampler_class: ClassVar[type[TOASampler]] = TOASampler
+
     @model_validator(mode="before")
     @classmethod
     def _fill_in_endpoints(cls, given: Any) -> Any:
@@ -179,7 +181,7 @@ class SamplingConfig(PromptConfig):
             "task": self.task,
             "patience_s": self.patience_s,
         }
-        return TOASampler(search=search, budget=budget, **{**given, **options})
+        return self.sampler_class(search=search, budget=budget, **{**given, **options})
 
 
 class SynthesisConfig(SamplingConfig):

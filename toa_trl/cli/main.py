@@ -14,6 +14,7 @@ from toa_trl.utils.escape import say
 
 # name -> module:function and what the command does, in the order of the pipeline
 COMMANDS = {
+    "pilot": ("toa_trl.cli.pilot:main", "what a run will take, from some of its prompts"),
     "synthesize": ("toa_trl.recipes.synthesize:main", "sample prompts: rollouts and datasets"),
     "sft": ("toa_trl.recipes.sft:main", "train on the best responses (TRL's SFTTrainer)"),
     "dpo": ("toa_trl.recipes.dpo:main", "train on preference pairs (TRL's DPOTrainer)"),

@@ -25,6 +25,20 @@ def listening(listener: Listener) -> Iterator[None]:
         _LISTENER.reset(token)
 
 
+@contextmanager
+def also_listening(listener: Listener) -> Iterator[None]:
+    """Report to a listener as `listening` does, and further to the one that listens already."""
+    outer = _LISTENER.get()
+
+    def report(spent: Spending) -> None:
+        listener(spent)
+        if outer is not None:
+            outer(spent)
+
+    with listening(report):
+        yield
+
+
 def spend(
     prompt_tokens: int,
     completion_tokens: int = 0,

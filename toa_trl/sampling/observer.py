@@ -3,6 +3,7 @@
 import logging
 import math
 from collections import Counter
+from collections.abc import Sequence
 from statistics import median, quantiles
 
 from toa_trl.sampling.limits import Meter
@@ -15,6 +16,17 @@ logger = logging.getLogger(__name__)
 MAX_REASONS = 1000  # different failures that are counted
 ENOUGH = 64  # rewards before any warning
 SATURATED = 1e-6  # distance of a squashed reward from 0 or 1
+
+
+def saturation_edge(tau: float) -> float:
+    """Return |reward| beyond which a reward is 0 or 1 after squashing with tau."""
+    return -math.log(SATURATED) * tau
+
+
+def suggested_tau(rewards: Sequence[float]) -> float:
+    """Return a tau that suits rewards, at least two: half their size or spread."""
+    low, _, high = quantiles(rewards, n=4)
+    return max(median(map(abs, rewards)), high - low) / 2
 
 
 class RewardWatch:
@@ -55,12 +67,11 @@ class RewardWatch:
     def _saturated(self) -> str | None:
         if self._tau is None or len(set(self._rewards)) == 1:
             return None
-        edge = -math.log(SATURATED) * self._tau  # |reward| beyond which s saturates
+        edge = saturation_edge(self._tau)
         num_outside = sum(abs(reward) > edge for reward in self._rewards)
         if num_outside <= ENOUGH / 2:
             return None
-        low, _, high = quantiles(self._rewards, n=4)
-        tau = max(median(map(abs, self._rewards)), high - low) / 2
+        tau = suggested_tau(self._rewards)
         return (
             f"{num_outside} of {ENOUGH} rewards are 0 or 1 to a millionth after squashing with "
             f"1 / (1 + exp(-r / tau)) and tau = {self._tau:g}, so the search hardly distinguishes "
