@@ -68,7 +68,7 @@ def main() -> None:
         check_push(config.push_to_hub, config.hub_private_repo)
     rollouts = sample(config, prompts, run_dir)
 
-    dropped = rollouts.save(run_dir)  # with the settings of run.yaml
+    dropped = rollouts.save(run_dir, trust=True)  # with the settings of run.yaml
     report = write_report(run_dir)
     rollouts.mark_complete()
     for name, reasons in dropped.items():

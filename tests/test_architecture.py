@@ -38,7 +38,7 @@ ARROWS: dict[str, set[str]] = {
     "evaluation": MODELS | {"sampling"},
     "hub": BASE | {"sampling"},  # a run is known by its fingerprint
     "report": BASE | {"hub"},
-    "rollouts": BASE | {"data", "sampling", "report", "hub"},
+    "rollouts": BASE | {"data", "tasks", "sampling", "report", "hub"},
     "sampler": RUN,
     "systems": MODELS | {"search", "data", "sampling"},
     "distributed": RUN | {"sampler"},

@@ -223,3 +223,17 @@ def test_tool_calls_come_back_from_every_part_as_they_were_given(tmp_path: Path)
     (tree, _), _ = read_trees(rollout_files(tmp_path), ["0", "1"], 4)
     assert [turn[1] for turn in tree["messages"]][::4] == ["3 + 4?", "Twice that?"]
     assert json.loads(tree["messages"][1][1]) == calls
+
+
+def test_every_response_of_a_group_is_compared_with_evaluation_sets(tmp_path: Path) -> None:
+    problem = " ".join(f"word{number}" for number in range(13))
+    (tmp_path / "bench.jsonl").write_text(json.dumps({"prompt": problem}))
+    it = rollouts(2, 2.0, 1.0)
+    it._journal.append("0", play(2, 0.0, problem))
+    dropped = [
+        it.save(tmp_path / "run", decontaminate=[tmp_path / "bench.jsonl"], recipes=recipes)
+        for recipes in ([], [{"builder": "groups"}])
+    ]
+    reason = "overlaps with an evaluation set"
+    assert [counts["sft"] for counts in dropped] == [{}, {reason: 1}]
+    assert dropped[1]["groups"] == {reason: 1}

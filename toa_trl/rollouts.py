@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from toa_trl.data.builders import Render
 from toa_trl.data.preference import REJECTED_RANK, preference_rows
+from toa_trl.data.recipes import Plan, check_trusted, make_plan
 from toa_trl.data.sft import sft_rows
 from toa_trl.data.tables import (
+    FORMATS,
     PREFERENCE,
     ROLLOUTS,
     SFT,
@@ -32,11 +33,11 @@ from toa_trl.hub import lineage
 from toa_trl.hub.dataset_card import write_card
 from toa_trl.hub.push import push_folder
 from toa_trl.report import audit
-from toa_trl.report.audit.language import main_languages
 from toa_trl.report.marker import is_report
 from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.journal.grants import num_unfinished
-from toa_trl.sampling.limits import Meter, prices_of
+from toa_trl.sampling.limits import cost_of
+from toa_trl.tasks.recorded import recorded_task
 from toa_trl.types import Rollout
 from toa_trl.utils.cards import is_card
 from toa_trl.utils.config import call
@@ -52,8 +53,6 @@ from toa_trl.utils.targets import (
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-MAX_RESPONSES = 1_000  # from which the language is detected
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +134,27 @@ class Rollouts:
         self._last["preference"] = params
         return made
 
+    def to_datasets(
+        self,
+        recipes: Sequence[Mapping[str, Any]],
+        clean: Mapping[str, Any] | None = None,
+        trust: bool = False,
+    ) -> dict[str, Dataset]:
+        """Return the rows that recipes make, by format: "sft", "dpo", "kto", "groups".
+
+        Args:
+            recipes: entries {builder, name, ...}; see `toa_trl.data.recipes.BUILDERS`.
+            clean: filters; see `toa_trl.data.cleaning.Cleaning`.
+            trust: see `save`.
+        """
+        plan = make_plan(recipes=recipes, clean=clean)
+        built = plan.build(plan.clean(self), (), self._render(plan, trust))
+        made = {}
+        for kind in plan.chosen:
+            table = as_dataset(built[kind].rows, self._schema(plan.schema(kind)))
+            made[kind] = _some(kind, table, built[kind].dropped)
+        return made
+
     def save(
         self,
         run_dir: str | Path,
@@ -144,8 +164,13 @@ class Rollouts:
         without: Collection[str] = (),
         decontaminate: Sequence[str | Path] | None = None,
         card: Mapping[str, Any] | None = None,
+        recipes: Sequence[Mapping[str, Any]] | None = None,
+        clean: Mapping[str, Any] | None = None,
+        trust: bool = False,
     ) -> dict[str, Counter[str]]:
-        """Write rollouts/, sft/, dpo/, audit.json, lineage.json and README.md, the data set card.
+        """Write rollouts/, the data sets, audit.json, lineage.json and README.md, their card.
+
+        The data sets are sft/ and dpo/, and kto/ and groups/ if a recipe makes them.
 
         Arguments that are None are taken from run.yaml, if it exists.
 
@@ -153,14 +178,18 @@ class Rollouts:
             run_dir: folder of the run.
             sft: parameters of `to_sft`.
             preference: parameters of `to_preference`.
-            without: ids of prompts to leave out of sft/ and dpo/.
+            without: ids of prompts to leave out of the data sets.
             decontaminate: files of evaluation sets; prompts that overlap with one, or whose chosen
-                responses do, are left out of sft/ and dpo/ too: see `toa_trl.report.audit`.
+                responses do, are left out of the data sets too: see `toa_trl.report.audit`.
             card: {license: ..., language: ...} of the data set; by default the language is detected
                 from the responses.
+            recipes: entries {builder, name, ...}; see `toa_trl.data.recipes.BUILDERS`. sft/ and
+                dpo/ are made by `sft` and `preference` if no recipe makes them.
+            clean: filters; see `toa_trl.data.cleaning.Cleaning`.
+            trust: whether to run code that run.yaml names: builders, and the task if they need it.
 
         Returns:
-            For "sft" and "dpo", the number of prompts without a row, by reason.
+            For every data set, the number of prompts without a row, by reason.
 
         Raises:
             ConfigError: a parameter is out of range, a file is not an evaluation set, or something
@@ -177,22 +206,32 @@ class Rollouts:
         preference = of_run.get("preference") if preference is None else preference
         decontaminate = of_run.get("decontaminate") if decontaminate is None else decontaminate
         card = of_run.get("card") if card is None else card
-        params = {"sft": dict(sft or {}), "dpo": dict(preference or {})}
+        clean = of_run.get("clean") if clean is None else clean
+        if recipes is None:
+            recipes = of_run.get("recipes") or ()
+            check_trusted(recipes, trust)
         # Errors are raised before anything is written.
+        plan = make_plan(sft, preference, recipes, clean)
+        render = self._render(plan, trust)
         index = audit.Index(decontaminate) if decontaminate else None
         contamination, card_file = None, run_dir / "README.md"
-        rows, dropped = self._rows(params, left_out)
         check_export(run_dir)
         with replacing(run_dir, export_targets()) as fresh:
             plays, schema = rollout_rows(self), self._schema(ROLLOUTS)
             num_rows = {"rollouts": write_parquet(plays, schema, fresh / "rollouts")}
+            cleaned = plan.clean(self)
             if index is not None:
+                rows = {k: made.rows for k, made in plan.build(cleaned, left_out, render).items()}
                 contamination = replace(audit.find_contamination(fresh, index, rows), num_kept=0)
-                rows, dropped = self._rows(params, left_out.union(contamination.prompt_ids))
-            for name, schema in (("sft", SFT), ("dpo", PREFERENCE)):
-                num_rows[name] = write_parquet(rows[name], self._schema(schema), fresh / name)
+                left_out = left_out.union(contamination.prompt_ids)
+            built = plan.build(cleaned, left_out, render)
+            dropped = {name: made.dropped for name, made in built.items()}
+            for name, made in built.items():
+                schema = self._schema(plan.schema(name))
+                num_rows[name] = write_parquet(made.rows, schema, fresh / name)
             result = audit.Audit(audit.audit_reward(fresh), contamination)
             result.write(fresh / audit.FILE)
+            agents = self._journal.agent_counts()
             lineage.write_lineage(fresh, self.identity)
             write_card(
                 card_file,
@@ -200,37 +239,29 @@ class Rollouts:
                 self._journal.counts(),
                 num_rows,
                 dropped,
-                params,
+                plan.params,
                 audit.card_section(result),
-                about={"language": _languages(fresh / "sft"), **(card or {})},
+                about={"language": audit.languages_of(fresh / "sft"), **(card or {})},
                 prompts=of_run,
-                agents=self._journal.agent_counts(),
-                cost=self._cost(of_run),
+                agents=agents,
+                cost=cost_of(of_run, agents, self._journal.reward_spending),
                 spending=self._journal.reward_spending,
                 picture=picture.write_reward_picture(fresh),
                 output=fresh / card_file.name,
+                recipes=plan.describe(built),
+                filters=plan.filters,
+                removed=plan.removed(cleaned, built),
             )
         return dropped
 
+    def _render(self, plan: Plan, trust: bool) -> Render | None:
+        """Return how the run's task renders prompts, if a builder needs it."""
+        if not plan.needs_task:
+            return None
+        return recorded_task(self.configuration, self.identity, trust, "run.yaml").render
+
     def _schema(self, schema: pa.Schema) -> pa.Schema:
         return with_message_fields(schema) if self._journal.has_message_fields() else schema
-
-    def _cost(self, configuration: Mapping[str, Any]) -> float | None:
-        """Return the cost of all plays, or None if no agent has a price."""
-        prices = prices_of(configuration.get("agents") or ())
-        meter = Meter({}, prices)
-        meter.resume(self._journal.agent_counts(), 0.0)
-        meter.add_reward(self._journal.reward_spending)
-        return meter.cost if prices or meter.reward.cost else None
-
-    def _rows(
-        self, params: Mapping[str, Mapping[str, Any]], without: frozenset[str]
-    ) -> tuple[dict[str, Iterable[dict[str, Any]]], dict[str, Counter[str]]]:
-        sft, no_sft = call("sft", sft_rows, self, params=_and_without(params["sft"], without))
-        pairs, no_pair = call(
-            "preference", preference_rows, self, params=_and_without(params["dpo"], without)
-        )
-        return {"sft": sft, "dpo": pairs}, {"sft": no_sft, "dpo": no_pair}
 
     def push_to_hub(
         self,
@@ -275,7 +306,7 @@ def export_targets() -> dict[str, Callable[[Path], bool]]:
     from toa_trl.report import picture  # matplotlib
 
     return {
-        **dict.fromkeys(("rollouts", "sft", "dpo"), is_table),
+        **dict.fromkeys(("rollouts", *FORMATS), is_table),
         picture.FILE: picture.is_picture,
         audit.FILE: audit.is_audit,
         lineage.FILE: is_data_lineage,
@@ -317,20 +348,6 @@ def is_complete(run_dir: str | Path) -> bool:
             return journal.completed
     except ConfigError:  # the run has not begun yet
         return False
-
-
-def _languages(sft: Path) -> list[str]:
-    """Return the languages of the first best responses, as far as they are certain."""
-    texts: list[str] = []
-    for file in sorted(sft.glob("*.parquet"))[:1]:
-        batches = pq.ParquetFile(file).iter_batches(MAX_RESPONSES, columns=["completion"])
-        for batch in islice(batches, 1):
-            texts += [completion[-1]["content"] for completion in batch["completion"].to_pylist()]
-    return main_languages(texts)
-
-
-def _and_without(params: Mapping[str, Any], without: Collection[str]) -> Mapping[str, Any]:
-    return {**params, "without": [*params.get("without", ()), *without]} if without else params
 
 
 def _some(kind: str, rows: Dataset, dropped: Counter[str]) -> Dataset:

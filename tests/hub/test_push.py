@@ -104,6 +104,20 @@ def test_a_second_push_of_the_same_is_no_commit(hub: Process, run: Path) -> None
     assert repo(hub, "ann/second") == before
 
 
+def test_data_sets_of_recipes_are_pushed_and_removed_with_their_recipe(
+    hub: Process, run: Path
+) -> None:
+    it, recipes = Rollouts.load(run), [{"builder": "kto"}, {"builder": "groups"}]
+    it.push_to_hub("ann/recipes", **PAIRS, recipes=recipes)
+    further = {"kto/train-00000-of-00001.parquet", "groups/train-00000-of-00001.parquet"}
+    assert further <= repo(hub, "ann/recipes")["files"].keys()
+    it.push_to_hub("ann/recipes", **PAIRS)
+    assert not further & repo(hub, "ann/recipes")["files"].keys()
+    (run / "kto").mkdir()
+    with pytest.raises(ConfigError, match="/kto has no rows"):
+        push_folder(run, "ann/recipes")
+
+
 @pytest.mark.parametrize(
     ("at", "how", "times", "after"),
     [

@@ -12,9 +12,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from toa_trl.agents import ENGINES
-from toa_trl.data.preference import check_rank, preference_rows
+from toa_trl.data.preference import check_rank
 from toa_trl.data.prompts import load_prompts
-from toa_trl.data.sft import sft_rows
+from toa_trl.data.recipes import BUILDERS, make_plan
 from toa_trl.errors import ConfigError
 from toa_trl.evaluation.alpaca import AlpacaEvalConfig
 from toa_trl.evaluation.harness import LmEvalConfig
@@ -34,7 +34,6 @@ from toa_trl.utils.config import (
     NonNegativeInt,
     PositiveInt,
     Text,
-    call,
     validate,
 )
 from toa_trl.utils.registry import Arguments
@@ -209,6 +208,12 @@ class SynthesisConfig(SamplingConfig):
         Settings, Arguments("toa_trl.data.preference:preference_rows", skip=1, omit=("without",))
     ] = Field(default_factory=dict)
     """How preference pairs are made."""
+    recipes: list[Annotated[Settings, BUILDERS]] = Field(default_factory=list)
+    """Builders of the data sets; without one of their format, `sft` and `preference` make them."""
+    clean: Annotated[Settings, Arguments("toa_trl.data.cleaning:Cleaning")] = Field(
+        default_factory=dict
+    )
+    """What is left out of the data sets."""
     decontaminate: list[str] = Field(default_factory=list)
     """Evaluation sets (JSONL, JSON or parquet): prompts and responses that overlap are dropped."""
     card: Annotated[Settings, Arguments("toa_trl.cli.config:Card")] = Field(default_factory=dict)
@@ -237,8 +242,7 @@ class SynthesisConfig(SamplingConfig):
     def _check_before_sampling(self) -> Self:
         validate(search_model(self.search), self.search_params, "search_params")
         # checks across several keys, over no rollouts
-        call("sft", sft_rows, [], params=self.sft)
-        call("preference", preference_rows, [], params=self.preference)
+        make_plan(self.sft, self.preference, self.recipes, self.clean)
         check_rank(self.preference, self.budget)
         if self.decontaminate:
             Index(self.decontaminate)

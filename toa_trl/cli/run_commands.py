@@ -3,13 +3,14 @@
 import argparse
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from toa_trl.cli.arguments import Parser
 from toa_trl.data.preference import POLICIES
+from toa_trl.data.recipes import choose_recipes
 from toa_trl.errors import ConfigError
 from toa_trl.hub.dataset_card import replace_audit
 from toa_trl.hub.push import push_folder
@@ -23,7 +24,7 @@ from toa_trl.rollouts import Rollouts, check_export
 from toa_trl.sampling.journal import Recovered, recover
 from toa_trl.sampling.merging import merge_runs
 from toa_trl.sampling.status import print_status
-from toa_trl.tasks import TASKS, make_task
+from toa_trl.tasks.recorded import recorded_task
 from toa_trl.types import Prompt
 from toa_trl.utils.cards import is_card
 from toa_trl.utils.escape import say
@@ -61,6 +62,15 @@ def data() -> None:
         help="drop what overlaps with these evaluation sets and those of run.yaml; without a file: "
         "drop nothing",
     )
+    add(
+        "--recipe",
+        action="append",
+        metavar="NAME[,NAME]",
+        help="what makes the datasets: recipes of run.yaml, builders, or an entry "
+        "'{builder: top_bottom, max_pairs: 8}'; repeatable",
+    )
+    add("--clean", metavar="FILTERS", help="filters, e.g. '{exact_duplicates: true}'; {}: none")
+    add("--trust", action="store_true", help="run the code that run.yaml names")
     options = parser.parse_args()
     check_has_journal(options.run)
     output, rollouts = options.output or options.run, Rollouts.load(options.run)
@@ -71,7 +81,7 @@ def data() -> None:
     for name, reasons in dropped.items():
         for reason, count in reasons.most_common():
             say(f"{name}: {count} prompts give no row: {reason}")
-    say(f"{output}/sft and {output}/dpo are written")
+    say(f"{output}: {', '.join(dropped)} are written")
 
 
 def report() -> None:
@@ -178,8 +188,9 @@ def calibrate() -> None:
     except ValueError as error:
         raise ConfigError(f"--reward: neither YAML nor JSON: {error}") from error
     rollouts = Rollouts.load(options.run)
-    judged = _as_scored(rollouts, options.run, options.trust)
-    say(asyncio.run(_calibrate(rollouts, judged, entry, options.num_responses, options.seed)))
+    place = f"{options.run}/run.yaml"
+    task = recorded_task(rollouts.configuration, rollouts.identity, options.trust, place)
+    say(asyncio.run(_calibrate(rollouts, task.judged, entry, options.num_responses, options.seed)))
 
 
 def recover_journal() -> None:
@@ -230,7 +241,31 @@ def _save_arguments(
         "sft": sft | given("top_k", "keep_truncated"),
         "preference": pairs | given("policy", "rejected_rank", "margin", "keep_truncated"),
         "decontaminate": files,
+        "recipes": None if options.recipe is None else _recipes(options.recipe, configuration),
+        "clean": None if options.clean is None else _mapping("--clean", options.clean),
+        "trust": options.trust,
     }
+
+
+def _recipes(given: Sequence[str], configuration: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the entries that `--recipe` names or holds."""
+    wanted: list[str | Mapping[str, Any]] = []
+    for value in given:
+        if value.lstrip().startswith("{"):
+            wanted.append(_mapping("--recipe", value))
+        else:
+            wanted += [name.strip() for name in value.split(",")]
+    return choose_recipes(wanted, configuration.get("recipes") or ())
+
+
+def _mapping(option: str, text: str) -> Mapping[str, Any]:
+    try:
+        value = load_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{option}: neither YAML nor JSON: {error}") from error
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{option}: must be a mapping, not {text!r}")
+    return value
 
 
 async def _calibrate(
@@ -247,26 +282,6 @@ async def _calibrate(
     finally:
         await model.aclose()
     return f"mean: {mean:.6g}, std: {std:.6g}"
-
-
-def _as_scored(rollouts: Rollouts, run: Path, trust: bool) -> Callable[[Prompt], Prompt]:
-    """Return what makes of a prompt the one that the run's reward model saw.
-
-    Raises:
-        ConfigError: run.yaml names a task by its module, and the user did not trust it.
-    """
-    entry = rollouts.configuration.get("task")
-    if entry is None:  # no run.yaml: the journal names a built-in task
-        entry = rollouts.identity.get("task", "alignment")
-        entry = entry.get("name") if isinstance(entry, Mapping) else entry
-        if not isinstance(entry, str) or entry not in TASKS:
-            return lambda prompt: prompt
-    name = entry.get("name") if isinstance(entry, Mapping) else entry
-    if not trust and isinstance(name, str) and ":" in name and not Path(name).is_dir():
-        raise ConfigError(
-            f"{run}/run.yaml: the task {name!r} is code, which is run only with --trust"
-        )
-    return make_task(entry).judged
 
 
 def _recovery_text(run: Path, recovered: Recovered) -> str:

@@ -31,6 +31,7 @@ ENTRIES = {
     "toa_trl.agents": "Agents, by `engine`",
     "toa_trl.evaluation": "Further models of evaluate, by `engine`",
     "toa_trl.rewards": "Reward models, by `kind`",
+    "toa_trl.builders": "Builders of data sets, by `builder`",
 }
 HEADER = """# Configuration
 

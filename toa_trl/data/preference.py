@@ -2,18 +2,18 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator
 
-from toa_trl.data.sft import OVERLAP, assistant, no_response_reason, text, usable
+from toa_trl.data.builders import Builder, Candidates, Format, Recipe, build_rows
+from toa_trl.data.plays import Ranked, Row, pair_row, reward_of, text
 from toa_trl.errors import ConfigError
-from toa_trl.types import Play, Rollout, as_dicts
+from toa_trl.types import Rollout
 from toa_trl.utils.config import PositiveFloat
 
 Policy = Literal["rank", "worst", "margin", "same_parent", "cross_agent"]
 POLICIES: tuple[str, ...] = get_args(Policy)
-Ranked = tuple[int, Play]
 
 
 def _check_rank(value: Any) -> Any:
@@ -86,35 +86,51 @@ def preference_rows(
     Raises:
         ConfigError: `margin` is missing for the policy "margin", or given for another.
     """
-    if (policy == "margin") != (margin is not None):
-        raise ConfigError("preference.margin: required by policy 'margin', and only allowed there")
-    dropped, left_out = Counter[str](), frozenset(without)
+    recipe = Recipe("pair", Pair(policy, rejected_rank, margin), keep_truncated)
+    built = build_rows(rollouts, [recipe], without=without, named=False)
+    return built.rows, built.dropped
 
-    def rows() -> Iterator[dict[str, Any]]:
-        for rollout in rollouts:
-            ranked, num_scored = usable(rollout, keep_truncated), len(rollout.scored)
-            rank = rejected_rank
-            if isinstance(rank, float):
-                rank = max(2, round(rank * num_scored))
-            pair: tuple[Ranked, Ranked] | str
-            if rollout.prompt.id in left_out:
-                pair = OVERLAP
-            elif not ranked:
-                pair = no_response_reason(rollout)
-            elif policy == "same_parent":
-                pair = _siblings(ranked)
-            else:
-                pair = _pair(ranked, policy, rank, margin, num_scored)
-            if isinstance(pair, str):
-                dropped[pair] += 1
-            else:
-                yield _row(rollout, *pair)
 
-    return rows(), dropped
+class Pair(Builder):
+    """One pair per prompt, as `preference` makes them.
+
+    Args:
+        policy: which response is rejected: see `preference`.
+        rejected_rank: see `preference`.
+        margin: see `preference`.
+
+    Raises:
+        ConfigError: `margin` is missing for the policy "margin", or given for another.
+    """
+
+    format: ClassVar[Format] = "dpo"
+
+    def __init__(
+        self,
+        policy: Policy = "rank",
+        rejected_rank: Rank = REJECTED_RANK,
+        margin: PositiveFloat | None = None,
+    ) -> None:
+        if (policy == "margin") != (margin is not None):
+            raise ConfigError(
+                "preference.margin: required by policy 'margin', and only allowed there"
+            )
+        self.policy, self.rejected_rank, self.margin = policy, rejected_rank, margin
+
+    def rows(self, it: Candidates) -> list[Row] | str:
+        """See `Builder.rows`."""
+        num_scored, rank = len(it.rollout.scored), self.rejected_rank
+        if isinstance(rank, float):
+            rank = max(2, round(rank * num_scored))
+        if self.policy == "same_parent":
+            pair = _siblings(it.ranked)
+        else:
+            pair = _pair(it.ranked, self.policy, rank, self.margin, num_scored)
+        return pair if isinstance(pair, str) else [pair_row(it.rollout, *pair)]
 
 
 def _pair(
-    ranked: list[Ranked], policy: Policy, rank: int, margin: float | None, num_scored: int
+    ranked: Sequence[Ranked], policy: Policy, rank: int, margin: float | None, num_scored: int
 ) -> tuple[Ranked, Ranked] | str:
     """Return the best response with the one it is preferred to, or why there is none."""
     chosen = ranked[0]
@@ -124,7 +140,7 @@ def _pair(
     if policy == "worst":
         return chosen, below[-1]
     if policy == "margin":
-        wide = [r for r in below if _reward(chosen) - _reward(r) >= (margin or 0.0)]
+        wide = [r for r in below if reward_of(chosen) - reward_of(r) >= (margin or 0.0)]
         return (chosen, wide[0]) if wide else f"no response is {margin:g} below the best"
     if num_scored < rank:
         return f"fewer than {rank} scored responses"
@@ -135,7 +151,7 @@ def _pair(
     return (chosen, low[0]) if low else f"no usable response{others} at rank {rank} or below"
 
 
-def _siblings(ranked: list[Ranked]) -> tuple[Ranked, Ranked] | str:
+def _siblings(ranked: Sequence[Ranked]) -> tuple[Ranked, Ranked] | str:
     """Return the best response that has worse siblings and the worst of these, or why not."""
     for chosen in ranked:
         parent = chosen[1].action.parent
@@ -145,24 +161,5 @@ def _siblings(ranked: list[Ranked]) -> tuple[Ranked, Ranked] | str:
     return "no two responses of one parent differ in text and reward"
 
 
-def _worse(chosen: Ranked, ranked: list[Ranked]) -> list[Ranked]:
-    return [r for r in ranked if _reward(r) < _reward(chosen) and text(r[1]) != text(chosen[1])]
-
-
-def _reward(ranked: Ranked) -> float:
-    assert ranked[1].reward is not None
-    return ranked[1].reward
-
-
-def _row(rollout: Rollout, chosen: Ranked, rejected: Ranked) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "prompt": as_dicts(rollout.prompt.messages),
-        "prompt_id": rollout.prompt.id,
-    }
-    for side, (rank, play) in (("chosen", chosen), ("rejected", rejected)):
-        row[side] = assistant(play)
-        row[f"{side}_reward"] = play.reward
-        row[f"{side}_rank"] = rank
-        row[f"{side}_agent"] = play.action.agent
-        row[f"{side}_play"] = play.index
-    return row
+def _worse(chosen: Ranked, ranked: Sequence[Ranked]) -> list[Ranked]:
+    return [r for r in ranked if reward_of(r) < reward_of(chosen) and text(r[1]) != text(chosen[1])]

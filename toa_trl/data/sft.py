@@ -1,13 +1,13 @@
-"""Rollouts -> SFT rows: the responses with the highest rewards (paper, section 4.3)."""
+"""Rollouts -> SFT rows: the best responses (paper, section 4.3), and drafts that were improved."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar, Literal
 
-from toa_trl.types import Play, Rollout, as_dicts, finish_of
-from toa_trl.utils.config import PositiveInt
-
-OVERLAP = "overlaps with an evaluation set"
+from toa_trl.data.builders import Builder, Candidates, Format, Recipe, build_rows
+from toa_trl.data.plays import Ranked, Row, distinct, response_row, reward_of, spread, text
+from toa_trl.types import Action, Rollout, as_dicts
+from toa_trl.utils.config import NonNegativeFloat, PositiveInt
 
 
 def sft_rows(
@@ -29,62 +29,83 @@ def sft_rows(
         Rows {prompt, completion, prompt_id, reward, rank, agent, play}, made as they are read, and
         the number of prompts without a row by reason, complete once the rows are exhausted.
     """
-    dropped, left_out = Counter[str](), frozenset(without)
-
-    def rows() -> Iterator[dict[str, Any]]:
-        for rollout in rollouts:
-            if rollout.prompt.id in left_out:
-                dropped[OVERLAP] += 1
-                continue
-            best: dict[str, tuple[int, Play]] = {}
-            for rank, play in usable(rollout, keep_truncated):
-                if len(best) < top_k:
-                    best.setdefault(text(play), (rank, play))
-            if not best:
-                dropped[no_response_reason(rollout)] += 1
-            for rank, play in best.values():
-                yield {
-                    "prompt": as_dicts(rollout.prompt.messages),
-                    "completion": assistant(play),
-                    "prompt_id": rollout.prompt.id,
-                    "reward": play.reward,
-                    "rank": rank,
-                    "agent": play.action.agent,
-                    "play": play.index,
-                }
-
-    return rows(), dropped
+    recipe = Recipe("best", Best(top_k), keep_truncated)
+    built = build_rows(rollouts, [recipe], without=without, named=False)
+    return built.rows, built.dropped
 
 
-def usable(rollout: Rollout, keep_truncated: bool) -> list[tuple[int, Play]]:
-    """Return (rank, play) of the usable scored plays, best first; rank 1 is the best of all."""
-    whole = {"stop", "length"} if keep_truncated else {"stop"}
-    ranked = enumerate(rollout.ranked, 1)
-    return [(rank, play) for rank, play in ranked if text(play) and finish_reason(play) in whole]
+class Best(Builder):
+    """The responses with the highest rewards, as `sft` makes them.
+
+    Args:
+        top_k: responses per prompt, best first, each text once.
+    """
+
+    format: ClassVar[Format] = "sft"
+
+    def __init__(self, top_k: PositiveInt = 1) -> None:
+        self.top_k = top_k
+
+    def rows(self, it: Candidates) -> list[Row] | str:
+        """See `Builder.rows`."""
+        return [response_row(it.rollout, ranked) for ranked in distinct(it.ranked)[: self.top_k]]
 
 
-def finish_reason(play: Play) -> str:
-    """Return "stop", "length" (max_tokens cut it short), or what a server gave instead."""
-    return finish_of(play.completion.finish_reason) if play.completion is not None else "stop"
+class RefinementSFT(Builder):
+    """The prompt with a draft -> a better response, so that the student learns to refine.
 
+    The prompt is rendered with the templates of the run's task.
 
-def no_response_reason(rollout: Rollout) -> str:
-    """Return why a prompt has no usable play."""
-    if not rollout.scored:
-        return "no play was scored"
-    reasons = {finish_reason(play) for play in rollout.scored if text(play)} - {"stop"}
-    if not reasons:
-        return "every response was empty"
-    if reasons == {"length"}:
-        return "every response was truncated"
-    return f"no response was completed (finish_reason {', '.join(sorted(reasons))})"
+    Args:
+        target: "child": the response that an agent wrote from the draft or drafts, if it is better
+            than all of them. "best": the best response of the prompt, for any worse draft.
+        max_rows: rows per prompt; with "child" the best responses first, with "best" drafts at
+            equal distances in rank.
+        margin: least difference in raw reward, >= 0, to the best draft; the response is always
+            better than that.
+    """
 
+    format: ClassVar[Format] = "sft"
+    needs_task: ClassVar[bool] = True
 
-def text(play: Play) -> str:
-    """Return the response, stripped."""
-    return play.completion.text.strip() if play.completion else ""
+    def __init__(
+        self,
+        target: Literal["child", "best"] = "child",
+        max_rows: PositiveInt = 4,
+        margin: NonNegativeFloat = 0.0,
+    ) -> None:
+        self.target, self.max_rows, self.margin = target, max_rows, margin
 
+    def rows(self, it: Candidates) -> list[Row] | str:
+        """See `Builder.rows`."""
+        improved = self._children(it) if self.target == "child" else self._drafts_of_best(it)
+        rows = []
+        plays = {play.index: play for play in it.rollout.plays}
+        for response, action, draft in improved:
+            assert it.render is not None
+            messages = it.render(it.rollout.prompt, action, plays)
+            row = response_row(it.rollout, response)
+            rows.append({**row, "prompt": as_dicts(messages), "draft_play": draft[1].index})
+        return rows or "no response improves a draft"
 
-def assistant(play: Play) -> list[dict[str, str]]:
-    """Return the response as TRL's conversational completion."""
-    return [{"role": "assistant", "content": play.completion.text if play.completion else ""}]
+    def _children(self, it: Candidates) -> list[tuple[Ranked, Action, Ranked]]:
+        """Return (response, its action, its best draft) of the best improved responses."""
+        known = {play.index: (rank, play) for rank, play in it.ranked}
+        found = []
+        for response in distinct(it.ranked):
+            action = response[1].action
+            if action.refs and all(ref in known for ref in action.refs):
+                draft = min((known[ref] for ref in action.refs), key=lambda ranked: ranked[0])
+                if self._improves(response, draft):
+                    found.append((response, action, draft))
+        return found[: self.max_rows]
+
+    def _drafts_of_best(self, it: Candidates) -> list[tuple[Ranked, Action, Ranked]]:
+        best, *others = distinct(it.ranked)
+        drafts = spread([draft for draft in others if self._improves(best, draft)], self.max_rows)
+        agent = best[1].action.agent
+        return [(best, Action(agent, "refine", (draft[1].index,)), draft) for draft in drafts]
+
+    def _improves(self, response: Ranked, draft: Ranked) -> bool:
+        gap = reward_of(response) - reward_of(draft)
+        return gap > 0 and gap >= self.margin and text(response[1]) != text(draft[1])

@@ -73,6 +73,24 @@ PREFERENCE = pa.schema(
         "rejected_play": pa.int64(),
     }
 )
+KTO = pa.schema([*SFT, pa.field("label", pa.bool_())])
+GROUPS = pa.schema(
+    {
+        "prompt": MESSAGES,
+        "completions": pa.list_(MESSAGES),
+        "rewards": pa.list_(pa.float64()),
+        "ranks": pa.list_(pa.int64()),
+        "agents": pa.list_(pa.string()),
+        "plays": pa.list_(pa.int64()),
+        "prompt_id": pa.string(),
+    }
+)
+FORMATS = {"sft": SFT, "dpo": PREFERENCE, "kto": KTO, "groups": GROUPS}
+"""Format of rows, also the folder of the data set -> columns."""
+OF_RECIPES = [pa.field("recipe", pa.string())]
+"""Further columns of rows that recipes made."""
+OF_DRAFTS = [pa.field("draft_play", pa.int64())]
+"""Of SFT rows that recipes made: the draft in the prompt, if there is one."""
 MARKER = b"toa_trl"  # a key of the metadata of every file
 FILE_NAME = re.compile(r"train(-\d{5,}-of-\d{5,})?\.parquet")
 # columns by which files from before the marker are recognized
@@ -121,6 +139,12 @@ def rollout_rows(rollouts: Iterable[Rollout]) -> Iterator[dict[str, Any]]:
                 # the journal keeps the original message
                 "error": play.error and without_addresses(play.error),
             }
+
+
+def schema_of(kind: str, of_recipes: bool) -> pa.Schema:
+    """Return the columns of rows of a format, with those that only rows of recipes have."""
+    further = [*(OF_DRAFTS if kind == "sft" else []), *OF_RECIPES] if of_recipes else []
+    return pa.schema([*FORMATS[kind], *further])
 
 
 def with_message_fields(schema: pa.Schema) -> pa.Schema:

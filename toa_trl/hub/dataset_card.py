@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ SIZES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1
 SIZES |= {10**7: "1M<n<10M"}
 # by task
 NOUNS = {"translation": ("source texts", "translations"), "math": ("problems", "solutions")}
-PARTS = ("sft", "dpo", "rollouts")  # the configurations of the data set, the default one first
+# the configurations of the data set, the default one first
+PARTS = ("sft", "dpo", "kto", "groups", "rollouts")
 LOAD = re.compile(r'load_dataset\("([^"]*)", "dpo"')
 
 
@@ -41,6 +42,9 @@ def write_card(
     spending: Spending = Spending(),  # noqa: B008 (it is frozen)
     picture: str | None = None,
     output: Path | None = None,
+    recipes: Sequence[Mapping[str, Any]] = (),
+    filters: Mapping[str, Any] | None = None,
+    removed: Sequence[tuple[str, str, int]] = (),
 ) -> None:
     """Write the data set card; what was added to it by hand stays, see `toa_trl.utils.cards`.
 
@@ -48,9 +52,9 @@ def write_card(
         path: the card, README.md in the run's folder.
         identity: identity of the run, as in its journal.
         counts: totals of its journal.
-        num_rows: number of rows of "rollouts", "sft" and "dpo".
-        dropped: for "sft" and "dpo", the number of prompts without a row by reason.
-        params: parameters with which "sft" and "dpo" were made.
+        num_rows: number of rows of every part: "rollouts", "sft", "dpo", ...
+        dropped: for every part but "rollouts", the number of prompts without a row by reason.
+        params: parameters with which "sft" and "dpo" were made, if not by recipes.
         audit: the section "Audit", in Markdown.
         about: "license" and "language" of the data set, if known.
         prompts: the run's configuration; "prompts", its configuration and split are shown.
@@ -59,6 +63,9 @@ def write_card(
         spending: what calls of the reward model have cost.
         picture: name of a picture file beside the card.
         output: file to write instead of the card.
+        recipes: {name, folder, rows, params} of the recipes that were given.
+        filters: settings of the cleaning.
+        removed: (what, reason, number) of what the cleaning removed.
     """
     entry, about, prompts, agents = identity.get("task"), about or {}, prompts or {}, agents or {}
     task = dict(entry) if isinstance(entry, Mapping) else {"name": entry or "alignment"}
@@ -92,25 +99,30 @@ def write_card(
         "license": about.get("license"),
         "audit": audit,
         "folder": folder,
+        "recipes": recipes,
+        "filters": filters or {},
+        "removed": removed,
     }
     context, blocks = template.new_context(values), {}
     for name, block in template.blocks.items():
         blocks[name] = "".join(block(context))
-    metadata = _metadata(folder, task["name"], num_rows["rollouts"], about, source)
+    metadata = _metadata(folder, task["name"], num_rows, about, source)
     previous = path.read_text(encoding="utf-8") if path.is_file() else ""
     replace_text(output or path, new_card(path, previous, metadata, blocks))
 
 
 def _metadata(
-    name: str, task: str, num_rows: int, about: Mapping[str, Any], prompts: str
+    name: str, task: str, num_rows: Mapping[str, int], about: Mapping[str, Any], prompts: str
 ) -> dict[str, Any]:
     """Return the card's metadata."""
     from huggingface_hub import DatasetCardData
 
     language = about.get("language") or None
-    sizes = [size for limit, size in SIZES.items() if num_rows < limit]
+    sizes = [size for limit, size in SIZES.items() if num_rows["rollouts"] < limit]
     configs: list[dict[str, Any]] = [
-        {"config_name": part, "data_files": f"{part}/*.parquet"} for part in PARTS
+        {"config_name": part, "data_files": f"{part}/*.parquet"}
+        for part in PARTS
+        if part in num_rows
     ]
     configs[0]["default"] = True
     card = DatasetCardData(

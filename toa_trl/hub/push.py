@@ -24,7 +24,8 @@ from toa_trl.utils.targets import check_complete
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-FOLDERS = ("sft", "dpo", "rollouts")
+FOLDERS = ("sft", "dpo", "kto", "groups", "rollouts")
+OPTIONAL = ("kto", "groups")  # made by recipes
 FILES = ("README.md", LINEAGE, "audit.json", "rewards.png")
 HUB_FILE = ".gitattributes"  # created and kept by the Hub
 UNTOUCHED = "nothing was changed there; try again"
@@ -170,6 +171,8 @@ def _check_folder(folder: Path) -> dict[str, Any]:
             f"{folder} has no {LINEAGE} or no README.md; name the folder of a run: {again}"
         )
     for part in FOLDERS:
+        if part in OPTIONAL and not (folder / part).exists():
+            continue
         if not any(pq.read_metadata(file).num_rows for file in (folder / part).glob("*.parquet")):
             raise ConfigError(
                 f"{folder}/{part} has no rows, which load_dataset refuses; README.md lists the "

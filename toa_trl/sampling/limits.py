@@ -188,3 +188,14 @@ def warn_of_silent(agents: Iterable[str], counts: Mapping[str, AgentCounts]) -> 
     silent = [name for name in agents if name in counts and not counts[name].num_scored]
     if silent:
         logger.warning("NO USABLE PLAY of %s: no data of it is in this run", ", ".join(silent))
+
+
+def cost_of(
+    configuration: Mapping[str, Any], counts: Mapping[str, AgentCounts], spending: Spending
+) -> float | None:
+    """Return the cost of all plays of a run, or None if nothing of it has a price."""
+    prices = prices_of(configuration.get("agents") or ())
+    meter = Meter({}, prices)
+    meter.resume(counts, 0.0)
+    meter.add_reward(spending)
+    return meter.cost if prices or meter.reward.cost else None

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from toa_trl.errors import ConfigError
 from toa_trl.utils.files import fresh_path, replace_path
 
-PARTS = ("sft", "dpo", "rollouts", "shards")  # folders of a run
+PARTS = ("sft", "dpo", "kto", "groups", "rollouts", "shards")  # folders of a run
 EXPORT = ".export.toa_trl-new"
 LOCK_WAIT_S = 30.0
 MAX_NAME = 255  # bytes of a file's name, on every common file system
@@ -223,6 +223,8 @@ def replacing(folder: Path, targets: Mapping[str, Callable[[Path], bool]]) -> It
         for path in owned:
             if (fresh / path.name).exists():
                 replace_path(fresh / path.name, path)
+            elif path.is_dir():
+                shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
         shutil.rmtree(fresh)

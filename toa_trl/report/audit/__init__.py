@@ -5,7 +5,6 @@
     reward.py            one pass over every play of a run
     best.py              the best play of each prompt
     correlation.py       reward with length, and with a second reward
-    language.py          language of a text
     findings.py          the audit in sentences
     text.py              words of a text, and hashes of consecutive words
 
@@ -15,9 +14,11 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
 from toa_trl.errors import ConfigError
@@ -26,9 +27,11 @@ from toa_trl.report.audit.evaluation_sets import Index
 from toa_trl.report.audit.findings import card_section
 from toa_trl.report.audit.reward import RewardAudit, audit_reward
 from toa_trl.utils.files import replace_text
+from toa_trl.utils.language import main_languages
 from toa_trl.utils.targets import is_json, marked
 
 FILE = "audit.json"
+MAX_RESPONSES = 1_000  # from which the languages of a data set are detected
 
 __all__ = [
     "FILE",
@@ -40,6 +43,7 @@ __all__ = [
     "card_section",
     "find_contamination",
     "is_audit",
+    "languages_of",
     "measure",
     "read_audit",
 ]
@@ -102,3 +106,13 @@ def read_audit(run_dir: Path) -> Audit:
         raise ConfigError(
             f"{path}: not an audit ({reason}); write it again with `toa-trl audit`"
         ) from error
+
+
+def languages_of(sft: Path) -> list[str]:
+    """Return the languages of the first responses in sft/, as far as they are certain."""
+    texts: list[str] = []
+    for file in sorted(sft.glob("*.parquet"))[:1]:
+        batches = pq.ParquetFile(file).iter_batches(MAX_RESPONSES, columns=["completion"])
+        for batch in islice(batches, 1):
+            texts += [completion[-1]["content"] for completion in batch["completion"].to_pylist()]
+    return main_languages(texts)

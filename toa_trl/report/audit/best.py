@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from toa_trl.report.audit.language import asked_language, language_of
 from toa_trl.report.audit.text import grams, words_of
 from toa_trl.report.rollout_tables import questions_of
+from toa_trl.utils.language import asked_language, language_of
 
 # near duplicates as in "Deduplicating Training Data Makes Language Models Better" (arXiv
 # 2107.06499, appendix A): 0.8 of all 5 consecutive words in common

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from toa_trl.report.audit.text import joined
 from toa_trl.report.rollout_tables import columns_of, messages_of, questions_of, rollout_files
 
 BATCH_ROWS = 4_096
-CHOSEN = {"sft": "completion", "dpo": "chosen"}  # data set -> column that a student learns from
+# data set -> column that a student learns from
+CHOSEN = {"sft": "completion", "dpo": "chosen", "kto": "completion", "groups": "completions"}
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,9 @@ class Contamination:
 
     sets: tuple[EvaluationSet, ...]
     num_prompts: int  # compared
-    num_responses: int  # compared: distinct completions of sft/ and chosen responses of dpo/
+    num_responses: int  # compared: distinct completions, and chosen responses of dpo/
     overlaps: tuple[Overlap, ...]  # one per prompt, side and problem
-    num_kept: int  # prompts with an overlap that have a row in sft/ or dpo/
+    num_kept: int  # prompts with an overlap that have a row in a data set
 
     @property
     def prompt_ids(self) -> tuple[str, ...]:
@@ -53,7 +55,7 @@ def find_contamination(
     Args:
         run_dir: a run's folder.
         index: the evaluation sets.
-        rows: rows of "sft" and "dpo", if these are not written yet.
+        rows: rows of the data sets, if these are not written yet.
 
     Raises:
         ConfigError: there are no rollouts.
@@ -76,9 +78,10 @@ def find_contamination(
             look(prompt_id, "prompt", text)
     for name, column in CHOSEN.items():
         files = sorted((run_dir / name).glob("*.parquet"))
-        for row in rows[name] if rows else _rows(files, ["prompt_id", column]):
+        for row in rows.get(name, ()) if rows else _rows(files, ["prompt_id", column]):
             trained.add(row["prompt_id"])
-            text = "\n".join(message["content"] for message in row[column])
+            messages = chain(*row[column]) if name == "groups" else row[column]
+            text = "\n".join(message["content"] for message in messages)
             key = hash((row["prompt_id"], text))
             if key not in seen:
                 seen.add(key)

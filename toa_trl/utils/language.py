@@ -3,7 +3,7 @@
 Detected by py3langid (a naive Bayes classifier over byte n-grams, 142 labels); short or ambiguous
 texts are not judged. Of 30,000 real texts that it was certain about, WMT'22 in six languages and
 AlpacaEval, four were wrong: English sentences full of Icelandic names, and a poem in Old English
-(tests/report/audit/test_language.py measures this again).
+(tests/utils/test_language.py measures this again).
 """
 
 import re

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.report.audit.conftest import real
-from toa_trl.report.audit.language import asked_language, language_of
+from toa_trl.utils.language import asked_language, language_of
 
 SOURCES = ("cs", "de", "is", "ru", "zh")
 
