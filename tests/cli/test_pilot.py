@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from toa_trl.cli.pilot import is_anytime
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.evaluation.costs import Costs
 from toa_trl.evaluation.pilot import measure_pilot
+from toa_trl.evaluation.pilot.allocation import Adaptive
 from toa_trl.evaluation.pilot.demand import FullRun
 from toa_trl.evaluation.pilot.text import describe
+from toa_trl.rollouts import Rollouts
 from toa_trl.sampling.timing import read_calls
 from toa_trl.search import make_search
 from toa_trl.types import Rollout
@@ -96,6 +99,16 @@ def test_an_interrupted_pilot_resumes_with_the_same_plays(tmp_path: Path) -> Non
     assert once_more["demand"] == again["demand"]
 
 
+def test_the_pilot_of_an_adaptive_run_is_uniform(tmp_path: Path) -> None:
+    allocation = {"kind": "adaptive", "min_plays": 2, "wave": 1, "stop_reward": 1000.0}
+    found = pilot(tmp_path, allocation=allocation)
+    numbers = Counter(prompt_id for prompt_id, *_ in plays(tmp_path / "run-pilot"))
+    assert set(numbers.values()) == {6}
+    assert found["anytime"]  # the search is that of the adaptive run
+    assert found["allocation"]["mean_plays"] == 3
+    assert Rollouts.load(tmp_path / "run-pilot").configuration["allocation"] == {"kind": "uniform"}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -132,6 +145,7 @@ def measured(*rollouts: Rollout) -> str:
     run = FullRun(num_prompts=9, budget=4, plays_in_flight=9, pilot_in_flight=3)
     names = ["a", "b"]
     shared: dict[str, Any] = {"costs": Costs({}), "tau": None, "anytime": True, "gain_share": 0.05}
+    shared["adaptive"] = Adaptive()
     return describe(measure_pilot(rollouts, [], run, agents=names, **shared), {})
 
 

@@ -11,8 +11,9 @@ import json
 import random
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field
 
@@ -21,10 +22,13 @@ from toa_trl.cli.options import read_config
 from toa_trl.errors import ConfigError
 from toa_trl.evaluation.costs import Costs
 from toa_trl.evaluation.pilot import FILE, Pilot, as_json, is_pilot, measure_pilot
+from toa_trl.evaluation.pilot.allocation import Adaptive
 from toa_trl.evaluation.pilot.demand import FullRun
 from toa_trl.evaluation.pilot.text import describe
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampler import TOASampler
+from toa_trl.sampling.allocation import make_allocation
+from toa_trl.sampling.allocation.adaptive import MIN_PLAYS
 from toa_trl.sampling.limits import Meter, prices_of
 from toa_trl.sampling.runner import derive_seed
 from toa_trl.sampling.timing import FILE as TIMINGS
@@ -70,6 +74,11 @@ class PilotConfig(SynthesisConfig):
         settings = {key: value for key, value in self.settings().items() if key not in OWN_KEYS}
         changes = {"output_dir": str(self.folder), "runner": "local", "push_to_hub": ""}
         return {**settings, **changes, "pilot_prompts": self.pilot_prompts}
+
+    def as_uniform(self) -> Self:
+        """Return the configuration with the same search and the same budget for every prompt."""
+        params = make_allocation(self.allocation).search_params(self.search, self.search_params)
+        return self.model_copy(update={"allocation": {"kind": "uniform"}, "search_params": params})
 
 
 def main() -> None:
@@ -128,7 +137,8 @@ def draw(prompts: list[Prompt], number: int, seed: int) -> list[Prompt]:
 
 
 def sample(config: PilotConfig, prompts: list[Prompt]) -> Rollouts:
-    """Spend the budget on the prompts in this process, and time every call."""
+    """Spend the same budget on every prompt, in this process, and time every call."""
+    config = config.as_uniform()
     sampler = config.new_sampler()
     assert isinstance(sampler, TimedSampler)
     sampler.configuration = config.run_settings()
@@ -139,6 +149,7 @@ def sample(config: PilotConfig, prompts: list[Prompt]) -> Rollouts:
 
 def pilot_of(config: PilotConfig, rollouts: Rollouts, num_prompts: int) -> Pilot:
     """Return what the pilot says about a run with so many prompts."""
+    adaptive, config = adaptive_of(config), config.as_uniform()
     names = [entry["name"] for entry in config.agents]
 
     def in_flight(num: int) -> int:
@@ -156,7 +167,15 @@ def pilot_of(config: PilotConfig, rollouts: Rollouts, num_prompts: int) -> Pilot
         tau=searching(config.budget).tau,
         anytime=is_anytime(searching, config.budget),
         gain_share=config.gain_share,
+        adaptive=adaptive,
     )
+
+
+def adaptive_of(config: PilotConfig) -> Adaptive:
+    """Return the settings of the adaptive allocation to compare: the run's, or the defaults."""
+    given, default = config.allocation, Adaptive(min_plays=max(MIN_PLAYS, len(config.agents)))
+    keys = [field.name for field in fields(Adaptive) if given.get(field.name) is not None]
+    return replace(default, **{key: given[key] for key in keys})
 
 
 def is_anytime(make: Callable[[int], Search], budget: int) -> bool:

@@ -1,11 +1,12 @@
 """What a pilot says about the full run: what it takes, and what to choose.
 
-    figures.py  numbers with their intervals
-    demand.py   hours, tokens, FLOPs and price of the full run
-    budget.py   the best reward over the plays, and the recommended budget
-    agents.py   what each agent gives and costs
-    tau.py      the temperature of toa
-    text.py     all of it as text
+    figures.py     numbers with their intervals
+    demand.py      hours, tokens, FLOPs and price of the full run
+    budget.py      the best reward over the plays, and the recommended budget
+    agents.py      what each agent gives and costs
+    tau.py         the temperature of toa
+    allocation.py  adaptive or uniform
+    text.py        all of it as text
 
 Pure functions of rollouts and timed calls. `measure_pilot` returns everything, pilot.json holds it.
 """
@@ -20,6 +21,7 @@ from typing import Any
 from toa_trl.errors import ConfigError
 from toa_trl.evaluation.costs import Costs
 from toa_trl.evaluation.pilot.agents import Place, place_of
+from toa_trl.evaluation.pilot.allocation import Adaptive, AllocationAdvice, advise_allocation
 from toa_trl.evaluation.pilot.budget import BudgetAdvice, advise_budget, best_so_far
 from toa_trl.evaluation.pilot.demand import (
     Demand,
@@ -50,6 +52,7 @@ class Pilot:
     anytime: bool  # the first plays are those of a run with a smaller budget
     budget: BudgetAdvice
     tau: TauAdvice | None
+    allocation: AllocationAdvice | None
     agents: list[Place]
     cost_measure: str  # of the agents' costs: price, FLOPs or tokens
 
@@ -64,6 +67,7 @@ def measure_pilot(
     tau: float | None,
     anytime: bool,
     gain_share: float,
+    adaptive: Adaptive,
 ) -> Pilot:
     """Return what a pilot says.
 
@@ -76,6 +80,7 @@ def measure_pilot(
         tau: of the search; None if it has none.
         anytime: whether the first plays are those of a run with a smaller budget.
         gain_share: see `advise_budget`.
+        adaptive: settings of the adaptive allocation that is compared with uniform.
 
     Raises:
         ConfigError: fewer than two prompts have a scored play.
@@ -99,6 +104,7 @@ def measure_pilot(
         anytime=anytime,
         budget=advise_budget(best, resamples, gain_share),
         tau=None if tau is None else advise_tau(played, tau, resamples),
+        allocation=advise_allocation(played, best, adaptive, resamples),
         agents=[place_of(agent, played, resamples, cost_of) for agent in agents],
         cost_measure=name,
     )

@@ -25,7 +25,8 @@ def describe(pilot: Pilot, engines: Mapping[str, str]) -> str:
         pilot: what to say.
         engines: engine by name of the agent, and the kind of the reward by "reward".
     """
-    sections = [_full_run(pilot, engines), _budget(pilot), _tau(pilot), _agents(pilot)]
+    sections = [_full_run(pilot, engines), _budget(pilot), _tau(pilot)]
+    sections += [_allocation(pilot), _agents(pilot)]
     return "\n\n".join("\n".join(section) for section in sections)
 
 
@@ -147,6 +148,26 @@ def _tau(pilot: Pilot) -> Iterator[str]:
         f"With tau = {current}, {_percent(advice.saturated_share)} of the rewards are 0 or 1 to a "
         f"millionth after squashing, {'not ' if advice.keep else ''}more than half; half the size "
         f"or spread of the rewards is {_short(advice.suggested)}."
+    )
+
+
+def _allocation(pilot: Pilot) -> Iterator[str]:
+    advice = pilot.allocation
+    if advice is None:
+        yield "Allocation: unknown, because the budget of the pilot is too small to divide it"
+        return
+    yield f"Allocation: {advice.kind}"
+    plays, low, high = (f"{number:.0f}" for number in advice.as_uniform)
+    yield from _wrapped(
+        f"With {advice.mean_plays:,} of its plays per prompt, the pilot reaches a mean best reward "
+        f"of {_short(advice.uniform)}; given out again as adaptive, {_short(advice.adaptive)} with "
+        f"{advice.adaptive_plays.value:.3g} plays per prompt. Difference {_short(advice.gain)}; "
+        f"uniform needs {plays} [{low}, {high}] plays for the same. A prompt can get no more than "
+        f"the {pilot.full_run.budget:,} plays of the pilot here; in a run it can."
+    )
+    yield from _wrapped(
+        f"A quarter of the prompts has {_percent(advice.late_gain_share)} of what the second half "
+        "of the plays gains (in hindsight)."
     )
 
 
