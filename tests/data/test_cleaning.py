@@ -195,6 +195,7 @@ def test_which_rows_are_dropped(row: dict[str, Any], reason: str | None) -> None
         ({"languages": ["english"]}, r"clean\.languages: 'english' is not the code"),
         ({"prompt_languages": ["e"]}, r"clean\.prompt_languages: 'e' is not the code"),
         ({"refusal_patterns": ["("]}, r"clean\.refusal_patterns: '\(': missing \)"),
+        ({"near_duplicates": 1.0}, r"clean\.near_duplicates: .*< 1"),
         ({"min_reward": float("nan")}, r"clean\.min_reward"),
         ({"refusal": True}, r"unknown key 'refusal'.*did you mean 'refusals'"),
     ],

@@ -13,13 +13,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from toa_trl.data.duplicates import Duplicates
+from toa_trl.data.duplicates import Duplicates, datasketch
 from toa_trl.data.plays import Row, text
 from toa_trl.errors import ConfigError
 from toa_trl.types import Prompt, Rollout, as_dicts
 from toa_trl.utils.config import NonNegativeFloat, PositiveInt
 from toa_trl.utils.language import NAMES, asked_language, language_of
 
+Share = Annotated[float, Field(gt=0, lt=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 # how refusals of common models begin
 UNABLE = r"(?:can't|cannot|can not|won't|will not|'m unable|am unable|'m not able|am not able)"
@@ -41,6 +42,9 @@ class Cleaning:
     Args:
         exact_duplicates: leave out prompts that equal an earlier one, and responses of one prompt
             that equal a better one, apart from case and spaces.
+        near_duplicates: leave out prompts and responses of one prompt that share this part of their
+            three-word sequences with an earlier prompt or a better response, in (0, 1), such as
+            0.8; estimated by MinHash. Exact duplicates are left out, too.
         min_prompt_characters: leave out shorter prompts.
         max_prompt_characters: leave out longer prompts, all messages counted.
         prompt_languages: codes such as [en, de]; leave out prompts whose last message is certainly
@@ -57,12 +61,14 @@ class Cleaning:
         min_margin: drop pairs whose rewards, and groups whose best and worst reward, differ less.
 
     Raises:
-        ConfigError: a language is unknown, or a pattern is not a regular expression.
+        ConfigError: a language is unknown, a pattern is not a regular expression, or datasketch is
+            missing.
     """
 
     def __init__(
         self,
         exact_duplicates: bool = False,
+        near_duplicates: Share | None = None,
         min_prompt_characters: PositiveInt | None = None,
         max_prompt_characters: PositiveInt | None = None,
         prompt_languages: Sequence[str] = (),
@@ -75,6 +81,8 @@ class Cleaning:
         min_reward: Finite | None = None,
         min_margin: NonNegativeFloat | None = None,
     ) -> None:
+        if near_duplicates is not None:
+            datasketch()
         for key, codes in (("prompt_languages", prompt_languages), ("languages", languages)):
             for code in codes:
                 if code not in NAMES.values():
@@ -86,7 +94,7 @@ class Cleaning:
             self._refusals = [re.compile(pattern, re.IGNORECASE) for pattern in patterns]
         except re.error as error:
             raise ConfigError(f"clean.refusal_patterns: {error.pattern!r}: {error}") from error
-        self._exact = exact_duplicates
+        self._exact, self._near = exact_duplicates, near_duplicates
         self._prompt_length = (min_prompt_characters, max_prompt_characters)
         self._length = (min_characters, max_characters)
         self._prompt_languages, self._languages = prompt_languages, languages
@@ -96,7 +104,7 @@ class Cleaning:
     def judge(self, rollouts: Iterable[Rollout]) -> "Cleaned":
         """Return the rollouts without what is left out, judged in one pass over them."""
         cleaned = Cleaned(rollouts)
-        duplicates = Duplicates(self._exact)
+        duplicates = Duplicates(self._exact, self._near)
         for rollout in rollouts:
             if not rollout.scored:
                 continue
