@@ -106,7 +106,7 @@ def test_an_own_reward_belongs_to_the_identity_of_a_run() -> None:
     identities = []
     for word in ("it", "that"):
         sampler = TOASampler(agents=agents, reward_model=factory(word), progress=False)
-        identities.append(sampler.identity["reward"])
+        identities.append(sampler.identity["contents"])
     assert identities[0] != identities[1]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, Self, runtime_checkable
 
 from pydantic import BeforeValidator, Field
 
@@ -15,6 +15,7 @@ from toa_trl.models.chat import render
 from toa_trl.models.flops import Flops
 from toa_trl.types import Completion, Message, Sampling, as_dicts, as_messages
 from toa_trl.utils.config import Config, NonNegativeFloat, PositiveInt, Raw, Text, validate
+from toa_trl.utils.construction import with_arguments
 
 # Sent, because servers take what a request lacks from the model's generation_config.json.
 NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
@@ -76,6 +77,10 @@ class Agent(Protocol):
 
     name: str
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Keep the arguments, which belong to the identity of a run."""
+        return with_arguments(cls, *args, **kwargs)
+
     @property
     def away(self) -> str | None:
         """Why the agent cannot be asked now (none of its servers answers), or None.
@@ -91,7 +96,10 @@ class Agent(Protocol):
 
     @property
     def identity(self) -> Any:
-        """What decides the agent's answers, as JSON values; by default its class."""
+        """What decides the agent's answers, as JSON values.
+
+        By default its class; the arguments of its constructor count by themselves.
+        """
         return type(self).__qualname__
 
     @property
@@ -132,8 +140,8 @@ class AdaptedAgent(Agent):
 
     @property
     def identity(self) -> Any:
-        """The class of the user's object."""
-        return type(self._agent).__qualname__
+        """The identity of the user's object, or its class."""
+        return getattr(self._agent, "identity", type(self._agent).__qualname__)
 
     async def generate(
         self, messages: Sequence[Message], *, sampling: Sampling, seed: int

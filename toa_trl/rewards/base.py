@@ -3,12 +3,13 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
-from typing import Any, Protocol, TypeGuard, runtime_checkable
+from typing import Any, Protocol, Self, TypeGuard, runtime_checkable
 
 from toa_trl.agents.base import Price
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.types import Prompt, Score
 from toa_trl.utils.config import Config
+from toa_trl.utils.construction import with_arguments
 from toa_trl.utils.numbers import as_number
 
 
@@ -20,6 +21,10 @@ class RewardOptions(Config):
 class RewardModel(Protocol):
     """Scores responses to a prompt. Subclass it: only `score` has no default."""
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Keep the arguments, which belong to the identity of a run."""
+        return with_arguments(cls, *args, **kwargs)
+
     @property
     def graded(self) -> bool:
         """Whether intermediate values have a meaning, unlike a verifier's right or wrong."""
@@ -27,7 +32,10 @@ class RewardModel(Protocol):
 
     @property
     def identity(self) -> Any:
-        """What decides the rewards, as JSON values; by default its class."""
+        """What decides the rewards, as JSON values.
+
+        By default its class; the arguments of its constructor count by themselves.
+        """
         return type(self).__qualname__
 
     @property
@@ -110,8 +118,8 @@ class AdaptedReward(RewardModel):
 
     @property
     def identity(self) -> Any:
-        """The class of the user's object."""
-        return type(self._model).__qualname__
+        """The identity of the user's object, or its class."""
+        return getattr(self._model, "identity", type(self._model).__qualname__)
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
         """See `RewardModel`."""

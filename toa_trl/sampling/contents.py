@@ -9,6 +9,7 @@ import functools
 import hashlib
 import inspect
 import json
+import logging
 import os
 import sys
 import sysconfig
@@ -22,10 +23,13 @@ from typing import Any
 from toa_trl.agents import ENGINES
 from toa_trl.errors import ConfigError
 from toa_trl.rewards import KINDS, RewardModel
+from toa_trl.sampling.arguments import MISSING, arguments_of, as_plain, is_plain
 from toa_trl.sampling.identity import OPERATIONAL_KEYS, decisive, digest_of_values
 from toa_trl.search import SEARCHES
 from toa_trl.tasks import TASKS
 from toa_trl.utils.registry import load_object
+
+logger = logging.getLogger(__name__)
 
 NAMES: dict[str, Mapping[str, str]] = {
     "search": SEARCHES,
@@ -45,6 +49,7 @@ NOT_LOADED = ("trainer_state.json", "training_args.bin", "*_results.json", "opti
 """Files that a training leaves beside a model."""
 WHOLE_BYTES = 64 << 20  # a larger file is sampled: no training leaves all blocks unchanged
 BLOCK_BYTES = 64 << 10
+MAX_DEPTH = 12  # of objects in objects, which may hold each other
 NUM_BLOCKS = 256
 
 
@@ -80,9 +85,42 @@ def _collect(place: str, key: str, value: Any, found: dict[str, Any]) -> None:
     elif value is not None and not isinstance(value, bool | int | float):
         thing = _defined(value)
         _collect_source(f"{place} ({thing.__qualname__})", thing, found)
-        for name, part in (value.parts if isinstance(value, RewardModel) else {}).items():
+        parts = value.parts if isinstance(value, RewardModel) else {}
+        for name, part in parts.items():
             _collect(f"{place}.{name}", name, part, found)
             found[f"{place}.{name}"] = digest_of_values(decisive(part))
+        for name, argument in arguments_of(value).items():
+            if name not in parts and name not in OPERATIONAL_KEYS:
+                _collect_argument(f"{place}.{name}", name, as_plain(argument), found)
+
+
+def _collect_argument(place: str, name: str, value: Any, found: dict[str, Any]) -> None:
+    """Add an argument that an object was built with."""
+    is_container = isinstance(value, dict | list)
+    if is_plain(value):
+        found[place] = digest_of_values(decisive(value))
+        if not is_container:
+            _collect(place, name, value, found)  # the files of a model
+    elif is_container:
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            if key not in OPERATIONAL_KEYS:
+                _collect_argument(f"{place}[{key}]", name, inner, found)
+    elif value is not MISSING and _is_own(_defined(value)) and place.count(".") < MAX_DEPTH:
+        _collect(place, name, value, found)
+    else:
+        logger.warning(
+            "%s: its value does not belong to the run's identity, because it cannot be read or "
+            "compared; if it decides results, define the property `identity`",
+            place,
+        )
+
+
+def _is_own(thing: Any) -> bool:
+    """Return whether a class or function is the user's or this package's."""
+    module = getattr(thing, "__module__", None) or ""
+    path = _file_of(module)
+    is_ours = module.partition(".")[0] in ("toa_trl", "__main__")
+    return is_ours or (path is not None and not _is_installed(path))
 
 
 def _loaded(place: str, target: str) -> Any:

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from toa_trl.errors import ConfigError
 from toa_trl.tasks.rendering import BUILT_IN, Templates, fill, render
 from toa_trl.types import Action, Message, Play, Prompt, as_dicts, as_messages
+from toa_trl.utils.construction import with_arguments
 
 
 class Task:
@@ -32,6 +33,10 @@ class Task:
     """Column with the reference that the verifier needs."""
     inline_templates: ClassVar[Templates | None] = None
     """Templates of a task that has no folder of them."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Keep the arguments, which belong to the identity of a run."""
+        return with_arguments(cls, *args, **kwargs)
 
     def __init__(self, templates: str | Path | None = None) -> None:
         if templates is None and self.inline_templates is not None:
