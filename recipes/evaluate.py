@@ -9,7 +9,6 @@ interrupted, the same command resumes.
 
 import gc
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,16 @@ from toa_trl.cli.config import EvaluationConfig
 from toa_trl.cli.options import read_config
 from toa_trl.evaluation.accuracy import Scores, measure_model
 from toa_trl.evaluation.benchmarks import alpaca_eval_against, lm_eval_of
-from toa_trl.evaluation.ledger import keep, ledger_path
+from toa_trl.evaluation.ledger import keep
 from toa_trl.evaluation.metadata import write_evaluations
 from toa_trl.evaluation.outputs import Outputs, check_all, closing_all
 from toa_trl.evaluation.results import check_results, terminal_tables, update_results
-from toa_trl.evaluation.systems import check_runs, outputs_of
 from toa_trl.evaluation.verifier import make_verifier
 from toa_trl.evaluation.winrate import win_rates
 from toa_trl.rewards import make_reward
 from toa_trl.rewards.judge import JudgeReward
-from toa_trl.sampling.identity import decisive, digest_of_prompts
+from toa_trl.sampling.identity import decisive
+from toa_trl.systems.models import Questions, checked_models
 from toa_trl.tasks import make_task
 from toa_trl.types import Sampling
 from toa_trl.utils.aio import run_until_signal
@@ -42,8 +41,10 @@ OF_WIN_RATES = "model baseline by win_rate interval win_rate_matched_length mean
 async def evaluate(config: EvaluationConfig) -> tuple[list[str], dict[str, list[str]]]:
     """Ask and judge every model; returns the questions, and the greedy responses of each model."""
     results, task, prompts = Path(config.results), make_task(config.task), config.load_prompts()
-    check_runs(config.models, prompts)
     sampling = make_sampling("sampling", Sampling(), config.sampling)
+    draws = {"num_samples": config.num_samples, "seed": config.seed}
+    questions = Questions(prompts, task, sampling, config.folder, **draws)
+    models = await checked_models(config.models, questions)
     judges: dict[str, Any] = {"verifier": make_verifier(config.verifier, task, prompts)}
     for argument, name in (("reward_model", "reward"), ("comet", "comet")):
         entry = getattr(config, name)
@@ -57,12 +58,8 @@ async def evaluate(config: EvaluationConfig) -> tuple[list[str], dict[str, list[
     student: dict[str, dict[str, Any]] = {}
     async with closing_all(*judges.values(), judge):
         await check_all([], *judges.values(), judge)
-        for entry in config.models:  # in sequence: a GPU may hold only one of them
-            name = entry["name"]
-            identity = (decisive(entry), digest_of_prompts(prompts), asdict(sampling), config.seed)
-            path = ledger_path(config.folder, name, *identity)
-            draws: dict[str, Any] = {"num_samples": config.num_samples, "seed": config.seed}
-            outputs[name] = await outputs_of(entry, prompts, task, sampling, path=path, **draws)
+        for name, model in models.items():  # in sequence: a GPU may hold only one of them
+            outputs[name] = await model.outputs(questions)
             gc.collect()
             measurement, scores[name] = await measure_model(prompts, outputs[name], task, **judges)
             student[name] = measurement.as_json()

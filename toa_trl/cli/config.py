@@ -18,7 +18,6 @@ from toa_trl.data.recipes import BUILDERS, make_plan
 from toa_trl.errors import ConfigError
 from toa_trl.evaluation.alpaca import AlpacaEvalConfig
 from toa_trl.evaluation.harness import LmEvalConfig
-from toa_trl.evaluation.systems import MODELS
 from toa_trl.report.audit import Index
 from toa_trl.rewards import KINDS
 from toa_trl.sampler import TOASampler
@@ -26,6 +25,7 @@ from toa_trl.sampling.allocation import ALLOCATIONS
 from toa_trl.sampling.extension import Extend
 from toa_trl.search import SEARCHES
 from toa_trl.serving.fleet import apply_endpoints
+from toa_trl.systems.models import MODELS, make_model
 from toa_trl.tasks import make_task
 from toa_trl.types import Prompt
 from toa_trl.utils.config import (
@@ -275,8 +275,8 @@ class EvaluationConfig(PromptConfig):
     """Which checkpoints, and how they are evaluated."""
 
     models: Annotated[list[Annotated[Settings, MODELS]], Field(min_length=1)]
-    """Checkpoints, as agents: entries {name, engine, model, ...}; or runs: {name, engine: run,
-    path, budget}."""
+    """Checkpoints, as agents: entries {name, engine, model, ...}; runs: {name, engine: run, path,
+    budget}; or searches: {name, engine: search, agents, reward, search, budget}."""
     verifier: Verifier = ""
     """1 correct, 0 wrong: package.module:name of a TRL reward function, or {kind, ...}; by default
     the task's."""
@@ -311,7 +311,7 @@ class EvaluationConfig(PromptConfig):
     @model_validator(mode="before")
     @classmethod
     def _split_budgets(cls, given: Any) -> Any:
-        """Make a model for each budget of a run."""
+        """Make a model for each budget of a run or a search."""
         models = given.get("models") if isinstance(given, Mapping) else None
         if not isinstance(models, list):
             return given
@@ -329,8 +329,12 @@ class EvaluationConfig(PromptConfig):
     def _check_models(self) -> Self:
         _check_names("models", self.models)
         names = [entry["name"] for entry in self.models]
-        if self.lm_eval and any(entry["engine"] == "run" for entry in self.models):
-            raise ConfigError("lm_eval: cannot ask a model of engine run; it has responses only")
+        for entry in self.models:
+            engine = entry["engine"]
+            if self.lm_eval and engine in MODELS.built_in:
+                raise ConfigError(f"lm_eval: cannot ask a model of engine {engine}")
+            if engine == "search":
+                make_model(entry)  # the parameters must fit the search
         needed = self.baseline or self.judge or self.alpaca_eval
         if needed and self.baseline not in names:
             raise ConfigError(

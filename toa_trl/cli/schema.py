@@ -29,7 +29,7 @@ CONFIGURATIONS = {
 }
 ENTRIES = {
     "toa_trl.agents": "Agents, by `engine`",
-    "toa_trl.evaluation": "Further models of evaluate, by `engine`",
+    "toa_trl.systems": "Further models of evaluate, by `engine`",
     "toa_trl.rewards": "Reward models, by `kind`",
     "toa_trl.builders": "Builders of data sets, by `builder`",
 }

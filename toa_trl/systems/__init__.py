@@ -1,1 +1,1 @@
-"""A search as a system: it answers conversations as one model does."""
+"""A run or a search as a system: it answers as one model does."""
