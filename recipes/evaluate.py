@@ -14,7 +14,7 @@ from typing import Any
 
 from toa_trl.agents import make_sampling
 from toa_trl.cli.arguments import user_errors
-from toa_trl.cli.config import EvaluationConfig
+from toa_trl.cli.evaluation_config import EvaluationConfig
 from toa_trl.cli.options import read_config
 from toa_trl.evaluation.accuracy import Scores, measure_model
 from toa_trl.evaluation.benchmarks import alpaca_eval_against, lm_eval_of

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from toa_trl.cli.config import EvaluationConfig, SynthesisConfig
+from toa_trl.cli.config import SynthesisConfig
+from toa_trl.cli.evaluation_config import EvaluationConfig
 from toa_trl.errors import ConfigError
 from toa_trl.evaluation.verifier import make_verifier
 from toa_trl.rewards.function import FunctionReward

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from toa_trl.cli.comparison_config import ComparisonConfig
-from toa_trl.cli.config import EvaluationConfig, SynthesisConfig
+from toa_trl.cli.config import SynthesisConfig
+from toa_trl.cli.evaluation_config import EvaluationConfig
 from toa_trl.cli.options import new_parser, read_config
 from toa_trl.errors import ConfigError
 from toa_trl.training.iteration.config import IterationConfig

@@ -15,7 +15,7 @@ import yaml
 
 from tests.helpers import IDENTITY, EchoAgent, number, play, wait
 from tests.integration.conftest import call
-from toa_trl.cli.config import EvaluationConfig
+from toa_trl.cli.evaluation_config import EvaluationConfig
 from toa_trl.errors import ConfigError, Unavailable
 from toa_trl.evaluation.accuracy import measure_model
 from toa_trl.evaluation.outputs import Outputs

@@ -1,4 +1,4 @@
-"""Configurations of sampling and evaluation: typed, and valid before anything is spent.
+"""Configurations of sampling: typed, and valid before anything is spent.
 
 Nested values stay mappings as the user wrote them, because they are part of a run's identity; the
 annotations say against what they are validated.
@@ -16,8 +16,6 @@ from toa_trl.data.preference import check_rank
 from toa_trl.data.prompts import load_prompts
 from toa_trl.data.recipes import BUILDERS, make_plan
 from toa_trl.errors import ConfigError
-from toa_trl.evaluation.alpaca import AlpacaEvalConfig
-from toa_trl.evaluation.harness import LmEvalConfig
 from toa_trl.report.audit import Index
 from toa_trl.rewards import KINDS
 from toa_trl.sampler import TOASampler
@@ -25,7 +23,6 @@ from toa_trl.sampling.allocation import ALLOCATIONS
 from toa_trl.sampling.extension import Extend
 from toa_trl.search import SEARCHES
 from toa_trl.serving.fleet import apply_endpoints
-from toa_trl.systems.models import MODELS, make_model
 from toa_trl.tasks import make_task
 from toa_trl.types import Prompt
 from toa_trl.utils.config import (
@@ -156,7 +153,7 @@ class SamplingConfig(PromptConfig):
 
     @model_validator(mode="after")
     def _refuse_duplicate_names(self) -> Self:
-        _check_names("agents", self.agents)
+        check_names("agents", self.agents)
         return self
 
     def sampler(self, search: str, budget: int, **options: Any) -> TOASampler:
@@ -271,91 +268,17 @@ class SynthesisConfig(SamplingConfig):
         )
 
 
-class EvaluationConfig(PromptConfig):
-    """Which checkpoints, and how they are evaluated."""
-
-    models: Annotated[list[Annotated[Settings, MODELS]], Field(min_length=1)]
-    """Checkpoints, as agents: entries {name, engine, model, ...}; runs: {name, engine: run, path,
-    budget}; or searches: {name, engine: search, agents, reward, search, budget}."""
-    verifier: Verifier = ""
-    """1 correct, 0 wrong: package.module:name of a TRL reward function, or {kind, ...}; by default
-    the task's."""
-    reward: OptionalReward = None
-    """Reward model: {kind, ...}."""
-    comet: OptionalReward = None
-    """Scorer of translations: {kind: http, url, name}, see scripts/serve_comet.py."""
-    baseline: str = ""
-    """Name of the model with which the others are compared."""
-    judge: Annotated[
-        Annotated[Settings, Arguments("toa_trl.rewards.judge:JudgeReward")] | None,
-        BeforeValidator(none_if_empty),
-    ] = None
-    """Compares pairs of responses; mode is pairwise (the default here) or arena."""
-    alpaca_eval: Annotated[AlpacaEvalConfig | None, BeforeValidator(none_if_empty)] = None
-    """AlpacaEval 2 against the baseline."""
-    lm_eval: Annotated[LmEvalConfig | None, BeforeValidator(none_if_empty)] = None
-    """Tasks of lm-eval."""
-    sampling: Sampled = Field(default_factory=dict)
-    """How responses are sampled; max_tokens and stop apply to the greedy ones too."""
-    num_samples: NonNegativeInt = 4
-    """Sampled responses per problem: the k of maj@k and pass@k."""
-    seed: NonNegativeInt = 0
-    """Random seed of the samples."""
-    results: Text = "results.json"
-    """File whose parts are replaced."""
-    output_dir: str = ""
-    """Folder of the responses; by default `outputs` beside results."""
-    model_cards: bool = False
-    """Write the figures into README.md of every local model except the baseline."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _split_budgets(cls, given: Any) -> Any:
-        """Make a model for each budget of a run or a search."""
-        models = given.get("models") if isinstance(given, Mapping) else None
-        if not isinstance(models, list):
-            return given
-        split: list[Any] = []
-        for entry in models:
-            budgets = entry.get("budget") if isinstance(entry, Mapping) else None
-            if not isinstance(budgets, list) or not budgets:
-                split.append(entry)
-                continue
-            for budget in budgets:
-                split.append({**entry, "name": f"{entry.get('name')}@{budget}", "budget": budget})
-        return {**given, "models": split}
-
-    @model_validator(mode="after")
-    def _check_models(self) -> Self:
-        _check_names("models", self.models)
-        names = [entry["name"] for entry in self.models]
-        for entry in self.models:
-            engine = entry["engine"]
-            if self.lm_eval and engine in MODELS.built_in:
-                raise ConfigError(f"lm_eval: cannot ask a model of engine {engine}")
-            if engine == "search":
-                make_model(entry)  # the parameters must fit the search
-        needed = self.baseline or self.judge or self.alpaca_eval
-        if needed and self.baseline not in names:
-            raise ConfigError(
-                f"baseline: must be one of the models {', '.join(names)}, not {self.baseline!r}"
-            )
-        if self.judge and self.judge.get("mode") == "pointwise":
-            raise ConfigError("judge.mode: must be pairwise or arena, because pairs are compared")
-        return self
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the responses."""
-        return Path(self.output_dir or Path(self.results).parent / "outputs")
-
-
 def search_model(name: str) -> type[Config]:
     """Return the configuration model of a search's parameters."""
     return SEARCHES.model(name, skip=3)
 
 
-def _check_names(key: str, entries: Sequence[Mapping[str, Any]]) -> None:
+def check_names(key: str, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Check that the names of entries are different.
+
+    Raises:
+        ConfigError: two entries have one name.
+    """
     counts = Counter(entry.get("name") for entry in entries)
     for name, count in counts.items():
         if count > 1:

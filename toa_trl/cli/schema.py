@@ -16,7 +16,10 @@ from toa_trl.utils.registry import json_schema, load_object
 CONFIGURATIONS = {
     "synthesize": ("toa_trl.cli.config:SynthesisConfig", "`toa-trl synthesize --config run.yaml`"),
     "serve": ("toa_trl.cli.serve:ServeConfig", "`toa-trl serve --config run.yaml`"),
-    "evaluate": ("toa_trl.cli.config:EvaluationConfig", "`toa-trl evaluate --config FILE`"),
+    "evaluate": (
+        "toa_trl.cli.evaluation_config:EvaluationConfig",
+        "`toa-trl evaluate --config FILE`",
+    ),
     "compare": (
         "toa_trl.cli.comparison_config:ComparisonConfig",
         "`toa-trl compare --config FILE`",

@@ -11,7 +11,8 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from toa_trl.agents import ENGINES
-from toa_trl.cli.config import EvaluationConfig, SynthesisConfig
+from toa_trl.cli.config import SynthesisConfig
+from toa_trl.cli.evaluation_config import EvaluationConfig
 from toa_trl.errors import ConfigError
 from toa_trl.models.loading import is_adapter
 from toa_trl.sampling.identity import OPERATIONAL_RUN_KEYS, decisive, digest_of_prompts
