@@ -107,6 +107,8 @@ def test_the_pilot_of_an_adaptive_run_is_uniform(tmp_path: Path) -> None:
     assert found["anytime"]  # the search is that of the adaptive run
     assert found["allocation"]["mean_plays"] == 3
     assert Rollouts.load(tmp_path / "run-pilot").configuration["allocation"] == {"kind": "uniform"}
+    grown = pilot(tmp_path, allocation=allocation, budget=7, extend=True)
+    assert (grown["full_run"]["budget"], grown["num_unfinished"]) == (7, 0)
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def _hours(pilot: Pilot, hours: Hours) -> Iterator[str]:
     else:
         found = f"the reward: {reward} of the time of a play, the agents have the rest"
     yield from _item("bottleneck", found)
-    yield from _item("", f"{hours.idle_share:.0%} of the pilot's time passed without any call")
+    yield from _item("", f"{_whole(hours.idle_share)} of the pilot's time passed without any call")
     yield from _item(
         "assumed",
         "the same servers, and as long responses as in the pilot. Which of the two hours is nearer "
@@ -95,7 +95,7 @@ def _times(part: Part, engine: str) -> dict[str, str]:
         "who": _name(part.name),
         "engine": _name(engine),
         "hours busy": _amount(part.busy_hours),
-        "busy": MISSING if part.busy_share is None else f"{part.busy_share:.0%}",
+        "busy": MISSING if part.busy_share is None else _whole(part.busy_share),
         "at once": MISSING if part.concurrency is None else f"{part.concurrency:.3g}",
         "price": _amount(part.cost),
     }
@@ -112,7 +112,7 @@ def _amounts(part: Part) -> dict[str, str]:
 
 def _budget(pilot: Pilot) -> Iterator[str]:
     advice, budget = pilot.budget, pilot.full_run.budget
-    share = f"{advice.gain_share:.0%}"
+    share = f"{100 * advice.gain_share:g} %"
     yield f"Budget: {_number(advice.budget, budget)} {_range(advice, budget)}"
     text = (
         f"the smallest from which on doubling the plays gains less than {share} of what the "
@@ -226,7 +226,12 @@ def _short(figure: Figure | None) -> str:
 
 
 def _percent(figure: Figure) -> str:
-    return f"{figure.value:.0%} [{figure.low:.0%}, {figure.high:.0%}]"
+    value, low, high = (f"{100 * part:.0f}" for part in figure)
+    return f"{value} [{low}, {high}] %"
+
+
+def _whole(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _name(name: str) -> str:
