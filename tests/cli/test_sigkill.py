@@ -44,7 +44,7 @@ def quick_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("toa_trl.cli.run_commands.write_report", report)
 
 
-def synthesize(folder: Path, num_prompts: int = NUM_PROMPTS) -> None:
+def synthesize(folder: Path, num_prompts: int = NUM_PROMPTS, **more: Any) -> None:
     """Run the command; a complete run is left alone."""
     prompts = folder.parent / "prompts.jsonl"
     rows = [{"prompt": f"What is {number}?"} for number in range(NUM_PROMPTS)]
@@ -59,7 +59,7 @@ def synthesize(folder: Path, num_prompts: int = NUM_PROMPTS) -> None:
         "num_prompts": num_prompts,
         "prompts_in_flight": 1,
     }
-    values["preference"] = {"policy": "worst"}
+    values |= {"preference": {"policy": "worst"}, **more}
     options = [f"--{key}={value}" for key, value in given.items()]
     options += [f"--{key}={json.dumps(value)}" for key, value in values.items()]
     command(["synthesize", *options])
@@ -152,6 +152,29 @@ def test_sigkill_at_any_moment_of_synthesize_and_data(tmp_path: Path) -> None:
     command(arguments)
     check(run, expected, (NUM_PROMPTS, 2 * NUM_PROMPTS))
     assert pq.read_table(run / "sft").num_rows == 2 * NUM_PROMPTS
+
+
+def test_sigkill_at_any_moment_of_an_adaptive_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Rollouts, "save", lambda self, run_dir: {})
+    adaptive = {
+        "allocation": {"kind": "adaptive", "min_plays": 2, "max_plays": 9, "wave": 1},
+        "reward": {"kind": "tests.helpers:TextReward"},
+    }
+    whole, run = mine(tmp_path / "whole"), mine(tmp_path / "run")
+    synthesize(whole, **adaptive)
+    expected = list(Rollouts.load(whole))
+    assert len({len(rollout.plays) for rollout in expected}) > 1
+    KILLED.clear()
+    for _ in range(8):
+        delay_s = random.Random(len(KILLED)).random() / 8
+        before = killed_after(delay_s, run, partial(synthesize, run, **adaptive))
+        assert before <= plays(run)
+    assert any(KILLED)
+    synthesize(run, **adaptive)
+    check(run, expected)
+    assert len(plays(run)) == NUM_PROMPTS * BUDGET
 
 
 def test_killed_at_every_file_operation_synthesize_can_be_repeated(

@@ -159,8 +159,10 @@ class Adaptive(Allocation):
 
     def turns(
         self, prompts: Sequence[Prompt], journal: Journal, prices: Mapping[str, Price]
-    ) -> AdaptiveTurns:
+    ) -> AdaptiveTurns | None:
         """See `Allocation`."""
+        if not prompts:
+            return None
         estimator = GainEstimator()
         if self._prior is not None:
             learn_from(self._prior, self._wave, self._objective, estimator)
