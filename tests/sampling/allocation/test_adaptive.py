@@ -91,9 +91,9 @@ def test_the_mean_budget_is_spent_unequally(search: str, plays_in_flight: int) -
 
 @pytest.mark.parametrize("search", ANYTIME)
 def test_a_prompt_gets_the_first_plays_of_a_uniform_run(search: str) -> None:
-    given = {"search": search}
+    given: dict[str, Any] = {"search": search}
     if search == "toa":
-        given["search_params"] = {"width": "anytime", "tau": 1.0}  # type: ignore[assignment]
+        given["search_params"] = {"width": "anytime", "tau": 1.0}
     uniform = plays(sample(None, budget=40, allocation=None, **given))
     for prompt_id, made in plays(sample(None, **given)).items():
         assert made == uniform[prompt_id][: len(made)]
@@ -180,14 +180,14 @@ REFUSED: list[tuple[Mapping[str, Any], Mapping[str, Any], str]] = [
     (
         {"min_plays": 1},
         {},
-        r"min_plays: must be >= 2, because the search asks each of its 2 agents",
+        r"min_plays: must be >= 2, because the search asks each of its",
     ),
     ({"min_plays": 0}, {}, r"allocation\.min_plays: must be >= 1"),
     ({"wave": 0}, {}, r"allocation\.wave: must be >= 1"),
     (
         {"objective": "bset"},
         {},
-        r"allocation\.objective: must be one of 'best', .*did you mean 'best'",
+        r"allocation\.objective: must be one of .*did you mean 'best'",
     ),
     ({"max_play": 20}, {}, r"allocation: unknown key 'max_play'.*did you mean 'max_plays'"),
     ({}, {"search": "prs", "search_params": {}}, r"choices do not depend on the budget"),

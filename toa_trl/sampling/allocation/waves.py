@@ -3,8 +3,9 @@
 A pure state machine over all prompts of a run: no I/O, no clock, no randomness. It grants plays in
 waves; a round is a set of waves that are decided together. The first rounds grant `min_plays` to
 every prompt. After them a round is decided from the waves that are ROUNDS_IN_FLIGHT rounds old or
-older, all of them complete: the rounds in between keep the agents busy, and because the decision
-uses nothing of them, it does not depend on which of their plays happen to be ready.
+older, all of them complete: the rounds in between, about a quarter of the prompts, keep the agents
+busy, and because the decision uses nothing of them, it does not depend on which of their plays
+happen to be ready.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from toa_trl.sampling.allocation.state import state
 from toa_trl.types import Grant
 
 ROUNDS_IN_FLIGHT = 8
-ROUNDS_PER_PASS = 32  # a round is a 32nd of the prompts, so that a quarter of them is in flight
+ROUNDS_PER_PASS = 4 * ROUNDS_IN_FLIGHT  # so that a quarter of the prompts is in flight
 
 
 @dataclass(kw_only=True)
@@ -81,7 +82,8 @@ class Waves:
         fresh = np.flatnonzero(self._granted == 0)[:size]
         if len(fresh):
             return self._grant([(int(prompt), self.min_plays, None) for prompt in fresh])
-        newest = self._round - ROUNDS_IN_FLIGHT  # newest round that is used
+        # newest round that is used; of few prompts, fewer rounds are in flight
+        newest = self._round - min(ROUNDS_IN_FLIGHT, max(1, self.num_prompts // 4))
         if any(number <= newest for number in self._waiting):
             return None
         self._learn(newest)
