@@ -447,15 +447,21 @@ def test_prompts_that_a_run_has_read_are_written_and_read_as_they_are(
     assert (new.id, new.messages) == ("2", prompts[1].messages)
 
 
-def test_values_of_a_csv_file_stay_as_they_are_written(tmp_path: Path) -> None:
-    (tmp_path / "p.csv").write_text(
+@pytest.mark.parametrize(("place", "source"), [("p.csv", "p.csv"), ("set/train.csv", "set")])
+def test_values_of_a_csv_file_stay_as_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, source: str
+) -> None:
+    path = tmp_path / place  # a file of its own, or a data set, as the Hub has them
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(
         "id,prompt,answer,gold,level,share,hard,day,empty\n"
         '007,"1,5 or\n1.5?",1e5,1e5,3,0.5,True,2024-01-02,\n'
         "08,NaN,NaN,007,12,1.25,False,2024-01-03,\n"
         "null,2024-01-02,,NA,,-3.0,True,1,\n",
         encoding="utf-8-sig",
     )
-    one, two, three = load_prompts(str(tmp_path / "p.csv"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    one, two, three = load_prompts(str(tmp_path / source))
     assert [p.id for p in (one, two, three)] == ["007", "08", "null"]
     assert [p.messages[0].content for p in (one, two, three)] == [
         "1,5 or\n1.5?",

@@ -67,6 +67,24 @@ assert model_lineage(name)["data"][0]["search"] == "toa"
 write_model_card(Path(folder), [lineage], {"base_model": name, "method": "DPO"}, "# Model")
 assert model_lineage(folder)["parent"]["method"] == "SFT"
 """
+CSV = """
+import sys
+from huggingface_hub import HfApi
+from toa_trl.data.prompts import load_prompts
+
+name = sys.argv[1]
+HfApi().create_repo(name, repo_type="dataset")
+text = b"id,prompt,gold,level\\n007,NA,1e5,3\\n08,2024-01-02,007,12\\n,NaN,NA,\\n"
+HfApi().upload_file(
+    path_or_fileobj=text, path_in_repo="train.csv", repo_id=name, repo_type="dataset"
+)
+for source in (name, f"hf://datasets/{name}/train.csv"):
+    prompts = load_prompts(source)
+    read = [(p.id, p.messages[0].content, *p.metadata.values()) for p in prompts]
+    assert read == [
+        ("007", "NA", "1e5", 3), ("08", "2024-01-02", "007", 12), ("2", "NaN", "NA", None)
+    ], read
+"""
 LOADED = """
 import sys, torch
 from huggingface_hub import ModelCard
@@ -264,3 +282,10 @@ def test_a_trained_model_is_pushed_with_its_lineage(
     assert done.returncode == 0, done.stderr
     loaded = user.run("-c", LOADED, tmp_path / "student", "ann/student")
     assert loaded.returncode == 0, loaded.stderr
+
+
+def test_values_of_a_csv_file_on_the_hub_stay_as_they_are_written(
+    hub: Process, tmp_path: Path
+) -> None:
+    done = User(hub, tmp_path).run("-c", CSV, "ann/csv")
+    assert done.returncode == 0, done.stderr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,48 @@ def read_csv(path: Path, texts: Collection[str]) -> Iterator[tuple[str, dict[str
         raise ConfigError(f"prompts: cannot read {path}: {reason}") from error
     if not isinstance(table.index, pandas.RangeIndex):
         raise ConfigError(f"prompts: {path}: rows have more values than the header has columns")
-    names = [str(name) for name in table.columns]
-    columns = [
-        _read(table[name].tolist(), [] if name in texts else [int, float, _truth_value])
-        for name in names
+    columns = {str(name): table[name].tolist() for name in table.columns}
+    for number, row in enumerate(typed_rows(columns, texts)):
+        yield f"{path}, row {number}", row
+
+
+def typed_rows(
+    columns: Mapping[str, Sequence[str]], texts: Collection[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a CSV file, given as the texts of its columns; see `read_csv`."""
+    read = [
+        _read(values, [] if name in texts else [int, float, _truth_value])
+        for name, values in columns.items()
     ]
-    for number, values in enumerate(zip(*columns, strict=True)):
-        yield f"{path}, row {number}", dict(zip(names, values, strict=True))
+    for values in zip(*read, strict=True):
+        yield dict(zip(columns, values, strict=True))
+
+
+def options_of_texts(name: str, config: str | None, **options: Any) -> dict[str, Any] | None:
+    """Return the options with which `datasets` reads all columns of its CSV files as texts.
+
+    Args:
+        name: folder or Hub data set, or "csv".
+        config: its configuration.
+        options: options of `load_dataset`.
+
+    Returns:
+        None where there are no CSV files, or they are not reachable and were loaded before.
+    """
+    import pandas
+    from datasets import Features, Value, load_dataset_builder
+    from datasets.packaged_modules.csv.csv import CsvConfig
+
+    settings = load_dataset_builder(name, config, **options).config
+    files = [file for part in (settings.data_files or {}).values() for file in part]
+    if not isinstance(settings, CsvConfig) or not files:
+        return None
+    kept = {**settings.pd_read_csv_kwargs, "na_filter": False, "nrows": 0, "chunksize": None}
+    header = pandas.read_csv(files[0], dtype=str, **kept).columns
+    return {
+        "features": Features({str(name): Value("string") for name in header}),
+        "na_filter": False,
+    }
 
 
 def _read(values: Sequence[str], kinds: Sequence[Callable[[str], Any]]) -> list[Any]:

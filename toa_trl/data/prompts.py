@@ -10,12 +10,12 @@ import json
 import logging
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from toa_trl.data.csv_file import read_csv
+from toa_trl.data.csv_file import options_of_texts, read_csv, typed_rows
 from toa_trl.errors import ConfigError
 from toa_trl.types import MESSAGE_KEYS, Prompt, as_dicts, as_messages
 from toa_trl.utils.files import (
@@ -30,7 +30,7 @@ from toa_trl.utils.files import (
 Read = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 FILES = (".jsonl", ".json", ".parquet", ".csv", ".txt")
 TEXTS = ("prompt", "id", "prompt_id", "answer", "response")
-"""Columns of a CSV file whose values are texts, even if all look like numbers."""
+"""Columns of CSV files whose values are texts, even if all look like numbers."""
 # A message, or a list of them, that was written as text: by json.dumps, str() or pandas.
 WRITTEN_MESSAGES = re.compile(
     r"""\s*\[?\s*\{(?=.*["'](?:content|value)["']\s*:).*["'](?:role|from)["']\s*:.*\}\s*\]?\s*""",
@@ -97,19 +97,20 @@ def read_rows(
         split: of a folder or Hub data set.
         config: of a folder or Hub data set.
         asked: column that the lines of a text file are.
-        column: further column of a CSV file whose values are texts, as those of `TEXTS` are.
+        column: further column of CSV files whose values are texts, as those of `TEXTS` are.
 
     Raises:
         ConfigError: the source cannot be read.
     """
     path = Path(expand_home(source))
+    texts = {*TEXTS, asked, column or asked}
     if source.startswith("hf://"):
-        return _read_remote(source, path, config)
+        return _read_remote(source, path, config, texts)
     if path.is_file():
-        return _read_file(path, asked, config, column)
+        return _read_file(path, asked, config, texts)
     if file_format(path) in FILES and not path.exists():
         raise ConfigError(f"prompts: {source} does not exist")
-    return _read_dataset(source, str(path), config, split)
+    return _read_dataset(source, str(path), config, split, texts)
 
 
 def write_prompts(path: Path, prompts: Iterable[Prompt]) -> None:
@@ -281,7 +282,7 @@ def _renamed(place: str, row: Any, column: str, asked: str) -> Any:
 
 
 def _read_file(
-    path: Path, asked: str, config: str | None, column: str | None
+    path: Path, asked: str, config: str | None, texts: Collection[str]
 ) -> Iterator[tuple[str, Any]]:
     kind = file_format(path)
     if config is not None:
@@ -293,13 +294,15 @@ def _read_file(
     if kind == ".txt":
         return _read_text(path, asked)
     if kind == ".csv":
-        return read_csv(path, {*TEXTS, asked, column or asked})
+        return read_csv(path, texts)
     if kind not in FILES:
         raise ConfigError(f"prompts: {path} is none of {', '.join(FILES)}, which may end in .gz")
-    return _read_dataset(str(path), kind[1:], None, "train", data_files=str(path))
+    return _read_dataset(str(path), kind[1:], None, "train", texts, data_files=str(path))
 
 
-def _read_remote(source: str, path: Path, config: str | None) -> Iterator[tuple[str, Any]]:
+def _read_remote(
+    source: str, path: Path, config: str | None, texts: Collection[str]
+) -> Iterator[tuple[str, Any]]:
     """Read one file of a Hub data set; some data sets are scripts, which no longer load."""
     kind = file_format(path)
     if config is not None:
@@ -307,7 +310,7 @@ def _read_remote(source: str, path: Path, config: str | None) -> Iterator[tuple[
     readers = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
     if kind not in readers:
         raise ConfigError(f"prompts: {source} is none of {', '.join(readers)}")
-    return _read_dataset(source, readers[kind], None, "train", data_files=source)
+    return _read_dataset(source, readers[kind], None, "train", texts, data_files=source)
 
 
 def _read_text(path: Path, asked: str) -> Iterator[tuple[str, Any]]:
@@ -319,13 +322,16 @@ def _read_text(path: Path, asked: str) -> Iterator[tuple[str, Any]]:
 
 
 def _read_dataset(
-    source: str, name: str, config: str | None, split: str, **options: Any
+    source: str, name: str, config: str | None, split: str, texts: Collection[str], **options: Any
 ) -> Iterator[tuple[str, Any]]:
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
 
     try:
-        dataset = load_dataset(name, config, split=split, **options)
+        written = None
+        if name not in ("json", "parquet"):
+            written = options_of_texts(name, config, **options)
+        dataset = load_dataset(name, config, split=split, **options, **(written or {}))
     except (OSError, ValueError, DatasetGenerationError, ImportError) as error:
         # such as an unknown split, no network, or a file that is not parquet
         lines = str(error).strip().splitlines()
@@ -333,5 +339,6 @@ def _read_dataset(
         if reason.startswith("Config name is missing"):
             reason = f"name a configuration with prompts_config. {' '.join(lines[1:2])}"
         raise ConfigError(f"prompts: cannot read {source}: {reason}") from error
-    for number, row in enumerate(dataset):
+    rows = dataset if written is None else typed_rows(dataset.to_dict(), texts)
+    for number, row in enumerate(rows):
         yield f"{source}, row {number}", row
