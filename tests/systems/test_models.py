@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.helpers import IDENTITY, EchoAgent, number, play, wait
+from tests.helpers import IDENTITY, EchoAgent, completion_of, number, play, wait
 from tests.integration.conftest import call
+from tests.judge_server import _answer as verdict_of
+from toa_trl.agents import Agent
 from toa_trl.cli.evaluation_config import EvaluationConfig
 from toa_trl.errors import ConfigError, Unavailable
 from toa_trl.evaluation.accuracy import measure_model
@@ -24,7 +26,7 @@ from toa_trl.sampler import TOASampler
 from toa_trl.sampling.journal import Journal
 from toa_trl.systems.models import Questions, checked_models
 from toa_trl.tasks import make_task
-from toa_trl.types import Message, Prompt, Sampling
+from toa_trl.types import Completion, Message, Prompt, Sampling
 from toa_trl.utils.config import validate
 
 TASK = make_task("alignment")
@@ -276,11 +278,11 @@ def test_a_search_over_the_bundled_models_is_a_model_of_evaluate(tmp_path: Path)
         "engine": "search",
         "agents": [agent, {**agent, "name": "generalist", "model": f"{weights}/generalist"}],
         "reward": reward,
-        "budget": [2, 6],
+        "budget": [1, 3],
     }
     settings = {
         "prompts": "toa_trl/demo/data/heldout.jsonl",
-        "num_prompts": 4,
+        "num_prompts": 2,
         "task": "toa_trl/demo/templates",
         "models": [agent, search],
         "baseline": "add",
@@ -294,11 +296,86 @@ def test_a_search_over_the_bundled_models_is_a_model_of_evaluate(tmp_path: Path)
     done = call("evaluate", "--config", tmp_path / "evaluate.yaml")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "results.json").read_text())
-    assert list(results["student"]) == ["add", "toa@2", "toa@6"]
-    rewards = [results["student"][name]["mean_reward"] for name in ("toa@2", "toa@6")]
-    for name, mean_reward in zip(("toa@2", "toa@6"), rewards, strict=True):
+    assert list(results["student"]) == ["add", "toa@1", "toa@3"]
+    rewards = [results["student"][name]["mean_reward"] for name in ("toa@1", "toa@3")]
+    for name, mean_reward in zip(("toa@1", "toa@3"), rewards, strict=True):
         (path,) = tmp_path.glob(f"outputs/{name.replace('@', '_')}-*/journal.sqlite")
         with closing(Journal(path, lock=False)) as journal:
             best = [rollout.ranked[0].reward or 0.0 for rollout in journal.rollouts()]
         assert mean_reward == pytest.approx(mean(best), abs=1e-3)
-    assert {row["model"] for row in results["win_rates"]} == {"toa@2", "toa@6"}
+    assert {row["model"] for row in results["win_rates"]} == {"toa@1", "toa@3"}
+
+
+class WordJudge(Agent):
+    """Prefers the response with more words, as tests.judge_server does."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    async def generate(self, messages: Sequence[Message], **options: Any) -> Completion:
+        return Completion(verdict_of(messages[-1].content), "stop", 1, 1)
+
+
+class Comet(RewardModel):
+    """Stands for a scorer of translations: needs what COMET needs, and counts characters."""
+
+    async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
+        assert prompt.metadata["source"]
+        assert prompt.metadata["reference"]
+        return [len(text) / 100 for text in responses]
+
+
+def test_every_judge_of_an_evaluation_judges_a_run_at_each_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = ("eins", "zwei", "drei")
+    rows = [{"source": text, "reference": f"a longer text about {text}"} for text in sources]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    texts = ["a", "a text", "a longer text", "a longer text about eins", "about zwei", "of drei"]
+    agent = {"name": "a", "engine": "scripted", "responses": texts}
+    task = {"name": "translation", "source_language": "German", "target_language": "English"}
+    run = TOASampler([agent], {"kind": "chrf"}, "best_of_n", 8, task=task, progress=False).sample(
+        rows, tmp_path / "run"
+    )
+    best = {
+        f"run@{n}": [completion_of(rollout.first(n).ranked[0]).text for rollout in run]
+        for n in (1, 8)
+    }
+    assert best["run@1"] != best["run@8"]
+    seen = {}
+
+    def alpaca(name: str, asked: Any, outputs: Any, baseline: str, theirs: Any, *_: Any) -> Any:
+        seen[name] = (len(asked), outputs, baseline, theirs)
+        return {"win_rate": 0.5}
+
+    monkeypatch.setattr("toa_trl.evaluation.benchmarks.run_alpaca_eval", alpaca)
+    here = "tests.systems.test_models"
+    settings = {
+        "prompts": str(tmp_path / "prompts.jsonl"),
+        "task": task,
+        "models": [
+            {**agent, "name": "base", "responses": ["two words"]},
+            {"name": "run", "engine": "run", "path": str(tmp_path / "run"), "budget": [1, 8]},
+        ],
+        "baseline": "base",
+        "judge": {"agent": {"name": "j", "engine": f"{here}:WordJudge"}, "mode": "arena"},
+        "comet": {"kind": f"{here}:Comet"},
+        "alpaca_eval": {"annotator": {"model": "m", "base_url": "http://127.0.0.1:9/v1"}},
+        "num_samples": 0,
+        "results": str(tmp_path / "results.json"),
+    }
+    (tmp_path / "evaluate.yaml").write_text(yaml.safe_dump(settings))
+    done = call("evaluate", "--config", tmp_path / "evaluate.yaml")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    rates = {row["model"]: row for row in results["win_rates"]}
+    for name, selected in best.items():
+        student, rate = results["student"][name], rates[name]
+        assert student["comet"] == pytest.approx(mean(len(text) / 100 for text in selected))
+        num_words = [len(text.split()) for text in selected]
+        assert rate["by"] == "judge"
+        assert rate["num_wins"] == sum(words > 2 for words in num_words)
+        assert rate["num_losses"] == sum(words < 2 for words in num_words)
+        assert seen[name] == (3, selected, "base", ["two words"] * 3)
+    assert results["student"]["run@8"]["chrf"] > results["student"]["run@1"]["chrf"]
+    assert results["alpaca_eval"].keys() == best.keys()
