@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 
 from tests.helpers import play, rollout
 from toa_trl.data.cleaning import Cleaning
 from toa_trl.data.duplicates import Duplicates
-from toa_trl.errors import ConfigError
 from toa_trl.types import Message, Prompt
 
 STORY = " ".join(f"word{n}" for n in range(60))
 NEAR = STORY.replace("word59", "end")  # shares 57 of 59 three-word sequences
 HALF = " ".join(f"word{n}" for n in range(45)) + " " + " ".join(f"other{n}" for n in range(45))
 CHINESE = "".join(chr(0x4E00 + n) for n in range(60))
-
-
-@pytest.fixture
-def library() -> None:
-    pytest.importorskip("datasketch")
 
 
 @pytest.mark.parametrize(
@@ -39,7 +31,6 @@ def library() -> None:
         ("", "Why?", False),
     ],
 )
-@pytest.mark.usefixtures("library")
 def test_which_texts_are_near(first: str, second: str, near: bool) -> None:
     duplicates = Duplicates(exact=False, near=0.8)
     is_duplicate = duplicates.of_responses()
@@ -49,7 +40,6 @@ def test_which_texts_are_near(first: str, second: str, near: bool) -> None:
     assert [duplicates.prompt(prompt) for prompt in asked] == [False, near]
 
 
-@pytest.mark.usefixtures("library")
 def test_near_prompts_and_responses_are_counted() -> None:
     its = [rollout(play(0, 1.0, STORY), play(1, 2.0, NEAR), play(2, 0.0, HALF), id="a")]
     its.append(rollout(play(0, 1.0, STORY), id="b"))
@@ -58,11 +48,3 @@ def test_near_prompts_and_responses_are_counted() -> None:
     assert [p.index for p in kept.plays] == [1, 2]  # the better one of two near ones
     assert cleaned.responses == {"duplicate of a better response": 1}
     assert cleaned.prompts == {"duplicate of an earlier prompt": 1}
-
-
-def test_a_missing_library_is_named_before_anything_is_read(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(sys.modules, "datasketch", None)
-    with pytest.raises(ConfigError, match=r"clean\.near_duplicates: .*pip install datasketch"):
-        Cleaning(near_duplicates=0.8)

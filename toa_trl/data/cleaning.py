@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from toa_trl.data.duplicates import Duplicates, datasketch
+from toa_trl.data.duplicates import Duplicates
 from toa_trl.data.plays import Row, text
 from toa_trl.errors import ConfigError
 from toa_trl.types import Prompt, Rollout, as_dicts
@@ -61,8 +61,7 @@ class Cleaning:
         min_margin: drop pairs whose rewards, and groups whose best and worst reward, differ less.
 
     Raises:
-        ConfigError: a language is unknown, a pattern is not a regular expression, or datasketch is
-            missing.
+        ConfigError: a language is unknown, or a pattern is not a regular expression.
     """
 
     def __init__(
@@ -81,8 +80,6 @@ class Cleaning:
         min_reward: Finite | None = None,
         min_margin: NonNegativeFloat | None = None,
     ) -> None:
-        if near_duplicates is not None:
-            datasketch()
         for key, codes in (("prompt_languages", prompt_languages), ("languages", languages)):
             for code in codes:
                 if code not in NAMES.values():

@@ -10,30 +10,16 @@ import re
 import zlib
 from collections.abc import Callable
 from hashlib import blake2b
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from toa_trl.errors import ConfigError
 from toa_trl.types import Prompt
 
 NUM_PERM = 128
 GRAM = 3  # consecutive words
 NO_SPACES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
 WORD = re.compile(rf"[{NO_SPACES}]|[^\W{NO_SPACES}]+")
-
-
-def datasketch() -> Any:
-    """Return the library datasketch, which is optional.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    try:
-        return import_module("datasketch")
-    except ImportError as error:
-        raise ConfigError("clean.near_duplicates: needs `pip install datasketch`") from error
 
 
 class Duplicates:
@@ -52,9 +38,11 @@ class Duplicates:
         self._exact, self._near = exact or near is not None, near
         self._seen = set[bytes]()
         if near is not None:
-            library = datasketch()
-            self._empty = library.MinHash(num_perm=NUM_PERM, hashfunc=zlib.crc32)
-            self._index = library.MinHashLSH(threshold=near, num_perm=NUM_PERM)
+            # not at the top: with scipy it takes a second that only cleaned data needs
+            from datasketch import MinHash, MinHashLSH
+
+            self._empty = MinHash(num_perm=NUM_PERM, hashfunc=zlib.crc32)
+            self._index = MinHashLSH(threshold=near, num_perm=NUM_PERM)
             self._sketches: list[Any] = []  # of the prompts
 
     def prompt(self, prompt: Prompt) -> bool:
