@@ -102,8 +102,8 @@ def main() -> None:
         say(f"{rollouts.limit}: the pilot is incomplete; repeat the command with a higher limit")
     pilot = pilot_of(config, rollouts, len(prompts))
     write_pilot(pilot, folder / FILE)
-    kinds = {entry["name"]: str(entry["engine"]) for entry in config.agents}
-    say(describe(pilot, {**kinds, "reward": str(config.reward["kind"])}))
+    engines = {entry["name"]: str(entry["engine"]) for entry in config.agents}
+    say(describe(pilot, {**engines, None: str(config.reward["kind"])}))
     say(f"{folder / FILE} is written")
 
 

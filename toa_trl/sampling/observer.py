@@ -4,7 +4,9 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
-from statistics import median, quantiles
+from statistics import median
+
+import numpy as np
 
 from toa_trl.sampling.limits import Meter
 from toa_trl.sampling.progress import Progress
@@ -23,10 +25,10 @@ def saturation_edge(tau: float) -> float:
     return -math.log(SATURATED) * tau
 
 
-def suggested_tau(rewards: Sequence[float]) -> float:
+def suggested_tau(rewards: Sequence[float] | np.ndarray) -> float:
     """Return a tau that suits rewards, at least two: half their size or spread."""
-    low, _, high = quantiles(rewards, n=4)
-    return max(median(map(abs, rewards)), high - low) / 2
+    low, high = np.quantile(rewards, [0.25, 0.75], method="weibull")
+    return float(max(np.median(np.abs(rewards)), high - low)) / 2
 
 
 class RewardWatch:

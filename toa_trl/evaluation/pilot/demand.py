@@ -8,12 +8,14 @@ from itertools import groupby
 
 import numpy as np
 
+from toa_trl.agents.base import Price
 from toa_trl.evaluation.costs import Costs
 from toa_trl.evaluation.pilot.figures import Figure, Numbers, Resamples
 from toa_trl.sampling.timing import Call
 from toa_trl.types import Play, Rollout
 
 AGENTS, REWARD, NEITHER = "agents", "reward", "neither"
+TOKEN = Price(prompt=1e6, completion=1e6)  # a price of 1 per token
 
 
 @dataclass(frozen=True)
@@ -87,18 +89,13 @@ class Estimator:
         self._resamples = resamples
         self._num_scored = np.array([len(rollout.scored) for rollout in rollouts], dtype=float)
         self._calls = list(calls)
-        row_of = {rollout.prompt.id: row for row, rollout in enumerate(rollouts)}
-        row_of_seed = {
+        self._row_of_prompt: dict[str | None, int] = {
+            rollout.prompt.id: row for row, rollout in enumerate(rollouts)
+        }
+        self._row_of_play: dict[tuple[str, int | None], int] = {
             (play.action.agent, play.seed): row
             for row, rollout in enumerate(rollouts)
             for play in rollout.plays
-        }
-        # calls without a play in the journal were withdrawn or cancelled
-        self._rows = {
-            call: row_of.get(call.prompt_id or "")
-            if call.agent is None
-            else row_of_seed.get((call.agent, call.seed or 0))
-            for call in self._calls
         }
 
     def demand(self, agents: Sequence[str]) -> Demand:
@@ -192,10 +189,16 @@ class Estimator:
     def _per_prompt(self, calls: Iterable[Call], value: Callable[[Call], float]) -> Numbers:
         totals = np.zeros(len(self._rollouts))
         for call in calls:
-            row = self._rows[call]
+            row = self._row(call)
             if row is not None:
                 totals[row] += value(call)
         return totals
+
+    def _row(self, call: Call) -> int | None:
+        """Return the prompt of a call; None for one that was withdrawn or cancelled."""
+        if call.agent is None:
+            return self._row_of_prompt.get(call.prompt_id)
+        return self._row_of_play.get((call.agent, call.seed))
 
     def _scaled(self, totals: Sequence[float] | Numbers) -> Figure:
         """Return the total of the full run for one total per prompt of the pilot."""
@@ -226,10 +229,15 @@ def cost_measure(rollouts: Iterable[Rollout], costs: Costs) -> tuple[str, Callab
     """
     plays = [play for rollout in rollouts for play in rollout.plays]
     if {play.action.agent for play in plays} <= costs.prices.keys():
-        return "price", lambda play: costs.of([play])["cost"]
+        return "price", lambda play: _price(play, costs.prices[play.action.agent])
     if all(play.completion.flops for play in plays if play.completion):
-        return "FLOPs", lambda play: costs.of([play])["flops"]
-    return "tokens", lambda play: costs.of([play])["tokens"]
+        return "FLOPs", lambda play: (play.completion.flops or 0.0) if play.completion else 0.0
+    return "tokens", lambda play: _price(play, TOKEN)
+
+
+def _price(play: Play, price: Price) -> float:
+    done = play.completion
+    return price.of(done.prompt_tokens, done.completion_tokens) if done else 0.0
 
 
 def unknown_flops(rollouts: Iterable[Rollout]) -> list[str]:

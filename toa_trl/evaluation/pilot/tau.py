@@ -43,8 +43,8 @@ def advise_tau(rollouts: Sequence[Rollout], tau: float, resamples: Resamples) ->
     draws = []
     for drawn in numbers:
         drawn_rewards = [np.tile(rewards[row], drawn[row]) for row in drawn.nonzero()[0]]
-        draws.append(suggested_tau(np.concatenate(drawn_rewards).tolist()))
-    suggested = figure(suggested_tau(every.tolist()), np.array(draws))
+        draws.append(suggested_tau(np.concatenate(drawn_rewards)))
+    suggested = figure(suggested_tau(every), np.array(draws))
     return TauAdvice(tau, saturated, suggested, keep=saturated.value <= 0.5)
 
 

@@ -18,19 +18,19 @@ NAME = 14  # characters of a name that are shown in a table
 MISSING, UNKNOWN = "-", "unknown"
 
 
-def describe(pilot: Pilot, engines: Mapping[str, str]) -> str:
+def describe(pilot: Pilot, engines: Mapping[str | None, str]) -> str:
     """Return the text.
 
     Args:
         pilot: what to say.
-        engines: engine by name of the agent, and the kind of the reward by "reward".
+        engines: engine by name of the agent, and the kind of the reward by None.
     """
     sections = [_full_run(pilot, engines), _budget(pilot), _tau(pilot)]
     sections += [_allocation(pilot), _agents(pilot)]
     return "\n\n".join("\n".join(section) for section in sections)
 
 
-def _full_run(pilot: Pilot, engines: Mapping[str, str]) -> Iterator[str]:
+def _full_run(pilot: Pilot, engines: Mapping[str | None, str]) -> Iterator[str]:
     run, demand = pilot.full_run, pilot.demand
     yield from _wrapped(
         f"From {pilot.num_prompts:,} prompts; brackets are 95 % intervals over prompts. The full "
@@ -54,11 +54,11 @@ def _full_run(pilot: Pilot, engines: Mapping[str, str]) -> Iterator[str]:
         yield from _item("", f"without those of {names}; `config` in an entry makes them known")
     cost = _amount(demand.cost) if demand.cost else f"{UNKNOWN}: no agent and no reward has a price"
     yield f"  price       {cost}"
-    parts = [*demand.parts, demand.reward]
+    rows = [_times(part, engines.get(part.name, "")) for part in demand.parts]
     yield ""
-    yield from _table([_times(part, engines.get(part.name, "")) for part in parts])
+    yield from _table([*rows, _times(demand.reward, engines.get(None, ""))])
     yield ""
-    yield from _table([_amounts(part) for part in parts])
+    yield from _table([_amounts(part) for part in (*demand.parts, demand.reward)])
 
 
 def _hours(pilot: Pilot, hours: Hours) -> Iterator[str]:
