@@ -27,6 +27,7 @@ task: stories
 dataset_path: json
 dataset_kwargs: {{data_files: {{test: {problems}}}, cache_dir: {problems}.cache}}
 test_split: test
+process_docs: !function prints.show
 output_type: generate_until
 doc_to_text: "{{{{prompt}}}}"
 doc_to_target: "{{{{answer}}}}"
@@ -58,6 +59,7 @@ def tasks(tmp_path: Path, problems: list[dict[str, Any]]) -> Path:
     )
     folder = tmp_path / "tasks"
     folder.mkdir()
+    (folder / "prints.py").write_text("def show(docs):\n    print('\\x1b[2J')\n    return docs\n")
     (folder / "stories.yaml").write_text(
         TASK.format(problems=tmp_path / "problems.jsonl"), encoding="utf-8"
     )
@@ -65,7 +67,7 @@ def tasks(tmp_path: Path, problems: list[dict[str, Any]]) -> Path:
 
 
 def test_the_student_scores_as_its_own_answers_say(
-    tasks: Path, problems: list[dict[str, Any]]
+    tasks: Path, problems: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     agent = make_agent(STUDENT)
     asked = [
@@ -86,6 +88,9 @@ def test_the_student_scores_as_its_own_answers_say(
     assert found["stories"]["exact_match,last-number"] == pytest.approx(right / NUM)
     assert found["stories"]["exact_match,last-number_stderr"] > 0
     assert found["stories"]["num_problems"] == NUM
+    printed = capsys.readouterr().out
+    assert "\\x1b[2J" in printed  # by the task, visibly
+    assert "\x1b[2J" not in printed
 
 
 def test_an_adapter_alone_is_loaded_on_its_base(tasks: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from toa_trl.utils.escape import (
     TerminalFormatter,
     code,
     escape_output,
+    escaped_prints,
     for_markdown,
     for_terminal,
     prose,
@@ -81,6 +82,20 @@ def test_uncaught_errors_and_warnings_of_user_code_are_escaped(
     assert shown.endswith("ValueError: the reward says \\x1b]0;title\\x07\n")
     line = warnings.formatwarning("odd \x1b[31m", UserWarning, "file.py", 3, "")
     assert line == "file.py:3: UserWarning: odd \\x1b[31m\n"
+
+
+def test_prints_of_other_packages_are_escaped_and_progress_bars_move(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with escaped_prints():
+        print("\x1b[2J", "a\rb")  # noqa: T201
+        sys.stdout.writelines(["\x1b]0;title\x07\n"])
+        print("\r 10%\x1b[A\r 20% \x1b[2J", file=sys.stderr)  # noqa: T201
+        assert not sys.stdout.isatty()
+    print("\x1b[1mours\x1b[0m")  # noqa: T201
+    out, err = capsys.readouterr()
+    assert out == "\\x1b[2J a\\x0db\n\\x1b]0;title\\x07\n\x1b[1mours\x1b[0m\n"
+    assert err == "\r 10%\x1b[A\r 20% \\x1b[2J\n"
 
 
 def test_log_lines_are_escaped() -> None:

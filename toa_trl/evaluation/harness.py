@@ -14,6 +14,7 @@ from toa_trl.errors import AgentError, ConfigError
 from toa_trl.models.chat import fold_system, takes_system
 from toa_trl.models.loading import check_whole_model, weights_source
 from toa_trl.utils.config import Config, NonNegativeInt, PositiveInt, Text, nearest
+from toa_trl.utils.escape import escaped_prints
 
 
 class LmEvalConfig(Config):
@@ -33,12 +34,14 @@ class LmEvalConfig(Config):
     """Instruction-tuned models need it, base models do not; a chat server always applies it."""
 
 
+@escaped_prints()
 def run_lm_eval(
     model_entry: Mapping[str, Any], config: LmEvalConfig
 ) -> dict[str, dict[str, float]]:
     """Evaluate one model. The task decides how it samples, not the entry's `sampling`.
 
-    Answers are scored without the model's reasoning, unless the entry has `keep_reasoning`.
+    Answers are scored without the model's reasoning, unless the entry has `keep_reasoning`. What
+    tasks print is escaped, because it may quote the model.
 
     Args:
         model_entry: {name, engine, model, ...} as in a run's `agents`: engine transformers (an

@@ -5,8 +5,11 @@ import re
 import sys
 import traceback
 import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from itertools import zip_longest
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 FORMAT_WARNING = warnings.formatwarning
 # C0 and C1 controls except tab and newline, line separators, and marks that reorder text
@@ -15,6 +18,7 @@ _CONTROLS += [0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x2
 _SURROGATES = range(0xD800, 0xE000)  # unpaired ones, which cannot be encoded
 _VISIBLE = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in _CONTROLS}
 _VISIBLE |= {code: f"\\u{code:04x}" for code in _SURROGATES}
+_BAR = re.compile(r"\r|\x1b\[A")  # what tqdm moves the cursor with
 _MARKDOWN = re.compile(r"[\\`*\[\]<>|&]")
 
 
@@ -40,6 +44,13 @@ def escape_output() -> None:
     logging.setLogRecordFactory(TerminalRecord)
     warnings.formatwarning = _format_warning
     sys.excepthook = _show_error
+
+
+@contextmanager
+def escaped_prints() -> Iterator[None]:
+    """Escape what code of others prints meanwhile; progress bars on stderr still move."""
+    with redirect_stdout(_Escaping(sys.stdout)), redirect_stderr(_Escaping(sys.stderr, _BAR)):
+        yield
 
 
 def for_markdown(text: object) -> str:
@@ -78,6 +89,29 @@ class TerminalFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""
         return for_terminal(super().format(record))
+
+
+class _Escaping:
+    """A stream that escapes what is written to it, but for the given signs."""
+
+    def __init__(self, stream: TextIO, kept: re.Pattern[str] | None = None) -> None:
+        self._stream, self._kept = stream, kept
+
+    def write(self, text: str) -> int:
+        """Write a text, and return the number of its characters."""
+        kept = self._kept.findall(text) if self._kept else []
+        plain = self._kept.split(text) if self._kept else [text]
+        shown = [for_terminal(part) + sign for part, sign in zip_longest(plain, kept, fillvalue="")]
+        self._stream.write("".join(shown))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write several texts."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _format_warning(*args: Any, **options: Any) -> str:
