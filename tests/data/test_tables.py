@@ -14,6 +14,7 @@ from datasets import load_dataset
 import toa_trl.data.tables
 from tests.helpers import play, rollout
 from toa_trl.data.preference import preference_rows
+from toa_trl.data.recipes import make_plan
 from toa_trl.data.sft import sft_rows
 from toa_trl.data.tables import (
     PREFERENCE,
@@ -62,6 +63,20 @@ def test_no_rows_are_a_data_set_with_its_columns(name: str, tmp_path: Path) -> N
     with pytest.raises(ValueError, match="no data"):  # what datasets says of any file without rows
         load(tmp_path / name)
     assert as_dataset([], schema).column_names == schema.names
+
+
+def test_rows_with_many_responses_are_written_in_small_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toa_trl.data.tables, "ROWS_PER_BATCH", 100)
+    monkeypatch.setattr(toa_trl.data.tables, "ROWS_PER_FILE", 200)
+    plan = make_plan(recipes=[{"builder": "groups"}])
+    rows = list(plan.build([IT] * 7, (), None)["groups"].rows)
+    assert write_parquet(iter(rows), plan.schema("groups"), tmp_path / "groups") == 7
+    files = sorted((tmp_path / "groups").iterdir())
+    assert [pq.read_metadata(file).num_rows for file in files] == [4, 3]
+    assert pq.read_metadata(files[0]).num_row_groups == 2
+    assert load(tmp_path / "groups").to_list() == rows
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -101,6 +101,7 @@ OLD_COLUMNS = (
 )
 ROWS_PER_FILE = 200_000
 ROWS_PER_BATCH = 2_000
+GROUP_SIZE = 50  # rows of groups, which have many responses each, count as this many
 
 
 def rollout_rows(rollouts: Iterable[Rollout]) -> Iterator[dict[str, Any]]:
@@ -182,7 +183,7 @@ def write_parquet(rows: Iterable[dict[str, Any]], schema: pa.Schema, folder: Pat
     paths, num_rows, writer = list[Path](), 0, None
     try:
         for batch in _batches(rows, schema):
-            if writer is None or num_rows // ROWS_PER_FILE >= len(paths):
+            if writer is None or num_rows // _rows_per(ROWS_PER_FILE, schema) >= len(paths):
                 if writer is not None:
                     writer.close()
                 paths.append(fresh / f"{len(paths):05d}.parquet")
@@ -221,7 +222,7 @@ def _is_ours(path: Path) -> bool:
 
 def _batches(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     rows = iter(rows)
-    chunk = list(islice(rows, ROWS_PER_BATCH))
+    chunk = list(islice(rows, _rows_per(ROWS_PER_BATCH, schema)))
     is_json = schema.field("prompt").type != MESSAGES
     as_text = pa.field("prompt", pa.list_(pa.string()))
     stored = schema.set(schema.get_field_index("prompt"), as_text) if is_json else schema
@@ -230,9 +231,13 @@ def _batches(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Iterator[pa.R
             chunk = [{**row, "prompt": [*map(_json, row["prompt"])]} for row in chunk]
         batch = pa.RecordBatch.from_pylist(chunk, schema=stored)
         yield batch.cast(schema) if is_json else batch
-        chunk = list(islice(rows, ROWS_PER_BATCH))
+        chunk = list(islice(rows, _rows_per(ROWS_PER_BATCH, schema)))
         if not chunk:
             return
+
+
+def _rows_per(number: int, schema: pa.Schema) -> int:
+    return max(1, number // GROUP_SIZE) if "completions" in schema.names else number
 
 
 def _json(message: dict[str, Any]) -> str:
