@@ -216,6 +216,17 @@ def test_a_mistake_in_an_evaluation_is_named(changes: Any, message: str) -> None
             {"budget": 16, "preference": {"rejected_rank": 30}},
             r"preference\.rejected_rank: no prompt has a response at rank 30, .* budget is 16",
         ),
+        (
+            {"budget": 9, "recipes": [{"builder": "pair", "rejected_rank": 10}]},
+            r"rejected_rank: no prompt has a response at rank 10, .* budget is 9",
+        ),
+        ({"recipes": [{"builder": "pairs"}]}, r"recipes\[0\].*unknown builder 'pairs'"),
+        (
+            {"recipes": [{"builder": "top_bottom", "max_pairs": 0}]},
+            r"recipes\[0\]\.max_pairs: must be >= 1",
+        ),
+        ({"clean": {"refusal": True}}, "clean: .*did you mean 'refusals'"),
+        ({"clean": {"languages": ["xx"]}}, r"clean\.languages: 'xx' is not the code"),
         ({"limits": {"max_token": 1}}, "limits: .*did you mean 'max_tokens'"),
         ({"allocation": {"kind": "even"}}, r"allocation: unknown kind 'even'; choose one of"),
         ({"allocation": {"kind": "adaptive", "wave": 0}}, r"allocation\.wave: must be >= 1"),

@@ -12,7 +12,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from toa_trl.agents import ENGINES
-from toa_trl.data.preference import check_rank
 from toa_trl.data.prompts import load_prompts
 from toa_trl.data.recipes import BUILDERS, make_plan
 from toa_trl.errors import ConfigError
@@ -239,8 +238,7 @@ class SynthesisConfig(SamplingConfig):
     def _check_before_sampling(self) -> Self:
         validate(search_model(self.search), self.search_params, "search_params")
         # checks across several keys, over no rollouts
-        make_plan(self.sft, self.preference, self.recipes, self.clean)
-        check_rank(self.preference, self.budget)
+        make_plan(self.sft, self.preference, self.recipes, self.clean).check_ranks(self.budget)
         if self.decontaminate:
             Index(self.decontaminate)
         return self

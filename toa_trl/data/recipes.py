@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from toa_trl.data.builders import Builder, Built, Recipe, Render, build_rows
 from toa_trl.data.cleaning import Cleaned, Cleaning
-from toa_trl.data.preference import preference_rows
+from toa_trl.data.preference import Pair, check_rank, preference_rows
 from toa_trl.data.sft import sft_rows
 from toa_trl.data.tables import FORMATS, schema_of
 from toa_trl.errors import ConfigError
@@ -63,6 +63,16 @@ class Plan:
     def clean(self, rollouts: Iterable[Rollout]) -> Cleaned:
         """Return the rollouts that rows are made of; with filters, read them once to judge them."""
         return self.cleaning.judge(rollouts) if self.cleaning else Cleaned(rollouts)
+
+    def check_ranks(self, budget: int) -> None:
+        """Check that prompts with a whole budget of scored plays have the ranks to be rejected.
+
+        Raises:
+            ConfigError: see `check_rank`.
+        """
+        for recipe in self.recipes["dpo"]:
+            if isinstance(recipe.builder, Pair):
+                check_rank(recipe.params, budget)
 
     @property
     def params(self) -> dict[str, Mapping[str, Any]]:
