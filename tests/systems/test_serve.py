@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -16,15 +17,19 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from tests.alpaca_judge import judging
 from tests.helpers import TextReward, wait
 from toa_trl.agents import Agent
 from toa_trl.agents.scripted import ScriptedAgent
 from toa_trl.cli.main import main
 from toa_trl.errors import AgentError, ToaError, Unavailable
+from toa_trl.evaluation.alpaca import Annotator, _template
 from toa_trl.systems.search_model import SearchModel, SearchSettings
 from toa_trl.systems.server import listen, make_app, make_server
 from toa_trl.types import Completion, Message, Sampling
@@ -225,6 +230,71 @@ def test_lm_eval_asks_the_search(url: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert text == expected(replace(SETTINGS, seed=1))[0][0]
 
 
+# alpaca_eval's own way to evaluate a model behind an endpoint: it asks the model, then the judge
+FROM_MODEL = """
+import json, sys
+from alpaca_eval import evaluate_from_model
+evaluate_from_model(
+    **json.loads(sys.argv[1]), precomputed_leaderboard=None, is_return_instead_of_print=True
+)
+"""
+ALPACA = Path(__file__).parents[2] / ".venv-alpaca/bin/python"
+
+
+@pytest.mark.heavy
+@pytest.mark.skipif(
+    not ALPACA.is_file(), reason="no .venv-alpaca: bash scripts/alpaca_environment makes it"
+)
+def test_alpaca_eval_asks_the_search(url: str, tmp_path: Path) -> None:
+    references = {"Hello?": "Hi.", "Who?": "w" * 1000, "Why?": "Because."}
+    rows = [{"instruction": key, "output": references[key], "dataset": "d"} for key in references]
+    (tmp_path / "dataset.json").write_text(json.dumps(rows))
+    (tmp_path / "prompt.txt").write_text("<|im_start|>user\n{instruction}\n<|im_end|>")
+    request = {"model_name": "toa", "max_tokens": 50, "num_procs": 3}
+    entry = {
+        "prompt_template": str(tmp_path / "prompt.txt"),
+        "fn_completions": "openai_completions",
+        "completions_kwargs": request,
+    }
+    arguments = {
+        "model_configs": {"toa": entry},
+        "evaluation_dataset": str(tmp_path / "dataset.json"),
+        "annotators_config": str(tmp_path / "annotator"),
+        "output_path": str(tmp_path / "output"),
+        "sort_by": "win_rate",
+        "fn_metric": "get_winrate",  # the length control is made for its own 805 instructions
+    }
+    with judging() as judge:
+        judged = Annotator(model="judge", base_url=judge.url).alpaca_eval_config()
+        (tmp_path / "annotator").mkdir()
+        judged["prompt_template"] = _template(str(ALPACA))
+        (tmp_path / "annotator/configs.yaml").write_text(yaml.safe_dump({"judge": judged}))
+        clients = {
+            "toa": [{"base_url": f"{url}/v1", "api_key": KEY}],
+            "default": [{"base_url": judge.url, "api_key": "none"}],
+        }
+        (tmp_path / "clients.yaml").write_text(yaml.safe_dump(clients))
+        environment = {**os.environ, "OPENAI_CLIENT_CONFIG_PATH": str(tmp_path / "clients.yaml")}
+        subprocess.run(
+            [ALPACA, "-c", FROM_MODEL, json.dumps(arguments)],
+            env={**environment, "HF_HUB_OFFLINE": "1"},
+            cwd=tmp_path,
+            check=True,
+        )
+    model = search_model()
+    best = {}
+    for text in references:
+        prompt = model.read([{"role": "user", "content": text}])
+        (best[text], *_) = wait(model.answer(prompt)).rollout.ranked
+    outputs = json.loads((tmp_path / "output/model_outputs.json").read_text())
+    assert {row["instruction"]: row["output"] for row in outputs} == {
+        text: play.completion.text for text, play in best.items() if play.completion
+    }
+    annotations = json.loads((tmp_path / "output/annotations.json").read_text())
+    wins = {row["instruction"]: row["preference"] > 1.5 for row in annotations}
+    assert wins == {"Hello?": True, "Who?": False, "Why?": True}  # the longer one
+
+
 def test_a_conversation_may_have_parts_and_further_keys(url: str) -> None:
     part = {"type": "text", "text": "Hello?"}
     messages = [{"role": "user", "content": [part], "type": "text"}]
@@ -375,6 +445,7 @@ def test_too_many_requests_are_refused_and_later_ones_answered(url: str, client:
         with pytest.raises(openai.RateLimitError) as raised:
             client.chat.completions.create(model="toa", messages=HELLO)
         assert raised.value.code == "rate_limit_exceeded"
+        assert "rate limit" in str(raised.value)  # what alpaca_eval looks for
         assert send(url, "/health")[1]["searching"] == 1
         assert send(url, body={**CHAT, "n": 0})[0] == 400  # a mistake is not worth a repetition
         for agent in AGENTS:

@@ -99,7 +99,8 @@ def make_app(
             raise ApiError(400, f"the body is not valid JSON: {error}") from error
         question = read_request(body, model, name, limit)
         if num_searching >= max_requests:
-            message = f"{max_requests} requests are in progress; repeat this one later"
+            # alpaca_eval repeats a request only if the error has "rate " in it, as OpenAI's have
+            message = f"rate limit: {max_requests} requests are in progress; repeat this one later"
             raise ApiError(429, message, code="rate_limit_exceeded")
         num_searching += 1
         try:
