@@ -20,7 +20,8 @@ class Limits(Config):
     """Limits of a whole run, earlier sessions included.
 
     At a limit, plays in flight are finished and count. A run exceeds a limit by less than what
-    prompts_in_flight x plays_in_flight plays spend: one play per lane.
+    prompts_in_flight x plays_in_flight plays spend: one play per lane. Calls that were in flight
+    when a run was killed are unknown and do not count: again one play per lane for each kill.
     """
 
     max_tokens: PositiveFloat | None = None
