@@ -465,6 +465,27 @@ def test_an_outage_leaves_nothing_behind_for_the_next_run() -> None:
     wait(run())
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_an_object_serves_one_event_loop_after_another_without_being_closed(is_there: bool) -> None:
+    endpoints: list[Endpoints] = []
+
+    async def run(server: Server) -> list[bool]:
+        async with server.running():
+            endpoints[:] = endpoints or [Endpoints("here", server.url, probe="alive")]
+            return await many(endpoints[0], 3)
+
+    async def fail() -> None:
+        with pytest.raises(Unavailable):
+            await endpoints[0].post("it", {}, parse)
+
+    server = Server()
+    assert all(wait(run(server)))
+    if not is_there:
+        wait(fail())
+    assert all(wait(run(server)))
+    assert not endpoints[0]._tasks
+
+
 def test_a_server_that_leaves_the_probe_without_an_answer_is_not_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -22,7 +22,7 @@ import json
 import logging
 import os
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import aiohttp
@@ -30,6 +30,7 @@ from yarl import URL
 
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.models.endpoints.pool import Endpoint, Pool
+from toa_trl.models.endpoints.session import CONNECT_S, call_at_end_of_loop, new_session
 from toa_trl.models.endpoints.throttling import is_out_of_quota, retry_after_s
 from toa_trl.models.endpoints.urls import (
     check_key_name,
@@ -49,7 +50,6 @@ FAULTS_IN_A_ROW = 16
 RETRIED = {408, 409, 425, 500, 502, 503, 504, 529}
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 FIRST_PROBE_S, LONGEST_PROBE_S = 1.0, 30.0
-CONNECT_S = 30.0
 MAX_BYTES = 64 * 2**20  # of a response
 MAX_REDIRECTS = 5
 REDIRECTS = {301, 302, 303, 307, 308}
@@ -116,7 +116,7 @@ class Endpoints:
         self._timeout_s = timeout_s
         self._timeout = SharedTimeout(timeout_s)
         self._patience_s = patience_s
-        self._probes: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -213,9 +213,12 @@ class Endpoints:
             return None
 
     async def aclose(self) -> None:
-        """Close the connections, and forget which endpoints were away: the next run finds out."""
-        for probe in self._probes:
-            probe.cancel()
+        """Close the connections, and forget which endpoints were away: the next run finds out.
+
+        The end of the event loop does the same: an agent given as an object may serve several runs.
+        """
+        for task in self._tasks - {asyncio.current_task()}:
+            task.cancel()
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -279,9 +282,12 @@ class Endpoints:
         num_available, num = self._pool.set_away(endpoint, reason), len(self._pool.endpoints)
         state = f"{num_available} of {num} endpoints available"
         logger.warning("%s: endpoint away, %s: %s", self._place, state, reason)
-        probe = asyncio.create_task(self._probe_until_back(endpoint))
-        self._probes.add(probe)
-        probe.add_done_callback(self._probes.discard)
+        self._add_task(self._probe_until_back(endpoint))
+
+    def _add_task(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _probe_until_back(self, endpoint: Endpoint) -> None:
         # pauses grow for a server that answers its probe and nothing else
@@ -318,19 +324,14 @@ class Endpoints:
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
-            key = self._key()
-            proxy_of.cache_clear()
-            self._session = aiohttp.ClientSession(
-                # What may be in flight is decided here. uvicorn, and so vLLM, closes idle
-                # connections after 5 s: not to be reused in that moment, ours are closed before.
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers={
-                    "Content-Type": "application/json",
-                    **({"Authorization": f"Bearer {key}"} if key else {}),
-                },
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
-            )
+            self._session = session = new_session(self._key())
+
+            async def close() -> None:
+                await session.close()
+                if self._session is session:  # its owner has not closed it
+                    await self.aclose()
+
+            self._add_task(call_at_end_of_loop(close))
         return self._session
 
     def _reason(self, endpoint: Endpoint, what: str, answer: bytes = b"") -> str:
