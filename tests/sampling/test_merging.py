@@ -20,6 +20,7 @@ from toa_trl.rollouts import Rollouts
 from toa_trl.sampler import TOASampler
 from toa_trl.sampling.identity import fingerprint
 from toa_trl.sampling.journal import Journal, locked
+from toa_trl.sampling.journal.grants import read_grants
 from toa_trl.sampling.merging import merge_runs
 from toa_trl.types import Play
 
@@ -73,6 +74,46 @@ def test_in_how_many_parts_a_run_was_sampled_does_not_matter(
     parts = [sample(tmp_path / f"{start}", PROMPTS[start:end]) for start, end in pairwise(bounds)]
     merge_runs(parts, tmp_path / "merged")
     assert plays(tmp_path / "merged") == [row for part in parts for row in plays(part)]
+
+
+def test_adaptive_runs_are_merged_with_their_decisions(tmp_path: Path) -> None:
+    adaptive: dict[str, Any] = {"budget": 6, "allocation": {"kind": "adaptive", "min_plays": 2}}
+    one = sample(tmp_path / "one", PROMPTS[:2], **adaptive)
+    two = sample(tmp_path / "two", PROMPTS[2:], **adaptive)
+    merge_runs([one, two], tmp_path / "merged")
+    assert Rollouts.load(tmp_path / "merged").unfinished == 0
+    first, second, both = (
+        read_grants(Rollouts.load(folder)._journal) for folder in (one, two, tmp_path / "merged")
+    )
+    num = len(first)
+    assert both[:num] == first
+    assert [(g.prompt - 2, g.plays, g.gain) for g in both[num:]] == [
+        (g.prompt, g.plays, g.gain) for g in second
+    ]
+    assert [g.wave for g in both] == list(range(num + len(second)))
+    assert both[num].round == first[-1].round + 1
+    before = plays(tmp_path / "merged")
+    sample(tmp_path / "merged", PROMPTS, **adaptive)  # nothing is left to do
+    assert plays(tmp_path / "merged") == before
+    TOASampler(
+        [EchoAgent("x"), EchoAgent("y")], TextReward(), progress=False, **{**adaptive, "budget": 8}
+    ).sample(PROMPTS, tmp_path / "merged", extend=True)
+    extended = Rollouts.load(tmp_path / "merged")
+    assert extended.unfinished == 0
+    assert len(plays(tmp_path / "merged")) == 8 * len(PROMPTS)
+    assert set(before) <= set(plays(tmp_path / "merged"))
+
+
+def test_a_merged_run_is_as_unfinished_as_its_parts(tmp_path: Path) -> None:
+    adaptive: dict[str, Any] = {"budget": 6, "allocation": {"kind": "adaptive", "min_plays": 2}}
+    one = sample(tmp_path / "one", PROMPTS[:2], **adaptive)
+    two = sample(tmp_path / "two", PROMPTS[2:], limits={"max_tokens": 25}, **adaptive)
+    assert Rollouts.load(two).unfinished == 4
+    merge_runs([one, two], tmp_path / "merged")
+    assert Rollouts.load(tmp_path / "merged").unfinished == 6
+    sample(tmp_path / "merged", PROMPTS, **adaptive)
+    assert Rollouts.load(tmp_path / "merged").unfinished == 0
+    assert len(plays(tmp_path / "merged")) == 6 * len(PROMPTS)
 
 
 @pytest.mark.parametrize(

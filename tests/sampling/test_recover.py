@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import play
+from tests.helpers import EchoAgent, TextReward, play
+from toa_trl import Rollouts, TOASampler
 from toa_trl.cli.main import run as main
 from toa_trl.errors import ConfigError, JournalError
 from toa_trl.sampling.journal import Journal, Recovered, recover
+from toa_trl.sampling.journal.grants import read_grants
 from toa_trl.types import Play, Prompt, Spending
 
 IDENTITY = {"search": "toa", "seed": 0}
@@ -247,3 +249,36 @@ def test_what_a_killed_process_left_in_the_wal_is_recovered_too(run_dir: Path) -
     recover(run_dir)
     with closing(Journal(path, create=True)) as journal:
         assert journal.plays("prompt 3")[-1] == play(40, 9.0, "the last")
+
+
+@pytest.mark.parametrize("spoiled", ["plays", "grants"])
+def test_an_adaptive_run_keeps_its_decisions_and_ends_with_its_budget(
+    tmp_path: Path, spoiled: str
+) -> None:
+    def sample() -> Rollouts:
+        sampler = TOASampler(
+            [EchoAgent("x"), EchoAgent("y")],
+            TextReward(),
+            budget=6,
+            progress=False,
+            allocation={"kind": "adaptive", "min_plays": 2},
+        )
+        return sampler.sample([f"What is {number}?" for number in range(12)], tmp_path)
+
+    first = sample()
+    before, grants = {r.prompt.id: r.plays for r in first}, read_grants(first._journal)
+    first._journal.close()
+    path = tmp_path / "journal.sqlite"
+    leaves = [page for page in owners(path)[spoiled] if page_type(path, page) == 13]
+    spoil(path, leaves[0], bytes(PAGE))
+    assert recover(tmp_path).damaged
+    with closing(Journal(path, lock=False)) as journal:
+        assert read_grants(journal) == (grants if spoiled == "plays" else [])
+    again = sample()
+    after = {r.prompt.id: r.plays for r in again}
+    assert again.unfinished == 0
+    assert sum(map(len, after.values())) == 6 * 12
+    if spoiled == "plays":
+        assert after == before
+    else:
+        assert all(after[prompt_id][: len(plays)] == plays for prompt_id, plays in before.items())

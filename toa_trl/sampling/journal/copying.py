@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+from toa_trl.sampling.journal.grants import join_grants
 from toa_trl.sampling.journal.journal import Journal
 from toa_trl.types import Spending
 
@@ -13,7 +14,8 @@ from toa_trl.types import Spending
 def copy_journals(paths: Iterable[str | Path], into: Journal) -> int:
     """Copy the missing plays from other journals of the same prompts, such as those of shards.
 
-    The spending on reward models becomes the sum of theirs, so that this can be repeated.
+    The spending on reward models becomes the sum of theirs, and the decisions of an adaptive
+    allocation become all of theirs, so that this can be repeated.
 
     Returns:
         The number of new plays.
@@ -23,11 +25,19 @@ def copy_journals(paths: Iterable[str | Path], into: Journal) -> int:
         JournalError: one cannot be read, or `into` cannot be written.
     """
     num_new, spent = 0, Spending()
-    for path in paths:
-        with closing(Journal(path, lock=False)) as other:
-            num_new += into.copy(other.rows())
-            spent += other.reward_spending
+    paths = list(paths)
+    for other in _opened(paths):
+        num_new += into.copy(other.rows())
+        spent += other.reward_spending
+    if "allocation" in into.identity:
+        join_grants(_opened(paths), into)
     if spent != Spending():
         into.set_reward_spending(spent)
         into.append_all(())
     return num_new
+
+
+def _opened(paths: Iterable[str | Path]) -> Iterator[Journal]:
+    for path in paths:
+        with closing(Journal(path, lock=False)) as journal:
+            yield journal

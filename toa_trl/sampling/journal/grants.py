@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple
+from typing import Any
 
+from toa_trl.sampling.journal.faults import journal_error
 from toa_trl.sampling.journal.journal import PUT, Journal
 from toa_trl.types import Grant
 
@@ -14,7 +17,22 @@ CREATE TABLE IF NOT EXISTS grants (
     plays INTEGER NOT NULL, gain REAL
 )"""
 THERE = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'grants')"
+SELECT_GRANT = "SELECT wave, round, position, plays, gain FROM grants"
+INSERT = "INSERT INTO grants VALUES (?, ?, ?, ?, ?)"
 ENDED = "allocation_ended"  # key of the table run
+
+
+def as_grant(row: Sequence[Any]) -> Grant:
+    """Return the decision of a row.
+
+    Raises:
+        ValueError: a value has another type or is out of range: this package did not write it.
+    """
+    *numbers, gain = row
+    sound = all(isinstance(number, int) and 0 <= number < 2**31 for number in numbers)
+    if not sound or not (gain is None or (isinstance(gain, float) and not math.isnan(gain))):
+        raise ValueError(f"the decision {row[0]!r} has a value that is invalid")
+    return Grant(*numbers, gain)
 
 
 def write_grants(journal: Journal, grants: Sequence[Grant], ended: bool = False) -> None:
@@ -25,7 +43,7 @@ def write_grants(journal: Journal, grants: Sequence[Grant], ended: bool = False)
     """
     with journal.transaction() as db:
         db.execute(TABLE)
-        db.executemany("INSERT INTO grants VALUES (?, ?, ?, ?, ?)", map(astuple, grants))
+        db.executemany(INSERT, map(astuple, grants))
         if ended:
             db.execute(PUT, (ENDED, "true"))
 
@@ -34,8 +52,48 @@ def read_grants(journal: Journal) -> list[Grant]:
     """Return the decisions of a run in their order; none of a run without them."""
     if not journal.select(THERE)[0][0]:
         return []
-    columns = "wave, round, position, plays, gain"
-    return [Grant(*row) for row in journal.select(f"SELECT {columns} FROM grants ORDER BY wave")]
+    rows = journal.select(f"{SELECT_GRANT} ORDER BY wave")
+    try:
+        return [as_grant(row) for row in rows]
+    except ValueError as error:
+        raise journal_error(journal.path, error) from error
+
+
+def join_grants(journals: Iterable[Journal], into: Journal) -> None:
+    """Replace the decisions of a journal by those of others, one after the other.
+
+    Everything is granted if it is in each of them.
+
+    Args:
+        journals: of runs of some of the prompts.
+        into: of all prompts.
+    """
+    positions = dict(into.select("SELECT id, position FROM prompts"))
+    num_waves = num_rounds = 0
+    with into.transaction() as db:
+        db.execute(TABLE)
+        db.execute("DELETE FROM grants")
+        db.execute(PUT, (ENDED, "true"))
+        for journal in journals:
+            place = {
+                position: positions[prompt_id]
+                for position, prompt_id in journal.select("SELECT position, id FROM prompts")
+            }
+            grants = [
+                Grant(
+                    num_waves + grant.wave,
+                    num_rounds + grant.round,
+                    place[grant.prompt],
+                    grant.plays,
+                    grant.gain,
+                )
+                for grant in read_grants(journal)
+            ]
+            db.executemany(INSERT, map(astuple, grants))
+            if grants:
+                num_waves, num_rounds = grants[-1].wave + 1, grants[-1].round + 1
+            if not allocation_ended(journal):
+                db.execute("DELETE FROM run WHERE key = ?", (ENDED,))
 
 
 def granted_plays(journal: Journal) -> dict[str, int]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from toa_trl.errors import ConfigError, JournalError
+from toa_trl.sampling.journal.grants import SELECT_GRANT, as_grant, write_grants
 from toa_trl.sampling.journal.journal import Journal
 from toa_trl.sampling.journal.opening import locked
 from toa_trl.sampling.journal.table import (
@@ -28,6 +29,7 @@ from toa_trl.sampling.journal.table import (
     check_tables,
     columns_of,
 )
+from toa_trl.types import Grant
 
 MAX_MISSES = 100_000  # consecutive row numbers without a row: more than a damaged page can cost
 MAX_ROWS = 1_000_000  # plays of one prompt: a damaged tree may contain a cycle
@@ -128,6 +130,9 @@ class _Salvage:
         with new.transaction() as db:
             db.executemany("INSERT INTO run (key, value) VALUES (?, ?)", facts)
             db.executemany(INSERT_PROMPT, prompts)
+        # Without "allocation_ended": the next run decides whether everything is granted.
+        if grants := list(self._grants()):
+            write_grants(new, grants)
         num_plays = new.copy(self._plays())
         ids = {prompt_id for _, prompt_id, *_ in prompts} | self._plays_of.keys()
         return Recovered(
@@ -155,6 +160,12 @@ class _Salvage:
             if all(map(isinstance, row, TYPES)) and _sound(as_play, row):
                 self._plays_of.setdefault(row.prompt_id, set()).add(row.play)
                 yield row
+
+    def _grants(self) -> Iterator[Grant]:
+        if self._read("SELECT 1 FROM sqlite_master WHERE name = 'grants'")[0]:
+            for row in self._lookups(f"{SELECT_GRANT} WHERE wave = ?"):
+                if _sound(as_grant, row):
+                    yield as_grant(row)
 
     def _is_hurt(self, prompt_id: str) -> bool:
         """Return whether plays are missing, by the index or, if it is damaged, by their numbers."""
