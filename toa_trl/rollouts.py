@@ -35,7 +35,7 @@ from toa_trl.hub.push import push_folder
 from toa_trl.report import audit
 from toa_trl.report.marker import is_report
 from toa_trl.sampling.journal import Journal
-from toa_trl.sampling.journal.grants import num_unfinished
+from toa_trl.sampling.journal.grants import num_unfinished, plays_of
 from toa_trl.sampling.limits import cost_of
 from toa_trl.tasks.recorded import recorded_task
 from toa_trl.types import Rollout
@@ -232,7 +232,7 @@ class Rollouts:
             result = audit.Audit(audit.audit_reward(fresh), contamination)
             result.write(fresh / audit.FILE)
             agents = self._journal.agent_counts()
-            lineage.write_lineage(fresh, self.identity)
+            lineage.write_lineage(fresh, self.identity, plays_of(self._journal))
             write_card(
                 card_file,
                 self.identity,
@@ -246,6 +246,7 @@ class Rollouts:
                 agents=agents,
                 cost=cost_of(of_run, agents, self._journal.reward_spending),
                 spending=self._journal.reward_spending,
+                plays=plays_of(self._journal),
                 picture=picture.write_reward_picture(fresh),
                 output=fresh / card_file.name,
                 recipes=plan.describe(built),

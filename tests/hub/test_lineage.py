@@ -10,6 +10,7 @@ import huggingface_hub
 import pytest
 
 from toa_trl.hub.lineage import FILE, from_hub, lineage_of, read_lineage, write_lineage
+from toa_trl.sampling.budget import PlaysPerPrompt
 
 IDENTITY: dict[str, Any] = {
     "search": "toa",
@@ -58,6 +59,17 @@ def test_the_most_tokens_of_a_response_are_known() -> None:
     assert lineage_of({"sampling": {"max_tokens": 256}, "agents": agents})["max_tokens"] == 512
     assert lineage_of({"sampling": {"max_tokens": 256}})["max_tokens"] == 256
     assert "max_tokens" not in lineage_of(IDENTITY)
+
+
+def test_the_plays_of_an_adaptive_run_are_known() -> None:
+    lineage = lineage_of(IDENTITY, PlaysPerPrompt(4, 157.25, 1280))
+    assert lineage["plays_per_prompt"] == {"least": 4, "mean": 157.25, "most": 1280}
+    assert PlaysPerPrompt.read(lineage["plays_per_prompt"]) == PlaysPerPrompt(4, 157.25, 1280)
+
+
+@pytest.mark.parametrize("value", [None, 7, "many", {}, {"least": 1, "mean": "x", "most": 2}])
+def test_plays_that_somebody_else_wrote_are_left_out(value: Any) -> None:
+    assert PlaysPerPrompt.read(value) is None
 
 
 def test_a_run_without_a_task_is_one_of_alignment() -> None:

@@ -52,7 +52,7 @@ def test_a_card_of_trls_is_extended_once_and_keeps_what_it_says(
     once = path.read_text()
     write_model_card(tmp_path, data, FACTS, trl_card)
     assert path.read_text() == once
-    row = "| `me/first` | 12,345 |  | 0123456789abcdef | `toa`, 160 plays per prompt | "
+    row = "| `me/first` | 12,345 |  | 0123456789abcdef | `toa`, 160 scored plays per prompt | "
     assert row + "llama (`org/llama`), odd\\|one |" in once
     assert "| `me/second` |  | 0.25 |  |  |  |  |" in once
     assert "2. this model: SFT on `me/first` (run 0123456789abcdef), `me/second`" in once

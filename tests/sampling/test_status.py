@@ -16,8 +16,9 @@ from toa_trl import TOASampler
 from toa_trl.cli.main import run as main
 from toa_trl.errors import ConfigError, JournalError
 from toa_trl.sampling.journal import Journal
+from toa_trl.sampling.journal.grants import write_grants
 from toa_trl.sampling.status import print_status, status
-from toa_trl.types import Action, Play, Prompt
+from toa_trl.types import Action, Grant, Play, Prompt
 
 IDENTITY = {"search": "toa", "budget": 2, "agents": {"llama": {}, "qwen": {}}}
 
@@ -70,6 +71,32 @@ def test_a_run_that_is_written(tmp_path: Path) -> None:
     assert failures == "most frequent failures:"
     assert first == "2 qwen: no [/server] answers"
     assert second == f"1 {'x' * 120}"
+
+
+def test_an_adaptive_run_shows_its_plays_per_prompt_and_may_end_early(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.sqlite", create=True)
+    prompts = [Prompt(id, "What?") for id in "pqrs"]  # type: ignore[arg-type]
+    journal.begin({**IDENTITY, "budget": 4, "allocation": {"kind": "adaptive"}}, prompts)
+    with closing(journal):
+        write_grants(journal, [Grant(0, 0, 0, 3), Grant(1, 0, 1, 1), Grant(2, 0, 2, 1)])
+        for index in range(3):
+            journal.append("p", play(index, 1.0, agent="llama"))
+        journal.append("q", play(0, 1.0, agent="llama"))
+        journal.append("r", Play(0, Action("qwen"), error="no"))
+        title, bar, started, spread, plays, *_ = seen(tmp_path, time.time() + 10)
+        assert title.endswith("toa, budget 4 on average (adaptive), running")
+        assert " 4/16 25 % " in bar
+        assert started == "prompts: 3 of 4 started"
+        assert spread == "plays per prompt: least 0, mean 1.0, most 3"
+        assert plays == "plays: 4 scored, 1 failed, 16 in all"
+        journal.append("r", play(1, 1.0, agent="llama"))
+        write_grants(journal, [Grant(3, 1, 3, 1)], ended=True)
+        journal.append("s", play(0, 1.0, agent="llama"))
+    title, bar, started, spread, plays, *_ = seen(tmp_path)
+    assert title.endswith("finished")
+    assert bar.endswith("6/6 100 %")
+    assert spread == "plays per prompt: least 1, mean 1.5, most 3"
+    assert plays == "plays: 6 scored, 1 failed, 16 in all; 10 of the budget were not needed"
 
 
 def test_old_plays_are_not_the_pace_of_today(tmp_path: Path) -> None:

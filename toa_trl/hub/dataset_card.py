@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from toa_trl.hub.licences import licence_of, revision_of
+from toa_trl.sampling.budget import PlaysPerPrompt, describe_budget
 from toa_trl.types import AgentCounts, Counts, Spending
 from toa_trl.utils.cards import BLOCK, new_card, with_blocks
 from toa_trl.utils.escape import code, for_markdown, prose
@@ -40,6 +41,7 @@ def write_card(
     agents: Mapping[str, AgentCounts] | None = None,
     cost: float | None = None,
     spending: Spending = Spending(),  # noqa: B008 (it is frozen)
+    plays: PlaysPerPrompt | None = None,
     picture: str | None = None,
     output: Path | None = None,
     recipes: Sequence[Mapping[str, Any]] = (),
@@ -61,6 +63,7 @@ def write_card(
         agents: totals by the agents' names.
         cost: cost of the whole run; None if no agent has a price.
         spending: what calls of the reward model have cost.
+        plays: of an adaptive allocation, the plays that the prompts have.
         picture: name of a picture file beside the card.
         output: file to write instead of the card.
         recipes: {name, folder, rows, params} of the recipes that were given.
@@ -95,6 +98,7 @@ def write_card(
         "silent": [] if "agent" in identity["search_params"] else silent,
         "cost": cost,
         "spending": spending,
+        "budget": describe_budget(identity["budget"], plays),
         "picture": picture,
         "license": about.get("license"),
         "audit": audit,

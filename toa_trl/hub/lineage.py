@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from toa_trl.hub.dataset_card import reward_name
+from toa_trl.sampling.budget import PlaysPerPrompt
 from toa_trl.sampling.identity import fingerprint
 from toa_trl.utils.files import replace_text
 from toa_trl.utils.redaction import public_name
@@ -14,13 +16,17 @@ from toa_trl.utils.targets import marked
 FILE = "lineage.json"
 
 
-def lineage_of(identity: Mapping[str, Any]) -> dict[str, Any]:
+def lineage_of(identity: Mapping[str, Any], plays: PlaysPerPrompt | None = None) -> dict[str, Any]:
     """Return how a run's data were made, without addresses and keys.
+
+    Args:
+        identity: of the run.
+        plays: of an adaptive allocation, the plays that the prompts have.
 
     Returns:
         fingerprint, search, search_params, budget, seed, task (its name), agents (name -> model or
-        None), reward (a description), prompts ({number, digest}) and max_tokens (the most that a
-        response may have, if known).
+        None), reward (a description), prompts ({number, digest}), max_tokens (the most that a
+        response may have, if known) and, of an adaptive allocation, plays_per_prompt.
     """
     task = identity.get("task") or "alignment"
     agents = identity.get("agents") or {}
@@ -32,6 +38,7 @@ def lineage_of(identity: Mapping[str, Any]) -> dict[str, Any]:
         "reward": reward_name(identity.get("reward")),
         "prompts": identity.get("prompts"),
         **_max_tokens(identity),
+        **({"plays_per_prompt": asdict(plays)} if plays else {}),
     }
 
 
@@ -50,9 +57,11 @@ def _model(agent: Any) -> str | None:
     return public_name(model) if model else None
 
 
-def write_lineage(run_dir: Path, identity: Mapping[str, Any]) -> None:
-    """Write lineage.json beside sft/, dpo/ and rollouts/."""
-    text = json.dumps(marked(lineage_of(identity)), indent=2, ensure_ascii=False)
+def write_lineage(
+    run_dir: Path, identity: Mapping[str, Any], plays: PlaysPerPrompt | None = None
+) -> None:
+    """Write lineage.json beside sft/, dpo/ and rollouts/; see `lineage_of`."""
+    text = json.dumps(marked(lineage_of(identity, plays)), indent=2, ensure_ascii=False)
     replace_text(run_dir / FILE, text + "\n")
 
 

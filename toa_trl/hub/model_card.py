@@ -16,6 +16,7 @@ from typing import Any
 
 from toa_trl.hub.dataset_card import PARTS
 from toa_trl.hub.lineage import FILE, from_hub, read_first
+from toa_trl.sampling.budget import PlaysPerPrompt, describe_budget
 from toa_trl.utils.cards import body_of, new_card, read_metadata, replace_section
 from toa_trl.utils.escape import code, for_markdown, prose
 from toa_trl.utils.files import replace_text
@@ -124,7 +125,9 @@ def _data_section(entry: Mapping[str, Any]) -> str:
             agents.append(for_markdown(name) + (f" ({code(model)})" if model else ""))
         search = ""
         if data.get("search"):
-            search = f"{code(data['search'])}, {for_markdown(data.get('budget'))} plays per prompt"
+            plays = PlaysPerPrompt.read(data.get("plays_per_prompt"))
+            budget = describe_budget(data.get("budget"), plays)
+            search = f"{code(data['search'])}, {for_markdown(budget)}"
         rows, share = data.get("rows"), data.get("fraction")
         cells = (
             code(data["dataset"]),

@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from toa_trl.errors import ConfigError
+from toa_trl.sampling.budget import PlaysPerPrompt, is_adaptive
 from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.journal.grants import num_unfinished
 from toa_trl.sampling.progress import agent_table, bar, duration, human, time_left
@@ -34,7 +35,7 @@ class _State:
     run: dict[str, Any] = field(default_factory=dict)  # identity of the run
     running: bool = False
     num_prompts: int = 0
-    num_started: int = 0  # prompts with any play
+    num_scored: list[int] = field(default_factory=list)  # of each prompt with any play
     num_finished: int = 0
     num_rewarded: int = 0  # prompts with a scored play
     best_sum: float = 0.0  # sum of their best rewards
@@ -116,7 +117,7 @@ def _add(state: _State, path: Path, now: float) -> None:
             raise ConfigError(f"{path}: the run has not started yet; try again in a moment")
         scored = journal.num_scored()
         state.num_prompts += journal.num_prompts()
-        state.num_started += len(scored)
+        state.num_scored += scored.values()
         state.num_finished += journal.num_prompts() - num_unfinished(journal)
         best = journal.best_rewards().values()
         state.num_rewarded += len(best)
@@ -155,15 +156,20 @@ def _view(run_dir: Path, state: _State, now: float) -> RenderableType:
 
 
 def _lines(run_dir: Path, state: _State, now: float) -> Iterator[RenderableType]:
-    budget = state.run["budget"]
-    total = state.num_prompts * budget
+    budget, adaptive = state.run["budget"], is_adaptive(state.run)
+    total = whole = state.num_prompts * budget
     scored = sum(counts.num_scored for counts in state.agents.values())
     failed = sum(counts.num_failed for counts in state.agents.values())
-    how = "finished" if state.num_finished == state.num_prompts else "not running"
+    finished = state.num_finished == state.num_prompts
+    how = "finished" if finished else "not running"
     search = for_terminal(str(state.run["search"]))
     yield Text(
-        f"{run_dir}: {search}, budget {budget}, {'running' if state.running else how}", "bold"
+        f"{run_dir}: {search}, budget {budget}{' on average (adaptive)' if adaptive else ''}, "
+        f"{'running' if state.running else how}",
+        "bold",
     )
+    if adaptive and finished:
+        total = scored  # a reward was known to be the highest, or no prompt may have more plays
     pace = []
     if state.running and state.written:
         rate = state.num_recent / max(min(RECENT_S, now - min(state.written)), 1.0)
@@ -171,11 +177,18 @@ def _lines(run_dir: Path, state: _State, now: float) -> Iterator[RenderableType]
         eta = time_left(total - scored, rate * scored / max(scored + failed, 1))
         pace = [f"{rate:,.1f}/s", f"ETA {duration(eta)}"]
     yield bar("plays", scored, total, *pace)
-    yield Text(
-        f"prompts: {state.num_finished:,} of {state.num_prompts:,} finished, "
-        f"{state.num_started:,} started"
-    )
-    yield Text(f"plays: {scored:,} scored, {failed:,} failed, {total:,} in all")
+    prompts, plays = f"{state.num_prompts:,}", f"plays: {scored:,} scored, {failed:,} failed"
+    if adaptive:
+        spread = PlaysPerPrompt.of(state.num_scored, state.num_prompts)
+        yield Text(f"prompts: {len(state.num_scored):,} of {prompts} started")
+        yield Text(f"plays per prompt: {spread}")
+    else:
+        yield Text(
+            f"prompts: {state.num_finished:,} of {prompts} finished, "
+            f"{len(state.num_scored):,} started"
+        )
+    left = f"; {whole - total:,} of the budget were not needed" if total < whole else ""
+    yield Text(f"{plays}, {whole:,} in all{left}")
     if state.num_rewarded:
         yield Text(f"mean best reward: {state.best_sum / state.num_rewarded:.4g}")
     if state.written:

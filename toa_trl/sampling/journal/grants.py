@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple
 from typing import Any
 
+from toa_trl.sampling.budget import PlaysPerPrompt, is_adaptive
 from toa_trl.sampling.journal.faults import journal_error
 from toa_trl.sampling.journal.journal import PUT, Journal
 from toa_trl.types import Grant
@@ -110,6 +111,13 @@ def granted_plays(journal: Journal) -> dict[str, int]:
 def allocation_ended(journal: Journal) -> bool:
     """Return whether everything is granted."""
     return bool(journal.select("SELECT count(*) FROM run WHERE key = ?", ENDED)[0][0])
+
+
+def plays_of(journal: Journal) -> PlaysPerPrompt | None:
+    """Return the plays that the prompts of an adaptive run have; None: each has the budget."""
+    if not is_adaptive(journal.identity):
+        return None
+    return PlaysPerPrompt.of(journal.num_scored().values(), journal.num_prompts())
 
 
 def num_unfinished(journal: Journal) -> int:

@@ -182,7 +182,7 @@ def check_identity(identity: Any) -> None:
     Raises:
         ValueError: a value has another type.
     """
-    kinds = {"budget": int, "agents": dict, "prompts": dict}
+    kinds = {"budget": int, "agents": dict, "prompts": dict, "allocation": dict}
     sound = isinstance(identity, dict) and all(
         isinstance(identity.get(key, kind()), kind) for key, kind in kinds.items()
     )
