@@ -37,7 +37,7 @@ ARROWS: dict[str, set[str]] = {
     "sampling": MODELS | {"search", "data"},  # a merged run keeps its prompts
     "evaluation": MODELS | {"sampling"},
     "hub": BASE | {"sampling"},  # a run is known by its fingerprint
-    "report": BASE | {"hub"},
+    "report": BASE | {"hub", "sampling"},  # the decisions of an adaptive run are in its journal
     "rollouts": BASE | {"data", "tasks", "sampling", "report", "hub"},
     "sampler": RUN,
     "systems": RUN | {"sampler", "evaluation"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from tests.helpers import number
+from toa_trl import TOASampler
+from toa_trl.agents import Agent
+from toa_trl.rewards import RewardModel
 from toa_trl.search import make_search
+from toa_trl.types import Completion, Prompt
 
 HOSTILE = (
     "</script><script>document.title = 'hacked'; alert(1)</script>"
@@ -254,6 +259,45 @@ def make_results() -> dict[str, Any]:
             row |= {"mean_top10_reward": -0.9 + 0.15 * i + 0.1 * j, "tokens": 90 * cost}
             searches.append(row | {"flops": 6e8 * cost, "reward_flops": 1e8 * budget})
     return {"student": student, "searches": searches}
+
+
+class NastyAgent(Agent):
+    """Answers with hostile texts."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    async def generate(self, *_: Any, seed: int, **__: Any) -> Completion:
+        return Completion(f"{seed} {NASTY[seed % len(NASTY)]}", "stop", 30, 8, 2e9)
+
+
+class SpreadReward(RewardModel):
+    """Prompts differ in how far their rewards are from 0, the best."""
+
+    async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
+        return [-4 * number(prompt.id) * number(prompt.id, text) for text in responses]
+
+
+@pytest.fixture(scope="session")
+def adaptive_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a real run with an adaptive allocation and hostile texts."""
+    folder = tmp_path_factory.mktemp("runs") / "an <adaptive> run & more"
+    sampler = TOASampler(
+        [
+            NastyAgent("adder"),
+            NastyAgent("a_very_long_name/Meta-Llama-3.1-8B-Instruct_of_somebody"),
+        ],
+        SpreadReward(),
+        budget=12,
+        progress=False,
+        allocation={"kind": "adaptive", "wave": 2},
+    )
+    prompts = [{"id": f"{i} {HOSTILE}", "prompt": f"Question {i}? {HOSTILE}"} for i in range(64)]
+    rollouts = sampler.sample(prompts, folder)
+    assert rollouts.unfinished == 0
+    rollouts.save(folder)
+    rollouts._journal.close()
+    return folder
 
 
 @pytest.fixture(scope="session", name="write_run")

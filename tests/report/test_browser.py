@@ -37,6 +37,15 @@ return [...document.querySelectorAll("#drawing .node")].map((node) => {
   return document.getElementById("response").textContent;
 });
 """
+CUT = """
+return [...document.querySelectorAll("figure svg")].flatMap((drawing) => {
+  const box = drawing.getBoundingClientRect();
+  return [...drawing.querySelectorAll("text")].filter((text) => {
+    const own = text.getBoundingClientRect();
+    return own.left < Math.min(box.left, 0) - 1 || own.right > innerWidth + 1;
+  }).map((text) => text.textContent);
+});
+"""
 pytestmark = pytest.mark.skipif(
     not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed"
 )
@@ -55,7 +64,11 @@ def _browser(tmp_path: Path) -> Iterator[Any]:
 
 
 def test_the_tree_can_be_read(
-    tmp_path: Path, write_run: Callable[..., Any], results: dict[str, Any], browser: Any
+    tmp_path: Path,
+    write_run: Callable[..., Any],
+    results: dict[str, Any],
+    adaptive_run: Path,
+    browser: Any,
 ) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
@@ -115,8 +128,19 @@ def test_the_tree_can_be_read(
     find("#after").click()  # nothing to go to, and no error
 
     assert browser.title == title  # no response ran
+    check_widths(browser)
+    browser.get(write_report(adaptive_run, results=results).as_uri())
+    assert browser.title == f"{adaptive_run.name}: report of a toa_trl run"
+    check_widths(browser)
+    figures = browser.find_elements("css selector", "#budget svg")
+    assert len(figures) == 4
+
+
+def check_widths(browser: Any) -> None:
+    """Nothing is wider than the window, and no text of a figure is cut."""
     assert browser.get_log("browser") == []
-    for width in (360, 1400):
+    for width in (360, 390, 1400):
         size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        assert browser.execute_script(CUT) == []

@@ -51,6 +51,15 @@ def _run(
     return folder, rows, (folder / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.fixture(scope="module", params=["uniform", "adaptive"])
+def page(request: pytest.FixtureRequest) -> str:
+    """The pages of a uniform and of an adaptive run, both with hostile texts."""
+    if request.param == "uniform":
+        return str(request.getfixturevalue("run")[2])
+    folder: Path = request.getfixturevalue("adaptive_run")
+    return write_report(folder, results={}).read_text(encoding="utf-8")
+
+
 def by_prompt(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     prompts: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -185,18 +194,18 @@ def test_results_are_shown(run: tuple[Path, list[dict[str, Any]], str]) -> None:
     assert f"{best}; the intervals of moa and sequential overlap" in text
 
 
-def test_the_file_refers_to_nothing_outside(run: tuple[Path, list[dict[str, Any]], str]) -> None:
-    page = DATA.sub("", run[2])
+def test_the_file_refers_to_nothing_outside(page: str) -> None:
+    assert "nan" not in re.findall(r"[a-z]+", text_of(page).lower())
+    page = DATA.sub("", page)
     page = re.sub(
         r"<option .*?</option>|<dd>.*?</dd>", "", page, flags=re.DOTALL
     )  # texts of the run
     assert not re.search(r"https?:|//[a-z]+\.|@import|<link|<iframe|<object", page)
     assert set(re.findall(r'\b(?:src|href|action)="([^"]?)', page)) == {"#"}
     assert set(re.findall(r"url\((.)", page)) <= {"#"}
-    assert "nan" not in re.findall(r"[a-z]+", text_of(run[2]).lower())
 
 
-def test_the_file_is_well_formed(run: tuple[Path, list[dict[str, Any]], str]) -> None:
+def test_the_file_is_well_formed(page: str) -> None:
     class Checker(HTMLParser):
         def __init__(self) -> None:
             super().__init__()
@@ -215,7 +224,7 @@ def test_the_file_is_well_formed(run: tuple[Path, list[dict[str, Any]], str]) ->
             assert self.open.pop() == tag
 
     checker = Checker()
-    checker.feed(run[2])
+    checker.feed(page)
     assert checker.open == []
     assert [i for i, num in Counter(checker.ids).items() if num > 1] == []
 

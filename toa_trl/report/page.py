@@ -8,7 +8,8 @@ figure.
     trees.py            trees of some prompts      sections.py        sections about the run
     training.py         sft/ and dpo/              outcome.py         ... about its results
     html.py             elements of the page       evaluation.py      ... about evaluations
-                                                   audit_section.py   ... about the audit
+    budget.py           an adaptive allocation     audit_section.py   ... about the audit
+                                                   budget_section.py  ... about the allocation
 """
 
 import base64
@@ -26,6 +27,8 @@ from toa_trl.errors import ConfigError
 from toa_trl.report import evaluation, figures, outcome, sections, trees
 from toa_trl.report.audit import read_audit
 from toa_trl.report.audit_section import audit_section
+from toa_trl.report.budget import read_budget
+from toa_trl.report.budget_section import budget_section
 from toa_trl.report.figures import comparison_figure
 from toa_trl.report.html import Section, decimals
 from toa_trl.report.marker import is_report
@@ -68,11 +71,13 @@ def write_report(
     chosen = trees.choose_prompts(summary.prompt_ids)
     share = len(chosen) / max(len(summary.prompt_ids), 1)
     shown, limit = trees.read_trees(files, chosen, round(summary.total("plays") * share))
+    budget = read_budget(run_dir, files, run)
     parts = [
         sections.what_ran(run, summary, agents),
         sections.reward_distribution(summary, agents),
         sections.winners(summary, agents),
         sections.best_against_plays(summary),
+        *([budget_section(budget, summary.curve.mean)] if budget else ()),
         Section("tree", "The tree of a prompt"),
         outcome.training_data(read_sft(run_dir), *read_pairs(run_dir, files), agents),
         audit_section(read_audit(run_dir)),

@@ -67,7 +67,7 @@ class Summary:
 
     tallies: dict[str, Tally] = field(default_factory=dict)  # by agent, in the order of run.yaml
     prompt_ids: list[str] = field(default_factory=list)
-    num_unscored_prompts: int = 0  # no play of theirs has a reward
+    num_scored: list[int] = field(default_factory=list)  # scored plays of each of them
     rewards: dict[tuple[str, int], Floats] = field(default_factory=dict)  # by (agent, depth)
     rewards_by_kind: dict[str, tuple[int, float]] = field(default_factory=dict)  # count, sum
     # (reason, agent) -> failed plays
@@ -80,6 +80,11 @@ class Summary:
     # kinds of the best plays, and "fresh": answers below a draft
     best: Counter[str] = field(default_factory=Counter)
     curve: BestSoFar = field(default_factory=BestSoFar)
+
+    @property
+    def num_unscored_prompts(self) -> int:
+        """Number of prompts of which no play has a reward."""
+        return self.num_scored.count(0)
 
     def total(self, name: str) -> Any:
         """Return the sum of a field of `Tally` over the agents."""
@@ -194,7 +199,7 @@ def _add_best_plays(summary: Summary, plays: duckdb.DuckDBPyConnection) -> None:
     prompts = "SELECT prompt_id, count(reward) FROM plays GROUP BY prompt_id ORDER BY min(row_num)"
     for prompt_id, num_scored in plays.execute(prompts).fetchall():
         summary.prompt_ids.append(prompt_id)
-        summary.num_unscored_prompts += not num_scored
+        summary.num_scored.append(num_scored)
     for agent, kind, fresh, num in plays.execute("""
         SELECT agent, kind, kind = 'answer' AND depth > 0, count(*) FROM best GROUP BY ALL
         """).fetchall():

@@ -28,6 +28,7 @@ from toa_trl.report.html import (
 )
 from toa_trl.report.rollout_tables import Floats
 from toa_trl.report.rollouts import Summary, Tally
+from toa_trl.sampling.budget import PlaysPerPrompt, describe_budget, is_adaptive
 
 MAX_DEPTHS = 8  # rows of the depth panel; the last one includes deeper plays
 MAX_PATHS = 10
@@ -41,7 +42,7 @@ KINDS = {
 
 def what_ran(run: Mapping[str, Any], summary: Summary, agents: Mapping[str, int]) -> Section:
     """Show the configuration, the plays and their costs, and failures."""
-    section = Section("ran", "What ran", [_totals(run, summary, agents), _facts(run)])
+    section = Section("ran", "What ran", [_totals(run, summary, agents), _facts(run, summary)])
     entries = [entry for entry in run.get("agents") or [] if isinstance(entry, Mapping)]
     entry_of = {entry.get("name"): entry for entry in entries}
     rows = []
@@ -251,12 +252,16 @@ def opening(summary: Summary) -> str:
     return text
 
 
-def _facts(run: Mapping[str, Any]) -> Facts:
+def _facts(run: Mapping[str, Any], summary: Summary) -> Facts:
     reward, started = run.get("reward"), run.get("started") or run.get("created")
     params, in_flight = run.get("search_params"), run.get("plays_in_flight", 1)
+    plays, allocation = None, DASH
+    if is_adaptive(run):
+        plays, allocation = PlaysPerPrompt.of(summary.num_scored), plain(run["allocation"])
     facts = {
         "search": plain(run.get("search")) + (f" ({plain(params)})" if params else ""),
-        "budget": f"{run.get('budget', '?')} plays per prompt, {in_flight} in flight",
+        "budget": f"{describe_budget(run.get('budget', '?'), plays)}, {in_flight} in flight",
+        "allocation": allocation,
         "seed": plain(run.get("seed")),
         "sampling": plain(run.get("sampling")),
         "reward": reward_name(reward).replace("`", "") if reward else DASH,

@@ -16,8 +16,9 @@ class PlaysPerPrompt:
     most: int
 
     @classmethod
-    def of(cls, num_scored: Collection[int], num_prompts: int) -> Self:
-        """Return the numbers for prompts with these numbers of plays; the others have none."""
+    def of(cls, num_scored: Collection[int], num_prompts: int | None = None) -> Self:
+        """Return the numbers for prompts with these numbers of plays; further ones have none."""
+        num_prompts = len(num_scored) if num_prompts is None else num_prompts
         most = max(num_scored, default=0)
         least = min(num_scored, default=0) if len(num_scored) >= num_prompts else 0
         return cls(least, sum(num_scored) / max(num_prompts, 1), most)

@@ -29,11 +29,12 @@ def as_grant(row: Sequence[Any]) -> Grant:
     Raises:
         ValueError: a value has another type or is out of range: this package did not write it.
     """
-    *numbers, gain = row
-    sound = all(isinstance(number, int) and 0 <= number < 2**31 for number in numbers)
+    number, number_of_round, position, plays, gain = row
+    numbers = (number, number_of_round, position, plays)
+    sound = all(isinstance(value, int) and 0 <= value < 2**31 for value in numbers)
     if not sound or not (gain is None or (isinstance(gain, float) and not math.isnan(gain))):
-        raise ValueError(f"the decision {row[0]!r} has a value that is invalid")
-    return Grant(*numbers, gain)
+        raise ValueError(f"the decision {number!r} has a value that is invalid")
+    return Grant(number, number_of_round, position, plays, gain)
 
 
 def write_grants(journal: Journal, grants: Sequence[Grant], ended: bool = False) -> None:
