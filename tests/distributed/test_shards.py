@@ -31,6 +31,7 @@ from toa_trl.distributed.shards import (
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.rewards.spending import spend
 from toa_trl.sampling.extension import Extend
+from toa_trl.sampling.journal.grants import granted_plays
 from toa_trl.types import Message, Prompt
 
 PROMPTS = [Prompt(f"p{number}", f"Say {number}.") for number in range(7)]  # type: ignore[arg-type]
@@ -318,3 +319,21 @@ def test_a_shard_whose_prompts_are_all_given_up_holds_up_no_other(tmp_path: Path
     rollouts = merge(tmp_path, PROMPTS, folders)
     assert sorted(rollouts.given_up) == ["p1", "p3", "p5"]
     assert rollouts.unfinished == 3
+
+
+def test_shards_of_an_adaptive_run_keep_their_decisions(tmp_path: Path) -> None:
+    by = TOASampler(
+        [EchoAgent("a"), EchoAgent("b")],
+        TextReward(),
+        budget=6,
+        progress=False,
+        allocation={"kind": "adaptive", "min_plays": 2},
+    )
+    folders = sample(tmp_path, 3, by=by)
+    for _ in range(2):  # it can be repeated
+        merged = merge(tmp_path, PROMPTS, folders)
+        plays = {rollout.prompt.id: len(rollout.plays) for rollout in merged}
+        assert merged.unfinished == 0
+        assert granted_plays(merged._journal) == plays
+        assert sum(plays.values()) == 6 * len(PROMPTS)
+        merged._journal.close()
