@@ -32,7 +32,6 @@ from toa_trl.evaluation.comparison import (
     SearchResult,
     best_reward_over_n,
     measure_search,
-    paired_differences,
     summarize,
 )
 from toa_trl.evaluation.intervals import gap_bounds, resampled_means, studentized_range
@@ -139,25 +138,6 @@ def test_over_seeds_a_prompt_counts_with_its_mean_and_only_if_all_runs_answered_
     summary = summarize([first, second])
     assert summary["mean_best_reward"] == pytest.approx(0.3)
     assert (summary["num_problems"], summary["num_unanswered"]) == (1, 1)
-
-
-def test_differences_are_paired_over_prompts() -> None:
-    def runs(gain: float) -> list[SearchResult]:
-        # prompts differ far more than searches do, which pairing takes out
-        prompts = [rollout(play(0, 10.0 * i + gain + i % 2), id=f"p{i}") for i in range(20)]
-        return [result_of(prompts)]
-
-    results = {("toa", 8): runs(0.5), ("parallel", 8): runs(0.0)}
-    (difference,) = paired_differences(results, "parallel")
-    assert (difference["name"], difference["baseline"], difference["budget"]) == (
-        "toa",
-        "parallel",
-        8,
-    )
-    assert difference["measure"] == "mean_best_reward"
-    assert difference["difference"] == pytest.approx(0.5)
-    assert difference["interval"] == pytest.approx((0.5, 0.5))
-    assert difference["smallest_visible"] == pytest.approx(0.0, abs=1e-9)
 
 
 def compared(tmp_path: Path, **changes: Any) -> ComparisonConfig:
@@ -300,7 +280,13 @@ def test_mistakes_are_found_before_the_first_play(
 def test_a_killed_comparison_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparison, "save_figures", lambda *_: None)  # slow
     agents = [{"name": name, "engine": PAID} for name in "ab"]
-    config = compared(tmp_path, agents=agents, prompts_in_flight=1)
+    adaptive = {"kind": "adaptive", "min_plays": 2, "wave": 1}
+    entries = [
+        {"name": "best_of_n", "params": {"agent": "a"}},
+        {"name": "parallel"},
+        {"name": "parallel", "label": "adaptive", "budgets": [5], "allocation": adaptive},
+    ]
+    config = compared(tmp_path, agents=agents, prompts_in_flight=1, searches=entries)
     Paid.calls, Paid.last = 0, 12
     child = os.fork()
     if child == 0:
@@ -313,7 +299,8 @@ def test_a_killed_comparison_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     wait(comparison.compare_searches(config))
     resumed, num_calls = json.loads((tmp_path / "results.json").read_text()), Paid.calls
     Paid.calls = 0
-    whole = compared(tmp_path, agents=agents, output_dir=str(tmp_path / "whole"))
+    folder = str(tmp_path / "whole")
+    whole = compared(tmp_path, agents=agents, searches=entries, output_dir=folder)
     wait(comparison.compare_searches(whole))
     assert num_calls < Paid.calls  # what was scored is not asked again
     assert json.loads((tmp_path / "results.json").read_text()) == resumed
@@ -440,13 +427,13 @@ def test_models_are_gone_before_the_first_training(
     async def untrained(*_: Any) -> list[float]:
         return [0.0]
 
-    async def look(*_: Any) -> list[dict[str, Any]]:
+    async def look(*_: Any) -> None:
         gc.collect()
         left.extend(each for each in models() if not any(each is other for other in before))
-        return [{"search": "parallel"}]
 
     monkeypatch.setattr(Judge, "verdicts", untrained)
-    monkeypatch.setattr(comparison, "data_table", look)
+    monkeypatch.setattr(comparison, "teach", look)
+    monkeypatch.setattr(comparison, "table_rows", lambda *_: [{"search": "parallel"}])
     for name, question in (
         ("prompts", "What?"),
         ("heldout", "Who was it, and when did they come to us from so far away?"),

@@ -26,8 +26,8 @@ from toa_trl.evaluation.students import (
     Judge,
     Lesson,
     TrainingConfig,
-    data_table,
     table_rows,
+    teach,
     train_student,
 )
 from toa_trl.rewards import RewardModel, make_reward
@@ -74,7 +74,10 @@ def lesson(folder: Path, search: str = "toa", seed: int = 0, text: str = "#### 4
     common = {"prompt": prompt, "completion": completion, "reward": 0.5 + seed}
     rows = [{**common, "prompt_id": f"p{number}"} for number in range(3)]
     return Lesson(
-        Run(search, 8, seed), folder, rows, {"accuracy": 1.0, "tokens": 100.0, "flops": 2e9}
+        Run(search, 8, seed),
+        folder,
+        rows,
+        {"accuracy": 1.0, "plays": 8.0, "tokens": 100.0, "flops": 2e9},
     )
 
 
@@ -130,12 +133,13 @@ def test_a_student_may_learn_from_pairs(tmp_path: Path, training: TrainingConfig
         for role, text in (("user", "2 + 2?"), ("assistant", "#### 4"), ("assistant", "#### 5"))
     )
     row = {"prompt": prompt, "chosen": chosen, "rejected": rejected, "chosen_reward": 0.5}
-    summary = {"accuracy": 1.0, "tokens": 100.0, "flops": 2e9}
+    summary = {"accuracy": 1.0, "plays": 8.0, "tokens": 100.0, "flops": 2e9}
     (tmp_path / "toa-8").mkdir()
     rows = [{**row, "prompt_id": "p0"}]
     taught = Lesson(Run("toa", 8, 0), tmp_path / "toa-8", rows, summary)
     wait(train_student(pairs, taught))
     (options,) = asked(tmp_path)
+    assert (tmp_path / "toa-8/student_dpo").is_dir()  # beside a student of the best responses
     (found,) = load_dataset(options["--dataset_name"], split="train")
     assert (found["chosen"], found["rejected"]) == (chosen, rejected)
     assert not (tmp_path / "toa-8/sft").exists()
@@ -151,8 +155,8 @@ def test_a_student_may_learn_from_pairs(tmp_path: Path, training: TrainingConfig
         "",
     )
     assert wait(judge.accuracy(rows, prompts)) == 1.0
-    right = {"toa": np.array([[1.0, 0.0]])}
-    (_, line) = table_rows(pairs, [taught], {taught.run: 1.0}, [0.0, 1.0], right)
+    right = {("toa", 8): np.array([[1.0, 0.0]])}
+    (_, line) = table_rows([taught], {taught.run: 1.0}, [0.0, 1.0], right)
     assert line["mean_reward"] == 0.5
 
 
@@ -198,7 +202,7 @@ def test_a_training_that_fails_shows_its_last_lines(
     run = tmp_path / "toa-8"
     with pytest.raises(
         ToaError,
-        match=r"of toa, seed 13, ended with code 1.*:\n  epoch 1\n  epoch 2\n  CUDA is out of luck",
+        match=r"of toa, budget 8, seed 13, ended with .*:\n.*\n  epoch 2\n  CUDA is out of luck",
     ):
         wait(train_student(training, lesson(run, seed=13)))
     with pytest.raises(ToaError, match="seed 15, left no model"):
@@ -254,15 +258,17 @@ def test_the_table_is_made_once(
 
     async def make(judge: Judge) -> list[dict[str, Any]]:
         untrained = await judge.verdicts("untrained", training.base, tmp_path)
-        return await data_table(training, lessons, judge, untrained, prompts)
+        accuracies = {each.run: await judge.accuracy(each.rows, prompts) for each in lessons}
+        right = await teach(training, lessons, judge)
+        return table_rows(lessons, accuracies, untrained, right)
 
     rows = wait(make(judge))
     assert [row["search"] for row in rows] == ["untrained", "toa", "moa"]
     assert all(row["accuracy"] == 0.6 for row in rows)  # every student is a copy of the first
     said = [record.getMessage() for record in caplog.records if record.name == students.__name__]
     assert said == [
-        "student 1 of 2 (toa, seed 0): accuracy 0.600",
-        "student 2 of 2 (moa, seed 0): accuracy 0.600",
+        "student 1 of 2 (toa, budget 8, seed 0): accuracy 0.600",
+        "student 2 of 2 (moa, budget 8, seed 0): accuracy 0.600",
     ]
     # what is right among the data is right among the rows, whatever the best plays were
     assert [row.get("data_accuracy") for row in rows] == [
@@ -300,23 +306,23 @@ def nothing(completions: Any, **columns: Any) -> list[float]:
 def test_rows_agree_with_the_verdicts(tmp_path: Path, training: TrainingConfig) -> None:
     rng = np.random.default_rng(1)
     right = {
-        name: (rng.random((3, 400)) < share).astype(float)
+        (name, 8): (rng.random((3, 400)) < share).astype(float)
         for name, share in (("a", 0.9), ("b", 0.5), ("c", 0.88))
     }
     untrained = [1.0, 0.0, 0.0, 0.0] * 100
-    lessons = [lesson(tmp_path, name, seed) for name in right for seed in (0, 1, 2)]
+    lessons = [lesson(tmp_path, name, seed) for name, _ in right for seed in (0, 1, 2)]
     accuracies = {each.run: each.run.seed / 4 for each in lessons}
-    first, *rows = table_rows(training, lessons, accuracies, untrained, right)
+    first, *rows = table_rows(lessons, accuracies, untrained, right)
     json.dumps([first, *rows])
     assert (first["search"], first["accuracy"], first["num_problems"]) == ("untrained", 0.25, 400)
     assert first["interval"] == pytest.approx(bootstrap(untrained), abs=0.01)
     for row in rows:
-        own = right[row["search"]]
+        own = right[row["search"], row["budget"]]
         assert row["accuracy"] == pytest.approx(own.mean())
         assert row["per_seed"] == pytest.approx(list(own.mean(1)))
         assert row["accuracy_std"] == pytest.approx(own.mean(1).std(ddof=1))
         assert row["interval"][0] < row["accuracy"] < row["interval"][1]
-        assert row["gap"] == pytest.approx(right["a"].mean() - own.mean())
+        assert row["gap"] == pytest.approx(right["a", 8].mean() - own.mean())
         data = {
             "seeds": [0, 1, 2],
             "budget": 8,
@@ -331,6 +337,6 @@ def test_rows_agree_with_the_verdicts(tmp_path: Path, training: TrainingConfig) 
     assert b["gap_interval"][0] > 0.2
     assert sum(b["gap_interval"]) / 2 == pytest.approx(b["gap"])
     assert c["gap_interval"][0] < 0.02 < c["gap_interval"][1]
-    (_, one) = table_rows(training, lessons[:1], accuracies, untrained, {"a": right["a"][:1]})
+    (_, one) = table_rows(lessons[:1], accuracies, untrained, {("a", 8): right["a", 8][:1]})
     assert "accuracy_std" not in one
-    assert one["interval"] == pytest.approx(bootstrap(list(right["a"][0])), abs=0.01)
+    assert one["interval"] == pytest.approx(bootstrap(list(right["a", 8][0])), abs=0.01)

@@ -121,5 +121,5 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     failing = options(tmp_path, command=f"{LAUNCH} --nonsense 1", seeds=[0])
     done = run("recipes/compare.py", *failing)
     assert done.returncode == 1
-    assert "stopped: the training of parallel, seed 0, ended with code" in done.stderr
+    assert "stopped: the training of parallel, budget 4, seed 0, ended with code" in done.stderr
     assert "nonsense" in done.stderr

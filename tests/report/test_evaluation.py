@@ -351,8 +351,8 @@ def test_searches_without_a_verifier_and_their_differences() -> None:
     compared, differences = [block for block in section.blocks if isinstance(block, Table)]
     assert compared.header[2] == "mean best reward"
     (cells,) = differences.rows
-    assert cells[:2] == ["toa", "8"]
-    assert cells[2].replace("−", "-") == "0.100 (-0.020 to 0.220)"
+    assert cells[:3] == ["toa", "8", "8"]
+    assert cells[3].replace("−", "-") == "0.100 (-0.020 to 0.220)"
     assert "Differences in mean best reward to parallel" in differences.caption
 
 

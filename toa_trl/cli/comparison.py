@@ -19,10 +19,10 @@ from toa_trl.evaluation.comparison import (
     SearchResult,
     check_verifier,
     measure_search,
-    paired_differences,
     summarize,
 )
 from toa_trl.evaluation.costs import Costs
+from toa_trl.evaluation.differences import paired_differences, student_differences
 from toa_trl.evaluation.ledger import keep
 from toa_trl.evaluation.outputs import check_all, closing_all
 from toa_trl.evaluation.results import check_results, terminal_tables, update_results
@@ -31,7 +31,7 @@ from toa_trl.evaluation.selected import (
     selected_win_rates,
     with_win_rates,
 )
-from toa_trl.evaluation.students import Judge, Lesson, TrainingConfig, data_table
+from toa_trl.evaluation.students import Judge, Lesson, TrainingConfig, table_rows, teach
 from toa_trl.evaluation.verifier import make_verifier
 from toa_trl.report.audit import Index
 from toa_trl.report.figures import FIGURE_FILES, is_figure, save_figures
@@ -53,11 +53,14 @@ logger = logging.getLogger(__name__)
 OF_SEARCHES = """name budget accuracy interval oracle_accuracy verifier_score
     verifier_score_interval mean_best_reward mean_top10_reward second_reward second_reward_interval
     win_rate win_rate_interval"""
-OF_COSTS = "name budget tokens flops reward_flops cost"
-OF_DIFFERENCES = "name budget baseline measure difference interval smallest_visible"
+OF_COSTS = "name budget plays tokens flops reward_flops cost"
+OF_DIFFERENCES = """name budget baseline baseline_budget measure difference interval
+    smallest_visible"""
 OF_WIN_RATES = """name budget baseline baseline_budget by win_rate interval
     win_rate_matched_length mean_length"""
-OF_STUDENTS = "search accuracy interval accuracy_std gap_interval data_accuracy flops"
+OF_STUDENTS = "search budget accuracy interval accuracy_std gap_interval data_accuracy plays flops"
+OF_STUDENT_DIFFERENCES = """search budget baseline baseline_budget difference interval
+    smallest_visible flops_ratio"""
 
 
 async def compare_searches(config: ComparisonConfig, say: Callable[[str], None] = say) -> None:
@@ -65,7 +68,7 @@ async def compare_searches(config: ComparisonConfig, say: Callable[[str], None] 
 
     With `baseline` also its "search_differences", paired over the prompts, and with a judge or a
     second reward its "search_win_rates"; with `train` also its "data_table": students learn what
-    each search found at equal budgets.
+    each search found, and with `baseline` its "student_differences".
 
     Args:
         config: of the comparison.
@@ -98,16 +101,13 @@ async def _compare(
             "verifier: train needs one that says 1 for correct and 0 for wrong, and the task has "
             "none of its own; set verifier, or remove train"
         )
-    cells = list(product(config.compared, sorted(config.budgets)))
+    cells = config.cells
     seeds = config.seeds or [config.seed]
     compared = [Run(*cell, seed) for cell, seed in product(cells, seeds)]
     training, taught, judge = None, list[Run](), None
     if config.train:
         training = validate(TrainingConfig, config.train, "train")
-        taught = [
-            Run(label, training.budget, seed)
-            for label, seed in product(config.compared, training.seeds)
-        ]
+        taught = [Run(*cell, seed) for cell, seed in product(config.taught, training.seeds)]
         heldout = {"prompts": training.heldout, "num_prompts": None, "prompts_shuffle_seed": None}
         if Path(expand_home(training.heldout)).is_file():
             heldout["prompts_config"] = None
@@ -131,16 +131,21 @@ async def _compare(
         }
         rates = await judges.measure({run: measured[run] for run in compared}, prompts, task)
     del judges
+    against = (config.baseline, config.baseline_budget)
     if compared:
         by_cell = {cell: [measured[Run(*cell, seed)] for seed in seeds] for cell in cells}
-        rows = [{"name": cell[0], "budget": cell[1], **summarize(by_cell[cell])} for cell in cells]
+        rows = []
+        for cell, results_of in by_cell.items():
+            equal_plays = config.compared[cell[0]].allocation["kind"] == "uniform"
+            summary = summarize(results_of, equal_plays)
+            rows.append({"name": cell[0], "budget": cell[1], **summary})
         rows = with_win_rates(rows, rates)
         update_results(results, "searches", rows)
         say(_tables(rows, OF_SEARCHES))
         say(_tables(rows, OF_COSTS))
         save_figures(rows, output)
         if config.baseline:
-            differences = paired_differences(by_cell, config.baseline)
+            differences = paired_differences(by_cell, *against)
             update_results(results, "search_differences", differences)
             say(_tables(differences, OF_DIFFERENCES))
         if rates:
@@ -152,11 +157,17 @@ async def _compare(
             done = rollouts[run]
             rows = done.to_sft() if training.data == "sft" else done.to_preference()
             lessons.append(Lesson(run, folders[run], rows.to_list(), summarize([measured[run]])))
+        accuracies = {of.run: await judge.accuracy(of.rows, prompts) for of in lessons}
+        right = await teach(training, lessons, judge)
         overlapping = _num_overlapping(prompts, training.heldout, task.question)
-        students = await data_table(training, lessons, judge, untrained, prompts)
+        students = table_rows(lessons, accuracies, untrained, right)
         rows = [{**row, "num_overlapping": overlapping} for row in students]
         update_results(results, "data_table", rows)
         say(_tables(rows, OF_STUDENTS))
+        if config.baseline:
+            differences = student_differences(rows, right, *against)
+            update_results(results, "student_differences", differences)
+            say(_tables(differences, OF_STUDENT_DIFFERENCES))
 
 
 class _Judges:
@@ -199,6 +210,7 @@ async def _sample_all(
             config.compared[run.search].name,
             run.budget,
             search_params=config.compared[run.search].params,
+            allocation=config.compared[run.search].allocation,
             seed=run.seed,
             agents=agents,
             reward_model=reward_model,

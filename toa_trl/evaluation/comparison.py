@@ -23,9 +23,11 @@ from toa_trl.types import Completion, Message, Prompt, Rollout, Sampling, Score
 
 TOP = 10
 VERDICTS = ("accuracy", "oracle_accuracy")
-COSTS = ("tokens", "flops", "reward_flops", "cost")
+COSTS = ("plays", "tokens", "flops", "reward_flops", "cost")
 Key = TypeVar("Key")
 Value = TypeVar("Value")
+Cell = tuple[str, int]
+"""Label of a search, and a budget: one row of a table."""
 
 
 class Run(NamedTuple):
@@ -69,8 +71,8 @@ async def measure_search(
     Returns:
         Per prompt accuracy (of the response with the best reward) and oracle_accuracy (any response
         is right), or verifier_score and oracle_verifier_score of a graded verifier;
-        mean_best_reward, mean_top10_reward (of the 10 best, or of all where there are fewer), and
-        the costs: see `toa_trl.evaluation.costs.Costs`.
+        mean_best_reward, mean_top10_reward (of the 10 best, or of all where there are fewer),
+        plays (scored ones), and the costs: see `toa_trl.evaluation.costs.Costs`.
 
     Raises:
         ConfigError: a verifier that is not graded returns something other than 0 or 1.
@@ -97,6 +99,7 @@ async def measure_search(
             row = dict(zip(names, (scores[0], max(scores)), strict=True))
         row["mean_best_reward"] = rewards[0]
         row["mean_top10_reward"] = mean(rewards[:TOP])
+        row["plays"] = float(len(plays))
         row |= (costs or Costs()).of(plays)
         rows[rollout.prompt.id] = row
         selected[rollout.prompt.id] = Output(completions[0].text)
@@ -104,25 +107,27 @@ async def measure_search(
     return SearchResult(rows, in_order, num_unanswered, selected)
 
 
-def summarize(results: Sequence[SearchResult]) -> dict[str, Any]:
+def summarize(results: Sequence[SearchResult], equal_plays: bool = True) -> dict[str, Any]:
     """Return means over prompts with 95 % bootstrap intervals.
 
     Args:
         results: of the runs of one search at one budget, one for each seed. A prompt counts with
             its mean over the seeds; one that a run gave up is left out.
+        equal_plays: whether every prompt has the same number of plays.
 
     Returns:
         The values of `measure_search`, those that are no costs with "<name>_interval" (of the
-        accuracy "interval"), best_reward_over_n (see there), num_problems, and num_unanswered.
+        accuracy "interval"), num_problems, num_unanswered, and with equal plays best_reward_over_n
+        (see there).
     """
     rows = list(mean_rows(results).values())
     summary: dict[str, Any] = {
-        "best_reward_over_n": best_reward_over_n(
-            list(chain.from_iterable(result.rewards for result in results))
-        ),
         "num_problems": len(rows),
         "num_unanswered": max(result.num_unanswered for result in results),
     }
+    if equal_plays:
+        rewards = list(chain.from_iterable(result.rewards for result in results))
+        summary["best_reward_over_n"] = best_reward_over_n(rewards)
     for key in dict.fromkeys(chain.from_iterable(rows)):
         values = [row[key] for row in rows if key in row]
         summary[key] = mean(values)
@@ -141,45 +146,6 @@ def mean_rows(results: Sequence[SearchResult]) -> dict[str, dict[str, float]]:
             shared = [key for key in row if all(key in run for run in runs)]
             rows[prompt_id] = {key: mean(run[key] for run in runs) for key in shared}
     return rows
-
-
-def paired_differences(
-    results: Mapping[tuple[str, int], Sequence[SearchResult]], baseline: str
-) -> list[dict[str, Any]]:
-    """Compare every search with the baseline at the same budget, over the same prompts.
-
-    Args:
-        results: (search, budget) -> a result for each seed, the same seeds for all.
-        baseline: one of the searches.
-
-    Returns:
-        {"name", "baseline", "budget", "measure", "difference" (mean over prompts of the paired
-        differences), "interval" (95 %, paired bootstrap over prompts), "smallest_visible" (half the
-        width of the interval: smaller differences cannot be told from none), "num_problems"}. The
-        measure is the accuracy or the verifier's score if there is one, otherwise the best reward.
-    """
-    table = []
-    for (search, budget), runs in results.items():
-        ours, theirs = mean_rows(runs), mean_rows(results[baseline, budget])
-        shared = [prompt_id for prompt_id in ours if prompt_id in theirs]
-        if search == baseline or not shared:
-            continue
-        measure = next(iter(ours[shared[0]]))
-        values = [ours[prompt_id][measure] - theirs[prompt_id][measure] for prompt_id in shared]
-        low, high = bootstrap(values)
-        table.append(
-            {
-                "name": search,
-                "baseline": baseline,
-                "budget": budget,
-                "measure": measure,
-                "difference": mean(values),
-                "interval": (low, high),
-                "smallest_visible": (high - low) / 2,
-                "num_problems": len(shared),
-            }
-        )
-    return table
 
 
 async def verify(
@@ -271,10 +237,10 @@ class RememberingAgent(Agent):
 
     Args:
         agent: the agent that generates.
-        identity: what decides its answers, for the journal of a run.
+        identity: its entry, which decides its answers, for the journal of a run.
     """
 
-    def __init__(self, agent: Agent, identity: Any) -> None:
+    def __init__(self, agent: Agent, identity: Mapping[str, Any]) -> None:
         """See the class."""
         self.name = agent.name
         self._identity = identity
@@ -295,6 +261,11 @@ class RememberingAgent(Agent):
     def compute(self) -> Flops | None:
         """See `Agent`."""
         return self._agent.compute
+
+    @property
+    def price(self) -> Any:
+        """The price in the entry, for an allocation that weighs it."""
+        return self._identity.get("price")
 
     @property
     def identity(self) -> Any:

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 NUM_RESAMPLES = 2_000
+Name = TypeVar("Name")
 
 
 def wilson(num_right: float, num_all: int) -> tuple[float, float]:
@@ -37,7 +39,7 @@ def middle_95(draws: NDArray[np.float64]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def gap_bounds(right: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
+def gap_bounds(right: Mapping[Name, NDArray[np.float64]]) -> dict[Name, float]:
     """Return half the width of the 95 % interval of each search's gap to the best.
 
     The best was selected on the same seeds, so the width is that of Tukey's range: of equal
@@ -50,18 +52,59 @@ def gap_bounds(right: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
     Returns:
         Search -> half width; empty with one search or one seed.
     """
-    shares = np.array(list(right.values()))
-    means = shares.mean(axis=2)
+    of_seeds, freedom = _noise_of_seeds(right)
+    if freedom == 0:
+        return {}
+    best = max(right, key=lambda name: float(right[name].mean()))
+    factor = studentized_range(len(right), freedom) / np.sqrt(2)
+    return {
+        name: float(factor * np.sqrt(of_seeds + _variance_of_problems(right[best], given)))
+        for name, given in right.items()
+    }
+
+
+def planned_bound(
+    right: Mapping[Name, NDArray[np.float64]], first: Name, second: Name
+) -> float | None:
+    """Return half the width of the 95 % interval of a difference that was named beforehand.
+
+    As `gap_bounds`, without what picking the best adds: the width is that of Student's t, with the
+    noise of the seeds estimated from all searches.
+
+    Args:
+        right: search -> 1 or 0, shape (seeds, problems), the same for all.
+        first: one of the searches.
+        second: another one.
+
+    Returns:
+        Half width; None with one seed.
+    """
+    from scipy.stats import t  # slow to import
+
+    of_seeds, freedom = _noise_of_seeds(right)
+    if freedom == 0:
+        return None
+    variance = of_seeds + _variance_of_problems(right[first], right[second])
+    return float(t.ppf(0.975, freedom) * np.sqrt(variance))
+
+
+def _noise_of_seeds(right: Mapping[Name, NDArray[np.float64]]) -> tuple[float, int]:
+    """Return the variance that seeds add to a difference of two means, and its degrees of freedom.
+
+    It is pooled over all searches, after the effects of searches and of seeds are taken out.
+    """
+    means = np.array(list(right.values())).mean(axis=2)
     num_searches, num_seeds = means.shape
     freedom = (num_searches - 1) * (num_seeds - 1)
     if freedom == 0:
-        return {}
+        return 0.0, 0
     noise = means - means.mean(axis=1, keepdims=True) - means.mean(axis=0) + means.mean()
-    of_seeds = 2 * (noise**2).sum() / freedom / num_seeds
-    differences = (shares[means.mean(axis=1).argmax()] - shares).mean(axis=1)
-    of_problems = differences.var(axis=1) / shares.shape[2]
-    half_widths = studentized_range(num_searches, freedom) * np.sqrt((of_seeds + of_problems) / 2)
-    return dict(zip(right, half_widths.tolist(), strict=True))
+    return float(2 * (noise**2).sum() / freedom / num_seeds), freedom
+
+
+def _variance_of_problems(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    differences = (first - second).mean(axis=0)
+    return float(differences.var() / len(differences))
 
 
 @cache

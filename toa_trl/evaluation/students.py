@@ -23,7 +23,7 @@ from pydantic import Field, field_validator
 from toa_trl.agents import make_agent
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.evaluation.accuracy import measure_model
-from toa_trl.evaluation.comparison import Run, check_verdicts, verify
+from toa_trl.evaluation.comparison import Cell, Run, check_verdicts, verify
 from toa_trl.evaluation.intervals import gap_bounds, middle_95, resampled_means
 from toa_trl.evaluation.ledger import ledger_path
 from toa_trl.evaluation.outputs import respond
@@ -47,8 +47,8 @@ class TrainingConfig(Config):
     """The student before training: folder or Hub name."""
     heldout: Text
     """Problems that no search and no training has seen, as `prompts` of a run."""
-    budget: PositiveInt
-    """Plays per prompt, of every search."""
+    budget: PositiveInt | None = None
+    """Plays per prompt, of every search without budgets of its own."""
     data: Literal["sft", "dpo"] = "sft"
     """What the command is given: the best responses, or pairs of the best with a lower rank."""
     seeds: list[NonNegativeInt] = Field(default=[0, 1, 2], min_length=1)
@@ -84,6 +84,11 @@ class Lesson:
     folder: Path  # of the run; the student is saved in it
     rows: Sequence[Mapping[str, Any]]  # of `sft_rows`, or of `preference_rows` for `data: dpo`
     summary: Mapping[str, Any]  # of the run, by `summarize`
+
+    @property
+    def cell(self) -> Cell:
+        """The search and its budget, which several seeds share."""
+        return self.run.search, self.run.budget
 
 
 @dataclass(frozen=True)
@@ -167,57 +172,50 @@ class Judge:
         return list(kept["right"])
 
 
-async def data_table(
-    training: TrainingConfig,
-    lessons: Sequence[Lesson],
-    judge: Judge,
-    untrained: Sequence[float],
-    prompts: Sequence[Prompt],
-) -> list[dict[str, Any]]:
+async def teach(
+    training: TrainingConfig, lessons: Sequence[Lesson], judge: Judge
+) -> dict[Cell, NDArray[np.float64]]:
     """Train and judge every student, one after the other, unless it was done before.
 
     Args:
         training: how students are trained.
-        lessons: every search with every seed.
+        lessons: every search and budget with every seed.
         judge: of all students.
-        untrained: verdicts on the student before training.
-        prompts: of the searches.
 
     Returns:
-        See `table_rows`.
+        (search, budget) -> 1 or 0, shape (seeds, problems).
 
     Raises:
         ConfigError: a student exists that was trained otherwise.
         ToaError: a training failed; the message has its last lines.
     """
-    data_accuracy = {lesson.run: await judge.accuracy(lesson.rows, prompts) for lesson in lessons}
-    right: dict[str, list[list[float]]] = {}
+    right: dict[Cell, list[list[float]]] = {}
     for number, lesson in enumerate(lessons, 1):
-        await train_student(training, lesson)
-        verdicts = await judge.verdicts("student", lesson.folder / "student", lesson.folder)
-        right.setdefault(lesson.run.search, []).append(verdicts)
+        student = await train_student(training, lesson)
+        verdicts = await judge.verdicts("student", student, lesson.folder)
+        right.setdefault(lesson.cell, []).append(verdicts)
         logger.warning(
-            "student %d of %d (%s, seed %d): accuracy %.3f",
+            "student %d of %d (%s, budget %d, seed %d): accuracy %.3f",
             number,
             len(lessons),
-            lesson.run.search,
-            lesson.run.seed,
+            *lesson.run,
             mean(verdicts),
         )
-    arrays = {search: np.array(verdicts) for search, verdicts in right.items()}
-    return table_rows(training, lessons, data_accuracy, untrained, arrays)
+    return {cell: np.array(verdicts) for cell, verdicts in right.items()}
 
 
-async def train_student(training: TrainingConfig, lesson: Lesson) -> None:
-    """Train the student of one lesson in <folder>/student, which exists only when it is complete.
+async def train_student(training: TrainingConfig, lesson: Lesson) -> Path:
+    """Train the student of one lesson, and return its folder, which exists only when complete.
 
-    Another process trains it, so that the GPU memory that nothing here refers to is free for it.
+    It is student, or student_dpo, in the folder of the run. Another process trains it, so that the
+    GPU memory that nothing here refers to is free for it.
 
     Raises:
         ConfigError: a student exists that was trained otherwise.
         ToaError: the training failed; the message has its last lines.
     """
-    student = lesson.folder / "student"
+    suffix = "" if training.data == "sft" else f"_{training.data}"
+    student = lesson.folder / f"student{suffix}"
     parts = ("prompt", "completion", "chosen", "rejected")
     rows = [tuple(row[part] for part in parts if part in row) for row in lesson.rows]
     recipe = {**training.identity, "seed": lesson.run.seed, "rows": digest_of_values(*rows)}
@@ -229,7 +227,7 @@ async def train_student(training: TrainingConfig, lesson: Lesson) -> None:
                 f"{student} was trained otherwise ({', '.join(different)}); "
                 "move it away, or choose another output_dir"
             )
-        return
+        return student
     fresh, data = fresh_path(student), lesson.folder / training.data
     shutil.rmtree(fresh, ignore_errors=True)  # left by a training that was killed
     fresh_data = fresh_path(data)
@@ -248,39 +246,40 @@ async def train_student(training: TrainingConfig, lesson: Lesson) -> None:
     for option, value in options.items():
         command += [option, str(value)]
     _free_memory()
-    log = lesson.folder / "training.log"
+    log = lesson.folder / f"training{suffix}.log"
     code = await run_command(command, log)
     if code or not any(fresh.glob("*.safetensors")):
         problem = f"ended with code {code}" if code else "left no model"
-        raise failed(f"the training of {lesson.run.search}, seed {lesson.run.seed}, {problem}", log)
+        of = "the training of {}, budget {}, seed {},".format(*lesson.run)
+        raise failed(f"{of} {problem}", log)
     replace_text(fresh / "training.json", json.dumps(recipe) + "\n")
     os.replace(fresh, student)
+    return student
 
 
 def table_rows(
-    training: TrainingConfig,
     lessons: Sequence[Lesson],
     data_accuracy: Mapping[Run, float],
     untrained: Sequence[float],
-    right: Mapping[str, NDArray[np.float64]],
+    right: Mapping[Cell, NDArray[np.float64]],
 ) -> list[dict[str, Any]]:
-    """Return a row per search, after one of the student before training.
+    """Return a row per search and budget, after one of the student before training.
 
     Args:
-        training: how the students were trained.
-        lessons: every search with every seed.
+        lessons: every search and budget with every seed.
         data_accuracy: share of each lesson's rows that are right.
         untrained: 1 or 0 per problem.
-        right: search -> 1 or 0, shape (seeds, problems).
+        right: see `teach`.
 
     Returns:
-        search, budget (plays per prompt), seeds, accuracy (mean over seeds, in [0, 1]),
-        accuracy_std (over seeds, where there are two), interval (95 %, see `resampled_means`),
-        per_seed, gap (to the best search's accuracy, >= 0) and gap_interval (see `gap_bounds`),
-        num_problems; and of the data, as means over seeds: num_rows, mean_reward, data_accuracy
-        (of the rows), and tokens and flops of the agents per prompt.
+        search, budget (plays per prompt, or their intended mean), seeds, accuracy (mean over seeds,
+        in [0, 1]), accuracy_std (over seeds, where there are two), interval (95 %, see
+        `resampled_means`), per_seed, gap (to the best search's accuracy, >= 0) and gap_interval
+        (see `gap_bounds`), num_problems; and of the data, as means over seeds: num_rows,
+        mean_reward, data_accuracy (of the rows), and plays, tokens and flops of the agents per
+        prompt.
     """
-    best = max(right, key=lambda search: float(right[search].mean()))
+    best = max(right, key=lambda cell: float(right[cell].mean()))
     half_widths = gap_bounds(right)
     rows = [
         {
@@ -289,8 +288,8 @@ def table_rows(
             "interval": middle_95(resampled_means(np.array([untrained]))),
         }
     ]
-    for search, verdicts in right.items():
-        own = [lesson for lesson in lessons if lesson.run.search == search]
+    for cell, verdicts in right.items():
+        own = [lesson for lesson in lessons if lesson.cell == cell]
         per_seed = [float(share) for share in verdicts.mean(axis=1)]
         rewards = [
             mean(row.get("reward", row.get("chosen_reward")) for row in lesson.rows)
@@ -298,8 +297,8 @@ def table_rows(
         ]
         gap = float(right[best].mean() - verdicts.mean())
         row: dict[str, Any] = {
-            "search": search,
-            "budget": training.budget,
+            "search": cell[0],
+            "budget": cell[1],
             "seeds": [lesson.run.seed for lesson in own],
             "accuracy": mean(per_seed),
             "interval": middle_95(resampled_means(verdicts)),
@@ -311,9 +310,9 @@ def table_rows(
         }
         if len(per_seed) > 1:
             row["accuracy_std"] = stdev(per_seed)
-        if search != best and search in half_widths:
-            row["gap_interval"] = (gap - half_widths[search], gap + half_widths[search])
-        for key in ("tokens", "flops"):
+        if cell != best and cell in half_widths:
+            row["gap_interval"] = (gap - half_widths[cell], gap + half_widths[cell])
+        for key in ("plays", "tokens", "flops"):
             row[key] = mean(lesson.summary[key] for lesson in own)
         rows.append(row)
     return [{**row, "num_problems": len(untrained)} for row in rows]

@@ -37,6 +37,7 @@ def sections(results: Mapping[str, Any]) -> list[Section]:
         "alpaca_eval": alpaca_eval,
         "lm_eval": lm_eval,
         "data_table": data_table,
+        "student_differences": student_differences,
     }
     return [section(results[name]) for name, section in parts.items() if results.get(name)]
 
@@ -155,16 +156,17 @@ def data_table(rows: Sequence[Row]) -> Section:
     """Show the students trained on each search's data."""
     section = Section("data-table", "What a student learns from each search")
     bars, cells = [], []
-    for row in rows:
+    named = _with_labels(rows)
+    for row in named:
         accuracy, interval = row["accuracy"], row.get("interval")
-        bars.append(figures.Bar(row["search"], accuracy, interval, row.get("per_seed", ())))
+        bars.append(figures.Bar(row["label"], accuracy, interval, row.get("per_seed", ())))
         behind = [-end for end in reversed(row.get("gap_interval") or ())]
         difference = with_bounds(-row["gap"], behind) if behind else DASH
         scores = [with_bounds(accuracy, interval), number(row.get("accuracy_std")), difference]
         data = [number(row.get("mean_reward")), number(row.get("data_accuracy"))]
         data += costs(row, "tokens", "flops")
-        cells.append([row["search"], *scores, whole(row.get("num_rows")), *data])
-    taught = [row for row in rows if row.get("per_seed")]
+        cells.append([row["label"], *scores, whole(row.get("num_rows")), *data])
+    taught = [row for row in named if row.get("per_seed")]
     if taught:
         figure = figures.share_bars(bars, "accuracy on held-out problems")
         panel = figures.inline_svg(figure, "accuracy of the students of each search", "data-table")
@@ -181,20 +183,55 @@ def data_table(rows: Sequence[Row]) -> Section:
     return section
 
 
+def student_differences(rows: Sequence[Row]) -> Section:
+    """Show the paired differences of the students to those of the baseline."""
+    cells = []
+    for row in rows:
+        interval = row.get("interval")
+        named = [row["search"], whole(row["budget"]), row["baseline"]]
+        cells.append(
+            [
+                *(*named, whole(row["baseline_budget"])),
+                with_bounds(row["difference"], interval) if interval else number(row["difference"]),
+                number(row.get("smallest_visible")),
+                number(row.get("flops_ratio")),
+            ]
+        )
+    header = ["student of", "plays", "against that of", "its plays", "difference in accuracy"]
+    header += ["smallest visible", "FLOPs relative to it"]
+    caption = "Paired over seeds and problems, with 95 % intervals of differences that were named "
+    caption += "before the trainings. Plays are those that the budget allows per prompt, FLOPs "
+    caption += "those of the agents."
+    title = "Students against the baseline's"
+    return Section("student-differences", title, [Table(header, cells, caption)])
+
+
+def _with_labels(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return the rows with labels, which have the budget where there are several."""
+    several = len({row["budget"] for row in rows if row.get("budget")}) > 1
+    named = []
+    for row in rows:
+        at = f" at {row['budget']}" if several and row.get("budget") else ""
+        named.append({**row, "label": row["search"] + at})
+    return named
+
+
 def _describe_students(rows: Sequence[Row]) -> str:
     """Describe which student is best, and which ones are not measurably worse."""
     best = max(rows, key=lambda row: float(row["accuracy"]))
     seeds, problems = many(len(best["per_seed"]), "seed"), best.get("num_problems")
-    text = f"Each student was trained on what one search found at {many(best['budget'], 'play')} "
-    text += f"per prompt ({seeds}, the rings)"
+    same = len({row["budget"] for row in rows}) == 1
+    budget = many(best["budget"], "play") if same else "so many plays"
+    text = f"Each student was trained on what one search found at {budget} per prompt "
+    text += f"({seeds}, the rings)"
     text += f", and judged on {many(problems, 'held-out problem')}. " if problems else ". "
-    text += f"The data of {best['search']} make the best one ({number(best['accuracy'])})."
+    text += f"The data of {best['label']} make the best one ({number(best['accuracy'])})."
     close: list[str] = []
     behind: list[str] = []
     for row in rows:
         if row is not best:
             low, _ = row.get("gap_interval") or (0.0, 0.0)
-            (behind if low > 0 else close).append(row["search"])
+            (behind if low > 0 else close).append(row["label"])
     if behind:
         text += f" Those of {listed(behind)} make a worse one."
     if close:

@@ -213,7 +213,7 @@ def best_reward_over_n(searches: Sequence[Mapping[str, Any]]) -> Figure:
     A point is a run with the budget N and its interval, a line the run at the largest budget after
     N plays. For searches whose first plays do not depend on the budget (best_of_n, parallel,
     sequential, moa) both agree; for toa and prs, which spend a larger budget on more first answers,
-    only the points are best-of-N.
+    only the points are best-of-N. An adaptive allocation has no line.
     """
     figure = Figure(figsize=(PANEL[0], PANEL[1] + 0.3), layout="constrained")
     axes = figure.add_subplot()

@@ -266,11 +266,14 @@ def _differences(rows: Sequence[Mapping[str, Any]]) -> Table:
     for row in rows:
         difference = with_bounds(row["difference"], row["interval"])
         visible = number(row["smallest_visible"])
-        cells.append([row["name"], count(row["budget"]), difference, visible])
+        against = count(row.get("baseline_budget", row["budget"]))
+        cells.append([row["name"], count(row["budget"]), against, difference, visible])
     measure = OF_SEARCHES.get(rows[0]["measure"], rows[0]["measure"])
     caption = f"Differences in {measure} to {rows[0]['baseline']}, paired over the prompts, with "
     caption += "95 % intervals. Smaller differences than the last column cannot be told from none."
-    return Table(["search", "plays", "difference", "smallest visible"], cells, caption)
+    header = ["search", "plays", f"plays of {rows[0]['baseline']}", "difference"]
+    header.append("smallest visible")
+    return Table(header, cells, caption)
 
 
 def _describe_best_search(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -170,9 +170,15 @@ class Meter:
 
 
 def prices_of(agents: Iterable[Any]) -> dict[str, Any]:
-    """Return the prices in the entries of agents, by name; those given as objects have none."""
-    entries = [agent for agent in agents if isinstance(agent, Mapping)]
-    return {entry["name"]: entry["price"] for entry in entries if "price" in entry}
+    """Return the prices of agents, by name: of entries, and of objects that have one."""
+    prices: dict[str, Any] = {}
+    for agent in agents:
+        if not isinstance(agent, Mapping):
+            if getattr(agent, "price", None) is not None:
+                prices[agent.name] = agent.price
+        elif "price" in agent:
+            prices[agent["name"]] = agent["price"]
+    return prices
 
 
 def has_price(entry: Any) -> bool:
