@@ -75,3 +75,14 @@ def test_the_columns_and_the_format_may_be_others(tmp_path: Path) -> None:
     assert ask(recorded, Message("user", "u")) == "theirs"
     with pytest.raises(ConfigError, match="the column 'response'"):
         make_agent({"name": "g", "engine": "recorded", "path": str(file)})
+
+
+def test_columns_of_a_csv_file_are_texts_by_whatever_name(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text("question,reply\n007,1.50\n08,NA\n")
+    columns = {"prompt_column": "question", "response_column": "reply"}
+    recorded = make_agent({"name": "r", "engine": "recorded", "path": str(path), **columns})
+    assert [ask(recorded, Message("user", text)) for text in ("007", "08")] == ["1.50", "NA"]
+    path.write_text("question,reply\n7,150\n8,2\n")
+    recorded = make_agent({"name": "r", "engine": "recorded", "path": str(path), **columns})
+    assert [ask(recorded, Message("user", text)) for text in ("7", "8")] == ["150", "2"]

@@ -21,6 +21,7 @@ from toa_trl.sampler import TOASampler
 from toa_trl.sampling import contents
 from toa_trl.sampling.arguments import arguments_of, as_plain, is_plain
 from toa_trl.sampling.contents import contents_of
+from toa_trl.sampling.identity import check_same_identity
 from toa_trl.search.toa import TOA
 from toa_trl.tasks.alignment import Alignment
 from toa_trl.types import Prompt
@@ -197,6 +198,12 @@ def test_what_cannot_be_read_is_a_warning(caplog: pytest.LogCaptureFixture) -> N
     places = [message.partition(":")[0] for message in caplog.messages]
     assert places == ["reward.inner", "reward.size"]
     assert "define the property `identity`" in caplog.text
+
+
+def test_a_journal_from_before_is_resumed_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    now = {"contents": contents_of({"reward": MyReward()})}
+    check_same_identity("journal", {}, now)
+    assert "whether the content of reward.inner, reward.threshold, reward.words" in caplog.text
 
 
 def test_an_identity_counts_also_without_a_base_class(tmp_path: Path) -> None:

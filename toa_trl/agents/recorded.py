@@ -47,7 +47,8 @@ class RecordedAgent(Agent):
             )
         self._responses: dict[tuple[Message, ...], list[str]] = defaultdict(list)
         known = path.startswith("hf://") or file_format(Path(path)) in FILES
-        for place, row in read_rows(path) if known else read_jsonl(Path(path)):
+        columns = {"asked": prompt_column, "column": response_column}
+        for place, row in read_rows(path, **columns) if known else read_jsonl(Path(path)):
             response = row.get(response_column) if isinstance(row, Mapping) else None
             texts = [response] if isinstance(response, str) else response
             place_of_texts = f"{place}: the column {response_column!r}"
