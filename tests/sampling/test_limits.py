@@ -163,6 +163,8 @@ def test_a_limit_is_exceeded_by_less_than_one_play_per_lane(
 class Judge(EchoAgent):
     """Rates with 5 for 110 tokens; kills its process at the n-th rating."""
 
+    identity = "judge"  # when it dies decides no result
+
     def __init__(self, dies_at: int = 0) -> None:
         super().__init__("judge")
         self._dies_at = dies_at
