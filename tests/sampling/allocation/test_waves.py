@@ -86,7 +86,7 @@ def test_a_restored_run_decides_as_one_that_was_not_stopped(seed: int, stop_afte
     first = waves()
     grants = spend(first, solved_at, order, stop_after)
     # some waves in flight were complete, others had some plays
-    in_flight = {grant.prompt: before for grant, before in first._last.values()}
+    in_flight = {grant.prompt: before for grant, before, _ in first._last.values()}
     plays = {grant.prompt: grant.plays for grant in grants}
     for prompt, before in in_flight.items():
         plays[prompt] = order.randint(before, plays[prompt])

@@ -64,7 +64,8 @@ class Waves:
         n = self.num_prompts
         self._granted = np.zeros(n, dtype=np.int64)
         self._last_round = np.full(n, -1, dtype=np.int64)
-        self._last: dict[int, tuple[Grant, int]] = {}  # prompt -> wave in flight, plays before it
+        # prompt -> its wave in flight, the plays before it, and its state then where it is known
+        self._last: dict[int, tuple[Grant, int, np.ndarray | None]] = {}
         self._closed = np.zeros(n, dtype=bool)
         self._states: np.ndarray | None = None
         self._cost = np.ones(n)  # mean cost of a play
@@ -109,11 +110,11 @@ class Waves:
             history: all its scored plays.
             given_up: whether it gets no further plays, because every agent keeps failing.
         """
-        grant, before = self._last.pop(prompt)
+        grant, before, known = self._last.pop(prompt)
         self._waiting[grant.round] -= 1
         if not self._waiting[grant.round]:
             del self._waiting[grant.round]
-        self._observe(grant, before, history)
+        self._observe(grant, before, history, known)
         self._update(prompt, history, given_up)
 
     def restore(
@@ -138,7 +139,7 @@ class Waves:
             self._round, self._num_waves = grants[-1].round + 1, grants[-1].wave + 1
         for own in by_prompt.values():
             before = own[-2].plays if len(own) > 1 else 0
-            self._last[own[-1].prompt] = (own[-1], before)
+            self._last[own[-1].prompt] = (own[-1], before, None)
             self._waiting[own[-1].round] += 1
         # older observations would be forgotten again
         first = self._num_waves - self.estimator.memory - self.num_prompts
@@ -155,13 +156,15 @@ class Waves:
                     self.complete(prompt, history)
                 else:
                     self._update(prompt, history, given_up=False)
-        return sorted(grant for grant, _ in self._last.values())
+        return sorted(grant for grant, *_ in self._last.values())
 
     def _grant(self, chosen: Iterable[tuple[int, int, float | None]]) -> list[Grant]:
         grants = []
         for prompt, plays, gain in chosen:
             grant = Grant(self._num_waves, self._round, prompt, plays, gain)
-            self._last[prompt] = (grant, int(self._granted[prompt]))
+            before = int(self._granted[prompt])
+            known = self._states[prompt].copy() if before and self._states is not None else None
+            self._last[prompt] = (grant, before, known)
             self._granted[prompt], self._last_round[prompt] = plays, self._round
             self._num_waves += 1
             grants.append(grant)
@@ -179,10 +182,13 @@ class Waves:
         order = np.lexsort((eligible, self._granted[eligible], -gains / self._cost[eligible]))
         return [(int(eligible[i]), float(gains[i])) for i in order]
 
-    def _observe(self, grant: Grant, before: int, history: History) -> None:
+    def _observe(
+        self, grant: Grant, before: int, history: History, known: np.ndarray | None = None
+    ) -> None:
         """Keep the gains of a wave, in steps of `wave` plays, until its round is used."""
         end = min(grant.plays, len(history))
-        seen = list(observations(history, before or self.wave, end, self.wave, self.objective))
+        start = before or self.wave
+        seen = list(observations(history, start, end, self.wave, self.objective, known))
         self._observed[grant.wave] = (grant.round, seen)
 
     def _learn(self, newest: int) -> None:
@@ -212,10 +218,26 @@ class Waves:
 
 
 def observations(
-    history: History, start: int, end: int, wave: int, objective: Objective
+    history: History,
+    start: int,
+    end: int,
+    wave: int,
+    objective: Objective,
+    known: np.ndarray | None = None,
 ) -> Iterator[tuple[np.ndarray, float]]:
-    """Yield the state before every `wave` plays of a prompt, and their gain per play."""
+    """Yield the state before every `wave` plays of a prompt, and their gain per play.
+
+    Args:
+        history: of the prompt.
+        start: plays before the first of these waves, >= 1.
+        end: plays after the last one.
+        wave: plays of a wave; the last may have fewer.
+        objective: of the run.
+        known: the state after `start` plays, where it is known.
+    """
     for before in range(start, end, wave):
         after = min(before + wave, end)
         gain = objective.value(history.rewards[:after]) - objective.value(history.rewards[:before])
-        yield state(history, before, objective), gain / (after - before)
+        current = state(history, before, objective) if known is None else known
+        known = None
+        yield current, gain / (after - before)
