@@ -13,6 +13,9 @@ utilisation  1,000 prompts x 16 plays, one in flight per prompt, 100 to 400 ms p
              of the server's 64 slots that is busy from the first request to the last answer.
              Baseline: 100 threads, each works on one prompt after another, one play after another,
              as the published implementation does.
+adaptive     An adaptive allocation beside a uniform one, with the same search. Busy slots as in
+             utilisation, both at the same time; plays per CPU second as in cpu, 256 prompts x 40,
+             by turns, medians.
 in_flight    One prompt, 160 plays of 200 ms: wall time with 16 plays in flight, relative to one at
              a time.
 quality      What 16 plays in flight cost: mean best reward of 300 simulated prompts, 160 plays
@@ -113,6 +116,7 @@ def sample(
     budget: int,
     plays_in_flight: int = 1,
     prompts_in_flight: int = 256,
+    allocation: str = "",
 ) -> tuple[float, float]:
     """Plays per second, and per CPU second of this process."""
     agents = [{"name": name, "engine": "openai", "model": name, "base_url": url} for name in AGENTS]
@@ -123,6 +127,9 @@ def sample(
         plays_in_flight=plays_in_flight,
         prompts_in_flight=prompts_in_flight,
         sampling={"max_tokens": MAX_TOKENS},
+        # uniform or adaptive: then with the same search, whose choices do not depend on the budget
+        allocation={"kind": allocation} if allocation else None,
+        search_params={"width": "anytime"} if allocation else {},
         progress=False,
     )
     prompts = problems(num_prompts)
@@ -274,6 +281,48 @@ def utilisation() -> Iterator[Figure]:
         each["busy_s"] / slots / (each["seconds"] - each["idle_s"]) for each in counted
     )
     yield Figure("busy slots", f"{ours:.3f}", f"100 threads {threads:.3f}", ">= 0.97", ours >= 0.97)
+
+
+def adaptive() -> Iterator[Figure]:
+    num_prompts, budget, slots = 1000, 16, 64
+    kinds = ("adaptive", "uniform")
+    say("adaptive: 63 s at the least, both at the same time; then 3 rounds by turns")
+    options: dict[str, Any] = {"slots": slots, "latency_s": (0.1, 0.4), "model": AGENTS}
+    plays = {"num_prompts": num_prompts, "budget": budget}
+    with TemporaryDirectory() as folder, serving(**options) as server, serving(**options) as other:
+        runs = zip(kinds, (server, other), strict=True)
+        fresh(
+            *(
+                partial(sample, each.url, Path(folder, kind), allocation=kind, **plays)
+                for kind, each in runs
+            )
+        )
+        counted = [each.stats() for each in (server, other)]
+    assert all(each["served_distinct"] == num_prompts * budget for each in counted), (
+        "not every play was made"
+    )
+    ours, uniform = (
+        each["busy_s"] / slots / (each["seconds"] - each["idle_s"]) for each in counted
+    )
+    yield Figure(
+        "busy slots, adaptive", f"{ours:.3f}", f"uniform {uniform:.3f}", ">= 0.95", ours >= 0.95
+    )
+    rates: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for _ in range(3):
+        for kind in kinds:
+            with TemporaryDirectory() as folder, serving(words=64, model=AGENTS) as server:
+                plays = {"num_prompts": 256, "budget": 40, "prompts_in_flight": IN_FLIGHT}
+                run = partial(sample, server.url, Path(folder), allocation=kind, **plays)
+                rates[kind] += [cpu for _, cpu in fresh(run)]
+    ours, uniform = median(rates["adaptive"]), median(rates["uniform"])
+    ratio = median(a / b for a, b in zip(*rates.values(), strict=True))  # of neighbours
+    yield Figure(
+        "plays per CPU second, adaptive",
+        f"{ours:,.0f}",
+        f"uniform {uniform:,.0f}: {ratio:.2f} of it",
+        ">= 0.90 of it",
+        ratio >= 0.9,
+    )
 
 
 def in_flight() -> Iterator[Figure]:
@@ -511,7 +560,7 @@ def journal() -> Iterator[Figure]:
     )
 
 
-FIGURES = (throughput, cpu, utilisation, in_flight, quality, memory, rewards, journal)
+FIGURES = (throughput, cpu, utilisation, adaptive, in_flight, quality, memory, rewards, journal)
 
 
 def main() -> None:

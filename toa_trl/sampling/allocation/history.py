@@ -5,11 +5,13 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 from statistics import fmean
 from typing import Literal
 
 from toa_trl.types import Play
 
+_index = attrgetter("index")
 ObjectiveName = Literal["best", "top_k", "margin"]
 
 
@@ -34,20 +36,19 @@ class History:
     @classmethod
     def of(cls, plays: Iterable[Play], cost: Callable[[Play], float]) -> History:
         """Return the history of a prompt's plays, scored and failed, in any order."""
-        scored = sorted(
-            (play for play in plays if play.reward is not None), key=lambda play: play.index
-        )
-        by_index = {play.index: float(play.reward) for play in scored if play.reward is not None}
-        drafts = [
-            by_index.get(play.action.refs[0]) if play.action.kind == "refine" else None
-            for play in scored
-        ]
-        return cls(
-            list(by_index.values()),
-            drafts,
-            [play.action.depth for play in scored],
-            sum(map(cost, scored)),
-        )
+        by_index: dict[int, float] = {}
+        drafts: list[float | None] = []
+        depths: list[int] = []
+        total = 0.0
+        for play in sorted(plays, key=_index):
+            if play.reward is None:
+                continue
+            action = play.action
+            by_index[play.index] = play.reward
+            drafts.append(by_index.get(action.refs[0]) if action.kind == "refine" else None)
+            depths.append(action.depth)
+            total += cost(play)
+        return cls(list(by_index.values()), drafts, depths, total)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,13 +44,14 @@ class AdaptiveTurns(Turns):
         unfinished = waves.restore(read_grants(journal), histories)
         self._queue = deque(map(self._turn, unfinished))
         self._ended = allocation_ended(journal)
-        self._deciding = asyncio.Lock()
         self._changed = asyncio.Event()
-        self._stopped = False
+        self._started = self._deciding = self._stopped = False
 
     async def next(self) -> Turn | None:
         """See `Turns`."""
-        await self._decide()
+        if not self._started:
+            self._started = True
+            await self._decide()
         while not self._queue:
             if self._stopped or self._waves.over:
                 return None
@@ -70,15 +71,23 @@ class AdaptiveTurns(Turns):
         self._wake()
 
     async def _decide(self) -> None:
-        async with self._deciding:
+        """Decide what can be decided; one caller at a time, the others go on with their turns."""
+        if self._deciding:
+            return
+        self._deciding = True
+        try:
             while not self._stopped and (grants := self._waves.decide()) is not None:
-                # in a thread, so that no fsync blocks the event loop
-                await asyncio.to_thread(write_grants, self._journal, grants)
-                self._queue.extend(map(self._turn, grants))
+                if grants:  # in a thread, so that no fsync blocks the event loop
+                    await asyncio.to_thread(write_grants, self._journal, grants)
+                    self._queue.extend(map(self._turn, grants))
+                    self._wake()
+            if self._waves.over:
+                self._wake()
             if self._waves.over and not self._ended:
-                await asyncio.to_thread(write_grants, self._journal, (), ended=True)
                 self._ended = True
-        self._wake()
+                await asyncio.to_thread(write_grants, self._journal, (), ended=True)
+        finally:
+            self._deciding = False
 
     def _wake(self) -> None:
         self._changed.set()

@@ -64,6 +64,7 @@ class Waves:
         n = self.num_prompts
         self._granted = np.zeros(n, dtype=np.int64)
         self._last_round = np.full(n, -1, dtype=np.int64)
+        self._num_fresh = n  # prompts without a grant
         # prompt -> its wave in flight, the plays before it, and its state then where it is known
         self._last: dict[int, tuple[Grant, int, np.ndarray | None]] = {}
         self._closed = np.zeros(n, dtype=bool)
@@ -80,8 +81,9 @@ class Waves:
         if self.over:
             return None
         size = math.ceil(self.num_prompts / ROUNDS_PER_PASS)
-        fresh = np.flatnonzero(self._granted == 0)[:size]
-        if len(fresh):
+        if self._num_fresh:
+            fresh = np.flatnonzero(self._granted == 0)[:size]
+            self._num_fresh -= len(fresh)
             return self._grant([(int(prompt), self.min_plays, None) for prompt in fresh])
         # newest round that is used; of few prompts, fewer rounds are in flight
         newest = self._round - min(ROUNDS_IN_FLIGHT, max(1, self.num_prompts // 4))
@@ -156,6 +158,7 @@ class Waves:
                     self.complete(prompt, history)
                 else:
                     self._update(prompt, history, given_up=False)
+        self._num_fresh = int((self._granted == 0).sum())
         return sorted(grant for grant, *_ in self._last.values())
 
     def _grant(self, chosen: Iterable[tuple[int, int, float | None]]) -> list[Grant]:
