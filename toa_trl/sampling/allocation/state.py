@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import numpy as np
@@ -45,17 +46,21 @@ class Valued(Protocol):
 
 def state(history: Plays, num_plays: int, objective: Valued) -> np.ndarray:
     """Return the FEATURES of a prompt after its first `num_plays` scored plays, at least one."""
+    # plain Python: for the tens of plays of a prompt it is faster than arrays
     rewards = history.rewards[:num_plays]
-    scored = np.clip(np.array(rewards, dtype=np.float64), -LARGEST, LARGEST)
-    at = int(scored.argmax())  # the first of the best
-    best = scored[at]
-    second = np.partition(scored, -2)[-2] if len(scored) > 1 else best
+    scored = [min(max(reward, -LARGEST), LARGEST) for reward in rewards]
+    best = max(scored)
+    at = scored.index(best)  # the first of the best
+    second = max((*scored[:at], *scored[at + 1 :]), default=best)
     # equal rewards have no spread, though their mean is rounded
-    spread = scored.std() if scored.min() < best else 0.0
+    spread = 0.0
+    if min(scored) < best:
+        middle = sum(scored) / len(scored)
+        spread = math.sqrt(sum((reward - middle) ** 2 for reward in scored) / len(scored))
     pairs = zip(rewards, history.drafts[:num_plays], strict=True)
     better = [reward > draft for reward, draft in pairs if draft is not None]
     improved = sum(better) / len(better) if better else 0.0
-    value = np.clip(objective.value(rewards), -LARGEST, LARGEST)
+    value = min(max(objective.value(rewards), -LARGEST), LARGEST)
     since = len(scored) - 1 - at
     depth = history.depths[at]
     return np.array([value, len(scored), since, best - second, spread, depth, improved])
