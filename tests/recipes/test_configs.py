@@ -17,6 +17,7 @@ from toa_trl.cli.options import read_config
 from toa_trl.cli.schema import CONFIGURATIONS
 from toa_trl.search import SEARCHES
 from toa_trl.search.toa import TOA
+from toa_trl.utils.config import Config
 from toa_trl.utils.registry import load_object
 
 ROOT = Path(__file__).parents[2]
@@ -52,8 +53,15 @@ def options(path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     if Path(recipe).stem in CONFIGURATIONS:
         model = load_object("schema", CONFIGURATIONS[Path(recipe).stem][0])
         config = read_config(model, words[words.index(recipe) + 1 :])
-        return {key: getattr(config, key) for key in model.model_fields}
+        return {key: as_written(getattr(config, key)) for key in model.model_fields}
     return trained(Path(recipe).stem, path, monkeypatch)
+
+
+def as_written(value: Any) -> Any:
+    """A value of a configuration, with entries as the mappings that they were in the file."""
+    if isinstance(value, list):
+        return [as_written(entry) for entry in value]
+    return value.model_dump(exclude_unset=True) if isinstance(value, Config) else value
 
 
 def trained(recipe: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
