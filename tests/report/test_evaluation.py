@@ -356,6 +356,32 @@ def test_searches_without_a_verifier_and_their_differences() -> None:
     assert "Differences in mean best reward to parallel" in differences.caption
 
 
+def test_students_at_several_budgets_are_told_apart_and_compared_with_the_baseline() -> None:
+    section = only(
+        "data_table", [UNTRAINED, taught("toa", 0.8), taught("toa", 0.7) | {"budget": 32}]
+    )
+    text = texts_of(section)
+    assert "what one search found at one budget (2 seeds, the rings)" in text
+    assert "The data of toa at 8 make the best one" in text
+    assert [row[0] for row in rows(section)] == ["untrained", "toa at 8", "toa at 32"]
+    difference = {
+        "search": "adaptive",
+        "budget": 12,
+        "baseline": "uniform",
+        "baseline_budget": 32,
+        "difference": -0.01,
+        "interval": [-0.04, 0.02],
+        "smallest_visible": 0.03,
+        "flops_ratio": 0.36,
+    }
+    one_seed = {key: difference[key] for key in list(difference)[:5]}
+    full, short = rows(only("student_differences", [difference, one_seed]))
+    assert full[:4] == ["adaptive", "12", "uniform", "32"]
+    assert full[4].replace("−", "-") == "-0.010 (-0.040 to 0.020)"
+    assert full[5:] == ["0.030", "0.360"]
+    assert short[4:] == ["−0.010", "–", "–"]
+
+
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), True, "0.5"])
 def test_what_is_no_number_is_a_dash(value: Any) -> None:
     assert finite(value) is None

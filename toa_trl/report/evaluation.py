@@ -221,9 +221,8 @@ def _describe_students(rows: Sequence[Row]) -> str:
     best = max(rows, key=lambda row: float(row["accuracy"]))
     seeds, problems = many(len(best["per_seed"]), "seed"), best.get("num_problems")
     same = len({row["budget"] for row in rows}) == 1
-    budget = many(best["budget"], "play") if same else "so many plays"
-    text = f"Each student was trained on what one search found at {budget} per prompt "
-    text += f"({seeds}, the rings)"
+    budget = f"{many(best['budget'], 'play')} per prompt" if same else "one budget"
+    text = f"Each student was trained on what one search found at {budget} ({seeds}, the rings)"
     text += f", and judged on {many(problems, 'held-out problem')}. " if problems else ". "
     text += f"The data of {best['label']} make the best one ({number(best['accuracy'])})."
     close: list[str] = []
