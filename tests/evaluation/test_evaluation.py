@@ -16,6 +16,7 @@ from toa_trl.cli.comparison import (
     OF_COSTS,
     OF_DIFFERENCES,
     OF_SEARCHES,
+    OF_STUDENT_DIFFERENCES,
     OF_STUDENTS,
     OF_WIN_RATES,
     _tables,
@@ -219,10 +220,19 @@ def test_the_figures_of_every_command_fit_a_terminal() -> None:
     scores: dict[str, Any] = {f.name: 0.123 for f in fields(Measurement)}
     scores |= {key: (-123.456, 123.456) for key in scores if key.endswith("interval")}
     printed = terminal_tables([{"model": "meta-llama/Llama-3.1-8B-Instruct@160", **scores}])
-    for keys in (OF_SEARCHES, OF_COSTS, OF_DIFFERENCES, OF_WIN_RATES, OF_STUDENTS):
+    for keys in (
+        OF_SEARCHES,
+        OF_COSTS,
+        OF_DIFFERENCES,
+        OF_WIN_RATES,
+        OF_STUDENTS,
+        OF_STUDENT_DIFFERENCES,
+    ):
         row: dict[str, Any] = {}
         for key in keys.split():
             row[key] = "meta-llama/Llama-3.1-8B" if key in LABELS else 0.123
+            if "budget" in key:
+                row[key] = 160
             if key.endswith("interval"):
                 row[key] = (-123.456, 123.456)
         printed += _tables([row], keys)

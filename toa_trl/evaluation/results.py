@@ -83,11 +83,15 @@ def terminal_tables(rows: Sequence[Mapping[str, Any]]) -> str:
         {HEADS.get(key, key): cell for key, cell in _with_intervals(row).items()} for row in rows
     ]
     columns = list(dict.fromkeys(chain.from_iterable(cells)))
-    labels = list(takewhile(LABELS.__contains__, columns))
     width = {}
     for column in columns:
         lengths = [len(row.get(column, MISSING)) for row in cells]
         width[column] = len(" | ") + max(len(column) + MIN_PADDING, *lengths)
+    labels = columns[:1]
+    for column in takewhile(LABELS.__contains__, columns[1:]):
+        if sum(width[label] for label in [*labels, column]) > WIDTH // 2:
+            break  # room for the values
+        labels.append(column)
     tables, left = list[list[str]](), 0
     for column in columns[len(labels) :]:
         if width[column] > left:
