@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toa_trl.sampling.allocation.gain import GainEstimator
+from toa_trl.sampling.allocation.gain import GainEstimator, falling_curve
 from toa_trl.sampling.allocation.state import FEATURES
 
 IN_UNITS_OF_THE_REWARD = ["value", "gap", "spread"]
@@ -44,6 +44,24 @@ def test_it_learns_that_prompts_gain_less_the_better_they_are() -> None:
 
 def test_it_learns_that_there_is_nothing_to_gain() -> None:
     assert (taught(drawn(100), np.zeros(100)).expected(drawn(50, 1)) == 0).all()
+
+
+def test_the_curve_is_the_nearest_that_never_rises() -> None:
+    values, gains = np.array([1.0, 2.0, 2.0, 3.0, 4.0]), np.array([5.0, 1.0, 3.0, 4.0, 0.0])
+    middles, levels = falling_curve(values, gains)
+    assert middles.tolist() == [1, 2.5, 4]
+    assert levels.tolist() == [5, pytest.approx(8 / 3), 0]
+
+
+def test_prompts_that_never_improve_lose_their_plays() -> None:
+    states = drawn(600)
+    states[:, FEATURES.index("value")] = 0
+    early = states[:, FEATURES.index("plays")] < 12  # later, only the unsolvable ones are left
+    fresh, old = drawn(1, 1).repeat(2, axis=0)
+    fresh[[FEATURES.index("value"), FEATURES.index("plays")]] = (0, 6)
+    old[[FEATURES.index("value"), FEATURES.index("plays")]] = (0, 36)
+    found = taught(states, early.astype(float)).expected(np.array([fresh, old]))
+    assert found[0] > 3 * found[1]
 
 
 def test_memory_is_bounded_and_only_the_newest_observations_count() -> None:
@@ -92,6 +110,7 @@ large = st.floats(-1e100, 1e100)
 rows = st.lists(st.tuples(large, st.integers(1, 99), large), min_size=1, max_size=60)
 
 
+@settings(max_examples=25)
 @given(rows, rows)
 def test_it_is_finite_for_any_finite_rewards(
     seen: list[tuple[float, int, float]], asked: list[tuple[float, int, float]]

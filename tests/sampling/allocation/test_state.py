@@ -5,7 +5,7 @@ from statistics import fmean
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toa_trl.sampling.allocation.state import FEATURES, state
@@ -67,6 +67,7 @@ def test_equal_rewards_have_no_spread_whatever_their_rounding() -> None:
     assert (features(seen)["spread"], features(seen)["gap"]) == (0, 0)
 
 
+@settings(max_examples=25)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=20))
 def test_the_state_of_finite_rewards_is_finite(rewards: list[float]) -> None:
     seen = Seen(rewards, [None, *rewards[:-1]], list(range(len(rewards))))
