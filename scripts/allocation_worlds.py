@@ -9,20 +9,25 @@ is complete is skipped, an interrupted one is resumed.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from allocation_engine import MemoAgent, MemoReward
 
 from toa_trl.demo.world import DATA, accuracy_reward, verify
+from toa_trl.rewards import make_reward
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampler import TOASampler
+from toa_trl.types import Prompt, as_messages
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / "toa_trl/demo/weights"
@@ -78,13 +83,25 @@ def prompts_of(split: str) -> list[dict[str, Any]]:
     return [json.loads(line) for text in files for line in text.splitlines()]
 
 
+@cache
+def agents_of_the_world() -> list[MemoAgent]:
+    """Return the bundled agents, loaded once: they remember from one recording to the next."""
+    return [MemoAgent(name, str(WEIGHTS / name)) for name in AGENTS]
+
+
+@cache
+def reward_of(world: str) -> Any:
+    """Return the reward of a world."""
+    reward = SETTINGS[world].reward
+    return reward if callable(reward) else MemoReward(make_reward(reward), reward)
+
+
 def sampler_of(world: str, seed: int, budget: int, **options: Any) -> TOASampler:
     """Return a sampler over the bundled agents."""
-    setting = SETTINGS[world]
-    params = {"alpha": 0.05, "tau": setting.tau, **options.pop("search_params", {})}
+    params = {"alpha": 0.05, "tau": SETTINGS[world].tau, **options.pop("search_params", {})}
     return TOASampler(
-        [{"name": name, "engine": "transformers", "model": str(WEIGHTS / name)} for name in AGENTS],
-        setting.reward,
+        agents_of_the_world(),
+        reward_of(world),
         search="toa",
         budget=budget,
         search_params=params,
@@ -140,13 +157,64 @@ def load(folder: Path) -> World:
         )
 
 
+def independent(rewards: np.ndarray) -> World:
+    """Return a world of answers: every play costs the same, and none refines another."""
+    ones = np.ones(rewards.shape)
+    answers = np.zeros(rewards.shape, dtype=np.int64)
+    return World(rewards, ones, answers - 1, answers, rewards >= 1)
+
+
+def scripted(num_prompts: int = 1920, num_plays: int = 64) -> Iterator[tuple[str, World]]:
+    """Yield worlds whose rewards are drawn, with their names."""
+    rng, shape = np.random.default_rng(0), (num_prompts, num_plays)
+    each = (num_prompts, 1)
+    solvable = rng.random(each) < 0.8
+    quality = rng.standard_normal(each)
+    normal = rng.standard_normal(shape)
+    worlds = {
+        "constant": np.full(shape, 0.1),
+        "pure noise": normal,
+        "heavy-tailed": rng.standard_t(3, shape),
+        "heavy-tailed, qualities": rng.standard_t(3, shape) + quality,
+        "binary, 2 %": (rng.random(shape) < 0.02).astype(float),
+        "binary, a fifth unsolvable": (solvable & (rng.random(shape) < 0.15)).astype(float),
+        "a fifth stays low": np.where(solvable, np.minimum(normal + quality, 1), 0.3 * normal - 3),
+    }
+    for name, rewards in worlds.items():
+        yield name, independent(rewards)
+    drafts = normal + quality
+    for play in range(4, num_plays):  # a refinement of the best so far, a little better on average
+        drafts[:, play] = drafts[:, :play].max(axis=1) + 0.5 * normal[:, play] - 0.5
+    yield "refined, no ceiling", independent(drafts)
+    yield "refined, ceiling 2", independent(np.minimum(drafts, 2))
+
+
+def translations(folder: Path) -> World:
+    """Return chrF of the recorded outputs of several systems; a play is the next system's."""
+    reward = make_reward({"kind": "chrf"})
+    texts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.jsonl"))]
+    rows = [json.loads(line) for text in texts for line in text.splitlines()]
+
+    async def score() -> list[list[float]]:
+        return [
+            await reward.score(
+                Prompt(row["id"], as_messages(row["source"]), {"reference": row["reference"]}),
+                list(row["outputs"].values()),
+            )
+            for row in rows
+        ]
+
+    return independent(np.array(asyncio.run(score())))
+
+
 def recordings() -> Iterator[tuple[str, str, int, str]]:
     """Yield every recording, in the order in which they are needed."""
-    for split, seeds in (("choose", (0,)), ("heldout", (0, 1, 2)), ("choose", (1, 2))):
+    for split, seeds in (("choose", (0,)), ("heldout", (0, 1, 2))):
         for seed in seeds:
             for world in SETTINGS:
                 yield world, split, seed, "anytime"
-                if split == "heldout":
+            if split == "heldout":
+                for world in SETTINGS:
                     yield world, split, seed, "width32"
                     yield world, split, seed, "width48"
 
