@@ -113,31 +113,6 @@ class ExtremeValue(Remembering):
         return np.asarray((gap + 4 * pool) / 5 / plays)
 
 
-class Boosted(Remembering):
-    """Gradient boosting on every feature, fitted anew with every eighth of the observations."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.model, self.seen, self.next = None, 0, 64
-
-    def observe(self, states: np.ndarray, gains: np.ndarray) -> None:
-        """See `GainEstimator`."""
-        from sklearn.ensemble import HistGradientBoostingRegressor
-
-        super().observe(states, gains)
-        self.seen += len(gains)
-        if self.seen >= self.next:
-            self.next = self.seen * 9 // 8
-            model = HistGradientBoostingRegressor(max_iter=40, max_depth=3, min_samples_leaf=30)
-            self.model = model.fit(self.states, self.gains)
-
-    def fitted(self, states: np.ndarray) -> np.ndarray:
-        """See `Remembering`."""
-        if self.model is None:
-            return np.zeros(len(states))
-        return np.asarray(self.model.predict(states))
-
-
 ESTIMATORS = {
     "falling curve x plays": GainEstimator,
     "falling curve": lambda: Falling(steps=False),
@@ -146,7 +121,6 @@ ESTIMATORS = {
     "160 nearest by value": lambda: Nearest(160),
     "40 nearest by value, since": lambda: Nearest(40, ("value", "since")),
     "40 nearest, five features": lambda: Nearest(40, ("value", "plays", "since", "gap", "spread")),
-    "gradient boosting": Boosted,
     "Gaussian improvement": Gaussian,
     "extreme value": ExtremeValue,
     "lowest first": Lowest,

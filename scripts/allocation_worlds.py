@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from allocation_engine import MemoAgent, MemoReward
 
+from toa_trl.agents import Agent
 from toa_trl.demo.world import DATA, accuracy_reward, verify
 from toa_trl.rewards import make_reward
 from toa_trl.rollouts import Rollouts
@@ -30,6 +30,7 @@ from toa_trl.sampler import TOASampler
 from toa_trl.types import Prompt, as_messages
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
 WEIGHTS = ROOT / "toa_trl/demo/weights"
 AGENTS = ("add", "subtract", "multiply", "generalist")
 MAX_PLAYS = 96
@@ -84,14 +85,18 @@ def prompts_of(split: str) -> list[dict[str, Any]]:
 
 
 @cache
-def agents_of_the_world() -> list[MemoAgent]:
+def agents_of_the_world() -> list[Agent]:
     """Return the bundled agents, loaded once: they remember from one recording to the next."""
+    from scripts.allocation_engine import MemoAgent  # imports torch
+
     return [MemoAgent(name, str(WEIGHTS / name)) for name in AGENTS]
 
 
 @cache
 def reward_of(world: str) -> Any:
     """Return the reward of a world."""
+    from scripts.allocation_engine import MemoReward  # imports torch
+
     reward = SETTINGS[world].reward
     return reward if callable(reward) else MemoReward(make_reward(reward), reward)
 

@@ -18,18 +18,23 @@ compare     The same for every estimator, on the validation split.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from allocation_estimators import ESTIMATORS
-from allocation_worlds import ROOT, World, load, scripted, translations
 
 from toa_trl.sampling.allocation.gain import GainEstimator
 from toa_trl.sampling.allocation.history import History, Objective
 from toa_trl.sampling.allocation.waves import Waves
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from scripts.allocation_estimators import ESTIMATORS  # noqa: E402
+from scripts.allocation_worlds import World, load, scripted, translations  # noqa: E402
 
 GOALS = {("likelihood", 32): 0.35, ("likelihood", 48): 0.30, ("verifiable", 32): 0.25}
 GOALS |= {("hackable", 32): 0.72, ("hackable", 48): 0.64}
@@ -49,7 +54,8 @@ class Curve:
     def at(self, num_flops: float) -> np.ndarray:
         """Return for the mean FLOPs the last point that needs no more: (prompts,) right or not."""
         means = self.flops.mean(axis=1)
-        return np.asarray(self.right[max(0, np.searchsorted(means, num_flops, "right") - 1)])
+        last = int(np.searchsorted(means, num_flops, "right")) - 1
+        return np.asarray(self.right[max(0, last)])
 
 
 def replay(
@@ -139,7 +145,7 @@ def judge(runs: Path, reward: str, split: str, make: Callable[[], GainEstimator]
     worlds = [load(path.parent) for path in folders]
     most = min(world.rewards.shape[1] for world in worlds)
     stop = 1.0 if reward == "verifiable" else None
-    budget = min(most, 32) if stop is None else most
+    budget = min(most, 44) if stop is None else most
     adaptive = joined(
         [curve_of(world, replay(world, make(), budget, stop_reward=stop)) for world in worlds]
     )

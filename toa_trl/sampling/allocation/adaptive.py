@@ -55,7 +55,7 @@ class Adaptive(Allocation):
         self,
         min_plays: PositiveInt | None = None,
         max_plays: PositiveInt | None = None,
-        wave: PositiveInt = 4,
+        wave: PositiveInt = 2,
         objective: ObjectiveName = "best",
         top_k: PositiveInt = 3,
         cost: Cost = "plays",
