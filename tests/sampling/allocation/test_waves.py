@@ -180,4 +180,4 @@ def test_cheap_plays_are_preferred_where_the_gain_is_equal() -> None:
                 grant.prompt,
                 History([number(grant.prompt, i) for i in range(n)], [None] * n, [0] * n, cost),
             )
-    assert machine.granted[32:].sum() > 1.5 * machine.granted[:32].sum()
+    assert machine.granted[32:].sum() > 1.2 * machine.granted[:32].sum()

@@ -1,22 +1,31 @@
 """The expected gain of a prompt's next plays, learned from the waves of the same run.
 
-A prompt gains less the better it is already: a falling curve over the value of its objective, the
-same for all prompts, is fitted to the gains seen so far (isotonic regression, linear between the
-middles of its steps). Where a reward has a ceiling, the curve falls to zero there; where it has
-none, the curve is nearly flat. What the curve cannot know, because prompts that are hard stay at a
-low value, the number of plays tells: the curve is multiplied by how much more, or less, than it
-expected prompts with about as many plays have gained.
+Mostly a prompt gains less the better it is already: a falling curve over the value of its
+objective, the same for all prompts, is fitted to the gains seen so far (isotonic regression, linear
+between the middles of its steps). Where a reward has a ceiling, the curve falls to zero there;
+where it has none, the curve is nearly flat. Where low prompts gain less than others, because they
+cannot be solved while the others still improve, no falling curve fits: then the mean gain of the
+nearest values is taken. Cross-validation finds which of the two predicts the gains better.
+
+What neither can know, because hard prompts stay at a low value, the number of plays tells: the
+curve is multiplied by how much more, or less, than it expected prompts with about as many plays
+have gained.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+from scipy.optimize import isotonic_regression
 
 from toa_trl.sampling.allocation.state import FEATURES, LARGEST
 
 NEAREST = 160  # observations, by the number of plays, that correct the curve
+NEIGHBORS = 40  # observations, by the value, where no falling curve fits
 SHRINKAGE = 0.1  # of the correction towards none, in units of the mean gain
 MOST = 10.0  # the correction is in [1 / MOST, MOST]
+Curve = Callable[[np.ndarray], np.ndarray]  # values -> expected gains
 VALUE, PLAYS = FEATURES.index("value"), FEATURES.index("plays")
 
 
@@ -53,15 +62,16 @@ class GainEstimator:
             return np.full(len(states), np.inf)
         scale = np.abs(self._gains).max() or 1.0
         gains = self._gains / scale
-        middles, levels = falling_curve(self._values, gains)
-        curve: np.ndarray = np.interp(states[:, VALUE], middles, levels)
+        fit = min((falling, local), key=lambda fit: error(fit, self._values, gains))
+        curve_of = fit(self._values, gains)
+        curve = curve_of(states[:, VALUE])
         if gains.mean() > 0:
-            fitted = np.interp(self._values, middles, levels)
+            fitted = curve_of(self._values)
             order = np.argsort(self._plays, kind="stable")
             known, plays = self._plays[order], states[:, PLAYS]
             least = SHRINKAGE * gains.mean()
-            seen = nearest_means(known, gains[order], plays) + least
-            thought = np.maximum(nearest_means(known, fitted[order], plays), 0) + least
+            seen = nearest_means(known, gains[order], plays, NEAREST) + least
+            thought = np.maximum(nearest_means(known, fitted[order], plays, NEAREST), 0) + least
             curve = curve * np.clip(seen / thought, 1 / MOST, MOST)
         return curve * scale
 
@@ -73,29 +83,50 @@ def falling_curve(values: np.ndarray, gains: np.ndarray) -> tuple[np.ndarray, np
         The middle of each step (mean of its values), rising, and its level, falling.
     """
     distinct, at, counts = np.unique(values, return_inverse=True, return_counts=True)
-    totals = np.bincount(at, weights=gains)
-    steps: list[list[float]] = []  # of each: number of gains, their sum, number of values, sum
-    for value, count, total in zip(
-        distinct.tolist(), counts.tolist(), totals.tolist(), strict=True
-    ):
-        step = [count, total, 1, value]
-        # a step that is not below the one before it is joined with it
-        while steps and steps[-1][1] * step[0] <= step[1] * steps[-1][0]:
-            step = [a + b for a, b in zip(steps.pop(), step, strict=True)]
-        steps.append(step)
-    table = np.array(steps)
-    return table[:, 3] / table[:, 2], table[:, 1] / table[:, 0]
+    means = np.bincount(at, weights=gains) / counts
+    fit = isotonic_regression(means, weights=counts, increasing=False)
+    starts, levels = fit.blocks[:-1], fit.x[fit.blocks[:-1]]
+    middles = np.add.reduceat(distinct, starts) / np.diff(fit.blocks)
+    return middles, levels
 
 
-def nearest_means(known: np.ndarray, gains: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Return for each number asked the mean gain of the NEAREST of the known ones.
+def falling(values: np.ndarray, gains: np.ndarray) -> Curve:
+    """Return the falling curve through these gains."""
+    middles, levels = falling_curve(values, gains)
+    return lambda asked: np.interp(asked, middles, levels)
+
+
+def local(values: np.ndarray, gains: np.ndarray) -> Curve:
+    """Return the mean gain of the NEIGHBORS nearest values."""
+    order = np.argsort(values, kind="stable")
+    known, theirs = values[order], gains[order]
+    return lambda asked: nearest_means(known, theirs, asked, NEIGHBORS)
+
+
+def error(
+    fit: Callable[[np.ndarray, np.ndarray], Curve], values: np.ndarray, gains: np.ndarray
+) -> float:
+    """Return the squared error on every second gain of a curve fitted to the others."""
+    total = 0.0
+    for learned, asked in ((0, 1), (1, 0)):
+        if len(gains) > 1:
+            curve = fit(values[learned::2], gains[learned::2])
+            total += float(((curve(values[asked::2]) - gains[asked::2]) ** 2).sum())
+    return total
+
+
+def nearest_means(
+    known: np.ndarray, gains: np.ndarray, asked: np.ndarray, number: int
+) -> np.ndarray:
+    """Return for each number asked the mean gain of the nearest of the known ones.
 
     Args:
         known: sorted numbers.
         gains: their gains.
         asked: numbers; all known ones that are equal to one of them count.
+        number: how many count.
     """
-    size = min(NEAREST, len(known))
+    size = min(number, len(known))
     left, right = np.searchsorted(known, asked), np.searchsorted(known, asked, "right")
     first = np.clip((left + right - size) // 2, 0, len(known) - size)
     last = np.maximum(first + size, right)
