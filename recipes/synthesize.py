@@ -27,7 +27,8 @@ from toa_trl.utils.escape import say
 
 def sample(config: SynthesisConfig, prompts: list[Prompt], run_dir: Path) -> Rollouts:
     """Spend the budget on every prompt, in this process or over a Ray cluster."""
-    plan = f"{len(prompts)} prompts x {config.budget} plays by {len(config.agents)} agents"
+    mean = "" if config.allocation["kind"] == "uniform" else "on average "
+    plan = f"{len(prompts)} prompts x {config.budget} plays {mean}by {len(config.agents)} agents"
     if config.runner == "local":
         check_not_sharded(run_dir)
         sampler = config.new_sampler()

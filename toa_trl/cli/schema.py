@@ -35,6 +35,7 @@ ENTRIES = {
     "toa_trl.systems": "Further models of evaluate, by `engine`",
     "toa_trl.rewards": "Reward models, by `kind`",
     "toa_trl.builders": "Builders of data sets, by `builder`",
+    "toa_trl.allocations": "Allocations of the budget, by `kind`",
 }
 HEADER = """# Configuration
 

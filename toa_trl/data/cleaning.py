@@ -17,11 +17,10 @@ from toa_trl.data.duplicates import Duplicates
 from toa_trl.data.plays import Row, text
 from toa_trl.errors import ConfigError
 from toa_trl.types import Prompt, Rollout, as_dicts
-from toa_trl.utils.config import NonNegativeFloat, PositiveInt
+from toa_trl.utils.config import FiniteFloat, NonNegativeFloat, PositiveInt
 from toa_trl.utils.language import NAMES, asked_language, language_of
 
 Share = Annotated[float, Field(gt=0, lt=1)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 # how refusals of common models begin
 UNABLE = r"(?:can't|cannot|can not|won't|will not|'m unable|am unable|'m not able|am not able)"
 ACTION = r"(?:help|assist|provide|comply|fulfil|answer|create|generate|write|discuss|engage)"
@@ -77,7 +76,7 @@ class Cleaning:
         same_language: bool = False,
         refusals: bool = False,
         refusal_patterns: Sequence[str] = (),
-        min_reward: Finite | None = None,
+        min_reward: FiniteFloat | None = None,
         min_margin: NonNegativeFloat | None = None,
     ) -> None:
         for key, codes in (("prompt_languages", prompt_languages), ("languages", languages)):

@@ -188,6 +188,7 @@ REFUSED: list[tuple[Mapping[str, Any], Mapping[str, Any], str]] = [
     ),
     ({"min_plays": 0}, {}, r"allocation\.min_plays: must be >= 1"),
     ({"wave": 0}, {}, r"allocation\.wave: must be >= 1"),
+    ({"stop_reward": float("nan")}, {}, r"allocation\.stop_reward: "),
     (
         {"objective": "bset"},
         {},

@@ -20,7 +20,7 @@ from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.journal.grants import num_unfinished
 from toa_trl.search import first_difference
 from toa_trl.types import Play, Prompt
-from toa_trl.utils.config import PositiveInt
+from toa_trl.utils.config import FiniteFloat, PositiveInt
 
 Cost = Literal["plays", "flops", "price"]
 MIN_PLAYS = 4
@@ -59,7 +59,7 @@ class Adaptive(Allocation):
         objective: ObjectiveName = "best",
         top_k: PositiveInt = 3,
         cost: Cost = "plays",
-        stop_reward: float | None = None,
+        stop_reward: FiniteFloat | None = None,
         prior: str | None = None,
     ) -> None:
         self._min_plays, self._max_plays, self._wave = min_plays, max_plays, wave
