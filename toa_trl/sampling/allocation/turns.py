@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from toa_trl.sampling.allocation.history import History
 from toa_trl.sampling.allocation.waves import Waves
 from toa_trl.sampling.journal import Journal
-from toa_trl.sampling.journal.grants import allocation_ended, read_grants, write_grants
+from toa_trl.sampling.journal.grants import allocation_ended, iterate_grants, write_grants
 from toa_trl.sampling.turns import Turn, Turns
 from toa_trl.types import Grant, Play, Prompt
 
@@ -41,7 +41,7 @@ class AdaptiveTurns(Turns):
             for position, prompt in enumerate(prompts)
             if started.get(prompt.id)
         )
-        unfinished = waves.restore(read_grants(journal), histories)
+        unfinished = waves.restore(iterate_grants(journal), histories)
         self._queue = deque(map(self._turn, unfinished))
         self._ended = allocation_ended(journal)
         self._changed = asyncio.Event()

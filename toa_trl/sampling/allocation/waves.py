@@ -11,8 +11,8 @@ happen to be ready.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -97,7 +97,7 @@ class Waves:
             self.over = True
             return None
         chosen = []
-        for prompt, gain in self._ranked(eligible)[:size]:
+        for prompt, gain in self._ranked(eligible, size):
             plays = min(self.wave, self.max_plays - int(self._granted[prompt]), left)
             if plays > 0:
                 chosen.append((prompt, int(self._granted[prompt]) + plays, gain))
@@ -120,7 +120,7 @@ class Waves:
         self._update(prompt, history, given_up)
 
     def restore(
-        self, grants: Sequence[Grant], histories: Iterable[tuple[int, History]]
+        self, grants: Iterable[Grant], histories: Iterable[tuple[int, History]]
     ) -> list[Grant]:
         """Rebuild the state of a run from its grants, in their order, and its plays.
 
@@ -132,29 +132,25 @@ class Waves:
         Returns:
             The grants whose waves are not complete, in their order.
         """
-        by_prompt: dict[int, list[Grant]] = {}
+        # with the plays before them; older observations would be forgotten again
+        newest = deque[tuple[Grant, int]](maxlen=self.estimator.memory + self.num_prompts)
         for grant in grants:
-            by_prompt.setdefault(grant.prompt, []).append(grant)
-            self._granted[grant.prompt] = grant.plays
-            self._last_round[grant.prompt] = grant.round
-        if grants:
-            self._round, self._num_waves = grants[-1].round + 1, grants[-1].wave + 1
-        for own in by_prompt.values():
-            before = own[-2].plays if len(own) > 1 else 0
-            self._last[own[-1].prompt] = (own[-1], before, None)
-            self._waiting[own[-1].round] += 1
-        # older observations would be forgotten again
-        first = self._num_waves - self.estimator.memory - self.num_prompts
+            before = int(self._granted[grant.prompt])
+            newest.append((grant, before))
+            self._last[grant.prompt] = (grant, before, None)
+            self._granted[grant.prompt], self._last_round[grant.prompt] = grant.plays, grant.round
+            self._round, self._num_waves = grant.round + 1, grant.wave + 1
+        self._waiting.update(grant.round for grant, *_ in self._last.values())
+        earlier: dict[int, list[tuple[Grant, int]]] = {}
+        for grant, before in newest:
+            if grant != self._last[grant.prompt][0]:
+                earlier.setdefault(grant.prompt, []).append((grant, before))
         for prompt, history in histories:
-            own = by_prompt.get(prompt, [])
-            before = 0
-            for grant in own[:-1]:
-                if grant.wave >= first:
-                    self._observe(grant, before, history)
-                before = grant.plays
+            for grant, before in earlier.get(prompt, ()):
+                self._observe(grant, before, history)
             if len(history) >= int(self._granted[prompt]):
                 self._granted[prompt] = len(history)
-                if own:
+                if prompt in self._last:
                     self.complete(prompt, history)
                 else:
                     self._update(prompt, history, given_up=False)
@@ -176,14 +172,14 @@ class Waves:
         self._round += 1
         return grants
 
-    def _ranked(self, eligible: np.ndarray) -> list[tuple[int, float]]:
-        """Return the prompts with their expected gains per play, the best per cost first."""
+    def _ranked(self, eligible: np.ndarray, number: int) -> list[tuple[int, float]]:
+        """Return the first prompts with their expected gains per play, the best per cost first."""
         if self._states is None:
             return []
         gains = self.estimator.expected(self._states[eligible])
         # among equals the prompt with the fewest plays, as a uniform allocation would
         order = np.lexsort((eligible, self._granted[eligible], -gains / self._cost[eligible]))
-        return [(int(eligible[i]), float(gains[i])) for i in order]
+        return [(int(eligible[i]), float(gains[i])) for i in order[:number]]
 
     def _observe(
         self, grant: Grant, before: int, history: History, known: np.ndarray | None = None

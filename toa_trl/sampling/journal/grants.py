@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple
 from typing import Any
 
@@ -52,13 +52,27 @@ def write_grants(journal: Journal, grants: Sequence[Grant], ended: bool = False)
 
 def read_grants(journal: Journal) -> list[Grant]:
     """Return the decisions of a run in their order; none of a run without them."""
+    return list(iterate_grants(journal))
+
+
+def iterate_grants(journal: Journal) -> Iterator[Grant]:
+    """Yield the decisions of a run in their order, without holding all of them.
+
+    Raises:
+        JournalError: one has a value that is invalid.
+    """
     if not journal.select(THERE)[0][0]:
-        return []
-    rows = journal.select(f"{SELECT_GRANT} ORDER BY wave")
-    try:
-        return [as_grant(row) for row in rows]
-    except ValueError as error:
-        raise journal_error(journal.path, error) from error
+        return
+    num_prompts, last = journal.num_prompts(), -1
+    while rows := journal.select(f"{SELECT_GRANT} WHERE wave > ? ORDER BY wave LIMIT 10000", last):
+        try:
+            grants = [as_grant(row) for row in rows]
+            if any(grant.prompt >= num_prompts for grant in grants):
+                raise ValueError("a decision concerns a prompt that is not there")
+        except ValueError as error:
+            raise journal_error(journal.path, error) from error
+        yield from grants
+        last = grants[-1].wave
 
 
 def join_grants(journals: Iterable[Journal], into: Journal) -> None:
