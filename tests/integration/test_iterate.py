@@ -167,7 +167,7 @@ def test_killed_in_every_stage_it_ends_as_one_that_was_never_killed(tmp_path: Pa
     assert [row["round"] for row in rows] == [0, 1, 2]
     assert all(row["interval"][0] <= row["accuracy"] <= row["interval"][1] for row in rows)
     assert rows[2]["win_rate_by"] == "reward"
-    assert re.search(rf"\| 2 +\| {rows[2]['accuracy']:.3f} +\|", output)
+    assert re.search(rf"\| 2 +\| {rows[2]['accuracy']:.3f} \[", output)
     assert "round-2" in (one / "report.html").read_text(encoding="utf-8")
     # every round has prompts of its own, and the student of the one before
     assert not {row["prompt_id"] for row in plays(one, 1)} & {
