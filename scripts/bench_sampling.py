@@ -14,7 +14,7 @@ utilisation  1,000 prompts x 16 plays, one in flight per prompt, 100 to 400 ms p
              Baseline: 100 threads, each works on one prompt after another, one play after another,
              as the published implementation does.
 adaptive     An adaptive allocation beside a uniform one, with the same search. Busy slots as in
-             utilisation, both at the same time; plays per CPU second as in cpu, 256 prompts x 40,
+             utilisation, both at the same time; plays per CPU second of as large a run as in cpu,
              by turns, medians.
 in_flight    One prompt, 160 plays of 200 ms: wall time with 16 plays in flight, relative to one at
              a time.
@@ -311,8 +311,8 @@ def adaptive() -> Iterator[Figure]:
     for _ in range(3):
         for kind in kinds:
             with TemporaryDirectory() as folder, serving(words=64, model=AGENTS) as server:
-                plays = {"num_prompts": 256, "budget": 40, "prompts_in_flight": IN_FLIGHT}
-                run = partial(sample, server.url, Path(folder), allocation=kind, **plays)
+                options = {**plays, "prompts_in_flight": IN_FLIGHT}
+                run = partial(sample, server.url, Path(folder), allocation=kind, **options)
                 rates[kind] += [cpu for _, cpu in fresh(run)]
     ours, uniform = median(rates["adaptive"]), median(rates["uniform"])
     ratio = median(a / b for a, b in zip(*rates.values(), strict=True))  # of neighbours
