@@ -19,6 +19,7 @@ from toa_trl.errors import ConfigError
 from toa_trl.hub.push import check_push, push_folder
 from toa_trl.report.page import write_report
 from toa_trl.rollouts import Rollouts, check_run_target, is_complete
+from toa_trl.sampling.budget import is_adaptive
 from toa_trl.sampling.progress import Progress
 from toa_trl.sampling.run_file import finish_run_file, run_file_of_shards
 from toa_trl.types import Prompt
@@ -27,7 +28,7 @@ from toa_trl.utils.escape import say
 
 def sample(config: SynthesisConfig, prompts: list[Prompt], run_dir: Path) -> Rollouts:
     """Spend the budget on every prompt, in this process or over a Ray cluster."""
-    mean = "" if config.allocation["kind"] == "uniform" else "on average "
+    mean = "on average " if is_adaptive(config.settings()) else ""
     plan = f"{len(prompts)} prompts x {config.budget} plays {mean}by {len(config.agents)} agents"
     if config.runner == "local":
         check_not_sharded(run_dir)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers import EchoAgent, TextReward, wait
 from toa_trl.agents import Agent
-from toa_trl.agents.base import Price
+from toa_trl.agents.base import DelegatingAgent, Price
 from toa_trl.errors import AgentError
 from toa_trl.rewards import RewardModel
 from toa_trl.rewards.spending import listening, spend
@@ -89,7 +89,11 @@ def test_files_of_others_are_told_apart(text: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("wrapper", "protocol", "inherited"),
-    [(TimedAgent, Agent, {"name"}), (TimedReward, RewardModel, {"score"})],
+    [
+        (DelegatingAgent, Agent, {"name", "generate", "identity"}),  # which a subclass defines
+        (TimedAgent, Agent, {"name", *vars(DelegatingAgent)}),
+        (TimedReward, RewardModel, {"score"}),
+    ],
 )
 def test_wrappers_delegate_every_capability(
     wrapper: type, protocol: type, inherited: set[str]

@@ -131,6 +131,43 @@ class Agent(Protocol):
         return None  # noqa: RET501
 
 
+class DelegatingAgent(Agent):
+    """The base of agents that do something around the calls of another one.
+
+    A subclass says in `generate` what, and in `identity` what decides its answers.
+
+    Args:
+        agent: the agent that generates.
+    """
+
+    def __init__(self, agent: Agent) -> None:
+        self.name = agent.name
+        self._agent = agent
+
+    @property
+    def away(self) -> str | None:
+        """See `Agent`."""
+        return self._agent.away
+
+    @property
+    def can_be_away(self) -> bool:
+        """See `Agent`."""
+        return self._agent.can_be_away
+
+    @property
+    def compute(self) -> Flops | None:
+        """See `Agent`."""
+        return self._agent.compute
+
+    async def check(self) -> None:
+        """See `Agent`."""
+        await self._agent.check()
+
+    async def aclose(self) -> None:
+        """See `Agent`."""
+        await self._agent.aclose()
+
+
 class AdaptedAgent(Agent):
     """Wrap a user's object that has only `name` and `generate`."""
 

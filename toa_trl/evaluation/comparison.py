@@ -11,11 +11,11 @@ from statistics import mean
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from toa_trl.agents import Agent
+from toa_trl.agents.base import DelegatingAgent
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.evaluation.costs import Costs
 from toa_trl.evaluation.intervals import bootstrap
 from toa_trl.evaluation.outputs import Output
-from toa_trl.models.flops import Flops
 from toa_trl.rewards import RewardModel
 from toa_trl.rewards.base import DetailedReward
 from toa_trl.tasks import Task
@@ -229,7 +229,7 @@ class Memory(Generic[Key, Value]):
             self._results.pop(key)
 
 
-class RememberingAgent(Agent):
+class RememberingAgent(DelegatingAgent):
     """An agent that answers repeated requests from memory.
 
     The seed of a play comes from (run seed, prompt, play) and not from the search, so that the
@@ -242,25 +242,9 @@ class RememberingAgent(Agent):
 
     def __init__(self, agent: Agent, identity: Mapping[str, Any]) -> None:
         """See the class."""
-        self.name = agent.name
+        super().__init__(agent)
         self._identity = identity
-        self._agent = agent
         self._memory = Memory[tuple[tuple[Message, ...], Sampling, int], Completion]()
-
-    @property
-    def away(self) -> str | None:
-        """See `Agent`."""
-        return self._agent.away
-
-    @property
-    def can_be_away(self) -> bool:
-        """See `Agent`."""
-        return self._agent.can_be_away
-
-    @property
-    def compute(self) -> Flops | None:
-        """See `Agent`."""
-        return self._agent.compute
 
     @property
     def price(self) -> Any:
@@ -272,10 +256,6 @@ class RememberingAgent(Agent):
         """What decides the answers: the entry."""
         return self._identity
 
-    async def check(self) -> None:
-        """See `Agent`."""
-        await self._agent.check()
-
     async def generate(
         self, messages: Sequence[Message], *, sampling: Sampling, seed: int
     ) -> Completion:
@@ -284,10 +264,6 @@ class RememberingAgent(Agent):
         return await self._memory.get(
             key, lambda: self._agent.generate(messages, sampling=sampling, seed=seed)
         )
-
-    async def aclose(self) -> None:
-        """See `Agent`."""
-        await self._agent.aclose()
 
 
 class RememberingReward(DetailedReward):

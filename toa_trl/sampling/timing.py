@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from toa_trl.agents import Agent
-from toa_trl.agents.base import Price
-from toa_trl.models.flops import Flops
+from toa_trl.agents.base import DelegatingAgent, Price
 from toa_trl.rewards import RewardModel
 from toa_trl.rewards.base import DetailedReward
 from toa_trl.rewards.spending import also_listening
@@ -109,33 +108,18 @@ def is_timings(path: Path) -> bool:
     return isinstance(content, dict) and "toa_trl" in content
 
 
-class TimedAgent(Agent):
+class TimedAgent(DelegatingAgent):
     """An agent whose calls are timed."""
 
     def __init__(self, agent: Agent, stopwatch: Stopwatch) -> None:
         """See the class."""
-        self.name = agent.name
-        self._agent, self._stopwatch = agent, stopwatch
-
-    @property
-    def away(self) -> str | None:
-        """See `Agent`."""
-        return self._agent.away
-
-    @property
-    def can_be_away(self) -> bool:
-        """See `Agent`."""
-        return self._agent.can_be_away
+        super().__init__(agent)
+        self._stopwatch = stopwatch
 
     @property
     def identity(self) -> Any:
         """See `Agent`."""
         return self._agent.identity
-
-    @property
-    def compute(self) -> Flops | None:
-        """See `Agent`."""
-        return self._agent.compute
 
     async def generate(
         self, messages: Sequence[Message], *, sampling: Sampling, seed: int
@@ -143,14 +127,6 @@ class TimedAgent(Agent):
         """See `Agent`."""
         with self._stopwatch.timing(self.name, seed=seed):
             return await self._agent.generate(messages, sampling=sampling, seed=seed)
-
-    async def check(self) -> None:
-        """See `Agent`."""
-        await self._agent.check()
-
-    async def aclose(self) -> None:
-        """See `Agent`."""
-        await self._agent.aclose()
 
 
 class TimedReward(DetailedReward):

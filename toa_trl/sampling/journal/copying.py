@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+from toa_trl.sampling.budget import is_adaptive
 from toa_trl.sampling.journal.grants import join_grants
 from toa_trl.sampling.journal.journal import Journal
 from toa_trl.types import Spending
@@ -29,7 +30,7 @@ def copy_journals(paths: Iterable[str | Path], into: Journal) -> int:
     for other in _opened(paths):
         num_new += into.copy(other.rows())
         spent += other.reward_spending
-    if "allocation" in into.identity:
+    if is_adaptive(into.identity):
         join_grants(_opened(paths), into)
     if spent != Spending():
         into.set_reward_spending(spent)
