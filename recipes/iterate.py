@@ -10,8 +10,8 @@ command resumes; with more --rounds it continues after the last one.
 
 from toa_trl.cli.arguments import user_errors
 from toa_trl.cli.options import read_config
-from toa_trl.training.iteration import Plan, run_rounds
-from toa_trl.training.iteration.config import IterationConfig
+from toa_trl.pipeline import Plan, run_rounds
+from toa_trl.pipeline.iteration import IterationConfig
 from toa_trl.utils.aio import run_until_signal
 from toa_trl.utils.escape import say
 

@@ -44,6 +44,7 @@ ARROWS: dict[str, set[str]] = {
     "distributed": RUN | {"sampler"},
     "cli": RUN | {"sampler", "serving", "evaluation", "systems"},
     "training": RUN | {"sampler", "cli", "evaluation"},
+    "pipeline": RUN | {"sampler", "cli", "evaluation", "serving", "training"},
     "demo": MODELS,
     "__init__": BASE | {"sampler", "rollouts"},
     "__main__": {"cli"},
@@ -57,6 +58,7 @@ HIDDEN: dict[str, set[str]] = {
         "command",
         "data",
         "evaluation",
+        "pipeline",
         "recipes",
         "rewards",
         "sampling",
@@ -65,9 +67,9 @@ HIDDEN: dict[str, set[str]] = {
         "training",
     },
     "serving": {"utils"},
-    "training": {"command"},
+    "pipeline": {"command"},
 }
-MAY_START_COMMANDS = {"cli", "training", "evaluation"}
+MAY_START_COMMANDS = {"cli", "pipeline", "evaluation"}
 MAY_IMPORT_TORCH = {
     "agents/transformers.py",
     "rewards/classifier.py",
@@ -179,7 +181,7 @@ def test_what_is_started_by_name_or_path_is_listed_and_allowed() -> None:
     for name, targets in HIDDEN.items():
         commands = {"recipes", "command"} if name in MAY_START_COMMANDS else set[str]()
         if name == "cli":
-            commands.add("training")  # the table of commands names estimate and merge-adapter
+            commands |= {"pipeline", "training"}  # which the table of commands names
         assert targets <= ARROWS[name] | commands, name
 
 

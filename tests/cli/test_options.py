@@ -13,7 +13,7 @@ from toa_trl.cli.config import SynthesisConfig
 from toa_trl.cli.evaluation_config import EvaluationConfig
 from toa_trl.cli.options import new_parser, read_config
 from toa_trl.errors import ConfigError
-from toa_trl.training.iteration.config import IterationConfig
+from toa_trl.pipeline.iteration import IterationConfig
 from toa_trl.utils.config import Config
 
 RUN = """

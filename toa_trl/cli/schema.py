@@ -25,7 +25,7 @@ CONFIGURATIONS = {
         "`toa-trl compare --config FILE`",
     ),
     "iterate": (
-        "toa_trl.training.iteration.config:IterationConfig",
+        "toa_trl.pipeline.iteration:IterationConfig",
         "`toa-trl iterate --config FILE`",
     ),
     "fleet": ("toa_trl.serving.fleet:FleetConfig", "`toa-trl serve-agents --config fleet.yaml`"),

@@ -19,7 +19,7 @@ class IterationConfig(Config):
     synthesize: dict[str, Any]
     """Keys of `toa-trl synthesize`; the student joins the agents."""
     train: Annotated[
-        list[Annotated[dict[str, Any], Arguments("toa_trl.training.iteration.plan:Stage")]],
+        list[Annotated[dict[str, Any], Arguments("toa_trl.pipeline.plan:Stage")]],
         Field(min_length=1),
     ]
     """Stages of the training of a round: {name, data: sft | dpo, command}."""

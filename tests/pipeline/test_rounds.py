@@ -16,8 +16,9 @@ import pytest
 from tests.helpers import wait
 from toa_trl.errors import ConfigError
 from toa_trl.models.loading import last_checkpoint
-from toa_trl.training.iteration import Plan, rounds, run_rounds
-from toa_trl.training.iteration.rounds import round_rows
+from toa_trl.pipeline import Plan, rounds, run_rounds
+from toa_trl.pipeline.rounds import round_rows
+from toa_trl.pipeline.steps import Runner, Step
 
 
 @pytest.fixture(name="parts")
@@ -264,17 +265,15 @@ def test_rounds_refuse_a_folder_with_files_of_others(
     assert (output / name).read_text() == "mine"
 
 
-def test_a_stage_that_restarts_deletes_nothing_of_others(
-    parts: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_stage_that_restarts_deletes_nothing_of_others(tmp_path: Path) -> None:
     folder = tmp_path / "round-1" / "sft"
-    runner = rounds._Runner(Plan(**parts), lambda line: None, 0)
+    runner = Runner(lambda line: None, 0)
     make = f"import pathlib; pathlib.Path({str(folder)!r}).mkdir(parents=True); "
     argv = [sys.executable, "-c", f"{make}pathlib.Path({str(folder / 'done')!r}).touch()"]
     for left, aside in (("lineage.json", 0), ("mine.txt", 1), ("mine.txt", 2)):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         (folder / left).write_text('{"base_model": null, "data": []}')
-        wait(runner._once(1, folder, argv, leaves="done", restart=True))
+        wait(runner.run(Step("sft", folder, argv, "done", restart=True)))
         assert (folder / "done").exists()
         assert len(list(folder.parent.glob("sft.interrupted-*/mine.txt"))) == aside

@@ -1,35 +1,27 @@
 """Run the remaining stages of a plan."""
 
-import asyncio
-import fcntl
 import json
-import os
 import shlex
-import shutil
 import sys
-import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from toa_trl.errors import ConfigError
 from toa_trl.evaluation.results import is_results, terminal_tables, update_results
 from toa_trl.models.loading import last_checkpoint
+from toa_trl.pipeline.plan import MERGED, Plan, whole_model
+from toa_trl.pipeline.steps import Runner, Step, is_complete, locked, mark_complete
 from toa_trl.report.marker import is_report
 from toa_trl.report.page import write_report
-from toa_trl.rollouts import is_complete
+from toa_trl.rollouts import is_complete as is_run_complete
 from toa_trl.sampling.identity import check_same_identity
-from toa_trl.training.iteration.plan import Plan, whole_model
 from toa_trl.utils.config import PositiveInt, validate
 from toa_trl.utils.escape import say
 from toa_trl.utils.files import replace_text
-from toa_trl.utils.subprocesses import GRACE_S, failed, run_command
 from toa_trl.utils.targets import check_folder, check_not_in_run, check_ours, is_json
 
 COMPLETE = "complete.json"
@@ -69,13 +61,13 @@ async def run_rounds(
     identity, output = plan.identity(rounds), Path(plan.output_dir)
     check_iteration_folder(output)
     output.mkdir(parents=True, exist_ok=True)
-    async with _locked(output / "iteration.lock") as lock:
+    async with locked(output / "iteration.lock") as lock:
         recorded = output / "iteration.json"
         if recorded.is_file():
             check_same_identity(output, json.loads(recorded.read_text(encoding="utf-8")), identity)
         else:
             replace_text(recorded, json.dumps(identity, indent=2) + "\n")
-        runner = _Runner(plan, say, lock)
+        runner = _Rounds(plan, say, Runner(say, lock))
         rows = await runner.evaluate(0)
         for number in range(1, rounds + 1):
             await runner.sample(number)
@@ -104,17 +96,17 @@ def check_iteration_folder(output: Path) -> None:
 
 
 @dataclass(frozen=True)
-class _Runner:
+class _Rounds:
     plan: Plan
     say: Callable[[str], None]
-    lock: int  # file descriptor
+    steps: Runner
 
     async def sample(self, number: int) -> None:
         folder = self.plan.folder(number, "synthesis")
-        if is_complete(folder) and not _is_complete(folder):
+        if is_run_complete(folder) and not is_complete(folder):
             # the run had finished but was killed before it was marked complete; synthesize would
             # refuse to run again
-            _mark_complete(folder)
+            mark_complete(folder)
         config = self.plan.synthesis(number)
         await self._command(number, "synthesis", "synthesize", config, leaves="report.html")
 
@@ -134,16 +126,16 @@ class _Runner:
             argv = shlex.split(stage.command)
             for key, value in options.items():
                 argv += [f"--{key}", str(value)]
-            restart = checkpoint is None
-            await self._once(number, folder, argv, leaves="*.safetensors", restart=restart)
+            name, weights = f"round {number}, {stage.name}", "*.safetensors"
+            await self.steps.run(Step(name, folder, argv, weights, restart=checkpoint is None))
             merged = whole_model(folder)
             if merged != folder:
                 argv = [*MERGE, str(folder), str(merged)]
-                await self._once(number, merged, argv, leaves="*.safetensors", restart=True)
+                await self.steps.run(Step(f"{name}{MERGED}", merged, argv, weights, restart=True))
             model = str(merged)
 
     async def evaluate(self, number: int) -> list[dict[str, Any]]:
-        was_complete = _is_complete(self.plan.folder(number, "evaluation"))
+        was_complete = is_complete(self.plan.folder(number, "evaluation"))
         config = self.plan.evaluation(number)
         await self._command(number, "evaluation", "evaluate", config, leaves="results.json")
         results = _results(self.plan, number)
@@ -162,37 +154,7 @@ class _Runner:
         file = folder.with_name(f"{command}.yaml")
         replace_text(file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
         argv = [*COMMANDS[command], "--config", str(file)]
-        await self._once(number, folder, argv, leaves=leaves)
-
-    async def _once(
-        self, number: int, folder: Path, argv: Sequence[str], *, leaves: str, restart: bool = False
-    ) -> None:
-        """Run a command unless its stage is complete, and mark the stage complete.
-
-        Args:
-            number: of the round.
-            folder: of the stage.
-            argv: of the command.
-            leaves: pattern of the files that it leaves if it succeeds.
-            restart: remove what an interrupted attempt has left, or move it aside if it is not
-                certain that this package wrote it.
-        """
-        if _is_complete(folder):
-            return
-        if restart and folder.exists():
-            if is_json(folder / "lineage.json", old={"base_model", "data"}):
-                shutil.rmtree(folder)
-            else:
-                aside = (folder.with_name(f"{folder.name}.interrupted-{i}") for i in count(1))
-                os.replace(folder, next(path for path in aside if not path.exists()))
-        log, start = folder.with_name(f"{folder.name}.log"), time.monotonic()
-        stage = f"round {number}, {folder.name}"
-        self.say(f"{time.strftime('%H:%M:%S')} {stage} (log: {log})")
-        code = await run_command(argv, log, [self.lock])
-        if code or not any(folder.glob(leaves)):
-            problem = f"ended with code {code}" if code else f"left no {leaves}"
-            raise failed(f"{stage}: {problem}", log)
-        _mark_complete(folder, command=list(argv), seconds=time.monotonic() - start)
+        await self.steps.run(Step(f"round {number}, {name}", folder, argv, leaves))
 
 
 def round_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -230,33 +192,3 @@ def _row_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return terminal_tables(
         [{key: value for key, value in row.items() if key != "win_rate_by"} for row in rows]
     )
-
-
-def _is_complete(folder: Path) -> bool:
-    return (folder / COMPLETE).is_file()
-
-
-def _mark_complete(folder: Path, **facts: Any) -> None:
-    replace_text(folder / COMPLETE, json.dumps(facts) + "\n")
-
-
-@asynccontextmanager
-async def _locked(path: Path) -> AsyncIterator[int]:
-    """Lock a folder, and give the lock as a file descriptor, which commands can hold too.
-
-    Raises:
-        ConfigError: another process holds it for longer than the commands of a killed one can run.
-    """
-    with path.open("a") as file:
-        end = time.monotonic() + 2 * GRACE_S
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > end:
-                    raise ConfigError(
-                        f"{path.parent}: in use by another process; wait for it, or stop it"
-                    ) from error
-            await asyncio.sleep(0.2)
-        yield file.fileno()

@@ -13,10 +13,11 @@ complete, and never repeated, once its folder holds complete.json. Until then th
 resumes it: a sampling inside its trees, a training from its last checkpoint, an evaluation after
 its last response. To repeat a round, move its folder and those of the rounds after it away.
 
-    plan.py     the stages of every round        rounds.py   running what is not complete
+    iteration.py   the configuration            plan.py    the stages of every round
+    rounds.py      one round after the other    steps.py   running a command once
 """
 
-from toa_trl.training.iteration.plan import Plan, Stage
-from toa_trl.training.iteration.rounds import run_rounds
+from toa_trl.pipeline.plan import Plan, Stage
+from toa_trl.pipeline.rounds import run_rounds
 
 __all__ = ["Plan", "Stage", "run_rounds"]
