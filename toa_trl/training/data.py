@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from toa_trl.errors import ConfigError
 from toa_trl.hub.lineage import FILE, read_lineage
+from toa_trl.training.held_out import split
 from toa_trl.training.rows import MESSAGES, check_rows, kind_of
 
 # kind of dataset -> sets of columns, any of which is enough; the kind is also its folder in a run
@@ -16,6 +17,7 @@ FORMATS: dict[str, tuple[tuple[str, ...], ...]] = {
     "dpo": (("chosen", "rejected"),),
 }
 UNPAIRED = ("prompt", "completion", "label")  # KTO accepts it too
+HELD_OUT = "_held_out"  # a column that is removed again
 logger = logging.getLogger(__name__)
 
 
@@ -38,17 +40,23 @@ def load_training_data(
 ) -> TrainingData:
     """Load the train split, and with evaluation the test split, of --dataset_name or `datasets`.
 
+    With `test_split_size` the train split is divided by prompt, and the test split is not read.
+
     Args:
         kind: "sft" or "dpo"; of a run's folder, the folder of that name in it is loaded.
         script: TRL's ScriptArguments.
         training: configuration of the trainer.
-        mixture: TRL's DatasetMixtureConfig; the paths of its parts are replaced.
+        mixture: TRL's DatasetMixtureConfig, with `test_split_size`, which counts for --dataset_name
+            too; the paths of its parts are replaced.
         further_formats: sets of columns that are accepted besides those of the kind.
 
     Raises:
-        ConfigError: the dataset or split is missing, has another format, or no usable rows.
+        ConfigError: the dataset or split is missing, has another format, or no usable rows, or
+            cannot be divided.
     """
     from transformers import set_seed
+
+    split.check_size(mixture.test_split_size)
 
     if script.dataset_name and mixture.datasets:
         raise ConfigError(
@@ -72,13 +80,56 @@ def load_training_data(
     test = None
     with training.main_process_first(desc="loading the data"):
         splits = _load_splits(kind, script, mixture, formats)
-        train = usable_rows(place, splits, script.dataset_train_split, formats)
-        if training.eval_strategy != "no":
+        train = _train_rows(place, splits, script.dataset_train_split, formats, training, mixture)
+        if mixture.test_split_size is not None:
+            train, test = _divided(place, train)
+        elif training.eval_strategy != "no":
             test = usable_rows(place, splits, script.dataset_test_split, formats)
     described = [
         {"dataset": name, "fraction": fraction, **read_lineage(name)} for name, fraction in sources
     ]
     return TrainingData(train, test, described)
+
+
+def _train_rows(
+    place: str,
+    splits: Mapping[str, Any],
+    name: str,
+    formats: Sequence[tuple[str, ...]],
+    training: Any,
+    mixture: Any,
+) -> Any:
+    """Return the usable rows, with a column that says which are held out if some are to be."""
+    from datasets import Dataset
+
+    size = mixture.test_split_size
+    if size is None or name not in splits:
+        return usable_rows(place, splits, name, formats)
+    rows = splits[name]
+    if not isinstance(rows, Dataset):
+        raise ConfigError(
+            f"{split.OPTION}: a stream cannot be divided by prompt; leave streaming out, or name "
+            "a dataset with a test split"
+        )
+    if not len(rows):
+        return usable_rows(place, splits, name, formats)
+    text_column = getattr(training, "dataset_text_field", "text")
+    # before usable_rows, which may drop the prompt
+    flags = split.held_out_rows(place, rows, size, training.seed, text_column)
+    return usable_rows(place, {name: rows.add_column(HELD_OUT, flags)}, name, formats)
+
+
+def _divided(place: str, rows: Any) -> tuple[Any, Any]:
+    """Return the training rows and the held-out rows."""
+    flags = rows[HELD_OUT]
+    parts = []
+    for held_out in (False, True):
+        numbers = [number for number, flag in enumerate(flags) if flag is held_out]
+        if not numbers:
+            part = "held-out" if held_out else "training"
+            raise ConfigError(f"{split.OPTION}: no {part} row of {place} is usable")
+        parts.append(rows.select(numbers).remove_columns(HELD_OUT))
+    return parts[0], parts[1]
 
 
 def _load_splits(
@@ -111,7 +162,8 @@ def _load_splits(
                 rows = rows.select_columns(part.columns)
             # checked before they are mixed, which fills missing columns with None
             usable_rows(part.path, {part.split: rows}, part.split, formats)
-        mixed: Mapping[str, Any] = get_dataset(mixture)
+        # TRL would divide it by row
+        mixed: Mapping[str, Any] = get_dataset(replace(mixture, test_split_size=None))
         return mixed
     except ConfigError:
         raise
