@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from toa_trl.agents import ENGINES
 from toa_trl.errors import ConfigError
 from toa_trl.utils.config import PositiveFloat, PositiveInt, call, validate
 
@@ -44,3 +47,18 @@ def test_a_scale_is_a_positive_finite_number(wrong: object) -> None:
     assert validate(PositiveFloat, 1, "tau") == 1
     with pytest.raises(ConfigError, match=r"tau: must be .*, not "):
         validate(PositiveFloat, wrong, "tau")
+
+
+def test_a_built_in_name_is_found_without_reading_the_installed_packages(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(**selection: str) -> None:
+        raise AssertionError("read the metadata of every installed package")
+
+    monkeypatch.setattr("toa_trl.utils.registry.entry_points", refuse)
+    agents = replace(ENGINES)
+    systems = replace(agents, built_in={}, base=agents)
+    for registry in (agents, systems):
+        assert "transformers" in registry
+        assert registry["transformers"] == "toa_trl.agents.transformers:TransformersAgent"
+        assert registry.load("transformers").__name__ == "TransformersAgent"

@@ -120,7 +120,7 @@ def read_request(body: object, model: SearchModel, name: str, max_budget: int) -
 def _settings(request: ChatRequest, model: SearchModel, max_budget: int) -> SearchSettings:
     settings = model.settings
     if request.search is not None and request.search != settings.search:
-        if request.search not in SEARCHES.targets:  # a module path would import code
+        if request.search not in SEARCHES:  # a module path would import code
             raise ConfigError(
                 f"search: must be one of {', '.join(SEARCHES.targets)}, not {request.search!r}"
                 f"{nearest(request.search, SEARCHES.targets)}"

@@ -41,7 +41,7 @@ def make_task(entry: str | Mapping[str, Any] | Task, place: str = "task") -> Tas
         return entry
     params = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
     name = params.get("name")
-    if isinstance(name, str) and name not in TASKS.targets and Path(name).is_dir():
+    if isinstance(name, str) and name not in TASKS and Path(name).is_dir():
         params = {"templates": name, **params, "name": "alignment"}
     if "name" in params:
         factory = TASKS.load(params["name"], place)

@@ -151,7 +151,12 @@ def _model_of(
             fields[parameter.name] = (hints.get(parameter.name, Any), described)
     name = getattr(factory, "__qualname__", type(factory).__name__)
     model: type[Config] = create_model(
-        name, __base__=base, __doc__=docstring.short_description, **fields
+        name,
+        __base__=base,
+        __doc__=docstring.short_description,
+        # the descriptions are known, and pydantic would parse the source of this file for them
+        __cls_kwargs__={"use_attribute_docstrings": False},
+        **fields,
     )
     if extra == "allow":
         model.model_config["extra"] = "allow"

@@ -57,6 +57,10 @@ class Registry(Mapping[str, str], Generic[T]):
 
     def __getitem__(self, name: str) -> str:
         """Return "package.module:name" of a name."""
+        if name in self.built_in:  # `targets` reads what every installed package says of itself
+            return self.built_in[name]
+        if self.base and name in self.base.built_in:
+            return self.base.built_in[name]
         return self.targets[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -83,13 +87,14 @@ class Registry(Mapping[str, str], Generic[T]):
         """
         if not isinstance(name, str) or not name:
             raise ConfigError(f"{_at(place)}the {self.key} must be a name, not {name!r}")
-        if name not in self.targets and ":" not in name:
+        target = self.get(name)
+        if target is None and ":" not in name:
             known = ", ".join(self.targets)
             raise ConfigError(
                 f"{_at(place)}unknown {self.key} {name!r}; choose one of {known}, "
                 f"or write package.module:name{nearest(name, self.targets)}"
             )
-        factory: Callable[..., T] = load_object(place or self.key, self.targets.get(name, name))
+        factory: Callable[..., T] = load_object(place or self.key, target or name)
         return factory
 
     def build(self, place: str, entry: Mapping[str, Any], *args: Any) -> T:
