@@ -77,6 +77,7 @@ MAY_IMPORT_TORCH = {
     "rewards/process.py",
     # inside their functions only
     "models/loading.py",
+    "models/sources.py",
     "utils/compat.py",
 }
 MAY_IMPORT_TRL = {"utils/compat.py", "cli/launch.py"}
@@ -212,7 +213,7 @@ def test_torch_is_imported_only_where_models_are(path: Path) -> None:
     if part(path) not in ("demo", "training") and name not in MAY_IMPORT_TORCH:
         assert "torch" not in libraries(path)
         assert "transformers" not in libraries(path, at_the_top=True)
-    if name in ("models/loading.py", "utils/compat.py"):
+    if name in ("models/loading.py", "models/sources.py", "utils/compat.py"):
         assert not {"torch", "transformers"} & libraries(path, at_the_top=True)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.helpers import wait
 from toa_trl.errors import ConfigError
-from toa_trl.models.loading import last_checkpoint
+from toa_trl.models.sources import last_checkpoint
 from toa_trl.pipeline import Plan, rounds, run_rounds
 from toa_trl.pipeline.rounds import round_rows
 from toa_trl.pipeline.steps import Runner, Step

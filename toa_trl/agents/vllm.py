@@ -15,7 +15,8 @@ from toa_trl.agents.base import Agent, SamplingEntry, SamplingOf, prompt_tokens,
 from toa_trl.agents.completions import without_reasoning
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.models.flops import Flops
-from toa_trl.models.loading import check_whole_model, load_tokenizer
+from toa_trl.models.loading import load_tokenizer
+from toa_trl.models.sources import check_whole_model
 from toa_trl.types import Completion, Message, Sampling
 from toa_trl.utils.config import Text
 

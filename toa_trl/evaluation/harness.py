@@ -12,7 +12,7 @@ from aiohttp import ClientError
 from toa_trl.agents.completions import split_reasoning
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.models.chat import fold_system, takes_system
-from toa_trl.models.loading import check_whole_model, weights_source
+from toa_trl.models.sources import check_whole_model, weights_source
 from toa_trl.utils.config import Config, NonNegativeInt, PositiveInt, Text, nearest
 from toa_trl.utils.escape import escaped_prints
 

@@ -17,7 +17,7 @@ from toa_trl.agents import Agent, make_agent
 from toa_trl.agents.base import generate_patiently
 from toa_trl.errors import AgentError
 from toa_trl.evaluation.ledger import Ledger
-from toa_trl.models.loading import check_whole_model, read_config
+from toa_trl.models.sources import check_whole_model, read_config
 from toa_trl.rewards import RewardModel
 from toa_trl.tasks import Task
 from toa_trl.types import Completion, Prompt, Sampling

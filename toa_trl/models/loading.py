@@ -3,16 +3,13 @@
 Torch is imported when called.
 """
 
-import json
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from toa_trl.errors import ConfigError
+from toa_trl.models.sources import first_line, own_class, read_config, weights_source, why_not
 from toa_trl.utils import compat
-
-STATE = "trainer_state.json"  # the Trainer writes it last: a checkpoint without it is not whole
 
 
 def load_model(
@@ -77,7 +74,7 @@ def load_model(
         if is_adapter:
             loaded.load_adapter(model, adapter_kwargs={"revision": revision})
     except Exception as error:  # torch, safetensors and a model's own code raise what they like
-        raise ConfigError(f"{place}: {_why_not(model, source, has_own_code, error)}") from error
+        raise ConfigError(f"{place}: {why_not(model, source, has_own_code, error)}") from error
     # transformers fills what is missing with random numbers: a language model would pass for a
     # reward model
     if missing := sorted(name for name in info["missing_keys"] if not _is_in_adapter(loaded, name)):
@@ -123,7 +120,7 @@ def load_tokenizer(
             failure = error
     if tokenizer is None:
         raise ConfigError(
-            f"{place}: no tokenizer could be loaded from {model!r}: {_first_line(failure)}"
+            f"{place}: no tokenizer could be loaded from {model!r}: {first_line(failure)}"
         ) from failure
     if template and not tokenizer.chat_template:
         raise ConfigError(
@@ -165,69 +162,8 @@ def trained_padding(
             source, revision=at, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{place}: {_why_not(model, source, False, error)}") from error
+        raise ConfigError(f"{place}: {why_not(model, source, False, error)}") from error
     return getattr(config.get_text_config(), "pad_token_id", None)
-
-
-def read_config(place: str, model: str, revision: str | None = None) -> dict[str, Any]:
-    """What config.json says, of an adapter that of its base. No code is run for it.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    import transformers
-
-    source, at = weights_source(place, model, revision)
-    try:
-        return dict(transformers.PreTrainedConfig.get_config_dict(source, revision=at)[0])
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{place}: {_why_not(model, source, False, error)}") from error
-
-
-def module_names(
-    place: str,
-    model: str,
-    auto_class: str,
-    *,
-    trust_remote_code: bool = False,
-    revision: str | None = None,
-) -> list[str]:
-    """Return the full names of a model's modules that have a matrix, without loading weights.
-
-    An example of a name is "model.layers.0.self_attn.q_proj".
-
-    Args:
-        place: what the error messages begin with.
-        model: folder or Hub name.
-        auto_class: name of the transformers class, e.g. "AutoModelForCausalLM".
-        trust_remote_code: run the code that the model brings, if it brings some.
-        revision: of a Hub repository.
-
-    Returns:
-        Nothing where that auto class does not know the model's kind.
-
-    Raises:
-        ConfigError: there is no such model.
-    """
-    import torch
-    import transformers
-
-    source, at = weights_source(place, model, revision)
-    try:
-        config = transformers.AutoConfig.from_pretrained(
-            source, revision=at, trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{place}: {_why_not(model, source, False, error)}") from error
-    try:
-        with torch.device("meta"):
-            made = getattr(transformers, auto_class).from_config(
-                config, trust_remote_code=trust_remote_code
-            )
-    except ValueError:
-        return []
-    weights = {name: getattr(module, "weight", None) for name, module in made.named_modules()}
-    return [name for name, weight in weights.items() if weight is not None and weight.dim() > 1]
 
 
 def num_accelerators() -> int:
@@ -235,53 +171,6 @@ def num_accelerators() -> int:
     import torch
 
     return torch.accelerator.device_count() if torch.accelerator.is_available() else 0
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The last checkpoint of a training that is whole; None where there is none."""
-    found: dict[int, Path] = {}
-    for state in folder.glob(f"checkpoint-*/{STATE}"):
-        try:
-            found[json.loads(state.read_text(encoding="utf-8"))["global_step"]] = state.parent
-        except (ValueError, KeyError):  # cut by a kill
-            continue
-    return found[max(found)] if found else None
-
-
-def is_adapter(folder: str | Path) -> bool:
-    """Whether a folder holds an adapter alone."""
-    return (Path(folder) / "adapter_config.json").is_file() and not (
-        Path(folder) / "config.json"
-    ).is_file()
-
-
-def check_whole_model(place: str, model: str) -> None:
-    """Check that a folder holds a whole model.
-
-    Raises:
-        ConfigError: the folder holds an adapter alone.
-    """
-    if is_adapter(model):
-        raise ConfigError(
-            f"{place}: {model!r} holds an adapter alone, and vLLM needs a whole model; merge it "
-            "into its base with toa-trl merge-adapter, or take the engine transformers"
-        )
-
-
-def own_class(config: Mapping[str, Any]) -> str | None:
-    """Return the auto class for which a repository brings its own code, e.g. "AutoModel".
-
-    Args:
-        config: as `read_config` gives it.
-
-    Returns:
-        None where the architecture is one that transformers has.
-    """
-    architecture = next(iter(config.get("architectures") or ()), None)
-    for auto_class, reference in (config.get("auto_map") or {}).items():
-        if isinstance(reference, str) and reference.rpartition(".")[2] == architecture:
-            return str(auto_class)
-    return None
 
 
 def padded(texts: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[Any, Any]:
@@ -296,40 +185,6 @@ def padded(texts: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[Any, 
     return ids, mask.long()
 
 
-def weights_source(place: str, model: str, revision: str | None = None) -> tuple[str, str | None]:
-    """Name and revision of what holds the weights.
-
-    `model` itself, or the base on which it is an adapter.
-
-    Raises:
-        ConfigError: the folder holds neither, or an adapter that names no base.
-    """
-    from transformers.utils import find_adapter_config_file
-
-    folder = Path(model)
-    if (folder / "config.json").is_file():
-        return model, revision
-    try:
-        found = find_adapter_config_file(model, revision=revision)
-    except OSError:  # no name that a repository could have; whoever loads it says so
-        found = None
-    if found is None:
-        if folder.is_dir():
-            held = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-            raise ConfigError(
-                f"{place}: there is no model in {model!r}: neither config.json nor "
-                f"adapter_config.json; it holds {held}"
-            )
-        return model, revision
-    adapter = json.loads(Path(found).read_text(encoding="utf-8"))
-    if not adapter.get("base_model_name_or_path"):
-        raise ConfigError(
-            f"{place}: the adapter {model!r} names no base_model_name_or_path in its "
-            "adapter_config.json"
-        )
-    return adapter["base_model_name_or_path"], adapter.get("revision")
-
-
 def _is_own(thing: object) -> bool:
     """Whether its class comes from a model's repository."""
     return type(thing).__module__.startswith("transformers_modules.")
@@ -338,23 +193,3 @@ def _is_own(thing: object) -> bool:
 def _is_in_adapter(model: Any, name: str) -> bool:
     """Whether an adapter has brought these weights; transformers makes its list before."""
     return hasattr(model.get_submodule(name.rpartition(".")[0]), "modules_to_save")
-
-
-def _why_not(model: str, source: str, own_code: bool, error: Exception) -> str:
-    import transformers
-
-    if own_code and not isinstance(error, OSError):
-        return (
-            f"the code that {model!r} brings does not run with transformers "
-            f"{transformers.__version__} "
-            f"({type(error).__name__}: {_first_line(error)}); choose another revision, or serve "
-            "it from an environment of its own"
-        )
-    base = (
-        "" if source == model else f", an adapter on the base {source!r} (base_model_name_or_path)"
-    )
-    return f"no model could be loaded from {model!r}{base}: {_first_line(error)}"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

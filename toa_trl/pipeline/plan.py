@@ -14,7 +14,7 @@ from toa_trl.agents import ENGINES
 from toa_trl.cli.config import SynthesisConfig
 from toa_trl.cli.evaluation_config import EvaluationConfig
 from toa_trl.errors import ConfigError
-from toa_trl.models.loading import is_adapter
+from toa_trl.models.sources import is_adapter
 from toa_trl.sampling.identity import OPERATIONAL_RUN_KEYS, decisive, digest_of_prompts
 from toa_trl.utils.config import Config, NonNegativeInt, PositiveInt, Text, model_of, validate
 from toa_trl.utils.files import read_yaml

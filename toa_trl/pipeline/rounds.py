@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from toa_trl.evaluation.results import is_results, terminal_tables, update_results
-from toa_trl.models.loading import last_checkpoint
+from toa_trl.models.sources import last_checkpoint
 from toa_trl.pipeline.plan import MERGED, Plan, whole_model
 from toa_trl.pipeline.steps import Runner, Step, is_complete, locked, mark_complete
 from toa_trl.report.marker import is_report

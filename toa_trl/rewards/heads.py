@@ -8,7 +8,7 @@ from toa_trl.errors import ConfigError, RewardError
 from toa_trl.models import chat
 from toa_trl.models.batching import Batcher
 from toa_trl.models.flops import Flops
-from toa_trl.models.loading import own_class
+from toa_trl.models.sources import own_class
 from toa_trl.rewards.base import check_scores
 from toa_trl.types import Prompt, Score, as_dicts
 

@@ -13,7 +13,8 @@ import torch
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.models.batching import Batcher
 from toa_trl.models.flops import Flops
-from toa_trl.models.loading import load_model, load_tokenizer, padded, read_config
+from toa_trl.models.loading import load_model, load_tokenizer, padded
+from toa_trl.models.sources import read_config
 from toa_trl.rewards.base import DetailedReward
 from toa_trl.rewards.heads import (
     PROBE,

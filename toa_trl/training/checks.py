@@ -13,14 +13,8 @@ from toa_trl.cli.arguments import config_of, option_of, parse
 from toa_trl.errors import ConfigError
 from toa_trl.hub.model_card import model_lineage
 from toa_trl.hub.push import identify
-from toa_trl.models.loading import (
-    STATE,
-    is_adapter,
-    last_checkpoint,
-    module_names,
-    num_accelerators,
-    read_config,
-)
+from toa_trl.models.loading import num_accelerators
+from toa_trl.models.sources import STATE, is_adapter, last_checkpoint, module_names, read_config
 from toa_trl.utils.config import unknown_key
 from toa_trl.utils.redaction import public_name
 from toa_trl.utils.targets import check_folder, check_not_in_run, is_json

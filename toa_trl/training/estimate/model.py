@@ -6,7 +6,7 @@ from typing import Any
 
 from toa_trl.errors import ConfigError
 from toa_trl.models.flops import Flops
-from toa_trl.models.loading import read_config
+from toa_trl.models.sources import read_config
 from toa_trl.training.estimate.memory import Shape
 
 AUTO_CLASS = {"reward": "AutoModelForSequenceClassification"}
