@@ -14,8 +14,10 @@ from transformers import AutoTokenizer
 from tests.families import make_family, template_of
 from toa_trl.errors import ConfigError
 from toa_trl.training.data import TrainingData
+from toa_trl.training.findings import act_on
 from toa_trl.training.padding import pad_token
-from toa_trl.training.templates import end_of_turn, fit_to_template
+from toa_trl.training.preflight.checks import preflight
+from toa_trl.training.templates import end_of_turn
 
 WEIGHTS = Path(__file__).parents[2] / "toa_trl/demo/weights"
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -42,8 +44,13 @@ def fit(tmp_path: Path) -> Any:
             (tmp_path / "model/generation_config.json").write_text(json.dumps(generation))
         model = SimpleNamespace(model_name_or_path=str(tmp_path / "model"), model_revision=None)
         data = TrainingData(Dataset.from_list([ROW]) if rows is None else rows, None)
-        training = SimpleNamespace(trust_remote_code=False, **options)
-        return fit_to_template(data, training, model, method)
+        defaults = {"trust_remote_code": False, "eos_token": None, "pad_token": None}
+        if method == "reward modeling":
+            defaults["chat_template_path"] = None
+        training = SimpleNamespace(**defaults | options)
+        checked = preflight(data, training, model, method)
+        act_on(checked.findings)
+        return checked.data
 
     return go
 
@@ -64,7 +71,7 @@ def test_a_tokenizer_without_a_template_is_refused(fit: Any, tmp_path: Path) -> 
         fit(tokenizer, method="DPO")
     (tmp_path / "own.jinja").write_text(template_of("qwen2.5"))
     fit(tokenizer, chat_template_path=str(tmp_path / "own.jinja"))
-    make_family("llama3").save_pretrained(tmp_path / "other")
+    make_family("qwen2.5").save_pretrained(tmp_path / "other")
     fit(tokenizer, chat_template_path=str(tmp_path / "other"))
     for wrong in ("none.jinja", "none"):
         with pytest.raises(ConfigError, match=r"chat_template_path: .*none"):
@@ -109,7 +116,9 @@ def test_what_the_generation_configuration_stops_at_counts(fit: Any) -> None:
 def test_other_methods_warn_where_it_matters(
     fit: Any, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fit(base_of_chatml(), method=method)
+    worse = {"role": "assistant", "content": "6"}
+    pair = {"prompt": [USER], "chosen": [ANSWER], "rejected": [worse]}
+    fit(base_of_chatml(), Dataset.from_list([pair]), method=method)
     warned = "train it with recipes/sft.py --eos_token '<|im_end|>' first" in caplog.text
     assert warned == (method in ("DPO", "KTO"))
 
@@ -157,7 +166,7 @@ def test_a_system_message_joins_the_first_user_message(
                 had_system = row[name][0] == SYSTEM
                 assert messages == ([folded, *row[name][2:]] if had_system else row[name])
                 tokenizer.apply_chat_template([folded], tokenize=False)
-    assert caplog.text.count("the chat template has no system role") == 3
+    assert caplog.text.count("the chat template has no system role") == 6
 
 
 def test_rows_without_a_system_message_stay_as_they_are(fit: Any) -> None:

@@ -12,7 +12,7 @@ from tests.families import make_family
 from toa_trl.errors import ConfigError
 from toa_trl.training.data import TrainingData
 from toa_trl.training.run import count_rows
-from toa_trl.training.truncation import Ends, cuts_of, ends_of, warn_of_max_tokens
+from toa_trl.training.truncation import Ends, cuts_of, ends_of, max_tokens_findings
 
 EOS = 9
 ROWS: dict[str, tuple[list[dict[str, list[int]]], dict[str, Any], int, int, list[int]]] = {
@@ -143,10 +143,8 @@ def test_a_turn_of_a_family_ends_with_its_end(family: str, end: str) -> None:
     assert not ends.are_in(ids[:last])
 
 
-def test_a_run_that_sampled_more_than_is_trained_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_that_sampled_more_than_is_trained_on() -> None:
     sources = [{"dataset": "one", "max_tokens": 2048}, {"dataset": "two", "max_tokens": 1024}]
-    warn_of_max_tokens([*sources, {"dataset": "three"}], 1024)
-    assert "one was sampled with max_tokens 2048, and max_length is 1024" in caplog.text
-    assert "two" not in caplog.text
-    warn_of_max_tokens(sources, None)
-    assert len(caplog.records) == 1
+    (finding,) = max_tokens_findings([*sources, {"dataset": "three"}], 1024)
+    assert "one was sampled with max_tokens 2048, and max_length is 1024" in finding.what
+    assert not [*max_tokens_findings(sources, None)]

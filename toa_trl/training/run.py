@@ -16,9 +16,10 @@ from toa_trl.hub.model_card import write_model_card, write_model_lineage
 from toa_trl.hub.push import hub_errors
 from toa_trl.training.checks import check_model, parse_training
 from toa_trl.training.data import TrainingData, load_training_data
+from toa_trl.training.findings import act_on
+from toa_trl.training.preflight.checks import preflight
 from toa_trl.training.references import tie_references
-from toa_trl.training.templates import fit_to_template
-from toa_trl.training.truncation import cuts_of, ends_of, warn_of_max_tokens
+from toa_trl.training.truncation import cuts_of, ends_of
 from toa_trl.utils.compat import (
     ignore_boolean_buffers,
     num_masked_sequences,
@@ -79,10 +80,12 @@ def run_training(
         prepare(training, model)
     check_model(model, training)
     loaded = load_training_data(data, script, training, mixture, further_formats)
-    if training.process_index == 0:
-        warn_of_max_tokens(loaded.sources, training.max_length)
-    with training.main_process_first(desc="checking the chat template"):
-        loaded = fit_to_template(loaded, training, model, method)
+    with training.main_process_first(desc="checking the chat template and the rows"):
+        checked = preflight(loaded, training, model, method)
+    # the trainer cuts all rows, and `count_rows` counts them, where the check has only a sample
+    findings = [finding for finding in checked.findings if finding.check != "max_length"]
+    act_on(findings, logs=training.process_index == 0)
+    loaded = checked.data
     tie_references(loaded, training, model.model_name_or_path, model.model_revision)
     arguments = {"peft_config": get_peft_config(model)}
     if takes_quantization:

@@ -1,6 +1,5 @@
 """The student's chat template: how it ends a turn, and what it has no place for."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,6 @@ from toa_trl.models.loading import load_tokenizer
 from toa_trl.training.data import TrainingData
 from toa_trl.training.rows import MESSAGES, kind_of
 
-logger = logging.getLogger(__name__)
 PLACE = "model_name_or_path"
 TEMPLATE_FILES = (".jinja", ".j2")
 _ANSWER = "5f1c answer 0b7e"  # a text that no template contains
@@ -50,52 +48,29 @@ def template_tokenizer(path: str | None) -> Any:
     return load_tokenizer("chat_template_path", path, template=False)
 
 
-def fit_to_template(data: TrainingData, training: Any, model: Any, method: str) -> TrainingData:
-    """Check the template that conversations are rendered with, and return data that it accepts.
+def trained_tokenizer(training: Any, model: Any) -> Any:
+    """Load the student's tokenizer, with the chat template and eos that the trainer gives it.
 
     Args:
-        data: rows of texts are returned as they are.
         training: configuration of the trainer.
         model: TRL's ModelConfig.
-        method: name of the method, such as "SFT".
 
     Raises:
-        ConfigError: the tokenizer has no chat template; the template ends a turn with a token at
-            which the student does not stop.
+        ConfigError: it, or what `chat_template_path` names, cannot be loaded.
     """
-    columns = [name for name, value in next(iter(data.train)).items() if kind_of(value) == MESSAGES]
-    if not columns:
-        return data
-    tokenizer = _tokenizer_of(training, model)
-    name = model.model_name_or_path
-    if not tokenizer.chat_template:
-        option = "give --chat_template_path, a model's name or folder or a .jinja file"
-        if not hasattr(training, "chat_template_path"):
-            option = "train it with recipes/sft.py --chat_template_path first"
-        raise ConfigError(
-            f"{PLACE}: the tokenizer of {name!r} has no chat template, and the data are "
-            f"conversations: {option}"
-        )
-    # a reward model generates nothing, and ORPO and SimPO append the eos
-    if method in ("SFT", "DPO", "KTO") and not getattr(training, "eos_token", None):
-        _check_end(tokenizer, training, model, method)
-    if takes_system(tokenizer):
-        return data
-    return replace(
-        data,
-        train=_folded(data.train, columns),
-        test=None if data.test is None else _folded(data.test, columns),
-    )
-
-
-def _tokenizer_of(training: Any, model: Any) -> Any:
-    """Return the tokenizer whose template and eos the trainer will use."""
-    path = getattr(training, "chat_template_path", None)
-    tokenizer = template_tokenizer(path)
-    if tokenizer is not None:
-        return tokenizer
     tokenizer = load_student_tokenizer(model.model_name_or_path, training, model.model_revision)
-    if path:
+    eos = getattr(training, "eos_token", None)
+    if eos in tokenizer.get_vocab():  # TRL refuses any other
+        tokenizer.eos_token = eos
+    path = getattr(training, "chat_template_path", None)
+    other = template_tokenizer(path)
+    if other is not None:  # as TRL's clone_chat_template
+        known = tokenizer.get_vocab()
+        added = other.added_tokens_decoder.values()
+        tokenizer.chat_template = other.chat_template
+        tokenizer.add_tokens([token for token in added if token.content not in known])
+        tokenizer.eos_token = other.eos_token
+    elif path:
         try:
             tokenizer.chat_template = Path(path).read_text(encoding="utf-8")
         except OSError as error:
@@ -103,39 +78,40 @@ def _tokenizer_of(training: Any, model: Any) -> Any:
     return tokenizer
 
 
-def _check_end(tokenizer: Any, training: Any, model: Any, method: str) -> None:
-    """Refuse, or warn of, a template that ends a turn without a token at which the model stops."""
-    tail = end_of_turn(tokenizer)
-    if tail is None:
-        return
-    ends = {tokenizer.eos_token_id}
-    if not getattr(training, "chat_template_path", None):
-        ends |= stop_tokens(model.model_name_or_path, model.model_revision)
-    if ends & set(tail):
-        return
-    name = model.model_name_or_path
-    known = set(tokenizer.added_tokens_decoder) - {tokenizer.unk_token_id}
-    special = [token for token in tail if token in known]
-    if not special:
-        logger.warning(
-            "the chat template of %s ends a turn with %r, which has no end-of-sequence token: the "
-            "student may never stop; --chat_template_path of recipes/sft.py names another template",
-            *(name, tokenizer.decode(tail)),
-        )
-        return
-    end = tokenizer.decode(special[:1])
-    fault = (
-        f"the chat template of {name!r} ends a turn with {end!r}, and the model stops at "
-        f"{tokenizer.eos_token!r}"
-    )
-    if method == "SFT":
+def conversations_of(data: TrainingData) -> list[str]:
+    """Return the columns that hold conversations; none of rows of texts or tokens."""
+    return [name for name, value in next(iter(data.train)).items() if kind_of(value) == MESSAGES]
+
+
+def fit_to_template(
+    data: TrainingData, columns: Sequence[str], tokenizer: Any, name: str, takes_path: bool
+) -> TrainingData:
+    """Return data that the chat template accepts: system messages folded where it has none.
+
+    Args:
+        data: with conversations.
+        columns: that hold them.
+        tokenizer: see `trained_tokenizer`.
+        name: of the model, for the error message.
+        takes_path: whether the trainer has the option `chat_template_path`.
+
+    Raises:
+        ConfigError: the tokenizer has no chat template.
+    """
+    if not tokenizer.chat_template:
+        option = "give --chat_template_path, a model's name or folder or a .jinja file"
+        if not takes_path:
+            option = "train it with recipes/sft.py --chat_template_path first"
         raise ConfigError(
-            f"eos_token: {fault}, so the student would never stop: give --eos_token '{end}' (or "
-            f"--eos_token '{tokenizer.eos_token}' to train it all the same)"
+            f"{PLACE}: the tokenizer of {name!r} has no chat template, and the data are "
+            f"conversations: {option}"
         )
-    logger.warning(
-        "%s: the student may never stop; train it with recipes/sft.py --eos_token '%s' first",
-        *(fault, end),
+    if takes_system(tokenizer):
+        return data
+    return replace(
+        data,
+        train=_folded(data.train, columns),
+        test=None if data.test is None else _folded(data.test, columns),
     )
 
 
@@ -171,19 +147,16 @@ def _folded(rows: Any, columns: Sequence[str]) -> Any:
     from datasets import Dataset
 
     def fold(row: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: fold_system(row[name]) for name in columns if _has_system(row[name])}
+        return {name: fold_system(row[name]) for name in columns if has_system(row[name])}
 
-    if isinstance(rows, Dataset):
-        if not any(_has_system(row[name]) for row in rows for name in columns):
-            return rows
-        logger.warning(
-            "the chat template has no system role: system messages are put at the start of the "
-            "first user message"
-        )
+    if isinstance(rows, Dataset) and not any(
+        has_system(row[name]) for row in rows for name in columns
+    ):
+        return rows
     return rows.map(fold, features=rows.features)
 
 
-def _has_system(messages: Sequence[Mapping[str, Any]]) -> bool:
+def has_system(messages: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a conversation has a system message that can be joined with the user's text."""
     return messages[0].get("role") == "system" and all(
         isinstance(message.get("content"), str) for message in messages[:2]

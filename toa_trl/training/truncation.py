@@ -1,6 +1,5 @@
 """What max_length cuts off: responses without an end, and pairs that become equal."""
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -8,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from toa_trl.training.findings import Finding
 from toa_trl.training.templates import end_of_turn
 
-logger = logging.getLogger(__name__)
 Tokens = Any  # numpy array of integers
 # columns of the rows that TRL's trainers make, the first that a dataset has
 LAYOUTS = (
@@ -125,8 +124,10 @@ def _split(column: Any) -> Iterator[Tokens]:
     return (flat[start:end] for start, end in pairwise(bounds - bounds[0]))
 
 
-def warn_of_max_tokens(sources: Iterable[Mapping[str, Any]], max_length: int | None) -> None:
-    """Warn where responses were sampled that may be longer than what is trained on.
+def max_tokens_findings(
+    sources: Iterable[Mapping[str, Any]], max_length: int | None
+) -> Iterator[Finding]:
+    """Yield a warning for each source whose responses may be longer than what is trained on.
 
     Args:
         sources: of the data, with their lineage.
@@ -135,7 +136,9 @@ def warn_of_max_tokens(sources: Iterable[Mapping[str, Any]], max_length: int | N
     for source in sources:
         max_tokens = source.get("max_tokens")
         if max_length and isinstance(max_tokens, int) and max_tokens > max_length:
-            logger.warning(
-                "%s was sampled with max_tokens %d, and max_length is %d: longer responses are cut",
-                *(source.get("dataset"), max_tokens, max_length),
+            yield Finding(
+                "warning",
+                "max_tokens",
+                f"{source.get('dataset')} was sampled with max_tokens {max_tokens}, and max_length "
+                f"is {max_length}: longer responses are cut",
             )
