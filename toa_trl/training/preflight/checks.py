@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from toa_trl.models.loading import read_config
+from toa_trl.models.sources import read_config
 from toa_trl.training.data import TrainingData
 from toa_trl.training.findings import Finding
 from toa_trl.training.preflight.rows import Checked, checked_rows, length_finding, row_findings
