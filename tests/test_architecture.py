@@ -39,10 +39,11 @@ ARROWS: dict[str, set[str]] = {
     "hub": BASE | {"sampling"},  # a run is known by its fingerprint
     "report": BASE | {"hub", "sampling"},  # the decisions of an adaptive run are in its journal
     "rollouts": BASE | {"data", "tasks", "sampling", "report", "hub"},
+    "viewer": BASE | {"data", "sampling", "report"},  # colours are those of the report
     "sampler": RUN,
     "systems": RUN | {"sampler", "evaluation"},
     "distributed": RUN | {"sampler"},
-    "cli": RUN | {"sampler", "serving", "evaluation", "systems"},
+    "cli": RUN | {"sampler", "serving", "evaluation", "systems", "viewer"},
     "training": RUN | {"sampler", "cli", "evaluation"},
     "pipeline": RUN | {"sampler", "cli", "evaluation", "serving", "training"},
     "demo": MODELS,
@@ -264,7 +265,7 @@ def test_every_imported_library_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     optional = project["optional-dependencies"]
     declared = [*project["dependencies"], *optional["eval"], *optional["ray"], *optional["vllm"]]
-    declared += [*optional["deepspeed"], *optional["serve"]]
+    declared += [*optional["deepspeed"], *optional["serve"], *optional["view"]]
     names = {re.split(r"[\[<>=!;]", line)[0].replace("-", "_").lower() for line in declared}
     brought = {  # what a declared package brings along as a part of its own interface
         "latex2sympy2_extended": "math_verify",
@@ -272,6 +273,7 @@ def test_every_imported_library_is_declared() -> None:
         "packaging": "transformers",
         "pydantic_core": "pydantic",
         "safetensors": "transformers",
+        "starlette": "fastapi",
         "sympy": "math_verify",
         "tokenizers": "transformers",
         "tqdm": "transformers",

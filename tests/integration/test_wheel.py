@@ -16,7 +16,10 @@ import yaml
 from tests.integration.conftest import ENVIRONMENT, ROOT
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
-COPIED = ("toa_trl", "recipes", "accelerate_configs", "pyproject.toml", "README.md", "LICENSE")
+COPIED = (
+    *("toa_trl", "recipes", "accelerate_configs"),
+    *("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"),
+)
 
 
 def environment() -> dict[str, str]:
@@ -100,6 +103,7 @@ def test_the_wheel_samples_and_trains_outside_the_clone(
     assert (tmp_path / "again.html").is_file()
 
     (packages,) = (python.parents[1] / "lib").glob("python*/site-packages")
+    assert (packages / "toa_trl/viewer/static/index.html").is_file()
     student = packages / "toa_trl/demo/weights/student"
     options = ("--model_name_or_path", student, "--dataset_name", "run", "--output_dir", "student")
     launch = ("sft", "--accelerate_config", "single_cpu", "--config", "demo/sft", "--use_cpu")

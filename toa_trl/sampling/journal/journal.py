@@ -327,6 +327,11 @@ class Journal:
         with self._errors():
             return self._read.execute(sql, values).fetchall()
 
+    def interrupt_after(self, limit_s: float) -> None:
+        """Interrupt statements that read for longer than so many seconds from now."""
+        end = time.monotonic() + limit_s
+        self._read.set_progress_handler(lambda: time.monotonic() > end, 100_000)
+
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Run a transaction: committed durably at the end, or rolled back on an error."""

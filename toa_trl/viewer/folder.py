@@ -1,0 +1,126 @@
+"""The runs below a folder: a damaged one is listed with its fault."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from toa_trl.errors import ConfigError, ToaError
+from toa_trl.sampling.budget import is_adaptive
+from toa_trl.sampling.journal import Journal
+from toa_trl.sampling.status import is_written
+from toa_trl.utils.files import read_yaml
+from toa_trl.utils.targets import PARTS, is_run_file
+
+JOURNAL = "journal.sqlite"
+MAX_DEPTH = 5  # of folders below the one that is viewed
+MAX_RUNS = 2_000
+
+
+class Folder:
+    """A folder with runs, or the folder of one run.
+
+    Args:
+        root: the folder.
+
+    Raises:
+        ConfigError: it is not a folder, or has no run.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        if not root.is_dir():
+            raise ConfigError(f"{root}: not a folder; name a folder with runs, or that of a run")
+        if next(self._found(), None) is None:
+            raise ConfigError(
+                f"{root}: no run in this folder or below it (a run has a {JOURNAL}); name a "
+                "folder with runs"
+            )
+
+    def runs(self) -> list[str]:
+        """Return the names of the runs: their paths relative to the folder; "." is itself."""
+        return sorted(name for name, _ in zip(self._found(), range(MAX_RUNS), strict=False))
+
+    def path(self, name: str) -> Path:
+        """Return the folder of a run.
+
+        Raises:
+            ConfigError: there is no such run.
+        """
+        path = self.root / name
+        # never a path that leaves the folder, whatever a request asks for
+        if name not in self.runs():
+            raise ConfigError(f"there is no run {name!r} in {self.root}")
+        return path
+
+    def _found(self) -> Iterator[str]:
+        for path, folders, files in os.walk(self.root):
+            here = Path(path)
+            depth = len(here.relative_to(self.root).parts)
+            is_run = JOURNAL in files
+            hidden = [name for name in folders if name.startswith(".")]
+            without = {*hidden, *(PARTS if is_run else ())}
+            folders[:] = sorted({*folders} - without) if depth < MAX_DEPTH else []
+            begun = "run.yaml" in files and "shards" not in folders
+            if is_run or (begun and is_run_file(here / "run.yaml")):
+                yield here.relative_to(self.root).as_posix()
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Return what a run is, without reading its plays.
+
+    Args:
+        path: folder of the run.
+
+    Returns:
+        {state: "running" | "finished" | "stopped" | "starting" | "damaged", fault, search, budget,
+        adaptive, num_prompts, agents, started, finished, pairs}; what is not known is missing.
+    """
+    about: dict[str, Any] = {"state": "damaged", "pairs": (path / "dpo").is_dir()}
+    try:
+        configuration = configuration_of(path)
+        about |= {key: configuration.get(key) for key in ("started", "finished")}
+        if not (path / JOURNAL).is_file():
+            return {**about, "fault": f"{JOURNAL} is missing"}
+        running = is_written(path / JOURNAL)
+        with open_journal(path) as journal:
+            identity, num_prompts = journal.identity, journal.num_prompts()
+            completed = journal.completed
+        about["agents"] = agents_of(identity, configuration)
+        about["num_prompts"] = num_prompts
+        if not identity:
+            return {**about, "state": "starting" if running else "stopped"}
+        about |= {"search": str(identity.get("search")), "budget": identity.get("budget")}
+        about["adaptive"] = is_adaptive(identity)
+        if not running and not completed and configuration.get("finished"):
+            completed = True  # by a version that did not record it in the journal
+    except (ToaError, OSError) as error:
+        starting = "has not begun" in str(error)
+        return {**about, **({"state": "starting"} if starting else {"fault": str(error)})}
+    state = "running" if running else "finished" if completed else "stopped"
+    return {**about, "state": state}
+
+
+def open_journal(path: Path) -> closing[Journal]:
+    """Return the journal of a run for a `with` block; it never waits for the run, nor the run."""
+    return closing(Journal(path / JOURNAL, lock=False))
+
+
+def configuration_of(path: Path) -> dict[str, Any]:
+    """Return the content of run.yaml; empty if it is missing."""
+    file = path / "run.yaml"
+    return read_yaml(file) if file.is_file() else {}
+
+
+def agents_of(identity: Mapping[str, Any], configuration: Mapping[str, Any]) -> list[str]:
+    """Return the agents in the order of the report, which decides their colours."""
+    entries = configuration.get("agents")
+    names = [
+        entry["name"]
+        for entry in (entries if isinstance(entries, list) else [])
+        if isinstance(entry, Mapping) and isinstance(entry.get("name"), str)
+    ]
+    return list(dict.fromkeys([*names, *map(str, identity.get("agents", {}))]))

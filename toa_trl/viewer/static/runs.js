@@ -1,0 +1,48 @@
+// The list of runs, with their totals as they come.
+import {agent, ago, count, DASH, el, get, note, number} from "./dom.js";
+import {link} from "./viewer.js";
+
+const known = new Map(); // totals that were shown last, so that a refresh does not blink
+
+export async function showRuns(main, {folder, runs, is_current}) {
+  const cards = runs.map((run) => card(run, folder));
+  main.replaceChildren(el("h1", {}, `${runs.length} run${runs.length === 1 ? "" : "s"}`), el("ul", {class: "runs"}, cards.map((each) => each.item)));
+  for (const {run, figures} of cards) { // one after the other: a large run takes seconds
+    if (run.fault || run.state === "starting") continue;
+    try {
+      known.set(run.run, await get("figures", {run: run.run}));
+      if (!is_current()) return;
+      figures.replaceChildren(...totals(known.get(run.run), run));
+    } catch (error) {
+      figures.replaceChildren(note(error.message, "fault"));
+    }
+  }
+}
+
+function card(run, folder) {
+  const name = run.run === "." ? folder.split("/").pop() : run.run;
+  const figures = el("div", {class: "figures"}, known.has(run.run) ? totals(known.get(run.run), run) : "");
+  const title = run.fault ? el("span", {}, name) : el("a", {href: link({run: run.run, view: "plays"})}, name);
+  const about = [run.search, run.budget && `budget ${run.budget}${run.adaptive ? " on average" : ""}`, run.num_prompts !== undefined && `${count(run.num_prompts)} prompts`];
+  const facts = el("p", {class: "about"}, about.filter(Boolean).join(" · "));
+  const head = el("div", {class: "head"}, el("h2", {}, title), el("span", {class: `state ${run.state}`}, run.state));
+  const body = run.fault ? [note(run.fault, "fault")] : [facts, figures];
+  return {run, figures, item: el("li", {class: "card"}, head, body)};
+}
+
+function totals(all, run) {
+  const share = all.total ? Math.min(1, all.scored / all.total) : 0;
+  const bar = el("progress", {value: share, max: 1, "aria-label": "scored plays of the budget"});
+  const done = run.state === "finished" ? `${count(all.scored)} scored plays` : `${count(all.scored)} of ${count(all.total)} plays (${Math.floor(100 * share)} %)`;
+  const facts = [
+    ["mean reward", number(all.mean_reward)], ["mean best", number(all.mean_best)],
+    ["failed", count(all.failed)], ["tokens", count(all.tokens)], ["cost", all.cost === null ? DASH : number(all.cost, 2)],
+    ...(all.rate === null ? [] : [["plays/s", number(all.rate, 1)]]), ...(all.last === null ? [] : [["last play", ago(all.last)]]),
+  ];
+  const names = all.agents.map((each) => each.name);
+  return [
+    el("p", {class: "done"}, bar, done),
+    el("dl", {}, facts.map(([term, value]) => el("div", {}, el("dt", {}, term), el("dd", {}, value)))),
+    el("ul", {class: "agents"}, all.agents.map((each) => el("li", {}, agent(names, each.name), ` ${count(each.scored)} plays, mean ${number(each.mean_reward)}${each.failed ? `, ${count(each.failed)} failed` : ""}`))),
+  ];
+}

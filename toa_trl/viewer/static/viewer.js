@@ -1,0 +1,61 @@
+// The address holds the state (run, view, filters), so that a view can be shared and Back works.
+import {el, get, note} from "./dom.js";
+import {showPlays} from "./plays.js";
+import {showRuns} from "./runs.js";
+
+const VIEWS = {plays: ["Plays", showPlays]};
+const POLL_MS = 3000;
+let turn = 0, timer;
+
+export const state = () => Object.fromEntries(new URLSearchParams(location.search));
+export const link = (parameters) => {
+  const given = Object.entries(parameters).filter(([, value]) => value !== "" && value !== null && value !== undefined);
+  return `/?${new URLSearchParams(given)}`;
+};
+export function go(parameters, replace = false) {
+  history[replace ? "replaceState" : "pushState"](null, "", link(parameters));
+  return render();
+}
+
+async function render() {
+  const now = state(), own = ++turn, main = document.getElementById("main");
+  clearTimeout(timer);
+  const view = now.run === undefined ? "runs" : VIEWS[now.view] ? now.view : "plays";
+  const is_current = () => own === turn;
+  try {
+    const {folder, runs} = await get("runs");
+    if (!is_current()) return;
+    const run = runs.find((each) => each.run === now.run);
+    frame(now, view, run, folder);
+    if (view === "runs") await showRuns(main, {folder, runs, is_current});
+    else if (!run) main.replaceChildren(note(`There is no run “${now.run}” in ${folder}.`, "fault"));
+    else if (run.fault) main.replaceChildren(note(run.fault, "fault"));
+    else await VIEWS[view][1](main, {run, now, is_current});
+    const is_live = view === "runs" ? runs.some((each) => each.state === "running") : run?.state === "running";
+    if (is_current() && is_live) timer = setTimeout(() => document.hidden ? again() : refresh(), POLL_MS);
+  } catch (error) {
+    if (is_current()) main.replaceChildren(note(error instanceof TypeError ? "The viewer does not answer: is it still running?" : error.message, "fault"));
+  }
+}
+
+// A view that shows a running run is read again; one that is being typed in is left alone.
+const again = () => { timer = setTimeout(() => document.hidden ? again() : refresh(), POLL_MS); };
+const refresh = () => document.activeElement?.matches("input, textarea, select") ? again() : render();
+
+function frame(now, view, run, folder) {
+  const name = now.run === "." ? folder.split("/").pop() : now.run;
+  document.title = run ? `${name} · toa_trl viewer` : "toa_trl viewer";
+  document.getElementById("where").replaceChildren(name === undefined ? folder : name);
+  const tabs = run && !run.fault ? Object.entries(VIEWS) : [];
+  document.getElementById("tabs").replaceChildren(...tabs.map(([key, [title]]) => el("a", {href: link({run: now.run, view: key}), "aria-current": key === view ? "page" : null}, title)));
+}
+
+document.addEventListener("click", (event) => {
+  const anchor = event.target.closest?.("a[href^='/']");
+  if (!anchor || event.button || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
+  event.preventDefault();
+  history.pushState(null, "", anchor.getAttribute("href"));
+  render().then(() => scrollTo(0, 0));
+});
+addEventListener("popstate", render);
+render();
