@@ -17,11 +17,13 @@ from fastapi.responses import JSONResponse, Response
 
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.viewer import plays as of_plays
+from toa_trl.viewer import tree as of_tree
 from toa_trl.viewer.figures import Figures
 from toa_trl.viewer.folder import Folder, describe, open_journal
 from toa_trl.viewer.guard import Guard
 
 HOST = "127.0.0.1"
+Limit = Annotated[int, Query(ge=1, le=200)]
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 
 
@@ -89,6 +91,21 @@ def make_app(folder: Folder, port: int, token: str | None = None) -> FastAPI:
         path = folder.path(query.run)
         with open_journal(path) as journal:
             return {"count": of_plays.Plays(journal, path).count(query)}
+
+    @app.get("/api/prompts")
+    def prompts(run: str, words: str = "", after: int = -1, limit: Limit = 30) -> Any:
+        with open_journal(folder.path(run)) as journal:
+            return of_tree.prompts(journal, words, after, limit)
+
+    @app.get("/api/tree")
+    def tree(run: str, prompt: str) -> Any:
+        with open_journal(folder.path(run)) as journal:
+            return of_tree.tree(journal, prompt)
+
+    @app.get("/api/play")
+    def play(run: str, prompt: str, play: int) -> Any:
+        with open_journal(folder.path(run)) as journal:
+            return of_tree.play(journal, prompt, play)
 
     return app
 

@@ -8,12 +8,15 @@ function fill(element, attributes, children) {
     if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
     else element.setAttribute(key, value === true ? "" : value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  element.append(...present(children));
   return element;
 }
+const present = (children) => children.flat().filter((child) => child !== null && child !== undefined);
 
 export const el = (name, attributes = {}, ...children) => fill(document.createElement(name), attributes, children);
 export const svg = (name, attributes = {}, ...children) => fill(document.createElementNS(SVG, name), attributes, children);
+
+export const replace = (element, ...children) => element.replaceChildren(...present(children));
 
 // Agents have the colours of the report: by their order in the run.
 export function paint(element, agents, name) {

@@ -1,5 +1,5 @@
 // Plays in a table that sorts and filters; every page is one query.
-import {agent, count, DASH, el, field, get, input, note, number, select} from "./dom.js";
+import {agent, count, DASH, el, field, get, input, note, number, replace, select} from "./dom.js";
 import {go, link} from "./viewer.js";
 
 const FILTERS = ["prompt", "agent", "kind", "depth", "finish", "state", "error", "min_reward", "max_reward", "min_tokens", "max_tokens"];
@@ -12,7 +12,7 @@ export async function showPlays(main, {run, now, is_current}) {
   const sort = now.sort ?? (run.state === "running" ? "written" : "prompt");
   const descending = now.descending ? now.descending === "true" : sort === "written";
   if (main.dataset.view !== `plays ${JSON.stringify({...now, after: ""})}`) {
-    main.replaceChildren(el("h1", {}, "Plays"), form(run, now), el("p", {class: "count", role: "status"}), el("div", {class: "results"}, note("Loading …")));
+    replace(main, el("h1", {}, "Plays"), form(run, now), el("p", {class: "count", role: "status"}), el("div", {class: "results"}, note("Loading …")));
     main.dataset.view = `plays ${JSON.stringify({...now, after: ""})}`;
   }
   const [status, results] = main.querySelectorAll(".count, .results");
@@ -21,14 +21,14 @@ export async function showPlays(main, {run, now, is_current}) {
   try {
     page = await get("plays", {run: run.run, ...asked, sort, descending, after: now.after});
   } catch (error) {
-    if (is_current()) results.replaceChildren(note(error.message, "fault"));
+    if (is_current()) replace(results, note(error.message, "fault"));
     return;
   } finally {
     results.removeAttribute("aria-busy");
   }
   if (!is_current()) return;
   const text = JSON.stringify(page);
-  if (results.dataset.shown !== text) results.replaceChildren(...table(run, now, page, sort, descending));
+  if (results.dataset.shown !== text) replace(results, ...table(run, now, page, sort, descending));
   results.dataset.shown = text;
   tell(status, run, asked);
 }

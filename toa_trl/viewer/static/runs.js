@@ -1,20 +1,20 @@
 // The list of runs, with their totals as they come.
-import {agent, ago, count, DASH, el, get, note, number} from "./dom.js";
+import {agent, ago, count, DASH, el, get, note, number, replace} from "./dom.js";
 import {link} from "./viewer.js";
 
 const known = new Map(); // totals that were shown last, so that a refresh does not blink
 
 export async function showRuns(main, {folder, runs, is_current}) {
   const cards = runs.map((run) => card(run, folder));
-  main.replaceChildren(el("h1", {}, `${runs.length} run${runs.length === 1 ? "" : "s"}`), el("ul", {class: "runs"}, cards.map((each) => each.item)));
+  replace(main, el("h1", {}, `${runs.length} run${runs.length === 1 ? "" : "s"}`), el("ul", {class: "runs"}, cards.map((each) => each.item)));
   for (const {run, figures} of cards) { // one after the other: a large run takes seconds
     if (run.fault || run.state === "starting") continue;
     try {
       known.set(run.run, await get("figures", {run: run.run}));
       if (!is_current()) return;
-      figures.replaceChildren(...totals(known.get(run.run), run));
+      replace(figures, ...totals(known.get(run.run), run));
     } catch (error) {
-      figures.replaceChildren(note(error.message, "fault"));
+      replace(figures, note(error.message, "fault"));
     }
   }
 }

@@ -1,9 +1,10 @@
 // The address holds the state (run, view, filters), so that a view can be shared and Back works.
-import {el, get, note} from "./dom.js";
+import {el, get, note, replace} from "./dom.js";
 import {showPlays} from "./plays.js";
 import {showRuns} from "./runs.js";
+import {showTree} from "./tree.js";
 
-const VIEWS = {plays: ["Plays", showPlays]};
+const VIEWS = {plays: ["Plays", showPlays], tree: ["Prompts", showTree]};
 const POLL_MS = 3000;
 let turn = 0, timer;
 
@@ -12,8 +13,8 @@ export const link = (parameters) => {
   const given = Object.entries(parameters).filter(([, value]) => value !== "" && value !== null && value !== undefined);
   return `/?${new URLSearchParams(given)}`;
 };
-export function go(parameters, replace = false) {
-  history[replace ? "replaceState" : "pushState"](null, "", link(parameters));
+export function go(parameters) {
+  history.pushState(null, "", link(parameters));
   return render();
 }
 
@@ -28,13 +29,13 @@ async function render() {
     const run = runs.find((each) => each.run === now.run);
     frame(now, view, run, folder);
     if (view === "runs") await showRuns(main, {folder, runs, is_current});
-    else if (!run) main.replaceChildren(note(`There is no run “${now.run}” in ${folder}.`, "fault"));
-    else if (run.fault) main.replaceChildren(note(run.fault, "fault"));
+    else if (!run) replace(main, note(`There is no run “${now.run}” in ${folder}.`, "fault"));
+    else if (run.fault) replace(main, note(run.fault, "fault"));
     else await VIEWS[view][1](main, {run, now, is_current});
     const is_live = view === "runs" ? runs.some((each) => each.state === "running") : run?.state === "running";
     if (is_current() && is_live) timer = setTimeout(() => document.hidden ? again() : refresh(), POLL_MS);
   } catch (error) {
-    if (is_current()) main.replaceChildren(note(error instanceof TypeError ? "The viewer does not answer: is it still running?" : error.message, "fault"));
+    if (is_current()) replace(main, note(error instanceof TypeError ? "The viewer does not answer: is it still running?" : error.message, "fault"));
   }
 }
 
@@ -45,9 +46,9 @@ const refresh = () => document.activeElement?.matches("input, textarea, select")
 function frame(now, view, run, folder) {
   const name = now.run === "." ? folder.split("/").pop() : now.run;
   document.title = run ? `${name} · toa_trl viewer` : "toa_trl viewer";
-  document.getElementById("where").replaceChildren(name === undefined ? folder : name);
+  replace(document.getElementById("where"), name === undefined ? folder : name);
   const tabs = run && !run.fault ? Object.entries(VIEWS) : [];
-  document.getElementById("tabs").replaceChildren(...tabs.map(([key, [title]]) => el("a", {href: link({run: now.run, view: key}), "aria-current": key === view ? "page" : null}, title)));
+  replace(document.getElementById("tabs"), ...tabs.map(([key, [title]]) => el("a", {href: link({run: now.run, view: key}), "aria-current": key === view ? "page" : null}, title)));
 }
 
 document.addEventListener("click", (event) => {
