@@ -311,5 +311,6 @@ def test_a_run_over_servers_needs_no_torch() -> None:
         "toa_trl.rewards.function",
         "toa_trl.data.prompts",
         "toa_trl.evaluation.comparison",
+        "toa_trl.training",
     )
     assert not {"torch", "trl", "transformers"} & modules

@@ -87,6 +87,15 @@ def test_a_card_of_trls_is_extended_once_and_keeps_what_it_says(
     }
 
 
+def test_the_card_names_the_reward_models_of_the_training(tmp_path: Path) -> None:
+    facts = {**FACTS, "method": "GRPO", "rewards": ["classifier `org/rm`", "math"]}
+    write_model_card(tmp_path, [DATA], facts, CARD)
+    text = (tmp_path / "README.md").read_text()
+    assert (
+        "GRPO on `me/first` (run 0123456789abcdef), rewarded by classifier `org/rm`, math" in text
+    )
+
+
 def test_a_model_of_a_model_has_both_behind_it(tmp_path: Path) -> None:
     sft, dpo, run = tmp_path / "my-sft", tmp_path / "my-dpo", tmp_path / "my-run"
     for folder in (sft, dpo, run / "dpo"):

@@ -20,6 +20,7 @@ COMMANDS = {
     "dpo": ("toa_trl.recipes.dpo:main", "train on preference pairs (TRL's DPOTrainer)"),
     "reward": ("toa_trl.recipes.reward:main", "train a reward model (TRL's RewardTrainer)"),
     "preference": ("toa_trl.recipes.preference:main", "train with KTO, ORPO or SimPO"),
+    "grpo": ("toa_trl.recipes.grpo:main", "train with the reward model (GRPO or RLOO)"),
     "evaluate": ("toa_trl.recipes.evaluate:main", "evaluate checkpoints on the same prompts"),
     "compare": ("toa_trl.recipes.compare:main", "compare searches at equal budgets"),
     "reproduce": ("toa_trl.cli.reproduce:main", "run an experiment of the paper"),
@@ -43,7 +44,7 @@ COMMANDS = {
     "push": ("toa_trl.cli.run_commands:push", "push the dataset of a run to the Hub"),
     "schema": ("toa_trl.cli.schema:main", "JSON schema of a configuration file"),
 }
-TRAININGS = ("sft", "dpo", "reward", "preference")
+TRAININGS = ("sft", "dpo", "reward", "preference", "grpo")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -100,7 +101,7 @@ def usage() -> str:
             *(f"  {name:{width}}{text}" for name, (_, text) in COMMANDS.items()),
             "",
             "toa-trl COMMAND --help shows the options of a command, toa-trl --version the version.",
-            "sft, dpo, reward and preference start accelerate when they are given options of it:",
+            f"{', '.join(TRAININGS)} start accelerate when they are given options of it:",
             "  toa-trl sft --accelerate_config zero3 --num_processes 4 --config llama3-8b/sft_full",
         ]
     )

@@ -36,7 +36,8 @@ def write_model_card(
         lineages: for each data set {"dataset": folder or name on the Hub, "rows", "fraction"} and
             its lineage, see `toa_trl.hub.lineage.read_lineage`; rows and fraction may be None.
         facts: further keys of lineage.json: {"base_model": folder or name on the Hub, "method":
-            such as "SFT", ...}.
+            such as "SFT", "rewards": descriptions of reward models that scored what the model
+            generated, ...}.
         card: the card that TRL wrote, which gets sections on data and lineage.
 
     Raises:
@@ -158,7 +159,13 @@ def _lineage_section(entry: Mapping[str, Any]) -> str:
             run = for_markdown(data.get("fingerprint") or "")
             datasets.append(code(data["dataset"]) + (f" (run {run})" if run else ""))
         method = for_markdown(stage.get("method") or "trained")
-        lines.append(f"{number}. {result}: {method} on {', '.join(datasets) or 'unknown data'}")
+        rewards = stage.get("rewards")
+        named = (
+            ", ".join(prose(str(reward)) for reward in rewards) if isinstance(rewards, list) else ""
+        )
+        rewarded = f", rewarded by {named}" if named else ""
+        on = ", ".join(datasets) or "unknown data"
+        lines.append(f"{number}. {result}: {method} on {on}{rewarded}")
     return "\n".join([*lines, "", f"{FILE} beside the weights contains the same for programs."])
 
 

@@ -9,12 +9,14 @@ from typing import Any
 from toa_trl.errors import ConfigError
 from toa_trl.hub.lineage import FILE, read_lineage
 from toa_trl.training.held_out import split
+from toa_trl.training.prompts import one_row_per_prompt, reading_options, without_overlaps
 from toa_trl.training.rows import MESSAGES, check_rows, kind_of
 
 # kind of dataset -> sets of columns, any of which is enough; the kind is also its folder in a run
 FORMATS: dict[str, tuple[tuple[str, ...], ...]] = {
     "sft": (("prompt", "completion"), ("messages",), ("text",), ("conversations",), ("input_ids",)),
     "dpo": (("chosen", "rejected"),),
+    "rollouts": (("prompt",),),
 }
 UNPAIRED = ("prompt", "completion", "label")  # KTO accepts it too
 HELD_OUT = "_held_out"  # a column that is removed again
@@ -43,7 +45,8 @@ def load_training_data(
     With `test_split_size` the train split is divided by prompt, and the test split is not read.
 
     Args:
-        kind: "sft" or "dpo"; of a run's folder, the folder of that name in it is loaded.
+        kind: "sft", "dpo" or "rollouts"; of a run's folder, the folder of that name in it is
+            loaded. Of rollouts, one row per prompt is returned.
         script: TRL's ScriptArguments.
         training: configuration of the trainer.
         mixture: TRL's DatasetMixtureConfig, with `test_split_size`, which counts for --dataset_name
@@ -85,6 +88,10 @@ def load_training_data(
             train, test = _divided(place, train)
         elif training.eval_strategy != "no":
             test = usable_rows(place, splits, script.dataset_test_split, formats)
+        if kind == "rollouts":
+            names = [str(name) for name, _ in sources]
+            train = without_overlaps(train, names)
+            test = None if test is None else without_overlaps(test, names)
     described = [
         {"dataset": name, "fraction": fraction, **read_lineage(name)} for name, fraction in sources
     ]
@@ -142,10 +149,12 @@ def _load_splits(
     unreadable = (OSError, ValueError, TypeError, StopIteration, ZeroDivisionError)
     try:
         if not mixture.datasets:
+            folder = data_folder(script.dataset_name, kind)
             splits: Mapping[str, Any] = load_dataset(
-                data_folder(script.dataset_name, kind),
+                folder,
                 name=script.dataset_config,
                 streaming=script.dataset_streaming,
+                **(reading_options(folder) if kind == "rollouts" else {}),
             )
             return splits
         for part in mixture.datasets:
@@ -199,7 +208,7 @@ def usable_rows(
 
     if name not in splits:
         raise ConfigError(f"{place}: there is no split {name!r}, only {', '.join(splits)}")
-    rows = splits[name]
+    rows = one_row_per_prompt(splits[name]) if ("prompt",) in formats else splits[name]
     columns = _columns_of(place, rows.column_names or [], formats)
     first = next(iter(rows), None)
     if first is None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +18,9 @@ from toa_trl.training.checks import check_model, parse_training
 from toa_trl.training.data import TrainingData, load_training_data
 from toa_trl.training.findings import act_on
 from toa_trl.training.preflight.checks import preflight
+from toa_trl.training.prompts import ONLINE
 from toa_trl.training.references import tie_references
+from toa_trl.training.reward_signal import RewardFunc
 from toa_trl.training.truncation import cuts_of, ends_of
 from toa_trl.utils.compat import (
     ignore_boolean_buffers,
@@ -45,6 +47,7 @@ def run_training(
     further_options: Sequence[Any] = (),
     prepare: Callable[[Any, Any], None] | None = None,
     takes_quantization: bool = True,
+    rewards: Callable[[TrainingData, Any], Sequence[RewardFunc]] | None = None,
 ) -> None:
     """Read the options, check them, load the data, train, save, and push if asked to.
 
@@ -52,15 +55,18 @@ def run_training(
         method: name in the model card, such as "SFT".
         trainer_class: of TRL.
         config_class: configuration of the trainer.
-        data: kind of dataset, "sft" or "dpo": also the folder that is read of a run.
+        data: kind of dataset, "sft", "dpo" or "rollouts": also the folder that is read of a run.
         description: for --help.
         further_formats: sets of columns that the trainer accepts besides those of that kind.
         further_options: dataclasses of options besides TRL's.
         prepare: called with the configurations of trainer and model before these are checked.
         takes_quantization: whether the trainer has the argument `quantization_config`.
+        rewards: returns the trainer's reward functions, given the data and the first of the
+            further options; they are closed at the end.
 
     Raises:
         ConfigError: an option, the model or the data is invalid, or the Hub refuses the model.
+        RewardError: a completion could not be scored.
         ToaError: the Hub does not answer; the model is saved.
     """
     from trl import (
@@ -74,7 +80,7 @@ def run_training(
 
     options = (ScriptArguments, config_class, ModelConfig, DatasetMixtureConfig, *further_options)
     parser = TrlParser(options, description=description)
-    script, training, model, mixture = parse_training(parser)[:4]
+    script, training, model, mixture, *further = parse_training(parser)
     prepare_cpu_training(training)
     if prepare is not None:
         prepare(training, model)
@@ -90,17 +96,23 @@ def run_training(
     arguments = {"peft_config": get_peft_config(model)}
     if takes_quantization:
         arguments["quantization_config"] = get_quantization_config(model)
-    with construction_errors():
-        trainer = with_lineage(trainer_class)(
-            model=model.model_name_or_path,
-            args=training,
-            train_dataset=loaded.train,
-            eval_dataset=loaded.test,
-            **arguments,
-        )
-    if script.ignore_bias_buffers:
-        ignore_boolean_buffers(trainer.model)
-    train_and_save(trainer, loaded, method, model.model_name_or_path)
+    with ExitStack() as open_until_saved:
+        facts: dict[str, Any] = {}
+        if rewards is not None:
+            functions = [open_until_saved.enter_context(one) for one in rewards(loaded, *further)]
+            arguments["reward_funcs"] = functions
+            facts["rewards"] = [function.description for function in functions]
+        with construction_errors():
+            trainer = with_lineage(trainer_class)(
+                model=model.model_name_or_path,
+                args=training,
+                train_dataset=loaded.train,
+                eval_dataset=loaded.test,
+                **arguments,
+            )
+        if script.ignore_bias_buffers:
+            ignore_boolean_buffers(trainer.model)
+        train_and_save(trainer, loaded, method, model.model_name_or_path, facts)
 
 
 @contextmanager
@@ -159,7 +171,13 @@ def with_lineage(trainer_class: Any) -> Any:
     return LineageTrainer
 
 
-def train_and_save(trainer: Any, data: TrainingData, method: str, base_model: str) -> None:
+def train_and_save(
+    trainer: Any,
+    data: TrainingData,
+    method: str,
+    base_model: str,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
     """Train, save the model with its card, and push it if asked to.
 
     Args:
@@ -167,6 +185,7 @@ def train_and_save(trainer: Any, data: TrainingData, method: str, base_model: st
         data: what the trainer was given.
         method: name in the model card.
         base_model: folder or Hub name of the model that is trained.
+        facts: further keys of the model's lineage.json.
 
     Raises:
         ConfigError: no row is left to train on, or the Hub refuses the model.
@@ -177,7 +196,8 @@ def train_and_save(trainer: Any, data: TrainingData, method: str, base_model: st
     num_rows = count_rows(trainer, data, method)
     rows = {"rows": num_rows} if len(data.sources) == 1 else {}
     trainer.lineage = [{**source, **rows} for source in data.sources]
-    trainer.facts = {"base_model": base_model, "method": method, "toa_trl": version("toa_trl")}
+    known = {"base_model": base_model, "method": method, "toa_trl": version("toa_trl")}
+    trainer.facts = {**known, **(facts or {})}
     _add_to_tracked_config(trainer, {**trainer.facts, "data": trainer.lineage})
     if trainer.is_world_process_zero():  # marks the folder, so that an interrupted training resumes
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
@@ -214,6 +234,9 @@ def count_rows(trainer: Any, data: TrainingData, method: str) -> int | None:
     for split, given in (("eval_dataset", data.test), ("train_dataset", data.train)):
         left = getattr(trainer, split)
         if not isinstance(given, Dataset) or not isinstance(left, Dataset):
+            continue
+        if method in ONLINE:  # it reads the prompts as they are
+            num_left = len(left)
             continue
         num_given, num_left = len(given), len(left)
         if {"seq_lengths", "labels"} <= set(left.column_names):  # packed

@@ -1,4 +1,4 @@
-"""Helpers for asyncio: one timeout for many operations, several coroutines, and signals."""
+"""Helpers for asyncio: one timeout for many operations, several coroutines, threads, signals."""
 
 import asyncio
 import signal
@@ -78,6 +78,35 @@ async def gather_or_cancel(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
     return [task.result() for task in tasks]
+
+
+class LoopThread:
+    """An event loop in a thread of its own, for synchronous code that calls coroutines repeatedly.
+
+    Connections and queues belong to a loop, so that all calls need the same one.
+
+    Args:
+        name: of the thread.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Return the result of a coroutine; an interrupt cancels it."""
+        running = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return running.result()
+        finally:
+            running.cancel()  # without effect on one that has ended
+
+    def close(self) -> None:
+        """End the thread; nothing can be run any more."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
 
 def run_until_signal(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -9,6 +9,7 @@ from toa_trl.agents.base import NEUTRAL
 from toa_trl.errors import ConfigError
 from toa_trl.training.findings import Finding
 from toa_trl.training.padding import pad_token
+from toa_trl.training.prompts import ONLINE
 from toa_trl.training.templates import end_of_turn, stop_tokens
 
 USER, SYSTEM = "5f1c user 0b7e", "5f1c system 0b7e"  # texts that no template contains
@@ -31,7 +32,7 @@ def end_finding(tokenizer: Any, training: Any, model: Any, method: str) -> Findi
     Returns:
         None where it does not matter, or where the template does not show it.
     """
-    generates = method == "GRPO"
+    generates = method in ONLINE
     if method not in LEARN_TO_STOP and not generates:
         return None
     tail = end_of_turn(tokenizer)

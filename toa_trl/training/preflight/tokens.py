@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
+from toa_trl.training.prompts import ONLINE
 from toa_trl.training.rows import MESSAGES, kind_of
 
 Row = Mapping[str, Any]
@@ -50,7 +51,7 @@ def tokens_of(row: Row, tokenizer: Any, training: Any, method: str) -> list[Toke
         unlearned = -100 if row.get("labels") else 0
         learned = [value != unlearned for value in mask or row["input_ids"]]
         return [Tokens("input_ids", row["input_ids"], learned if mask else [True] * len(learned))]
-    if method == "GRPO":
+    if method in ONLINE:
         prompt = _tokenized(tokenizer, row, row["prompt"], add_generation_prompt=True)
         return [Tokens("prompt", prompt, [False] * len(prompt))]
     if method == "reward modeling":
