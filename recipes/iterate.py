@@ -10,8 +10,8 @@ command resumes; with more --rounds it continues after the last one.
 
 from toa_trl.cli.arguments import user_errors
 from toa_trl.cli.options import read_config
-from toa_trl.pipeline import Plan, run_rounds
-from toa_trl.pipeline.iteration import IterationConfig
+from toa_trl.pipeline import run_plan
+from toa_trl.pipeline.iteration import IterationConfig, iteration_plan
 from toa_trl.utils.aio import run_until_signal
 from toa_trl.utils.escape import say
 
@@ -19,11 +19,9 @@ from toa_trl.utils.escape import say
 def main() -> None:
     """Run the rounds of an iteration."""
     config = read_config(IterationConfig, description=__doc__)
-    settings = config.model_dump()
-    rounds = settings.pop("rounds")
-    plan = Plan(**settings)
-    run_until_signal(run_rounds(plan, rounds))
-    say(f"Done. The student is in {plan.model(rounds)}; see {config.output_dir}/report.html")
+    plan = iteration_plan(config)
+    run_until_signal(run_plan(plan))
+    say(f"Done. The student is in {plan.model(config.rounds)}; see {config.output_dir}/report.html")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import pytest
 import yaml
 
 from tests.integration.conftest import ENVIRONMENT, ROOT, command, run
-from toa_trl.serving.fleet import load_endpoints
+from toa_trl.serving.endpoints import load_endpoints
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="the fleet is for Linux"

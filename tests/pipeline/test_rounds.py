@@ -16,9 +16,12 @@ import pytest
 from tests.helpers import wait
 from toa_trl.errors import ConfigError
 from toa_trl.models.sources import last_checkpoint
-from toa_trl.pipeline import Plan, rounds, run_rounds
-from toa_trl.pipeline.rounds import round_rows
+from toa_trl.pipeline import Plan, run_plan, stages
+from toa_trl.pipeline.identity import identity_of
+from toa_trl.pipeline.iteration import IterationConfig, iteration_plan
+from toa_trl.pipeline.results import round_rows
 from toa_trl.pipeline.steps import Runner, Step
+from toa_trl.utils.config import validate
 
 
 @pytest.fixture(name="parts")
@@ -50,6 +53,19 @@ def _parts(tmp_path: Path) -> dict[str, Any]:
     }
 
 
+def plan_of(parts: dict[str, Any], **keys: Any) -> Plan:
+    """The plan of an iteration of one round, if nothing else is said."""
+    return iteration_plan(validate(IterationConfig, {"rounds": 1, **parts, **keys}))
+
+
+def synthesis(plan: Plan, number: int) -> dict[str, Any]:
+    return plan.content(plan.stages[0], number)
+
+
+def evaluation(plan: Plan, number: int) -> dict[str, Any]:
+    return plan.content(plan.stages[-1], number)
+
+
 def with_key(parts: dict[str, Any], part: str, **keys: Any) -> dict[str, Any]:
     return {**parts, part: {**parts[part], **keys}}
 
@@ -57,8 +73,8 @@ def with_key(parts: dict[str, Any], part: str, **keys: Any) -> dict[str, Any]:
 def test_every_round_has_its_own_seed_prompts_and_student(
     parts: dict[str, Any], tmp_path: Path
 ) -> None:
-    plan = Plan(**parts, seed=5, prompts_per_round=2)
-    first, third = plan.synthesis(1), plan.synthesis(3)
+    plan = plan_of(parts, seed=5, prompts_per_round=2)
+    first, third = synthesis(plan, 1), synthesis(plan, 3)
     assert [agent["name"] for agent in first["agents"]] == ["a", "student"]
     assert first["agents"][1] == parts["student"]
     assert third["agents"][1]["model"] == str(tmp_path / "out/round-2/dpo")
@@ -68,26 +84,28 @@ def test_every_round_has_its_own_seed_prompts_and_student(
         (5, 2, 0),
         (7, 2, 4),
     ]
-    models = plan.evaluation(2)["models"]
+    models = evaluation(plan, 2)["models"]
     assert [(model["name"], Path(model["model"]).parts[-2:]) for model in models] == [
         ("base", ("untrained",)),
         ("round-1", ("round-1", "dpo")),
         ("round-2", ("round-2", "dpo")),
     ]
-    assert plan.evaluation(2)["baseline"] == "base"
+    assert evaluation(plan, 2)["baseline"] == "base"
 
 
 def test_the_untrained_student_need_not_be_an_agent(parts: dict[str, Any]) -> None:
-    plan = Plan(**parts, student_from_round=2)
-    assert [[agent["name"] for agent in plan.synthesis(number)["agents"]] for number in (1, 2)] == [
+    plan = plan_of(parts, student_from_round=2)
+    assert [
+        [agent["name"] for agent in synthesis(plan, number)["agents"]] for number in (1, 2)
+    ] == [
         ["a"],
         ["a", "student"],
     ]
-    assert "num_prompts" not in plan.synthesis(2)
+    assert "num_prompts" not in synthesis(plan, 2)
 
 
 def test_the_student_of_a_round_is_whole(parts: dict[str, Any], tmp_path: Path) -> None:
-    plan = Plan(**parts)
+    plan = plan_of(parts)
     folder = tmp_path / "out/round-1/dpo"
     assert plan.model(1) == str(folder)
     folder.mkdir(parents=True)
@@ -129,7 +147,7 @@ def test_mistakes_in_a_part_are_named(
     parts: dict[str, Any], part: str, keys: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        Plan(**with_key(parts, part, **keys), prompts_per_round=2)
+        plan_of(with_key(parts, part, **keys), prompts_per_round=2)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +169,7 @@ def test_mistakes_in_a_stage_are_named(
 ) -> None:
     first, *others = parts["train"]
     with pytest.raises(ConfigError, match=message):
-        Plan(**{**parts, "train": [{**first, **stage}, *others]})
+        plan_of({**parts, "train": [{**first, **stage}, *others]})
 
 
 @pytest.mark.parametrize("part", ["student", "synthesize", "train", "evaluate"])
@@ -159,34 +177,37 @@ def test_a_part_of_another_kind_is_refused(parts: dict[str, Any], part: str) -> 
     wrong: list[Any] = ["text", None, []]
     for value in wrong:
         with pytest.raises(ConfigError, match=part):
-            Plan(**{**parts, part: value})
+            plan_of({**parts, part: value})
 
 
 def test_prompts_must_suffice_and_held_out_ones_be_new(parts: dict[str, Any]) -> None:
-    assert Plan(**parts, prompts_per_round=3).identity(2)
+    assert identity_of(plan_of(parts, prompts_per_round=3, rounds=2))
     with pytest.raises(
         ConfigError, match="prompts_per_round: 3 rounds need 9 prompts; there are 6"
     ):
-        Plan(**parts, prompts_per_round=3).identity(3)
+        identity_of(plan_of(parts, prompts_per_round=3, rounds=3))
     same = with_key(parts, "evaluate", prompts=parts["synthesize"]["prompts"])
     with pytest.raises(
         ConfigError, match="evaluate: 6 of its prompts are among those of synthesize, such as 'p0'"
     ):
-        Plan(**same).identity(1)
+        identity_of(plan_of(same, rounds=1))
 
 
 def test_what_decides_the_rounds_is_told_from_what_does_not(
     parts: dict[str, Any], tmp_path: Path
 ) -> None:
-    identity = Plan(**parts).identity(1)
+    identity = identity_of(plan_of(parts, rounds=1))
     json.dumps(identity)
-    assert Plan(**parts).identity(5) == identity
-    assert Plan(**with_key(parts, "student", max_batch_size=9)).identity(1) == identity
-    assert Plan(**with_key(parts, "synthesize", prompts_in_flight=9)).identity(1) == identity
-    assert Plan(**parts, seed=1).identity(1) != identity
-    assert Plan(**with_key(parts, "synthesize", budget=9)).identity(1) != identity
+    assert identity_of(plan_of(parts, rounds=5)) == identity
+    assert identity_of(plan_of(with_key(parts, "student", max_batch_size=9), rounds=1)) == identity
+    assert (
+        identity_of(plan_of(with_key(parts, "synthesize", prompts_in_flight=9), rounds=1))
+        == identity
+    )
+    assert identity_of(plan_of(parts, seed=1, rounds=1)) != identity
+    assert identity_of(plan_of(with_key(parts, "synthesize", budget=9), rounds=1)) != identity
     (tmp_path / "sft.yaml").write_text("learning_rate: 0.2\n")
-    assert Plan(**parts).identity(1)["train"]["sft"]["configurations"] == {
+    assert identity_of(plan_of(parts, rounds=1))["train"]["sft"]["configurations"] == {
         str(tmp_path / "sft.yaml"): {"learning_rate": 0.2}
     }
 
@@ -195,12 +216,12 @@ def test_another_configuration_is_refused_and_the_difference_shown(
     parts: dict[str, Any], tmp_path: Path
 ) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out/iteration.json").write_text(json.dumps(Plan(**parts).identity(1)))
+    (tmp_path / "out/iteration.json").write_text(json.dumps(identity_of(plan_of(parts, rounds=1))))
     (tmp_path / "sft.yaml").write_text("learning_rate: 0.2\n")
     with pytest.raises(
         ConfigError, match=r"train\.sft\.configurations\..*learning_rate: 0\.1 -> 0\.2"
     ):
-        wait(run_rounds(Plan(**parts), 1))
+        wait(run_plan(plan_of(parts)))
 
 
 def test_rows_are_of_rounds_and_against_the_first() -> None:
@@ -244,23 +265,23 @@ def test_an_unfinished_stage_says_how_it_ended(
     parts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     argv = [sys.executable, "-c", "print('one')\nraise SystemExit('two')"]
-    monkeypatch.setitem(rounds.COMMANDS, "evaluate", argv)
+    monkeypatch.setattr(stages, "TOA_TRL", argv)
     with pytest.raises(
         Exception,
         match=r"round 0, evaluation: ended with code 1; .*evaluation.log ends:\n  one\n  two",
     ):
-        wait(run_rounds(Plan(**parts), 1, lambda line: None))
+        wait(run_plan(plan_of(parts), lambda line: None))
 
 
 @pytest.mark.parametrize("name", ["report.html", "results.json", "iteration.json", "round-1"])
 def test_rounds_refuse_a_folder_with_files_of_others(
     name: str, parts: dict[str, Any], tmp_path: Path
 ) -> None:
-    output = Path(Plan(**parts).output_dir)
+    output = plan_of(parts).output
     output.mkdir(parents=True, exist_ok=True)
     (output / name).write_text("mine")
     with pytest.raises(ConfigError, match=f"{name}: was not written by toa_trl"):
-        wait(run_rounds(Plan(**parts), 1, lambda line: None))
+        wait(run_plan(plan_of(parts), lambda line: None))
     assert {path.name for path in output.iterdir()} == {name}
     assert (output / name).read_text() == "mine"
 

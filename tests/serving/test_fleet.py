@@ -11,14 +11,8 @@ import pytest
 import yaml
 
 from toa_trl.errors import ConfigError
-from toa_trl.serving.fleet import (
-    FleetConfig,
-    ServerConfig,
-    apply_endpoints,
-    load_endpoints,
-    load_fleet,
-    write_endpoints,
-)
+from toa_trl.serving.endpoints import apply_endpoints, load_endpoints, write_endpoints
+from toa_trl.serving.fleet import FleetConfig, ServerConfig, load_fleet
 from toa_trl.serving.supervisor import check_machine, serve
 from toa_trl.utils.config import validate
 

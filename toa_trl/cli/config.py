@@ -21,7 +21,7 @@ from toa_trl.sampler import TOASampler
 from toa_trl.sampling.allocation import ALLOCATIONS
 from toa_trl.sampling.extension import Extend
 from toa_trl.search import SEARCHES
-from toa_trl.serving.fleet import apply_endpoints
+from toa_trl.serving.endpoints import apply_endpoints
 from toa_trl.tasks import make_task
 from toa_trl.types import Prompt
 from toa_trl.utils.config import (

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from toa_trl.utils.config import Config
 from toa_trl.utils.registry import LATER
 
 PLAIN = {"boolean": "true or false", "object": "mapping", "null": "null", "string": "string"}
@@ -43,6 +44,8 @@ def default_of(field: FieldInfo) -> str:
 
 def default_text(value: Any) -> str:
     """Return a default in words, as YAML and JSON write it."""
+    if isinstance(value, Config):
+        value = value.model_dump(exclude_defaults=True)
     return "no default" if value in (None, "") else f"default: {json.dumps(value)}"
 
 

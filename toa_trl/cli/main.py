@@ -14,6 +14,7 @@ from toa_trl.utils.escape import say
 
 # name -> module:function and what the command does, in the order of the pipeline
 COMMANDS = {
+    "run": ("toa_trl.pipeline.command:main", "a pipeline: prompts to an evaluated student"),
     "pilot": ("toa_trl.cli.pilot:main", "what a run will take, from some of its prompts"),
     "synthesize": ("toa_trl.recipes.synthesize:main", "sample prompts: rollouts and datasets"),
     "sft": ("toa_trl.recipes.sft:main", "train on the best responses (TRL's SFTTrainer)"),
@@ -36,7 +37,7 @@ COMMANDS = {
     "convert": ("toa_trl.cli.convert:main", "responses of a run for alpaca_eval and Arena-Hard"),
     "report": ("toa_trl.cli.run_commands:report", "write report.html of a run again"),
     "merge": ("toa_trl.cli.run_commands:merge", "join runs of one configuration"),
-    "status": ("toa_trl.cli.run_commands:status", "show the progress of a run"),
+    "status": ("toa_trl.cli.run_commands:status", "show the progress of a run or pipeline"),
     "view": ("toa_trl.cli.view:view", "look at runs on a local web page"),
     "audit": ("toa_trl.cli.run_commands:audit", "look for reward hacking and contamination"),
     "calibrate": ("toa_trl.cli.run_commands:calibrate", "mean and standard deviation of a reward"),

@@ -29,6 +29,7 @@ from toa_trl.types import Prompt
 from toa_trl.utils.cards import is_card
 from toa_trl.utils.escape import say
 from toa_trl.utils.files import load_yaml
+from toa_trl.utils.registry import load_object
 from toa_trl.utils.targets import (
     check_complete,
     check_file,
@@ -100,11 +101,14 @@ def report() -> None:
 
 
 def status() -> None:
-    """Show the progress of a run."""
-    parser = _run_parser("Show the progress of a run, while it samples or afterwards.")
+    """Show the progress of a run, or of the stages of a pipeline."""
+    parser = _run_parser("Show the progress of a run or pipeline, while it runs or afterwards.")
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="repeat until the run ends")
     options = parser.parse_args()
-    print_status(options.run, options.watch)
+    if any((options.run / name).is_file() for name in ("pipeline.json", "iteration.json")):
+        load_object("status", "toa_trl.pipeline.status:print_status")(options.run, options.watch)
+    else:
+        print_status(options.run, options.watch)
 
 
 def merge() -> None:

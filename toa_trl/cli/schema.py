@@ -24,6 +24,7 @@ CONFIGURATIONS = {
         "toa_trl.cli.comparison_config:ComparisonConfig",
         "`toa-trl compare --config FILE`",
     ),
+    "run": ("toa_trl.pipeline.config:PipelineConfig", "`toa-trl run pipeline.yaml`"),
     "iterate": (
         "toa_trl.pipeline.iteration:IterationConfig",
         "`toa-trl iterate --config FILE`",

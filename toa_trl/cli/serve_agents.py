@@ -38,6 +38,7 @@ The keys of a server; name, model and port are required:
     args             other options of vLLM: {max-model-len: 8192, enable-prefix-caching: true};
                      true is the flag alone, false is --no-FLAG, a list is several arguments, a
                      mapping is JSON. generation-config is vllm (neutral sampling) unless set here
+    served_names     names under which the model is known; default: that of model
     env              environment variables: {VLLM_CPU_KVCACHE_SPACE: 4}
     reward           true: the reward model of the run (--runner pooling); at most one server
     launcher         replaces the fleet's

@@ -1,35 +1,113 @@
-"""The configuration of rounds of sampling, training and evaluation."""
+"""Rounds of sampling, training and evaluation: a pipeline of three kinds of stages."""
 
-from typing import Annotated, Any
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from toa_trl.agents import ENGINES
-from toa_trl.utils.config import Config, NonNegativeInt, PositiveInt, Text
+from toa_trl.errors import ConfigError
+from toa_trl.pipeline.checks import check_plan
+from toa_trl.pipeline.config import MERGED, Command, PipelineConfig, RoundsConfig, StageConfig
+from toa_trl.pipeline.plan import Plan
+from toa_trl.utils.config import Config, PositiveInt, validate
 from toa_trl.utils.registry import Arguments
 
+SYNTHESIS, EVALUATION = "synthesis", "evaluation"  # folders of a round
 
-class IterationConfig(Config):
+
+def _check_name(name: str) -> str:
+    reserved = name in (SYNTHESIS, EVALUATION) or name.endswith(MERGED)
+    if reserved or not re.fullmatch(r"\w[\w-]*", name):
+        text = f"{name!r} cannot be the name of a folder here; for example sft"
+        raise PydanticCustomError("explained", "{text}", {"text": text})
+    return name
+
+
+def _check_engine(student: Any) -> Any:
+    engine = student.get("engine") if isinstance(student, Mapping) else None
+    if engine is not None and engine not in ("transformers", "vllm"):
+        # a server would keep the model that it has
+        raise ConfigError(f"student.engine: must be transformers or vllm, not {engine!r}")
+    return student
+
+
+class Stage(Config):
+    """One training of every round; it starts from the model of the stage before it."""
+
+    name: Annotated[str, AfterValidator(_check_name)]
+    """Name of its folder."""
+    command: Command
+    """The training as typed in a shell; --model_name_or_path, --dataset_name, --output_dir and
+    --seed are added."""
+    data: Literal["sft", "dpo"]
+    """Folder of the round's synthesis from which it learns."""
+
+
+class IterationConfig(RoundsConfig):
     """A student that improves over rounds of sampling, training and evaluation."""
 
     rounds: PositiveInt = 2
     """Number of rounds."""
-    student: Annotated[dict[str, Any], ENGINES]
+    student: Annotated[dict[str, Any], ENGINES, BeforeValidator(_check_engine)]
     """{name, engine: transformers | vllm, model, ...}: an agent, and the model that is trained."""
     synthesize: dict[str, Any]
     """Keys of `toa-trl synthesize`; the student joins the agents."""
     train: Annotated[
-        list[Annotated[dict[str, Any], Arguments("toa_trl.pipeline.plan:Stage")]],
+        list[Annotated[dict[str, Any], Arguments("toa_trl.pipeline.iteration:Stage")]],
         Field(min_length=1),
     ]
     """Stages of the training of a round: {name, data: sft | dpo, command}."""
     evaluate: dict[str, Any]
     """Keys of `toa-trl evaluate`, on held-out prompts."""
-    seed: NonNegativeInt = 0
-    """Random seed of round 1; each further round adds 1."""
-    prompts_per_round: PositiveInt | None = None
-    """Number of new prompts in each round; by default every round uses the same prompts."""
-    student_from_round: PositiveInt = 1
-    """First round with the student among the agents; in round 1 it is untrained."""
-    output_dir: Text
-    """Folder of all rounds."""
+
+
+class IterationPlan(Plan):
+    """The stages of `toa-trl iterate`: a synthesis, trainings and an evaluation in every round."""
+
+    record = "iteration.json"
+
+    def arranged(self, identity: Mapping[str, Any]) -> dict[str, Any]:
+        """Return an identity in the form that iteration.json has had from the beginning."""
+        stages = dict(identity["stages"])
+        sampling = dict(stages.pop(SYNTHESIS)["config"])
+        sampling["agents"] = {agent["name"]: agent for agent in sampling["agents"]}
+        return {
+            "student": identity["student"],
+            "synthesize": sampling,
+            "evaluate": stages.pop(EVALUATION)["config"],
+            "train": stages,
+            **{key: value for key, value in identity.items() if key not in ("student", "stages")},
+        }
+
+
+def iteration_plan(config: IterationConfig) -> Plan:
+    """Return the checked plan of rounds.
+
+    Raises:
+        ConfigError: a part is invalid, or the parts do not fit together.
+    """
+    settings = config.model_dump()
+    synthesize, train, evaluate = (settings.pop(key) for key in ("synthesize", "train", "evaluate"))
+    trainings = [validate(Stage, entry, f"train[{number}]") for number, entry in enumerate(train)]
+    for name, count in Counter(training.name for training in trainings).items():
+        if count > 1:
+            raise ConfigError(f"train: {count} stages have the name {name!r}")
+    stages = [
+        StageConfig(run="synthesize", name=SYNTHESIS, config=synthesize),
+        *(
+            StageConfig(name=made.name, command=made.command, data=f"{SYNTHESIS}/{made.data}")
+            for made in trainings
+        ),
+        StageConfig(run="evaluate", name=EVALUATION, config=evaluate),
+    ]
+    places = ["synthesize", *(f"train[{number}]" for number in range(len(train))), "evaluate"]
+    pipeline = PipelineConfig.model_construct(
+        **{**PipelineConfig.model_construct(output_dir="").__dict__, **settings, "stages": stages}
+    )
+    plan = IterationPlan(pipeline, [(place, place) for place in places])
+    check_plan(plan)
+    return plan

@@ -1,220 +1,233 @@
-"""The stages of every round: who samples, what is trained, what is evaluated."""
+"""The stages of every round, and what each of them is given."""
 
+import json
 import re
-from collections import Counter
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import AfterValidator, Field
-from pydantic_core import PydanticCustomError
-
-from toa_trl.agents import ENGINES
-from toa_trl.cli.config import SynthesisConfig
-from toa_trl.cli.evaluation_config import EvaluationConfig
+from toa_trl.cli.arguments import find_config
 from toa_trl.errors import ConfigError
 from toa_trl.models.sources import is_adapter
-from toa_trl.sampling.identity import OPERATIONAL_RUN_KEYS, decisive, digest_of_prompts
-from toa_trl.utils.config import Config, NonNegativeInt, PositiveInt, Text, model_of, validate
-from toa_trl.utils.files import read_yaml
-from toa_trl.utils.subprocesses import check_command, configurations
+from toa_trl.pipeline.config import MERGED, PipelineConfig, StageConfig
+from toa_trl.pipeline.fleets import endpoints_of_stage, student_address
+from toa_trl.serving.endpoints import with_endpoints
+from toa_trl.utils.files import expand_home, read_yaml
 
-UNTRAINED = "base"  # name of the student of round 0 in evaluation and report
-MERGED = "-merged"  # suffix of a whole model's folder beside that of its adapter
-
-
-def _check_name(name: str) -> str:
-    reserved = name in ("synthesis", "evaluation") or name.endswith(MERGED)
-    if reserved or not re.fullmatch(r"\w[\w-]*", name):
-        text = f"{name!r} cannot be the name of a folder here; for example sft"
-        raise PydanticCustomError("explained", "{text}", {"text": text})
-    return name
+UNTRAINED = "base"  # name of the student before any training, in evaluations and as a start
+GATE = "gate.json"
+REFERENCE = re.compile(r"stage:([\w-]+)(?:/(.+))?")
 
 
-def _check_command(command: str) -> str:
-    try:
-        check_command("", command)
-    except ConfigError as error:
-        text = str(error).removeprefix(": ")
-        raise PydanticCustomError("explained", "{text}", {"text": text}) from error
-    return command
-
-
-class Stage(Config):
-    """One training of every round; it starts from the model of the stage before it."""
-
-    name: Annotated[str, AfterValidator(_check_name)]
-    """Name of its folder."""
-    command: Annotated[str, AfterValidator(_check_command)]
-    """The training as typed in a shell; --model_name_or_path, --dataset_name, --output_dir and
-    --seed are added."""
-    data: Literal["sft", "dpo"]
-    """Folder of the round's synthesis from which it learns."""
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What decides the result of the stage on given data."""
-        files = {str(file): read_yaml(file) for file in configurations(self.command)}
-        return {"command": self.command, "data": self.data, "configurations": files}
-
-
-@dataclass(frozen=True)
 class Plan:
-    """Rounds of sampling, training and evaluation.
+    """Stages, once or round after round.
 
     Args:
-        student: an agent's entry, engine transformers or vllm; round 1 trains its model.
-        synthesize: keys of `toa-trl synthesize`; the student joins the agents.
-        train: entries of `Stage`; an adapter that a stage leaves is merged into its base.
-        evaluate: keys of `toa-trl evaluate`; its prompts are held out.
-        output_dir: folder of all rounds.
-        seed: of sampling and training in round 1; each further round adds 1.
-        prompts_per_round: number of new prompts in each round; None: every round uses the same.
-        student_from_round: first round with the student among the agents; in round 1 it is
-            untrained.
+        config: the stages, and what they have in common.
+        places: of each stage, the path of its entry for errors, and that of its configuration; by
+            default those of a pipeline.
 
-    Raises:
-        ConfigError: an argument is invalid.
+    `toa_trl.pipeline.checks` checks one, `toa_trl.pipeline.run` runs it.
     """
 
-    student: Annotated[dict[str, Any], ENGINES]
-    synthesize: dict[str, Any]
-    train: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    evaluate: dict[str, Any]
-    output_dir: Text
-    seed: NonNegativeInt = 0
-    prompts_per_round: PositiveInt | None = None
-    student_from_round: PositiveInt = 1
+    record = "pipeline.json"
 
-    def __post_init__(self) -> None:
-        """Check every argument, before anything is spent."""
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        engine = self.student.get("engine") if isinstance(self.student, dict) else None
-        if engine is not None and engine not in ("transformers", "vllm"):
-            # a server would keep the model that it has
-            raise ConfigError(f"student.engine: must be transformers or vllm, not {engine!r}")
-        validate(model_of(type(self)), given)
-        own = {
-            "synthesize": ["seed", "output_dir", "skip_prompts"],
-            "evaluate": ["models", "baseline", "results", "output_dir"],
+    def __init__(
+        self, config: PipelineConfig, places: Sequence[tuple[str, str]] | None = None
+    ) -> None:
+        self.config = config
+        self.stages = config.stages
+        self.output = Path(config.output_dir)
+        entries = [f"stages[{number}]" for number in range(len(self.stages))]
+        given = places or [(entry, f"{entry}.config") for entry in entries]
+        self._places = {
+            stage.folder: place for stage, place in zip(self.stages, given, strict=True)
         }
-        if self.prompts_per_round is not None:
-            own["synthesize"].append("num_prompts")
-        for part, keys in own.items():
-            for key in keys:
-                if key in given[part]:
-                    raise ConfigError(f"{part}.{key}: is set by the round; omit the key")
-        for key in ("name", "model"):
-            if not self.student.get(key):
-                raise ConfigError(f"student: the key {key!r} is missing")
-        for name, count in Counter(stage.name for stage in self.stages).items():
-            if count > 1:
-                raise ConfigError(f"train: {count} stages have the name {name!r}")
-        self._check_agents()
-        validate(SynthesisConfig, self.synthesis(1), "synthesize")
-        validate(EvaluationConfig, self.evaluation(0), "evaluate")
 
-    def _check_agents(self) -> None:
-        agents = self.synthesize.get("agents")
-        validate(Annotated[list[dict[str, Any]], Field(min_length=1)], agents, "synthesize.agents")
-        names = [agent.get("name") for agent in self._agents]
-        if None in names or len({*names, self.student["name"]}) <= len(names):
-            raise ConfigError(
-                "synthesize.agents: names must be different from each other and from the "
-                f"student's, not {names}"
-            )
+    @property
+    def keys_set(self) -> dict[str, list[str]]:
+        """Which keys of a stage's configuration are set by the plan, by its command."""
+        own = {"synthesize": ["seed", "output_dir"], "evaluate": ["results", "output_dir"]}
+        if self.rounds is not None:
+            own["synthesize"].append("skip_prompts")
+            own["evaluate"] = ["models", "baseline", *own["evaluate"]]
+        if self.config.prompts_per_round is not None:
+            own["synthesize"].append("num_prompts")
+        return own
+
+    @property
+    def rounds(self) -> int | None:
+        """Number of rounds; None: the stages run once."""
+        return self.config.rounds
+
+    @property
+    def student(self) -> dict[str, Any]:
+        """Entry of the student; empty if there is none."""
+        return dict(self.config.student or {})
 
     @cached_property
-    def stages(self) -> list[Stage]:
-        """The trainings of a round."""
-        return [
-            validate(Stage, entry, f"train[{number}]") for number, entry in enumerate(self.train)
-        ]
+    def trainings(self) -> list[StageConfig]:
+        """The stages that train the student, in order."""
+        return [stage for stage in self.stages if stage.trains_student]
+
+    def stage(self, name: str) -> StageConfig:
+        """Return the stage with this name."""
+        return next(stage for stage in self.stages if stage.folder == name)
+
+    def place(self, stage: StageConfig) -> str:
+        """Return the path of a stage's entry, for errors."""
+        return self._places[stage.folder][0]
+
+    def arranged(self, identity: Mapping[str, Any]) -> dict[str, Any]:
+        """Return an identity in the form in which it is recorded."""
+        return dict(identity)
+
+    def place_of_config(self, stage: StageConfig) -> str:
+        """Return the path of the keys of a stage's command, for errors."""
+        return self._places[stage.folder][1]
+
+    def label(self, stage: StageConfig, number: int) -> str:
+        """Return what a stage of a round is called."""
+        return stage.folder if self.rounds is None else f"round {number}, {stage.folder}"
 
     def folder(self, number: int, name: str) -> Path:
         """Return the folder of a stage of a round."""
-        return Path(self.output_dir) / f"round-{number}" / name
+        parent = self.output if self.rounds is None else self.output / f"round-{number}"
+        return parent / name
+
+    def before(self, stage: StageConfig) -> list[StageConfig]:
+        """Return the stages before a stage."""
+        return self.stages[: self.stages.index(stage)]
+
+    def trained(self, number: int) -> str:
+        """Return the model that a round has trained; that of round 0 is the untrained student."""
+        if number == 0 or not self.trainings:
+            return str(self.student["model"])
+        return str(whole_model(self.folder(number, self.trainings[-1].folder)))
+
+    def accepted(self, number: int) -> int:
+        """Return the last round, up to this one, whose student the gate has accepted."""
+        while number > 0:
+            file = self.output / f"round-{number}" / GATE
+            if not file.is_file() or json.loads(file.read_text(encoding="utf-8"))["accepted"]:
+                break
+            number -= 1
+        return number
 
     def model(self, number: int) -> str:
-        """Return the student's model after a round."""
-        if number == 0:
-            return str(self.student["model"])
-        return str(whole_model(self.folder(number, self.stages[-1].name)))
+        """Return the student's model after a round: the best one if a gate has refused later."""
+        return self.trained(self.accepted(number))
 
-    def synthesis(self, number: int) -> dict[str, Any]:
-        """Return the configuration of `toa-trl synthesize` in a round."""
-        agents, num = list(self._agents), self.prompts_per_round
-        if number >= self.student_from_round:
-            agents.append({**self.student, "model": self.model(number - 1)})
-        share = {} if num is None else {"num_prompts": num, "skip_prompts": (number - 1) * num}
-        own = {
-            "agents": agents,
-            "seed": self.seed + number - 1,
-            "output_dir": str(self.folder(number, "synthesis")),
+    def start(self, stage: StageConfig, number: int) -> str | None:
+        """Return the model that a training starts from; None: that of its own configuration."""
+        earlier = [other for other in self.before(stage) if other.trains_student]
+        if stage.model is not None and stage.model != UNTRAINED:
+            names = [other.folder for other in self.before(stage) if other.is_training]
+            if stage.model in names:
+                return str(whole_model(self.folder(number, stage.model)))
+            return stage.model
+        if stage.run == "reward":
+            return None
+        if earlier and stage.model is None:
+            return str(whole_model(self.folder(number, earlier[-1].folder)))
+        if not self.student:
+            return None
+        fresh = stage.model == UNTRAINED or self.config.start_from == "base"
+        return self.model(0 if fresh or self.rounds is None else number - 1)
+
+    def data(self, stage: StageConfig, number: int) -> Path | None:
+        """Return the folder of the data that a stage takes; None: of its own configuration."""
+        if stage.data is not None:
+            name, _, rest = stage.data.partition("/")
+            return self.folder(number, name) / rest
+        makers = [other.folder for other in self.before(stage) if other.makes_data]
+        return self.folder(number, makers[-1]) if makers else None
+
+    def keys(self, stage: StageConfig) -> dict[str, Any]:
+        """Return the configuration of a stage as the user gave it, with its options."""
+        content = stage.config
+        if isinstance(content, str):
+            content = expand_home(read_yaml(find_config(content), place=self.place(stage) + ": "))
+        return {**content, **stage.options}
+
+    def content(self, stage: StageConfig, number: int) -> dict[str, Any]:
+        """Return the configuration of a stage of a round, as its command takes it."""
+        content: dict[str, Any] = self._resolved(self.keys(stage), stage, number)
+        if stage.run == "synthesize":
+            content |= self._synthesis(content, stage, number)
+        elif stage.run == "evaluate":
+            content |= self._evaluation(content, stage, number)
+        if stage.servers:
+            content = with_endpoints(content, endpoints_of_stage(self, stage, number), "servers")
+        return content
+
+    def _synthesis(
+        self, content: Mapping[str, Any], stage: StageConfig, number: int
+    ) -> dict[str, Any]:
+        own: dict[str, Any] = {
+            "seed": self.config.seed + number - 1,
+            "output_dir": str(self.folder(number, stage.folder)),
         }
-        return {**self.synthesize, **share, **own}
+        num = self.config.prompts_per_round
+        if num is not None:
+            own |= {"num_prompts": num, "skip_prompts": (number - 1) * num}
+        if self.rounds is not None and number >= self.config.student_from_round:
+            model = self.model(number - 1)
+            own["agents"] = [*content["agents"], self.student_entry(stage, number, model=model)]
+        return own
 
-    def evaluation(self, number: int) -> dict[str, Any]:
-        """Return the configuration of `toa-trl evaluate` after a round: of all students so far."""
-        entry = {key: value for key, value in self.student.items() if key != "price"}
-        names = [UNTRAINED, *(f"round-{index}" for index in range(1, number + 1))]
-        own = {
-            "models": [
-                {**entry, "name": name, "model": self.model(index)}
-                for index, name in enumerate(names)
-            ],
-            "baseline": UNTRAINED,
-            "results": str(self.folder(number, "evaluation") / "results.json"),
-            "output_dir": str(Path(self.output_dir) / "outputs"),
-        }
-        return {**self.evaluate, **own}
+    def _evaluation(
+        self, content: Mapping[str, Any], stage: StageConfig, number: int
+    ) -> dict[str, Any]:
+        folder = self.folder(number, stage.folder)
+        own: dict[str, Any] = {"results": str(folder / "results.json")}
+        own["output_dir"] = str(self.output / "outputs")
+        if "models" in content:
+            return own
+        students = self.students(stage, number)
+        entries = [self.student_entry(stage, number, **student) for student in students]
+        own["models"] = [{k: v for k, v in entry.items() if k != "price"} for entry in entries]
+        return {**own, "baseline": content.get("baseline") or UNTRAINED}
 
-    def identity(self, rounds: int) -> dict[str, Any]:
-        """Return everything that decides the rounds except their number, as JSON values.
+    def students(self, stage: StageConfig, number: int) -> list[dict[str, str]]:
+        """Return name and model of every student so far, for an evaluation."""
+        if self.rounds is not None:
+            names = [UNTRAINED, *(f"round-{index}" for index in range(1, number + 1))]
+            return [
+                {"name": name, "model": self.trained(index)} for index, name in enumerate(names)
+            ]
+        trained = [
+            {"name": other.folder, "model": str(whole_model(self.folder(1, other.folder)))}
+            for other in self.before(stage)
+            if other.trains_student
+        ]
+        return [{"name": UNTRAINED, "model": self.trained(0)}, *trained]
 
-        Raises:
-            ConfigError: too few prompts for so many rounds, or a held-out one is among them.
-        """
-        everything = {**self.synthesize, "output_dir": self.output_dir}
-        prompts = validate(SynthesisConfig, everything, "synthesize").load_prompts()
-        heldout = validate(EvaluationConfig, self.evaluation(0), "evaluate").load_prompts()
-        needed = rounds * (self.prompts_per_round or 0)
-        if len(prompts) < needed:
-            raise ConfigError(
-                f"prompts_per_round: {rounds} rounds need {needed} prompts; there are "
-                f"{len(prompts)}"
-            )
-        trained_on = {prompt.messages for prompt in prompts}
-        seen = [prompt.id for prompt in heldout if prompt.messages in trained_on]
-        if seen:
-            raise ConfigError(
-                f"evaluate: {len(seen)} of its prompts are among those of synthesize, such as "
-                f"{seen[0]!r}"
-            )
-        sampling = {
-            k: value for k, value in self.synthesize.items() if k not in OPERATIONAL_RUN_KEYS
-        }
-        sampling["agents"] = {agent["name"]: agent for agent in self._agents}
-        sampling["prompts"] = digest_of_prompts(prompts)
-        return dict(
-            decisive(
-                {
-                    "student": self.student,
-                    "synthesize": sampling,
-                    "train": {stage.name: stage.identity for stage in self.stages},
-                    "evaluate": {**self.evaluate, "prompts": digest_of_prompts(heldout)},
-                    "seed": self.seed,
-                    "prompts_per_round": self.prompts_per_round,
-                    "student_from_round": self.student_from_round,
-                }
-            )
-        )
+    def student_entry(self, stage: StageConfig, number: int, **keys: str) -> dict[str, Any]:
+        """Return the student as an agent, with its address if a server of the stage serves it."""
+        entry = {**self.student, **keys}
+        if entry.get("engine") == "openai":
+            entry |= student_address(self, stage, number)
+        return entry
 
-    @property
-    def _agents(self) -> list[dict[str, Any]]:
-        agents: list[dict[str, Any]] = self.synthesize["agents"]
-        return agents
+    def _resolved(self, value: Any, stage: StageConfig, number: int) -> Any:
+        """Return a value in which stage:NAME is the folder, or the whole model, of that stage."""
+        if isinstance(value, Mapping):
+            return {key: self._resolved(part, stage, number) for key, part in value.items()}
+        if isinstance(value, list):
+            return [self._resolved(part, stage, number) for part in value]
+        matched = REFERENCE.fullmatch(value) if isinstance(value, str) else None
+        if matched is None:
+            return value
+        name, rest = matched.groups()
+        others = {other.folder: other for other in self.before(stage)}
+        if name not in others:
+            raise ConfigError(f"{self.place(stage)}: {value!r} names no stage before it")
+        folder = self.folder(number, name)
+        if others[name].is_training and not rest:
+            return str(whole_model(folder))
+        return str(folder / (rest or ""))
 
 
 def whole_model(folder: Path) -> Path:

@@ -6,19 +6,34 @@ import json
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from toa_trl.errors import ConfigError
+from toa_trl.errors import ConfigError, ToaError
 from toa_trl.utils.files import replace_text
 from toa_trl.utils.subprocesses import GRACE_S, failed, run_command
 from toa_trl.utils.targets import is_json
 
 COMPLETE = "complete.json"
+POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class Servers:
+    """The servers that run during a step, under `toa-trl serve-agents`."""
+
+    labels: Sequence[str]
+    """Their names."""
+    argv: Sequence[str]
+    """Command that runs them until it is stopped."""
+    endpoints: Path
+    """File that it writes once all of them are healthy."""
+    log: Path
+    """File with its output."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +47,14 @@ class Step:
     argv: Sequence[str]
     """The command."""
     leaves: str
-    """Pattern of the files in the folder that it leaves if it succeeds."""
+    """Pattern of the files in the folder that it leaves if it succeeds; empty: it leaves none."""
     restart: bool = False
     """Remove what an interrupted attempt has left, or move it aside if it is not certain that this
     package wrote it."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of the command."""
+    servers: Servers | None = None
+    """Servers that are started before the command and stopped after it."""
 
     @property
     def log(self) -> Path:
@@ -69,12 +88,49 @@ class Runner:
         if step.restart and folder.exists():
             _clear(folder)
         start = time.monotonic()
-        self.say(f"{time.strftime('%H:%M:%S')} {step.name} (log: {step.log})")
-        code = await run_command(step.argv, step.log, [self.lock])
-        if code or not any(folder.glob(step.leaves)):
+        if step.servers is None:
+            code = await self._command(step)
+        else:
+            code = await self._command_with(step, step.servers)
+        if code or (step.leaves and not any(folder.glob(step.leaves))):
             problem = f"ended with code {code}" if code else f"left no {step.leaves}"
             raise failed(f"{step.name}: {problem}", step.log)
+        folder.mkdir(exist_ok=True)
         mark_complete(folder, command=list(step.argv), seconds=time.monotonic() - start)
+
+    async def _command(self, step: Step) -> int:
+        self._say(f"{step.name} (log: {step.log})")
+        return await run_command(step.argv, step.log, [self.lock], step.environment)
+
+    async def _command_with(self, step: Step, servers: Servers) -> int:
+        """Run the command of a step while its servers run.
+
+        Raises:
+            ToaError: the servers have ended, or were not healthy in time.
+        """
+        self._say(f"{step.name}: starting {', '.join(servers.labels)} (log: {servers.log})")
+        servers.endpoints.unlink(missing_ok=True)  # left by a process that was killed
+        serving = asyncio.create_task(run_command(servers.argv, servers.log, [self.lock]))
+        command: asyncio.Task[int] | None = None
+        try:
+            while not servers.endpoints.is_file() and not serving.done():
+                await asyncio.sleep(POLL_S)
+            if not serving.done():
+                command = asyncio.create_task(self._command(step))
+                await asyncio.wait([serving, command], return_when=asyncio.FIRST_COMPLETED)
+            if command is None or not command.done():
+                lines = servers.log.read_text(encoding="utf-8", errors="replace").splitlines()
+                reason = lines[-1].removeprefix("stopped: ") if lines else "no output"
+                raise ToaError(f"{step.name}: its servers have ended: {reason}")
+            return command.result()
+        finally:
+            tasks = [task for task in (command, serving) if task is not None]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _say(self, event: str) -> None:
+        self.say(f"{time.strftime('%H:%M:%S')} {event}")
 
 
 def is_complete(folder: Path) -> bool:

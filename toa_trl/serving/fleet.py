@@ -1,4 +1,4 @@
-"""A fleet of vLLM servers for agents and the reward model: fleet.yaml, and the endpoints file.
+"""A fleet of vLLM servers for agents and the reward model: fleet.yaml.
 
 `toa_trl/serving/supervisor.py` keeps a fleet running.
 """
@@ -8,12 +8,11 @@ import os
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr
 
 from toa_trl.errors import ConfigError
@@ -26,7 +25,7 @@ from toa_trl.utils.config import (
     Text,
     validate,
 )
-from toa_trl.utils.files import expand_home, read_yaml, replace_text
+from toa_trl.utils.files import expand_home, read_yaml
 
 LOCAL = ("127.0.0.1", "localhost")
 # options of vLLM that other keys set
@@ -102,6 +101,8 @@ class ServerConfig(Config):
     """Further options of vLLM: true is the bare flag, false --no-FLAG, a mapping becomes JSON."""
     env: dict[str, str | int | float] = Field(default_factory=dict)
     """Environment variables of the server."""
+    served_names: list[Text] = Field(default_factory=list)
+    """Names under which the model is known; by default that of `model`."""
     reward: bool = False
     """Whether this is the run's reward model (--runner pooling); at most one server."""
     launcher: Launcher | None = None
@@ -123,6 +124,7 @@ class ServerConfig(Config):
         size = self.tensor_parallel or max(1, len(self.placement[0]))
         given |= {"tensor-parallel-size": size} if size > 1 else {}
         given |= {"gpu-memory-utilization": self.memory_share} if self.memory_share else {}
+        given |= {"served-model-name": self.served_names} if self.served_names else {}
         given |= {"chat-template": self.chat_template} if self.chat_template else {}
         options = []
         for name, value in {**given, **self.args}.items():
@@ -259,95 +261,3 @@ def load_fleet(path: Path) -> FleetConfig:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     return fleet
-
-
-def write_endpoints(fleet: FleetConfig) -> None:
-    """Write the endpoints file of a fleet atomically."""
-    agents: dict[str, dict[str, Any]] = {}
-    content: dict[str, Any] = {"agents": agents}
-    for server in fleet.servers:
-        urls = [fleet.url(replica) for replica in fleet.replicas if replica.server is server]
-        entry = {"model": server.model, "base_url": urls}
-        if server.reward:
-            content["reward"] = entry
-        else:
-            agents[server.name] = entry
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    replace_text(Path(fleet.endpoints), text)
-
-
-class _Served(Config):
-    model: Text
-    base_url: list[Text]
-
-
-class Endpoints(Config):
-    """The contents of the endpoints file."""
-
-    agents: dict[str, _Served]
-    """Model and base URLs by the agents' names."""
-    reward: _Served | None = None
-    """The reward model, if the fleet has one."""
-
-
-def load_endpoints(path: Path | str) -> Endpoints:
-    """Read the endpoints file of a running fleet.
-
-    Raises:
-        ConfigError: there is no such file (no fleet is running), or its contents are invalid.
-    """
-    remedy = "; start `toa-trl serve-agents` first, and wait until it reports that it is ready"
-    content = read_yaml(Path(path), remedy=remedy)
-    try:
-        endpoints: Endpoints = validate(Endpoints, content)
-    except ConfigError as error:
-        raise ConfigError(
-            f"{path}: not a file of `toa-trl serve-agents` ({error}); start it again"
-        ) from None
-    return endpoints
-
-
-def apply_endpoints(
-    agents: Sequence[Mapping[str, Any]], reward: Mapping[str, Any], path: Path | str
-) -> tuple[list[Any], dict[str, Any]]:
-    """Return the entries of a run with the fleet's `base_url`, and `model` where none is given.
-
-    Agents (engine: openai) are found by name, also a judge's; a reward (kind: vllm) is the fleet's
-    only one, also as part of a combination. Entries with a base_url, and those of other engines or
-    kinds, are unchanged.
-
-    Raises:
-        ConfigError: the fleet is not running, does not serve this agent or reward, or serves
-            another model for it.
-    """
-    endpoints = load_endpoints(path)
-
-    def complete(label: str, entry: dict[str, Any], served: _Served | None) -> dict[str, Any]:
-        if "base_url" in entry:
-            return entry
-        if served is None:
-            names = ", ".join([*endpoints.agents, *(["a reward"] if endpoints.reward else [])])
-            raise ConfigError(
-                f"{label}: {path} does not list it, only {names}; add it to fleet.yaml, "
-                "or set base_url"
-            )
-        if entry.get("model", served.model) != served.model:
-            raise ConfigError(
-                f"{label}.model: {path} serves {served.model!r}, not {entry['model']!r}"
-            )
-        return {**entry, **served.model_dump()}
-
-    def completed(entry: Any) -> Any:
-        if isinstance(entry, list | tuple):
-            return [completed(part) for part in entry]
-        if not isinstance(entry, Mapping):
-            return entry  # invalid entries are reported where agents and rewards are made
-        entry = {key: completed(value) for key, value in entry.items()}
-        if entry.get("engine") == "openai":
-            name = str(entry.get("name"))
-            return complete(f"agent {name!r}", entry, endpoints.agents.get(name))
-        if entry.get("kind") == "vllm":
-            return complete("reward 'vllm'", entry, endpoints.reward)
-        return entry
-
-    return [completed(entry) for entry in agents], completed(reward)

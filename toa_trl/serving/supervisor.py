@@ -20,7 +20,8 @@ from pathlib import Path
 import aiohttp
 
 from toa_trl.errors import ConfigError, ToaError
-from toa_trl.serving.fleet import LOCAL, FleetConfig, Replica, load_endpoints, write_endpoints
+from toa_trl.serving.endpoints import load_endpoints, write_endpoints
+from toa_trl.serving.fleet import LOCAL, FleetConfig, Replica
 from toa_trl.utils import guard
 from toa_trl.utils.targets import check_ours
 

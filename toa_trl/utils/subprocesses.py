@@ -6,7 +6,7 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from toa_trl.errors import ConfigError, ToaError
@@ -41,7 +41,12 @@ def configurations(command: str) -> list[Path]:
     return [Path(part) for part in shlex.split(command) if part.endswith((".yaml", ".yml"))]
 
 
-async def run_command(argv: Sequence[str], log: Path, held: Sequence[int] = ()) -> int:
+async def run_command(
+    argv: Sequence[str],
+    log: Path,
+    held: Sequence[int] = (),
+    environment: Mapping[str, str] | None = None,
+) -> int:
     """Run a command to its end, and end all its processes if this one ends.
 
     On Linux that includes the case that this process is ended by `kill -9`.
@@ -52,6 +57,7 @@ async def run_command(argv: Sequence[str], log: Path, held: Sequence[int] = ()) 
         log: file that receives the output; replaced if it exists.
         held: file descriptors that stay open until every process of the command has ended, such as
             those of locks.
+        environment: variables besides those of this process.
 
     Returns:
         The exit code of the command.
@@ -68,7 +74,7 @@ async def run_command(argv: Sequence[str], log: Path, held: Sequence[int] = ()) 
             stdin=asyncio.subprocess.PIPE,  # watched by the guard
             stdout=output,
             stderr=asyncio.subprocess.STDOUT,
-            env={**os.environ, "PATH": _path()},
+            env={**os.environ, "PATH": _path(), **(environment or {})},
             start_new_session=True,  # the children of a launcher end with its process group
             pass_fds=held,
         )

@@ -1,0 +1,242 @@
+"""`toa-trl run`: what every stage is given, what is refused, and what a kill leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.helpers import wait
+from tests.pipeline.conftest import plan_of, with_stage
+from toa_trl.cli.main import run as command
+from toa_trl.errors import ConfigError, ToaError
+from toa_trl.pipeline.run import run_plan
+
+Seen = Callable[[], list[dict[str, Any]]]
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def option(argv: list[str], name: str) -> str:
+    return argv[argv.index(f"--{name}") + 1]
+
+
+def test_every_stage_is_given_what_the_stages_before_it_left(
+    pipeline: dict[str, Any], stub: Seen
+) -> None:
+    lines: list[str] = []
+    wait(run_plan(plan_of(pipeline), lines.append))
+    out = pipeline["output_dir"]
+    given = {seen["argv"][0]: seen for seen in stub()}
+    assert list(given) == [
+        *("synthesize", "data", "sft", "merge-adapter", "dpo", "evaluate", "push")
+    ]
+    assert given["synthesize"]["config"]["output_dir"] == f"{out}/synthesize"
+    assert given["data"]["argv"] == [
+        *("data", f"{out}/synthesize", "--output", f"{out}/data", "--recipe", "best", "--trust")
+    ]
+    sft, dpo = given["sft"]["argv"], given["dpo"]["argv"]
+    assert given["sft"]["config"] == {"learning_rate": 0.1, "use_peft": True}
+    assert (option(sft, "model_name_or_path"), option(sft, "dataset_name")) == (
+        "untrained",
+        f"{out}/data",
+    )
+    assert given["dpo"]["config"] == {"beta": 0.1}
+    # from the whole model, not from the adapter
+    assert option(dpo, "model_name_or_path") == f"{out}/sft-merged"
+    assert option(dpo, "dataset_name") == f"{out}/synthesize"
+    models = given["evaluate"]["config"]["models"]
+    assert [(model["name"], model["model"]) for model in models] == [
+        ("base", "untrained"),
+        ("sft", f"{out}/sft-merged"),
+        ("dpo", f"{out}/dpo"),
+    ]
+    assert given["push"]["argv"] == ["push", f"{out}/data", "me/data", "--private"]
+    assert set(json.loads(Path(out, "results.json").read_text())["student"]) == {
+        *("base", "sft", "dpo")
+    }
+    assert [line.split()[1] for line in lines] == [
+        *("synthesize", "data", "sft", "sft-merged", "dpo", "evaluate", "push")
+    ]
+
+    lines.clear()
+    wait(run_plan(plan_of(pipeline), lines.append))
+    assert lines == []  # nothing runs twice
+
+
+def test_a_stage_names_its_model_its_data_and_what_others_left(
+    pipeline: dict[str, Any], stub: Seen
+) -> None:
+    content = with_stage(pipeline, 3, model="base", config={"ref_model": "stage:sft"})
+    plan, out = plan_of(content), pipeline["output_dir"]
+    assert plan.start(plan.stages[3], 1) == "untrained"
+    assert plan.content(plan.stages[3], 1) == {"ref_model": f"{out}/sft"}
+    content = with_stage(pipeline, 3, model="some/model", data="synthesize/dpo")
+    plan = plan_of(content)
+    assert plan.start(plan.stages[3], 1) == "some/model"
+    assert plan.data(plan.stages[3], 1) == Path(out, "synthesize/dpo")
+
+
+@pytest.mark.parametrize(
+    ("number", "keys", "message"),
+    [
+        (2, {"run": "stf"}, r"stages\[2\]\.run: must be one of .*did you mean 'sft'"),
+        (2, {"run": None}, r"stages\[2\]: needs either run or command"),
+        (2, {"command": "python x.py"}, r"stages\[2\]: needs either run or command"),
+        (2, {"name": "dpo"}, "stages: 2 stages have the name 'dpo'"),
+        (2, {"name": "../sft"}, r"stages\[2\]\.name: .* cannot be the name of a folder"),
+        (2, {"data": "evaluate"}, r"stages\[2\]\.data: must be a synthesize or data stage"),
+        (2, {"config": "demo/sfft"}, r"demo/sfft cannot be read.*did you mean 'demo/sft'"),
+        (3, {"config": {"ref_model": "stage:evaluate"}}, r"stages\[3\]: .* names no stage before"),
+        (0, {"options": {"serach": "toa"}}, r"stages\[0\]\.config: unknown key 'serach'"),
+        (0, {"options": {"seed": 1}}, r"stages\[0\]\.config\.seed: is set by the pipeline"),
+        (0, {"options": {"prompts": "none.jsonl"}}, "none.jsonl"),
+        (0, {"servers": ["llama"]}, r"stages\[0\]\.servers: there is no server 'llama'"),
+        (4, {"options": {"prompts": "none.jsonl"}}, "none.jsonl"),
+        (5, {"config": {}}, r"stages\[5\]\.config: the key 'repo_id' is missing"),
+        (2, {"gpus": [0, 0]}, r"stages\[2\]\.gpus: GPU 0 is named 2 times"),
+    ],
+)
+def test_a_mistake_in_a_stage_is_one_line_before_the_first_stage(
+    number: int, keys: dict[str, Any], message: str, pipeline: dict[str, Any], stub: Seen
+) -> None:
+    with pytest.raises(ConfigError, match=message) as raised:
+        wait(run_plan(plan_of(with_stage(pipeline, number, **keys)), quiet))
+    assert len(str(raised.value).splitlines()) == 1
+    assert not Path(pipeline["output_dir"]).exists()
+
+
+@pytest.mark.parametrize(
+    ("removed", "keys", "message"),
+    [
+        ([0, 1], {}, r"stages\[1\]\.data: must be a synthesize or data stage"),
+        ([0, 1, 3], {}, r"stages\[2\]: push has no run; put synthesize"),
+        ([2, 3], {"student": None}, r"evaluate has no models"),
+        ([], {"student": None}, r"stages\[2\]: sft has no model"),
+        ([0], {}, r"stages\[0\]: data has no run"),
+        ([], {"gate": {}}, "rounds: the key is missing"),
+        ([], {"rounds": 2, "student": None}, "student: the key is missing; rounds train it"),
+        ([4], {"rounds": 2, "gate": {}}, "gate: needs held-out prompts"),
+        (
+            [],
+            {"rounds": 2, "gate": {"metric": "mean_reward"}},
+            r"gate\.metric: .* measures no mean_reward",
+        ),
+        ([], {"rounds": 2, "prompts_per_round": 4}, "2 rounds need 8 prompts; there are 6"),
+    ],
+)
+def test_a_missing_input_is_one_line_before_the_first_stage(
+    removed: list[int], keys: dict[str, Any], message: str, pipeline: dict[str, Any], stub: Seen
+) -> None:
+    stages = [stage for n, stage in enumerate(pipeline["stages"]) if n not in removed]
+    content = {k: v for k, v in {**pipeline, "stages": stages, **keys}.items() if v is not None}
+    with pytest.raises(ConfigError, match=message) as raised:
+        wait(run_plan(plan_of(content), quiet))
+    assert len(str(raised.value).splitlines()) == 1
+    assert not Path(pipeline["output_dir"]).exists()
+
+
+def test_a_training_needs_data(pipeline: dict[str, Any]) -> None:
+    pipeline["stages"] = [{"run": "dpo"}]
+    with pytest.raises(ConfigError, match=r"stages\[0\]: dpo has no data; put synthesize or data"):
+        plan_of(pipeline)
+
+
+def test_held_out_prompts_are_not_trained_on(pipeline: dict[str, Any], stub: Seen) -> None:
+    prompts = pipeline["stages"][0]["config"]["prompts"]
+    content = with_stage(pipeline, 4, config={"prompts": prompts})
+    with pytest.raises(ConfigError, match=r"stages\[4\]\.config: 6 of its prompts are among those"):
+        wait(run_plan(plan_of(content), quiet))
+
+
+def test_what_has_begun_cannot_change_and_what_has_not_can(
+    pipeline: dict[str, Any], stub: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait(run_plan(plan_of({**pipeline, "stages": pipeline["stages"][:4]}), quiet))
+    changed = with_stage(pipeline, 3, config={"beta": 0.2})
+    with pytest.raises(ConfigError, match=r"stages\.dpo\.config\.beta: 0\.1 -> 0\.2"):
+        wait(run_plan(plan_of(changed), quiet))
+    further = with_stage(pipeline, 5, config={"repo_id": "me/other"})
+    wait(run_plan(plan_of(further), quiet))
+    assert stub()[-1]["argv"][2] == "me/other"
+
+
+def killed_at(name: str, content: dict[str, Any]) -> None:
+    """Kill a pipeline by SIGKILL while a stage has written a part."""
+    part = Path(content["output_dir"], name, "part")
+    child = os.fork()
+    if not child:
+        os.environ["STUB_HANGS"] = name
+        try:
+            wait(run_plan(plan_of(content), quiet))
+        finally:
+            os._exit(3)
+    end = time.monotonic() + 60
+    while not part.exists():
+        assert time.monotonic() < end
+        assert os.waitpid(child, os.WNOHANG) == (0, 0), f"{name}: ended by itself"
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def test_killed_in_every_stage_it_ends_as_one_that_was_never_killed(
+    pipeline: dict[str, Any], stub: Seen, tmp_path: Path
+) -> None:
+    whole = {**pipeline, "output_dir": str(tmp_path / "whole")}
+    wait(run_plan(plan_of(whole), quiet))
+    num_commands = len(stub())
+    for name in ("synthesize", "data", "sft", "sft-merged", "dpo", "evaluate", "push"):
+        killed_at(name, pipeline)
+    wait(run_plan(plan_of(pipeline), quiet))
+    assert len(stub()) == 2 * num_commands + 7  # each that was killed ran twice, no other
+    resumed = [seen["argv"][0] for seen in stub() if "--resume_from_checkpoint" in seen["argv"]]
+    assert resumed == ["sft", "dpo"]
+    one, two = Path(whole["output_dir"]), Path(pipeline["output_dir"])
+    files = [path.relative_to(one) for path in one.rglob("*") if path.is_file()]
+    kept = ("data", "model.safetensors", "results.json", "pipeline.json")
+    compared = [file for file in files if file.name in kept]
+    assert len(compared) >= 7
+    for file in compared:
+        assert (one / file).read_text() == (two / file).read_text(), file
+
+
+def test_a_stage_that_fails_shows_its_last_lines(
+    pipeline: dict[str, Any], stub: Seen, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = with_stage(pipeline, 2, run=None, name="sft", command="python -c 1/0", config=None)
+    with pytest.raises(ToaError, match=r"sft: ended with code 1; (?s:.*)ZeroDivisionError"):
+        wait(run_plan(plan_of(content), quiet))
+    command(["status", pipeline["output_dir"]])
+    out = capsys.readouterr().out
+    assert "not running" in out
+    states = {line.split()[0]: line.split()[1].strip(",") for line in out.splitlines()[1:]}
+    assert states == {
+        "synthesize": "complete",
+        "data": "complete",
+        "sft": "interrupted",
+        "dpo": "waiting",
+        "evaluate": "waiting",
+        "push": "waiting",
+    }
+
+
+def test_a_dry_run_prints_the_plan_and_starts_nothing(
+    pipeline: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(yaml.safe_dump({**pipeline, "machine": {"gpus": 1}, "dry_run": True}))
+    command(["run", str(file)])
+    out = capsys.readouterr().out
+    for stage in pipeline["stages"]:
+        assert f"  {stage['run']}" in out
+    assert not Path(pipeline["output_dir"]).exists()

@@ -1,0 +1,135 @@
+"""Run what is not complete of a plan."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from toa_trl.evaluation.results import is_results
+from toa_trl.pipeline.config import StageConfig
+from toa_trl.pipeline.fleets import fleet_of
+from toa_trl.pipeline.gate import describe, write_decision
+from toa_trl.pipeline.gpus import check_gpus, visible_gpus
+from toa_trl.pipeline.identity import identity_of, record_identity
+from toa_trl.pipeline.plan import Plan
+from toa_trl.pipeline.results import collect, report, row_table
+from toa_trl.pipeline.stages import merge_step, step_of
+from toa_trl.pipeline.status import write_stages
+from toa_trl.pipeline.steps import Runner, is_complete, locked, mark_complete
+from toa_trl.report.marker import is_report
+from toa_trl.rollouts import is_complete as is_run_complete
+from toa_trl.serving.supervisor import check_machine
+from toa_trl.utils.escape import say
+from toa_trl.utils.targets import check_folder, check_not_in_run, check_ours, is_json
+
+
+async def run_plan(plan: Plan, say: Callable[[str], None] = say) -> list[dict[str, Any]]:
+    """Run the stages that are not complete.
+
+    Args:
+        plan: checked, see `toa_trl.pipeline.checks`.
+        say: called with each line of progress.
+
+    Returns:
+        The rows of the rounds, see `toa_trl.pipeline.results.round_rows`; empty without rounds.
+
+    Raises:
+        ConfigError: the folder has a different configuration, another process works in it, there
+            are too few prompts, or GPUs or ports are not free.
+        ToaError: a stage failed; shows the last lines of its log.
+    """
+    identity, visible = identity_of(plan), visible_gpus()
+    check_output(plan)
+    check_gpus(plan, visible)
+    plan.output.mkdir(parents=True, exist_ok=True)
+    async with locked(plan.output / Path(plan.record).with_suffix(".lock")) as lock:
+        record_identity(plan, identity)
+        write_stages(plan)
+        _check_servers(plan)
+        return await _Run(plan, say, Runner(say, lock), visible).run()
+
+
+def check_output(plan: Plan) -> None:
+    """Check that a pipeline may be written into its folder; nothing is changed.
+
+    Raises:
+        ConfigError: it cannot be written, is a run's, or has files that this package did not write.
+    """
+    output, record = plan.output, plan.output / plan.record
+    check_folder(output, "output_dir")
+    check_not_in_run(output, "output_dir")
+    parts = {"student", "synthesize", "train"} if plan.record != Plan.record else {"stages", "seed"}
+    targets = {output / "report.html": is_report, output / "results.json": is_results}
+    targets[record] = partial(is_json, old=parts)
+    if not record.exists():
+        folders = [*output.glob("round-*")] if plan.rounds else []
+        folders += [output / stage.folder for stage in plan.stages if plan.rounds is None]
+        targets |= dict.fromkeys(folders, lambda path: False)
+    check_ours(targets)
+
+
+def _check_servers(plan: Plan) -> None:
+    """Check the ports and programs of the servers of all stages that are not complete."""
+    last = plan.rounds or 1
+    for stage in plan.stages:
+        if stage.servers and not is_complete(plan.folder(last, stage.folder)):
+            fleet = fleet_of(plan, stage, 1)
+            assert fleet is not None
+            check_machine(fleet)
+
+
+class _Run:
+    def __init__(
+        self, plan: Plan, say: Callable[[str], None], steps: Runner, visible: list[str]
+    ) -> None:
+        self._plan, self._say, self._steps, self._visible = plan, say, steps, visible
+
+    async def run(self) -> list[dict[str, Any]]:
+        plan, rows = self._plan, list[dict[str, Any]]()
+        if plan.rounds is None:
+            for stage in plan.stages:
+                await self._stage(stage, 1)
+            report(plan, 1)
+            return rows
+        for stage in plan.stages:
+            if stage.run == "evaluate":
+                rows = await self._stage(stage, 0)
+        for number in range(1, plan.rounds + 1):
+            for stage in plan.stages:
+                rows = await self._stage(stage, number) or rows
+            if not self._passes(number, rows):
+                break
+        report(plan, number)
+        if rows:
+            self._say(row_table(rows))
+        return rows
+
+    def _passes(self, number: int, rows: list[dict[str, Any]]) -> bool:
+        """Return whether there may be a next round."""
+        gate = self._plan.config.gate
+        if gate is None:
+            return True
+        decision = write_decision(self._plan, number, rows)
+        self._say(describe(decision, number))
+        return bool(decision["accepted"]) or gate.if_worse == "fall_back"
+
+    async def _stage(self, stage: StageConfig, number: int) -> list[dict[str, Any]]:
+        """Run a stage of a round; an evaluation returns the rows of the rounds."""
+        plan, folder = self._plan, self._plan.folder(number, stage.folder)
+        was_complete = is_complete(folder)
+        if stage.run == "synthesize" and is_run_complete(folder) and not was_complete:
+            # the run had finished but was killed before it was marked complete; synthesize would
+            # refuse to run again
+            mark_complete(folder)
+        if not is_complete(folder):
+            await self._steps.run(step_of(plan, stage, number, self._visible))
+        if stage.is_training:
+            merge = merge_step(plan, stage, number, self._visible)
+            if merge is not None:
+                await self._steps.run(merge)
+        if stage.run != "evaluate":
+            return []
+        rows = collect(plan, stage, number)
+        if rows and not was_complete:
+            self._say(row_table(rows[-1:]))
+        return rows

@@ -1,0 +1,110 @@
+"""Which stages of a pipeline are complete, running, interrupted or waiting."""
+
+import fcntl
+import json
+import time
+from pathlib import Path
+
+from toa_trl.pipeline.config import MERGED
+from toa_trl.pipeline.plan import Plan
+from toa_trl.pipeline.steps import COMPLETE
+from toa_trl.sampling.progress import duration
+from toa_trl.sampling.status import print_status as print_run_status
+from toa_trl.utils.escape import say
+from toa_trl.utils.files import replace_text
+from toa_trl.utils.targets import marked
+
+FILE = "stages.json"
+
+
+def write_stages(plan: Plan) -> None:
+    """Write the names and folders of all stages, in order, into stages.json."""
+    stages = []
+    if plan.rounds is not None:
+        evaluations = [stage for stage in plan.stages if stage.run == "evaluate"]
+        stages += [(stage, 0) for stage in evaluations]
+    for number in range(1, (plan.rounds or 1) + 1):
+        stages += [(stage, number) for stage in plan.stages]
+    listed = [
+        {
+            "name": plan.label(stage, number),
+            "folder": str(plan.folder(number, stage.folder).relative_to(plan.output)),
+            "run": stage.run,
+        }
+        for stage, number in stages
+    ]
+    replace_text(plan.output / FILE, json.dumps(marked({"stages": listed}), indent=2) + "\n")
+
+
+def print_status(folder: Path, watch: float | None = None) -> None:
+    """Print the state of every stage, and the progress of a synthesis that is not complete.
+
+    Args:
+        folder: of a pipeline, or of rounds.
+        watch: seconds between two updates; None: print once.
+    """
+    while True:
+        running = _is_locked(folder)
+        say(
+            "\n".join(
+                [f"{folder}: {'running' if running else 'not running'}", *_lines(folder, running)]
+            )
+        )
+        current = _current(folder)
+        if current is not None and (folder / current / "journal.sqlite").is_file():
+            print_run_status(folder / current)
+        if watch is None or not running:
+            return
+        time.sleep(watch)
+
+
+def _lines(folder: Path, running: bool) -> list[str]:
+    stages, current = _stages(folder), _current(folder)
+    width = max((len(stage["name"]) for stage in stages), default=0)
+    lines = []
+    for stage in stages:
+        path = folder / stage["folder"]
+        log = path.with_name(f"{path.name}.log")
+        if (path / COMPLETE).is_file():
+            seconds = json.loads((path / COMPLETE).read_text(encoding="utf-8")).get("seconds")
+            state = "complete" + (f", {duration(seconds)}" if seconds else "")
+        elif stage["folder"] == current and running:
+            state = f"running (log: {log})"
+        elif log.is_file():
+            state = f"interrupted (log: {log})"
+        else:
+            state = "waiting"
+        lines.append(f"  {stage['name']:{width}}  {state}")
+    return lines
+
+
+def _stages(folder: Path) -> list[dict[str, str]]:
+    """Return the stages as listed; of a folder of an earlier version, those that have begun."""
+    if (folder / FILE).is_file():
+        return list(json.loads((folder / FILE).read_text(encoding="utf-8"))["stages"])
+    logs = sorted(folder.glob("round-*/*.log"), key=lambda log: log.stat().st_mtime)
+    folders = [log.with_suffix("").relative_to(folder) for log in logs]
+    return [
+        {"name": str(path), "folder": str(path)}
+        for path in folders
+        if not path.name.endswith(MERGED)
+    ]
+
+
+def _current(folder: Path) -> str | None:
+    """Return the folder of the first stage that is not complete."""
+    for stage in _stages(folder):
+        if not (folder / stage["folder"] / COMPLETE).is_file():
+            return stage["folder"]
+    return None
+
+
+def _is_locked(folder: Path) -> bool:
+    for name in ("pipeline.lock", "iteration.lock"):
+        if (folder / name).is_file():
+            with (folder / name).open("rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return True
+    return False
