@@ -59,7 +59,7 @@ class Registry(Mapping[str, str], Generic[T]):
         """Return "package.module:name" of a name."""
         if name in self.built_in:  # `targets` reads what every installed package says of itself
             return self.built_in[name]
-        if self.base and name in self.base.built_in:
+        if self.base is not None and name in self.base.built_in:
             return self.base.built_in[name]
         return self.targets[name]
 
