@@ -5,9 +5,26 @@ from __future__ import annotations
 import numpy as np
 
 from toa_trl.sampling.allocation.gain import GainEstimator, falling_curve
-from toa_trl.sampling.allocation.state import FEATURES
+from toa_trl.sampling.allocation.history import LARGEST, History, Objective
 
+FEATURES = (
+    "value",  # of the objective, in units of the reward
+    "plays",  # number of scored plays
+    "since",  # scored plays since the best reward last improved
+    "gap",  # best reward minus the second best
+    "spread",  # standard deviation of the rewards
+)
+"""Names of the numbers of a state, in their order; the package's estimator uses the first two."""
 AT = {name: at for at, name in enumerate(FEATURES)}
+
+
+def five_features(history: History, num_plays: int, objective: Objective) -> tuple[float, ...]:
+    """Return the FEATURES of a prompt after its first `num_plays` scored plays, at least one."""
+    scored = np.clip(history.rewards[:num_plays], -LARGEST, LARGEST)
+    value = objective.value(history.rewards[:num_plays])
+    at, (*_, second) = int(scored.argmax()), sorted(scored)[-2:-1] or [scored.max()]
+    spread = scored.std() if scored.min() < scored.max() else 0.0
+    return value, num_plays, num_plays - 1 - at, float(scored.max() - second), float(spread)
 
 
 class Remembering(GainEstimator):
@@ -77,7 +94,8 @@ class Falling(Remembering):
     def fitted(self, states: np.ndarray) -> np.ndarray:
         """See `Remembering`."""
         values = self.states[:, AT["value"]]
-        middles, levels = falling_curve(values, self.gains)
+        order = np.argsort(values, kind="stable")
+        middles, levels = falling_curve(values[order], self.gains[order])
         asked = states[:, AT["value"]]
         if not self.steps:
             return np.interp(asked, middles, levels)

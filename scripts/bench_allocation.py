@@ -27,13 +27,13 @@ from pathlib import Path
 import numpy as np
 
 from toa_trl.sampling.allocation.gain import GainEstimator
-from toa_trl.sampling.allocation.history import History, Objective
+from toa_trl.sampling.allocation.history import History, Objective, state
 from toa_trl.sampling.allocation.waves import Waves
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from scripts.allocation_estimators import ESTIMATORS  # noqa: E402
+from scripts.allocation_estimators import ESTIMATORS, five_features  # noqa: E402
 from scripts.allocation_worlds import World, load, scripted, translations  # noqa: E402
 
 GOALS = {("likelihood", 32): 0.35, ("likelihood", 48): 0.30, ("verifiable", 32): 0.25}
@@ -78,16 +78,14 @@ def replay(
         objective=Objective("best"),
         stop_reward=stop_reward,
         estimator=estimator,
+        # as many numbers as the estimator knows; those of five features are slow to find
+        state=state if type(estimator) is GainEstimator else five_features,
     )
-    rewards, depths = world.rewards.tolist(), world.depths.tolist()
-    drafts = [
-        [row[parent] if parent >= 0 else None for parent in parents]
-        for row, parents in zip(rewards, world.parents.tolist(), strict=True)
-    ]
+    rewards = world.rewards.tolist()
     while (grants := waves.decide()) is not None:
         for grant in grants:
             p, n = grant.prompt, grant.plays
-            waves.complete(p, History(rewards[p][:n], drafts[p][:n], depths[p][:n], float(n)))
+            waves.complete(p, History(rewards[p][:n], float(n)))
         yield waves.granted.copy()
 
 

@@ -6,18 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toa_trl.sampling.allocation.gain import GainEstimator, falling_curve
-from toa_trl.sampling.allocation.state import FEATURES
-
-IN_UNITS_OF_THE_REWARD = ["value", "gap", "spread"]
+from toa_trl.sampling.allocation.history import PLAYS, VALUE
 
 
 def drawn(number: int, seed: int = 0) -> np.ndarray:
     """Return random states with different values."""
     rng = np.random.default_rng(seed)
-    states = rng.random((number, len(FEATURES)))
-    states[:, FEATURES.index("plays")] = rng.integers(4, 40, number)
-    states[:, FEATURES.index("since")] = rng.integers(0, 20, number)
-    states[:, FEATURES.index("depth")] = rng.integers(0, 5, number)
+    states = rng.random((number, 2))
+    states[:, PLAYS] = rng.integers(4, 40, number)
     return states
 
 
@@ -34,9 +30,9 @@ def test_before_the_first_observation_all_prompts_are_equal() -> None:
 
 def test_it_learns_that_prompts_gain_less_the_better_they_are() -> None:
     states = drawn(400)
-    gains = 1 - states[:, FEATURES.index("value")]
+    gains = 1 - states[:, VALUE]
     low, high = drawn(1, 1).repeat(2, axis=0)
-    low[FEATURES.index("value")], high[FEATURES.index("value")] = 0.1, 0.9
+    low[VALUE], high[VALUE] = 0.1, 0.9
     found = taught(states, gains).expected(np.array([low, high]))
     assert found[0] > 0.7
     assert found[1] < 0.3
@@ -55,11 +51,11 @@ def test_the_curve_is_the_nearest_that_never_rises() -> None:
 
 def test_prompts_that_never_improve_lose_their_plays() -> None:
     states = drawn(600)
-    states[:, FEATURES.index("value")] = 0
-    early = states[:, FEATURES.index("plays")] < 12  # later, only the unsolvable ones are left
+    states[:, VALUE] = 0
+    early = states[:, PLAYS] < 12  # later, only the unsolvable ones are left
     fresh, old = drawn(1, 1).repeat(2, axis=0)
-    fresh[[FEATURES.index("value"), FEATURES.index("plays")]] = (0, 6)
-    old[[FEATURES.index("value"), FEATURES.index("plays")]] = (0, 36)
+    fresh[[VALUE, PLAYS]] = (0, 6)
+    old[[VALUE, PLAYS]] = (0, 36)
     found = taught(states, early.astype(float)).expected(np.array([fresh, old]))
     assert found[0] > 3 * found[1]
 
@@ -97,9 +93,7 @@ def test_other_units_of_the_reward_only_scale_the_gains(factor: float, shift: fl
 
     def converted(states: np.ndarray) -> np.ndarray:
         states = states.copy()
-        for name in IN_UNITS_OF_THE_REWARD:
-            states[:, FEATURES.index(name)] *= factor
-        states[:, FEATURES.index("value")] += shift
+        states[:, VALUE] = factor * states[:, VALUE] + shift
         return states
 
     found = taught(converted(drawn(300)), factor * gains).expected(converted(drawn(50, 1)))
@@ -115,12 +109,5 @@ rows = st.lists(st.tuples(large, st.integers(1, 99), large), min_size=1, max_siz
 def test_it_is_finite_for_any_finite_rewards(
     seen: list[tuple[float, int, float]], asked: list[tuple[float, int, float]]
 ) -> None:
-    def states(rows: list[tuple[float, int, float]]) -> np.ndarray:
-        found = np.zeros((len(rows), len(FEATURES)))
-        for name, column in (("value", 0), ("plays", 1), ("since", 1), ("gap", 2), ("spread", 2)):
-            found[:, FEATURES.index(name)] = [row[column] for row in rows]
-        found[:, FEATURES.index("gap") : FEATURES.index("spread") + 1] **= 2
-        return np.minimum(found, 1e100)
-
-    gains = np.array([row[2] for row in seen])
-    assert np.isfinite(taught(states(seen), gains).expected(states(asked))).all()
+    estimator = taught(np.array(seen)[:, :2], np.array(seen)[:, 2])
+    assert np.isfinite(estimator.expected(np.array(asked)[:, :2])).all()

@@ -31,7 +31,7 @@ def waves(num_prompts: int = 64, budget: int = 12, **changes: Any) -> Waves:
 
 def history(reward: Reward, prompt: int, num_plays: int) -> History:
     rewards = [reward(prompt, play) for play in range(num_plays)]
-    return History(rewards, [None] * num_plays, [0] * num_plays, float(num_plays))
+    return History(rewards, float(num_plays))
 
 
 def spend(
@@ -178,6 +178,6 @@ def test_cheap_plays_are_preferred_where_the_gain_is_equal() -> None:
             cost = float(n * (4 if grant.prompt < 32 else 1))
             machine.complete(
                 grant.prompt,
-                History([number(grant.prompt, i) for i in range(n)], [None] * n, [0] * n, cost),
+                History([number(grant.prompt, i) for i in range(n)], cost),
             )
     assert machine.granted[32:].sum() > 1.2 * machine.granted[:32].sum()

@@ -116,9 +116,4 @@ def replay(
 def _first(history: History, plays: int) -> History:
     """Return the history as it was after some plays."""
     share = min(plays, len(history)) / len(history)
-    return History(
-        history.rewards[:plays],
-        history.drafts[:plays],
-        history.depths[:plays],
-        history.cost * share,
-    )
+    return History(history.rewards[:plays], history.cost * share)

@@ -19,14 +19,13 @@ from collections.abc import Callable
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from toa_trl.sampling.allocation.state import FEATURES, LARGEST
+from toa_trl.sampling.allocation.history import LARGEST, PLAYS, VALUE
 
 NEAREST = 160  # observations, by the number of plays, that correct the curve
 NEIGHBORS = 40  # observations, by the value, where no falling curve fits
 SHRINKAGE = 0.1  # of the correction towards none, in units of the mean gain
 MOST = 10.0  # the correction is in [1 / MOST, MOST]
 Curve = Callable[[np.ndarray], np.ndarray]  # values -> expected gains
-VALUE, PLAYS = FEATURES.index("value"), FEATURES.index("plays")
 
 
 class GainEstimator:
@@ -41,7 +40,7 @@ class GainEstimator:
         """Add observations, the oldest first.
 
         Args:
-            states: states before a wave, shape (m, number of FEATURES).
+            states: states before a wave, shape (m, 2 or more).
             gains: gain of the objective per play of that wave, shape (m,).
         """
         gains = np.clip(gains, -LARGEST, LARGEST)
@@ -53,7 +52,7 @@ class GainEstimator:
         """Return the expected gain per play of the next wave.
 
         Args:
-            states: current states, shape (n, number of FEATURES).
+            states: current states, shape (n, 2 or more).
 
         Returns:
             Shape (n,); infinite before the first observation.
@@ -62,11 +61,14 @@ class GainEstimator:
             return np.full(len(states), np.inf)
         scale = np.abs(self._gains).max() or 1.0
         gains = self._gains / scale
-        fit = min((falling, local), key=lambda fit: error(fit, self._values, gains))
-        curve_of = fit(self._values, gains)
+        rising = np.argsort(self._values, kind="stable")
+        values, theirs = self._values[rising], gains[rising]
+        fit = min((falling, local), key=lambda fit: error(fit, values, theirs, rising % 2 == 0))
+        curve_of = fit(values, theirs)
         curve = curve_of(states[:, VALUE])
         if gains.mean() > 0:
-            fitted = curve_of(self._values)
+            fitted = np.empty(len(gains))
+            fitted[rising] = curve_of(values)
             order = np.argsort(self._plays, kind="stable")
             known, plays = self._plays[order], states[:, PLAYS]
             least = SHRINKAGE * gains.mean()
@@ -79,11 +81,16 @@ class GainEstimator:
 def falling_curve(values: np.ndarray, gains: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the steps of the falling step function nearest to the gains, by least squares.
 
+    Args:
+        values: sorted.
+        gains: theirs.
+
     Returns:
         The middle of each step (mean of its values), rising, and its level, falling.
     """
-    distinct, at, counts = np.unique(values, return_inverse=True, return_counts=True)
-    means = np.bincount(at, weights=gains) / counts
+    firsts = np.flatnonzero(np.diff(values, prepend=-np.inf))  # of equal values
+    counts = np.diff(firsts, append=len(values))
+    distinct, means = values[firsts], np.add.reduceat(gains, firsts) / counts
     fit = isotonic_regression(means, weights=counts, increasing=False)
     starts, levels = fit.blocks[:-1], fit.x[fit.blocks[:-1]]
     middles = np.add.reduceat(distinct, starts) / np.diff(fit.blocks)
@@ -91,27 +98,36 @@ def falling_curve(values: np.ndarray, gains: np.ndarray) -> tuple[np.ndarray, np
 
 
 def falling(values: np.ndarray, gains: np.ndarray) -> Curve:
-    """Return the falling curve through these gains."""
+    """Return the falling curve through the gains of sorted values."""
     middles, levels = falling_curve(values, gains)
     return lambda asked: np.interp(asked, middles, levels)
 
 
 def local(values: np.ndarray, gains: np.ndarray) -> Curve:
-    """Return the mean gain of the NEIGHBORS nearest values."""
-    order = np.argsort(values, kind="stable")
-    known, theirs = values[order], gains[order]
-    return lambda asked: nearest_means(known, theirs, asked, NEIGHBORS)
+    """Return the mean gain of the NEIGHBORS nearest of the sorted values."""
+    return lambda asked: nearest_means(values, gains, asked, NEIGHBORS)
 
 
 def error(
-    fit: Callable[[np.ndarray, np.ndarray], Curve], values: np.ndarray, gains: np.ndarray
+    fit: Callable[[np.ndarray, np.ndarray], Curve],
+    values: np.ndarray,
+    gains: np.ndarray,
+    half: np.ndarray,
 ) -> float:
-    """Return the squared error on every second gain of a curve fitted to the others."""
+    """Return the squared error of a curve fitted to the gains of one half on those of the other.
+
+    Args:
+        fit: returns a curve.
+        values: sorted.
+        gains: theirs.
+        half: whether one belongs to the first half.
+    """
     total = 0.0
-    for learned, asked in ((0, 1), (1, 0)):
-        if len(gains) > 1:
-            curve = fit(values[learned::2], gains[learned::2])
-            total += float(((curve(values[asked::2]) - gains[asked::2]) ** 2).sum())
+    for learned in (half, ~half):
+        if learned.any():
+            asked = ~learned
+            curve = fit(values[learned], gains[learned])
+            total += float(((curve(values[asked]) - gains[asked]) ** 2).sum())
     return total
 
 

@@ -11,6 +11,9 @@ from typing import Literal
 
 from toa_trl.types import Play
 
+LARGEST = 1e100  # rewards are clipped to +- this, so that no square or sum overflows
+VALUE, PLAYS = 0, 1  # columns of a state
+
 _index = attrgetter("index")
 ObjectiveName = Literal["best", "top_k", "margin"]
 
@@ -20,8 +23,6 @@ class History:
     """The scored plays of a prompt, by index."""
 
     rewards: list[float]
-    drafts: list[float | None]  # reward of the draft that a play refined; None for an answer
-    depths: list[int]
     cost: float  # of all plays, >= 0
 
     def __len__(self) -> int:
@@ -36,19 +37,9 @@ class History:
     @classmethod
     def of(cls, plays: Iterable[Play], cost: Callable[[Play], float]) -> History:
         """Return the history of a prompt's plays, scored and failed, in any order."""
-        by_index: dict[int, float] = {}
-        drafts: list[float | None] = []
-        depths: list[int] = []
-        total = 0.0
-        for play in sorted(plays, key=_index):
-            if play.reward is None:
-                continue
-            action = play.action
-            by_index[play.index] = play.reward
-            drafts.append(by_index.get(action.refs[0]) if action.kind == "refine" else None)
-            depths.append(action.depth)
-            total += cost(play)
-        return cls(list(by_index.values()), drafts, depths, total)
+        scored = sorted((play for play in plays if play.reward is not None), key=_index)
+        rewards = [play.reward for play in scored if play.reward is not None]
+        return cls(rewards, sum(map(cost, scored)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,3 +71,18 @@ class Objective:
         if isinstance(rank, float):
             rank = max(2, round(rank * len(rewards)))
         return best - heapq.nlargest(rank, rewards)[-1]
+
+
+def state(history: History, num_plays: int, objective: Objective) -> tuple[float, ...]:
+    """Return what the estimator of the gain knows about a prompt.
+
+    Args:
+        history: of the prompt.
+        num_plays: only its first so many scored plays count, at least one.
+        objective: of the run.
+
+    Returns:
+        The value of the objective, in units of the reward, and the number of plays.
+    """
+    value = objective.value(history.rewards[:num_plays])
+    return min(max(value, -LARGEST), LARGEST), num_plays

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from toa_trl.sampling.allocation.gain import GainEstimator
-from toa_trl.sampling.allocation.history import History, Objective
-from toa_trl.sampling.allocation.state import state
+from toa_trl.sampling.allocation.history import VALUE, History, Objective, state
 from toa_trl.types import Grant
 
+State = tuple[float, ...]
+StateOf = Callable[[History, int, Objective], State]
 ROUNDS_IN_FLIGHT = 8
 ROUNDS_PER_PASS = 4 * ROUNDS_IN_FLIGHT  # so that a quarter of the prompts is in flight
 
@@ -39,6 +40,7 @@ class Waves:
         objective: what a play is to increase.
         stop_reward: a prompt with a reward of this or more gets no further plays.
         estimator: estimates the gain of the next plays; it may have observed an earlier run.
+        state: returns what the estimator knows about a prompt, the value and the plays first.
     """
 
     num_prompts: int
@@ -49,13 +51,14 @@ class Waves:
     objective: Objective
     stop_reward: float | None
     estimator: GainEstimator
+    state: StateOf = state
     over: bool = field(default=False, init=False)  # whether everything is granted
     _round: int = field(default=0, init=False)  # the next one
     _num_waves: int = field(default=0, init=False)
     # of rounds that are not observed yet: the grants that are not complete
     _waiting: Counter[int] = field(default_factory=Counter, init=False)
     # wave -> its observations, until the round is old enough to be used
-    _observed: dict[int, tuple[int, list[tuple[np.ndarray, float]]]] = field(
+    _observed: dict[int, tuple[int, list[tuple[State, float]]]] = field(
         default_factory=dict, init=False
     )
 
@@ -66,9 +69,10 @@ class Waves:
         self._last_round = np.full(n, -1, dtype=np.int64)
         self._num_fresh = n  # prompts without a grant
         # prompt -> its wave in flight, the plays before it, and its state then where it is known
-        self._last: dict[int, tuple[Grant, int, np.ndarray | None]] = {}
+        self._last: dict[int, tuple[Grant, int, State | None]] = {}
         self._closed = np.zeros(n, dtype=bool)
-        self._states: np.ndarray | None = None
+        self._known: dict[int, State] = {}  # prompt -> its state now
+        self._states: np.ndarray | None = None  # the same as an array
         self._cost = np.ones(n)  # mean cost of a play
 
     @property
@@ -162,8 +166,7 @@ class Waves:
         for prompt, plays, gain in chosen:
             grant = Grant(self._num_waves, self._round, prompt, plays, gain)
             before = int(self._granted[prompt])
-            known = self._states[prompt].copy() if before and self._states is not None else None
-            self._last[prompt] = (grant, before, known)
+            self._last[prompt] = (grant, before, self._known.get(prompt))
             self._granted[prompt], self._last_round[prompt] = plays, self._round
             self._num_waves += 1
             grants.append(grant)
@@ -182,12 +185,13 @@ class Waves:
         return [(int(eligible[i]), float(gains[i])) for i in order[:number]]
 
     def _observe(
-        self, grant: Grant, before: int, history: History, known: np.ndarray | None = None
+        self, grant: Grant, before: int, history: History, known: State | None = None
     ) -> None:
         """Keep the gains of a wave, in steps of `wave` plays, until its round is used."""
         end = min(grant.plays, len(history))
         start = before or self.wave
-        seen = list(observations(history, start, end, self.wave, self.objective, known))
+        steps = observations(history, start, end, self.wave, self.objective, known, self.state)
+        seen = list(steps)
         self._observed[grant.wave] = (grant.round, seen)
 
     def _learn(self, newest: int) -> None:
@@ -209,7 +213,7 @@ class Waves:
         self._closed[prompt] = given_up or stopped or not len(history)
         if not len(history):
             return
-        current = state(history, len(history), self.objective)
+        current = self._known[prompt] = self.state(history, len(history), self.objective)
         if self._states is None:
             self._states = np.zeros((self.num_prompts, len(current)))
         self._states[prompt] = current
@@ -222,8 +226,9 @@ def observations(
     end: int,
     wave: int,
     objective: Objective,
-    known: np.ndarray | None = None,
-) -> Iterator[tuple[np.ndarray, float]]:
+    known: State | None = None,
+    state_of: StateOf = state,
+) -> Iterator[tuple[State, float]]:
     """Yield the state before every `wave` plays of a prompt, and their gain per play.
 
     Args:
@@ -233,10 +238,13 @@ def observations(
         wave: plays of a wave; the last may have fewer.
         objective: of the run.
         known: the state after `start` plays, where it is known.
+        state_of: returns a state.
     """
+    if start >= end:
+        return
+    current = known or state_of(history, start, objective)
     for before in range(start, end, wave):
         after = min(before + wave, end)
-        gain = objective.value(history.rewards[:after]) - objective.value(history.rewards[:before])
-        current = state(history, before, objective) if known is None else known
-        known = None
-        yield current, gain / (after - before)
+        following = state_of(history, after, objective)
+        yield current, (following[VALUE] - current[VALUE]) / (after - before)
+        current = following
