@@ -69,7 +69,7 @@ class TransformersAgent(Agent):
         key = (model, dtype, device, max_batch_size, max_batch_tokens)
         engine = _ENGINES.get(key)
         if engine is None:
-            engine = _ENGINES[key] = _Engine(f"agent {name!r}", *key)
+            engine = _ENGINES[key] = _Engine.load(f"agent {name!r}", *key)
         self._engine = engine
 
     @property
@@ -101,12 +101,17 @@ class _Request:
 class _Engine:
     """The weights, the tokenizer and the queue."""
 
-    def __init__(
-        self, place: str, model: str, dtype: str, device: str | None, size: int, tokens: int
-    ) -> None:
+    @classmethod
+    def load(
+        cls, place: str, model: str, dtype: str, device: str | None, size: int, tokens: int
+    ) -> _Engine:
+        loaded = load_model(place, "AutoModelForCausalLM", model, dtype=dtype, device=device)
+        return cls(place, loaded, load_tokenizer(place, model), size, tokens)
+
+    def __init__(self, place: str, model: Any, tokenizer: Any, size: int, tokens: int) -> None:
         self._place = place
-        self._model = load_model(place, "AutoModelForCausalLM", model, dtype=dtype, device=device)
-        self._tokenizer = load_tokenizer(place, model)
+        self._model = model
+        self._tokenizer = tokenizer
         self.flops = Flops.if_known(self._model.config)
         self._context = (
             getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
@@ -124,28 +129,34 @@ class _Engine:
             pad if pad is not None else min(self._eos, default=0)
         )  # never seen by the model: it is masked
         self._queue: Batcher[_Request, Completion] = Batcher(
-            self._run, length=lambda request: len(request.prompt), max_size=size, max_tokens=tokens
+            torch.inference_mode()(self.run),
+            length=lambda request: len(request.prompt),
+            max_size=size,
+            max_tokens=tokens,
         )
 
     async def generate(
         self, messages: Sequence[Message], sampling: Sampling, seed: int
     ) -> Completion:
-        prompt = prompt_tokens(self._place, self._tokenizer, messages)
-        room = self._context - len(prompt)
-        if room < 1:
-            raise AgentError(
-                f"{self._place}: the prompt has {len(prompt)} tokens, "
-                f"the context holds {self._context}"
-            )
-        request = _Request(prompt, sampling, min(sampling.max_tokens, room), seed)
+        request = self.request(
+            prompt_tokens(self._place, self._tokenizer, messages), sampling, seed
+        )
         try:
             return await self._queue.submit(request)
         except Exception as error:  # torch and a model's code have no base of their own
             reason = f"{type(error).__name__}: {error}"
             raise AgentError(f"{self._place}: the model failed: {reason}") from error
 
-    @torch.inference_mode()
-    def _run(self, requests: list[_Request]) -> list[Completion]:
+    def request(self, prompt: list[int], sampling: Sampling, seed: int) -> _Request:
+        room = self._context - len(prompt)
+        if room < 1:
+            raise AgentError(
+                f"{self._place}: the prompt has {len(prompt)} tokens, "
+                f"the context holds {self._context}"
+            )
+        return _Request(prompt, sampling, min(sampling.max_tokens, room), seed)
+
+    def run(self, requests: list[_Request]) -> list[Completion]:
         width = max(len(r.prompt) for r in requests)
         padding = [width - len(r.prompt) for r in requests]
         device = self._model.device
@@ -164,6 +175,8 @@ class _Engine:
             ),
             logits_processor=LogitsProcessorList([_SeededSampling(requests, device)]),
             stopping_criteria=StoppingCriteriaList([row_ends]),
+            # under DeepSpeed, transformers would wait for processes that have other batches
+            synced_gpus=False,
         )
         answers = output[:, width:].tolist()
         # behind its stop text a row of a batch is padding
@@ -185,6 +198,48 @@ class _Engine:
             completion_tokens=len(ids),
             flops=self.flops(len(request.prompt) + len(ids)) if self.flops else None,
         )
+
+
+@torch.no_grad()  # what a model in training caches must not be inference tensors
+def complete(
+    place: str,
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[list[int]],
+    sampling: Sampling,
+    seeds: Sequence[int],
+    batch_size: int,
+) -> list[Completion]:
+    """Sample from a model that is loaded already, such as one in training, and leave it as it was.
+
+    Args:
+        place: what error messages begin with.
+        model: in evaluation mode.
+        tokenizer: of the model.
+        prompts: token ids of each prompt.
+        sampling: parameters for all of them.
+        seeds: of each prompt.
+        batch_size: prompts at once.
+
+    Raises:
+        AgentError: a prompt leaves no room in the model's context.
+    """
+    own = model.generation_config
+    try:
+        engine = _Engine(place, model, tokenizer, batch_size, 1 << 60)
+        requests = [
+            engine.request(prompt, sampling, seed)
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        order = sorted(range(len(requests)), key=lambda number: len(requests[number].prompt))
+        completions: dict[int, Completion] = {}
+        for start in range(0, len(order), batch_size):
+            numbers = order[start : start + batch_size]
+            batch = engine.run([requests[number] for number in numbers])
+            completions |= zip(numbers, batch, strict=True)
+    finally:
+        model.generation_config = own
+    return [completions[number] for number in range(len(requests))]
 
 
 _ENGINES: WeakValueDictionary[tuple[str, str, str | None, int, int], _Engine] = (

@@ -104,7 +104,7 @@ def _write_card(path: Path, entry: Mapping[str, Any], datasets: Sequence[str], t
     # TRL writes "None" for a model that was loaded from a folder
     text = NO_NAME.sub(lambda _: code(entry["base_model"]), text)
     text = text.replace('model="None"', f'model="{path.parent.name}"')
-    for section in (_data_section(entry), _lineage_section(entry)):
+    for section in (_data_section(entry), _lineage_section(entry), *_held_out_section(entry)):
         text = replace_section(text, section)
     metadata = read_metadata(path, text)
     metadata["tags"] = _extended(metadata.get("tags"), ["toa_trl"])
@@ -167,6 +167,39 @@ def _lineage_section(entry: Mapping[str, Any]) -> str:
         on = ", ".join(datasets) or "unknown data"
         lines.append(f"{number}. {result}: {method} on {on}{rewarded}")
     return "\n".join([*lines, "", f"{FILE} beside the weights contains the same for programs."])
+
+
+def _held_out_section(entry: Mapping[str, Any]) -> list[str]:
+    """Return the section on what was measured during the training, if anything was."""
+    held_out = entry.get("held_out")
+    if not held_out:
+        return []
+    names = {
+        "reward": "mean reward",
+        "accuracy": "accuracy",
+        "verifier_score": "mean verifier score",
+        "truncated": "share cut short",
+        "words": "mean length in words",
+    }
+    first, model = held_out["first"], held_out["model"]
+    shown = [name for name in names if name in first or name in model]
+    how = "greedy" if not held_out["temperature"] else f"temperature {held_out['temperature']:g}"
+    scorers = [for_markdown(held_out[name]) for name in ("reward", "verifier") if name in held_out]
+    lines = [
+        "## Held-out prompts",
+        "",
+        f"Responses to {held_out['num_prompts']:,} prompts without a training row ({how}, at most "
+        f"{held_out['max_tokens']:,} tokens), sampled during the training and scored by "
+        f"{' and '.join(scorers)}.",
+        "",
+        f"| | step | {' | '.join(names[name] for name in shown)} |",
+        "|---" * (2 + len(shown)) + "|",
+    ]
+    for label, point in {"first measured": first, "this model": model}.items():
+        values = [f"{point[name]:.3f}" if name in point else "" for name in shown]
+        step = f"{point['step']:,} of {held_out['num_steps']:,}"
+        lines.append(f"| {label} | {step} | {' | '.join(values)} |")
+    return ["\n".join(lines)]
 
 
 def _chain(entry: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -17,6 +17,9 @@ from toa_trl.hub.push import hub_errors
 from toa_trl.training.checks import check_model, parse_training
 from toa_trl.training.data import TrainingData, load_training_data
 from toa_trl.training.findings import act_on
+from toa_trl.training.held_out.callback import add_evaluation, held_out_facts
+from toa_trl.training.held_out.options import HeldOutArguments, check_options
+from toa_trl.training.held_out.prompts import prepare_held_out
 from toa_trl.training.preflight.checks import preflight
 from toa_trl.training.prompts import ONLINE
 from toa_trl.training.references import tie_references
@@ -78,9 +81,10 @@ def run_training(
         get_quantization_config,
     )
 
-    options = (ScriptArguments, config_class, ModelConfig, DatasetMixtureConfig, *further_options)
-    parser = TrlParser(options, description=description)
-    script, training, model, mixture, *further = parse_training(parser)
+    options = (ScriptArguments, config_class, ModelConfig, DatasetMixtureConfig, HeldOutArguments)
+    parser = TrlParser((*options, *further_options), description=description)
+    script, training, model, mixture, evaluation, *further = parse_training(parser)
+    check_options(evaluation, training, method)
     prepare_cpu_training(training)
     if prepare is not None:
         prepare(training, model)
@@ -92,6 +96,7 @@ def run_training(
     findings = [finding for finding in checked.findings if finding.check != "max_length"]
     act_on(findings, logs=training.process_index == 0)
     loaded = checked.data
+    held_out = prepare_held_out(evaluation, loaded, training)
     tie_references(loaded, training, model.model_name_or_path, model.model_revision)
     arguments = {"peft_config": get_peft_config(model)}
     if takes_quantization:
@@ -112,6 +117,7 @@ def run_training(
             )
         if script.ignore_bias_buffers:
             ignore_boolean_buffers(trainer.model)
+        add_evaluation(trainer, held_out, evaluation)
         train_and_save(trainer, loaded, method, model.model_name_or_path, facts)
 
 
@@ -203,6 +209,7 @@ def train_and_save(
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         write_model_lineage(Path(args.output_dir), trainer.lineage, trainer.facts)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.facts = {**trainer.facts, **held_out_facts(trainer)}
     trainer.create_model_card(model_name=Path(args.output_dir).name)
     upload = f"`hf upload {name} {args.output_dir} --exclude 'checkpoint-*'`"
     with hub_errors(name, f"{upload} pushes what is saved"):

@@ -22,6 +22,7 @@ from toa_trl.training.estimate.memory import Sharding, estimate
 from toa_trl.training.estimate.model import model_config_of, shape_of
 from toa_trl.training.estimate.plan import SEQUENCES, launch_of, sharding_of, training_of
 from toa_trl.training.estimate.text import batch_lines, devices, memory_lines, readable
+from toa_trl.training.held_out.options import HeldOutArguments
 from toa_trl.utils.config import PositiveFloat, PositiveInt, validate
 from toa_trl.utils.escape import say
 
@@ -81,10 +82,12 @@ def main() -> None:
         config_class,
         ModelConfig,
         DatasetMixtureConfig,
+        HeldOutArguments,  # accepted, as the recipe accepts them
     )
     on_cpu = str(option_of(arguments, "use_cpu")).lower() == "true"
     # TRL refuses bf16 on a machine without GPU, but the estimate may be for another machine
-    parsed = parse(TrlParser(options_of, description=__doc__), [*arguments, "--use_cpu", "True"])
+    parser = TrlParser(options_of, description=__doc__)
+    parsed = parse(parser, [*arguments, "--use_cpu", "True"])[:5]
     options, _, training, model, _ = parsed
     for key, kind in RANGES.items():
         validate(kind, vars(options)[key], key)

@@ -49,7 +49,7 @@ def held_out_rows(
     Raises:
         ConfigError: one of the parts would have no prompt.
     """
-    draws = [_draw(text, seed) for text in _prompt_of_each_row(rows, text_column)]
+    draws = [draw(text, seed) for text in _prompt_of_each_row(rows, text_column)]
     prompts = sorted(set(draws))
     limit = size if size < 1 else math.inf
     if 1 <= size < len(prompts):
@@ -66,7 +66,7 @@ def held_out_rows(
     return flags
 
 
-def _draw(text: str, seed: int) -> float:
+def draw(text: str, seed: int) -> float:
     """Return a number in [0, 1) that depends on the text and the seed alone."""
     digest = blake2b(f"{seed}\n{text}".encode(errors="surrogatepass"), digest_size=8).digest()
     return (int.from_bytes(digest) >> 11) / (1 << 53)
