@@ -134,7 +134,7 @@ def test_figures_and_examples_are_logged(make: Make, tmp_path: Path) -> None:
     trainer = make(Rewards(), max_steps=2, eval_on_start=True)
     seen: list[dict[str, float]] = []
 
-    class Spy(TrainerCallback):  # type: ignore[misc]
+    class Spy(TrainerCallback):
         def on_evaluate(self, *args: Any, metrics: Any, **kwargs: Any) -> None:
             seen.append(dict(metrics))
 
@@ -221,7 +221,8 @@ def test_each_process_samples_a_share(make: Make, rows: Dataset) -> None:
 
 def test_examples_reach_the_trackers_that_show_tables_or_texts() -> None:
     examples = [{"step": 1, "prompt": "a|b", "response": "c\nd", "reward": 0.5, "score": None}]
-    tables, texts = [], []
+    tables: list[Any] = []
+    texts: list[Any] = []
     tracker = SimpleNamespace(
         log=tables.append, run=object(), Table=lambda dataframe: dataframe.to_dict("records")
     )
