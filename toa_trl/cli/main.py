@@ -22,6 +22,7 @@ COMMANDS = {
     "reward": ("toa_trl.recipes.reward:main", "train a reward model (TRL's RewardTrainer)"),
     "preference": ("toa_trl.recipes.preference:main", "train with KTO, ORPO or SimPO"),
     "grpo": ("toa_trl.recipes.grpo:main", "train with the reward model (GRPO or RLOO)"),
+    "check": ("toa_trl.training.preflight.command:main", "check a training before it starts"),
     "evaluate": ("toa_trl.recipes.evaluate:main", "evaluate checkpoints on the same prompts"),
     "compare": ("toa_trl.recipes.compare:main", "compare searches at equal budgets"),
     "reproduce": ("toa_trl.cli.reproduce:main", "run an experiment of the paper"),

@@ -1,6 +1,7 @@
 """Train with one of TRL's trainers: the steps that all methods share."""
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
@@ -21,6 +22,12 @@ from toa_trl.training.held_out.callback import add_evaluation, held_out_facts
 from toa_trl.training.held_out.options import HeldOutArguments, check_options
 from toa_trl.training.held_out.prompts import prepare_held_out
 from toa_trl.training.preflight.checks import preflight
+from toa_trl.training.preflight.command import (
+    CheckArguments,
+    arguments_of_check,
+    check_training,
+)
+from toa_trl.training.preflight.memory import gpu_memory_here, memory_finding, running_sharding
 from toa_trl.training.prompts import ONLINE
 from toa_trl.training.references import tie_references
 from toa_trl.training.reward_signal import RewardFunc
@@ -82,18 +89,29 @@ def run_training(
     )
 
     options = (ScriptArguments, config_class, ModelConfig, DatasetMixtureConfig, HeldOutArguments)
-    parser = TrlParser((*options, *further_options), description=description)
-    script, training, model, mixture, evaluation, *further = parse_training(parser)
+    parser = TrlParser((*options, *further_options, CheckArguments), description=description)
+    given, on_cpu = arguments_of_check(sys.argv[1:])
+    script, training, model, mixture, evaluation, *further, check = parse_training(parser, given)
     check_options(evaluation, training, method)
     prepare_cpu_training(training)
     if prepare is not None:
         prepare(training, model)
-    check_model(model, training)
-    loaded = load_training_data(data, script, training, mixture, further_formats)
+
+    def load() -> TrainingData:
+        check_model(model, training)
+        return load_training_data(data, script, training, mixture, further_formats)
+
+    if check.check_only:
+        check_training(method, load, training, model, check, on_cpu)
+        return
+    loaded = load()
     with training.main_process_first(desc="checking the chat template and the rows"):
         checked = preflight(loaded, training, model, method)
     # the trainer cuts all rows, and `count_rows` counts them, where the check has only a sample
     findings = [finding for finding in checked.findings if finding.check != "max_length"]
+    if not on_cpu and (gpu_memory := gpu_memory_here()):
+        sharding = running_sharding()
+        findings.append(memory_finding(method, training, model, sharding, gpu_memory))
     act_on(findings, logs=training.process_index == 0)
     loaded = checked.data
     held_out = prepare_held_out(evaluation, loaded, training)

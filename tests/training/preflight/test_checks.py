@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import trl
 from datasets import Dataset
+from transformers import AutoTokenizer
 
 from tests.families import FAMILIES, make_family
 from toa_trl.training.data import TrainingData
 from toa_trl.training.findings import Finding, act_on
 from toa_trl.training.preflight.checks import preflight
 
+STUDENT = Path(__file__).parents[3] / "toa_trl/demo/weights/student"
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 USER = {"role": "user", "content": "2 + 3?"}
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -129,8 +131,8 @@ def test_a_healthy_training_is_silent(
         pytest.param(
             lambda: with_template("qwen2.5", CHATML, eos_token="<|endoftext|>"),
             {"prompt": [USER]},
-            {"method": "GRPO", "generation": {"eos_token_id": [256, 258]}},
-            "warning", "the student may never stop", id="TRL's GRPO stops at the eos alone",
+            {"method": "RLOO"},
+            "warning", "the student may never stop", id="eos is not the end of a turn, in RLOO",
         ),
         pytest.param(
             lambda: make_family("qwen2.5"), ROW, {"pad_token": "<pad>"},
@@ -145,6 +147,11 @@ def test_a_healthy_training_is_silent(
             lambda: make_family("qwen2.5"), ROW, {"num_embeddings": 100},
             "error", "have tokens that the model has no embedding for: it has 100",
             id="tokenizer of another model",
+        ),
+        pytest.param(
+            lambda: AutoTokenizer.from_pretrained(STUDENT), {"messages": [ANSWER]}, {},
+            "warning", "for which the tokenizer has no token: they become '<unk>'",
+            id="unknown characters",
         ),
         pytest.param(
             lambda: make_family("gemma"), {"prompt": [SYSTEM, USER], "completion": [ANSWER]},

@@ -29,11 +29,7 @@ def launch_of(arguments: list[str]) -> tuple[str, str | None, str | None]:
         ConfigError: the recipe is unknown, or has no estimate.
     """
     path, _ = config_of(arguments)
-    first = path.read_text(encoding="utf-8").partition("\n")[0] if path else ""
-    command = RECIPE.search(first)
-    recipe = option_of(arguments, "recipe")
-    if recipe is None and command is not None:
-        recipe = command[1] or command[2]
+    recipe = recipe_of(arguments)
     if recipe not in SEQUENCES:
         known = ", ".join(SEQUENCES)
         if recipe:
@@ -41,9 +37,28 @@ def launch_of(arguments: list[str]) -> tuple[str, str | None, str | None]:
         else:
             problem = f"the first line of {path} names none" if path else "there is no --config"
         raise ConfigError(f"recipe: {problem}; give --recipe, one of {known}")
-    named = ACCELERATE_CONFIG.search(first)
-    launch_config = named[1] if named else None
+    launch_config = accelerate_config_of(path)
     return recipe, option_of(arguments, "accelerate_config") or launch_config, launch_config
+
+
+def recipe_of(arguments: list[str]) -> str | None:
+    """Return the recipe of --recipe, or of the command in the first line of --config."""
+    path, _ = config_of(arguments)
+    command = RECIPE.search(_first_line(path))
+    named = option_of(arguments, "recipe")
+    if named is not None or command is None:
+        return None if named is None else str(named)
+    return command[1] or command[2]
+
+
+def _first_line(path: Path | None) -> str:
+    return path.read_text(encoding="utf-8").partition("\n")[0] if path else ""
+
+
+def accelerate_config_of(path: Path | None) -> str | None:
+    """Return the accelerate configuration of the command in a file's first line, if it has one."""
+    named = ACCELERATE_CONFIG.search(_first_line(path))
+    return named[1] if named else None
 
 
 def sharding_of(path: str | None) -> Sharding:
@@ -57,7 +72,8 @@ def sharding_of(path: str | None) -> Sharding:
     """
     if path is None:
         return Sharding()
-    bundled = ACCELERATE_CONFIGS / f"{path}.yaml"
+    name = path.removeprefix("accelerate_configs/").removesuffix(".yaml")
+    bundled = ACCELERATE_CONFIGS / f"{name}.yaml"
     use_bundled = bundled.is_file() and not Path(path).exists()
     content = read_yaml(bundled if use_bundled else Path(path), place="accelerate_config: ")
     number = int(content.get("num_processes") or 1)

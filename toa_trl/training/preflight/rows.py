@@ -99,6 +99,17 @@ def row_findings(
             f"the tokenizer {len(tokenizer)}",
             "use the tokenizer of this model",
         )
+    unknown = tokenizer.unk_token_id
+    if unknown not in (None, tokenizer.eos_token_id) and (
+        rows := num(lambda row, part: unknown in part.ids)
+    ):
+        yield Finding(
+            "warning",
+            "vocabulary",
+            f"{rows} have characters for which the tokenizer has no token: they become "
+            f"{tokenizer.unk_token!r}",
+            "use a tokenizer that has them, or remove them from the data",
+        )
     if method != "reward modeling" and (
         rows := num(lambda row, part: _never_ends(part, ends, tokenizer))
     ):

@@ -32,23 +32,19 @@ def end_finding(tokenizer: Any, training: Any, model: Any, method: str) -> Findi
     Returns:
         None where it does not matter, or where the template does not show it.
     """
-    generates = method in ONLINE
-    if method not in LEARN_TO_STOP and not generates:
+    if method not in (*LEARN_TO_STOP, *ONLINE):
         return None
     tail = end_of_turn(tokenizer)
     if tail is None:
         return None
     end_text = tokenizer.decode(tail)
     name = model.model_name_or_path
-    own = set() if generates else stop_tokens(name, model.model_revision)
     ends = {tokenizer.eos_token_id}
     if not getattr(training, "chat_template_path", None):
-        ends |= own
+        ends |= stop_tokens(name, model.model_revision)
     given = getattr(training, "eos_token", None)
     if given or ends & set(tail):
-        return Finding(
-            "fine", "eos", f"a turn ends with {tokenizer.decode(tail)!r}, learned as eos"
-        )
+        return Finding("fine", "eos", f"a turn ends with {end_text!r}, at which the model stops")
     known = set(tokenizer.added_tokens_decoder) - {tokenizer.unk_token_id}
     special = [token for token in tail if token in known]
     if not special:

@@ -1,0 +1,130 @@
+"""`toa-trl check`: what it prints, its exit code, and the row with its loss mask."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+from rich.console import Console
+
+from tests.families import make_family
+from toa_trl.cli.main import main
+from toa_trl.training.preflight.report import print_row
+from toa_trl.training.preflight.rows import checked_rows
+
+ROOT = Path(__file__).parents[3]
+STUDENT = ROOT / "toa_trl/demo/weights/student"
+USER = {"role": "user", "content": "2 + 3?"}
+ANSWER = {"role": "assistant", "content": "5"}
+
+
+@pytest.fixture
+def check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """Return a function that runs the command, and returns exit code and output."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> tuple[int, str]:
+        code = 0
+        try:
+            main(["check", *map(str, arguments)])
+        except SystemExit as stopped:
+            code = int(str(stopped.code))
+        output = capsys.readouterr()
+        return code, output.out if code < 2 else output.err
+
+    return call
+
+
+def rows_in(folder: Path, **row: Any) -> Path:
+    folder.mkdir()
+    Dataset.from_list([row] * 4).to_parquet(folder / "train.parquet")
+    return folder
+
+
+def config(path: Path, first: str = "", **keys: Any) -> Path:
+    path.write_text(f"# {first}\n" + "".join(f"{key}: {value}\n" for key, value in keys.items()))
+    return path
+
+
+def test_a_healthy_training_leaves_with_0_and_shows_a_row(check: Any, tmp_path: Path) -> None:
+    data = rows_in(tmp_path / "data", prompt=[USER], completion=[ANSWER])
+    file = config(tmp_path / "sft.yaml", model_name_or_path=STUDENT, dataset_name=data)
+    code, said = check("--config", file, "--output_dir", tmp_path / "out")
+    assert code == 0
+    assert "0 errors, 0 warnings" in said
+    assert "fine    eos: a turn ends with '<eos>', at which the model stops" in said
+    assert "GiB on 1 GPU" in said
+    assert "learned, between [[ and ]]" in said
+    assert "<assistant>[[5 <eos>]]" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_error_leaves_with_1_and_every_finding(check: Any, tmp_path: Path) -> None:
+    tokenizer = make_family("qwen2.5")
+    tokenizer.eos_token = "<|endoftext|>"
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "model/config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    data = rows_in(tmp_path / "data", prompt=[USER], completion=[ANSWER])
+    options = ("--model_name_or_path", tmp_path / "model", "--dataset_name", data)
+    code, said = check("--recipe", "sft", *options, "--max_length", 105)
+    assert code == 1
+    first, second = said.splitlines()[:2]
+    assert first.startswith("error   eos: ")
+    assert "give --eos_token '<|im_end|>'" in first
+    assert second.startswith("warning max_length: max_length 105 cuts 4 of 4 rows")
+    assert "1 errors, 1 warnings" in said
+    code, said = check("--recipe", "sft", *options, "--eos_token", "<|im_end|>")
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("recipe", "keys", "code", "said"),
+    [
+        ("sft", {"dataset_name": "nowhere"}, 1, "error   configuration: dataset_name: nowhere"),
+        ("sft", {"model_name_or_path": ""}, 1, "model_name_or_path: the key is missing"),
+        ("sft", {"lerning_rate": 1}, 2, "unknown key 'lerning_rate'"),
+        ("sft", {"check_rows": 0}, 2, "check_rows: must be >= 1, not 0"),
+        ("other", {}, 2, "recipe: must be one of sft, dpo, reward, preference"),
+    ],
+)
+def test_bad_input(
+    recipe: str, keys: dict[str, Any], code: int, said: str, check: Any, tmp_path: Path
+) -> None:
+    given = {"model_name_or_path": STUDENT, "output_dir": tmp_path / "out", **keys}
+    found, text = check("--config", config(tmp_path / f"{recipe}.yaml", **given))
+    assert (found, True) == (code, said in text), text
+
+
+def test_methods_of_the_recipe_preference(check: Any, tmp_path: Path) -> None:
+    rejected = [{**ANSWER, "content": "6"}]
+    data = rows_in(tmp_path / "data", prompt=[USER], chosen=[ANSWER], rejected=rejected)
+    keys: dict[str, Any] = {"method": "kto", "model_name_or_path": STUDENT, "dataset_name": data}
+    code, said = check("--config", config(tmp_path / "preference.yaml", **keys))
+    assert code == 0
+    assert "memory: there is no estimate for KTO" in said
+    assert "One row (rejected)" in said
+
+
+def test_the_row_is_in_color_on_a_terminal() -> None:
+    tokenizer = make_family("qwen2.5")
+    row = {"prompt": [USER], "completion": [{**ANSWER, "content": "5\x1b[2J"}]}
+    checked, _ = checked_rows([row], tokenizer, None, "SFT")
+    shown = []
+    for is_terminal in (True, False):
+        file = io.StringIO()
+        console = Console(file=file, force_terminal=is_terminal, color_system="standard")
+        if not is_terminal:
+            console = Console(file=file)
+        print_row(checked, tokenizer, 512, console)
+        shown.append(file.getvalue())
+    assert "\x1b[32m5\\x1b[2J<|im_end|>" in shown[0]  # green, and no control character of the row
+    assert "[[" not in shown[0]
+    assert "<|im_start|>assistant\n[[5\\x1b[2J<|im_end|>\n]]" in shown[1]

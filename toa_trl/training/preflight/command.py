@@ -1,0 +1,147 @@
+"""Check a training before it starts: template, tokens, mask, what is cut, and memory.
+
+    toa-trl check --config sft.yaml --gpu_memory 80
+
+Takes every option of the recipe: that of --recipe, of the launch command in the first line of
+--config, or of its file name. It is the recipe with --check_only. Only tokenizer and configuration
+of the model are loaded. The exit code is 1 if an error is found.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+
+from toa_trl.cli.arguments import config_of, option_of, with_bundled_config
+from toa_trl.cli.main import TRAININGS, call_command
+from toa_trl.errors import ConfigError
+from toa_trl.models.loading import num_accelerators
+from toa_trl.training.checks import TRUE
+from toa_trl.training.data import TrainingData
+from toa_trl.training.estimate.plan import accelerate_config_of, recipe_of, sharding_of
+from toa_trl.training.findings import Finding
+from toa_trl.training.preflight.checks import NUM_ROWS, preflight
+from toa_trl.training.preflight.memory import gpu_memory_here, memory_finding, running_sharding
+from toa_trl.training.preflight.report import print_findings, print_row
+from toa_trl.utils.config import PositiveFloat, PositiveInt, validate
+from toa_trl.utils.escape import say
+
+
+def _option(description: str, default: Any = None) -> Any:
+    return field(default=default, metadata={"help": description})
+
+
+@dataclass
+class CheckArguments:
+    """Options of the check, which every training recipe takes."""
+
+    check_only: bool = _option("Check data, tokenizer and memory, and stop.", False)
+    check_rows: int = _option("Rows that are tokenized by the check.", NUM_ROWS)
+    gpu_memory: float | None = _option("GiB of each GPU, for --check_only. Default: of this GPU.")
+    accelerate_config: str | None = _option(
+        "For the memory in --check_only. Default: of --config's first line."
+    )
+
+    def __post_init__(self) -> None:
+        validate(PositiveInt, self.check_rows, "check_rows")
+        validate(PositiveFloat | None, self.gpu_memory, "gpu_memory")
+
+
+def main() -> None:
+    """Check the training that the options in sys.argv are for.
+
+    Raises:
+        ConfigError: the recipe is unknown, or one of its options.
+        SystemExit: with 1, if a check finds an error.
+    """
+    arguments = with_bundled_config(sys.argv[1:])
+    if not arguments or {"-h", "--help"} & set(arguments):
+        say(__doc__)
+        return
+    path, _ = config_of(arguments)
+    recipe = recipe_of(arguments) or (path.stem.partition("_")[0] if path else None)
+    if recipe not in TRAININGS:
+        raise ConfigError(
+            f"recipe: must be one of {', '.join(TRAININGS)}, not {recipe!r}; give --recipe, or "
+            "write the launch command into the first line of --config"
+        )
+    call_command(recipe, [*_without_recipe(arguments), "--check_only", "True"])
+
+
+def _without_recipe(arguments: Sequence[str]) -> list[str]:
+    kept = [argument for argument in arguments if not argument.startswith("--recipe=")]
+    if "--recipe" in kept:
+        at = kept.index("--recipe")
+        del kept[at : at + 2]
+    return kept
+
+
+def arguments_of_check(arguments: list[str]) -> tuple[list[str], bool]:
+    """Return the arguments of a training, and whether it runs on CPUs.
+
+    With --check_only on a machine without a GPU they get --use_cpu, without which TRL refuses bf16:
+    the training may be for another machine.
+    """
+    on_cpu = _is_true(option_of(arguments, "use_cpu"))
+    if _is_true(option_of(arguments, "check_only")) and not on_cpu and not num_accelerators():
+        return [*arguments, "--use_cpu", "True"], on_cpu
+    return arguments, on_cpu
+
+
+def check_training(
+    method: str,
+    load: Callable[[], TrainingData],
+    training: Any,
+    model: Any,
+    options: CheckArguments,
+    on_cpu: bool,
+) -> None:
+    """Print what the checks of a training find, and one row of its data.
+
+    Args:
+        method: name of the method, such as "SFT".
+        load: checks the model and loads the data.
+        training: configuration of the trainer.
+        model: TRL's ModelConfig.
+        options: of the check.
+        on_cpu: whether the training runs on CPUs.
+
+    Raises:
+        SystemExit: with 1, if any finding is an error.
+    """
+    console = Console(highlight=False)
+    findings, checked = list[Finding](), None
+    try:
+        checked = preflight(load(), training, model, method, options.check_rows)
+        findings += checked.findings
+    except ConfigError as error:
+        findings.append(Finding("error", "configuration", str(error)))
+    if model.model_name_or_path:
+        findings.append(_memory(method, training, model, options, on_cpu))
+    if training.process_index == 0:
+        print_findings(findings, console)
+        if checked is not None:
+            limit = getattr(training, "max_length", None)
+            print_row(checked.rows, checked.tokenizer, limit, console)
+    if any(finding.level == "error" for finding in findings):
+        sys.exit(1)
+
+
+def _memory(
+    method: str, training: Any, model: Any, options: CheckArguments, on_cpu: bool
+) -> Finding:
+    try:
+        sharding = running_sharding()
+        if sharding.num_devices == 1:  # not launched: as it will be
+            path, _ = config_of(sys.argv[1:])
+            sharding = sharding_of(options.accelerate_config or accelerate_config_of(path))
+    except ConfigError as error:
+        return Finding("fine", "memory", f"there is no estimate: {error}")
+    memory = options.gpu_memory or (None if on_cpu else gpu_memory_here())
+    return memory_finding(method, training, model, sharding, memory, on_cpu)
+
+
+def _is_true(value: Any) -> bool:
+    return str(value).lower() in TRUE

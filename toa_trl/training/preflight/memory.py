@@ -1,0 +1,96 @@
+"""Whether a training fits the memory of its GPUs, as toa_trl.training.estimate counts it."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from toa_trl.errors import ConfigError
+from toa_trl.training.estimate.fit import remedies
+from toa_trl.training.estimate.memory import GIB, Sharding, estimate, states
+from toa_trl.training.estimate.model import model_config_of, shape_of
+from toa_trl.training.estimate.plan import SEQUENCES, training_of
+from toa_trl.training.estimate.text import USABLE, devices
+from toa_trl.training.findings import Finding
+
+# methods with an estimate -> the recipe that it is of
+RECIPES = {"SFT": "sft", "DPO": "dpo", "reward modeling": "reward"}
+
+
+def memory_finding(
+    method: str,
+    training: Any,
+    model: Any,
+    sharding: Sharding,
+    gpu_memory: float | None,
+    on_cpu: bool = False,
+) -> Finding:
+    """Return what a training needs of each device, and whether that fits.
+
+    Args:
+        method: name of the method, such as "SFT".
+        training: configuration of the trainer.
+        model: TRL's ModelConfig.
+        sharding: of the model's states.
+        gpu_memory: GiB of each GPU; None: unknown.
+        on_cpu: whether it trains on CPUs.
+    """
+    if method not in RECIPES:
+        return Finding("fine", "memory", f"there is no estimate for {method}")
+    if model.load_in_4bit or model.load_in_8bit:
+        return Finding("fine", "memory", "there is no estimate for a quantized model")
+    recipe = RECIPES[method]
+    try:
+        config = model_config_of(None, model)
+        if model.dtype == "auto":
+            model = replace(model, dtype=str(config.dtype or "float32").removeprefix("torch."))
+        shape, trained = shape_of(config, model, recipe)
+        plan = training_of(recipe, training, model, trained, on_cpu)
+    except ConfigError as error:
+        return Finding("fine", "memory", f"there is no estimate: {error}")
+    peak = estimate(shape, plan, sharding).total / GIB
+    each = "each of " if sharding.num_devices > 1 else ""
+    need = f"{peak:,.1f} GiB on {each}{devices(sharding, on_cpu)}, where a row fills max_length"
+    if gpu_memory is None:
+        return Finding("fine", "memory", f"needs {need}")
+    if peak <= USABLE * gpu_memory:
+        return Finding("fine", "memory", f"needs {need}, of {gpu_memory:,.0f} GiB")
+    kept = sum(states(shape, plan, sharding)[0].values()) / GIB
+    smallest = replace(
+        plan, num_sequences=SEQUENCES[recipe], accumulates=training.gradient_accumulation_steps > 1
+    )
+    room = USABLE * gpu_memory * GIB
+    sizes = {"--per_device_train_batch_size 1": estimate(shape, smallest, sharding).total}
+    sizes |= dict(remedies(shape, smallest, sharding))
+    helpful = [change for change, size in sizes.items() if size <= room]
+    remedy = f"any of these makes it fit: {'; '.join(helpful)}" if helpful else "use more GPUs"
+    if kept > gpu_memory:
+        what = f"weights, gradients and optimizer alone need {kept:,.1f} GiB of {gpu_memory:,.0f}"
+        return Finding("error", "memory", what, remedy)
+    what = f"needs {need}, and {gpu_memory:,.0f} GiB are there"
+    return Finding("warning", "memory", what, remedy)
+
+
+def running_sharding(environment: Mapping[str, str] = os.environ) -> Sharding:
+    """Return how `accelerate launch` has told this process to spread the states."""
+    number = int(environment.get("WORLD_SIZE", 1))
+    if environment.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        stage = int(environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", 2))
+        offloads = [
+            environment.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{of}_DEVICE", "none") != "none"
+            for of in ("OPTIMIZER", "PARAM")
+        ]
+        return Sharding(f"zero{stage}" if stage else "ddp", number, *offloads)
+    if environment.get("ACCELERATE_USE_FSDP") == "true":
+        offload = environment.get("FSDP_OFFLOAD_PARAMS", "false").lower() == "true"
+        return Sharding("fsdp2", number, offload, offload)
+    return Sharding("ddp" if number > 1 else "none", number)
+
+
+def gpu_memory_here() -> float | None:
+    """Return the GiB of this process's GPU; None without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    return float(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / GIB)
