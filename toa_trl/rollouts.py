@@ -16,6 +16,7 @@ import pyarrow as pa
 from toa_trl.data.builders import Render
 from toa_trl.data.preference import REJECTED_RANK, preference_rows
 from toa_trl.data.recipes import Plan, check_trusted, make_plan
+from toa_trl.data.review import review_beside
 from toa_trl.data.sft import sft_rows
 from toa_trl.data.tables import (
     FORMATS,
@@ -122,6 +123,7 @@ class Rollouts:
     def to_sft(self, **params: Any) -> Dataset:
         """Return a row per prompt; see `toa_trl.data.sft.sft_rows` for the parameters."""
         rows, dropped = call("sft", sft_rows, self, params=params)
+        rows = review_beside(self._journal.path).rows(rows)
         made = _some("SFT", as_dataset(rows, self._schema(SFT)), dropped)
         self._last["sft"] = params
         return made
@@ -130,6 +132,7 @@ class Rollouts:
         """Return a pair per prompt; see `toa_trl.data.preference.preference_rows`."""
         params = {"rejected_rank": rejected_rank, **params}
         rows, dropped = call("preference", preference_rows, self, params=params)
+        rows = review_beside(self._journal.path).rows(rows)
         made = _some("preference", as_dataset(rows, self._schema(PREFERENCE)), dropped)
         self._last["preference"] = params
         return made
@@ -147,7 +150,7 @@ class Rollouts:
             clean: filters; see `toa_trl.data.cleaning.Cleaning`.
             trust: see `save`.
         """
-        plan = make_plan(recipes=recipes, clean=clean)
+        plan = make_plan(recipes=recipes, clean=clean, review=review_beside(self._journal.path))
         built = plan.build(plan.clean(self), (), self._render(plan, trust))
         made = {}
         for kind in plan.chosen:
@@ -199,7 +202,6 @@ class Rollouts:
 
         if isinstance(without, str):
             raise ConfigError(f"without: must be a list, not {without!r}")
-
         run_dir = Path(run_dir).expanduser()
         left_out, of_run = frozenset(without), self.configuration
         sft = of_run.get("sft") if sft is None else sft
@@ -211,7 +213,7 @@ class Rollouts:
             recipes = of_run.get("recipes") or ()
             check_trusted(recipes, trust)
         # Errors are raised before anything is written.
-        plan = make_plan(sft, preference, recipes, clean)
+        plan = make_plan(sft, preference, recipes, clean, review_beside(self._journal.path))
         render = self._render(plan, trust)
         index = audit.Index(decontaminate) if decontaminate else None
         contamination, card_file = None, run_dir / "README.md"
@@ -249,9 +251,7 @@ class Rollouts:
                 plays=plays_of(self._journal),
                 picture=picture.write_reward_picture(fresh),
                 output=fresh / card_file.name,
-                recipes=plan.describe(built),
-                filters=plan.filters,
-                removed=plan.removed(cleaned, built),
+                **plan.for_card(cleaned, built),
             )
         return dropped
 

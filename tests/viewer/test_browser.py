@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import uvicorn
 
 from tests.report.test_browser import CHROMIUM, DRIVER, OPTIONS, pytestmark, webdriver
+from toa_trl.data.review import review_of
 from toa_trl.viewer.folder import Folder
 from toa_trl.viewer.server import listen, make_app
 
@@ -155,3 +157,32 @@ def test_faults_are_shown(
     browser.get(url + query)
     assert text in find(".fault").text
     browser.get_log("browser")  # the browser logs refused requests
+
+
+def test_pairs_are_reviewed(
+    browser: Any, runs: Path, tmp_path: Path, find: Callable[..., Any]
+) -> None:
+    shutil.copytree(runs / "open", tmp_path / "run")
+    with Serving(tmp_path) as address:
+        browser.get(f"{address}?run=run&view=pairs")
+        find(".pair .buttons button", "Reject").click()
+        find(".pair[data-mark=reject]")
+        find(".count", "1 rejected")
+        find(".pair[data-mark=reject]").send_keys("j")  # the next pair
+        second = browser.switch_to.active_element
+        second.send_keys("e")
+        area = browser.switch_to.active_element
+        assert area.get_attribute("name") == "chosen"
+        area.clear()
+        area.send_keys("<img src=x onerror=alert(1)> edited by hand")
+        find(".pair .buttons button", "Save").click()
+        find(".count", "1 edited")
+        assert find(".pair[data-mark=edit] .chosen .text").text.endswith("edited by hand")
+        check_page(browser)
+        browser.refresh()
+        find(".pair[data-mark=reject]")
+        find(".pair[data-mark=edit] .buttons button", "Undo edit").click()
+        find(".count", "0 edited")
+        find("select[name=mark] option[value=reject]").click()
+        find("a[aria-current]", "Pairs")
+    assert sorted(mark.mark for mark in review_of(tmp_path / "run").marks.values()) == ["reject"]

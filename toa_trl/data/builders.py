@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 from toa_trl.data.plays import OVERLAP, Ranked, Row, no_response_reason, usable
+from toa_trl.data.review import Review
 from toa_trl.types import Action, Message, Play, Prompt, Rollout
 
 Format = Literal["sft", "dpo", "kto", "groups"]
@@ -52,6 +53,7 @@ class Built:
     dropped: Counter[str] = field(default_factory=Counter)  # prompts without a row, by reason
     made: Counter[str] = field(default_factory=Counter)  # rows by recipe
     filtered: Counter[str] = field(default_factory=Counter)  # rows that a filter dropped, by reason
+    reviewed: Counter[str] = field(default_factory=Counter)  # rows that a review concerns
 
 
 def build_rows(
@@ -61,6 +63,7 @@ def build_rows(
     without: Iterable[str] = (),
     render: Render | None = None,
     row_filter: Callable[[Row], str | None] | None = None,
+    review: Review | None = None,
     named: bool = True,
 ) -> Built:
     """Return the rows of recipes of one format, prompt by prompt.
@@ -71,9 +74,10 @@ def build_rows(
         without: ids of prompts that give no row because they overlap with an evaluation set.
         render: of the run's task, if a builder needs it.
         row_filter: returns why a row is dropped, or None.
+        review: leaves rows out, and replaces responses.
         named: whether rows have the column `recipe`.
     """
-    dropped, made, filtered = Counter[str](), Counter[str](), Counter[str]()
+    dropped, made, filtered, reviewed = (Counter[str]() for _ in range(4))
     left_out = frozenset(without)
 
     def rows() -> Iterator[Row]:
@@ -91,10 +95,11 @@ def build_rows(
                     if reason is not None:
                         filtered[reason] += 1
                         continue
-                    made[recipe.name] += 1
-                    yield {**row, "recipe": recipe.name} if named else row
+                    for kept in review.rows([row], reviewed) if review else [row]:
+                        made[recipe.name] += 1
+                        yield {**kept, "recipe": recipe.name} if named else kept
 
-    return Built(rows(), dropped, made, filtered)
+    return Built(rows(), dropped, made, filtered, reviewed)
 
 
 def _rows_of(recipe: Recipe, rollout: Rollout, render: Render | None) -> list[Row] | str:

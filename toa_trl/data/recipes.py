@@ -9,6 +9,7 @@ import pyarrow as pa
 from toa_trl.data.builders import Builder, Built, Recipe, Render, build_rows
 from toa_trl.data.cleaning import Cleaned, Cleaning
 from toa_trl.data.preference import Pair, check_rank, preference_rows
+from toa_trl.data.review import Review
 from toa_trl.data.sft import sft_rows
 from toa_trl.data.tables import FORMATS, schema_of
 from toa_trl.errors import ConfigError
@@ -59,6 +60,7 @@ class Plan:
     without: Mapping[str, Collection[str]]  # ids of prompts that give no row of a format
     cleaning: Cleaning | None
     filters: Mapping[str, Any]  # arguments of the cleaning
+    review: Review | None = None
 
     def clean(self, rollouts: Iterable[Rollout]) -> Cleaned:
         """Return the rollouts that rows are made of; with filters, read them once to judge them."""
@@ -98,6 +100,23 @@ class Plan:
             for reason, number in reasons.most_common()
         ]
 
+    def reviewed(self, built: Mapping[str, Built]) -> list[tuple[str, str, int]]:
+        """Return (format, what, number of rows) of everything that the review concerns."""
+        return [
+            (kind, what, number)
+            for kind, made in built.items()
+            for what, number in made.reviewed.most_common()
+        ]
+
+    def for_card(self, cleaned: Cleaned, built: Mapping[str, Built]) -> dict[str, Any]:
+        """Return arguments of `toa_trl.hub.dataset_card.write_card`."""
+        return {
+            "recipes": self.describe(built),
+            "filters": self.filters,
+            "removed": self.removed(cleaned, built),
+            "reviewed": self.reviewed(built),
+        }
+
     @property
     def needs_task(self) -> bool:
         """Whether a builder renders prompts."""
@@ -124,6 +143,7 @@ class Plan:
                 without=(*self.without.get(kind, ()), *without),
                 render=render,
                 row_filter=self.cleaning.row_fault if self.cleaning else None,
+                review=self.review,
                 named=kind in self.chosen,
             )
             for kind, recipes in self.recipes.items()
@@ -135,6 +155,7 @@ def make_plan(
     preference: Mapping[str, Any] | None = None,
     recipes: Sequence[Mapping[str, Any]] | None = None,
     clean: Mapping[str, Any] | None = None,
+    review: Review | None = None,
 ) -> Plan:
     """Return what makes the data sets of a run.
 
@@ -143,6 +164,7 @@ def make_plan(
         preference: settings of the recipe `pair`, which makes dpo/ if no other recipe does.
         recipes: entries {builder, name, ...}, applied to every prompt in this order.
         clean: arguments of `toa_trl.data.cleaning.Cleaning`.
+        review: marks of a person, if there are any.
 
     Raises:
         ConfigError: a setting is invalid, or two recipes have the same name.
@@ -166,9 +188,8 @@ def make_plan(
         if kind not in chosen:
             made[kind] = [_recipe(KEYS[kind], {"builder": builder, **settings[kind]})]
     cleaning = call("clean", Cleaning, params=clean) if clean else None
-    return Plan(
-        {k: found for k, found in made.items() if found}, chosen, without, cleaning, clean or {}
-    )
+    made = {k: found for k, found in made.items() if found}
+    return Plan(made, chosen, without, cleaning, clean or {}, review)
 
 
 def choose_recipes(

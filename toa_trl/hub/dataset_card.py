@@ -47,6 +47,7 @@ def write_card(
     recipes: Sequence[Mapping[str, Any]] = (),
     filters: Mapping[str, Any] | None = None,
     removed: Sequence[tuple[str, str, int]] = (),
+    reviewed: Sequence[tuple[str, str, int]] = (),
 ) -> None:
     """Write the data set card; what was added to it by hand stays, see `toa_trl.utils.cards`.
 
@@ -69,6 +70,7 @@ def write_card(
         recipes: {name, folder, rows, params} of the recipes that were given.
         filters: settings of the cleaning.
         removed: (what, reason, number) of what the cleaning removed.
+        reviewed: (format, what, number of rows) of what a human review concerns.
     """
     entry, about, prompts, agents = identity.get("task"), about or {}, prompts or {}, agents or {}
     task = dict(entry) if isinstance(entry, Mapping) else {"name": entry or "alignment"}
@@ -106,6 +108,7 @@ def write_card(
         "recipes": recipes,
         "filters": filters or {},
         "removed": removed,
+        "reviewed": reviewed,
     }
     context, blocks = template.new_context(values), {}
     for name, block in template.blocks.items():

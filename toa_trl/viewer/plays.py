@@ -200,8 +200,8 @@ class Plays:
 
     def _from_files(self, sql: str, values: Sequence[Any]) -> list[Any]:
         names = [glob.escape(str(file)) for file in self._files]
-        with _database().cursor() as database:  # a connection of its own
-            found = database.execute(sql.format(plays="read_parquet(?)"), [names, *values])
+        with database().cursor() as cursor:
+            found = cursor.execute(sql.format(plays="read_parquet(?)"), [names, *values])
             rows: list[Any] = found.fetchall()
             return rows
 
@@ -246,7 +246,8 @@ class Plays:
 
 
 @cache
-def _database() -> duckdb.DuckDBPyConnection:
+def database() -> duckdb.DuckDBPyConnection:
+    """Return the database of this process; each query takes a cursor, a connection of its own."""
     return duckdb.connect(config={"memory_limit": "1GB"})
 
 

@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 
 from toa_trl.errors import ConfigError, ToaError
+from toa_trl.viewer import pairs as of_pairs
 from toa_trl.viewer import plays as of_plays
 from toa_trl.viewer import tree as of_tree
 from toa_trl.viewer.figures import Figures
@@ -107,6 +108,18 @@ def make_app(folder: Folder, port: int, token: str | None = None) -> FastAPI:
         with open_journal(folder.path(run)) as journal:
             return of_tree.play(journal, prompt, play)
 
+    @app.get("/api/pairs")
+    def pairs(query: Annotated[_Pairs, Query()]) -> Any:
+        path = folder.path(query.run)
+        with open_journal(path) as journal:
+            return of_pairs.page(journal, path, query)
+
+    @app.put("/api/mark")
+    def mark(request: of_pairs.MarkRequest) -> Any:
+        path = folder.path(request.run)
+        with open_journal(path) as journal:
+            return of_pairs.mark(journal, path, request)
+
     return app
 
 
@@ -115,6 +128,10 @@ class _Page(of_plays.Query):
 
 
 class _Counted(of_plays.Filters):
+    run: str
+
+
+class _Pairs(of_pairs.PairQuery):
     run: str
 
 

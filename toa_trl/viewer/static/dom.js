@@ -27,7 +27,7 @@ export function paint(element, agents, name) {
 export const agent = (agents, name) => paint(el("span", {class: "agent"}, name), agents, name);
 
 export const DASH = "–";
-const minus = (text) => text.replace("-", "−");
+const minus = (text) => text.replaceAll("-", "−");
 export function number(value, digits = 3) {
   if (typeof value !== "number") return DASH;
   if (value !== 0 && (Math.abs(value) >= 1e7 || Math.abs(value) < 1e-3)) return minus(value.toExponential(2));

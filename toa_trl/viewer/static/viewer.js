@@ -1,10 +1,11 @@
 // The address holds the state (run, view, filters), so that a view can be shared and Back works.
 import {el, get, note, replace} from "./dom.js";
+import {showPairs} from "./pairs.js";
 import {showPlays} from "./plays.js";
 import {showRuns} from "./runs.js";
 import {showTree} from "./tree.js";
 
-const VIEWS = {plays: ["Plays", showPlays], tree: ["Prompts", showTree]};
+const VIEWS = {plays: ["Plays", showPlays], tree: ["Prompts", showTree], pairs: ["Pairs", showPairs]};
 const POLL_MS = 3000;
 let turn = 0, timer;
 
