@@ -22,6 +22,7 @@ from toa_trl.evaluation.ledger import keep
 from toa_trl.evaluation.metadata import write_evaluations
 from toa_trl.evaluation.outputs import Outputs, check_all, closing_all
 from toa_trl.evaluation.results import check_results, terminal_tables, update_results
+from toa_trl.evaluation.side_by_side import write_side_by_side
 from toa_trl.evaluation.verifier import make_verifier
 from toa_trl.evaluation.winrate import win_rates
 from toa_trl.rewards import make_reward
@@ -69,6 +70,8 @@ async def evaluate(config: EvaluationConfig) -> tuple[list[str], dict[str, list[
         if config.baseline:
             rates = await win_rates(config.baseline, prompts, task, outputs, scores, judge)
         update_results(results, "win_rates", rates)
+        compared = (outputs, scores, config.baseline, judge)
+        write_side_by_side(config.folder, prompts, task, *compared)
         if rates:
             say(terminal_tables([{key: row[key] for key in OF_WIN_RATES.split()} for row in rates]))
     texts = {name: [output.greedy.text for output in outputs[name]] for name in outputs}

@@ -198,6 +198,18 @@ def test_a_judge_compares_in_both_orders(tmp_path: Path) -> None:
         assert sum(server.stats()["requests"].values()) - asked <= 6 * row["num_failed"] + 5
     assert (row["by"], row["win_rate"], row["num_losses"]) == ("judge", 1.0, 0)
     assert row["num_wins"] + row["num_failed"] == 30
+    lines = (tmp_path / "outputs/side_by_side.jsonl").read_text().splitlines()
+    head, *shown = map(json.loads, lines)
+    assert (head["models"], head["baseline"]) == (["long", "short"], "short")
+    assert [one["messages"] for one in shown] == [[["user", f"Question {i}?"]] for i in range(30)]
+    verdicts = [one["responses"][0]["judge"] for one in shown]
+    assert verdicts.count(1.0) >= row["num_wins"]  # the second evaluation may know more
+    assert set(verdicts) <= {1.0, None}
+    assert shown[1]["responses"][1] == {
+        "model": "short",
+        "text": "two words",
+        "finish_reason": "stop",
+    }
     assert row["num_failed"] < 10
 
 

@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 
 from tests.report.test_browser import CHROMIUM, DRIVER, OPTIONS, pytestmark, webdriver
+from tests.viewer.test_outputs import write as write_evaluation
 from toa_trl.data.review import review_of
 from toa_trl.viewer.folder import Folder
 from toa_trl.viewer.server import listen, make_app
@@ -186,3 +187,17 @@ def test_pairs_are_reviewed(
         find("select[name=mark] option[value=reject]").click()
         find("a[aria-current]", "Pairs")
     assert sorted(mark.mark for mark in review_of(tmp_path / "run").marks.values()) == ["reject"]
+
+
+def test_responses_side_by_side(browser: Any, tmp_path: Path, find: Callable[..., Any]) -> None:
+    write_evaluation(tmp_path / "outputs")
+    with Serving(tmp_path) as address:
+        browser.get(address)
+        find(".prompts a", "outputs").click()
+        find(".count", "5 prompts, compared with base")
+        assert find(".pair .columns .text").text.startswith("base says 0 </script>")
+        check_page(browser)
+        find("input[name=differ]").click()
+        find(".count", "2 prompts")
+        assert find(".verdict.good", "right").is_displayed()
+        assert "differ=true" in browser.current_url

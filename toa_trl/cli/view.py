@@ -39,6 +39,6 @@ def view() -> None:
         ) from error
     folder = Folder(options.folder.expanduser())
     with listen(options.port) as listener:
-        num_runs = len(folder.runs())
+        num_runs = len(folder.names()[0])
         what = f"{num_runs} run{'' if num_runs == 1 else 's'}"
         serve(folder, listener, lambda url: say(f"{what} at {url} ; Ctrl-C stops it"))

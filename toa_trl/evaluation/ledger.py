@@ -81,12 +81,17 @@ class KeptReward(DetailedReward):
 
     async def compare(self, prompt: Prompt, a: str, b: str) -> Score:
         """See `toa_trl.rewards.judge.JudgeReward`."""
-        key = (prompt.id, digest_of_values(as_dicts(prompt.messages), a, b))
-        row = self._ledger.get(*key)
-        if row is None:
-            score = await self._model.compare(prompt, a, b)
-            row = self._ledger.add(*key, value=score.value, weight=score.weight)
-        return Score(row["value"], weight=row["weight"])
+        known = self.known(prompt, a, b)
+        if known is not None:
+            return known
+        score = await self._model.compare(prompt, a, b)
+        self._ledger.add(*_pair_key(prompt, a, b), value=score.value, weight=score.weight)
+        return Score(score.value, weight=score.weight)
+
+    def known(self, prompt: Prompt, a: str, b: str) -> Score | None:
+        """Return the verdict on a pair that the ledger has, or None."""
+        row = self._ledger.get(*_pair_key(prompt, a, b))
+        return None if row is None else Score(row["value"], weight=row["weight"])
 
     async def aclose(self) -> None:
         """Close the ledger and the model."""
@@ -104,6 +109,10 @@ class KeptReward(DetailedReward):
             (value,) = check_scores("the reward model", scores, 1)
             row = self._ledger.add(*key, value=value)
         return Score(row["value"])
+
+
+def _pair_key(prompt: Prompt, a: str, b: str) -> tuple[str, str]:
+    return prompt.id, digest_of_values(as_dicts(prompt.messages), a, b)
 
 
 def keep(model: Any, folder: Path, name: str, entry: Mapping[str, Any]) -> KeptReward | None:

@@ -1,10 +1,11 @@
-"""The runs below a folder: a damaged one is listed with its fault."""
+"""The runs and evaluations below a folder: a damaged run is listed with its fault."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.status import is_written
 from toa_trl.utils.files import read_yaml
 from toa_trl.utils.targets import PARTS, is_run_file
+from toa_trl.viewer.outputs import FILE as SIDE_BY_SIDE
 
 JOURNAL = "journal.sqlite"
 MAX_DEPTH = 5  # of folders below the one that is viewed
@@ -40,9 +42,14 @@ class Folder:
                 "folder with runs"
             )
 
-    def runs(self) -> list[str]:
-        """Return the names of the runs: their paths relative to the folder; "." is itself."""
-        return sorted(name for name, _ in zip(self._found(), range(MAX_RUNS), strict=False))
+    def names(self) -> tuple[list[str], list[str]]:
+        """Return the names of the runs and of the evaluations, at most `MAX_RUNS` of both.
+
+        A name is a path relative to the folder; "." is the folder itself.
+        """
+        found = list(islice(self._found(), MAX_RUNS))
+        runs, evaluations = ([n for n, is_run in found if is_run is kind] for kind in (True, False))
+        return sorted(runs), sorted(evaluations)
 
     def path(self, name: str) -> Path:
         """Return the folder of a run.
@@ -50,23 +57,36 @@ class Folder:
         Raises:
             ConfigError: there is no such run.
         """
-        path = self.root / name
         # never a path that leaves the folder, whatever a request asks for
-        if name not in self.runs():
+        if name not in self.names()[0]:
             raise ConfigError(f"there is no run {name!r} in {self.root}")
-        return path
+        return self.root / name
 
-    def _found(self) -> Iterator[str]:
+    def evaluation(self, name: str) -> Path:
+        """Return the folder of an evaluation's responses.
+
+        Raises:
+            ConfigError: there is no such evaluation.
+        """
+        if name not in self.names()[1]:
+            raise ConfigError(f"there is no evaluation {name!r} in {self.root}")
+        return self.root / name
+
+    def _found(self) -> Iterator[tuple[str, bool]]:
+        """Yield (name, whether it is a run, not an evaluation)."""
         for path, folders, files in os.walk(self.root):
             here = Path(path)
-            depth = len(here.relative_to(self.root).parts)
+            name = here.relative_to(self.root).as_posix()
             is_run = JOURNAL in files
-            hidden = [name for name in folders if name.startswith(".")]
+            hidden = [folder for folder in folders if folder.startswith(".")]
             without = {*hidden, *(PARTS if is_run else ())}
-            folders[:] = sorted({*folders} - without) if depth < MAX_DEPTH else []
+            is_deep = len(Path(name).parts) >= MAX_DEPTH
             begun = "run.yaml" in files and "shards" not in folders
+            folders[:] = [] if is_deep else sorted({*folders} - without)
             if is_run or (begun and is_run_file(here / "run.yaml")):
-                yield here.relative_to(self.root).as_posix()
+                yield name, True
+            if SIDE_BY_SIDE in files:
+                yield name, False
 
 
 def describe(path: Path) -> dict[str, Any]:

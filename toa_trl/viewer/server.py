@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 
 from toa_trl.errors import ConfigError, ToaError
+from toa_trl.viewer import outputs as of_outputs
 from toa_trl.viewer import pairs as of_pairs
 from toa_trl.viewer import plays as of_plays
 from toa_trl.viewer import tree as of_tree
@@ -74,8 +75,10 @@ def make_app(folder: Folder, port: int, token: str | None = None) -> FastAPI:
 
     @app.get("/api/runs")
     def runs() -> Any:
-        listed = [{"run": name, **describe(folder.path(name))} for name in folder.runs()]
-        return {"folder": str(folder.root.resolve()), "runs": listed}
+        names, evaluations = folder.names()
+        listed = [{"run": name, **describe(folder.root / name)} for name in names]
+        shown = str(folder.root.resolve())
+        return {"folder": shown, "runs": listed, "evaluations": evaluations}
 
     @app.get("/api/figures")
     def totals(run: str) -> Any:
@@ -119,6 +122,12 @@ def make_app(folder: Folder, port: int, token: str | None = None) -> FastAPI:
         path = folder.path(request.run)
         with open_journal(path) as journal:
             return of_pairs.mark(journal, path, request)
+
+    @app.get("/api/outputs")
+    def outputs(
+        evaluation: str, words: str = "", differ: bool = False, after: int = 0, limit: Limit = 10
+    ) -> Any:
+        return of_outputs.page(folder.evaluation(evaluation), words, differ, after, limit)
 
     return app
 

@@ -4,9 +4,10 @@ import {link} from "./viewer.js";
 
 const known = new Map(); // totals that were shown last, so that a refresh does not blink
 
-export async function showRuns(main, {folder, runs, is_current}) {
+export async function showRuns(main, {folder, runs, evaluations, is_current}) {
   const cards = runs.map((run) => card(run, folder));
-  replace(main, el("h1", {}, `${runs.length} run${runs.length === 1 ? "" : "s"}`), el("ul", {class: "runs"}, cards.map((each) => each.item)));
+  replace(main, el("h1", {}, `${runs.length} run${runs.length === 1 ? "" : "s"}`), el("ul", {class: "runs"}, cards.map((each) => each.item)), evaluations.length ? el("h1", {class: "further"}, `${evaluations.length} evaluation${evaluations.length === 1 ? "" : "s"}`) : null,
+    evaluations.length ? el("ul", {class: "prompts"}, evaluations.map((name) => el("li", {}, el("a", {href: link({evaluation: name})}, name === "." ? folder.split("/").pop() : name), el("span", {class: "about"}, " responses of its models, side by side")))) : null);
   for (const {run, figures} of cards) { // one after the other: a large run takes seconds
     if (run.fault || run.state === "starting") continue;
     try {

@@ -1,5 +1,6 @@
 // The address holds the state (run, view, filters), so that a view can be shared and Back works.
 import {el, get, note, replace} from "./dom.js";
+import {showOutputs} from "./outputs.js";
 import {showPairs} from "./pairs.js";
 import {showPlays} from "./plays.js";
 import {showRuns} from "./runs.js";
@@ -22,14 +23,15 @@ export function go(parameters) {
 async function render() {
   const now = state(), own = ++turn, main = document.getElementById("main");
   clearTimeout(timer);
-  const view = now.run === undefined ? "runs" : VIEWS[now.view] ? now.view : "plays";
+  const view = now.evaluation !== undefined ? "outputs" : now.run === undefined ? "runs" : VIEWS[now.view] ? now.view : "plays";
   const is_current = () => own === turn;
   try {
-    const {folder, runs} = await get("runs");
+    const {folder, runs, evaluations} = await get("runs");
     if (!is_current()) return;
     const run = runs.find((each) => each.run === now.run);
     frame(now, view, run, folder);
-    if (view === "runs") await showRuns(main, {folder, runs, is_current});
+    if (view === "runs") await showRuns(main, {folder, runs, evaluations, is_current});
+    else if (view === "outputs") await showOutputs(main, {now, is_current});
     else if (!run) replace(main, note(`There is no run “${now.run}” in ${folder}.`, "fault"));
     else if (run.fault) replace(main, note(run.fault, "fault"));
     else await VIEWS[view][1](main, {run, now, is_current});
@@ -45,8 +47,8 @@ const again = () => { timer = setTimeout(() => document.hidden ? again() : refre
 const refresh = () => document.activeElement?.matches("input, textarea, select") ? again() : render();
 
 function frame(now, view, run, folder) {
-  const name = now.run === "." ? folder.split("/").pop() : now.run;
-  document.title = run ? `${name} · toa_trl viewer` : "toa_trl viewer";
+  const named = now.evaluation ?? now.run, name = named === "." ? folder.split("/").pop() : named;
+  document.title = name !== undefined ? `${name} · toa_trl viewer` : "toa_trl viewer";
   replace(document.getElementById("where"), name === undefined ? folder : name);
   const tabs = run && !run.fault ? Object.entries(VIEWS) : [];
   replace(document.getElementById("tabs"), ...tabs.map(([key, [title]]) => el("a", {href: link({run: now.run, view: key}), "aria-current": key === view ? "page" : null}, title)));
