@@ -46,6 +46,12 @@ def write_decision(plan: Plan, number: int, rows: Sequence[Mapping[str, Any]]) -
     return decision
 
 
+def read_decision(plan: Plan, number: int) -> dict[str, Any] | None:
+    """Return the decision on the student of a round; None if there was none."""
+    file = plan.output / f"round-{number}" / GATE
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
 def describe(decision: Mapping[str, Any], number: int) -> str:
     """Return a decision in one line."""
     verdict = "accepted" if decision["accepted"] else "refused"

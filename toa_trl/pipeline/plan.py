@@ -108,9 +108,9 @@ class Plan:
 
     def accepted(self, number: int) -> int:
         """Return the last round, up to this one, whose student the gate has accepted."""
-        while number > 0:
+        while number > 0 and self.config.gate is not None:
             file = self.output / f"round-{number}" / GATE
-            if not file.is_file() or json.loads(file.read_text(encoding="utf-8"))["accepted"]:
+            if file.is_file() and json.loads(file.read_text(encoding="utf-8"))["accepted"]:
                 break
             number -= 1
         return number

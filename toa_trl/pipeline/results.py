@@ -7,6 +7,7 @@ from typing import Any
 
 from toa_trl.evaluation.results import terminal_tables, update_results
 from toa_trl.pipeline.config import StageConfig
+from toa_trl.pipeline.gate import read_decision
 from toa_trl.pipeline.plan import Plan
 from toa_trl.report.page import write_report
 
@@ -26,10 +27,20 @@ def collect(plan: Plan, stage: StageConfig, number: int) -> list[dict[str, Any]]
     """Copy the results of an evaluation to those of the whole folder; return the rounds' rows."""
     results = _read(plan, stage, number)
     rows = [] if plan.rounds is None or "student" not in results else round_rows(results)
+    rows = with_gate(plan, rows)
     parts = {**results, "rounds": rows} if rows else results
     for part, value in parts.items():
         update_results(plan.output / "results.json", part, value)
     return rows
+
+
+def with_gate(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of rounds with what the gate has decided, where it has."""
+    decisions = [read_decision(plan, row["round"]) for row in rows]
+    return [
+        {**row, "accepted": decision["accepted"]} if decision else row
+        for row, decision in zip(rows, decisions, strict=True)
+    ]
 
 
 def report(plan: Plan, number: int) -> Path | None:

@@ -5,14 +5,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from toa_trl.evaluation.results import is_results
+from toa_trl.evaluation.results import is_results, update_results
 from toa_trl.pipeline.config import StageConfig
 from toa_trl.pipeline.fleets import fleet_of
 from toa_trl.pipeline.gate import describe, write_decision
 from toa_trl.pipeline.gpus import check_gpus, visible_gpus
 from toa_trl.pipeline.identity import identity_of, record_identity
+from toa_trl.pipeline.lineage import write_lineage
 from toa_trl.pipeline.plan import Plan
-from toa_trl.pipeline.results import collect, report, row_table
+from toa_trl.pipeline.results import collect, report, row_table, with_gate
 from toa_trl.pipeline.stages import merge_step, step_of
 from toa_trl.pipeline.status import write_stages
 from toa_trl.pipeline.steps import Runner, is_complete, locked, mark_complete
@@ -61,6 +62,7 @@ def check_output(plan: Plan) -> None:
     parts = {"student", "synthesize", "train"} if plan.record != Plan.record else {"stages", "seed"}
     targets = {output / "report.html": is_report, output / "results.json": is_results}
     targets[record] = partial(is_json, old=parts)
+    targets[output / "rounds.json"] = partial(is_json, old=["rounds"])
     if not record.exists():
         folders = [*output.glob("round-*")] if plan.rounds else []
         folders += [output / stage.folder for stage in plan.stages if plan.rounds is None]
@@ -99,6 +101,7 @@ class _Run:
                 rows = await self._stage(stage, number) or rows
             if not self._passes(number, rows):
                 break
+        write_lineage(plan, number)
         report(plan, number)
         if rows:
             self._say(row_table(rows))
@@ -110,6 +113,7 @@ class _Run:
         if gate is None:
             return True
         decision = write_decision(self._plan, number, rows)
+        update_results(self._plan.output / "results.json", "rounds", with_gate(self._plan, rows))
         self._say(describe(decision, number))
         return bool(decision["accepted"]) or gate.if_worse == "fall_back"
 

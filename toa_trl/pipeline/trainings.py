@@ -76,13 +76,19 @@ def launch_options(stage: StageConfig) -> list[str]:
     return options
 
 
-def _replayed(plan: Plan, stage: StageConfig, number: int) -> list[Path]:
-    """Return the folders of the data of earlier rounds, the newest first."""
+def replayed_rounds(plan: Plan, number: int) -> list[int]:
+    """Return the earlier rounds whose data a round learns from again, the newest first."""
     replay = plan.config.replay
-    if replay is None or not stage.trains_student:
+    if replay is None:
         return []
-    numbers = range(number - 1, max(number - 1 - replay.rounds, 0), -1)
-    folders = [plan.data(stage, earlier) for earlier in numbers]
+    return list(range(number - 1, max(number - 1 - replay.rounds, 0), -1))
+
+
+def _replayed(plan: Plan, stage: StageConfig, number: int) -> list[Path]:
+    """Return the folders of the data of earlier rounds that a training learns from again."""
+    if not stage.trains_student:
+        return []
+    folders = [plan.data(stage, earlier) for earlier in replayed_rounds(plan, number)]
     return [folder for folder in folders if folder is not None]
 
 
