@@ -36,7 +36,7 @@ COMMANDS = {
     "serve": ("toa_trl.cli.serve:main", "a search behind an OpenAI-compatible endpoint"),
     "data": ("toa_trl.cli.run_commands:data", "derive the datasets of a run again"),
     "convert": ("toa_trl.cli.convert:main", "responses of a run for alpaca_eval and Arena-Hard"),
-    "report": ("toa_trl.cli.run_commands:report", "write report.html of a run again"),
+    "report": ("toa_trl.cli.run_commands:report", "write the report of a run or a training again"),
     "merge": ("toa_trl.cli.run_commands:merge", "join runs of one configuration"),
     "status": ("toa_trl.cli.run_commands:status", "show the progress of a run or pipeline"),
     "view": ("toa_trl.cli.view:view", "look at runs on a local web page"),

@@ -86,8 +86,8 @@ def data() -> None:
 
 
 def report() -> None:
-    """Write the report of a run."""
-    parser = _run_parser("Write report.html of a run again.")
+    """Write the report of a run, a training or an evaluation."""
+    parser = _run_parser("Write the report of a run again, of a training, or of results.json.")
     parser.add_argument("--results", type=Path, help="results.json of evaluate and compare")
     parser.add_argument("--output", type=Path, help="file to write (default: in the run's folder)")
     options = parser.parse_args()

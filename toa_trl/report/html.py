@@ -37,7 +37,7 @@ class Table:
 
     def is_text(self, column: int) -> bool:
         """Return whether a column is text, which is left-aligned, unlike numbers."""
-        text = re.compile(r"<span class=.(bar|agent)|[A-Za-z]")
+        text = re.compile(r"<span class=.(bar|agent|quoted)|[A-Za-z]")
         return any(text.match(str(row[column])) for row in self.rows)
 
 

@@ -8,6 +8,7 @@ figure.
     trees.py            trees of some prompts      sections.py        sections about the run
     training.py         sft/ and dpo/              outcome.py         ... about its results
     html.py             elements of the page       evaluation.py      ... about evaluations
+    training_log.py     the log beside a model     training_section.py   ... about trainings
     budget.py           an adaptive allocation     audit_section.py   ... about the audit
                                                    budget_section.py  ... about the allocation
 """
@@ -35,6 +36,8 @@ from toa_trl.report.marker import is_report
 from toa_trl.report.rollout_tables import rollout_files
 from toa_trl.report.rollouts import summarize
 from toa_trl.report.training import read_pairs, read_sft
+from toa_trl.report.training_log import FILE as TRAINING_LOG
+from toa_trl.report.training_section import training_sections, trainings_of
 from toa_trl.utils.files import read_yaml, replace_text
 from toa_trl.utils.targets import check_file, exclusive
 
@@ -46,25 +49,73 @@ HERE = Path(__file__).parent
 def write_report(
     run_dir: Path, *, output: Path | None = None, results: Mapping[str, Any] | None = None
 ) -> Path:
-    """Write the report of a run, and return its path.
+    """Write the report of a run, of a training, or of an evaluation, and return its path.
 
     Args:
-        run_dir: a run's folder with rollouts/, and run.yaml, sft/ and dpo/ if it has them.
-        output: file to write or replace; by default report.html in the run's folder.
+        run_dir: a run's folder with rollouts/, and run.yaml, sft/ and dpo/ if it has them; or a
+            model's folder with the log of its training, or a folder with results.json.
+        output: file to write or replace; by default report.html in the folder. Of a training
+            _report.html, which the Trainer does not push, as prompts may be private.
         results: {"student": ..., "searches": ...}; by default results.json in the run's folder or
             its parent.
 
     Raises:
-        ConfigError: there are no rollouts, a file is invalid, or the output cannot be written or is
-            not a report.
+        ConfigError: there are no rollouts, log or results, a file is invalid, or the output cannot
+            be written or is not a report.
     """
     run_dir = Path(run_dir)
-    target = run_dir / "report.html" if output is None else Path(output)
+    is_run = any((run_dir / "rollouts").glob("*.parquet"))
+    is_training = not is_run and (run_dir / TRAINING_LOG).is_file()
+    name = "_report.html" if is_training else "report.html"
+    target = run_dir / name if output is None else Path(output)
     check_file(target, "--output", is_report)
+    if is_training:
+        page = _page(_training(run_dir))
+    elif not is_run and (results or (run_dir / "results.json").is_file()):
+        page = _page(_results(run_dir, _read_results(run_dir) if results is None else results))
+    else:
+        page = _page(_run(run_dir, _read_results(run_dir) if results is None else results))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(run_dir) if output is None and is_run else nullcontext():
+        check_file(target, "--output", is_report)
+        # responses may contain unpaired surrogates
+        replace_text(target, page.encode(errors="replace").decode())
+    return target
+
+
+def _training(folder: Path) -> dict[str, Any]:
+    """Return what the page of a training alone shows."""
+    sections = training_sections([folder])
+    if not sections:
+        raise ConfigError(f"{folder / TRAINING_LOG}: the log has no step yet; train first")
+    name = folder.resolve().name
+    return {"subject": "training", "title": name, "opening": "", "sections": sections}
+
+
+def _results(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the page of an evaluation or a comparison alone shows."""
+    parts = [
+        *([outcome.student(results)] if results.get("student") else ()),
+        *([outcome.searches(results)] if results.get("searches") else ()),
+        *evaluation.sections(results),
+    ]
+    if not parts:
+        raise ConfigError(f"{folder}: the results have no part that a report shows")
+    subject = "evaluation" if results.get("student") else "comparison"
+    opening = outcome.opening(results).strip()
+    return {
+        "subject": subject,
+        "title": folder.resolve().name,
+        "opening": opening,
+        "sections": parts,
+    }
+
+
+def _run(run_dir: Path, results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the page of a run shows."""
     files = rollout_files(run_dir)
     run_file = run_dir / "run.yaml"
     run = read_yaml(run_file) if run_file.is_file() else {}
-    results = _read_results(run_dir) if results is None else results
     entries = run.get("agents") or []
     summary = summarize(files, [entry["name"] for entry in entries if "name" in entry])
     agents = {name: i for i, name in enumerate(summary.tallies)}
@@ -81,10 +132,26 @@ def write_report(
         Section("tree", "The tree of a prompt"),
         outcome.training_data(read_sft(run_dir), *read_pairs(run_dir, files), agents),
         audit_section(read_audit(run_dir)),
+        *training_sections(trainings_of(run_dir, run.get("fingerprint"))),
         outcome.student(results),
         outcome.searches(results),
         *evaluation.sections(results),
     ]
+    viewer = {"agents": list(agents), "decimals": decimals(summary.select())}
+    return {
+        "subject": "run",
+        "title": run_dir.resolve().name,
+        "opening": sections.opening(summary) + outcome.opening(results),
+        "sections": parts,
+        "num_prompts": len(summary.prompt_ids),
+        "trees": [(tree["id"], _label(tree), Markup(trees.as_json(tree))) for tree in shown],
+        "viewer": Markup(trees.as_json(viewer)),
+        "limit": limit,
+    }
+
+
+def _page(content: Mapping[str, Any]) -> str:
+    """Return the page as HTML."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -93,26 +160,14 @@ def write_report(
         undefined=jinja2.StrictUndefined,
     )
     environment.globals.update(blocks_of=outcome.blocks_of, colors=figures.PALETTE, zip=zip)
-    viewer = {"agents": list(agents), "decimals": decimals(summary.select())}
     script = environment.get_template("tree.js.html.j2").render()
-    page = environment.get_template("report.html.j2").render(
-        title=run_dir.resolve().name,
-        opening=sections.opening(summary) + outcome.opening(results),
-        sections=parts,
-        num_prompts=len(summary.prompt_ids),
-        trees=[(tree["id"], _label(tree), Markup(trees.as_json(tree))) for tree in shown],
-        viewer=Markup(trees.as_json(viewer)),
-        limit=limit,
+    nothing: dict[str, Any] = {"num_prompts": 0, "trees": [], "viewer": "", "limit": 0}
+    return environment.get_template("report.html.j2").render(
+        **{**nothing, **content},
         script=Markup(script),
         # the page may run this script only, whatever a response contains
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with exclusive(run_dir) if output is None else nullcontext():
-        check_file(target, "--output", is_report)
-        # responses may contain unpaired surrogates
-        replace_text(target, page.encode(errors="replace").decode())
-    return target
 
 
 def _read_results(run_dir: Path) -> Mapping[str, Any]:
