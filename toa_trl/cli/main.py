@@ -40,6 +40,7 @@ COMMANDS = {
     "merge": ("toa_trl.cli.run_commands:merge", "join runs of one configuration"),
     "status": ("toa_trl.cli.run_commands:status", "show the progress of a run or pipeline"),
     "view": ("toa_trl.cli.view:view", "look at runs on a local web page"),
+    "show": ("toa_trl.cli.view:show", "print the tree of a prompt"),
     "audit": ("toa_trl.cli.run_commands:audit", "look for reward hacking and contamination"),
     "calibrate": ("toa_trl.cli.run_commands:calibrate", "mean and standard deviation of a reward"),
     "recover": ("toa_trl.cli.run_commands:recover_journal", "recover a damaged journal"),

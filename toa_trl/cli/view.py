@@ -5,6 +5,7 @@ from pathlib import Path
 from toa_trl.cli.arguments import Parser
 from toa_trl.errors import ConfigError
 from toa_trl.utils.escape import say
+from toa_trl.viewer.show import show as show_prompt
 
 PORT = 8321
 
@@ -42,3 +43,19 @@ def view() -> None:
         num_runs = len(folder.names()[0])
         what = f"{num_runs} run{'' if num_runs == 1 else 's'}"
         serve(folder, listener, lambda url: say(f"{what} at {url} ; Ctrl-C stops it"))
+
+
+def show() -> None:
+    """Print the tree of a prompt.
+
+    Raises:
+        ConfigError: the folder is not a run, or there is no such prompt or play.
+    """
+    parser = Parser(description="Print the tree of a prompt, or one of its plays.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    parser.add_argument("--prompt", required=True, metavar="ID", help="id of the prompt")
+    parser.add_argument(
+        "--play", type=int, metavar="N", help="print this play with its whole response instead"
+    )
+    options = parser.parse_args()
+    show_prompt(options.run.expanduser(), options.prompt, options.play)
