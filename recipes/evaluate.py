@@ -7,7 +7,6 @@ Prints tables and writes them into results.json under "student", "win_rates", "a
 interrupted, the same command resumes.
 """
 
-import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,17 @@ from toa_trl.agents import make_sampling
 from toa_trl.cli.arguments import user_errors
 from toa_trl.cli.evaluation_config import EvaluationConfig
 from toa_trl.cli.options import read_config
-from toa_trl.evaluation.accuracy import Scores, measure_model
+from toa_trl.evaluation.accuracy import measure_models
 from toa_trl.evaluation.benchmarks import alpaca_eval_against, lm_eval_of
 from toa_trl.evaluation.ledger import keep
 from toa_trl.evaluation.metadata import write_evaluations
-from toa_trl.evaluation.outputs import Outputs, check_all, closing_all
+from toa_trl.evaluation.outputs import check_all, closing_all
 from toa_trl.evaluation.results import check_results, terminal_tables, update_results
 from toa_trl.evaluation.side_by_side import write_side_by_side
 from toa_trl.evaluation.verifier import make_verifier
 from toa_trl.evaluation.winrate import win_rates
 from toa_trl.rewards import make_reward
+from toa_trl.rewards.deferred import deferred, with_deferred_agent
 from toa_trl.rewards.judge import JudgeReward
 from toa_trl.sampling.identity import decisive
 from toa_trl.systems.models import Questions, checked_models
@@ -46,28 +46,27 @@ async def evaluate(config: EvaluationConfig) -> tuple[list[str], dict[str, list[
     draws = {"num_samples": config.num_samples, "seed": config.seed}
     questions = Questions(prompts, task, sampling, config.folder, **draws)
     models = await checked_models(config.models, questions)
-    judges: dict[str, Any] = {"verifier": make_verifier(config.verifier, task, prompts)}
+    verifier = make_verifier(deferred(config.verifier), task, prompts)
+    judges: dict[str, Any] = {"verifier": verifier}
     for argument, name in (("reward_model", "reward"), ("comet", "comet")):
         entry = getattr(config, name)
-        made = make_reward(entry) if entry else None
+        made = make_reward(deferred(entry, name), name) if entry else None
         judges[argument] = keep(made, config.folder, f"_{name}", decisive(entry))
     pairs = {"mode": "pairwise", **(config.judge or {})}
-    made = call("judge", JudgeReward, params=pairs) if config.judge else None
+    made = call("judge", JudgeReward, params=with_deferred_agent(pairs)) if config.judge else None
     judge = keep(made, config.folder, "_judge", decisive(pairs))
-    outputs: dict[str, list[Outputs]] = {}
-    scores: dict[str, Scores] = {}
-    student: dict[str, dict[str, Any]] = {}
     async with closing_all(*judges.values(), judge):
-        await check_all([], *judges.values(), judge)
-        for name, model in models.items():  # in sequence: a GPU may hold only one of them
-            outputs[name] = await model.outputs(questions)
-            gc.collect()
-            measurement, scores[name] = await measure_model(prompts, outputs[name], task, **judges)
-            student[name] = measurement.as_json()
-            update_results(results, "student", student)
+        if not all(model.is_complete(questions) for model in models.values()):
+            await check_all([], *judges.values(), judge)
+        # One after the other, models and judges: a GPU may hold only one of them.
+        outputs = {name: await model.outputs(questions) for name, model in models.items()}
+        measured = await measure_models(prompts, outputs, task, **judges)
+        student = {name: of_model.as_json() for name, (of_model, _) in measured.items()}
+        update_results(results, "student", student)
         say(terminal_tables([{"model": name, **row} for name, row in student.items()]))
         rates: list[dict[str, Any]] = []
         if config.baseline:
+            scores = {name: by_model for name, (_, by_model) in measured.items()}
             rates = await win_rates(config.baseline, prompts, task, outputs, scores, judge)
         update_results(results, "win_rates", rates)
         compared = (outputs, scores, config.baseline, judge)
@@ -85,7 +84,8 @@ def main() -> None:
     check_folder(config.folder, "output_dir")
     check_not_in_run(config.folder, "output_dir")
     check_results(results)
-    run_until_signal(check_all(config.models))
+    if config.lm_eval:  # the other models are checked where a response is missing
+        run_until_signal(check_all(config.models))
     if config.prompts or not config.lm_eval:
         questions, outputs = run_until_signal(evaluate(config))
     if config.alpaca_eval:

@@ -16,7 +16,8 @@ from tests.conftest import CONTEXT, END
 from tests.families import make_family, save_family_model
 from tests.helpers import wait
 from toa_trl.agents import make_agent
-from toa_trl.agents.transformers import TransformersAgent, _Request, _SeededSampling
+from toa_trl.agents.generation import _Request, _SeededSampling
+from toa_trl.agents.transformers import TransformersAgent
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.types import Completion, Message, Sampling, as_dicts
 

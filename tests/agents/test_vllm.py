@@ -5,6 +5,7 @@ Tests/integration/test_vllm.py has the real one.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from weakref import WeakValueDictionary
 import pytest
 
 from tests.helpers import wait
+from tests.models.test_adapters import save_adapter
 from toa_trl.agents import make_agent
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.types import Completion, Message, Sampling
@@ -30,6 +32,7 @@ class FakeEngine:
 
     def __init__(self, args: dict[str, Any]) -> None:
         self.args, self.errored, self.closed = args, False, False
+        self.gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
         self.reply: Any = ("Hello", "stop")
         self.params: list[Any] = []
         self.model_config = SimpleNamespace(max_model_len=CONTEXT, hf_config=SimpleNamespace())
@@ -41,8 +44,11 @@ class FakeEngine:
             raise TypeError("unexpected keyword argument 'nonsense'")
         return cls(args.given)
 
-    async def generate(self, asked: Any, params: Any, request_id: str) -> AsyncIterator[Any]:
+    async def generate(
+        self, asked: Any, params: Any, request_id: str, **options: Any
+    ) -> AsyncIterator[Any]:
         self.params.append(params)
+        self.options = options
         if isinstance(self.reply, Exception):
             raise self.reply
         text, reason = self.reply
@@ -60,6 +66,8 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [
         "vllm",
         "vllm.sampling_params",
+        "vllm.lora",
+        "vllm.lora.request",
         "vllm.v1",
         "vllm.v1.engine",
         "vllm.v1.engine.async_llm",
@@ -70,6 +78,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> None:
         AsyncEngineArgs=lambda **given: SimpleNamespace(given=given),
     )
     vars(modules["vllm.sampling_params"])["RequestOutputKind"] = SimpleNamespace(FINAL_ONLY=2)
+    vars(modules["vllm.lora.request"])["LoRARequest"] = lambda *given: given
     vars(modules["vllm.v1.engine.async_llm"])["AsyncLLM"] = FakeEngine
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
@@ -170,3 +179,67 @@ def test_reasoning_is_kept_apart_unless_it_is_asked_for(causal: Path) -> None:
     done = wait(kept.generate(ASKED, sampling=Sampling(), seed=0))
     assert done.text == "<think>hm</think>Yes"
     wait(asked.aclose())
+
+
+@pytest.mark.parametrize(
+    ("device", "before", "seen", "split"),
+    [
+        ("cuda:1", None, "1", None),
+        ("cuda:1,2", "4,5,7", "5,7", 2),
+        ("cuda:0", "GPU-a,GPU-b", "GPU-a", None),
+        (None, "4", "4", None),
+        (None, None, None, None),
+    ],
+)
+def test_an_engine_sees_the_gpus_of_its_device_and_no_other_process_does(
+    device: str | None,
+    before: str | None,
+    seen: str | None,
+    split: int | None,
+    causal: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("toa_trl.models.devices.check_device", lambda *_: None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if before is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before)
+    answer(causal, device=device)
+    (engine,) = FakeEngine.started
+    assert (engine.gpus, engine.args.get("tensor_parallel_size")) == (seen, split)
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == before
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:", "cuda:1,1", "gpu", "cuda:-1"])
+def test_a_device_of_another_form_is_refused(device: str, causal: Path) -> None:
+    with pytest.raises(ConfigError, match=r"agent 'v': device must be a GPU such as cuda:1"):
+        agent(causal, device=device)
+
+
+def test_an_adapter_runs_on_its_base(causal: Path, tmp_path: Path) -> None:
+    lora = save_adapter(tmp_path / "lora", causal, rank=12)
+    answer(lora)
+    (engine,) = FakeEngine.started
+    assert engine.args["model"] == str(causal)
+    assert (engine.args["enable_lora"], engine.args["max_lora_rank"]) == (True, 16)
+    assert engine.options == {"lora_request": ("adapter", 1, str(lora))}
+    assert engine.params[0].stop_token_ids == [1]  # the end token of the tokenizer
+    answer(causal)
+    assert FakeEngine.started[1].options == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"use_dora": True}, "use_dora"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"bias": "all"}, "bias"),
+        ({"peft_type": "IA3"}, "peft_type IA3"),
+        ({"r": 1024}, "rank 1024"),
+    ],
+)
+def test_an_adapter_that_vllm_cannot_run_is_refused(
+    change: dict[str, Any], message: str, causal: Path, tmp_path: Path
+) -> None:
+    lora = save_adapter(tmp_path / "lora", causal, **change)
+    with pytest.raises(ConfigError, match=rf"cannot run the adapter .*{message}.*merge-adapter"):
+        agent(lora)

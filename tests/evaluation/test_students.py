@@ -17,6 +17,7 @@ import pytest
 from datasets import load_dataset
 
 from tests.helpers import wait
+from toa_trl.agents import Agent
 from toa_trl.data.prompts import load_prompts
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.evaluation import students
@@ -32,7 +33,7 @@ from toa_trl.evaluation.students import (
 )
 from toa_trl.rewards import RewardModel, make_reward
 from toa_trl.tasks import make_task
-from toa_trl.types import Prompt, Sampling
+from toa_trl.types import Completion, Prompt, Sampling
 from toa_trl.utils.config import validate
 from toa_trl.utils.files import fresh_path
 
@@ -98,6 +99,10 @@ def asked(folder: Path) -> list[dict[str, str]]:
         ({"seeds": 3}, "train.seeds: must be a list, not 3"),
         ({"seeds": ["a"]}, r"train.seeds\[0\]: must be an integer, not 'a'"),
         ({"seeds": [-1]}, r"train.seeds\[0\]: must be >= 0, not -1"),
+        ({"student": {"engine": "vlm"}}, r"train.student: .*unknown engine 'vlm'.*'vllm'"),
+        ({"student": {"engine": "vllm", "devise": "x"}}, r"train.student: .*'devise'.*'device'"),
+        ({"student": {"engine": "vllm", "model": "m"}}, "train.student: must not .* 'model'"),
+        ({"student": {}}, "train.student: the key 'engine' is missing"),
         ({"budgets": 8}, "train: unknown key 'budgets'.*did you mean 'budget'"),
     ],
 )
@@ -158,6 +163,34 @@ def test_a_student_may_learn_from_pairs(tmp_path: Path, training: TrainingConfig
     right = {("toa", 8): np.array([[1.0, 0.0]])}
     (_, line) = table_rows([taught], {taught.run: 1.0}, [0.0, 1.0], right)
     assert line["mean_reward"] == 0.5
+
+
+class Served(Agent):
+    """A student behind an engine of the user's own."""
+
+    def __init__(self, name: str, model: str, port: int) -> None:
+        self.name, self._reply = name, f"{Path(model).name} at {port}: #### 4"
+
+    async def generate(self, messages: Any, *, sampling: Any, seed: int) -> Completion:
+        return Completion(self._reply, "stop", 1, 1)
+
+
+def test_students_are_judged_by_any_engine(tmp_path: Path) -> None:
+    problems = [Prompt("p0", "2 + 2?")]  # type: ignore[arg-type]
+    student = {"engine": f"{__name__}:Served", "port": 8001}
+    verifier = make_reward({"kind": "function", "function": f"{__name__}:says_4"})
+    judge = Judge(problems, make_task("alignment"), verifier, Sampling(), "", student)
+    assert wait(judge.verdicts("student", "runs/toa-8", tmp_path)) == [1.0]
+    (answers,) = tmp_path.glob("student-*.jsonl")
+    assert json.loads(answers.read_text())["response"] == "toa-8 at 8001: #### 4"
+
+
+def test_a_device_that_students_need_is_checked_before_they_are_asked(tmp_path: Path) -> None:
+    problems = [Prompt("p0", "2 + 2?")]  # type: ignore[arg-type]
+    student = {"engine": "transformers", "device": "cuda:7"}
+    judge = Judge(problems, make_task("alignment"), Served("s", "m", 1), Sampling(), "", student)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"train.student: untrained: device 'cuda:7' does not"):
+        wait(judge.verdicts("untrained", str(DEMO / "weights/student"), tmp_path))
 
 
 def says_4(completions: Any, **columns: Any) -> list[float]:

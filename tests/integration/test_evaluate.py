@@ -219,17 +219,15 @@ def test_a_mistake_that_would_show_late_is_said_before_the_first_model_is_asked(
     prompts = write(tmp_path / "prompts.jsonl", [{"prompt": "Question?"}])
     models = [{"name": "a", "engine": "scripted"}, {"name": "b", "engine": "scripted"}]
     gone = {"name": "gone", "engine": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
+    lora = adapter(tmp_path / "l", STUDENT)
+    config = json.loads((lora / "adapter_config.json").read_text())
+    (lora / "adapter_config.json").write_text(json.dumps({**config, "use_dora": True}))
     late: dict[str, dict[str, Any]] = {
         "unknown key 'anotator'": {"alpaca_eval": {"anotator": {}}},
         "'tasks' is missing": {"lm_eval": {"limit": 3}},
         "http://127.0.0.1:9": {"reward": {"kind": "http", "url": "http://127.0.0.1:9/score"}},
         "agent 'gone'": {"models": [*models, gone]},
-        "merge it": {
-            "models": [
-                *models,
-                {"name": "v", "engine": "vllm", "model": str(adapter(tmp_path / "l", STUDENT))},
-            ]
-        },
+        "vllm": {"models": [*models, {"name": "v", "engine": "vllm", "model": str(lora)}]},
     }
     for message, settings in late.items():
         done = evaluate(

@@ -185,6 +185,7 @@ def test_the_list_and_one_experiment_are_shown(capsys: pytest.CaptureFixture[str
     toa_trl(["reproduce"])
     said = capsys.readouterr().out
     assert all(name in said for name in EXPERIMENTS)
+    assert max(map(len, said.splitlines())) <= 100
     toa_trl(["reproduce", "students", "--show"])
     said = capsys.readouterr().out
     assert "toa-trl reproduce ultrafeedback  # first" in said

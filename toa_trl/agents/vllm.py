@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from functools import cache
+from importlib.util import find_spec
 from typing import Any, TypeVar
 from uuid import uuid4
 from weakref import WeakValueDictionary, finalize
@@ -14,9 +16,11 @@ from weakref import WeakValueDictionary, finalize
 from toa_trl.agents.base import Agent, SamplingEntry, SamplingOf, prompt_tokens, with_system
 from toa_trl.agents.completions import without_reasoning
 from toa_trl.errors import AgentError, ConfigError
+from toa_trl.models.adapters import check_adapter, vllm_arguments
+from toa_trl.models.devices import check_gpus, only_gpus
 from toa_trl.models.flops import Flops
 from toa_trl.models.loading import load_tokenizer
-from toa_trl.models.sources import check_whole_model
+from toa_trl.models.sources import is_adapter
 from toa_trl.types import Completion, Message, Sampling
 from toa_trl.utils.config import Text
 
@@ -30,10 +34,13 @@ class VLLMAgent(Agent):
 
     Args:
         name: name of the agent.
-        model: folder or Hub name of a model with a chat template.
+        model: folder or Hub name of a model with a chat template; a folder with a LoRA adapter runs
+            on the base that it names.
         system_prompt: system prompt that is put in front of every conversation.
         sampling: sampling parameters that differ from the run's, such as {temperature: 1.0}.
         dtype: name of a torch dtype, or "auto": half precision for a model saved in float32.
+        device: GPU such as "cuda:1", or several such as "cuda:0,1", over which the model is divided
+            (tensor_parallel_size); default: the first GPUs.
         keep_reasoning: keep the text in think tags in the response; otherwise it is stored apart.
         engine_args: arguments of vLLM's AsyncEngineArgs, such as {tensor_parallel_size: 4,
             gpu_memory_utilization: 0.8, max_model_len: 8192}. On a CPU vLLM 0.32 needs
@@ -41,8 +48,8 @@ class VLLMAgent(Agent):
             processed in two chunks.
 
     Raises:
-        ConfigError: vLLM is not installed, an engine argument is unknown, or the model or its chat
-            template cannot be loaded.
+        ConfigError: vLLM is not installed, an engine argument is unknown, the device does not
+            exist, or the model, its adapter or its chat template cannot be loaded.
     """
 
     def __init__(
@@ -52,6 +59,7 @@ class VLLMAgent(Agent):
         system_prompt: str | None = None,
         sampling: SamplingEntry | None = None,
         dtype: str = "auto",
+        device: str | None = None,
         keep_reasoning: bool = False,
         engine_args: Mapping[str, Any] | None = None,
     ) -> None:
@@ -60,10 +68,10 @@ class VLLMAgent(Agent):
         self._system_prompt = system_prompt
         self._sampling = SamplingOf(self._place, sampling)
         self._keep_reasoning = keep_reasoning
-        key = (model, dtype, json.dumps(engine_args, sort_keys=True, default=repr))
+        key = (model, dtype, device, json.dumps(engine_args, sort_keys=True, default=repr))
         engine = _ENGINES.get(key)
         if engine is None:
-            engine = _ENGINES[key] = _Engine(self._place, model, dtype, engine_args or {})
+            engine = _ENGINES[key] = _Engine(self._place, model, dtype, device, engine_args or {})
         self._engine = engine
 
     @property
@@ -88,19 +96,39 @@ class VLLMAgent(Agent):
         await _in_thread(self._engine.aclose())
 
 
+def check_vllm(place: str, model: str, device: str | None) -> tuple[dict[str, Any], list[int]]:
+    """Return the engine arguments of a model or an adapter, and the numbers of its GPUs.
+
+    Raises:
+        ConfigError: vLLM is not installed, cannot run the adapter, or a GPU does not exist.
+    """
+    if sys.modules.get("vllm") is None and find_spec("vllm") is None:
+        raise ConfigError(f"{place}: vLLM is not installed; pip install 'toa_trl[vllm]'")
+    return vllm_arguments(place, model), check_gpus(place, device)
+
+
 class _Engine:
     """The engine and the tokenizer. Its coroutines run in `_loop`."""
 
-    def __init__(self, place: str, model: str, dtype: str, engine_args: Mapping[str, Any]) -> None:
-        check_whole_model(place, model)
+    def __init__(
+        self,
+        place: str,
+        model: str,
+        dtype: str,
+        device: str | None,
+        engine_args: Mapping[str, Any],
+    ) -> None:
+        arguments, self._gpus = check_vllm(place, model, device)
+        check_adapter(place, model)
         try:
             import vllm  # noqa: F401
         except ImportError as error:
             raise ConfigError(
                 f"{place}: vLLM cannot be imported ({error}); pip install 'toa_trl[vllm]'"
             ) from error
-        self._place = place
-        self._args = {"model": model, "dtype": dtype, **engine_args}
+        self._place, self._adapter = place, model if is_adapter(model) else None
+        split = {"tensor_parallel_size": len(self._gpus)} if len(self._gpus) > 1 else {}
+        self._args = {**arguments, "dtype": dtype, **split, **engine_args}
         self._tokenizer = load_tokenizer(place, model)
         self._llm: Any = None
         asyncio.run_coroutine_threadsafe(self._open(), _loop()).result()
@@ -119,6 +147,13 @@ class _Engine:
                 f"{self._place}: a prompt of {len(prompt)} tokens, the context holds {context}"
             )
         asked = {"type": "token", "prompt_token_ids": prompt}
+        on_base, ends = {}, {}
+        if self._adapter is not None:
+            from vllm.lora.request import LoRARequest
+
+            on_base = {"lora_request": LoRARequest("adapter", 1, self._adapter)}
+            # it may have learned another end token than its base
+            ends = {"stop_token_ids": [self._tokenizer.eos_token_id]}
         try:
             params = SamplingParams(
                 temperature=sampling.temperature,
@@ -127,8 +162,10 @@ class _Engine:
                 stop=list(sampling.stop),
                 seed=seed,
                 output_kind=RequestOutputKind.FINAL_ONLY,
+                **ends,
             )
-            (output,) = [o async for o in llm.generate(asked, params, request_id=uuid4().hex)]
+            answering = llm.generate(asked, params, request_id=uuid4().hex, **on_base)
+            (output,) = [done async for done in answering]
         except Exception as error:  # vLLM's have no base of their own
             if llm.errored and llm is self._llm:  # a dead engine: the next play starts another
                 await self.aclose()
@@ -155,7 +192,8 @@ class _Engine:
             from vllm.v1.engine.async_llm import AsyncLLM
 
             try:  # it blocks the loop, so that nobody starts a second one meanwhile
-                self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._args))
+                with only_gpus(self._gpus):  # the engine is a process of its own
+                    self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._args))
             except Exception as error:  # of its arguments, of the weights, of its processes
                 reason = " ".join(str(error).split())[:300]
                 raise ConfigError(
@@ -168,7 +206,7 @@ class _Engine:
         return self._llm
 
 
-_ENGINES: WeakValueDictionary[tuple[str, str, str], _Engine] = WeakValueDictionary()
+_ENGINES: WeakValueDictionary[tuple[str, str, str | None, str], _Engine] = WeakValueDictionary()
 
 
 @cache

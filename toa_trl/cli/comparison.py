@@ -33,9 +33,11 @@ from toa_trl.evaluation.selected import (
 )
 from toa_trl.evaluation.students import Judge, Lesson, TrainingConfig, table_rows, teach
 from toa_trl.evaluation.verifier import make_verifier
+from toa_trl.models.devices import free_memory
 from toa_trl.report.audit import Index
 from toa_trl.report.figures import FIGURE_FILES, is_figure, save_figures
 from toa_trl.rewards import RewardModel, make_reward
+from toa_trl.rewards.deferred import deferred, with_deferred_agent
 from toa_trl.rewards.judge import JudgeReward
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampling.identity import decisive
@@ -114,7 +116,7 @@ async def _compare(
         problems = config.model_copy(update=heldout).load_prompts()
         sampling = make_sampling("sampling", Sampling(), config.sampling)
         assert verifier is not None  # checked above
-        judge = Judge(problems, task, verifier, sampling, config.verifier)
+        judge = Judge(problems, task, verifier, sampling, config.verifier, training.student)
         judge.check_new(prompts)
     folders = {run: output / run.folder(config.seed) for run in dict.fromkeys(compared + taught)}
     if training is not None:
@@ -125,7 +127,7 @@ async def _compare(
     async with closing_all(judges.second_reward, judges.pairs):
         await check_all([], judges.second_reward, judges.pairs)
         rollouts, costs, untrained = await _sample_all(config, prompts, folders, judge, training)
-        # the models of the sampling are gone: a training needs their memory
+        free_memory()  # the models of the sampling are gone: judges and a training need it
         measured = {
             run: await measure_search(rollouts[run], task, verifier, costs) for run in rollouts
         }
@@ -176,10 +178,12 @@ class _Judges:
     def __init__(self, config: ComparisonConfig) -> None:
         self._baseline, self._baseline_budget = config.baseline, config.baseline_budget
         folder, entry = Path(config.output_dir), config.second_reward
-        model = make_reward(entry, "second_reward") if entry else None
+        place = "second_reward"  # loaded after the sampling, as the judge's model is
+        model = make_reward(deferred(entry, place), place) if entry else None
         self.second_reward = keep(model, folder, "_second_reward", decisive(entry))
         params = {"mode": "pairwise", **(config.judge or {})}
-        pairs = call("judge", JudgeReward, params=params) if config.judge else None
+        judge = with_deferred_agent(params)
+        pairs = call("judge", JudgeReward, params=judge) if config.judge else None
         self.pairs = keep(pairs, folder, "_judge", decisive(params))
 
     async def measure(
@@ -189,6 +193,7 @@ class _Judges:
         by_id = {prompt.id: prompt for prompt in prompts}
         if self.second_reward is not None:
             await add_second_rewards(results, by_id, task, self.second_reward)
+            await self.second_reward.aclose()  # the judge needs its memory
         if not self._baseline:
             return []
         against = (self._baseline, self._baseline_budget)
@@ -203,6 +208,9 @@ async def _sample_all(
     training: TrainingConfig | None,
 ) -> tuple[dict[Run, Rollouts], Costs, Any]:
     """Return the rollouts of every run, how their costs are counted, and the untrained student."""
+    untrained: Any = []
+    if judge is not None and training is not None:  # before the agents need the memory
+        untrained = await judge.verdicts("untrained", training.base, Path(config.output_dir))
     agents = [RememberingAgent(make_agent(entry), entry) for entry in config.agents]
     reward_model = RememberingReward(make_reward(config.reward), config.reward)
     samplers = {
@@ -219,11 +227,7 @@ async def _sample_all(
     }
     total = sum(run.budget for run in folders) * len(prompts)
     async with closing_all(*agents, reward_model):
-        # first the student, then all runs at once: errors show early, batches are full, and a play
-        # that two searches share is generated once
-        untrained: Any = []
-        if judge is not None and training is not None:
-            untrained = await judge.verdicts("untrained", training.base, Path(config.output_dir))
+        # all runs at once: batches are full, and a play that two searches share is generated once
         names = [agent.name for agent in agents]
         with Progress(total, names, title=f"{len(folders)} runs") as progress:
             sampling = [

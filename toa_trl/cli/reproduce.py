@@ -21,7 +21,6 @@ from importlib.resources import files
 from pathlib import Path
 
 from pydantic import Field
-from tabulate import tabulate
 
 from toa_trl.cli.arguments import Parser, find_config, help_formatter
 from toa_trl.cli.tiny_scale import tiny_command
@@ -90,8 +89,8 @@ def main() -> None:
     options = parser.parse_args()
     known = experiments()
     if options.experiment is None:
-        rows = [(name, known[name].title, known[name].source) for name in known]
-        say(tabulate(rows, headers=("experiment", "what", "in the paper"), tablefmt="github"))
+        for name, experiment in known.items():
+            say(f"{name:15}{experiment.title}\n{'':15}in the paper: {experiment.source}")
         return
     if options.experiment not in known:
         close = nearest(options.experiment, known)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, zip_longest
 from statistics import mean
@@ -11,7 +11,7 @@ from typing import Any
 
 from toa_trl.errors import RewardError
 from toa_trl.evaluation.intervals import bootstrap, wilson
-from toa_trl.evaluation.outputs import Output, Outputs
+from toa_trl.evaluation.outputs import Output, Outputs, closing_all
 from toa_trl.evaluation.votes import majority
 from toa_trl.rewards import RewardModel
 from toa_trl.rewards.base import check_scores
@@ -20,6 +20,8 @@ from toa_trl.tasks import Task
 from toa_trl.types import Prompt
 
 Interval = tuple[float, float]
+_Judged = tuple[list[float | None], dict[str, Any]]
+PLACES = {"verifier": "the verifier", "mean_reward": "the reward model", "comet": "COMET"}
 logger = logging.getLogger(__name__)
 
 
@@ -89,22 +91,69 @@ async def measure_model(
     Raises:
         RewardError: no response could be judged.
     """
-    greedy = [output.greedy for output in outputs]
-    right = await _score("the verifier", verifier, task, prompts, greedy)
-    rewards = await _score("the reward model", reward_model, task, prompts, greedy)
-    comets = await _score("COMET", comet, task, prompts, greedy)
-    figures: dict[str, Any] = dict(corpus_scores(prompts, [output.text for output in greedy]))
-    judged = _available(right)
-    if judged and set(judged) <= {0.0, 1.0} and verifier and not verifier.graded:
-        figures |= {"accuracy": mean(judged), "interval": wilson(sum(judged), len(judged))}
-        figures |= await _sample_figures(prompts, outputs, task, verifier)
-    elif judged:
-        figures["mean_verifier_score"] = mean(judged)
-    for name, scores in {"mean_reward": rewards, "comet": comets}.items():
-        values = _available(scores)
+    judges = {"verifier": verifier, "mean_reward": reward_model, "comet": comet}
+    judged = {
+        name: await _judged(name, judge, prompts, outputs, task) for name, judge in judges.items()
+    }
+    return _measurement(prompts, outputs, judged)
+
+
+async def measure_models(
+    prompts: Sequence[Prompt],
+    outputs: Mapping[str, Sequence[Outputs]],
+    task: Task,
+    *,
+    verifier: RewardModel | None = None,
+    reward_model: RewardModel | None = None,
+    comet: RewardModel | None = None,
+) -> dict[str, tuple[Measurement, Scores]]:
+    """Return what `measure_model` does of several models, by name.
+
+    One judge scores the outputs of all models and is closed before the next is asked: a GPU may
+    hold only one of them.
+
+    Raises:
+        RewardError: no response of a model could be judged.
+    """
+    judges = {"verifier": verifier, "mean_reward": reward_model, "comet": comet}
+    judged: dict[str, dict[str, _Judged]] = {model: {} for model in outputs}
+    for name, judge in judges.items():
+        async with closing_all(judge):
+            for model, said in outputs.items():
+                judged[model][name] = await _judged(name, judge, prompts, said, task)
+    return {model: _measurement(prompts, said, judged[model]) for model, said in outputs.items()}
+
+
+async def _judged(
+    name: str,
+    judge: RewardModel | None,
+    prompts: Sequence[Prompt],
+    outputs: Sequence[Outputs],
+    task: Task,
+) -> _Judged:
+    """Return the scores of one judge, and the figures of a `Measurement` that come from them."""
+    scores = await _score(PLACES[name], judge, task, prompts, [said.greedy for said in outputs])
+    values = _available(scores)
+    figures: dict[str, Any] = {}
+    if name != "verifier":
         if values:
-            figures |= {name: mean(values), f"{name}_interval": bootstrap(values)}
-    taken = [scores for scores in (right, rewards, comets) if scores]
+            figures = {name: mean(values), f"{name}_interval": bootstrap(values)}
+    elif values and set(values) <= {0.0, 1.0} and judge and not judge.graded:
+        figures = {"accuracy": mean(values), "interval": wilson(sum(values), len(values))}
+        figures |= await _sample_figures(prompts, outputs, task, judge)
+    elif values:
+        figures = {"mean_verifier_score": mean(values)}
+    return scores, figures
+
+
+def _measurement(
+    prompts: Sequence[Prompt], outputs: Sequence[Outputs], judged: Mapping[str, _Judged]
+) -> tuple[Measurement, Scores]:
+    greedy = [output.greedy for output in outputs]
+    figures: dict[str, Any] = dict(corpus_scores(prompts, [output.text for output in greedy]))
+    for _, by_judge in judged.values():
+        figures |= by_judge
+    taken = [scores for scores, _ in judged.values() if scores]
     measurement = Measurement(
         **figures,
         mean_length=mean(output.num_words for output in greedy),
@@ -112,7 +161,7 @@ async def measure_model(
         num_truncated=sum(output.finish_reason == "length" for output in greedy),
         num_unjudged=sum(None in scores for scores in zip(*taken, strict=True)),
     )
-    return measurement, Scores(right, rewards)
+    return measurement, Scores(judged["verifier"][0], judged["mean_reward"][0])
 
 
 def corpus_scores(prompts: Sequence[Prompt], texts: Sequence[str]) -> dict[str, float]:

@@ -7,6 +7,7 @@ from typing import Any
 from toa_trl.evaluation.alpaca import AlpacaEvalConfig, run_alpaca_eval
 from toa_trl.evaluation.harness import LmEvalConfig, run_lm_eval
 from toa_trl.evaluation.results import update_results
+from toa_trl.models.devices import free_memory
 
 
 def alpaca_eval_against(
@@ -50,5 +51,6 @@ def lm_eval_of(
     measured = {}
     for entry in models:
         measured[entry["name"]] = run_lm_eval(entry, config)
+        free_memory()
         update_results(results, "lm_eval", measured)
     return measured

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from toa_trl.errors import ToaError
 from toa_trl.rewards.base import DetailedReward, check_scores
 from toa_trl.sampling.identity import digest_of_values, state_of_files
 from toa_trl.types import Prompt, Score, as_dicts
@@ -55,13 +56,14 @@ class Ledger:
         """Close the file."""
         if self._file is not None:
             self._file.close()
+            self._file = None
 
 
 class KeptReward(DetailedReward):
     """A reward model or a judge whose scores and verdicts are kept in a ledger.
 
     Args:
-        model: a reward model; a judge also has `compare`.
+        model: a reward model; a judge also has `compare`. It is checked before its first score.
         path: path of the ledger, see `ledger_path`.
     """
 
@@ -69,10 +71,20 @@ class KeptReward(DetailedReward):
         """Read the ledger."""
         self._model: Any = model
         self._ledger = Ledger(path, "id", "texts")
+        self._checking = asyncio.Lock()
+        self._checked: bool | ToaError = False
 
     async def check(self) -> None:
-        """See `RewardModel`."""
-        await self._model.check()
+        """Check the model, once: a failure is raised again."""
+        async with self._checking:
+            if not self._checked:
+                try:
+                    await self._model.check()
+                    self._checked = True
+                except ToaError as error:
+                    self._checked = error
+            if isinstance(self._checked, ToaError):
+                raise self._checked
 
     async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
         """See `RewardModel`."""
@@ -84,6 +96,7 @@ class KeptReward(DetailedReward):
         known = self.known(prompt, a, b)
         if known is not None:
             return known
+        await self.check()
         score = await self._model.compare(prompt, a, b)
         self._ledger.add(*_pair_key(prompt, a, b), value=score.value, weight=score.weight)
         return Score(score.value, weight=score.weight)
@@ -105,6 +118,7 @@ class KeptReward(DetailedReward):
         )
         row = self._ledger.get(*key)
         if row is None:
+            await self.check()
             scores = await self._model.score(prompt, [response])
             (value,) = check_scores("the reward model", scores, 1)
             row = self._ledger.add(*key, value=value)

@@ -13,11 +13,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from toa_trl.agents import Agent, make_agent
+from toa_trl.agents import Agent, as_agent
 from toa_trl.agents.base import generate_patiently
+from toa_trl.agents.deferred import DeferredAgent, check_entry
 from toa_trl.errors import AgentError
 from toa_trl.evaluation.ledger import Ledger
-from toa_trl.models.sources import check_whole_model, read_config
 from toa_trl.rewards import RewardModel
 from toa_trl.tasks import Task
 from toa_trl.types import Completion, Prompt, Sampling
@@ -52,7 +52,7 @@ class Outputs:
 
 
 async def respond(
-    agent: Agent,
+    agent: Agent | Mapping[str, Any],
     prompts: Sequence[Prompt],
     task: Task,
     sampling: Sampling,
@@ -66,9 +66,11 @@ async def respond(
     """Ask every prompt once greedily and `num_samples` times with `sampling`.
 
     Args:
-        agent: the model. Its errors are raised once all other responses are there, because a
-            missing answer is not a wrong answer; but an empty response, and one that max_tokens
-            ended before it began (in its reasoning), counts as empty.
+        agent: the model, or its entry {name, engine, ...}: it is then made when the first response
+            is missing, and its memory is given back at the end. Its errors are raised once all
+            other responses are there, because a missing answer is not a wrong answer; but an empty
+            response, and one that max_tokens ended before it began (in its reasoning), counts as
+            empty.
         prompts: what is asked.
         task: finds the response in an answer; "" where there is none.
         sampling: of the samples; the greedy response uses its max_tokens and stop.
@@ -82,28 +84,31 @@ async def respond(
         AgentError: responses are missing; the message has their number and the first reason.
         Unavailable: no server answered for `patience_s`.
     """
+    made = DeferredAgent(agent) if isinstance(agent, Mapping) else None
+    asked = made or as_agent(agent)
     ledger = Ledger(path, "id", "sample")
     if len(ledger):
-        logger.warning("%s: reusing %d responses of %s", agent.name, len(ledger), path)
+        logger.warning("%s: reusing %d responses of %s", asked.name, len(ledger), path)
     bar = counting_bar(progress)
-    shown = bar.add_task(agent.name, total=len(prompts) * (1 + num_samples))
+    shown = bar.add_task(asked.name, total=len(prompts) * (1 + num_samples))
 
     async def ask(prompt: Prompt, number: int) -> Output:
         row = ledger.get(prompt.id, number)
         if row is None:
             used = sampling if number else replace(sampling, temperature=0.0)
-            output = await _generate(agent, prompt, used, seed + max(number - 1, 0), patience_s)
+            output = await _generate(asked, prompt, used, seed + max(number - 1, 0), patience_s)
             row = ledger.add(
                 prompt.id, number, response=output.text, finish_reason=output.finish_reason
             )
         bar.advance(shown)
         return Output(_parsed(task, prompt, row["response"]), row["finish_reason"])
 
-    with bar, closing(ledger):
-        wanted = product(prompts, range(1 + num_samples))
-        answers = await asyncio.gather(
-            *(ask(prompt, number) for prompt, number in wanted), return_exceptions=True
-        )
+    async with closing_all(made):
+        with bar, closing(ledger):
+            wanted = product(prompts, range(1 + num_samples))
+            answers = await asyncio.gather(
+                *(ask(prompt, number) for prompt, number in wanted), return_exceptions=True
+            )
     errors = [answer for answer in answers if isinstance(answer, BaseException)]
     if errors and not isinstance(errors[0], AgentError):
         raise errors[0]
@@ -117,6 +122,13 @@ async def respond(
         Outputs(complete[start], tuple(complete[start + 1 : start + step]))
         for start in range(0, len(complete), step)
     ]
+
+
+def num_missing(path: Path, prompts: Sequence[Prompt], num_samples: int) -> int:
+    """Return how many responses `respond` would ask for with the same arguments."""
+    ledger = Ledger(path, "id", "sample")
+    wanted = product(prompts, range(1 + num_samples))
+    return sum(ledger.get(prompt.id, number) is None for prompt, number in wanted)
 
 
 def counting_bar(shown: bool) -> Progress:
@@ -159,17 +171,10 @@ async def check_all(
         parts: reward models and judges; None is skipped.
 
     Raises:
-        ConfigError: a folder has no model, or a server cannot be reached.
+        ConfigError: see `check_entry`; or a reward model or a judge cannot be asked.
     """
     for entry in entries:
-        place = f"model {entry['name']!r}"
-        if entry.get("engine") in ("transformers", "vllm") and entry.get("model"):
-            read_config(place, entry["model"])
-            if entry["engine"] == "vllm":
-                check_whole_model(place, entry["model"])
-        elif entry.get("engine") == "openai":
-            async with closing_all(make_agent(entry)) as (agent,):
-                await agent.check()
+        await check_entry(f"model {entry['name']!r}", entry)
     for part in parts:
         if part is not None:
             await part.check()

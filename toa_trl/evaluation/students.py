@@ -1,15 +1,13 @@
 """The paper's data table: one student per search and seed, judged on held-out problems."""
 
 import asyncio
-import gc
 import json
 import logging
 import os
 import shlex
 import shutil
-import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal
@@ -20,15 +18,17 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from toa_trl.agents import make_agent
+from toa_trl.agents import ENGINES
+from toa_trl.agents.deferred import check_entry
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.evaluation.accuracy import measure_model
 from toa_trl.evaluation.comparison import Cell, Run, check_verdicts, verify
 from toa_trl.evaluation.intervals import gap_bounds, middle_95, resampled_means
 from toa_trl.evaluation.ledger import ledger_path
-from toa_trl.evaluation.outputs import respond
+from toa_trl.evaluation.outputs import num_missing, respond
+from toa_trl.models.devices import free_memory
 from toa_trl.rewards import RewardModel
-from toa_trl.sampling.identity import digest_of_values
+from toa_trl.sampling.identity import decisive, digest_of_values
 from toa_trl.tasks import Task
 from toa_trl.types import Prompt, Sampling, as_dicts
 from toa_trl.utils.config import Config, NonNegativeInt, PositiveInt, Text
@@ -54,11 +54,26 @@ class TrainingConfig(Config):
     seeds: list[NonNegativeInt] = Field(default=[0, 1, 2], min_length=1)
     """Seeds, each of a search and of the training that follows."""
 
+    student: dict[str, Any] = Field(default_factory=lambda: {"engine": "transformers"})
+    """How students are asked: {engine, ...} as in the entry of an agent, without name and model."""
+
     @field_validator("command")
     @classmethod
     def _check_command(cls, command: str) -> str:
         check_command("train.command", command)
         return command
+
+    @field_validator("student")
+    @classmethod
+    def _check_student(cls, student: dict[str, Any]) -> dict[str, Any]:
+        for key in ("name", "model"):
+            if key in student:
+                raise ValueError(f"must not have the key {key!r}, which each student sets")
+        try:
+            ENGINES.check({**student, "name": "student", "model": "folder"})
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return student
 
     @field_validator("seeds")
     @classmethod
@@ -100,6 +115,7 @@ class Judge:
     verifier: RewardModel  # 1 right, 0 wrong
     sampling: Sampling  # its max_tokens and stop are used
     rules: Any  # identity of the verifier, as JSON values, without the task's
+    student: Mapping[str, Any] = field(default_factory=lambda: {"engine": "transformers"})
 
     def check_new(self, prompts: Iterable[Prompt]) -> None:
         """Check that no problem is among the prompts.
@@ -144,29 +160,30 @@ class Judge:
             RewardError: a response could not be judged.
             ConfigError: the verifier returns something other than 0 or 1.
         """
-        entry = {"name": name, "engine": "transformers", "model": str(model)}
+        entry = {**self.student, "name": name, "model": str(model)}
         asked = [(problem.id, as_dicts(problem.messages)) for problem in self.problems]
-        path = ledger_path(folder, name, entry, asked, asdict(self.sampling))
+        path = ledger_path(folder, name, decisive(entry), asked, asdict(self.sampling))
         columns = digest_of_values(*(dict(problem.metadata) for problem in self.problems))
         by = [self.rules, self.task.identity, columns]
         file = path.with_suffix(".json")
         kept = _read_json(file)
         if kept.get("by") != by:
+            if num_missing(path, self.problems, 0):
+                await check_entry(f"train.student: {name}", entry)
             outputs = await respond(
-                make_agent(entry),
+                entry,
                 self.problems,
                 self.task,
                 self.sampling,
                 path=path,
-                progress=False,
             )
             _, scores = await measure_model(
                 self.problems, outputs, self.task, verifier=self.verifier
             )
             right = [score for score in scores.verifier if score is not None]
-            num_missing = len(scores.verifier) - len(right)
-            if num_missing:
-                raise RewardError(f"{name}: {num_missing} of its responses could not be judged")
+            num_unjudged = len(scores.verifier) - len(right)
+            if num_unjudged:
+                raise RewardError(f"{name}: {num_unjudged} of its responses could not be judged")
             kept = {"by": by, "right": check_verdicts(right)}
             replace_text(file, json.dumps(kept) + "\n")
         return list(kept["right"])
@@ -245,7 +262,7 @@ async def train_student(training: TrainingConfig, lesson: Lesson) -> Path:
     command = list(recipe["command"])
     for option, value in options.items():
         command += [option, str(value)]
-    _free_memory()
+    free_memory()
     log = lesson.folder / f"training{suffix}.log"
     code = await run_command(command, log)
     if code or not any(fresh.glob("*.safetensors")):
@@ -321,12 +338,6 @@ def table_rows(
 def _response(row: Mapping[str, Any]) -> Any:
     """Return the response that a row teaches, as messages."""
     return row["completion"] if "completion" in row else row["chosen"]
-
-
-def _free_memory() -> None:
-    gc.collect()  # a model and its queue refer to one another
-    if torch := sys.modules.get("torch"):  # only where models ran in this process
-        torch.cuda.empty_cache()
 
 
 def _read_json(file: Path) -> dict[str, Any]:

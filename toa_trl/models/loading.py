@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from toa_trl.errors import ConfigError
+from toa_trl.models.devices import check_device
 from toa_trl.models.sources import first_line, own_class, read_config, weights_source, why_not
 from toa_trl.utils import compat
 
@@ -40,11 +41,12 @@ def load_model(
 
     Raises:
         ConfigError: no such model, no weights or only some of them, an adapter without its base, an
-            unknown dtype, or code of the model's own that does not run here.
+            unknown dtype or device, or code of the model's own that does not run here.
     """
     import torch
     import transformers
 
+    check_device(place, device)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if dtype == "auto" and device in ("cpu", None if torch.cuda.is_available() else "auto"):
         dtype = "float32"
@@ -164,13 +166,6 @@ def trained_padding(
     except (OSError, ValueError) as error:
         raise ConfigError(f"{place}: {why_not(model, source, False, error)}") from error
     return getattr(config.get_text_config(), "pad_token_id", None)
-
-
-def num_accelerators() -> int:
-    """GPUs (or other accelerators) that this process can see."""
-    import torch
-
-    return torch.accelerator.device_count() if torch.accelerator.is_available() else 0
 
 
 def padded(texts: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[Any, Any]:

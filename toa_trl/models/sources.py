@@ -39,7 +39,10 @@ def weights_source(place: str, model: str, revision: str | None = None) -> tuple
                 f"adapter_config.json; it holds {held}"
             )
         return model, revision
-    adapter = json.loads(Path(found).read_text(encoding="utf-8"))
+    try:
+        adapter = json.loads(Path(found).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{place}: {str(found)!r} is not JSON: {error}") from error
     if not adapter.get("base_model_name_or_path"):
         raise ConfigError(
             f"{place}: the adapter {model!r} names no base_model_name_or_path in its "
@@ -102,17 +105,17 @@ def check_whole_model(place: str, model: str) -> None:
         )
 
 
-def module_names(
+def module_shapes(
     place: str,
     model: str,
     auto_class: str,
     *,
     trust_remote_code: bool = False,
     revision: str | None = None,
-) -> list[str]:
-    """Return the full names of a model's modules that have a matrix, without loading weights.
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the matrices of a model's modules, without loading weights.
 
-    An example of a name is "model.layers.0.self_attn.q_proj".
+    They are by the full names of the modules; an example is "model.layers.0.self_attn.q_proj".
 
     Args:
         place: what the error messages begin with.
@@ -143,9 +146,10 @@ def module_names(
                 config, trust_remote_code=trust_remote_code
             )
     except ValueError:
-        return []
+        return {}
     weights = {name: getattr(module, "weight", None) for name, module in made.named_modules()}
-    return [name for name, weight in weights.items() if weight is not None and weight.dim() > 1]
+    matrices = {name: weight for name, weight in weights.items() if weight is not None}
+    return {name: tuple(each.shape) for name, each in matrices.items() if each.dim() > 1}
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
-import torch
-
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.models.batching import Batcher
+from toa_trl.models.devices import without_gradients
 from toa_trl.models.flops import Flops
 from toa_trl.models.loading import load_model, load_tokenizer, padded, trained_padding
 from toa_trl.models.sources import read_config
@@ -112,7 +111,7 @@ class ClassifierReward(DetailedReward):
         check_length(len(ids), self._config)
         return ids
 
-    @torch.inference_mode()
+    @without_gradients
     def _run(self, texts: list[list[int]]) -> list[Score]:
         # Heads find the end of a text by the padding token: its first occurrence (ArmoRM, Qwen) or
         # the last other token (transformers). So it must occur in no text, else nothing is padded.

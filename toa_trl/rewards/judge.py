@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from toa_trl.agents import ENGINES, Agent, as_agent, make_agent, make_sampling
 from toa_trl.agents.base import Price, generate_patiently
 from toa_trl.agents.completions import split_reasoning
+from toa_trl.agents.deferred import DeferredAgent
 from toa_trl.errors import AgentError, ConfigError, RewardError
 from toa_trl.rewards.base import DetailedReward, total_flops
 from toa_trl.rewards.spending import spend
@@ -118,10 +119,11 @@ class JudgeReward(DetailedReward):
         self._sampling = make_sampling("reward.sampling", Sampling(), sampling or {})
         self._max_attempts, self._seed, self._wait_s = max_attempts, seed, wait_s
         self._given = agent
-        self._owns_agent = isinstance(agent, Mapping)  # an agent given as an object is not closed
+        # another agent that is given as an object is not closed
+        self._owns_agent = isinstance(agent, Mapping | DeferredAgent)
         price = agent.get("price") if isinstance(agent, Mapping) else None
         self._price = validate(Price, price, "reward.agent.price") if price else None
-        self._agent: Agent = make_agent(agent) if self._owns_agent else as_agent(agent)
+        self._agent: Agent = make_agent(agent) if isinstance(agent, Mapping) else as_agent(agent)
 
     @property
     def parts(self) -> Mapping[str, Any]:

@@ -1,14 +1,16 @@
 """Likelihood of a response under a causal model: a generative reward that needs no training."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 from pydantic import Field
 
 from toa_trl.errors import RewardError
 from toa_trl.models.batching import Batcher
+from toa_trl.models.devices import without_gradients
 from toa_trl.models.flops import Flops
 from toa_trl.models.loading import load_model, load_tokenizer, padded
 from toa_trl.rewards.base import DetailedReward
@@ -22,6 +24,9 @@ from toa_trl.rewards.heads import (
 )
 from toa_trl.types import Prompt, Score, as_dicts
 from toa_trl.utils.config import PositiveInt
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +89,10 @@ class LikelihoodReward(DetailedReward):
             texts.append(_Text(ids, len(prefix)))
         return await scored(self._queue, texts)
 
-    @torch.inference_mode()
+    @without_gradients
     def _run(self, texts: list[_Text]) -> list[Score]:
+        import torch
+
         ids, mask = padded([text.ids for text in texts], 0, self._model.device)
         logits = self._model(input_ids=ids, attention_mask=mask).logits  # [B, T, vocabulary]
         rows = zip(texts, ids, logits, strict=True)

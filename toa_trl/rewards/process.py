@@ -1,17 +1,18 @@
 """Process reward models: every step of a response is judged, and the steps become one number."""
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from statistics import fmean
-from typing import Any, Literal, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.models.batching import Batcher
+from toa_trl.models.devices import without_gradients
 from toa_trl.models.flops import Flops
 from toa_trl.models.loading import load_model, load_tokenizer, padded
 from toa_trl.models.sources import read_config
@@ -31,6 +32,9 @@ from toa_trl.rewards.heads import (
 )
 from toa_trl.types import Prompt, Score
 from toa_trl.utils.config import PositiveInt
+
+if TYPE_CHECKING:
+    import torch
 
 Aggregate = Literal["last", "min", "mean", "product"]
 AGGREGATES: dict[str, Callable[[list[float]], float]] = {
@@ -209,8 +213,10 @@ class ProcessReward(DetailedReward):
         check_length(len(ids), self._model.config.get_text_config())
         return _Text(ids, positions)
 
-    @torch.inference_mode()
+    @without_gradients
     def _run(self, texts: list[_Text]) -> list[Score]:
+        import torch
+
         ids_of = [text.ids for text in texts]
         pad = spare_token(ids_of, self._model.config.vocab_size) or 0
         self._model.config.pad_token_id = pad

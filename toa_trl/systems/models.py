@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from toa_trl.agents import ENGINES, make_agent
+from toa_trl.agents import ENGINES
 from toa_trl.agents.base import AgentOptions
+from toa_trl.agents.deferred import check_entry
 from toa_trl.evaluation.ledger import ledger_path
-from toa_trl.evaluation.outputs import Outputs, closing_all, respond
+from toa_trl.evaluation.outputs import Outputs, num_missing, respond
 from toa_trl.sampling.identity import decisive, digest_of_prompts
 from toa_trl.tasks import Task
 from toa_trl.types import Prompt, Sampling
@@ -49,6 +50,10 @@ class EvaluatedModel(Protocol):
         """
         return None  # noqa: RET501 (a body, so that type checkers see a default)
 
+    def is_complete(self, questions: Questions) -> bool:
+        """Return whether `outputs` will load and ask nothing."""
+        return False
+
     async def outputs(self, questions: Questions) -> list[Outputs]:
         """Return the responses to every prompt.
 
@@ -61,6 +66,8 @@ class EvaluatedModel(Protocol):
 class AgentModel(EvaluatedModel):
     """An agent, asked greedily and with the sampling; see `respond`.
 
+    It is made, and checked before, only if a response is missing.
+
     Args:
         entry: of the agent.
     """
@@ -68,23 +75,34 @@ class AgentModel(EvaluatedModel):
     def __init__(self, entry: Mapping[str, Any]) -> None:
         self._entry = entry
 
+    async def check(self, questions: Questions) -> None:
+        """See `check_entry`."""
+        if not self.is_complete(questions):
+            await check_entry(f"model {self._entry['name']!r}", self._entry)
+
+    def is_complete(self, questions: Questions) -> bool:
+        """See `EvaluatedModel`."""
+        path = self._ledger(questions)
+        return not num_missing(path, questions.prompts, questions.num_samples)
+
     async def outputs(self, questions: Questions) -> list[Outputs]:
         """See `EvaluatedModel`."""
-        asked = questions
+        return await respond(
+            self._entry,
+            questions.prompts,
+            questions.task,
+            questions.sampling,
+            num_samples=questions.num_samples,
+            seed=questions.seed,
+            path=self._ledger(questions),
+        )
+
+    def _ledger(self, asked: Questions) -> Path:
         identity = (
             *(decisive(self._entry), digest_of_prompts(asked.prompts), asdict(asked.sampling)),
             asked.seed,
         )
-        async with closing_all(make_agent(self._entry)) as (agent,):
-            return await respond(
-                agent,
-                asked.prompts,
-                asked.task,
-                asked.sampling,
-                num_samples=asked.num_samples,
-                seed=asked.seed,
-                path=ledger_path(asked.folder, self._entry["name"], *identity),
-            )
+        return ledger_path(asked.folder, self._entry["name"], *identity)
 
 
 async def checked_models(

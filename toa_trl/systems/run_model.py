@@ -50,6 +50,10 @@ class RunModel(EvaluatedModel):
         """
         self._outputs = selected_outputs(self._place, self._path, questions.prompts, self._budget)
 
+    def is_complete(self, questions: Questions) -> bool:
+        """Nothing is asked."""
+        return True
+
     async def outputs(self, questions: Questions) -> list[Outputs]:
         """Return the selected response to every prompt, as `check` has read them."""
         return self._outputs

@@ -10,6 +10,7 @@ from toa_trl.agents.base import SamplingEntry
 from toa_trl.errors import ConfigError
 from toa_trl.evaluation.ledger import ledger_path
 from toa_trl.evaluation.outputs import Outputs, check_all, closing_all
+from toa_trl.models.devices import free_memory
 from toa_trl.rewards import KINDS, make_reward
 from toa_trl.sampler import TOASampler
 from toa_trl.sampling.identity import identity_of_run
@@ -105,4 +106,5 @@ class SearchRun(EvaluatedModel):
         path = ledger_path(questions.folder, self._name, decides, list(decides["agents"]))
         folder = path.with_suffix("")
         await sampler.asample(prompts, folder)
+        free_memory()
         return selected_outputs(self._place, folder, prompts)

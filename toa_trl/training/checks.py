@@ -13,8 +13,8 @@ from toa_trl.cli.arguments import config_of, option_of, parse
 from toa_trl.errors import ConfigError
 from toa_trl.hub.model_card import model_lineage
 from toa_trl.hub.push import identify
-from toa_trl.models.loading import num_accelerators
-from toa_trl.models.sources import STATE, is_adapter, last_checkpoint, module_names, read_config
+from toa_trl.models.devices import num_accelerators
+from toa_trl.models.sources import STATE, is_adapter, last_checkpoint, module_shapes, read_config
 from toa_trl.utils.config import unknown_key
 from toa_trl.utils.redaction import public_name
 from toa_trl.utils.targets import check_folder, check_not_in_run, is_json
@@ -163,13 +163,14 @@ def _check_lora_targets(model: Any, trust_remote_code: bool) -> None:
     if targets is None or targets == "all-linear":
         return
     is_reward_model = model.lora_task_type == "SEQ_CLS"
-    names = module_names(
+    shapes = module_shapes(
         "model_name_or_path",
         model.model_name_or_path,
         "AutoModelForSequenceClassification" if is_reward_model else "AutoModelForCausalLM",
         trust_remote_code=trust_remote_code,
         revision=model.model_revision,
     )
+    names = list(shapes)
     known = dict.fromkeys(name.rpartition(".")[2] for name in names)
     if isinstance(targets, str) and targets in known:
         # TRL makes a string of a list of one, and peft takes a string for a regular expression

@@ -194,7 +194,7 @@ class HeldOutCallback:
         """Return the responses by number of the prompt; each process samples a share."""
         from accelerate.utils import gather_object
 
-        from toa_trl.agents.transformers import complete
+        from toa_trl.agents.generation import complete
 
         accelerator, held_out = self._trainer.accelerator, self._held_out
         numbers = [*self._tokens][accelerator.process_index :: accelerator.num_processes]

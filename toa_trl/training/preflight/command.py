@@ -17,7 +17,7 @@ from rich.console import Console
 from toa_trl.cli.arguments import config_of, option_of, with_bundled_config
 from toa_trl.cli.main import TRAININGS, call_command
 from toa_trl.errors import ConfigError
-from toa_trl.models.loading import num_accelerators
+from toa_trl.models.devices import num_accelerators
 from toa_trl.training.checks import TRUE
 from toa_trl.training.data import TrainingData
 from toa_trl.training.estimate.plan import accelerate_config_of, recipe_of, sharding_of
