@@ -64,9 +64,9 @@ async def evaluate(config: EvaluationConfig) -> tuple[list[str], dict[str, list[
         student = {name: of_model.as_json() for name, (of_model, _) in measured.items()}
         update_results(results, "student", student)
         say(terminal_tables([{"model": name, **row} for name, row in student.items()]))
+        scores = {name: by_model for name, (_, by_model) in measured.items()}
         rates: list[dict[str, Any]] = []
         if config.baseline:
-            scores = {name: by_model for name, (_, by_model) in measured.items()}
             rates = await win_rates(config.baseline, prompts, task, outputs, scores, judge)
         update_results(results, "win_rates", rates)
         compared = (outputs, scores, config.baseline, judge)

@@ -100,8 +100,10 @@ def imports(path: Path) -> frozenset[tuple[str, bool]]:
                 yield child.module, top
                 if child.module == "toa_trl":  # `from toa_trl import sampler` imports a part
                     yield from ((f"toa_trl.{alias.name}", top) for alias in child.names)
-            in_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
-            yield from modules_of(child, top and not in_function)
+            later = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) or (
+                isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+            )
+            yield from modules_of(child, top and not later)
 
     return frozenset(modules_of(ast.parse(path.read_text(encoding="utf-8")), top=True))
 
