@@ -60,6 +60,8 @@ FORMATS: dict[str, tuple[str, Sequence[Mapping[str, Any]], str]] = {
         "in the first row prompt is a text, completion is a list of messages",
     ),
     "numbers": ("dpo", [{"prompt": "a", "chosen": 1, "rejected": 2}], "chosen is 1"),
+    "no prompts": ("grpo", [{"question": "a"}], "the columns prompt are needed; there are: quest"),
+    "no reward": ("grpo", [{"prompt": "a"}], "reward: the key is missing, and the prompts come"),
     "equal": ("dpo", [pair("5", "5")] * 3, "in every row of 'train' chosen equals rejected"),
     "equal, for a reward model": ("reward", [pair("5", "5")] * 3, "chosen equals rejected"),
     "long": ("dpo", [pair(prompt="word " * 300)] * 3, "no row is left: every prompt"),

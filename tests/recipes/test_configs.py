@@ -29,7 +29,11 @@ each = pytest.mark.parametrize(
     "path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "recipes/configs"))
 )
 PAPER = [path for path in CONFIGS if path.parent.name != "demo"]
-TRAINING = [path for path in PAPER if path.stem.endswith(("_full", "_lora"))]
+TRAINING = [
+    path
+    for path in PAPER
+    if path.stem.endswith(("_full", "_lora")) and not path.stem.startswith("grpo")
+]
 
 
 class Parsed(Exception):
@@ -141,6 +145,19 @@ def test_what_the_trainings_promise(path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_every_method_without_a_reference_has_an_8b_configuration(method: str) -> None:
     path = ROOT / f"recipes/configs/llama3-8b/{method}_full.yaml"
     assert yaml.safe_load(path.read_text(encoding="utf-8"))["method"] == method
+
+
+def test_an_8b_student_learns_from_the_reward_of_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = ROOT / "recipes/configs/llama3-8b"
+    found = options(folder / "grpo_lora.yaml", monkeypatch)
+    sampled = yaml.safe_load((folder / "synthesize.yaml").read_text(encoding="utf-8"))
+    assert found["dataset_name"] == sampled["output_dir"]
+    assert found["trust"] == sampled["reward"]["trust_remote_code"]
+    assert found["max_completion_length"] == sampled["sampling"]["max_tokens"]
+    batch = found["per_device_train_batch_size"] * found["gradient_accumulation_steps"]
+    assert batch % found["num_generations"] == 0
+    assert found["use_peft"]
+    assert found["bf16"]
 
 
 def test_the_full_comparison_has_every_search_three_seeds_and_enough_problems() -> None:

@@ -203,11 +203,11 @@ def test_what_is_no_completion_is_an_error(recorder: Recorder, completion: Any) 
         reward(prompts=["Q"], completions=[completion])
 
 
-def run_of(folder: Path, reward: Any, **keys: Any) -> Path:
-    """A run of the task math with two prompts."""
+def run_of(folder: Path, reward: Any, rows: bool = False) -> Path:
+    """A run of the task math with two prompts, with its data sets if their rows are wanted."""
     folder.mkdir()
     with (folder / "run.yaml").open("w") as file:
-        yaml.safe_dump({"reward": reward, "task": "math", **keys}, file)
+        yaml.safe_dump({"reward": reward, "task": "math"}, file)
     prompts = [
         Prompt(str(n), f"Add {n}. Box it.", {"problem": f"Add {n}.", "answer": n})  # type: ignore[arg-type]
         for n in range(2)
@@ -215,15 +215,15 @@ def run_of(folder: Path, reward: Any, **keys: Any) -> Path:
     journal = Journal(folder / "journal.sqlite", create=True)
     journal.begin({**IDENTITY, "task": "math"}, prompts)
     journal.append_all([(p.id, play(n, 1.0 - n, f"{p.id} {n}")) for p in prompts for n in range(3)])
+    if rows:
+        Rollouts(journal).save(folder, preference={"rejected_rank": 2})
     journal.close()
     return folder
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = run_of(tmp_path_factory.mktemp("reward") / "run", {"kind": "length"})
-    Rollouts.load(folder).save(folder, preference={"rejected_rank": 2})
-    return folder
+    return run_of(tmp_path_factory.mktemp("reward") / "run", {"kind": "length"}, rows=True)
 
 
 def test_a_run_names_its_reward_and_its_task(run: Path) -> None:

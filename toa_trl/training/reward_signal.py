@@ -67,7 +67,7 @@ class RewardFunc:
         self._warned = False
         self._loop = LoopThread(name=f"reward {name}")
         try:
-            self._loop.run(model.check())
+            self._loop.run(self._model.check())
         except BaseException:
             self.close()
             raise

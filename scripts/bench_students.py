@@ -1,0 +1,183 @@
+"""What a way of training adds to a student that SFT leaves between 0.5 and 0.85.
+
+    python scripts/bench_students.py grpo [--seeds 0 1 2] [--output runs/students]
+    python scripts/bench_students.py builders
+
+OMP_NUM_THREADS=1 is fastest for models of this size.
+
+The bundled world with few prompts: `toa` samples 60 prompts, 32 plays each, and the student learns
+from the best response of each (SFT, 3 epochs, batches of 8). Seeds are those of the trainings; the
+run is the same for all. Students answer the 480 held-out problems greedily: the mean reward of the
+run's reward model, and the share of right answers. Differences are paired over seeds and problems,
+with 95 % intervals (`toa_trl.evaluation.intervals.planned_bound`).
+
+grpo: 20 steps of GRPO from the SFT student, on the prompts and with the reward model of the run.
+
+builders: data sets that recipes make of the run, each for as many rows as 3 epochs of the best
+responses are: SFT from the bundled student, and DPO from the SFT student.
+
+What is trained and judged is kept in the output folder, and not repeated.
+"""
+
+import argparse
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import stdev
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toa_trl.agents import make_agent
+from toa_trl.cli.main import run as toa_trl
+from toa_trl.data.prompts import load_prompts
+from toa_trl.demo import world
+from toa_trl.evaluation.intervals import planned_bound
+from toa_trl.training import RewardFunc, reward_func
+from toa_trl.types import Prompt, Sampling, as_dicts
+from toa_trl.utils.aio import gather_or_cancel
+
+BATCH = 8
+NUM_STEPS = 24  # 3 epochs of 60 rows
+DATA = {
+    "sft": {
+        "best, top_k 4": ["{builder: best, top_k: 4}"],
+        "refinement_sft, best": ["best,refinement_sft"],
+    },
+    "dpo": {
+        "pair": ["pair"],
+        "top_bottom": ["{builder: top_bottom, max_pairs: 4}"],
+        "refinement_pairs": ["refinement_pairs"],
+    },
+}
+"""Format -> name of the student -> recipes."""
+
+
+def train(recipe: str, output: Path, *options: object) -> Path:
+    """Train unless it is done; return the folder of the model."""
+    if not (output / "model.safetensors").is_file():
+        options = ("--config", f"demo/{recipe}", "--output_dir", output, *options)
+        toa_trl([recipe, *map(str, options), "--disable_tqdm", "true"])
+    return output
+
+
+def sampled(output: Path) -> Path:
+    """Sample the run unless it is done; return its folder."""
+    run = output / "run"
+    size = ("--num_prompts", "60", "--budget", "32")
+    if not (run / "report.html").is_file():
+        toa_trl(["synthesize", "--config", "demo/synthesize", *size, "--output_dir", str(run)])
+    return run
+
+
+def sft(output: Path, run: Path, seed: int) -> Path:
+    """Return the student that learned from the best responses."""
+    options = ("--dataset_name", run / "sft", "--per_device_train_batch_size", BATCH)
+    return train("sft", output / f"sft-{seed}", *options, "--seed", seed)
+
+
+def with_grpo(output: Path, run: Path, seed: int) -> dict[str, Path]:
+    """Return the students before and after GRPO."""
+    before = sft(output, run, seed)
+    options = ("--model_name_or_path", before, "--dataset_name", run, "--seed", seed)
+    return {"SFT": before, "GRPO": train("grpo", output / f"grpo-{seed}", *options)}
+
+
+def with_builders(output: Path, run: Path, seed: int) -> dict[str, Path]:
+    """Return the students of every data set."""
+    students = {"best": sft(output, run, seed)}
+    for kind, recipes in DATA.items():
+        start = () if kind == "sft" else ("--model_name_or_path", students["best"])
+        for number, (name, given) in enumerate(recipes.items()):
+            data = output / f"data-{kind}-{number}"
+            if not data.is_dir():
+                wanted = [word for recipe in given for word in ("--recipe", recipe)]
+                toa_trl(["data", str(run), *wanted, "--output", str(data)])
+            size = ("--per_device_train_batch_size", BATCH, "--max_steps", NUM_STEPS)
+            options = (*start, "--dataset_name", data / kind, *size, "--seed", seed)
+            students[name] = train(kind, output / f"{kind}-{number}-{seed}", *options)
+    return students
+
+
+def judge(model: Path, problems: Sequence[Prompt], reward: RewardFunc) -> dict[str, list[float]]:
+    """Return reward and correctness of the greedy response to each problem."""
+    kept = model / "judged.json"
+    if kept.is_file():
+        content: dict[str, list[float]] = json.loads(kept.read_text(encoding="utf-8"))
+        return content
+    agent = make_agent({"name": "student", "engine": "transformers", "model": str(model)})
+    greedy = Sampling(temperature=0.0, max_tokens=64)
+
+    async def answer() -> list[str]:
+        asked = (agent.generate(one.messages, sampling=greedy, seed=0) for one in problems)
+        return [done.text for done in await gather_or_cancel(asked)]
+
+    answers = asyncio.run(answer())
+    prompts = [as_dicts(problem.messages) for problem in problems]
+    rewards = [value for value in reward(prompts, answers) if value is not None]
+    pairs = zip(answers, problems, strict=True)
+    right = [float(world.verify(text, one.metadata["answer"])) for text, one in pairs]
+    assert len(rewards) == len(problems)
+    kept.write_text(json.dumps({"reward": rewards, "accuracy": right}), encoding="utf-8")
+    return {"reward": rewards, "accuracy": right}
+
+
+def table(found: Mapping[str, Mapping[str, NDArray[np.float64]]], first: str) -> list[str]:
+    """Return the lines of a table: every student, and its differences from the first one.
+
+    Args:
+        found: measure -> student -> shape (seeds, problems).
+        first: name of the student that the others are compared with.
+    """
+    header = ["student"]
+    for measure in found:
+        header += [measure, "std over seeds", f"difference from {first}", "by seed"]
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    for name in next(iter(found.values())):
+        cells = [name]
+        for values in found.values():
+            of_seeds = values[name].mean(axis=1)
+            spread = f"{stdev(of_seeds):.3f}" if len(of_seeds) > 1 else ""
+            cells += [f"{values[name].mean():.3f}", spread]
+            if name == first:
+                cells += ["", ""]
+                continue
+            gaps = of_seeds - values[first].mean(axis=1)
+            half = planned_bound(values, name, first)
+            low_high = (
+                "" if half is None else f" [{gaps.mean() - half:+.3f}, {gaps.mean() + half:+.3f}]"
+            )
+            cells += [f"{gaps.mean():+.3f}{low_high}", ", ".join(f"{gap:+.3f}" for gap in gaps)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+EXPERIMENTS: dict[str, Any] = {"grpo": (with_grpo, "SFT"), "builders": (with_builders, "best")}
+
+
+def main() -> None:
+    """Train, judge and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("experiment", choices=EXPERIMENTS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--output", type=Path, default=Path("runs/students"))
+    options = parser.parse_args()
+    students_of, first = EXPERIMENTS[options.experiment]
+    run = sampled(options.output)
+    problems = load_prompts(str(world.DATA / "heldout.jsonl"))
+    judged: dict[str, list[dict[str, list[float]]]] = {}
+    with reward_func(run) as reward:
+        for seed in options.seeds:
+            for name, model in students_of(options.output, run, seed).items():
+                judged.setdefault(name, []).append(judge(model, problems, reward))
+    found = {
+        measure: {name: np.array([one[measure] for one in of]) for name, of in judged.items()}
+        for measure in ("reward", "accuracy")
+    }
+    print("\n".join(table(found, first)))
+
+
+if __name__ == "__main__":
+    main()
