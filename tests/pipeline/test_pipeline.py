@@ -17,6 +17,7 @@ from tests.helpers import wait
 from tests.pipeline.conftest import plan_of, with_stage
 from toa_trl.cli.main import run as command
 from toa_trl.errors import ConfigError, ToaError
+from toa_trl.pipeline.dry_run import plan_lines
 from toa_trl.pipeline.run import run_plan
 
 Seen = Callable[[], list[dict[str, Any]]]
@@ -238,5 +239,64 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(
     command(["run", str(file)])
     out = capsys.readouterr().out
     for stage in pipeline["stages"]:
-        assert f"  {stage['run']}" in out
+        assert f"| {stage['run']} " in out
     assert not Path(pipeline["output_dir"]).exists()
+
+
+LLAMA_8B = {
+    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14_336,
+    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+    "vocab_size": 128_256, "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+@pytest.fixture(name="llama")
+def _llama(pipeline: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    """A pipeline that trains an 8B model on two GPUs of 80 GiB; its weights are not there."""
+    (tmp_path / "llama").mkdir()
+    (tmp_path / "llama/config.json").write_text(json.dumps(LLAMA_8B))
+    price = {"prompt": 1.0, "completion": 3.0}
+    options = {"budget": 10, "agents": [{"name": "a", "engine": "scripted", "price": price}]}
+    sft = {"use_peft": True, "dtype": "bfloat16", "max_length": 1024, "lora_r": 16}
+    sft["lora_target_modules"] = ["q_proj", "v_proj"]
+    dpo = {**sft, "precompute_ref_log_probs": True}
+    stages = [
+        {**pipeline["stages"][0], "options": options, "gpus": [0]},
+        {"run": "sft", "config": sft, "gpus": [0, 1]},
+        {"run": "dpo", "config": dpo, "gpus": [0, 1]},
+        {**pipeline["stages"][4], "gpus": [1], "hours": 0.5},
+    ]
+    student = {"name": "student", "engine": "transformers", "model": str(tmp_path / "llama")}
+    machine = {"gpus": 2, "gpu_memory": 80, "gpu": "H100", "price": 2.0, "mean_tokens": 100}
+    return {**pipeline, "stages": stages, "student": student, "machine": machine}
+
+
+def test_the_plan_has_memory_hours_and_cost_of_every_stage(llama: dict[str, Any]) -> None:
+    lines = list(plan_lines(plan_of(llama)))
+    rows = {
+        cells[0]: cells[1:]
+        for line in "\n".join(lines).splitlines()
+        if line.startswith("|")
+        for cells in [[cell.strip() for cell in line.strip("|").split("|")]]
+    }
+    assert rows["stage"] == ["GPUs", "servers", "GiB of each", "hours", "cost", "state"]
+    # 6 prompts x 10 plays x 100 tokens, at 4 a million for tokens in and out
+    assert float(rows["synthesize"][4]) == pytest.approx(60 * 100 * 4e-6, abs=0.01)
+    assert rows["sft"][0] == "0, 1"
+    sft, dpo = float(rows["sft"][2]), float(rows["dpo"][2])
+    assert 16 < sft < dpo < 72  # 8 billion bfloat16 weights, and the activations of a pair
+    assert float(rows["dpo"][3]) > float(rows["sft"][3]) > 0
+    assert rows["evaluate"][3:5] == ["0.5", "1.00"]  # given; one GPU at 2 an hour
+    assert any(line.startswith("Hours: 0.5; cost: 1.") for line in lines)
+
+
+def test_a_training_that_does_not_fit_is_refused_before_the_first_stage(
+    llama: dict[str, Any], stub: Seen
+) -> None:
+    content = {**llama, "machine": {**llama["machine"], "gpu_memory": 16}}
+    with pytest.raises(
+        ConfigError, match=r"stages\[1\]: sft needs \d+\.\d GiB on each GPU, and"
+    ) as e:
+        wait(run_plan(plan_of(content), quiet))
+    assert len(str(e.value).splitlines()) == 1
+    assert not Path(llama["output_dir"]).exists()

@@ -1,21 +1,140 @@
-"""The plan that `toa-trl run --dry_run` prints."""
+"""The plan that `toa-trl run --dry_run` prints: GPUs, memory, hours and cost of every stage.
 
-from collections.abc import Iterator
+What is estimated: of a training its memory and FLOPs (`toa_trl.training.estimate`), of a sampling
+the tokens that machine.tokens_per_s and machine.mean_tokens give; `hours` of a stage, which
+`toa-trl pilot` measures, takes precedence.
+"""
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tabulate import tabulate
+
+from toa_trl.pipeline.checks import prompts_of
+from toa_trl.pipeline.config import StageConfig
+from toa_trl.pipeline.fleets import fleet_of
+from toa_trl.pipeline.memory import training_needs
 from toa_trl.pipeline.plan import Plan
 from toa_trl.pipeline.steps import is_complete
+from toa_trl.types import Prompt
+from toa_trl.utils.escape import for_terminal
+
+NEEDS_PLAYS = ("synthesize", "evaluate")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a stage of one round needs; None: not known."""
+
+    gpus: int
+    memory: float | None = None  # GiB of each GPU
+    hours: float | None = None
+    calls: float = 0.0  # price of the API's tokens
+    note: str = ""
+
+    def cost(self, price: float) -> float | None:
+        """Return the price of the stage, with that of a GPU for an hour."""
+        if self.hours is None and self.gpus and price:
+            return None
+        return self.calls + (self.hours or 0.0) * self.gpus * price
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:
-    """Yield a line for every stage: what it runs, on which GPUs, beside which servers."""
-    times = "once" if plan.rounds is None else f"{plan.rounds} times"
-    yield f"{plan.output}: {len(plan.stages)} stages, {times}"
+    """Yield the plan: a table of the stages, and the sums over all rounds.
+
+    Raises:
+        ConfigError: prompts cannot be read, or a training does not fit the memory of its GPUs.
+    """
+    times, prompts, price = plan.rounds or 1, prompts_of(plan), plan.config.machine.price
+    what = "once" if plan.rounds is None else f"{times} rounds"
+    yield f"{plan.output}: {len(plan.stages)} stages, {what}\n"
+    rows, notes, hours, costs = [], [], list[float | None](), list[float | None]()
     for stage in plan.stages:
-        parts = [f"  {stage.folder}: {stage.run or stage.command}"]
-        if stage.gpus is not None:
-            parts.append(f"GPUs {', '.join(map(str, stage.gpus)) or 'none'}")
-        if stage.servers:
-            parts.append(f"servers {', '.join(stage.servers)}")
-        if is_complete(plan.folder(1, stage.folder)):
-            parts.append("complete")
-        yield "; ".join(parts)
+        needs = needs_of(plan, stage, prompts)
+        hours.append(needs.hours)
+        costs.append(needs.cost(price))
+        rows.append(_row(plan, stage, needs, price))
+        if needs.note:
+            notes.append(f"{stage.folder}: {needs.note}")
+    yield tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+    yield ""
+    yield f"Hours: {_sum(hours, times, 1)}; cost: {_sum(costs, times, 2)}"
+    for note in notes:
+        yield for_terminal(f"- {note}")
+
+
+def needs_of(plan: Plan, stage: StageConfig, prompts: Mapping[str, list[Prompt]]) -> Needs:
+    """Return what a stage of one round needs.
+
+    Args:
+        plan: of the pipeline.
+        stage: one of its stages.
+        prompts: of all rounds, by the names of the stages.
+    """
+    fleet = fleet_of(plan, stage, 1)
+    served = [gpu for replica in (fleet.replicas if fleet else ()) for gpu in replica.gpus]
+    gpus = len({*served, *(stage.gpus or ())})
+    if stage.is_training and not stage.command:
+        needs = training_needs(plan, stage, _rows(plan, stage, prompts))
+        memory, hours = needs.memory, stage.hours or needs.hours
+        return Needs(gpus, memory, hours, note=needs.note)
+    if stage.run in NEEDS_PLAYS and stage.folder in prompts:
+        return _needs_of_calls(plan, stage, len(prompts[stage.folder]), gpus)
+    note = "" if stage.run in ("data", "push") else "memory and hours are not known"
+    return Needs(0 if stage.run in ("data", "push") else gpus, None, stage.hours, note=note)
+
+
+def _needs_of_calls(plan: Plan, stage: StageConfig, num_prompts: int, gpus: int) -> Needs:
+    """Return what a synthesis or an evaluation needs: its tokens, on GPUs or by an API."""
+    machine, keys = plan.config.machine, plan.keys(stage)
+    num_prompts = plan.config.prompts_per_round or num_prompts
+    if stage.run == "synthesize":
+        per_prompt = int(keys.get("budget", 160))
+        entries = list(keys["agents"])
+    else:
+        per_prompt = 1 + int(keys.get("num_samples", 4))
+        entries = list(keys.get("models") or [plan.student] * (len(plan.trainings) + 1))
+        per_prompt *= len(entries)
+    plays = num_prompts * per_prompt
+    tokens = plays * machine.mean_tokens
+    calls = sum(_price(entry, machine.mean_tokens) for entry in entries) / len(entries) * plays
+    hours = stage.hours
+    if hours is None and gpus:
+        hours = tokens / machine.tokens_per_s / gpus / 3600
+    assumed = "" if stage.hours or not gpus else f" at {machine.tokens_per_s:g} a second and GPU"
+    return Needs(gpus, None, hours, calls, f"{plays:,} responses, {tokens:,} tokens{assumed}")
+
+
+def _price(entry: Mapping[str, Any], mean_tokens: int) -> float:
+    """Return the price of a response, with a prompt of as many tokens."""
+    price = entry.get("price") or {}
+    return float(sum(float(value or 0.0) for value in price.values()) * mean_tokens / 1e6)
+
+
+def _rows(plan: Plan, stage: StageConfig, prompts: Mapping[str, list[Prompt]]) -> int | None:
+    """Return the rows of a training, one for each prompt of its synthesis."""
+    made = [other.folder for other in plan.before(stage) if other.run == "synthesize"]
+    if not made:
+        return None
+    return plan.config.prompts_per_round or len(prompts[made[-1]])
+
+
+def _row(plan: Plan, stage: StageConfig, needs: Needs, price: float) -> dict[str, str]:
+    cost = needs.cost(price)
+    return {
+        "stage": stage.folder,
+        "GPUs": ", ".join(map(str, stage.gpus or ())) or "none",
+        "servers": ", ".join(stage.servers) or "none",
+        "GiB of each": "" if needs.memory is None else f"{needs.memory:.1f}",
+        "hours": "" if needs.hours is None else f"{needs.hours:.2g}",
+        "cost": "" if cost is None else f"{cost:.2f}",
+        "state": "complete" if is_complete(plan.folder(1, stage.folder)) else "waiting",
+    }
+
+
+def _sum(values: list[float | None], times: int, digits: int) -> str:
+    total = sum(value for value in values if value is not None) * times
+    unknown = sum(value is None for value in values)
+    known = f"{total:,.{digits}f}"
+    return known if not unknown else f"{known} and that of {unknown} stages which is not known"

@@ -12,6 +12,7 @@ from toa_trl.pipeline.gate import describe, write_decision
 from toa_trl.pipeline.gpus import check_gpus, visible_gpus
 from toa_trl.pipeline.identity import identity_of, record_identity
 from toa_trl.pipeline.lineage import write_lineage
+from toa_trl.pipeline.memory import check_memory
 from toa_trl.pipeline.plan import Plan
 from toa_trl.pipeline.results import collect, report, row_table, with_gate
 from toa_trl.pipeline.stages import merge_step, step_of
@@ -42,6 +43,7 @@ async def run_plan(plan: Plan, say: Callable[[str], None] = say) -> list[dict[st
     identity, visible = identity_of(plan), visible_gpus()
     check_output(plan)
     check_gpus(plan, visible)
+    check_memory(plan)
     plan.output.mkdir(parents=True, exist_ok=True)
     async with locked(plan.output / Path(plan.record).with_suffix(".lock")) as lock:
         record_identity(plan, identity)

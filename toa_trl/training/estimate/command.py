@@ -18,11 +18,10 @@ from toa_trl.cli.arguments import option_of, parse, user_errors
 from toa_trl.errors import ConfigError
 from toa_trl.models.flops import Flops
 from toa_trl.training.estimate.data import peak_flops, read_rows, work_of
-from toa_trl.training.estimate.memory import Sharding, estimate
+from toa_trl.training.estimate.memory import Memory, Shape, Sharding, Training, estimate
 from toa_trl.training.estimate.model import model_config_of, shape_of
 from toa_trl.training.estimate.plan import SEQUENCES, launch_of, sharding_of, training_of
 from toa_trl.training.estimate.text import batch_lines, devices, memory_lines, readable
-from toa_trl.training.held_out.options import HeldOutArguments
 from toa_trl.utils.config import PositiveFloat, PositiveInt, validate
 from toa_trl.utils.escape import say
 
@@ -57,8 +56,70 @@ RANGES: dict[str, Any] = {
 }
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """What a training needs, and from what that follows."""
+
+    recipe: str
+    parsed: tuple[Any, ...]  # the options, see `read_rows`
+    shape: Shape
+    trained: int  # parameters
+    training: Training
+    sharding: Sharding
+    forward: Flops
+    global_batch: int
+    accelerate_config: str | None
+    on_cpu: bool
+
+    @property
+    def memory(self) -> Memory:
+        """The peak of each device."""
+        return estimate(self.shape, self.training, self.sharding)
+
+    @property
+    def hours(self) -> float | None:
+        """Hours of the training; None if the GPU is not named.
+
+        Raises:
+            ConfigError: the data cannot be read, or the GPU is unknown.
+        """
+        options, _, training, model, _ = self.parsed
+        if not options.gpu:
+            return None
+        rows = read_rows(self.recipe, self.parsed)
+        batch, frozen = self.global_batch, model.use_peft
+        work = work_of(self.recipe, rows, training, self.forward, batch, frozen)
+        return _hours(work.flops, options, self.sharding)
+
+
 def main() -> None:
     """Print the estimate for the options in sys.argv.
+
+    Raises:
+        ConfigError: an option is invalid, or the recipe or model is of a kind without an estimate.
+    """
+    made = read_estimate(sys.argv[1:])
+    options, model = made.parsed[0], made.parsed[3]
+    shape, plan, sharding = made.shape, made.training, made.sharding
+    which = (
+        f"{readable(made.trained)} of an adapter trained"
+        if model.use_peft
+        else "all of them trained"
+    )
+    name = model.model_name_or_path or options.model_config
+    say(f"{made.recipe} of {name}: {readable(shape.num_parameters)} parameters, {which}")
+    launched = made.accelerate_config or "no accelerate configuration"
+    say(f"{devices(sharding, made.on_cpu)}, {launched}\n")
+    lines = [*memory_lines(made.memory, options.gpu_memory)]
+    if options.gpu_memory is not None:
+        memory, per_row = options.gpu_memory, SEQUENCES[made.recipe]
+        lines += batch_lines(shape, plan, sharding, memory, made.global_batch, per_row)
+    lines += _data_lines(made.recipe, made.parsed, made.forward, sharding, made.global_batch)
+    say("\n".join(lines))
+
+
+def read_estimate(arguments: list[str]) -> Estimate:
+    """Return the estimate for the options of a command line.
 
     Raises:
         ConfigError: an option is invalid, or the recipe or model is of a kind without an estimate.
@@ -73,7 +134,6 @@ def main() -> None:
         TrlParser,
     )
 
-    arguments = sys.argv[1:]
     recipe, accelerate_config, launch_config = launch_of(arguments)
     config_class = {"sft": SFTConfig, "dpo": DPOConfig, "reward": RewardConfig}[recipe]
     options_of = (
@@ -82,12 +142,10 @@ def main() -> None:
         config_class,
         ModelConfig,
         DatasetMixtureConfig,
-        HeldOutArguments,  # accepted, as the recipe accepts them
     )
     on_cpu = str(option_of(arguments, "use_cpu")).lower() == "true"
     # TRL refuses bf16 on a machine without GPU, but the estimate may be for another machine
-    parser = TrlParser(options_of, description=__doc__)
-    parsed = parse(parser, [*arguments, "--use_cpu", "True"])[:5]
+    parsed = parse(TrlParser(options_of, description=__doc__), [*arguments, "--use_cpu", "True"])
     options, _, training, model, _ = parsed
     for key, kind in RANGES.items():
         validate(kind, vars(options)[key], key)
@@ -101,25 +159,22 @@ def main() -> None:
         * training.gradient_accumulation_steps
         * launched.num_devices
     )
-    sharding = _with_gpus(sharding_of(accelerate_config), options.num_gpus)
     config = model_config_of(options.model_config, model)
     if model.dtype == "auto":
         model.dtype = str(config.dtype or "float32").removeprefix("torch.")
     shape, trained = shape_of(config, model, recipe)
-    plan = training_of(recipe, training, model, trained, on_cpu)
-
-    which = (
-        f"{readable(trained)} of an adapter trained" if model.use_peft else "all of them trained"
+    return Estimate(
+        recipe=recipe,
+        parsed=parsed,
+        shape=shape,
+        trained=trained,
+        training=training_of(recipe, training, model, trained, on_cpu),
+        sharding=_with_gpus(sharding_of(accelerate_config), options.num_gpus),
+        forward=Flops.from_config(config),
+        global_batch=global_batch,
+        accelerate_config=accelerate_config,
+        on_cpu=on_cpu,
     )
-    name = model.model_name_or_path or options.model_config
-    say(f"{recipe} of {name}: {readable(shape.num_parameters)} parameters, {which}")
-    say(f"{devices(sharding, on_cpu)}, {accelerate_config or 'no accelerate configuration'}\n")
-    lines = [*memory_lines(estimate(shape, plan, sharding), options.gpu_memory)]
-    if options.gpu_memory is not None:
-        memory, per_row = options.gpu_memory, SEQUENCES[recipe]
-        lines += batch_lines(shape, plan, sharding, memory, global_batch, per_row)
-    lines += _data_lines(recipe, parsed, Flops.from_config(config), sharding, global_batch)
-    say("\n".join(lines))
 
 
 def _with_gpus(sharding: Sharding, num_gpus: int | None) -> Sharding:
@@ -159,11 +214,16 @@ def _data_lines(
     )
     if options.gpu:
         number = sharding.num_devices
-        hours = work.flops / (peak_flops(options.gpu) * options.mfu * number) / 3600
+        hours = _hours(work.flops, options, sharding)
         steps += (
             f", {hours:,.1f} hours on {number} x {options.gpu} at {options.mfu:.0%} of their peak"
         )
     yield steps
+
+
+def _hours(flops: float, options: Any, sharding: Sharding) -> float:
+    per_second = peak_flops(options.gpu) * float(options.mfu) * sharding.num_devices
+    return flops / per_second / 3600
 
 
 if __name__ == "__main__":
