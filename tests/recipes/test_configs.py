@@ -32,8 +32,20 @@ PAPER = [path for path in CONFIGS if path.parent.name != "demo"]
 TRAINING = [
     path
     for path in PAPER
-    if path.stem.endswith(("_full", "_lora")) and not path.stem.startswith("grpo")
+    if path.stem.endswith(("_full", "_lora", "_qlora")) and not path.stem.startswith("grpo")
 ]
+LLAMA = ROOT / "recipes/configs/llama3-8b"
+VALUES = (
+    "beta",
+    "dtype",
+    "learning_rate",
+    "lora_alpha",
+    "lora_r",
+    "lr_scheduler_type",
+    "max_length",
+    "num_train_epochs",
+    "warmup_steps",
+)
 
 
 class Parsed(Exception):
@@ -117,7 +129,9 @@ def test_its_recipe_takes_every_key(path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("path", TRAINING, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_what_the_trainings_promise(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = options(path, monkeypatch)
-    lora = path.stem.endswith("_lora")
+    lora = path.stem.endswith("lora")
+    assert found["load_in_4bit"] == path.stem.endswith("_qlora")
+    assert found["report_to"]
     assert found["use_peft"] == lora
     assert "zero3" in " ".join(command(path)) or lora or "0.5b" in str(path)
     assert found["max_length"] >= 2 * 2048  # what the responses may have, and room for a prompt
@@ -130,7 +144,7 @@ def test_what_the_trainings_promise(path: Path, monkeypatch: pytest.MonkeyPatch)
         assert found["packing"] is True
         assert found["packing_strategy"] == "bfd"
         assert found["completion_only_loss"] is True
-    if path.stem == "dpo_full":
+    if path.stem.startswith("dpo") and not lora:
         assert found["precompute_ref_log_probs"]
     if path.stem.startswith("simpo"):  # CPO's 0.1 and 0.5 are far too small
         assert 2.5 <= found["beta"] <= 10
@@ -139,6 +153,34 @@ def test_what_the_trainings_promise(path: Path, monkeypatch: pytest.MonkeyPatch)
     # them
     if not lora and "zero3" not in " ".join(command(path)):
         assert found["dtype"] == "float32"
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_value_of_a_training_has_its_reason(path: Path) -> None:
+    for line in path.read_text(encoding="utf-8").splitlines()[1:]:
+        key = line.partition(":")[0]
+        assert line.startswith("#") or key not in VALUES or "  # " in line, line
+
+
+def test_the_two_rates_of_sft_differ_in_nothing_else() -> None:
+    paths = [LLAMA / f"{name}.yaml" for name in ("sft_full", "sft_low_rate_full")]
+    one, other = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in paths)
+    assert (one.pop("learning_rate"), other.pop("learning_rate")) == (2e-5, 5e-6)
+    assert one.pop("output_dir") != other.pop("output_dir")
+    assert one == other
+
+
+def test_a_base_model_stops_where_its_template_ends_a_turn() -> None:
+    path = ROOT / "recipes/configs/qwen2.5-7b-base/sft_full.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert config["model_name_or_path"] == "Qwen/Qwen2.5-7B"
+    assert config["eos_token"] == "<|im_end|>"
+
+
+def test_the_normalized_loss_has_the_margin_of_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = options(LLAMA / "dpo_norm_full.yaml", monkeypatch)
+    assert (found["loss_type"], found["beta"]) == (["sigmoid_norm"], 5.0)
+    assert found["attn_implementation"] == "flash_attention_2"
 
 
 @pytest.mark.parametrize("method", ["simpo", "orpo"])

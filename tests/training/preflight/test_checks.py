@@ -194,6 +194,11 @@ def test_a_healthy_training_is_silent(
             "warning", "contain special tokens as text", id="special tokens in a response",
         ),
         pytest.param(
+            lambda: make_family("qwen2.5"), ROW, {"report_to": ["swanlab", "tensorboard"]},
+            "error", "report_to: swanlab is not installed; pip install swanlab",
+            id="tracker that is not installed",
+        ),
+        pytest.param(
             lambda: make_family("llama3"), {"prompt": "2 + 3 =", "completion": " 5"},
             {"max_length": 10},
             "warning", "max_length 10 cuts 1 of 1 rows (100%): a cut response has no end",

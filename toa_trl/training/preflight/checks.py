@@ -15,6 +15,7 @@ from toa_trl.training.preflight.template import (
     generation_finding,
     pad_finding,
     system_findings,
+    tracker_findings,
 )
 from toa_trl.training.templates import (
     conversations_of,
@@ -76,6 +77,7 @@ def preflight(
     if not getattr(training, "chat_template_path", None):  # which adds its tokens to the model
         config = read_config("model_name_or_path", name, model.model_revision)
         size = (config.get("text_config") or config).get("vocab_size")
+    found += tracker_findings(training)
     found += [refused, *row_findings(checked, tokenizer, method, size)]
     found += [length_finding(checked, training, method)]
     found += max_tokens_findings(data.sources, getattr(training, "max_length", None))
