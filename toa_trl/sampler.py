@@ -314,11 +314,13 @@ class TOASampler:
             list(self._agents),
             cost=(lambda: meter.cost) if self._prices or self._reward_price else (lambda: None),
             enabled=self._progress,
+            num_prompts=num_prompts,
         )
         failures, most = Counter[str](), self._allocation.most_plays
         turns = self._allocation.turns(unfinished, journal, meter.prices)
         with own_progress if progress is None else nullcontext(progress) as display:
             display.resume(counts, journal.best_rewards())
+            display.finished(num_prompts - len(unfinished))
             runner = Runner(
                 make_search=lambda seed: self._search_of(list(self._agents), most, params, seed),
                 agents=self._agents,
@@ -335,6 +337,11 @@ class TOASampler:
             )
             with meter.counting_rewards(journal):
                 given_up = await runner.run(unfinished, turns)
+            if turns is not None and meter.reached is None and not given_up:
+                # an adaptive run may end before its budget is spent
+                num_scored = sum(count.num_scored for count in journal.agent_counts().values())
+                display.unneeded(num_prompts * self._budget - num_scored)
+                display.finished(len(unfinished))
         for reason, count in failures.most_common(5):
             logger.warning("%d plays failed: %s", count, reason)
         if not part:

@@ -10,7 +10,7 @@ from rich.console import Console
 from tests.helpers import play
 from toa_trl.sampling import observer
 from toa_trl.sampling.limits import Meter
-from toa_trl.sampling.observer import ENOUGH, RewardWatch, RunObserver
+from toa_trl.sampling.observer import ENOUGH, RewardWatch, RunObserver, squashed_spread
 from toa_trl.sampling.progress import Progress
 from toa_trl.types import Action, Message, Play, Prompt
 
@@ -53,6 +53,30 @@ def test_rewards_of_a_fitting_scale_are_not_mentioned(
 ) -> None:
     rng = random.Random(0)
     assert warnings([rng.gauss(0.15, 0.05) for _ in range(1000)], tau, caplog) == ""
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "tau", "spreads"),
+    [
+        (0.15, 0.05, 0.1, True),
+        (0.15, 0.05, 100.0, False),  # nothing saturates: all become 0.5
+        (0.0, 1.0, 20.0, False),
+        (0.0, 1.0, 1.0, True),
+        (-50.0, 10.0, 30.0, True),
+        (-50.0, 10.0, 5.0, False),  # within the edge, and nearly all the same
+    ],
+)
+def test_a_tau_that_leaves_hardly_any_spread_is_reported_with_a_better_one(
+    mean: float, std: float, tau: float, spreads: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    rng = random.Random(0)
+    rewards = [rng.gauss(mean, std) for _ in range(ENOUGH)]
+    said = warnings(rewards, tau, caplog)
+    assert (said == "") is spreads
+    if not spreads:
+        assert "the middle half of 64 rewards spreads over" in said
+        suggested = float(said.split("search_params: {tau: ")[1].split("}")[0])
+        assert squashed_spread(rewards, suggested) > 4 * squashed_spread(rewards, tau)
 
 
 @pytest.mark.parametrize(

@@ -56,28 +56,43 @@ def shown(progress: Progress) -> list[str]:
 
 
 def test_the_numbers_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    progress, _, clock = live(monkeypatch, cost=lambda: 0.25, title="runs")
+    progress, _, clock = live(monkeypatch, cost=lambda: 0.25, title="runs", num_prompts=9)
     for _ in range(5):
         progress.asked("llama")
     progress.asked("qwen")
     progress.asked("qwen")
+    clock.now += 2
     for prompt_id, index, reward in [("p", 0, 1.0), ("p", 1, 3.0), ("p", 2, 2.0), ("q", 0, -1.0)]:
         progress.played(prompt_id, play(index, reward, agent="llama", tokens=(1000, 500)))
     progress.played("q", play(1, None, agent="qwen"))
     progress.dropped("qwen")
-    clock.now += 10
+    clock.now += 8
+    progress.finished()
     title, further, header, llama, qwen = shown(progress)
     assert title.startswith("runs ━")
     assert title.endswith("4/100 4 % 0.4/s ETA 00:04:00")
-    assert further == "mean best reward 1; cost 0.2500; after 00:00:10"
-    assert header == "agent in flight done failed tokens"
-    assert llama == "llama 1 4 0 6k"
-    assert qwen == "qwen 0 0 1 0"
+    assert further == "prompts 1/9 finished; mean best reward 1; cost 0.2500; after 00:00:10"
+    assert header == "agent in flight done failed tokens latency mean reward"
+    assert llama == "llama 1 4 0 6k 2 s 1.25"
+    assert qwen == "qwen 0 0 1 0 2 s -"
     assert progress.line() == (
-        "runs: 4/100 (4 %); 0.4/s; ETA 00:04:00; failed 1; mean best reward 1; cost 0.2500; "
-        "llama: 1 in flight, 4 done, 0 failed, 6k tokens; qwen: 0 in flight, 0 done, 1 failed, 0 "
-        "tokens"
+        "runs: 4/100 (4 %); 0.4/s; ETA 00:04:00; failed 1; prompts 1/9 finished; mean best "
+        "reward 1; cost 0.2500; llama: 1 in flight, 4 done, 0 failed, 6k tokens, latency 2 s, mean "
+        "reward 1.25; qwen: 0 in flight, 0 done, 1 failed, 0 tokens, latency 2 s"
     )
+
+
+def test_plays_that_a_run_ended_without_leave_the_total() -> None:
+    progress, _, _ = plain(num_prompts=2)
+    for index in range(40):
+        progress.asked("llama")
+        progress.played("p", play(index, 1.0, agent="llama"))
+    assert "40/100 (40 %)" in progress.line()
+    assert "prompts 1/2 with a reward" in progress.line()  # none has finished yet
+    progress.unneeded(60)
+    progress.finished(2)
+    assert "40/40 (100 %)" in progress.line()
+    assert "prompts 2/2 finished" in progress.line()
 
 
 def test_a_failure_that_was_paid_for_counts_its_tokens() -> None:

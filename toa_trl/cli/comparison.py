@@ -229,7 +229,8 @@ async def _sample_all(
     async with closing_all(*agents, reward_model):
         # all runs at once: batches are full, and a play that two searches share is generated once
         names = [agent.name for agent in agents]
-        with Progress(total, names, title=f"{len(folders)} runs") as progress:
+        title, num_prompts = f"{len(folders)} runs", len(folders) * len(prompts)
+        with Progress(total, names, title=title, num_prompts=num_prompts) as progress:
             sampling = [
                 sampler.asample(prompts, folders[run], progress)
                 for run, sampler in samplers.items()

@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 MAX_REASONS = 1000  # different failures that are counted
 ENOUGH = 64  # rewards before any warning
+LEAST_SPREAD = 0.25  # of the spread with the suggested tau
 SATURATED = 1e-6  # distance of a squashed reward from 0 or 1
 
 
@@ -29,6 +30,24 @@ def suggested_tau(rewards: Sequence[float] | np.ndarray) -> float:
     """Return a tau that suits rewards, at least two: half their size or spread."""
     low, high = np.quantile(rewards, [0.25, 0.75], method="weibull")
     return float(max(np.median(np.abs(rewards)), high - low)) / 2
+
+
+def squashed_spread(rewards: Sequence[float] | np.ndarray, tau: float) -> float:
+    """Return the interquartile range of 1 / (1 + exp(-r / tau)) over rewards, in [0, 1]."""
+    quartiles = np.quantile(rewards, [0.25, 0.75], method="weibull")
+    low, high = 1 / (1 + np.exp(-np.clip(quartiles / tau, -700, 700)))  # monotonous in r
+    return float(high - low)
+
+
+def distinguishes(rewards: Sequence[float] | np.ndarray, tau: float) -> bool:
+    """Return whether squashing with tau keeps rewards apart.
+
+    It does not where more than half are 0 or 1 after it, or where their spread is less than
+    `LEAST_SPREAD` of that with `suggested_tau`.
+    """
+    num_outside = int((np.abs(rewards) > saturation_edge(tau)).sum())
+    best = squashed_spread(rewards, suggested_tau(rewards))
+    return num_outside <= len(rewards) / 2 and squashed_spread(rewards, tau) >= LEAST_SPREAD * best
 
 
 class RewardWatch:
@@ -52,7 +71,7 @@ class RewardWatch:
         self._rewards.append(reward)
         if len(self._rewards) == ENOUGH:
             self._texts.clear()
-            for warning in (self._same(), self._saturated()):
+            for warning in (self._same(), self._squashed()):
                 if warning:
                     logger.warning("%s", warning)
 
@@ -66,19 +85,24 @@ class RewardWatch:
             "an activation that saturates."
         )
 
-    def _saturated(self) -> str | None:
+    def _squashed(self) -> str | None:
         if self._tau is None or len(set(self._rewards)) == 1:
             return None
-        edge = saturation_edge(self._tau)
-        num_outside = sum(abs(reward) > edge for reward in self._rewards)
-        if num_outside <= ENOUGH / 2:
+        if distinguishes(self._rewards, self._tau):
             return None
-        tau = suggested_tau(self._rewards)
+        edge, tau = saturation_edge(self._tau), suggested_tau(self._rewards)
+        num_outside = sum(abs(reward) > edge for reward in self._rewards)
+        if num_outside > ENOUGH / 2:
+            what = f"{num_outside} of {ENOUGH} rewards are 0 or 1 to a millionth"
+        else:
+            now, then = (squashed_spread(self._rewards, each) for each in (self._tau, tau))
+            what = (
+                f"the middle half of {ENOUGH} rewards spreads over {now:.2g} instead of {then:.2g}"
+            )
         return (
-            f"{num_outside} of {ENOUGH} rewards are 0 or 1 to a millionth after squashing with "
-            f"1 / (1 + exp(-r / tau)) and tau = {self._tau:g}, so the search hardly distinguishes "
-            f"them. Their median is {median(self._rewards):.3g}; use a tau of about {tau:.2g} "
-            f"(search_params: {{tau: {tau:.2g}}})"
+            f"{what} after squashing with 1 / (1 + exp(-r / tau)) and tau = {self._tau:g}, so the "
+            f"search hardly distinguishes them. Their median is {median(self._rewards):.3g}; use a "
+            f"tau of about {tau:.2g} (search_params: {{tau: {tau:.2g}}})"
         )
 
 
@@ -98,6 +122,10 @@ class RunObserver(Observer):
     def dropped(self, agent: str) -> None:
         """See `Observer`."""
         self._display.dropped(agent)
+
+    def finished(self, prompt: Prompt) -> None:
+        """See `Observer`."""
+        self._display.finished()
 
     def played(self, prompt: Prompt, play: Play) -> None:
         """See `Observer`."""

@@ -11,7 +11,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,6 +26,7 @@ from toa_trl.types import AgentCounts, Play
 from toa_trl.utils.escape import for_terminal
 
 REFRESHES_PER_S = 4
+RECENT = 100  # plays of an agent over which the latency is measured
 WINDOW_S = 60.0  # length of the window over which the rate is measured
 
 
@@ -35,6 +36,26 @@ class _Agent:
     scored: int = 0
     failed: int = 0
     tokens: int = 0  # prompt and completion tokens
+    reward_sum: float = 0.0  # of the plays that were scored here, not of resumed ones
+    num_rewarded: int = 0
+    begun: deque[float] = field(default_factory=deque)  # times of the plays in flight
+    took_s: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))  # of ended plays
+
+    def end(self, now: float) -> None:
+        """Count a play that ended; plays that are slower than others take their times in turn."""
+        self.in_flight -= 1
+        if self.begun:
+            self.took_s.append(now - self.begun.popleft())
+
+    @property
+    def mean_reward(self) -> str:
+        """Mean reward of the plays of this process."""
+        return f"{self.reward_sum / self.num_rewarded:.4g}" if self.num_rewarded else "-"
+
+    @property
+    def latency(self) -> str:
+        """Mean seconds from asking to the reward, over recent plays."""
+        return f"{sum(self.took_s) / len(self.took_s):.3g} s" if self.took_s else "-"
 
 
 class Progress:
@@ -51,6 +72,7 @@ class Progress:
         clock: returns the time in seconds.
         every_s: seconds between two lines without a terminal, > 0.
         title: what is counted.
+        num_prompts: prompts of the run, or of all runs that share the display; None: not shown.
     """
 
     def __init__(
@@ -64,6 +86,7 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
         every_s: float = 60.0,
         title: str = "plays",
+        num_prompts: int | None = None,
     ) -> None:
         self._total, self._cost, self._enabled, self._clock = total, cost, enabled, clock
         self._every_s, self._title = every_s, title
@@ -74,6 +97,7 @@ class Progress:
         self._agents = defaultdict[str, _Agent](_Agent, {name: _Agent() for name in agents})
         self._best: dict[str, float] = {}
         self._best_sum = 0.0
+        self._num_prompts, self._num_finished = num_prompts, 0
         self._resumed = self._new = 0  # scored plays
         self._started = clock()
         self._pace = deque([(self._started, 0)])  # (when, plays scored by then), over the window
@@ -127,24 +151,39 @@ class Progress:
 
     def asked(self, agent: str) -> None:
         """Count a play that is now in flight."""
-        self._agents[agent].in_flight += 1
+        counted = self._agents[agent]
+        counted.in_flight += 1
+        counted.begun.append(self._clock())
 
     def played(self, prompt_id: str, play: Play) -> None:
         """Count a play in flight that was scored or failed."""
         agent = self._agents[play.action.agent]
-        agent.in_flight -= 1
+        agent.end(self._clock())
         if play.completion is not None:
             agent.tokens += play.completion.prompt_tokens + play.completion.completion_tokens
         if play.reward is None:
             agent.failed += 1
         else:
             agent.scored += 1
+            agent.num_rewarded += 1
+            agent.reward_sum += play.reward
             self._new += 1
             self._rewarded(prompt_id, play.reward)
 
     def dropped(self, agent: str) -> None:
         """Remove a play in flight that was cancelled."""
-        self._agents[agent].in_flight -= 1
+        counted = self._agents[agent]
+        counted.in_flight -= 1
+        if counted.begun:
+            counted.begun.pop()
+
+    def finished(self, num_prompts: int = 1) -> None:
+        """Count prompts that get no more plays."""
+        self._num_finished += num_prompts
+
+    def unneeded(self, num_plays: int) -> None:
+        """Take plays out of the total that a run has ended without."""
+        self._total -= num_plays
 
     def total(self, agent: str, num_scored: int, num_failed: int) -> None:
         """Set the totals of an agent whose plays are counted elsewhere."""
@@ -164,16 +203,19 @@ class Progress:
             *self._further(),
         ]
         for name, a in agents:
+            latency = f", latency {a.latency}" if a.took_s else ""
+            reward = f", mean reward {a.mean_reward}" if a.num_rewarded else ""
             parts.append(
                 f"{name}: {a.in_flight:,} in flight, {a.scored:,} done, {a.failed:,} failed, "
-                f"{human(a.tokens)} tokens"
+                f"{human(a.tokens)} tokens{latency}{reward}"
             )
         return "; ".join(parts)
 
     def __rich__(self) -> RenderableType:
         """Return the live view."""
         scored, rate, eta = self._measure()
-        agents = agent_table("in flight", "done", "failed", "tokens")
+        columns = ("in flight", "done", "failed", "tokens", "latency", "mean reward")
+        agents = agent_table(*columns)
         for name, a in list(self._agents.items()):
             agents.add_row(
                 Text(for_terminal(name)),
@@ -181,6 +223,8 @@ class Progress:
                 f"{a.scored:,}",
                 f"{a.failed:,}",
                 human(a.tokens),
+                a.latency,
+                a.mean_reward,
             )
         further = [*self._further(), f"after {duration(self._clock() - self._started)}"]
         return Group(
@@ -207,6 +251,10 @@ class Progress:
         return scored, rate, time_left(self._total - scored, rate)
 
     def _further(self) -> Iterator[str]:
+        if self._num_prompts is not None:
+            has = "finished" if self._num_finished or not self._best else "with a reward"
+            count = self._num_finished if has == "finished" else len(self._best)
+            yield f"prompts {count:,}/{self._num_prompts:,} {has}"
         if self._best:
             yield f"mean best reward {self._best_sum / len(self._best):.4g}"
         cost = self._cost()

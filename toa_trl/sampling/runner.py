@@ -46,6 +46,9 @@ class Observer:
     def dropped(self, agent: str) -> None:
         """Handle a play that was cancelled, or whose agent was away."""
 
+    def finished(self, prompt: Prompt) -> None:
+        """Handle a prompt that gets no more plays in this run; not called where turns repeat."""
+
 
 @dataclass(kw_only=True)
 class Runner:
@@ -152,6 +155,8 @@ class Runner:
             return True
         if turns.repeated and completed:
             self._keep(turn.prompt, search, plays)
+        elif completed:
+            self.observer.finished(turn.prompt)
         await turns.ended(turn, plays, given_up=not completed)
         return completed
 

@@ -20,7 +20,7 @@ def rollouts(scale: float) -> list[Rollout]:
     ]
 
 
-@pytest.mark.parametrize(("scale", "keep"), [(1.0, False), (0.001, True)])
+@pytest.mark.parametrize(("scale", "keep"), [(1.0, False), (0.005, True), (0.0005, False)])
 def test_the_advice_is_that_of_the_warning(
     scale: float, keep: bool, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -255,3 +255,15 @@ def test_flops_count_where_they_are_asked_for() -> None:
     by_flops = counts(sample(None, allocation={**ADAPTIVE, "cost": "flops"}, **given))
     assert sum(by_flops) == sum(by_plays) == 400
     assert sum(by_flops[20:]) > 1.2 * sum(by_plays[20:])
+
+
+@pytest.mark.parametrize("allocation", [None, {**ADAPTIVE, "stop_reward": 1.0}])
+def test_the_progress_of_a_run_ends_at_100_percent(
+    allocation: dict[str, Any] | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = sample(None, allocation=allocation, progress=True)
+    num_scored = sum(counts(made))
+    assert (num_scored < 400) is (allocation is not None)  # an adaptive run may end early
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f"plays: {num_scored}/{num_scored} (100 %)" in last
+    assert "prompts 40/40 finished" in last

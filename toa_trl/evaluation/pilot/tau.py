@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from toa_trl.evaluation.pilot.figures import Figure, Resamples, figure
-from toa_trl.sampling.observer import saturation_edge, suggested_tau
+from toa_trl.sampling.observer import distinguishes, saturation_edge, suggested_tau
 from toa_trl.types import Rollout
 
 NUM_DRAWS = 200  # each sorts all rewards
@@ -21,7 +21,7 @@ class TauAdvice:
     current: float  # of the run
     saturated_share: Figure  # of the rewards, those that are 0 or 1 after squashing with it
     suggested: Figure
-    keep: bool  # no more than half of the rewards saturate
+    keep: bool  # it keeps the rewards apart: see `distinguishes`
 
 
 def advise_tau(rollouts: Sequence[Rollout], tau: float, resamples: Resamples) -> TauAdvice | None:
@@ -45,7 +45,7 @@ def advise_tau(rollouts: Sequence[Rollout], tau: float, resamples: Resamples) ->
         drawn_rewards = [np.tile(rewards[row], drawn[row]) for row in drawn.nonzero()[0]]
         draws.append(suggested_tau(np.concatenate(drawn_rewards)))
     suggested = figure(suggested_tau(every), np.array(draws))
-    return TauAdvice(tau, saturated, suggested, keep=saturated.value <= 0.5)
+    return TauAdvice(tau, saturated, suggested, keep=distinguishes(every, tau))
 
 
 def _rewards(rollout: Rollout) -> np.ndarray:

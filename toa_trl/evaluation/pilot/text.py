@@ -146,8 +146,8 @@ def _tau(pilot: Pilot) -> Iterator[str]:
     yield f"Tau: {f'keep {current}' if advice.keep else f'{advice.suggested.value:.2g}'}"
     yield from _wrapped(
         f"With tau = {current}, {_percent(advice.saturated_share)} of the rewards are 0 or 1 to a "
-        f"millionth after squashing, {'not ' if advice.keep else ''}more than half; half the size "
-        f"or spread of the rewards is {_short(advice.suggested)}."
+        f"millionth after squashing, and it {'keeps' if advice.keep else 'does not keep'} the "
+        f"others apart; half the size or spread of the rewards is {_short(advice.suggested)}."
     )
 
 
