@@ -9,7 +9,8 @@ The bundled world with few prompts: `toa` samples 60 prompts, 32 plays each, and
 from the best response of each (SFT, 3 epochs, batches of 8). Seeds are those of the trainings; the
 run is the same for all. Students answer the 480 held-out problems greedily: the mean reward of the
 run's reward model, and the share of right answers. Differences are paired over seeds and problems,
-with 95 % intervals (`toa_trl.evaluation.intervals.planned_bound`).
+with two 95 % intervals: for the trained students, over problems (`bootstrap`), and for other seeds
+too (`planned_bound` of `toa_trl.evaluation.intervals`).
 
 grpo: 20 steps of GRPO from the SFT student, on the prompts and with the reward model of the run.
 
@@ -24,7 +25,6 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import stdev
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ from toa_trl.agents import make_agent
 from toa_trl.cli.main import run as toa_trl
 from toa_trl.data.prompts import load_prompts
 from toa_trl.demo import world
-from toa_trl.evaluation.intervals import planned_bound
+from toa_trl.evaluation.intervals import bootstrap, planned_bound
 from toa_trl.training import RewardFunc, reward_func
 from toa_trl.types import Prompt, Sampling, as_dicts
 from toa_trl.utils.aio import gather_or_cancel
@@ -133,23 +133,22 @@ def table(found: Mapping[str, Mapping[str, NDArray[np.float64]]], first: str) ->
     """
     header = ["student"]
     for measure in found:
-        header += [measure, "std over seeds", f"difference from {first}", "by seed"]
+        header += [measure, f"against {first}, over problems", "over seeds too", "by seed"]
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for name in next(iter(found.values())):
         cells = [name]
         for values in found.values():
-            of_seeds = values[name].mean(axis=1)
-            spread = f"{stdev(of_seeds):.3f}" if len(of_seeds) > 1 else ""
-            cells += [f"{values[name].mean():.3f}", spread]
+            gaps = values[name] - values[first]
+            of_seeds = ", ".join(f"{share:.3f}" for share in values[name].mean(axis=1))
+            cells += [f"{values[name].mean():.3f}"]
             if name == first:
-                cells += ["", ""]
+                cells += ["", "", of_seeds]
                 continue
-            gaps = of_seeds - values[first].mean(axis=1)
-            half = planned_bound(values, name, first)
-            low_high = (
-                "" if half is None else f" [{gaps.mean() - half:+.3f}, {gaps.mean() + half:+.3f}]"
-            )
-            cells += [f"{gaps.mean():+.3f}{low_high}", ", ".join(f"{gap:+.3f}" for gap in gaps)]
+            mean, half = gaps.mean(), planned_bound(values, name, first)
+            by_seed = ", ".join(f"{gap:+.3f}" for gap in gaps.mean(axis=1))
+            low, high = bootstrap([float(gap) for gap in gaps.mean(axis=0)])
+            wide = "" if half is None else f"[{mean - half:+.3f}, {mean + half:+.3f}]"
+            cells += [f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]", wide, by_seed]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
