@@ -151,7 +151,7 @@ def test_two_models_of_a_process_do_not_share_a_gpu_by_accident(
     pipeline: dict[str, Any], stub: Seen
 ) -> None:
     local = [{"name": name, "engine": "transformers", "model": name} for name in "ab"]
-    reward = {"kind": "classifier", "model": "r"}
+    reward: dict[str, Any] = {"kind": "classifier", "model": "r"}
     options: dict[str, Any] = {"agents": local, "reward": reward}
     pipeline["stages"] = [{**pipeline["stages"][0], "gpus": [0, 1], "options": options}]
     with pytest.raises(ConfigError, match="agent 'a' and agent 'b' would share GPU 0 by default"):
@@ -162,7 +162,11 @@ def test_two_models_of_a_process_do_not_share_a_gpu_by_accident(
     reward["device"] = "cuda:2"
     with pytest.raises(ConfigError, match=r"the reward names cuda:2, but the stage has 2 GPUs"):
         wait(run_plan(plan_of(pipeline), quiet))
-    reward["device"] = "cuda:1"  # on purpose
+    del reward["device"]
+    reward["devices"] = ["cuda:0", "cuda:3"]
+    with pytest.raises(ConfigError, match="agent 'a' and the reward would share GPU 0 by default"):
+        wait(run_plan(plan_of(pipeline), quiet))
+    reward["devices"] = ["cuda:1"]  # on purpose
     wait(run_plan(plan_of(pipeline), quiet))
 
 

@@ -21,9 +21,11 @@ from toa_trl.utils.config import Config
 from toa_trl.utils.registry import load_object
 
 ROOT = Path(__file__).parents[2]
-# those of the paper are commands of toa-trl, see test_paper.py
+# those of the paper are commands of toa-trl, see test_paper.py; for pipelines see tests/pipeline
 CONFIGS = sorted(
-    path for path in (ROOT / "recipes/configs").rglob("*.yaml") if path.parts[-3] != "paper"
+    path
+    for path in (ROOT / "recipes/configs").rglob("*.yaml")
+    if path.parts[-3] != "paper" and path.parent.name != "pipelines"
 )
 each = pytest.mark.parametrize(
     "path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "recipes/configs"))

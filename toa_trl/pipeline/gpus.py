@@ -107,7 +107,7 @@ def _check_models(plan: Plan, stage: StageConfig) -> None:
     for label, entry in models:
         if (entry.get("engine") or entry.get("kind")) not in IN_PROCESS:
             continue
-        given = entry.get("device")
+        given = entry.get("devices") or entry.get("device")
         for device in given if isinstance(given, list) else [given or "cuda:0"]:
             _check_device(place, label, device, len(stage.gpus))
             other, is_given = users.setdefault(device, (label, given is not None))

@@ -6,7 +6,6 @@ from pathlib import Path
 from toa_trl.errors import ConfigError
 from toa_trl.pipeline.config import StageConfig
 from toa_trl.pipeline.plan import Plan
-from toa_trl.pipeline.trainings import launch_options
 
 RECIPES = ("sft", "dpo", "reward")  # with an estimate
 
@@ -69,10 +68,9 @@ def _arguments(plan: Plan, stage: StageConfig, num_rows: int | None) -> list[str
     """Return the command line of `toa-trl estimate` for a training."""
     machine, keys = plan.config.machine, plan.keys(stage)
     keys |= {"model_name_or_path": _first_model(plan, stage) or keys.get("model_name_or_path")}
-    launch = dict(zip(*[iter(launch_options(stage))] * 2, strict=False))
     options = {
         "recipe": stage.run,
-        "accelerate_config": launch.get("--accelerate_config"),
+        "accelerate_config": stage.launch.get("accelerate_config"),
         "num_gpus": len(stage.gpus or [0]),
         "gpu": machine.gpu if num_rows else None,
         "num_rows": num_rows,

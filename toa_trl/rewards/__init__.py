@@ -6,7 +6,9 @@ One kind, one file, one line here.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from toa_trl.errors import ConfigError
 from toa_trl.rewards.base import RewardModel, RewardOptions, as_reward_model
+from toa_trl.rewards.replicas import ReplicatedReward
 from toa_trl.utils.registry import Registry
 
 # Targets are imported when they are used: a reward function does not load torch.
@@ -52,4 +54,15 @@ def make_reward(
     """
     if not isinstance(entry, Mapping):
         return as_reward_model(entry, place)
-    return as_reward_model(KINDS.build(place, entry), place)
+    devices = entry.get("devices")
+    if devices is None:
+        return as_reward_model(KINDS.build(place, entry), place)
+    KINDS.check(entry, place)
+    one = {key: value for key, value in entry.items() if key != "devices"}
+    if "device" in entry or "device" not in KINDS.model(entry["kind"]).model_fields:
+        raise ConfigError(
+            f"{place}.devices: is for kinds that have a device, instead of device; not for "
+            f"{dict(entry)!r}"
+        )
+    made = [KINDS.build(place, {**one, "device": device}) for device in devices]
+    return ReplicatedReward([as_reward_model(replica, place) for replica in made])

@@ -3,18 +3,23 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
-from typing import Any, Protocol, Self, TypeGuard, runtime_checkable
+from typing import Annotated, Any, Protocol, Self, TypeGuard, runtime_checkable
+
+from pydantic import Field
 
 from toa_trl.agents.base import Price
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.types import Prompt, Score
-from toa_trl.utils.config import Config
+from toa_trl.utils.config import Config, Text
 from toa_trl.utils.construction import with_arguments
 from toa_trl.utils.numbers import as_number
 
 
 class RewardOptions(Config):
     """Keys that the entry of every reward model may have."""
+
+    devices: Annotated[list[Text], Field(min_length=1)] | None = None
+    """Devices of replicas of a model in this process, such as [cuda:0, cuda:1]."""
 
 
 @runtime_checkable

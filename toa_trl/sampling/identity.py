@@ -26,6 +26,7 @@ OPERATIONAL_KEYS = frozenset(
         "url",
         "api_key_env",
         "device",
+        "devices",
         "max_batch_size",
         "max_batch_tokens",
         "max_concurrency",
