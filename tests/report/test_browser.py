@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from toa_trl.report import trees
 from toa_trl.report.page import write_report
 
 webdriver = pytest.importorskip(
@@ -124,7 +125,14 @@ def test_the_tree_can_be_read(
     check_tree("synthesis-001")
     find("#find").send_keys("synthesis-004")
     check_tree("synthesis-004")
-    find("#find").send_keys("\b-no-such-prompt")
+    assert not find("#elsewhere").is_displayed()
+    find("#find").clear()
+    find("#find").send_keys(
+        f"{plays('synthesis-002')[0]['prompt'][-1]['content'].split()[-4]} -002"
+    )
+    check_tree("synthesis-002")  # by words of its text, in any order
+    find("#find").send_keys("-no-such-prompt")
+    assert find("#pick").text == "no prompt has these words"
     find("#after").click()  # nothing to go to, and no error
 
     assert browser.title == title  # no response ran
@@ -134,6 +142,29 @@ def test_the_tree_can_be_read(
     check_widths(browser)
     figures = browser.find_elements("css selector", "#budget svg")
     assert len(figures) == 4
+
+
+def test_prompts_that_are_not_on_the_page_are_found(
+    tmp_path: Path, write_run: Callable[..., Any], browser: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path, num_prompts=4, budget=4)
+    monkeypatch.setattr(trees.choose_prompts, "__defaults__", (2,))
+    browser.get(write_report(tmp_path, results={}).as_uri())
+    for words, listed, other in (
+        ("synthesis-002", "synthesis-002", False),
+        ("synthesis-003", "found, but not on this page", True),
+        ("synthesis-00", "synthesis-000", True),
+        ("synthesis-009", "no prompt has these words", False),
+    ):
+        find = browser.find_element("css selector", "#find")
+        find.clear()
+        find.send_keys(words)
+        options = browser.find_elements("css selector", "#pick option")
+        assert options[0].text.startswith(listed)
+        elsewhere = browser.find_element("css selector", "#elsewhere")
+        assert elsewhere.is_displayed() == other
+        browser.find_element("css selector", "#after").click()
+    assert browser.get_log("browser") == []
 
 
 def check_widths(browser: Any) -> None:

@@ -137,14 +137,18 @@ def _run(run_dir: Path, results: Mapping[str, Any]) -> dict[str, Any]:
         outcome.searches(results),
         *evaluation.sections(results),
     ]
-    viewer = {"agents": list(agents), "decimals": decimals(summary.select())}
+    here = {tree["id"]: number for number, tree in enumerate(shown)}
+    prompts = []
+    for prompt_id, text in trees.read_prompts(files, summary.prompt_ids):
+        prompts.append([_label(prompt_id, text), text, here.get(prompt_id)])
+    viewer = {"agents": list(agents), "decimals": decimals(summary.select()), "prompts": prompts}
     return {
         "subject": "run",
         "title": run_dir.resolve().name,
         "opening": sections.opening(summary) + outcome.opening(results),
         "sections": parts,
         "num_prompts": len(summary.prompt_ids),
-        "trees": [(tree["id"], _label(tree), Markup(trees.as_json(tree))) for tree in shown],
+        "trees": [(_tree_label(tree), Markup(trees.as_json(tree))) for tree in shown],
         "viewer": Markup(trees.as_json(viewer)),
         "limit": limit,
     }
@@ -183,7 +187,10 @@ def _read_results(run_dir: Path) -> Mapping[str, Any]:
     return {}
 
 
-def _label(tree: Mapping[str, Any]) -> str:
+def _tree_label(tree: Mapping[str, Any]) -> str:
+    return _label(tree["id"], tree["messages"][-1][1] if tree["messages"] else "")
+
+
+def _label(prompt_id: str, text: str) -> str:
     """Return one line that identifies a prompt."""
-    last = tree["messages"][-1][1] if tree["messages"] else ""
-    return " ".join(f"{tree['id']}: {last[:200]}".split())[:90]
+    return " ".join(f"{prompt_id}: {text[:200]}".split())[:90]

@@ -14,6 +14,8 @@ from toa_trl.report.rollout_tables import messages_of
 
 MAX_PROMPTS = 200
 MAX_CHARS = 40_000_000  # of responses in the file; browsers get slow beyond about 50 MB
+MAX_INDEX = 6_000_000  # characters of prompts that can be searched
+MAX_SEARCHED = 1_000  # of a prompt
 BATCH_ROWS = 2_048  # responses may be long
 UNCHANGED = ("play", "agent", "kind", "parent", "prompt_tokens", "completion_tokens")
 COLUMNS = (
@@ -55,6 +57,31 @@ def read_trees(
         for rank, play in enumerate(sorted(scored, key=lambda play: -play["reward"]), 1):
             play["rank"] = rank
     return [trees[i] for i in prompt_ids if i in trees], limit
+
+
+def read_prompts(files: Sequence[Path], prompt_ids: Sequence[str]) -> list[list[str]]:
+    """Return [id, text] of every prompt, for the search: all messages, or their beginning.
+
+    Args:
+        files: the rollouts of a run.
+        prompt_ids: the prompts, in the order of the result.
+    """
+    limit = min(MAX_SEARCHED, MAX_INDEX // max(len(prompt_ids), 1))
+    texts: dict[str, str] = {}
+    for file in files:
+        with pq.ParquetFile(file) as parquet:
+            columns = [
+                name for name in ("prompt_id", "prompt") if name in parquet.schema_arrow.names
+            ]
+            for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=columns):
+                first: dict[str, int] = {}
+                for number, prompt_id in enumerate(batch["prompt_id"].to_pylist()):
+                    if prompt_id not in texts:
+                        first.setdefault(prompt_id, number)
+                for row in batch.take(pa.array(first.values(), pa.int64())).to_pylist():
+                    parts = [_turn(one, limit)[1] for one in messages_of(row.get("prompt"))]
+                    texts[row["prompt_id"]] = " ".join(" ".join(parts).split())[:limit]
+    return [[prompt_id, texts.get(prompt_id, "")] for prompt_id in prompt_ids]
 
 
 def as_json(value: Any) -> str:
