@@ -31,7 +31,7 @@ REWARD = {"kind": "length", "unit": "characters"}
 def quick_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Write the picture and the report in no time; tests/cli/test_kills.py kills the real one."""
 
-    def picture(folder: Path) -> str:
+    def picture(folder: Path, *agents: Any) -> str:
         (folder / "rewards.png").write_bytes(b"\x89PNG Software\0toa_trl")
         return "rewards.png"
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toa_trl.report import figures, rollouts
+from toa_trl.report import figures, picture, rollouts
 from toa_trl.report.figures import comparison_figure
 from toa_trl.report.outcome import length_bias
 from toa_trl.report.rollout_tables import rollout_files
@@ -143,3 +143,32 @@ def test_the_papers_figure_takes_what_there_is() -> None:
 )
 def test_powers(value: float, text: str) -> None:
     assert figures.power(value) == text
+
+
+@pytest.mark.parametrize("order", [["b", "a", "never"], []])
+def test_an_agent_has_one_colour_in_card_and_report(
+    tmp_path: Path, order: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = [("b", 1.0), ("c", 2.0), ("a", 3.0), ("a", 4.0)]
+    rows = []
+    for play, (agent, reward) in enumerate(kinds):
+        rows.append({"prompt_id": "p", "play": play, "agent": agent, "reward": reward})
+        rows[-1] |= {"kind": "answer", "parent": None, "depth": 0, "refs": []}
+    files = write_plays(tmp_path, rows)
+    drawn: list[tuple[str, str, Any]] = []
+    draw = figures.distributions
+
+    def spy(rows: Any, xlabel: str) -> Any:
+        drawn.extend(rows)
+        return draw(rows, xlabel)
+
+    monkeypatch.setattr(figures, "distributions", spy)
+    assert picture.write_reward_picture(tmp_path, order) == "rewards.png"
+    in_report = list(rollouts.summarize(files, order).tallies)
+    for label, shade, _ in drawn:
+        assert shade == figures.color(in_report.index(label.split(",")[0]))
+    assert len(drawn) == 3
+
+
+def test_twelve_agents_have_twelve_colours() -> None:
+    assert len({figures.color(i) for i in range(12)}) == 12

@@ -33,6 +33,10 @@ PALETTE = (
     ("#2f9fcf", "#9ad7f7"),
     ("#6b5b95", "#b3a5dc"),
     ("#7a6a5a", "#c4b3a2"),
+    ("#8c2d04", "#d98a5f"),
+    ("#5a7d00", "#aed15c"),
+    ("#c2185b", "#f07aa8"),
+    ("#1a2f8f", "#8c9eff"),
 )
 INK, MUTED, RULE = "#222222", "#6f6f6f", "#d8d5cb"
 VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule"}

@@ -1,5 +1,6 @@
 """The picture of a data set card: the rewards of every agent's plays."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -25,19 +26,28 @@ def is_picture(path: Path) -> bool:
     return is_unmarked(card) and f"]({path.name})" in card
 
 
-def write_reward_picture(run_dir: Path) -> str | None:
+def write_reward_picture(run_dir: Path, agents: Sequence[str] = ()) -> str | None:
     """Draw the rewards in rollouts/ into rewards.png beside it.
+
+    Args:
+        run_dir: a folder with rollouts/.
+        agents: names in the order of run.yaml: an agent has the same colour in the report.
 
     Returns:
         The file's name, or None (and no file) if no play has a reward.
     """
     frames = [pd.DataFrame(columns=["agent", "reward"])]
+    names = dict.fromkeys(agents)
     for file in sorted((run_dir / "rollouts").glob("*.parquet")):
-        frames.append(pq.read_table(file, columns=["agent", "reward"]).drop_null().to_pandas())
+        table = pq.read_table(file, columns=["agent", "reward"])
+        names |= dict.fromkeys(table["agent"].unique().to_pylist())
+        frames.append(table.drop_null().to_pandas())
+    rewards = dict(iter(pd.concat(frames[1:] or frames).groupby("agent")["reward"]))
     rows = []
-    for i, (agent, plays) in enumerate(pd.concat(frames[1:] or frames).groupby("agent")):
-        label = f"{agent}, {many(len(plays), 'play')}"
-        rows.append((label, figures.color(i), plays["reward"].to_numpy()))
+    for i, agent in enumerate(names):
+        if agent in rewards:
+            label = f"{agent}, {many(len(rewards[agent]), 'play')}"
+            rows.append((label, figures.color(i), rewards[agent].to_numpy()))
     if not rows:
         return None
     figure, _ = figures.distributions(rows, "reward")
