@@ -34,6 +34,7 @@ from toa_trl.training.reward_signal import RewardFunc
 from toa_trl.training.truncation import cuts_of, ends_of
 from toa_trl.utils.compat import (
     ignore_boolean_buffers,
+    loading_whole_models,
     num_masked_sequences,
     prepare_cpu_training,
 )
@@ -122,7 +123,10 @@ def run_training(
     with ExitStack() as open_until_saved:
         facts: dict[str, Any] = {}
         if rewards is not None:
-            functions = [open_until_saved.enter_context(one) for one in rewards(loaded, *further)]
+            with loading_whole_models():
+                functions = [
+                    open_until_saved.enter_context(one) for one in rewards(loaded, *further)
+                ]
             arguments["reward_funcs"] = functions
             facts["rewards"] = [function.description for function in functions]
         with construction_errors():

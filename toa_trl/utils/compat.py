@@ -5,6 +5,8 @@ version in pyproject.toml no longer has it. The libraries are imported inside th
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -30,6 +32,23 @@ def prepare_cpu_training(training: Any) -> None:
 
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         training.deepspeed_plugin.deepspeed_config["zero_force_ds_cpu_optimizer"] = False
+
+
+@contextmanager
+def loading_whole_models() -> Iterator[None]:
+    """Load models beside the one in training as they are, also under DeepSpeed ZeRO-3.
+
+    transformers 5: while a ZeRO-3 training is configured, it shards every model that it loads among
+    the processes. One that a single process loads would wait for the others forever.
+    """
+    from transformers.integrations import deepspeed
+
+    configured = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = configured
 
 
 def unset_device_map(training: Any, model: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -157,3 +158,24 @@ def test_random_states_stay_as_they_were(run: Path) -> None:
     before = torch.random.get_rng_state()
     prepare(ROWS, run, held_out_verifier=VERIFIER)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_reward_models_are_not_sharded_with_the_model_in_training(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under ZeRO-3 transformers would shard it, and the main process wait for the others."""
+    from transformers.integrations import deepspeed
+
+    config = SimpleNamespace(is_zero3=lambda: True)
+    monkeypatch.setattr(deepspeed, "_hf_deepspeed_config_weak_ref", lambda: config)
+    assert deepspeed.is_deepspeed_zero3_enabled()
+    seen = []
+
+    def make(entry: Any, place: str) -> Any:
+        seen.append(deepspeed.is_deepspeed_zero3_enabled())
+        return LengthReward()
+
+    monkeypatch.setattr("toa_trl.training.held_out.prompts.make_reward", make)
+    prepare(ROWS, run)
+    assert seen == [False]
+    assert deepspeed.is_deepspeed_zero3_enabled()

@@ -18,6 +18,7 @@ from toa_trl.training.data import TrainingData
 from toa_trl.training.held_out.options import HeldOutArguments
 from toa_trl.training.held_out.split import draw, normalized, prompt_of
 from toa_trl.types import Prompt, Sampling
+from toa_trl.utils.compat import loading_whole_models
 from toa_trl.utils.files import load_yaml, read_yaml
 
 MAX_TOKENS = 1024
@@ -83,7 +84,8 @@ def prepare_held_out(
     reward = verifier = None
     if training.process_index == 0:
         entry = _reward_entry(options, run)
-        with random_states_kept():  # an adapter is made at random after this
+        # an adapter is made at random after this
+        with random_states_kept(), loading_whole_models():
             reward = None if entry is None else make_reward(entry, "held_out_reward")
             verifier = make_verifier(_entry(options, "held_out_verifier") or "", task, prompts)
         if reward is None and verifier is None:
