@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def test_the_report_of_a_model_shows_its_training(tmp_path: Path) -> None:
     page = path.read_text(encoding="utf-8")
     text = text_of(page)
     assert "report of a training" in text
+    assert "dpo: DPO of org/base" in text
     assert "DPO of org/base on my-run: 20 steps." in text
     assert "The training loss went from 0.700 to 0.500." in text
     assert "The held-out loss went from 0.900 to 0.600." in text
@@ -90,8 +92,8 @@ def test_many_evaluations_are_thinned_and_the_last_one_is_kept(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("part", "subject", "title"),
     [
-        ("student", "an evaluation", "The student, before and after"),
-        ("searches", "a comparison", "The searches compared"),
+        ("student", "an evaluation", "models evaluated"),
+        ("searches", "a comparison", "searches compared"),
     ],
 )
 def test_results_alone_have_a_report(
@@ -100,7 +102,7 @@ def test_results_alone_have_a_report(
     (tmp_path / "results.json").write_text(json.dumps({part: results[part]}))
     text = text_of(write_report(tmp_path).read_text(encoding="utf-8"))
     assert f"report of {subject}" in text
-    assert title in text
+    assert re.search(rf"\d {title}", text)
     assert "The tree of a prompt" not in text
 
 

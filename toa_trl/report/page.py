@@ -8,6 +8,7 @@ figure.
     trees.py            trees of some prompts      sections.py        sections about the run
     training.py         sft/ and dpo/              outcome.py         ... about its results
     html.py             elements of the page       evaluation.py      ... about evaluations
+    glossary.py         what its terms mean
     training_log.py     the log beside a model     training_section.py   ... about trainings
     budget.py           an adaptive allocation     audit_section.py   ... about the audit
                                                    budget_section.py  ... about the allocation
@@ -25,13 +26,15 @@ import jinja2
 from markupsafe import Markup
 
 from toa_trl.errors import ConfigError
+from toa_trl.hub.model_card import model_lineage
 from toa_trl.report import evaluation, figures, outcome, sections, trees
 from toa_trl.report.audit import read_audit
 from toa_trl.report.audit_section import audit_section
 from toa_trl.report.budget import read_budget
 from toa_trl.report.budget_section import budget_section
 from toa_trl.report.figures import comparison_figure
-from toa_trl.report.html import Section, decimals
+from toa_trl.report.glossary import explain
+from toa_trl.report.html import Section, decimals, many
 from toa_trl.report.marker import is_report
 from toa_trl.report.rollout_tables import rollout_files
 from toa_trl.report.rollouts import summarize
@@ -88,8 +91,11 @@ def _training(folder: Path) -> dict[str, Any]:
     sections = training_sections([folder])
     if not sections:
         raise ConfigError(f"{folder / TRAINING_LOG}: the log has no step yet; train first")
-    name = folder.resolve().name
-    return {"subject": "training", "title": name, "opening": "", "sections": sections}
+    name, lineage = folder.resolve().name, model_lineage(str(folder.resolve()))
+    base = lineage.get("base_model") or "a model"
+    heading = f"{name}: {lineage.get('method') or 'training'} of {base}"
+    content = {"subject": "training", "title": name, "heading": heading, "opening": ""}
+    return {**content, "sections": sections}
 
 
 def _results(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,12 +107,15 @@ def _results(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
     ]
     if not parts:
         raise ConfigError(f"{folder}: the results have no part that a report shows")
-    subject = "evaluation" if results.get("student") else "comparison"
-    opening = outcome.opening(results).strip()
+    name, students = folder.resolve().name, results.get("student") or {}
+    searches = {row["name"] for row in results.get("searches") or ()}
+    made = [f"{many(len(students), 'model')} evaluated"] if students else []
+    made += [f"{len(searches)} searches compared"] if searches else []
     return {
-        "subject": subject,
-        "title": folder.resolve().name,
-        "opening": opening,
+        "subject": "evaluation" if students else "comparison",
+        "title": name,
+        "heading": f"{name}: {', '.join(made) or 'results'}",
+        "opening": outcome.opening(results).strip(),
         "sections": parts,
     }
 
@@ -142,9 +151,12 @@ def _run(run_dir: Path, results: Mapping[str, Any]) -> dict[str, Any]:
     for prompt_id, text in trees.read_prompts(files, summary.prompt_ids):
         prompts.append([_label(prompt_id, text), text, here.get(prompt_id)])
     viewer = {"agents": list(agents), "decimals": decimals(summary.select()), "prompts": prompts}
+    name, plays = run_dir.resolve().name, many(summary.total("plays"), "play")
+    search = f"{run['search']}, " if run.get("search") else ""
     return {
         "subject": "run",
-        "title": run_dir.resolve().name,
+        "title": name,
+        "heading": f"{name}: {search}{plays} on {many(len(summary.prompt_ids), 'prompt')}",
         "opening": sections.opening(summary) + outcome.opening(results),
         "sections": parts,
         "num_prompts": len(summary.prompt_ids),
@@ -168,6 +180,7 @@ def _page(content: Mapping[str, Any]) -> str:
     nothing: dict[str, Any] = {"num_prompts": 0, "trees": [], "viewer": "", "limit": 0}
     return environment.get_template("report.html.j2").render(
         **{**nothing, **content},
+        terms=explain(content["opening"], content["sections"]),
         script=Markup(script),
         # the page may run this script only, whatever a response contains
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
