@@ -249,17 +249,11 @@ class Rollouts:
                 cost=cost_of(of_run, agents, self._journal.reward_spending),
                 spending=self._journal.reward_spending,
                 plays=plays_of(self._journal),
-                picture=picture.write_reward_picture(fresh, self._agent_names()),
+                picture=picture.write_reward_picture(fresh, self.configuration, self.identity),
                 output=fresh / card_file.name,
                 **plan.for_card(cleaned, built),
             )
         return dropped
-
-    def _agent_names(self) -> list[str]:
-        """Return the names of the agents in the order of run.yaml, or of the identity."""
-        entries = self.configuration.get("agents") or []
-        named = [entry["name"] for entry in entries if "name" in entry]
-        return named or list(self.identity.get("agents") or ())
 
     def _render(self, plan: Plan, trust: bool) -> Render | None:
         """Return how the run's task renders prompts, if a builder needs it."""

@@ -163,7 +163,8 @@ def test_an_agent_has_one_colour_in_card_and_report(
         return draw(rows, xlabel)
 
     monkeypatch.setattr(figures, "distributions", spy)
-    assert picture.write_reward_picture(tmp_path, order) == "rewards.png"
+    configuration = {"agents": [{"name": name} for name in order]}
+    assert picture.write_reward_picture(tmp_path, configuration, {}) == "rewards.png"
     in_report = list(rollouts.summarize(files, order).tallies)
     for label, shade, _ in drawn:
         assert shade == figures.color(in_report.index(label.split(",")[0]))

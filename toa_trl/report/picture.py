@@ -1,7 +1,8 @@
 """The picture of a data set card: the rewards of every agent's plays."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -26,19 +27,24 @@ def is_picture(path: Path) -> bool:
     return is_unmarked(card) and f"]({path.name})" in card
 
 
-def write_reward_picture(run_dir: Path, agents: Sequence[str] = ()) -> str | None:
-    """Draw the rewards in rollouts/ into rewards.png beside it.
+def write_reward_picture(
+    folder: Path, configuration: Mapping[str, Any], identity: Mapping[str, Any]
+) -> str | None:
+    """Draw the rewards in rollouts/ into rewards.png beside it, in the colours of the report.
 
     Args:
-        run_dir: a folder with rollouts/.
-        agents: names in the order of run.yaml: an agent has the same colour in the report.
+        folder: a folder with rollouts/.
+        configuration: content of run.yaml, which orders the agents.
+        identity: of the run, which orders them where there is no run.yaml.
 
     Returns:
         The file's name, or None (and no file) if no play has a reward.
     """
     frames = [pd.DataFrame(columns=["agent", "reward"])]
-    names = dict.fromkeys(agents)
-    for file in sorted((run_dir / "rollouts").glob("*.parquet")):
+    entries = configuration.get("agents") or []
+    listed = [entry["name"] for entry in entries if "name" in entry]
+    names = dict.fromkeys(listed or identity.get("agents") or ())
+    for file in sorted((folder / "rollouts").glob("*.parquet")):
         table = pq.read_table(file, columns=["agent", "reward"])
         names |= dict.fromkeys(table["agent"].unique().to_pylist())
         frames.append(table.drop_null().to_pandas())
@@ -52,5 +58,5 @@ def write_reward_picture(run_dir: Path, agents: Sequence[str] = ()) -> str | Non
         return None
     figure, _ = figures.distributions(rows, "reward")
     # the marker stands in place of matplotlib's version, so the same rewards give the same file
-    figure.savefig(run_dir / FILE, dpi=150, metadata={"Software": "toa_trl"})
+    figure.savefig(folder / FILE, dpi=150, metadata={"Software": "toa_trl"})
     return FILE
