@@ -53,6 +53,15 @@ def refuse(estimate: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> 
     return call
 
 
+def test_help_needs_no_configuration(
+    estimate: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        estimate("--help")
+    assert stopped.value.code == 0
+    assert "--gpu_memory" in capsys.readouterr().out
+
+
 @pytest.fixture
 def llama(tmp_path: Path) -> Path:
     path = tmp_path / "config.json"

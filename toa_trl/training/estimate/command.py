@@ -134,6 +134,8 @@ def read_estimate(arguments: list[str]) -> Estimate:
         TrlParser,
     )
 
+    if {"-h", "--help"} & set(arguments) and option_of(arguments, "recipe") is None:
+        arguments = [*arguments, "--recipe", "sft"]  # whose options are shown then
     recipe, accelerate_config, launch_config = launch_of(arguments)
     config_class = {"sft": SFTConfig, "dpo": DPOConfig, "reward": RewardConfig}[recipe]
     options_of = (
