@@ -15,13 +15,11 @@ from toa_trl.tasks import make_task
 from toa_trl.tasks.alignment import Alignment
 from toa_trl.types import Action
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs/guides/tasks_and_rewards.md").read_text(encoding="utf-8")
 (SUMMARY,) = (
-    code
-    for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    if "class Summary" in code
+    code for code in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "class Summary" in code
 )
-exec(SUMMARY)  # as the README shows it
+exec(SUMMARY)  # as the page shows it
 
 
 def test_a_task_of_ones_own_is_one_class() -> None:
