@@ -1,4 +1,4 @@
-"""Sphinx configuration: `bash scripts/docs` builds the site into build/site, warnings are errors."""
+"""Sphinx configuration: `bash scripts/docs` builds build/site, and a warning is an error."""
 
 import re
 from typing import Any

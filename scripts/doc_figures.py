@@ -52,7 +52,7 @@ def search(prompt_id: str) -> Rollout:
 
 
 def places(plays: list[Play]) -> dict[int, tuple[float, float]]:
-    """Return where each play of a tree is drawn: leaves side by side, parents above their middle."""
+    """Return where each play of a tree is drawn: leaves in a row, parents above them."""
     children: dict[int | None, list[int]] = {}
     for play in plays:
         children.setdefault(play.action.parent, []).append(play.index)
@@ -97,7 +97,13 @@ def draw_tree(axes: Axes, plays: list[Play], size: float = 150) -> dict[int, tup
         axes.scatter(x, y, s=size, color=fill, zorder=3, **ring)
         axes.annotate(str(play.index + 1), (x, y), ha="center", va="center", color="white", size=7)
         axes.annotate(
-            shown(play), (x, y), (0, -13), textcoords="offset points", ha="center", color=MUTED, size=6.5
+            shown(play),
+            (x, y),
+            (0, -13),
+            textcoords="offset points",
+            ha="center",
+            color=MUTED,
+            size=6.5,
         )
     axes.set_axis_off()
     axes.margins(0.12, 0.14)
