@@ -100,7 +100,11 @@ def test_a_gate_can_end_the_rounds_and_the_best_student_is_the_result(
     rounds: dict[str, Any], stub: Seen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STUB_SCORES", "0.3 0.6 0.5 0.7")
-    content = {**rounds, "gate": {"if_worse": "stop"}}
+    evaluation = rounds["stages"][2]["config"] | {"models": [], "verifier": {"kind": "length"}}
+    file = Path(rounds["output_dir"]).with_name("evaluate.yaml")
+    file.write_text(json.dumps(evaluation))  # models of a file are replaced
+    content = with_stage(rounds, 2, config=str(file), options=None)
+    content["gate"] = {"if_worse": "stop"}
     plan, _ = run_rounds(content)
     assert started(stub) == ["untrained", "round-1/sft"]
     assert plan.model(3) == str(plan.output / "round-1/sft")

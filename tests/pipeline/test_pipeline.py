@@ -81,6 +81,9 @@ def test_a_stage_names_its_model_its_data_and_what_others_left(
     plan, out = plan_of(content), pipeline["output_dir"]
     assert plan.start(plan.stages[3], 1) == "untrained"
     assert plan.content(plan.stages[3], 1) == {"ref_model": f"{out}/sft"}
+    content = with_stage(pipeline, 3, run="grpo", data=None)
+    plan = plan_of(content)
+    assert plan.data(plan.stages[3], 1) == Path(out, "synthesize")  # a run, not data alone
     content = with_stage(pipeline, 3, model="some/model", data="synthesize/dpo")
     plan = plan_of(content)
     assert plan.start(plan.stages[3], 1) == "some/model"
@@ -91,6 +94,7 @@ def test_a_stage_names_its_model_its_data_and_what_others_left(
     ("number", "keys", "message"),
     [
         (2, {"run": "stf"}, r"stages\[2\]\.run: must be one of .*did you mean 'sft'"),
+        (2, {"run": "serve"}, r"stages\[2\]\.run: servers are no stage; name them in servers"),
         (2, {"run": None}, r"stages\[2\]: needs either run or command"),
         (2, {"command": "python x.py"}, r"stages\[2\]: needs either run or command"),
         (2, {"name": "dpo"}, "stages: 2 stages have the name 'dpo'"),

@@ -47,6 +47,8 @@ def _check_command(command: str) -> str:
 
 
 def _check_run(run: str) -> str:
+    if run in ("serve", "serve-agents"):
+        raise _explained("servers are no stage; name them in servers of the stages that need them")
     if run not in RUNS:
         raise _explained(f"must be one of {', '.join(RUNS)}, not {run!r}{nearest(run, RUNS)}")
     return run

@@ -141,7 +141,9 @@ class Plan:
         if stage.data is not None:
             name, _, rest = stage.data.partition("/")
             return self.folder(number, name) / rest
-        makers = [other.folder for other in self.before(stage) if other.makes_data]
+        # reinforcement learning takes the prompts and the reward model of a run itself
+        kinds = ("synthesize",) if stage.run == "grpo" else ("synthesize", "data")
+        makers = [other.folder for other in self.before(stage) if other.run in kinds]
         return self.folder(number, makers[-1]) if makers else None
 
     def keys(self, stage: StageConfig) -> dict[str, Any]:
@@ -183,7 +185,7 @@ class Plan:
         folder = self.folder(number, stage.folder)
         own: dict[str, Any] = {"results": str(folder / "results.json")}
         own["output_dir"] = str(self.output / "outputs")
-        if "models" in content:
+        if "models" in content and self.rounds is None:
             return own
         students = self.students(stage, number)
         entries = [self.student_entry(stage, number, **student) for student in students]

@@ -86,7 +86,7 @@ def replayed_rounds(plan: Plan, number: int) -> list[int]:
 
 def _replayed(plan: Plan, stage: StageConfig, number: int) -> list[Path]:
     """Return the folders of the data of earlier rounds that a training learns from again."""
-    if not stage.trains_student:
+    if not stage.trains_student or stage.run == "grpo":
         return []
     folders = [plan.data(stage, earlier) for earlier in replayed_rounds(plan, number)]
     return [folder for folder in folders if folder is not None]
