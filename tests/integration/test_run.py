@@ -29,8 +29,8 @@ def config(folder: Path) -> Path:
     (folder / "heldout.jsonl").write_text("".join(lines[:160:10]), encoding="utf-8")
     # one by one: what is beside a text in a batch changes its rounding, and a kill changes that
     alone = {"max_batch_size": 1}
-    reward = {"kind": "likelihood", "model": f"{WEIGHTS}/base", "aggregate": "sum", "floor": -4.0}
-    reward |= alone
+    reward: dict[str, Any] = {"kind": "likelihood", "model": f"{WEIGHTS}/base", "floor": -4.0}
+    reward |= {"aggregate": "sum", **alone}
     agents = [
         {"name": n, "engine": "transformers", "model": f"{WEIGHTS}/{n}", **alone}
         for n in ("generalist", "add")
@@ -42,7 +42,7 @@ def config(folder: Path) -> Path:
         "agents": agents,
         "reward": reward,
     }
-    sft = {"use_peft": True, "max_steps": 4, "per_device_train_batch_size": 4}
+    sft: dict[str, Any] = {"use_peft": True, "max_steps": 4, "per_device_train_batch_size": 4}
     sft |= {"save_strategy": "steps", "save_steps": 2}
     evaluation = {
         "prompts": str(folder / "heldout.jsonl"),

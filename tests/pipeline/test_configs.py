@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from toa_trl.cli.options import read_config
+from toa_trl.errors import ConfigError
 from toa_trl.pipeline import Plan, check_plan
 from toa_trl.pipeline.command import with_option
 from toa_trl.pipeline.config import PipelineConfig
 from toa_trl.pipeline.gpus import check_gpus
-from toa_trl.pipeline.memory import check_memory, training_needs
+from toa_trl.pipeline.memory import check_memory, sampling_memory, training_needs
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "recipes/configs/pipelines"
@@ -32,6 +34,13 @@ SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def config_of(place: str, model: str, *rest: object) -> dict[str, Any]:
+    """What config.json says of the two students; other agents of one size have that of Llama."""
+    if model not in SHAPES and not any(size in model for size in ("7B", "8B", "9b")):
+        raise ConfigError(f"{place}: {model} is not here")
+    return SHAPES.get(model, SHAPES["meta-llama/Llama-3.1-8B-Instruct"])
+
+
 def read(name: str, *options: str) -> Plan:
     plan = Plan(read_config(PipelineConfig, with_option([f"pipelines/{name}", *options])))
     check_plan(plan)
@@ -41,9 +50,8 @@ def read(name: str, *options: str) -> Plan:
 @pytest.fixture(autouse=True)
 def _in_the_clone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(
-        "toa_trl.training.estimate.model.read_config", lambda place, model, *rest: SHAPES[model]
-    )
+    for module in ("toa_trl.training.estimate.model", "toa_trl.pipeline.memory"):
+        monkeypatch.setattr(f"{module}.read_config", config_of)
 
 
 @pytest.mark.parametrize("name", PIPELINES)
@@ -67,6 +75,27 @@ def test_its_trainings_fit(name: str) -> None:
     for need in needs:
         assert need.memory is not None, need.note
         assert 2 < need.memory < 0.9 * (plan.config.machine.gpu_memory or 0)
+
+
+def test_servers_and_models_in_a_process_fit() -> None:
+    plan = read("eight_gpus")
+    memory = sampling_memory(plan, plan.stages[0]).memory
+    assert memory == pytest.approx(0.9 * 80)  # what vLLM reserves
+    content = yaml.safe_load((FOLDER / "eight_gpus.yaml").read_text(encoding="utf-8"))
+    content["machine"]["gpu_memory"] = 16
+    small = Plan(PipelineConfig.model_validate(content))
+    with pytest.raises(ConfigError, match=r"stages\[0\]: the weights of llama-0 take 15\.0 GiB of"):
+        sampling_memory(small, small.stages[0])
+    content["stages"][0]["servers"] = []
+    content["stages"][0]["options"] = {"agents": [_local("a"), _local("b")]}
+    content["machine"]["gpu_memory"] = 24
+    shared = Plan(PipelineConfig.model_validate(content))
+    with pytest.raises(ConfigError, match=r"stages\[0\]: the models on GPU 5 take 44\.\d GiB"):
+        sampling_memory(shared, shared.stages[0])
+
+
+def _local(name: str) -> dict[str, Any]:
+    return {"name": name, "engine": "transformers", "model": "my/8B", "device": "cuda:0"}
 
 
 def test_servers_and_replicas_are_each_on_a_gpu_of_their_own() -> None:

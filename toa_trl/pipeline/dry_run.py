@@ -14,7 +14,7 @@ from tabulate import tabulate
 from toa_trl.pipeline.checks import prompts_of
 from toa_trl.pipeline.config import StageConfig
 from toa_trl.pipeline.fleets import fleet_of
-from toa_trl.pipeline.memory import training_needs
+from toa_trl.pipeline.memory import sampling_memory, training_needs
 from toa_trl.pipeline.plan import Plan
 from toa_trl.pipeline.steps import is_complete
 from toa_trl.types import Prompt
@@ -103,7 +103,10 @@ def _needs_of_calls(plan: Plan, stage: StageConfig, num_prompts: int, gpus: int)
     if hours is None and gpus:
         hours = tokens / machine.tokens_per_s / gpus / 3600
     assumed = "" if stage.hours or not gpus else f" at {machine.tokens_per_s:g} a second and GPU"
-    return Needs(gpus, None, hours, calls, f"{plays:,} responses, {tokens:,} tokens{assumed}")
+    note = f"{plays:,} responses, {tokens:,} tokens{assumed}"
+    taken = sampling_memory(plan, stage)
+    note = f"{note}; {taken.note}" if taken.note else note
+    return Needs(gpus, taken.memory, hours, calls, note)
 
 
 def _price(entry: Mapping[str, Any], mean_tokens: int) -> float:

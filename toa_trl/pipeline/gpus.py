@@ -100,21 +100,33 @@ def _check_models(plan: Plan, stage: StageConfig) -> None:
     """Refuse two models in the process of a synthesis that would both take its first GPU."""
     if stage.run != "synthesize" or not stage.gpus:
         return
-    content, place = plan.content(stage, 1), plan.place(stage)
-    models = [(f"agent {entry.get('name')!r}", entry) for entry in content["agents"]]
-    models.append(("the reward", content.get("reward") or {}))
-    users: dict[str, tuple[str, bool]] = {}
-    for label, entry in models:
-        if (entry.get("engine") or entry.get("kind")) not in IN_PROCESS:
-            continue
+    place, users = plan.place(stage), dict[str, tuple[str, bool]]()
+    for label, entry in models_of(plan.content(stage, 1)):
         given = entry.get("devices") or entry.get("device")
-        for device in given if isinstance(given, list) else [given or "cuda:0"]:
+        for device in devices_of(entry):
             _check_device(place, label, device, len(stage.gpus))
             other, is_given = users.setdefault(device, (label, given is not None))
             if other != label and not (is_given and given):
                 raise ConfigError(
                     f"{place}: {other} and {label} would share GPU 0 by default; give each a device"
                 )
+
+
+def models_of(content: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the models that a synthesis or evaluation loads into its own process, with labels."""
+    given = [*(content.get("agents") or ()), *(content.get("models") or ())]
+    models = [(f"agent {entry.get('name')!r}", entry) for entry in given]
+    models.append(("the reward", content.get("reward") or {}))
+    return [
+        (label, entry)
+        for label, entry in models
+        if (entry.get("engine") or entry.get("kind")) in IN_PROCESS
+    ]
+
+
+def devices_of(entry: Mapping[str, Any]) -> list[str]:
+    """Return the devices of a model in the process; by default the first GPU."""
+    return list(entry.get("devices") or [entry.get("device") or "cuda:0"])
 
 
 def _check_device(place: str, label: str, device: str, number: int) -> None:

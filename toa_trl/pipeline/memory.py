@@ -1,18 +1,27 @@
 """Whether the trainings of a pipeline fit their GPUs, before the first stage."""
 
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 from toa_trl.errors import ConfigError
+from toa_trl.models.flops import Flops
+from toa_trl.models.sources import read_config
 from toa_trl.pipeline.config import StageConfig
+from toa_trl.pipeline.fleets import fleet_of
+from toa_trl.pipeline.gpus import devices_of, models_of
 from toa_trl.pipeline.plan import Plan
 
 RECIPES = ("sft", "dpo", "reward")  # with an estimate
+USABLE = 0.9  # of a GPU: vLLM's default, and what the weights of models in a process may take
+GIB = 1024**3
 
 
 @dataclass(frozen=True)
-class TrainingNeeds:
-    """Memory and time of a training; None: not known, for the reason in the note."""
+class Needs:
+    """Memory and time of a stage; None: not known, for the reason in the note."""
 
     memory: float | None = None  # GiB of each GPU
     hours: float | None = None
@@ -20,7 +29,7 @@ class TrainingNeeds:
 
 
 def check_memory(plan: Plan) -> None:
-    """Check that every training fits, if machine.gpu_memory says how much there is.
+    """Check that every stage fits, if machine.gpu_memory says how much there is.
 
     Raises:
         ConfigError: one does not.
@@ -30,9 +39,11 @@ def check_memory(plan: Plan) -> None:
     for stage in plan.stages:
         if stage.is_training and not stage.command:
             training_needs(plan, stage, None)
+        elif stage.run in ("synthesize", "evaluate"):
+            sampling_memory(plan, stage)
 
 
-def training_needs(plan: Plan, stage: StageConfig, num_rows: int | None) -> TrainingNeeds:
+def training_needs(plan: Plan, stage: StageConfig, num_rows: int | None) -> Needs:
     """Return what a training needs.
 
     Args:
@@ -44,24 +55,84 @@ def training_needs(plan: Plan, stage: StageConfig, num_rows: int | None) -> Trai
         ConfigError: it does not fit the memory of its GPUs.
     """
     if stage.run not in RECIPES:
-        return TrainingNeeds(note=f"there is no estimate of {stage.run}")
+        return Needs(note=f"there is no estimate of {stage.run}")
     from toa_trl.training.estimate.command import read_estimate
-    from toa_trl.training.estimate.memory import GIB
-    from toa_trl.training.estimate.text import USABLE
 
     try:
         made = read_estimate(_arguments(plan, stage, num_rows))
         needed = made.memory.total / GIB
         hours = made.hours if num_rows else None
     except ConfigError as error:  # such as a model whose config.json is not here yet
-        return TrainingNeeds(note=f"memory is not known: {str(error).splitlines()[0][:100]}")
+        return Needs(note=f"memory is not known: {str(error).splitlines()[0][:100]}")
     available = plan.config.machine.gpu_memory
     if available is not None and needed > USABLE * available:
         raise ConfigError(
             f"{plan.place(stage)}: {stage.folder} needs {needed:.1f} GiB on each GPU, and "
             f"{USABLE:.0%} of {available:g} GiB are usable; `toa-trl estimate` shows what would fit"
         )
-    return TrainingNeeds(needed, hours, "" if num_rows else "hours are not known")
+    return Needs(needed, hours, "" if num_rows else "hours are not known")
+
+
+def sampling_memory(plan: Plan, stage: StageConfig) -> Needs:
+    """Return what the servers of a stage, and the models in its process, take of a GPU.
+
+    A server takes its memory_share, models in the process their weights and batches, of which
+    only the weights are counted, in bfloat16.
+
+    Raises:
+        ConfigError: weights do not fit.
+    """
+    totals = defaultdict[int, float](float)
+    available = plan.config.machine.gpu_memory
+    unknown = list[str]()
+    for label, model, gpus, share in _loaded(plan, stage):
+        weights = _weights(model)
+        if weights is None:
+            unknown.append(model)
+            continue
+        room = None if available is None else (share or USABLE) * available
+        each = weights / len(gpus)
+        if room is not None and each > room:
+            raise ConfigError(
+                f"{plan.place(stage)}: the weights of {label} take {each:.1f} GiB of each GPU, and "
+                f"{room:.1f} GiB are usable"
+            )
+        for gpu in gpus:
+            totals[gpu] += room if share and room else each
+    for gpu, total in totals.items():
+        if available is not None and total > available:
+            raise ConfigError(
+                f"{plan.place(stage)}: the models on GPU {gpu} take {total:.1f} GiB, and it has "
+                f"{available:g}"
+            )
+    note = f"the size of {', '.join(dict.fromkeys(unknown))} is not known" if unknown else ""
+    return Needs(max(totals.values(), default=None), note=note)
+
+
+def _loaded(plan: Plan, stage: StageConfig) -> Iterator[tuple[str, str, list[int], float | None]]:
+    """Yield label, model, GPUs, and share of the memory that a server reserves."""
+    fleet = fleet_of(plan, stage, 1)
+    for replica in fleet.replicas if fleet else ():
+        if replica.gpus:
+            share = replica.server.memory_share or USABLE
+            yield replica.label, replica.server.model, list(replica.gpus), share
+    models = models_of(plan.content(stage, 1)) if stage.gpus else []
+    if stage.run == "evaluate":  # one model at a time, and the reward
+        models = [*models[:1], *(model for model in models[1:] if model[0] == "the reward")]
+    for label, entry in models:
+        for device in devices_of(entry):
+            index = device.partition(":")[2] or "0"
+            if entry.get("model") and index.isdigit():
+                yield label, str(entry["model"]), [(stage.gpus or [])[int(index)]], None
+
+
+def _weights(model: str) -> float | None:
+    """Return the GiB of a model's weights in bfloat16; None if its config.json is not here."""
+    try:
+        config = SimpleNamespace(**read_config("model", model))
+        return 2 * Flops.from_config(config).num_parameters / GIB
+    except ConfigError:
+        return None
 
 
 def _arguments(plan: Plan, stage: StageConfig, num_rows: int | None) -> list[str]:
