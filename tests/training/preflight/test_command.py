@@ -103,6 +103,34 @@ def test_bad_input(
     assert (found, True) == (code, said in text), text
 
 
+@pytest.mark.parametrize("fault", ["bos", "memory"])
+def test_a_training_stops_before_it_loads_the_weights(
+    fault: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tokenizer = make_family("llama3")
+    if fault == "bos":
+        tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
+    else:
+        monkeypatch.setattr("toa_trl.training.run.gpu_memory_here", lambda: 0.01)
+        monkeypatch.setattr("toa_trl.training.run.arguments_of_check", lambda given: (given, False))
+    tokenizer.save_pretrained(tmp_path / "model")  # there are no weights
+    size = {"vocab_size": len(tokenizer), "num_hidden_layers": 2, "hidden_size": 1024}
+    (tmp_path / "model/config.json").write_text(json.dumps({"model_type": "llama", **size}))
+    data = rows_in(tmp_path / "data", prompt=[USER], completion=[ANSWER])
+    options = {"model_name_or_path": tmp_path / "model", "dataset_name": data}
+    options |= {"output_dir": tmp_path / "out"}
+    given = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    with pytest.raises(SystemExit) as stopped:
+        main(["sft", *given, "--use_cpu", "True", "--bf16", "False"])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    expected = {"bos": "begin with '<|begin_of_text|>' twice", "memory": "optimizer alone need"}
+    assert expected[fault] in said
+
+
 def test_methods_of_the_recipe_preference(check: Any, tmp_path: Path) -> None:
     rejected = [{**ANSWER, "content": "6"}]
     data = rows_in(tmp_path / "data", prompt=[USER], chosen=[ANSWER], rejected=rejected)
