@@ -14,6 +14,7 @@ from rich.console import Console
 
 from tests.families import make_family
 from toa_trl.cli.main import main
+from toa_trl.training.preflight.agents import agent_findings
 from toa_trl.training.preflight.report import print_row
 from toa_trl.training.preflight.rows import checked_rows
 
@@ -92,7 +93,12 @@ def test_an_error_leaves_with_1_and_every_finding(check: Any, tmp_path: Path) ->
         ("sft", {"model_name_or_path": ""}, 1, "model_name_or_path: the key is missing"),
         ("sft", {"lerning_rate": 1}, 2, "unknown key 'lerning_rate'"),
         ("sft", {"check_rows": 0}, 2, "check_rows: must be >= 1, not 0"),
-        ("other", {}, 2, "recipe: must be one of sft, dpo, reward, preference"),
+        (
+            "other",
+            {},
+            2,
+            "recipe: must be one of sft, dpo, reward, preference, grpo, synthesize, evaluate",
+        ),
     ],
 )
 def test_bad_input(
@@ -129,6 +135,40 @@ def test_a_training_stops_before_it_loads_the_weights(
     said = capsys.readouterr().err.strip().splitlines()[-1]
     expected = {"bos": "begin with '<|begin_of_text|>' twice", "memory": "optimizer alone need"}
     assert expected[fault] in said
+
+
+def test_prompts_and_agents_of_a_synthesis(check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    code, said = check("--config", "demo/synthesize")
+    assert code == 0
+    assert "every engine is asked for the same sampling" in said
+    assert said.count("stops where its chat template ends a turn") == 4
+    code, said = check("--config", "demo/evaluate", "--prompts", "nowhere.jsonl")
+    assert code == 1
+    assert "error   prompts: prompts: nowhere.jsonl" in said
+
+
+@pytest.mark.parametrize(
+    ("agent", "level", "said"),
+    [
+        ({"extra_body": {"top_k": None}}, "warning", "extra_body leaves out top_k"),
+        ({"extra_body": {"top_k": 20}}, "fine", "sets top_k apart: one 20, two -1"),
+        ({"sampling": {"temperature": 1.0}}, "fine", "temperature apart: one 1.0, two 0.7"),
+        ({"engine": "transformers", "model": "{base}"}, "warning", "go on until max_tokens"),
+        ({"engine": "vllm", "model": "{nowhere}"}, "error", "no tokenizer could be loaded"),
+    ],
+)
+def test_how_agents_sample(agent: dict[str, Any], level: str, said: str, tmp_path: Path) -> None:
+    tokenizer = make_family("qwen2.5")
+    tokenizer.eos_token = "<|endoftext|>"
+    tokenizer.save_pretrained(tmp_path / "base")
+    (tmp_path / "base/config.json").write_text('{"model_type": "qwen2"}')
+    one = {"name": "one", "engine": "openai", "model": "m"} | agent
+    if one["model"].startswith("{"):
+        one["model"] = str(tmp_path / one["model"].strip("{}"))
+    entries = [one, {"name": "two", "engine": "openai", "model": "m"}]
+    findings = [*agent_findings(entries, {"temperature": 0.7})]
+    assert any(f.level == level and said in str(f) for f in findings), findings
 
 
 def test_methods_of_the_recipe_preference(check: Any, tmp_path: Path) -> None:

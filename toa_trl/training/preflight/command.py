@@ -1,10 +1,12 @@
-"""Check a training before it starts: template, tokens, mask, what is cut, and memory.
+"""Check a command before it starts: template, tokens, mask, what is cut, agents, and memory.
 
     toa-trl check --config sft.yaml --gpu_memory 80
+    toa-trl check --config synthesize.yaml
 
 Takes every option of the recipe: that of --recipe, of the launch command in the first line of
---config, or of its file name. It is the recipe with --check_only. Only tokenizer and configuration
-of the model are loaded. The exit code is 1 if an error is found.
+--config, or of its file name. For a training it is the recipe with --check_only; of a synthesis or
+an evaluation prompts and agents are checked. Only tokenizers and configurations of models are
+loaded. The exit code is 1 if an error is found.
 """
 
 import sys
@@ -15,18 +17,24 @@ from typing import Any
 from rich.console import Console
 
 from toa_trl.cli.arguments import config_of, option_of, with_bundled_config
+from toa_trl.cli.config import SynthesisConfig
+from toa_trl.cli.evaluation_config import EvaluationConfig
 from toa_trl.cli.main import TRAININGS, call_command
+from toa_trl.cli.options import read_config
 from toa_trl.errors import ConfigError
 from toa_trl.models.devices import num_accelerators
 from toa_trl.training.checks import TRUE
 from toa_trl.training.data import TrainingData
 from toa_trl.training.estimate.plan import accelerate_config_of, recipe_of, sharding_of
 from toa_trl.training.findings import Finding
+from toa_trl.training.preflight.agents import agent_findings
 from toa_trl.training.preflight.checks import NUM_ROWS, preflight
 from toa_trl.training.preflight.memory import gpu_memory_here, memory_finding, running_sharding
 from toa_trl.training.preflight.report import print_findings, print_row
 from toa_trl.utils.config import PositiveFloat, PositiveInt, validate
 from toa_trl.utils.escape import say
+
+SAMPLE = {"synthesize": SynthesisConfig, "evaluate": EvaluationConfig}
 
 
 def _option(description: str, default: Any = None) -> Any:
@@ -50,7 +58,7 @@ class CheckArguments:
 
 
 def main() -> None:
-    """Check the training that the options in sys.argv are for.
+    """Check the command that the options in sys.argv are for.
 
     Raises:
         ConfigError: the recipe is unknown, or one of its options.
@@ -62,12 +70,31 @@ def main() -> None:
         return
     path, _ = config_of(arguments)
     recipe = recipe_of(arguments) or (path.stem.partition("_")[0] if path else None)
-    if recipe not in TRAININGS:
+    arguments = _without_recipe(arguments)
+    if recipe in TRAININGS:
+        call_command(recipe, [*arguments, "--check_only", "True"])
+    elif recipe in SAMPLE:
+        _check_sampling(SAMPLE[recipe], arguments)
+    else:
         raise ConfigError(
-            f"recipe: must be one of {', '.join(TRAININGS)}, not {recipe!r}; give --recipe, or "
-            "write the launch command into the first line of --config"
+            f"recipe: must be one of {', '.join([*TRAININGS, *SAMPLE])}, not {recipe!r}; give "
+            "--recipe, or write the launch command into the first line of --config"
         )
-    call_command(recipe, [*_without_recipe(arguments), "--check_only", "True"])
+
+
+def _check_sampling(config_class: Any, arguments: list[str]) -> None:
+    """Check prompts and agents of a synthesis or an evaluation."""
+    config = read_config(config_class, arguments)
+    findings = list[Finding]()
+    try:
+        num_prompts = len(config.load_prompts())
+        findings.append(Finding("fine", "prompts", f"{num_prompts:,} prompts"))
+    except ConfigError as error:
+        findings.append(Finding("error", "prompts", str(error)))
+    entries = config.agents if isinstance(config, SynthesisConfig) else config.models
+    findings += agent_findings(entries, config.sampling)
+    print_findings(findings, Console(highlight=False))
+    _exit_if_error(findings)
 
 
 def _without_recipe(arguments: Sequence[str]) -> list[str]:
@@ -125,6 +152,10 @@ def check_training(
         if checked is not None:
             limit = getattr(training, "max_length", None)
             print_row(checked.rows, checked.tokenizer, limit, console)
+    _exit_if_error(findings)
+
+
+def _exit_if_error(findings: Sequence[Finding]) -> None:
     if any(finding.level == "error" for finding in findings):
         sys.exit(1)
 
