@@ -184,7 +184,7 @@ def _held_out_section(entry: Mapping[str, Any]) -> list[str]:
     first, model = held_out["first"], held_out["model"]
     shown = [name for name in names if name in first or name in model]
     how = "greedy" if not held_out["temperature"] else f"temperature {held_out['temperature']:g}"
-    scorers = [for_markdown(held_out[name]) for name in ("reward", "verifier") if name in held_out]
+    scorers = [prose(held_out[name]) for name in ("reward", "verifier") if name in held_out]
     lines = [
         "## Held-out prompts",
         "",

@@ -78,7 +78,9 @@ def held_out_of(rows: Dataset, reward: RewardModel | None) -> HeldOut:
     verifier = make_reward({"kind": "function", "function": VERIFIER})
     sampling = Sampling(0.0, max_tokens=5)
     task = make_task("alignment")
-    return HeldOut(prompts, [None] * len(rows), task, reward, verifier, sampling, 0, 4)
+    scorers = {"reward": "falling", "verifier": "right"}
+    how = (sampling, 0, 4, scorers)
+    return HeldOut(prompts, [None] * len(rows), task, reward, verifier, *how)
 
 
 Make = Callable[..., Any]
@@ -179,7 +181,7 @@ def test_a_training_stops_early_on_a_held_out_figure_and_keeps_the_best_model(
     assert trainer.state.global_step == 3
     assert trainer.state.best_global_step == 1
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "## Held-out prompts" in card
+    assert "sampled during the training and scored by falling and right." in card
     assert "| this model | 1 of 3 | -1.000 |" in card
     lineage = json.loads((tmp_path / "out" / "lineage.json").read_text())
     assert lineage["held_out"]["model"]["reward"] == -1

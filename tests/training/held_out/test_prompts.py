@@ -70,6 +70,7 @@ def test_the_run_names_the_reward_the_task_and_the_answers(run: Path, part: str)
     assert {prompt.metadata["answer"] for prompt in held_out.prompts} == set("0123")
     assert held_out.prompts[0].messages[0].content.endswith("Box it.")
     assert held_out.texts == [None] * 4
+    assert held_out.scorers == {"reward": "length", "verifier": "math"}
 
 
 def test_a_draft_that_is_refined_is_asked_as_its_prompt(run: Path) -> None:
@@ -156,7 +157,8 @@ def test_code_that_run_yaml_names_must_be_trusted(tmp_path: Path, changes: Any) 
 
 def test_random_states_stay_as_they_were(run: Path) -> None:
     before = torch.random.get_rng_state()
-    prepare(ROWS, run, held_out_verifier=VERIFIER)
+    held_out = prepare(ROWS, run, held_out_verifier=VERIFIER)
+    assert held_out.scorers["verifier"] == f"function `{VERIFIER}`"
     assert torch.equal(torch.random.get_rng_state(), before)
 
 

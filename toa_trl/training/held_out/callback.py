@@ -101,12 +101,11 @@ class HeldOutCallback:
         self._is_main = trainer.accelerator.is_main_process
         if self._is_main:
             self._check_metric()
-            kinds = {"reward": held_out.reward, "verifier": held_out.verifier}
             log.setup = {
                 "num_prompts": len(self._tokens),
                 "max_tokens": held_out.sampling.max_tokens,
                 "temperature": held_out.sampling.temperature,
-                **{name: type(model).__name__ for name, model in kinds.items() if model},
+                **held_out.scorers,
             }
 
     def _prompt_tokens(self) -> dict[int, list[int]]:

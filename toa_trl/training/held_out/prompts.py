@@ -3,12 +3,13 @@
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from toa_trl.errors import ConfigError
 from toa_trl.evaluation.verifier import make_verifier
+from toa_trl.hub.dataset_card import reward_name
 from toa_trl.rewards import RewardModel, make_reward
 from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.run_file import FILE as RUN_FILE
@@ -39,6 +40,8 @@ class HeldOut:
     sampling: Sampling
     seed: int
     batch_size: int
+    scorers: Mapping[str, str] = field(default_factory=dict)
+    """Of "reward" and "verifier" what scores, for the model card."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,18 @@ def prepare_held_out(
         except ConfigError as error:
             raise ConfigError(str(error).replace("--trust", "--held_out_trust true")) from error
     reward = verifier = None
+    scorers: dict[str, str] = {}
     if training.process_index == 0:
         entry = _reward_entry(options, run)
         # an adapter is made at random after this
         with random_states_kept(), loading_whole_models():
             reward = None if entry is None else make_reward(entry, "held_out_reward")
-            verifier = make_verifier(_entry(options, "held_out_verifier") or "", task, prompts)
+            judge = _entry(options, "held_out_verifier") or ""
+            if isinstance(judge, str) and judge:
+                judge = {"kind": "function", "function": judge}
+            verifier = make_verifier(judge, task, prompts)
+        entries = {"reward": (reward, entry), "verifier": (verifier, judge or task.verifier)}
+        scorers = {name: reward_name(named) for name, (model, named) in entries.items() if model}
         if reward is None and verifier is None:
             raise ConfigError(
                 "held_out_reward: the data come from no run with a reward, so name the reward or "
@@ -97,7 +106,8 @@ def prepare_held_out(
     max_tokens = options.held_out_max_tokens or recorded.get("max_tokens") or MAX_TOKENS
     sampling = Sampling(options.held_out_temperature, max_tokens=max_tokens)
     batch_size = options.held_out_batch_size or training.per_device_eval_batch_size
-    return HeldOut(prompts, texts, task, reward, verifier, sampling, training.seed, batch_size)
+    how = (sampling, training.seed, batch_size, scorers)
+    return HeldOut(prompts, texts, task, reward, verifier, *how)
 
 
 @contextmanager
