@@ -167,8 +167,9 @@ def test_a_reward_model_has_a_score_for_a_head(estimate: Callable[..., str], lla
     assert "1 GPU, accelerate_configs/single_gpu.yaml" in said
 
 
-def test_a_training_on_this_machine(estimate: Callable[..., str]) -> None:
-    said = estimate("--config", "recipes/configs/demo/sft.yaml")
+@pytest.mark.parametrize("name", ["sft", "sft_held_out"])
+def test_a_training_on_this_machine(estimate: Callable[..., str], name: str) -> None:
+    said = estimate("--config", f"recipes/configs/demo/{name}.yaml")
     assert "1 CPU process" in said
     assert "| MiB on each |" in said
     assert 200 < peak(said) < 260  # measured: 234 to 245, by scripts/bench_estimate.py

@@ -22,6 +22,7 @@ from toa_trl.training.estimate.memory import Memory, Shape, Sharding, Training, 
 from toa_trl.training.estimate.model import model_config_of, shape_of
 from toa_trl.training.estimate.plan import SEQUENCES, launch_of, sharding_of, training_of
 from toa_trl.training.estimate.text import batch_lines, devices, memory_lines, readable
+from toa_trl.training.held_out.options import HeldOutArguments
 from toa_trl.utils.config import PositiveFloat, PositiveInt, validate
 from toa_trl.utils.escape import say
 
@@ -144,10 +145,12 @@ def read_estimate(arguments: list[str]) -> Estimate:
         config_class,
         ModelConfig,
         DatasetMixtureConfig,
+        HeldOutArguments,  # a configuration of the recipe may have them; they cost no memory
     )
     on_cpu = str(option_of(arguments, "use_cpu")).lower() == "true"
     # TRL refuses bf16 on a machine without GPU, but the estimate may be for another machine
-    parsed = parse(TrlParser(options_of, description=__doc__), [*arguments, "--use_cpu", "True"])
+    parser = TrlParser(options_of, description=__doc__)
+    parsed = parse(parser, [*arguments, "--use_cpu", "True"])[:5]
     options, _, training, model, _ = parsed
     for key, kind in RANGES.items():
         validate(kind, vars(options)[key], key)
