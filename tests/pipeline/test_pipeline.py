@@ -175,6 +175,20 @@ def test_what_has_begun_cannot_change_and_what_has_not_can(
     assert stub()[-1]["argv"][2] == "me/other"
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["sft.yaml", "sft.log", "sft", "stages.json", "pipeline.json", "results.json", "report.html"],
+)
+def test_files_of_others_are_not_replaced(name: str, pipeline: dict[str, Any], stub: Seen) -> None:
+    output = Path(pipeline["output_dir"])
+    output.mkdir()
+    (output / name).write_text("mine: 1\n")
+    with pytest.raises(ConfigError, match=f"{name}: was not written by toa_trl"):
+        wait(run_plan(plan_of(pipeline), quiet))
+    assert [path.name for path in output.iterdir()] == [name]
+    assert (output / name).read_text() == "mine: 1\n"
+
+
 def killed_at(name: str, content: dict[str, Any]) -> None:
     """Kill a pipeline by SIGKILL while a stage has written a part."""
     part = Path(content["output_dir"], name, "part")

@@ -6,6 +6,7 @@ What a plan refuses, what every round is given, and what its rows say.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.helpers import wait
+from toa_trl.cli.main import run as command
 from toa_trl.errors import ConfigError
 from toa_trl.models.sources import last_checkpoint
 from toa_trl.pipeline import Plan, run_plan, stages
@@ -298,3 +300,24 @@ def test_a_stage_that_restarts_deletes_nothing_of_others(tmp_path: Path) -> None
         wait(runner.run(Step("sft", folder, argv, "done", restart=True)))
         assert (folder / "done").exists()
         assert len(list(folder.parent.glob("sft.interrupted-*/mine.txt"))) == aside
+
+
+def test_the_status_of_rounds_names_the_stages_that_have_begun(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also in a folder of an earlier version, which has no list of its stages."""
+    (tmp_path / "iteration.json").write_text("{}")
+    for number, (name, facts) in enumerate(
+        [("round-0/evaluation", '{"seconds": 90.0}'), ("round-1/synthesis", None)]
+    ):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        folder.with_suffix(".log").write_text("log")
+        os.utime(folder.with_suffix(".log"), (number, number))
+        if facts:
+            (folder / "complete.json").write_text(facts)
+    command(["status", str(tmp_path)])
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == f"{tmp_path}: not running"
+    assert lines[0].split() == ["round-0/evaluation", "complete,", "00:01:30"]
+    assert lines[1].split()[:2] == ["round-1/synthesis", "interrupted"]

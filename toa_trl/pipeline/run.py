@@ -18,6 +18,7 @@ from toa_trl.pipeline.results import collect, report, row_table, with_gate
 from toa_trl.pipeline.stages import merge_step, step_of
 from toa_trl.pipeline.status import write_stages
 from toa_trl.pipeline.steps import Runner, is_complete, locked, mark_complete
+from toa_trl.pipeline.trainings import is_config
 from toa_trl.report.marker import is_report
 from toa_trl.rollouts import is_complete as is_run_complete
 from toa_trl.serving.supervisor import check_machine
@@ -62,12 +63,19 @@ def check_output(plan: Plan) -> None:
     check_folder(output, "output_dir")
     check_not_in_run(output, "output_dir")
     parts = {"student", "synthesize", "train"} if plan.record != Plan.record else {"stages", "seed"}
-    targets = {output / "report.html": is_report, output / "results.json": is_results}
+    targets: dict[Path, Callable[[Path], bool]] = {
+        output / "report.html": is_report,
+        output / "results.json": is_results,
+    }
     targets[record] = partial(is_json, old=parts)
     targets[output / "rounds.json"] = partial(is_json, old=["rounds"])
+    targets[output / "stages.json"] = partial(is_json, old=["stages"])
+    for stage in plan.stages if plan.rounds is None else ():
+        targets[output / f"{stage.folder}.yaml"] = is_config
     if not record.exists():
         folders = [*output.glob("round-*")] if plan.rounds else []
-        folders += [output / stage.folder for stage in plan.stages if plan.rounds is None]
+        for stage in plan.stages if plan.rounds is None else ():
+            folders += [output / stage.folder, output / f"{stage.folder}.log"]
         targets |= dict.fromkeys(folders, lambda path: False)
     check_ours(targets)
 

@@ -6,16 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from toa_trl.models.sources import last_checkpoint
 from toa_trl.pipeline.config import StageConfig
 from toa_trl.pipeline.fleets import fleet_of
 from toa_trl.pipeline.gpus import environment_of, on_machine
 from toa_trl.pipeline.plan import Plan, whole_model
 from toa_trl.pipeline.steps import Servers, Step
-from toa_trl.pipeline.trainings import TOA_TRL, training_command
-from toa_trl.utils.files import replace_text
+from toa_trl.pipeline.trainings import TOA_TRL, training_command, write_config
 
 WEIGHTS = "*.safetensors"
 LEAVES = {"synthesize": "report.html", "evaluate": "results.json", "data": "lineage.json"}
@@ -45,7 +42,7 @@ def step_of(plan: Plan, stage: StageConfig, number: int, visible: Sequence[str] 
         argv += _options(content)
     else:
         file = folder.with_name(f"{stage.folder}.yaml")
-        _write(file, plan.content(stage, number))
+        write_config(file, plan.content(stage, number))
         argv = [*TOA_TRL, stage.run, "--config", str(file)]
     argv = [*shlex.split(stage.launcher or ""), *argv]
     return Step(
@@ -77,15 +74,11 @@ def _servers(plan: Plan, stage: StageConfig, number: int, visible: Sequence[str]
         return None
     folder = plan.folder(number, stage.folder)
     file = folder.with_name(f"{stage.folder}.fleet.yaml")
-    _write(file, on_machine(fleet.model_dump(exclude_none=True), visible))
+    write_config(file, on_machine(fleet.model_dump(exclude_none=True), visible))
     labels = [replica.label for replica in fleet.replicas]
     log = folder.with_name(f"{stage.folder}.servers.log")
     argv = [*TOA_TRL, "serve-agents", "--config", str(file)]
     return Servers(labels, argv, Path(fleet.endpoints), log)
-
-
-def _write(file: Path, content: dict[str, Any]) -> None:
-    replace_text(file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def _options(content: dict[str, Any]) -> list[str]:

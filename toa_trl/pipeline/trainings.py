@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from toa_trl.utils.subprocesses import configurations
 if TYPE_CHECKING:
     from toa_trl.pipeline.plan import Plan
 
+MARK = "# Written by a pipeline of toa_trl, and replaced when the stage starts again."
 TOA_TRL = [sys.executable, "-m", "toa_trl"]
 
 
@@ -56,12 +58,26 @@ def training_command(plan: Plan, stage: StageConfig, number: int) -> list[str]:
         content["datasets"] = _mixture(plan, data, earlier)
     if content:
         file = folder.with_name(f"{stage.folder}.yaml")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        write_config(file, content)
         argv = _with_config(argv, file)
     for key, value in options.items():
         argv += [f"--{key}", str(value)]
     return argv
+
+
+def write_config(file: Path, content: Mapping[str, Any]) -> None:
+    """Write the configuration of a stage's command, marked as this package's."""
+    text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(file, f"{MARK}\n{text}")
+
+
+def is_config(file: Path) -> bool:
+    """Return whether a file is a configuration that `write_config` wrote."""
+    try:
+        return file.read_text(encoding="utf-8").startswith(MARK)
+    except (OSError, ValueError):
+        return False
 
 
 def launch_options(stage: StageConfig) -> list[str]:
