@@ -21,23 +21,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
+from toa_trl.report.palette import PALETTE as PALETTE  # also for users of this module
+
 Floats = NDArray[np.float64]
 
-# after Okabe and Ito's colours for all kinds of colour vision: on light paper, on dark paper
-PALETTE = (
-    ("#0072b2", "#56a9e0"),
-    ("#d55e00", "#f38b45"),
-    ("#00926b", "#3cc79c"),
-    ("#b8579b", "#e39fc9"),
-    ("#a67c00", "#e3b93d"),
-    ("#2f9fcf", "#9ad7f7"),
-    ("#6b5b95", "#b3a5dc"),
-    ("#7a6a5a", "#c4b3a2"),
-    ("#8c2d04", "#d98a5f"),
-    ("#5a7d00", "#aed15c"),
-    ("#c2185b", "#f07aa8"),
-    ("#1a2f8f", "#8c9eff"),
-)
 INK, MUTED, RULE = "#222222", "#6f6f6f", "#d8d5cb"
 VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule"}
 VARIABLES |= {light: f"--c{i}" for i, (light, _) in enumerate(PALETTE)}

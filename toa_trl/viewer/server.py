@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 
 from toa_trl.errors import ConfigError, ToaError
+from toa_trl.report.palette import PALETTE
 from toa_trl.viewer import outputs as of_outputs
 from toa_trl.viewer import pairs as of_pairs
 from toa_trl.viewer import plays as of_plays
@@ -189,8 +190,6 @@ def serve(folder: Folder, listener: socket.socket, on_ready: Callable[[str], Non
 
 def _static(token: str) -> dict[str, str]:
     """Return the files of the page by name, with the token and the colours of the report."""
-    from toa_trl.report.figures import PALETTE  # matplotlib
-
     folder = files("toa_trl.viewer").joinpath("static")
     static = {file.name: file.read_text(encoding="utf-8") for file in folder.iterdir()}
     static["index.html"] = static["index.html"].replace("{{ token }}", token)
@@ -198,7 +197,7 @@ def _static(token: str) -> dict[str, str]:
         "".join(f"--c{i}:{pair[side]};" for i, pair in enumerate(PALETTE)) for side in (0, 1)
     )
     static["palette.css"] = (
-        f":root{{{light}}}@media (prefers-color-scheme: dark){{:root{{{dark}}}}}\n"
+        f":root{{--colors:{len(PALETTE)};{light}}}@media (prefers-color-scheme: dark){{:root{{{dark}}}}}\n"
     )
     return static
 

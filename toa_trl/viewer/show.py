@@ -10,6 +10,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from toa_trl.errors import ConfigError
+from toa_trl.report.palette import PALETTE
 from toa_trl.types import Play, Rollout
 from toa_trl.utils.escape import for_terminal
 from toa_trl.utils.targets import check_has_journal
@@ -117,6 +118,4 @@ def _line(text: str) -> str:
 
 
 def _colors(agents: list[str]) -> dict[str, str]:
-    from toa_trl.report.figures import PALETTE  # matplotlib
-
     return {agent: PALETTE[i % len(PALETTE)][0] for i, agent in enumerate(agents)}

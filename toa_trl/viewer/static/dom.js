@@ -20,8 +20,8 @@ export const replace = (element, ...children) => element.replaceChildren(...pres
 
 // Agents have the colours of the report: by their order in the run.
 export function paint(element, agents, name) {
-  const index = agents.indexOf(name);
-  element.style.setProperty("--c", index < 0 ? "var(--muted)" : `var(--c${index % 8})`);
+  const index = agents.indexOf(name), colors = Number(getComputedStyle(document.documentElement).getPropertyValue("--colors"));
+  element.style.setProperty("--c", index < 0 ? "var(--muted)" : `var(--c${index % colors})`);
   return element;
 }
 export const agent = (agents, name) => paint(el("span", {class: "agent"}, name), agents, name);
