@@ -19,6 +19,8 @@ from toa_trl.cli.main import run as main
 from toa_trl.errors import ConfigError
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampling.journal import locked
+from toa_trl.viewer import figures as of_figures
+from toa_trl.viewer.figures import Figures, Totals, measure
 
 
 def test_runs_are_listed_and_a_damaged_one_with_its_fault(
@@ -46,6 +48,7 @@ def test_figures_are_those_of_the_rollouts(runs: Path, ask: Callable[..., Any]) 
     plays = [play for rollout in Rollouts.load(runs / "open") for play in rollout.plays]
     rewards = [play.reward for play in plays if play.reward is not None]
     best = [rollout.ranked[0].reward for rollout in Rollouts.load(runs / "open")]
+    assert complete["share"] == 1.0
     assert complete == pytest.approx({key: not_complete[key] for key in complete})
     assert complete["scored"] == complete["total"] == len(rewards) == 7 * 12
     assert complete["failed"] == len(plays) - len(rewards) > 0
@@ -53,6 +56,36 @@ def test_figures_are_those_of_the_rollouts(runs: Path, ask: Callable[..., Any]) 
     assert complete["mean_best"] == pytest.approx(sum(map(float, best)) / 7)  # type: ignore[arg-type]
     assert [agent["name"] for agent in not_complete["agents"]] == AGENTS
     assert sum(agent["scored"] for agent in not_complete["agents"]) == len(rewards)
+
+
+def test_a_large_journal_is_read_in_parts(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(runs / "open", tmp_path / "run")
+    whole = measure(tmp_path / "run", Totals())
+    monkeypatch.setattr(of_figures, "CHUNK", 10)
+    monkeypatch.setattr(of_figures, "READING_S", 0.0)
+    figures, shares = Figures(), list[float]()
+    while not shares or shares[-1] < 1:
+        shares.append(figures.of(tmp_path / "run")["share"])
+    assert len(shares) > 3
+    assert shares == sorted(shares)
+    found = figures.of(tmp_path / "run")
+    for ours, theirs in zip(found.pop("agents"), whole.pop("agents"), strict=True):
+        assert ours == pytest.approx(theirs)
+    assert found == pytest.approx(whole)
+    # further plays are added to what is known
+    with closing(sqlite3.connect(tmp_path / "run/journal.sqlite")) as db, db:
+        db.execute(
+            "INSERT INTO plays SELECT prompt_id || 'x', play, seed, written_s, agent, kind, refs, "
+            "parent, depth, reward, second_reward, reward_flops, finish_reason, prompt_tokens, "
+            "completion_tokens, tokens_estimated, flops, error, response, reasoning FROM plays"
+        )
+    monkeypatch.undo()
+    monkeypatch.setattr(of_figures, "PATIENCE", 0.0)
+    again = figures.of(tmp_path / "run")
+    assert again["scored"] == 2 * whole["scored"]
+    assert again["mean_best"] == pytest.approx(whole["mean_best"])
 
 
 def test_a_running_run_is_live(runs: Path, tmp_path: Path) -> None:

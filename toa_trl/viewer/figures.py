@@ -5,27 +5,66 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toa_trl.errors import ConfigError, JournalError
+from toa_trl.errors import JournalError
+from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.limits import cost_of
 from toa_trl.types import AgentCounts
 from toa_trl.viewer.folder import agents_of, configuration_of, describe, open_journal
 from toa_trl.viewer.plays import Plays
 
 RECENT_S = 300.0  # length of the window over which plays per second are measured
-LIMIT_S = 20.0  # of one total of a run that is not complete
+READING_S = 3.0  # a request reads further plays of a journal for about this long
+CHUNK = 100_000  # plays that are read at once
 PATIENCE = 10.0  # a run that is being written is measured for at most this share of the time
 BY_AGENT = """
 SELECT agent, count(reward), count(*) - count(reward), coalesce(sum(prompt_tokens), 0),
-    coalesce(sum(completion_tokens), 0), coalesce(sum(flops), 0), avg(reward),
+    coalesce(sum(completion_tokens), 0), coalesce(sum(flops), 0), coalesce(sum(reward), 0),
     count(CASE WHEN reward IS NOT NULL AND finish_reason = 'length' THEN 1 END)
 FROM {plays} GROUP BY agent"""
-BEST = """
-SELECT avg(best), count(*) FROM (
-    SELECT max(reward) AS best FROM {plays} WHERE reward IS NOT NULL GROUP BY prompt_id
-) AS of_prompts"""
+BEST = "SELECT prompt_id, max(reward) FROM {plays} WHERE reward IS NOT NULL GROUP BY prompt_id"
+NEW = "(SELECT * FROM plays WHERE rowid > ? AND rowid <= ?) AS new"
+Amounts = tuple[float, ...]
+"""Scored and failed plays, tokens read and written, FLOPs, sum of rewards, truncated plays."""
+
+
+@dataclass
+class Totals:
+    """Totals of the plays that were read so far; plays are only ever added to a journal."""
+
+    by_agent: dict[str, Amounts] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)  # reward by prompt
+    last: int = 0  # row of the journal up to which plays were read
+    num_rows: int = 0  # of the journal
+
+    def add(self, by_agent: Iterable[Any], best: Iterable[Any]) -> None:
+        """Add the rows of both statements."""
+        for agent, *amounts in by_agent:
+            before = self.by_agent.get(str(agent), (0,) * len(amounts))
+            self.by_agent[str(agent)] = tuple(map(sum, zip(before, amounts, strict=True)))
+        for prompt_id, reward in best:
+            self.best[prompt_id] = max(reward, self.best.get(prompt_id, reward))
+
+    def read(self, journal: Journal) -> None:
+        """Read the plays that are new, or as many as READING_S allows."""
+        end = time.monotonic() + READING_S
+        self.num_rows = int(journal.select("SELECT coalesce(max(rowid), 0) FROM plays")[0][0])
+        while self.last < self.num_rows:
+            upto = min(self.last + CHUNK, self.num_rows)
+            statements = (sql.format(plays=NEW) for sql in (BY_AGENT, BEST))
+            self.add(*(journal.select(sql, self.last, upto) for sql in statements))
+            self.last = upto
+            if time.monotonic() >= end:
+                return
+
+    @property
+    def share(self) -> float:
+        """Share of the plays that were read."""
+        return self.last / self.num_rows if self.num_rows else 1.0
 
 
 class Figures:
@@ -33,6 +72,7 @@ class Figures:
 
     def __init__(self) -> None:
         self._known: dict[Path, tuple[object, float, float, dict[str, Any]]] = {}
+        self._totals: dict[Path, tuple[int, Totals]] = {}
         self._lock = threading.Lock()
 
     def of(self, path: Path) -> dict[str, Any]:
@@ -47,25 +87,34 @@ class Figures:
         with self._lock:  # one at a time: a large run takes seconds
             stamp, known = _stamp(path), self._known.get(path)
             now = time.monotonic()
-            if known is not None and (known[0] == stamp or now - known[1] < PATIENCE * known[2]):
-                return known[3]
-            measured = measure(path)
+            if known is not None and known[3]["share"] == 1.0:
+                is_recent = now - known[1] < PATIENCE * known[2]
+                if known[0] == stamp or is_recent:
+                    return known[3]
+            journal = path / "journal.sqlite"
+            inode = journal.stat().st_ino if journal.exists() else 0
+            before, totals = self._totals.get(path, (inode, Totals()))
+            if before != inode:  # recovered, or replaced
+                totals = Totals()
+            measured = measure(path, totals)
+            self._totals[path] = (inode, totals)
             end = time.monotonic()
             self._known[path] = (stamp, end, end - now, measured)
             return measured
 
 
-def measure(path: Path) -> dict[str, Any]:
+def measure(path: Path, totals: Totals) -> dict[str, Any]:
     """Return the totals of a run.
 
     Args:
         path: folder of the run.
+        totals: of the plays that were read before; changed.
 
     Returns:
         {scored, failed, truncated, tokens, cost, mean_reward, mean_best, total (scored plays that
         the run wants), rate (plays per second, of a run that is being written), last (unix time of
-        the last play), agents: [{name, scored, failed, tokens, mean_reward}]}; what is not known is
-        None.
+        the last play), agents: [{name, scored, failed, tokens, mean_reward}], share (of the plays
+        that were read: all counts are of these)}; what is not known is None.
 
     Raises:
         JournalError: the journal cannot be read.
@@ -76,50 +125,43 @@ def measure(path: Path) -> dict[str, Any]:
     with open_journal(path) as journal:
         identity, configuration = journal.identity, configuration_of(path)
         plays = Plays(journal, path)
-        rows = plays.select(BY_AGENT, limit_s=LIMIT_S)
-        try:
-            mean_best = plays.select(BEST, limit_s=LIMIT_S)[0][0]
-        except ConfigError:  # takes too long
-            mean_best = None
+        if plays.in_files:
+            totals = Totals()
+            totals.add(plays.select(BY_AGENT), plays.select(BEST))
+        else:
+            totals.read(journal)
         spending, times = journal.reward_spending, journal.times()
         recent = journal.num_written_since(time.time() - RECENT_S)
         num_prompts = journal.num_prompts()
+    by_agent, agents = totals.by_agent, []
+    for name in dict.fromkeys([*agents_of(identity, configuration), *by_agent]):
+        scored, failed, read, wrote, _, rewards, _ = by_agent.get(name, (0,) * 7)
+        row = {"name": name, "scored": scored, "failed": failed, "tokens": read + wrote}
+        agents.append({**row, "mean_reward": rewards / scored if scored else None})
+    scored, failed, read, wrote, _, rewards, truncated = (
+        sum(amounts[i] for amounts in by_agent.values()) for i in range(7)
+    )
     counts = {
-        str(agent): AgentCounts(scored, failed, int(read), int(wrote), float(flops))
-        for agent, scored, failed, read, wrote, flops, *_ in rows
+        name: AgentCounts(int(own[0]), int(own[1]), int(own[2]), int(own[3]), own[4])
+        for name, own in by_agent.items()
     }
-    means = {str(agent): mean for agent, *_, mean, _ in rows}
-    scored = sum(of_agent.num_scored for of_agent in counts.values())
-    total = num_prompts * int(identity.get("budget", 0))
-    first, last = times or (None, None)
     rate = None
-    if about["state"] == "running" and first is not None:
-        rate = recent / max(min(RECENT_S, time.time() - first), 1.0)
-    agents = [
-        {
-            "name": name,
-            "scored": own.num_scored,
-            "failed": own.num_failed,
-            "tokens": own.prompt_tokens + own.completion_tokens,
-            "mean_reward": means.get(name),
-        }
-        for name in dict.fromkeys([*agents_of(identity, configuration), *counts])
-        for own in [counts.get(name, AgentCounts())]
-    ]
-    reward_sum = sum((means[name] or 0.0) * own.num_scored for name, own in counts.items())
+    if about["state"] == "running" and times is not None:
+        rate = recent / max(min(RECENT_S, time.time() - times[0]), 1.0)
     return {
         "scored": scored,
-        "failed": sum(of_agent.num_failed for of_agent in counts.values()),
-        "truncated": sum(row[-1] for row in rows),
-        "tokens": sum(own["tokens"] for own in agents),
+        "failed": failed,
+        "truncated": truncated,
+        "tokens": read + wrote,
         "cost": cost_of(configuration, counts, spending),
-        "mean_reward": reward_sum / scored if scored else None,
-        "mean_best": mean_best,
+        "mean_reward": rewards / scored if scored else None,
+        "mean_best": sum(totals.best.values()) / len(totals.best) if totals.best else None,
         # a reward was known to be the highest, or no prompt may have more plays
-        "total": scored if about["state"] == "finished" else total,
+        "total": scored if about["state"] == "finished" else num_prompts * identity["budget"],
         "rate": rate,
-        "last": last,
+        "last": times[1] if times else None,
         "agents": agents,
+        "share": totals.share,
     }
 
 

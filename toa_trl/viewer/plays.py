@@ -130,6 +130,11 @@ class Plays:
         complete = journal.completed
         self._files = sorted(path.glob("rollouts/*.parquet")) if complete else []
 
+    @property
+    def in_files(self) -> bool:
+        """Whether rollouts/ has all plays."""
+        return bool(self._files)
+
     def page(self, query: Query) -> dict[str, Any]:
         """Return {plays, next}: rows, and the key after which the next page begins or None.
 

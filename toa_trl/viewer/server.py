@@ -196,8 +196,9 @@ def _static(token: str) -> dict[str, str]:
     light, dark = (
         "".join(f"--c{i}:{pair[side]};" for i, pair in enumerate(PALETTE)) for side in (0, 1)
     )
+    light += f"--colors:{len(PALETTE)};"
     static["palette.css"] = (
-        f":root{{--colors:{len(PALETTE)};{light}}}@media (prefers-color-scheme: dark){{:root{{{dark}}}}}\n"
+        f":root{{{light}}}@media (prefers-color-scheme: dark){{:root{{{dark}}}}}\n"
     )
     return static
 

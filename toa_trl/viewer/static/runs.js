@@ -8,12 +8,14 @@ export async function showRuns(main, {folder, runs, evaluations, is_current}) {
   const cards = runs.map((run) => card(run, folder));
   replace(main, el("h1", {}, `${runs.length} run${runs.length === 1 ? "" : "s"}`), el("ul", {class: "runs"}, cards.map((each) => each.item)), evaluations.length ? el("h1", {class: "further"}, `${evaluations.length} evaluation${evaluations.length === 1 ? "" : "s"}`) : null,
     evaluations.length ? el("ul", {class: "prompts"}, evaluations.map((name) => el("li", {}, el("a", {href: link({evaluation: name})}, name === "." ? folder.split("/").pop() : name), el("span", {class: "about"}, " responses of its models, side by side")))) : null);
-  for (const {run, figures} of cards) { // one after the other: a large run takes seconds
+  for (const {run, figures} of cards) { // one after the other: a large run is read for some seconds
     if (run.fault || run.state === "starting") continue;
     try {
-      known.set(run.run, await get("figures", {run: run.run}));
-      if (!is_current()) return;
-      replace(figures, ...totals(known.get(run.run), run));
+      do {
+        known.set(run.run, await get("figures", {run: run.run}));
+        if (!is_current()) return;
+        replace(figures, ...totals(known.get(run.run), run));
+      } while (known.get(run.run).share < 1 && run.state !== "running");
     } catch (error) {
       replace(figures, note(error.message, "fault"));
     }
@@ -40,9 +42,10 @@ function totals(all, run) {
     ["failed", count(all.failed)], ["tokens", count(all.tokens)], ["cost", all.cost === null ? DASH : number(all.cost, 2)],
     ...(all.rate === null ? [] : [["plays/s", number(all.rate, 1)]]), ...(all.last === null ? [] : [["last play", ago(all.last)]]),
   ];
+  const reading = all.share < 1 ? el("p", {class: "note"}, `Reading: these figures are those of the first ${Math.floor(100 * all.share)} % of the plays.`) : null;
   const names = all.agents.map((each) => each.name);
   return [
-    el("p", {class: "done"}, bar, done),
+    el("p", {class: "done"}, bar, done), reading,
     el("dl", {}, facts.map(([term, value]) => el("div", {}, el("dt", {}, term), el("dd", {}, value)))),
     el("ul", {class: "agents"}, all.agents.map((each) => el("li", {}, agent(names, each.name), ` ${count(each.scored)} plays, mean ${number(each.mean_reward)}${each.failed ? `, ${count(each.failed)} failed` : ""}`))),
   ];
