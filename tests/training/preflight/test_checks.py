@@ -271,3 +271,9 @@ def test_the_share_of_a_fault_is_counted_on_a_sample(check: Any) -> None:
     (found,) = [finding for finding in findings if finding.check == "max_length"]
     (share,) = re.findall(r"max_length 256 cuts (\d+) of 200 rows", found.what)
     assert 35 <= int(share) <= 65
+
+
+def test_rows_with_images_are_left_to_their_processor(check: Any) -> None:
+    parts = [{"type": "image", "text": None}, {"type": "text", "text": "What is this?"}]
+    row = {"messages": [{"role": "user", "content": parts}], "images": ["a.png"]}
+    assert {finding.level for finding in check(make_family("qwen2.5"), row)} == {"fine"}

@@ -25,6 +25,7 @@ from toa_trl.training.templates import (
 )
 from toa_trl.training.truncation import max_tokens_findings
 
+IMAGES = {"image", "images"}
 NUM_ROWS = 200  # enough to see a fault of one row in a hundred, tokenized in less than a second
 
 
@@ -72,7 +73,10 @@ def preflight(
             end_finding(tokenizer, training, model, method),
         ]
     found += [pad_finding(tokenizer, training, method), generation_finding(model)]
-    checked, refused = checked_rows(_sample(data.train, num_rows), tokenizer, training, method)
+    sample = _sample(data.train, num_rows)
+    if IMAGES & sample[0].keys():  # a processor, and not the tokenizer, makes their tokens
+        sample = []
+    checked, refused = checked_rows(sample, tokenizer, training, method)
     size = None
     if not getattr(training, "chat_template_path", None):  # which adds its tokens to the model
         config = read_config("model_name_or_path", name, model.model_revision)
