@@ -15,7 +15,8 @@ too (`planned_bound` of `toa_trl.evaluation.intervals`).
 grpo: 20 steps of GRPO from the SFT student, on the prompts and with the reward model of the run.
 
 builders: data sets that recipes make of the run, each for as many rows as 3 epochs of the best
-responses are: SFT from the bundled student, and DPO from the SFT student.
+responses are (and larger ones for 3 epochs too): SFT from the bundled student, and DPO and KTO from
+the SFT student.
 
 What is trained and judged is kept in the output folder, and not repeated.
 """
@@ -41,18 +42,22 @@ from toa_trl.utils.aio import gather_or_cancel
 
 BATCH = 8
 NUM_STEPS = 24  # 3 epochs of 60 rows
-DATA = {
+TOP_4, REFINED = "{builder: best, top_k: 4}", "best,refinement_sft"
+DATA: dict[str, dict[str, tuple[str, int]]] = {
     "sft": {
-        "best, top_k 4": ["{builder: best, top_k: 4}"],
-        "refinement_sft, best": ["best,refinement_sft"],
+        "best, top_k 4": (TOP_4, NUM_STEPS),
+        "best, refinement_sft": (REFINED, NUM_STEPS),
+        "best, top_k 4, 3 epochs": (TOP_4, 90),
+        "best, refinement_sft, 3 epochs": (REFINED, 35),
     },
     "dpo": {
-        "pair": ["pair"],
-        "top_bottom": ["{builder: top_bottom, max_pairs: 4}"],
-        "refinement_pairs": ["refinement_pairs"],
+        "pair": ("pair", NUM_STEPS),
+        "top_bottom": ("{builder: top_bottom, max_pairs: 4}", NUM_STEPS),
+        "refinement_pairs": ("refinement_pairs", NUM_STEPS),
     },
+    "kto": {"kto": ("kto", NUM_STEPS)},
 }
-"""Format -> name of the student -> recipes."""
+"""Format -> name of the student -> recipes, and the number of steps."""
 
 
 def train(recipe: str, output: Path, *options: object) -> Path:
@@ -90,14 +95,16 @@ def with_builders(output: Path, run: Path, seed: int) -> dict[str, Path]:
     students = {"best": sft(output, run, seed)}
     for kind, recipes in DATA.items():
         start = () if kind == "sft" else ("--model_name_or_path", students["best"])
-        for number, (name, given) in enumerate(recipes.items()):
+        for number, (name, (wanted, num_steps)) in enumerate(recipes.items()):
             data = output / f"data-{kind}-{number}"
             if not data.is_dir():
-                wanted = [word for recipe in given for word in ("--recipe", recipe)]
-                toa_trl(["data", str(run), *wanted, "--output", str(data)])
-            size = ("--per_device_train_batch_size", BATCH, "--max_steps", NUM_STEPS)
+                toa_trl(["data", str(run), "--recipe", wanted, "--output", str(data)])
+            size = ("--per_device_train_batch_size", BATCH, "--max_steps", num_steps)
             options = (*start, "--dataset_name", data / kind, *size, "--seed", seed)
-            students[name] = train(kind, output / f"{kind}-{number}-{seed}", *options)
+            recipe = "preference" if kind == "kto" else kind
+            method = ("--method", "kto") if kind == "kto" else ()
+            folder = output / f"{kind}-{number}-{seed}"
+            students[name] = train(recipe, folder, *options, *method)
     return students
 
 

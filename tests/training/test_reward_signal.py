@@ -203,14 +203,14 @@ def test_what_is_no_completion_is_an_error(recorder: Recorder, completion: Any) 
         reward(prompts=["Q"], completions=[completion])
 
 
-def run_of(folder: Path, reward: Any, rows: bool = False) -> Path:
-    """A run of the task math with two prompts, with its data sets if their rows are wanted."""
+def run_of(folder: Path, reward: Any, rows: bool = False, num_prompts: int = 2) -> Path:
+    """A run of the task math, with its data sets if their rows are wanted."""
     folder.mkdir()
     with (folder / "run.yaml").open("w") as file:
         yaml.safe_dump({"reward": reward, "task": "math"}, file)
     prompts = [
         Prompt(str(n), f"Add {n}. Box it.", {"problem": f"Add {n}.", "answer": n})  # type: ignore[arg-type]
-        for n in range(2)
+        for n in range(num_prompts)
     ]
     journal = Journal(folder / "journal.sqlite", create=True)
     journal.begin({**IDENTITY, "task": "math"}, prompts)
