@@ -99,6 +99,19 @@ def test_a_server_that_never_becomes_healthy_is_one_line(
     assert alive(tmp_path) == []
 
 
+@needs_linux
+def test_a_stage_ends_when_its_servers_have_ended(
+    served: dict[str, Any], stub: Seen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STUB_HANGS", "synthesize")
+    served["servers"]["max_restarts"] = 0
+    served["servers"]["servers"][0]["env"]["FAKE_DIES_S"] = 3
+    with pytest.raises(ToaError, match=r"synthesize: its servers have ended: llama-[01] died"):
+        wait(run_plan(plan_of(served), quiet))
+    assert alive(tmp_path) == []
+    assert not Path(served["output_dir"], "synthesize/complete.json").exists()
+
+
 def test_a_port_in_use_is_found_before_the_first_stage(
     served: dict[str, Any], stub: Seen, tmp_path: Path
 ) -> None:

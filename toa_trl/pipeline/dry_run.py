@@ -81,8 +81,9 @@ def needs_of(plan: Plan, stage: StageConfig, prompts: Mapping[str, list[Prompt]]
         return Needs(gpus, memory, hours, note=needs.note)
     if stage.run in NEEDS_PLAYS and stage.folder in prompts:
         return _needs_of_calls(plan, stage, len(prompts[stage.folder]), gpus)
-    note = "" if stage.run in ("data", "push") else "memory and hours are not known"
-    return Needs(0 if stage.run in ("data", "push") else gpus, None, stage.hours, note=note)
+    if stage.run in ("data", "push"):
+        return Needs(0, None, stage.hours or 0.0)
+    return Needs(gpus, None, stage.hours, note="memory and hours are not known")
 
 
 def _needs_of_calls(plan: Plan, stage: StageConfig, num_prompts: int, gpus: int) -> Needs:
@@ -140,4 +141,4 @@ def _sum(values: list[float | None], times: int, digits: int) -> str:
     total = sum(value for value in values if value is not None) * times
     unknown = sum(value is None for value in values)
     known = f"{total:,.{digits}f}"
-    return known if not unknown else f"{known} and that of {unknown} stages which is not known"
+    return f"{known} (not known of {unknown} stages)" if unknown else known
