@@ -150,6 +150,15 @@ def test_a_missing_input_is_one_line_before_the_first_stage(
     assert not Path(pipeline["output_dir"]).exists()
 
 
+def test_a_package_that_a_training_needs_is_missed_before_the_first_stage(
+    pipeline: dict[str, Any],
+) -> None:
+    stage = next(stage for stage in pipeline["stages"] if stage.get("run") == "sft")
+    stage["options"] = {**stage.get("options", {}), "report_to": "swanlab"}
+    with pytest.raises(ConfigError, match=r"report_to: swanlab is not installed; pip install"):
+        plan_of(pipeline)
+
+
 def test_a_training_needs_data(pipeline: dict[str, Any]) -> None:
     pipeline["stages"] = [{"run": "dpo"}]
     with pytest.raises(ConfigError, match=r"stages\[0\]: dpo has no data; put synthesize or data"):

@@ -10,6 +10,7 @@ from toa_trl.cli.evaluation_config import EvaluationConfig
 from toa_trl.errors import ConfigError
 from toa_trl.pipeline.config import StageConfig
 from toa_trl.pipeline.plan import Plan
+from toa_trl.training.packages import package_findings
 from toa_trl.types import Prompt
 from toa_trl.utils.config import validate
 
@@ -81,6 +82,9 @@ def _check_inputs(plan: Plan, stage: StageConfig) -> None:
     has_model = plan.start(stage, 1) is not None or "model_name_or_path" in keys
     if stage.is_training and not has_model and not stage.command:
         raise ConfigError(f"{place}: {name} has no model; give model, or name a student")
+    if stage.is_training:
+        for missing in package_findings(keys):
+            raise ConfigError(f"{plan.place_of_config(stage)}.{missing}")
     if stage.run in ("data", "push") and plan.data(stage, 1) is None:
         raise ConfigError(f"{place}: {name} has no run; put synthesize before it")
     if stage.run == "push" and not keys.get("repo_id"):

@@ -195,7 +195,7 @@ def test_a_healthy_training_is_silent(
         ),
         pytest.param(
             lambda: make_family("qwen2.5"), ROW, {"report_to": ["swanlab", "tensorboard"]},
-            "error", "report_to: swanlab is not installed; pip install swanlab",
+            "error", "report_to: swanlab is not installed; pip install swanlab, or set it to none",
             id="tracker that is not installed",
         ),
         pytest.param(

@@ -9,13 +9,13 @@ from typing import Any
 from toa_trl.models.sources import read_config
 from toa_trl.training.data import TrainingData
 from toa_trl.training.findings import Finding
+from toa_trl.training.packages import package_findings
 from toa_trl.training.preflight.rows import Checked, checked_rows, length_finding, row_findings
 from toa_trl.training.preflight.template import (
     end_finding,
     generation_finding,
     pad_finding,
     system_findings,
-    tracker_findings,
 )
 from toa_trl.training.templates import (
     conversations_of,
@@ -81,7 +81,7 @@ def preflight(
     if not getattr(training, "chat_template_path", None):  # which adds its tokens to the model
         config = read_config("model_name_or_path", name, model.model_revision)
         size = (config.get("text_config") or config).get("vocab_size")
-    found += tracker_findings(training)
+    found += package_findings({**vars(model), **vars(training)})
     found += [refused, *row_findings(checked, tokenizer, method, size)]
     found += [length_finding(checked, training, method)]
     found += max_tokens_findings(data.sources, getattr(training, "max_length", None))

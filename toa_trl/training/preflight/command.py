@@ -6,7 +6,12 @@
 Takes every option of the recipe: that of --recipe, of the launch command in the first line of
 --config, or of its file name. For a training it is the recipe with --check_only; of a synthesis or
 an evaluation prompts and agents are checked. Only tokenizers and configurations of models are
-loaded. The exit code is 1 if an error is found.
+loaded. The exit code is 1 if an error is found. Options besides those of the recipe:
+
+    --recipe sft              the command that is checked
+    --check_rows 200          rows of the data that are tokenized
+    --gpu_memory 80           GiB of each GPU; by default that of this machine's
+    --accelerate_config zero3 how the training is spread; by default that of the launch command
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""What tokenizer, chat template, generation_config.json and trackers do, without any row."""
+"""What tokenizer, chat template and generation_config.json do, without any row."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -153,17 +153,6 @@ def generation_finding(model: Any) -> Finding | None:
         "server applies them to clients that leave them out. Agents and evaluation of toa_trl ask "
         "every engine for neutral values; `vllm serve --generation-config vllm` helps others",
     )
-
-
-def tracker_findings(training: Any) -> Iterator[Finding]:
-    """Yield an error for each tracker that is not installed; the trainer would find it last."""
-    from transformers import integrations
-
-    for name in getattr(training, "report_to", None) or []:
-        is_available = getattr(integrations, f"is_{name}_available", None)
-        if is_available is not None and not is_available():
-            what = f"report_to: {name} is not installed"
-            yield Finding("error", "tracker", what, f"pip install {name}, or --report_to none")
 
 
 def _rendered(tokenizer: Any, messages: list[dict[str, str]]) -> str | None:
