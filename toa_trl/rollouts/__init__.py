@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,12 +18,10 @@ from toa_trl.data.recipes import Plan, check_trusted, make_plan
 from toa_trl.data.review import review_beside
 from toa_trl.data.sft import sft_rows
 from toa_trl.data.tables import (
-    FORMATS,
     PREFERENCE,
     ROLLOUTS,
     SFT,
     as_dataset,
-    is_table,
     rollout_rows,
     with_message_fields,
     write_parquet,
@@ -34,26 +31,20 @@ from toa_trl.hub import lineage
 from toa_trl.hub.dataset_card import write_card
 from toa_trl.hub.push import push_folder
 from toa_trl.report import audit
-from toa_trl.report.marker import is_report
+from toa_trl.rollouts.export import check_export, check_run_target, export_targets, is_complete
 from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.journal.grants import num_unfinished, plays_of
 from toa_trl.sampling.limits import cost_of
 from toa_trl.tasks.recorded import recorded_task
 from toa_trl.types import Rollout
-from toa_trl.utils.cards import is_card
 from toa_trl.utils.config import call
 from toa_trl.utils.files import read_yaml
-from toa_trl.utils.targets import (
-    check_folder,
-    check_not_in_run,
-    check_ours,
-    check_run_folder,
-    is_data_lineage,
-    replacing,
-)
+from toa_trl.utils.targets import replacing
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+__all__ = ["Rollouts", "check_export", "check_run_target", "export_targets", "is_complete"]
 
 logger = logging.getLogger(__name__)
 
@@ -300,55 +291,6 @@ class Rollouts:
                 folder = Path(temporary) / repo_id.rpartition("/")[2]
             self.save(folder, **{**self._last, **params})
             return push_folder(folder, repo_id, private=private, token=token, overwrite=overwrite)
-
-
-def export_targets() -> dict[str, Callable[[Path], bool]]:
-    """Return what `Rollouts.save` writes into a folder, and what recognizes each of it."""
-    from toa_trl.report import picture  # matplotlib
-
-    return {
-        **dict.fromkeys(("rollouts", *FORMATS), is_table),
-        picture.FILE: picture.is_picture,
-        audit.FILE: audit.is_audit,
-        lineage.FILE: is_data_lineage,
-        "README.md": is_card,
-    }
-
-
-def check_export(folder: Path, place: str = "output_dir") -> None:
-    """Check that `Rollouts.save` may write into a folder; nothing is changed.
-
-    Args:
-        folder: folder of the run, or another one.
-        place: key or option, for the message.
-
-    Raises:
-        ConfigError: it cannot be written, is a part of a run, or holds something of the same name
-            that this package did not write.
-    """
-    check_folder(folder, place)
-    check_not_in_run(folder, place, parts_only=True)
-    check_ours({folder / name: is_ours for name, is_ours in export_targets().items()})
-
-
-def check_run_target(folder: Path) -> None:
-    """Check that a run with its data sets and report may be written into a folder.
-
-    Raises:
-        ConfigError: see `check_export` and `toa_trl.utils.targets.check_run_folder`.
-    """
-    check_run_folder(folder)
-    check_export(folder)
-    check_ours({folder / "report.html": is_report})
-
-
-def is_complete(run_dir: str | Path) -> bool:
-    """Return whether a run's journal records that all of it is done, data sets and report too."""
-    try:
-        with closing(Journal(Path(run_dir) / "journal.sqlite", lock=False)) as journal:
-            return journal.completed
-    except ConfigError:  # the run has not begun yet
-        return False
 
 
 def _some(kind: str, rows: Dataset, dropped: Counter[str]) -> Dataset:
