@@ -64,6 +64,9 @@ def test_estimated_tokens_are_marked_in_rollouts_card_and_report(tmp_path: Path)
     marks = pq.read_table(tmp_path / "rollouts").column("tokens_estimated").to_pylist()
     assert marks == [False, True, None, None]
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "| `prompt_id` | text | sft, dpo, rollouts |" in card
+    example = json.loads(card.partition("```json\n")[2].partition("\n```")[0])
+    assert example.keys() >= {"prompt", "completion", "reward"}
     assert "| tokens | 20 read, 10 written, estimated from the texts of 1 play |" in card
     assert "| tokens of the reward | 1,200, of which 200 are estimated |" in card
     summary = summarize(rollout_files(tmp_path))

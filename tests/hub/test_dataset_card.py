@@ -11,6 +11,7 @@ import pytest
 import yaml
 from huggingface_hub import DatasetCard
 
+from toa_trl import __version__
 from toa_trl.hub.dataset_card import named_on_hub, replace_audit, reward_name, write_card
 from toa_trl.hub.licences import licence_of, revision_of
 from toa_trl.types import AgentCounts, Counts
@@ -96,6 +97,22 @@ def without_markers(text: str) -> list[str]:
 def test_rewards_are_named_by_kind_and_model(entry: Any, said: str, tmp_path: Path) -> None:
     assert reward_name(entry) == said
     assert f"| reward | {said} |" in card(tmp_path, reward=entry)
+
+
+def test_settings_are_explained_and_columns_are_listed(tmp_path: Path) -> None:
+    column = {"name": "rank", "type": "integer", "meaning": "by reward", "configurations": "sft"}
+    known = {"columns": [column], "example": '{"rank": 1}'}
+    text = card(tmp_path, known, search_params={"tau": 0.1, "own": 3})
+    assert "| tau | 0.1 | temperature of the squashing" in text
+    assert "| own | 3 |  |" in text  # of a search that has no such parameter any more
+    assert "| temperature | 0.7 | Softmax temperature; 0 is greedy |" in text
+    assert "| `rank` | integer | sft | by reward |" in text
+    assert '```json\n{"rank": 1}\n```' in text
+    assert f"[toa_trl](https://pypi.org/project/toa_trl/) {__version__}" in text
+
+
+def test_a_search_of_the_users_own_is_not_imported_for_the_card(tmp_path: Path) -> None:
+    assert "| tau | 0.1 |  |" in card(tmp_path, search="no_such_module:Search")
 
 
 def test_a_task_changes_the_words(tmp_path: Path) -> None:

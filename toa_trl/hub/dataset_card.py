@@ -8,8 +8,10 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from toa_trl import __version__
 from toa_trl.hub.licences import licence_of, revision_of
 from toa_trl.sampling.budget import PlaysPerPrompt, describe_budget
+from toa_trl.sampling.settings import explained_settings
 from toa_trl.types import AgentCounts, Counts, Spending
 from toa_trl.utils.cards import BLOCK, new_card, with_blocks
 from toa_trl.utils.escape import code, for_markdown, prose
@@ -20,6 +22,7 @@ TEMPLATE = Path(__file__).with_name("dataset_card.md.j2")
 # exclusive upper bound of the rows -> size category of the Hub
 SIZES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M"}
 SIZES |= {10**7: "1M<n<10M"}
+PROJECT = "https://pypi.org/project/toa_trl/"
 # by task
 NOUNS = {"translation": ("source texts", "translations"), "math": ("problems", "solutions")}
 # the configurations of the data set, the default one first
@@ -44,6 +47,8 @@ def write_card(
     plays: PlaysPerPrompt | None = None,
     picture: str | None = None,
     output: Path | None = None,
+    columns: Sequence[Mapping[str, str]] = (),
+    example: str = "",
     recipes: Sequence[Mapping[str, Any]] = (),
     filters: Mapping[str, Any] | None = None,
     removed: Sequence[tuple[str, str, int]] = (),
@@ -67,6 +72,8 @@ def write_card(
         plays: of an adaptive allocation, the plays that the prompts have.
         picture: name of a picture file beside the card.
         output: file to write instead of the card.
+        columns: see `toa_trl.data.columns.described_columns`.
+        example: a row of "sft" as JSON.
         recipes: {name, folder, rows, params} of the recipes that were given.
         filters: settings of the cleaning.
         removed: (what, reason, number) of what the cleaning removed.
@@ -105,6 +112,11 @@ def write_card(
         "license": about.get("license"),
         "audit": audit,
         "folder": folder,
+        "columns": columns,
+        "example": example,
+        "version": __version__,
+        "project": PROJECT,
+        "settings": explained_settings(identity),
         "recipes": recipes,
         "filters": filters or {},
         "removed": removed,

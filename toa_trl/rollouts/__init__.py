@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from toa_trl.data.builders import Render
+from toa_trl.data.columns import described_columns, example_row
 from toa_trl.data.preference import REJECTED_RANK, preference_rows
 from toa_trl.data.recipes import Plan, check_trusted, make_plan
 from toa_trl.data.review import review_beside
@@ -28,7 +29,7 @@ from toa_trl.data.tables import (
 )
 from toa_trl.errors import ConfigError
 from toa_trl.hub import lineage
-from toa_trl.hub.dataset_card import write_card
+from toa_trl.hub.dataset_card import PARTS, write_card
 from toa_trl.hub.push import push_folder
 from toa_trl.report import audit
 from toa_trl.rollouts.export import check_export, check_run_target, export_targets, is_complete
@@ -241,6 +242,8 @@ class Rollouts:
                 spending=self._journal.reward_spending,
                 plays=plays_of(self._journal),
                 picture=picture.write_reward_picture(fresh, self.configuration, self.identity),
+                columns=described_columns(fresh, [part for part in PARTS if part in num_rows]),
+                example=example_row(fresh / "sft"),
                 output=fresh / card_file.name,
                 **plan.for_card(cleaned, built),
             )
