@@ -260,9 +260,9 @@ def test_the_data_sets_are_in_trls_format() -> None:
     assert {row["rejected_rank"] for row in rollouts.to_preference()} == {2}
     with pytest.raises(ConfigError, match="no prompt has a response at rank 9"):
         sampler(budget=8, preference={"rejected_rank": 9})
-    with pytest.raises(ConfigError, match=r"'topk'.*did you mean 'top_k'"):
+    with pytest.raises(TypeError, match="'topk'"):
         rollouts.to_sft(topk=3)
-    with pytest.raises(ConfigError, match="polity"):
+    with pytest.raises(TypeError, match="'polity'"):
         rollouts.to_preference(2, polity="worst")
 
 

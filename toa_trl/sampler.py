@@ -16,6 +16,7 @@ from toa_trl.data.sft import sft_rows
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.rewards import RewardModel
 from toa_trl.rollouts import Rollouts
+from toa_trl.rollouts.views import settings_table, settings_text
 from toa_trl.sampling.allocation import make_allocation
 from toa_trl.sampling.contents import contents_of
 from toa_trl.sampling.extension import Extend, begin_or_extend
@@ -171,6 +172,13 @@ class TOASampler:
             "sft": dict(sft or {}),
             "preference": dict(preference or {}),
         }
+
+    def __repr__(self) -> str:
+        """Return the settings of the search."""
+        return f"TOASampler({settings_text(self.identity)})"
+
+    def _repr_html_(self) -> str:
+        return settings_table(self.identity)
 
     def sample(
         self,

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from io import StringIO
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -176,6 +177,22 @@ def test_force_color_makes_no_terminal_of_a_log_file(
     assert capsys.readouterr().err == (
         "plays: 0/1 (0 %); 0.0/s; ETA -; failed 0; a: 0 in flight, 0 done, 0 failed, 0 tokens\n"
     )
+
+
+def test_a_notebook_gets_a_bar_of_tqdm(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell = type("ZMQInteractiveShell", (), {})()
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    with plain(num_prompts=2)[0] as progress:
+        for index in range(100):
+            progress.asked("llama")
+            progress.played("p", play(index, 1.0, agent="llama"))
+        progress.finished()
+    last = capsys.readouterr().err.rsplit("\r", 1)[-1]
+    assert "plays: 100%" in last
+    assert "100/100" in last
+    assert "prompts 1/2 finished; mean best reward 1" in last
 
 
 def test_disabled_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from toa_trl.data.builders import Render
 from toa_trl.data.columns import described_columns, example_row
-from toa_trl.data.preference import REJECTED_RANK, preference_rows
+from toa_trl.data.preference import REJECTED_RANK, Policy, preference_rows
 from toa_trl.data.recipes import Plan, check_trusted, make_plan
 from toa_trl.data.review import review_beside
 from toa_trl.data.sft import sft_rows
@@ -24,7 +23,6 @@ from toa_trl.data.tables import (
     SFT,
     as_dataset,
     rollout_rows,
-    with_message_fields,
     write_parquet,
 )
 from toa_trl.errors import ConfigError
@@ -33,13 +31,11 @@ from toa_trl.hub.dataset_card import PARTS, write_card
 from toa_trl.hub.push import push_folder
 from toa_trl.report import audit
 from toa_trl.rollouts.export import check_export, check_run_target, export_targets, is_complete
-from toa_trl.sampling.journal import Journal
-from toa_trl.sampling.journal.grants import num_unfinished, plays_of
+from toa_trl.rollouts.reading import Readable
+from toa_trl.sampling.journal.grants import plays_of
 from toa_trl.sampling.limits import cost_of
 from toa_trl.tasks.recorded import recorded_task
-from toa_trl.types import Rollout
 from toa_trl.utils.config import call
-from toa_trl.utils.files import read_yaml
 from toa_trl.utils.targets import replacing
 
 if TYPE_CHECKING:
@@ -50,79 +46,53 @@ __all__ = ["Rollouts", "check_export", "check_run_target", "export_targets", "is
 logger = logging.getLogger(__name__)
 
 
-class Rollouts:
+class Rollouts(Readable):
     """Every play of every prompt, read from the journal one prompt at a time."""
-
-    def __init__(
-        self, journal: Journal, given_up: Sequence[str] = (), limit: str | None = None
-    ) -> None:
-        self._journal = journal
-        self.given_up = tuple(given_up)  # ids of prompts for which every agent kept failing
-        self.limit = limit  # the limit that ended the run, with what was spent
-        self._last = dict[str, Mapping[str, Any]]()  # what `to_sft`, `to_preference` were given
-
-    @classmethod
-    def load(cls, run_dir: str | Path) -> Rollouts:
-        """Load the rollouts from a run's folder, finished or not.
-
-        Raises:
-            ConfigError: there is no journal.
-        """
-        return cls(Journal(Path(run_dir).expanduser() / "journal.sqlite", lock=False))
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What decides the run's results, as JSON values; empty before the run has started."""
-        return self._journal.identity
-
-    @property
-    def configuration(self) -> dict[str, Any]:
-        """The content of run.yaml beside the journal; empty if it is missing.
-
-        Raises:
-            ConfigError: it is not YAML, or not a mapping.
-        """
-        path = Path(self._journal.path).with_name("run.yaml")
-        return read_yaml(path) if path.is_file() and not self._journal.in_memory else {}
-
-    @property
-    def extensions(self) -> list[dict[str, Any]]:
-        """When the run was extended, and what changed; see `Journal.extensions`."""
-        return self._journal.extensions
-
-    @property
-    def unfinished(self) -> int:
-        """Number of prompts whose budget is not spent."""
-        return num_unfinished(self._journal)
 
     def mark_complete(self) -> None:
         """Record that the data sets and the report are written, unless prompts are unfinished."""
         if not self.unfinished:
             self._journal.complete()
 
-    def __iter__(self) -> Iterator[Rollout]:
-        """Yield the rollout of every prompt, in the order of the prompts."""
-        return self._journal.rollouts()
+    def to_sft(
+        self, *, top_k: int = 1, keep_truncated: bool = False, without: Sequence[str] = ()
+    ) -> Dataset:
+        """Return rows in TRL's prompt-completion format, as in the run's sft/*.parquet.
 
-    def __len__(self) -> int:
-        """Return the number of prompts."""
-        return self._journal.num_prompts()
-
-    def to_dataset(self) -> Dataset:
-        """Return a row per play, as in the run's rollouts/*.parquet."""
-        return as_dataset(rollout_rows(self), self._schema(ROLLOUTS))
-
-    def to_sft(self, **params: Any) -> Dataset:
-        """Return a row per prompt; see `toa_trl.data.sft.sft_rows` for the parameters."""
+        Args:
+            top_k: responses per prompt, best first, each text once.
+            keep_truncated: also use responses that max_tokens cut short.
+            without: ids of prompts that give no row.
+        """
+        given = {"top_k": top_k, "keep_truncated": keep_truncated, "without": without}
+        params = _changed(sft_rows, given)
         rows, dropped = call("sft", sft_rows, self, params=params)
         rows = review_beside(self._journal.path).rows(rows)
         made = _some("SFT", as_dataset(rows, self._schema(SFT)), dropped)
         self._last["sft"] = params
         return made
 
-    def to_preference(self, rejected_rank: int | float = REJECTED_RANK, **params: Any) -> Dataset:
-        """Return a pair per prompt; see `toa_trl.data.preference.preference_rows`."""
-        params = {"rejected_rank": rejected_rank, **params}
+    def to_preference(
+        self,
+        rejected_rank: int | float = REJECTED_RANK,
+        *,
+        policy: Policy = "rank",
+        margin: float | None = None,
+        keep_truncated: bool = False,
+        without: Sequence[str] = (),
+    ) -> Dataset:
+        """Return a pair per prompt in TRL's preference format, as in the run's dpo/*.parquet.
+
+        Args:
+            rejected_rank: rank of the rejected response: an integer >= 2, or a fraction.
+            policy: which response is rejected; see `toa_trl.data.preference.preference_rows`.
+            margin: for policy "margin": how much lower its reward is at least.
+            keep_truncated: also use responses that max_tokens cut short.
+            without: ids of prompts that give no row.
+        """
+        given = {"policy": policy, "margin": margin, "keep_truncated": keep_truncated}
+        changed = _changed(preference_rows, {**given, "without": without})
+        params = {"rejected_rank": rejected_rank, **changed}
         rows, dropped = call("preference", preference_rows, self, params=params)
         rows = review_beside(self._journal.path).rows(rows)
         made = _some("preference", as_dataset(rows, self._schema(PREFERENCE)), dropped)
@@ -255,9 +225,6 @@ class Rollouts:
             return None
         return recorded_task(self.configuration, self.identity, trust, "run.yaml").render
 
-    def _schema(self, schema: pa.Schema) -> pa.Schema:
-        return with_message_fields(schema) if self._journal.has_message_fields() else schema
-
     def push_to_hub(
         self,
         repo_id: str,
@@ -265,7 +232,14 @@ class Rollouts:
         private: bool | None = None,
         token: str | None = None,
         overwrite: bool = False,
-        **params: Any,
+        sft: Mapping[str, Any] | None = None,
+        preference: Mapping[str, Any] | None = None,
+        without: Collection[str] = (),
+        decontaminate: Sequence[str | Path] | None = None,
+        card: Mapping[str, Any] | None = None,
+        recipes: Sequence[Mapping[str, Any]] | None = None,
+        clean: Mapping[str, Any] | None = None,
+        trust: bool = False,
     ) -> str:
         """Save into the run's folder, then push it as one data set with three configurations.
 
@@ -278,7 +252,14 @@ class Rollouts:
                 owner's default.
             token: token with write access; None: that of `hf auth login`.
             overwrite: replace any existing content: see `toa_trl.hub.push.push_folder`.
-            params: parameters of `save`; `sft` and `preference` override what was last given.
+            sft: parameters of `to_sft` that override what was last given.
+            preference: parameters of `to_preference` that override what was last given.
+            without: see `save`, as for the arguments that follow.
+            decontaminate: files of evaluation sets.
+            card: {license: ..., language: ...}.
+            recipes: entries {builder, name, ...}.
+            clean: filters.
+            trust: whether to run code that run.yaml names.
 
         Returns:
             The address of the data set's page.
@@ -292,8 +273,24 @@ class Rollouts:
             folder = Path(self._journal.path).parent
             if self._journal.in_memory:
                 folder = Path(temporary) / repo_id.rpartition("/")[2]
-            self.save(folder, **{**self._last, **params})
+            self.save(
+                folder,
+                self._last.get("sft") if sft is None else sft,
+                self._last.get("preference") if preference is None else preference,
+                without=without,
+                decontaminate=decontaminate,
+                card=card,
+                recipes=recipes,
+                clean=clean,
+                trust=trust,
+            )
             return push_folder(folder, repo_id, private=private, token=token, overwrite=overwrite)
+
+
+def _changed(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that differ from a function's defaults; a card names these."""
+    defaults = signature(function).parameters
+    return {key: value for key, value in given.items() if value != defaults[key].default}
 
 
 def _some(kind: str, rows: Dataset, dropped: Counter[str]) -> Dataset:

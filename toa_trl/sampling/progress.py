@@ -4,28 +4,26 @@ Plays only increment counters. A thread draws them a few times per second, or wr
 per minute if stderr is not a terminal.
 """
 
-import logging
 import sys
 import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.progress import BarColumn
 from rich.progress import Progress as BarLine
 from rich.table import Table
 from rich.text import Text
 
+from toa_trl.sampling.screens import in_notebook, live_view, notebook_bar
 from toa_trl.types import AgentCounts, Play
 from toa_trl.utils.escape import for_terminal
 
-REFRESHES_PER_S = 4
 RECENT = 100  # plays of an agent over which the latency is measured
 WINDOW_S = 60.0  # length of the window over which the rate is measured
 
@@ -109,8 +107,12 @@ class Progress:
         self._pace = deque([(self._started, self._new)])
         if not self._enabled:
             return self
-        if self._console.is_interactive:
-            self._display.enter_context(_live(self._console, self.__rich__))
+        if in_notebook():
+            self._display.enter_context(
+                notebook_bar(self._title, self._counts, lambda: "; ".join(self._further()))
+            )
+        elif self._console.is_interactive:
+            self._display.enter_context(live_view(self._console, self.__rich__))
         else:
             self._display.callback(lambda: self._write(self.line()))
             done = threading.Event()
@@ -239,6 +241,9 @@ class Progress:
             self._best[prompt_id] = reward
             self._best_sum += reward - (best or 0.0)
 
+    def _counts(self) -> tuple[int, int]:
+        return self._new + self._resumed, self._total
+
     def _measure(self) -> tuple[int, float, float | None]:
         """Return scored plays, scored plays per second over the last WINDOW_S, and seconds left."""
         now, new = self._clock(), self._new
@@ -269,44 +274,6 @@ class Progress:
         with suppress(OSError, ValueError):  # a closed stderr must not end the run
             self._console.file.write(for_terminal(line) + "\n")
             self._console.file.flush()
-
-
-@contextmanager
-def _live(console: Console, view: Callable[[], RenderableType]) -> Iterator[None]:
-    """Show a live display; other output appears above it instead of breaking it."""
-    before = {id(sys.stderr): "stderr", id(sys.stdout): "stdout"}
-    # stdout is redirected only if it is the terminal too
-    live = Live(
-        console=console,
-        get_renderable=view,
-        refresh_per_second=REFRESHES_PER_S,
-        redirect_stdout=sys.stdout.isatty(),
-    )
-    moved = []
-    live.start(refresh=True)
-    try:
-        for handler in _handlers():
-            name = before.get(id(handler.stream))
-            if name:
-                moved.append((handler, handler.setStream(getattr(sys, name))))
-        yield
-    finally:
-        for handler, stream in moved:
-            if stream is not None:
-                handler.setStream(stream)
-        with suppress(OSError):  # a closed terminal must not end the run
-            live.stop()
-
-
-def _handlers() -> list[logging.StreamHandler[Any]]:
-    """Return the stream handlers of all loggers; they keep the stream they were created with."""
-    loggers = [logging.getLogger(), *logging.getLogger().manager.loggerDict.values()]
-    handlers: dict[logging.StreamHandler[Any], None] = {}
-    for logger in loggers:
-        for handler in logger.handlers if isinstance(logger, logging.Logger) else ():
-            if isinstance(handler, logging.StreamHandler):
-                handlers[handler] = None
-    return list(handlers)
 
 
 def bar(title: str, done: int, total: int, *further: str) -> RenderableType:
