@@ -261,9 +261,9 @@ def test_the_data_sets_are_in_trls_format() -> None:
     with pytest.raises(ConfigError, match="no prompt has a response at rank 9"):
         sampler(budget=8, preference={"rejected_rank": 9})
     with pytest.raises(TypeError, match="'topk'"):
-        rollouts.to_sft(topk=3)
+        rollouts.to_sft(topk=3)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="'polity'"):
-        rollouts.to_preference(2, polity="worst")
+        rollouts.to_preference(2, polity="worst")  # type: ignore[call-arg]
 
 
 def test_saves_what_the_ordinary_tools_read(tmp_path: Path) -> None:

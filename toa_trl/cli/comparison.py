@@ -48,6 +48,7 @@ from toa_trl.types import Prompt, Sampling
 from toa_trl.utils.config import call, validate
 from toa_trl.utils.escape import say
 from toa_trl.utils.files import expand_home
+from toa_trl.utils.stage import stage
 from toa_trl.utils.targets import check_folder, check_not_in_run, check_ours
 
 logger = logging.getLogger(__name__)
@@ -128,9 +129,11 @@ async def _compare(
         await check_all([], judges.second_reward, judges.pairs)
         rollouts, costs, untrained = await _sample_all(config, prompts, folders, judge, training)
         free_memory()  # the models of the sampling are gone: judges and a training need it
-        measured = {
-            run: await measure_search(rollouts[run], task, verifier, costs) for run in rollouts
-        }
+        measured = {}
+        with stage("measuring runs", len(rollouts)) as advance:
+            for run, done in rollouts.items():
+                measured[run] = await measure_search(done, task, verifier, costs)
+                advance()
         rates = await judges.measure({run: measured[run] for run in compared}, prompts, task)
     del judges
     against = (config.baseline, config.baseline_budget)

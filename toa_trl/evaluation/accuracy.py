@@ -18,6 +18,7 @@ from toa_trl.rewards.base import check_scores
 from toa_trl.rewards.overlap import bleu_tokenizer
 from toa_trl.tasks import Task
 from toa_trl.types import Prompt
+from toa_trl.utils.stage import stage
 
 Interval = tuple[float, float]
 _Judged = tuple[list[float | None], dict[str, Any]]
@@ -251,8 +252,11 @@ async def _score(
         except RewardError as error:
             failures[str(error)] += 1
             return None
+        finally:
+            advance()
 
-    scores = await asyncio.gather(*map(score_one, prompts, outputs))
+    with stage(f"{place}: scores", len(outputs)) as advance:
+        scores = await asyncio.gather(*map(score_one, prompts, outputs))
     if failures:
         reason, _ = failures.most_common(1)[0]
         message = (

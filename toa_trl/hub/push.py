@@ -19,6 +19,7 @@ from toa_trl.hub.card_edits import card_to_push
 from toa_trl.hub.dataset_card import named_on_hub
 from toa_trl.hub.lineage import FILE as LINEAGE
 from toa_trl.utils.files import read_yaml
+from toa_trl.utils.stage import stage
 from toa_trl.utils.targets import check_complete
 
 if TYPE_CHECKING:
@@ -105,13 +106,14 @@ def push_folder(
             for path, file in local.items():
                 operations.append(CommitOperationAdd(path, _public(file, name, card)))
             try:
-                api.create_commit(
-                    name,
-                    [*stale, *operations],
-                    commit_message=f"toa_trl: run {lineage.get('fingerprint')}",
-                    repo_type="dataset",
-                    parent_commit=repository.sha,
-                )
+                with stage(f"pushing {len(operations)} files to {name}"):
+                    api.create_commit(
+                        name,
+                        [*stale, *operations],
+                        commit_message=f"toa_trl: run {lineage.get('fingerprint')}",
+                        repo_type="dataset",
+                        parent_commit=repository.sha,
+                    )
                 break
             except HfHubHTTPError as error:
                 if error.response.status_code not in (409, 412) or attempt == ATTEMPTS - 1:

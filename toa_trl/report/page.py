@@ -42,6 +42,7 @@ from toa_trl.report.training import read_pairs, read_sft
 from toa_trl.report.training_log import FILE as TRAINING_LOG
 from toa_trl.report.training_section import training_sections, trainings_of
 from toa_trl.utils.files import read_yaml, replace_text
+from toa_trl.utils.stage import stage
 from toa_trl.utils.targets import check_file, exclusive
 
 __all__ = ["comparison_figure", "write_report"]
@@ -72,12 +73,13 @@ def write_report(
     name = "_report.html" if is_training else "report.html"
     target = run_dir / name if output is None else Path(output)
     check_file(target, "--output", is_report)
-    if is_training:
-        page = _page(_training(run_dir))
-    elif not is_run and (results or (run_dir / "results.json").is_file()):
-        page = _page(_results(run_dir, _read_results(run_dir) if results is None else results))
-    else:
-        page = _page(_run(run_dir, _read_results(run_dir) if results is None else results))
+    with stage(f"writing {target}"):
+        if is_training:
+            page = _page(_training(run_dir))
+        elif not is_run and (results or (run_dir / "results.json").is_file()):
+            page = _page(_results(run_dir, _read_results(run_dir) if results is None else results))
+        else:
+            page = _page(_run(run_dir, _read_results(run_dir) if results is None else results))
     target.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(run_dir) if output is None and is_run else nullcontext():
         check_file(target, "--output", is_report)

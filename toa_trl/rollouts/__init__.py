@@ -36,6 +36,7 @@ from toa_trl.sampling.journal.grants import plays_of
 from toa_trl.sampling.limits import cost_of
 from toa_trl.tasks.recorded import recorded_task
 from toa_trl.utils.config import call
+from toa_trl.utils.stage import counted, stage
 from toa_trl.utils.targets import replacing
 
 if TYPE_CHECKING:
@@ -181,19 +182,25 @@ class Rollouts(Readable):
         contamination, card_file = None, run_dir / "README.md"
         check_export(run_dir)
         with replacing(run_dir, export_targets()) as fresh:
-            plays, schema = rollout_rows(self), self._schema(ROLLOUTS)
+            plays = rollout_rows(counted("writing rollouts", self, len(self)))
+            schema = self._schema(ROLLOUTS)
             num_rows = {"rollouts": write_parquet(plays, schema, fresh / "rollouts")}
-            cleaned = plan.clean(self)
+            with stage("cleaning"):
+                cleaned = plan.clean(self)
             if index is not None:
                 rows = {k: made.rows for k, made in plan.build(cleaned, left_out, render).items()}
-                contamination = replace(audit.find_contamination(fresh, index, rows), num_kept=0)
+                with stage("looking for evaluation sets"):
+                    found = audit.find_contamination(fresh, index, rows)
+                contamination = replace(found, num_kept=0)
                 left_out = left_out.union(contamination.prompt_ids)
             built = plan.build(cleaned, left_out, render)
             dropped = {name: made.dropped for name, made in built.items()}
             for name, made in built.items():
                 schema = self._schema(plan.schema(name))
-                num_rows[name] = write_parquet(made.rows, schema, fresh / name)
-            result = audit.Audit(audit.audit_reward(fresh), contamination)
+                rows_of = counted(f"writing {name}", made.rows)
+                num_rows[name] = write_parquet(rows_of, schema, fresh / name)
+            with stage("auditing the rewards"):
+                result = audit.Audit(audit.audit_reward(fresh), contamination)
             result.write(fresh / audit.FILE)
             agents = self._journal.agent_counts()
             lineage.write_lineage(fresh, self.identity, plays_of(self._journal))
