@@ -262,3 +262,40 @@ def test_a_run_of_others_does_not_control_the_terminal(tmp_path: Path) -> None:
     assert "\x07" not in text
     for shown in (r"\x1b[2Jtoa", r"\x1b[31mred", r"\x1b]0;title\x07"):
         assert shown in text
+
+
+def test_a_comparison_shows_its_runs(tmp_path: Path) -> None:
+    with closing(begin(tmp_path / "toa-2", "pq")) as journal:
+        fill_two(journal)
+        lines = seen(tmp_path)
+        with closing(begin(tmp_path / "toa-2-seed1", "pq")):
+            assert seen(tmp_path)[0] == f"{tmp_path}: 2 runs, running"
+    title, bar, header, run = lines
+    assert title == f"{tmp_path}: 1 run, running"
+    assert bar.startswith("plays ━")
+    assert bar.endswith("3/4 75 %")
+    assert header == "run prompts plays failed mean best reward"
+    assert run == "toa-2 1/2 3/4 1 1"
+    (tmp_path / "toa-2" / "student").mkdir()
+    (tmp_path / "toa-2" / "student" / "training.json").write_text("{}")
+    title, *_, students = seen(tmp_path)
+    assert title == f"{tmp_path}: 2 runs, not running"
+    assert students == "students trained: 1"
+
+
+def test_status_of_a_comparison_is_a_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(begin(tmp_path / "moa-2", "p")) as journal:
+        journal.append("p", play(0, 1.0, agent="llama"))
+        journal.append("p", play(1, 3.0, agent="qwen"))
+    main(["status", str(tmp_path)])
+    assert f"{tmp_path}: 1 run, sampling finished" in capsys.readouterr().out
+
+
+def fill_two(journal: Journal) -> None:
+    """The first prompt is finished, the second begun."""
+    journal.append("p", play(0, 1.0, agent="llama"))
+    journal.append("p", play(1, 3.0, agent="qwen"))
+    journal.append("q", play(0, -1.0, agent="llama"))
+    journal.append("q", Play(1, Action("qwen"), error="no"))

@@ -3,7 +3,7 @@
 import fcntl
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import astuple, dataclass, field
 from functools import partial
@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
 from toa_trl.errors import ConfigError
@@ -50,7 +51,8 @@ def status(run_dir: str | Path, now: float | None = None) -> RenderableType:
     """Return a view of the run as it is now.
 
     Args:
-        run_dir: folder with journal.sqlite, or with shards/*/journal.sqlite before they are merged.
+        run_dir: folder with journal.sqlite, or with shards/*/journal.sqlite before they are merged;
+            or of a comparison, whose runs are folders in it.
         now: unix time in seconds; None: the current time.
 
     Raises:
@@ -58,7 +60,7 @@ def status(run_dir: str | Path, now: float | None = None) -> RenderableType:
         JournalError: a journal cannot be read.
     """
     now = time.time() if now is None else now
-    return _view(Path(run_dir), _read(Path(run_dir), now), now)
+    return _look(Path(run_dir), now)[0]
 
 
 def print_status(
@@ -88,12 +90,53 @@ def print_status(
             show = partial(live.update, refresh=True)
         stack.enter_context(suppress(KeyboardInterrupt))
         while True:
-            now = time.time()
-            state = _read(Path(run_dir), now)
-            show(_view(Path(run_dir), state, now))
-            if watch is None or not state.running:
+            view, running = _look(Path(run_dir), time.time())
+            show(view)
+            if watch is None or not running:
                 return
             time.sleep(watch)
+
+
+def _look(folder: Path, now: float) -> tuple[RenderableType, bool]:
+    """Return the view of a run or a comparison, and whether it is running."""
+    runs = sorted({path.parent for path in folder.glob("*/journal.sqlite")})
+    if not runs or (folder / "journal.sqlite").is_file():
+        state = _read(folder, now)
+        return _view(folder, state, now), state.running
+    states = {run.name: _read(run, now) for run in runs}
+    running = any(state.running for state in states.values())
+    return Group(*_comparison_lines(folder, states)), running
+
+
+def _comparison_lines(folder: Path, states: Mapping[str, _State]) -> Iterator[RenderableType]:
+    running = any(state.running for state in states.values())
+    finished = all(state.num_finished == state.num_prompts for state in states.values())
+    how = "running" if running else "sampling finished" if finished else "not running"
+    number = "1 run" if len(states) == 1 else f"{len(states)} runs"
+    yield Text(f"{folder}: {number}, {how}", "bold")
+    yield bar("plays", *(sum(of) for of in zip(*map(_num_plays, states.values()), strict=True)))
+    table = Table("run", box=None, pad_edge=False, header_style="dim")
+    for column in ("prompts", "plays", "failed", "mean best reward"):
+        table.add_column(column, justify="right")
+    for name, state in states.items():
+        scored, total = _num_plays(state)
+        failed = sum(counts.num_failed for counts in state.agents.values())
+        best = f"{state.best_sum / state.num_rewarded:.4g}" if state.num_rewarded else "-"
+        prompts = f"{state.num_finished:,}/{state.num_prompts:,}"
+        plays = f"{scored:,}/{total:,}"
+        table.add_row(Text(for_terminal(name)), prompts, plays, f"{failed:,}", best)
+    yield table
+    if students := len(list(folder.glob("*/student*/training.json"))):
+        yield Text(f"students trained: {students}")
+
+
+def _num_plays(state: _State) -> tuple[int, int]:
+    """Return the scored plays of a run, and all that it makes."""
+    scored = sum(counts.num_scored for counts in state.agents.values())
+    finished = state.num_finished == state.num_prompts
+    if finished and is_adaptive(state.run):
+        return scored, scored
+    return scored, state.num_prompts * state.run["budget"]
 
 
 def _read(run_dir: Path, now: float) -> _State:
@@ -101,7 +144,9 @@ def _read(run_dir: Path, now: float) -> _State:
     if not paths[0].is_file():
         paths = sorted(run_dir.glob("shards/*/journal.sqlite"))
     if not paths:
-        raise ConfigError(f"{run_dir} has no journal.sqlite; name the folder of a run")
+        raise ConfigError(
+            f"{run_dir} has no journal.sqlite; name the folder of a run, a comparison or a pipeline"
+        )
     state = _State()
     for path in paths:
         _add(state, path, now)
