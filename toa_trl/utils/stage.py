@@ -42,7 +42,8 @@ def stage(title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
 
     def write() -> None:
         with suppress(OSError, ValueError):  # a closed stderr must not end the stage
-            print(line(), file=sys.stderr, flush=True)  # noqa: T201
+            sys.stderr.write(line() + "\n")
+            sys.stderr.flush()
 
     def show() -> None:
         if done.wait(SHOWN_AFTER_S):
