@@ -35,7 +35,7 @@ def sample(config: SynthesisConfig, prompts: list[Prompt], run_dir: Path) -> Rol
         sampler = config.new_sampler()
         sampler.configuration = config.settings()
         say(f"{plan} -> {run_dir}")
-        return sampler.sample(prompts, output_dir=run_dir, extend=config.extend)
+        return sampler.sample(prompts, run_dir, config.extend, export=False)  # see main
     say(f"{plan} -> {run_dir}")
     progress = Progress(len(prompts) * config.budget, ["all agents"])
     with run_file_of_shards(run_dir, config.settings()), progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 
 from tests.helpers import EchoAgent, TextReward
 from toa_trl import TOASampler
-from toa_trl.rollouts import Rollouts
+from toa_trl.cli.main import run as main
+from toa_trl.errors import ConfigError
+from toa_trl.rollouts import Rollouts, is_complete
 
 PROMPTS = [{"id": f"p{n}", "prompt": f"<b>What</b> is {n}?"} for n in range(7)]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -103,3 +106,34 @@ def test_pandas_has_a_row_per_play(rollouts: Rollouts) -> None:
 def test_arguments_are_named_so_that_they_can_be_completed(name: str) -> None:
     parameters = inspect.signature(getattr(Rollouts, name)).parameters.values()
     assert not [p for p in parameters if p.kind is p.VAR_KEYWORD]
+
+
+def test_sampling_leaves_the_folder_that_the_command_leaves(
+    sampler: TOASampler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toa_trl.sampler.EXPORT", True)
+    sampler.sample(PROMPTS[:3], output_dir=tmp_path / "run")
+    assert is_complete(tmp_path / "run")
+    settings = {
+        "prompts": [row["prompt"] for row in PROMPTS[:3]],
+        "agents": [{"name": name, "engine": "scripted"} for name in "ab"],
+        "reward": {"kind": "length"},
+        "budget": 8,
+        "output_dir": str(tmp_path / "command"),
+    }
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in PROMPTS[:3]))
+    (tmp_path / "run.json").write_text(json.dumps({**settings, "prompts": str(prompts)}))
+    main(["synthesize", "--config", str(tmp_path / "run.json")])
+    assert files(tmp_path / "run") == files(tmp_path / "command")
+    sampler.sample(PROMPTS[:3], output_dir=tmp_path / "short", export=False)
+    assert files(tmp_path / "short") < files(tmp_path / "command")
+    (tmp_path / "mine" / "sft").mkdir(parents=True)
+    (tmp_path / "mine" / "sft" / "notes.txt").write_text("x")
+    with pytest.raises(ConfigError, match="sft"):
+        sampler.sample(PROMPTS[:3], output_dir=tmp_path / "mine")
+    assert not (tmp_path / "mine" / "journal.sqlite").exists()  # found before anything was sampled
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}

@@ -1,6 +1,5 @@
 """`TOASampler`: the public way to sample."""
 
-import gc
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +14,7 @@ from toa_trl.data.prompts import as_prompts
 from toa_trl.data.sft import sft_rows
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.rewards import RewardModel
-from toa_trl.rollouts import Rollouts
+from toa_trl.rollouts import Rollouts, check_run_target
 from toa_trl.rollouts.views import settings_table, settings_text
 from toa_trl.sampling.allocation import make_allocation
 from toa_trl.sampling.contents import contents_of
@@ -26,8 +25,8 @@ from toa_trl.sampling.limits import Meter, has_price, prices_of, warn_of_silent
 from toa_trl.sampling.observer import RewardWatch, RunObserver
 from toa_trl.sampling.parts import Parts, check_parts
 from toa_trl.sampling.progress import Progress
-from toa_trl.sampling.run_file import finish_run_file, is_finished, start_run_file
-from toa_trl.sampling.runner import Runner
+from toa_trl.sampling.run_file import configuration_of, finish_run_file, is_finished, start_run_file
+from toa_trl.sampling.runner import Runner, frozen_objects
 from toa_trl.search import Search, make_search
 from toa_trl.tasks import Task, make_task
 from toa_trl.types import Prompt, Sampling
@@ -36,6 +35,7 @@ from toa_trl.utils.config import NonNegativeFloat, NonNegativeInt, PositiveInt, 
 from toa_trl.utils.targets import check_run_folder
 
 logger = logging.getLogger(__name__)
+EXPORT = True  # of `sample`; most tests need no report, which takes a second
 
 
 class TOASampler:
@@ -155,23 +155,17 @@ class TOASampler:
             self.identity["contents"] = contents
         self.identity = self._allocation.identified(self.identity)
         # What run.yaml records; a recipe replaces it with its whole configuration.
-        self.configuration: Mapping[str, Any] = {
-            **{key: self.identity[key] for key in ("search", "search_params", "budget", "seed")},
-            "allocation": dict(allocation or {"kind": "uniform"}),
-            "plays_in_flight": plays_in_flight,
-            "prompts_in_flight": prompts_in_flight,
-            "patience_s": patience_s,
-            "sampling": asdict(self._sampling) | {"stop": list(self._sampling.stop)},
-            "task": task if isinstance(task, str) else self.identity["task"],
-            "limits": dict(self._limits),
-            "agents": [
-                dict(agent) if isinstance(agent, Mapping) else {"name": agent.name}
-                for agent in agents
-            ],
-            "reward": self.identity["reward"],
-            "sft": dict(sft or {}),
-            "preference": dict(preference or {}),
-        }
+        self.configuration: Mapping[str, Any] = configuration_of(
+            self.identity,
+            agents,
+            task,
+            allocation=dict(allocation or {"kind": "uniform"}),
+            prompts_in_flight=prompts_in_flight,
+            patience_s=patience_s,
+            limits=dict(self._limits),
+            sft=dict(sft or {}),
+            preference=dict(preference or {}),
+        )
 
     def __repr__(self) -> str:
         """Return the settings of the search."""
@@ -185,6 +179,7 @@ class TOASampler:
         prompts: Iterable[Any],
         output_dir: str | Path | None = None,
         extend: Extend = False,
+        export: bool | None = None,
     ) -> Rollouts:
         """Spend the budget on every prompt; with the output_dir of an earlier call, resume it.
 
@@ -192,11 +187,12 @@ class TOASampler:
             prompts: `Prompt`s, texts, or mappings with the columns of the task (a prompt, text or
                 messages), optionally an id, and further columns; a `datasets.Dataset` is such a
                 sequence.
-            output_dir: folder of the run: run.yaml and journal.sqlite, which is all that a resume
-                needs. None: plays are kept in memory.
+            output_dir: folder of the run, as `toa-trl synthesize` leaves it: run.yaml, the journal,
+                data sets, card, audit and report. None: plays are kept in memory.
             extend: whether the run in output_dir may grow: prompts appended, a larger budget,
                 agents appended. True: if the search continues exactly; "keep_width": keep the width
                 that it had; "given": take the plays that were made as they are.
+            export: False leaves run.yaml and the journal alone, which is all that a resume needs.
 
         Raises:
             ConfigError: a prompt is invalid, a server cannot be reached, or the journal was created
@@ -204,11 +200,14 @@ class TOASampler:
             ToaError: the run cannot continue; what was scored is in the journal.
             KeyboardInterrupt: on Ctrl-C, after the run has stopped gracefully.
         """
-        gc.freeze()  # modules and models: every full collection of a run would visit them again
-        try:
-            return run_until_signal(self.asample(prompts, output_dir, extend=extend))
-        finally:
-            gc.unfreeze()
+        exports = output_dir is not None and (EXPORT if export is None else export)
+        if output_dir is not None and exports:
+            check_run_target(Path(output_dir).expanduser())
+        with frozen_objects():
+            rollouts = run_until_signal(self.asample(prompts, output_dir, extend=extend))
+        if exports:
+            rollouts.export()
+        return rollouts
 
     async def asample(
         self,

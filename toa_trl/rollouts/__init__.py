@@ -55,6 +55,20 @@ class Rollouts(Readable):
         if not self.unfinished:
             self._journal.complete()
 
+    def export(self) -> Path:
+        """Write the data sets and the report into the run's folder; return the report's path.
+
+        Raises:
+            ConfigError: see `save`.
+        """
+        from toa_trl.report.page import write_report  # matplotlib
+
+        folder = Path(self._journal.path).parent
+        self.save(folder, trust=True)  # the run has just used it
+        report = write_report(folder)
+        self.mark_complete()
+        return report
+
     def to_sft(
         self, *, top_k: int = 1, keep_truncated: bool = False, without: Sequence[str] = ()
     ) -> Dataset:

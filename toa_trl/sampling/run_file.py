@@ -121,3 +121,32 @@ def _version(package: str) -> str | None:
 def _write(path: Path, content: Mapping[str, Any]) -> None:
     text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, width=100)
     replace_text(path, text)
+
+
+def configuration_of(
+    identity: Mapping[str, Any], agents: Sequence[Any], task: Any, **given: Any
+) -> dict[str, Any]:
+    """Return what run.yaml records of a run that was started in Python.
+
+    Args:
+        identity: of the sampler.
+        agents: entries, or objects, of which only the names are recorded.
+        task: as it was given.
+        given: further keys with their values.
+    """
+    sampling = {**identity["sampling"], "stop": list(identity["sampling"]["stop"])}
+    entries = [
+        dict(agent) if isinstance(agent, Mapping) else {"name": agent.name} for agent in agents
+    ]
+    last = {key: given.pop(key) for key in ("limits", "sft", "preference")}
+    return {
+        **{key: identity[key] for key in ("search", "search_params", "budget", "seed")},
+        **given,
+        "plays_in_flight": identity["plays_in_flight"],
+        "sampling": sampling,
+        "task": task if isinstance(task, str) else identity["task"],
+        "limits": last.pop("limits"),
+        "agents": entries,
+        "reward": identity["reward"],
+        **last,
+    }

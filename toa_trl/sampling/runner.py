@@ -332,3 +332,13 @@ def rare_collections() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
+
+
+@contextmanager
+def frozen_objects() -> Iterator[None]:
+    """Leave modules and models out of garbage collections: every full one would visit them."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
