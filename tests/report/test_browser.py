@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.report.test_training_section import make_model
 from toa_trl.report import trees
 from toa_trl.report.page import write_report
 
@@ -164,7 +165,10 @@ def test_prompts_that_are_not_on_the_page_are_found(
         elsewhere = browser.find_element("css selector", "#elsewhere")
         assert elsewhere.is_displayed() == other
         browser.find_element("css selector", "#after").click()
-    assert browser.get_log("browser") == []
+    check_widths(browser)
+    browser.get(write_report(make_model(tmp_path / "dpo")).as_uri())
+    assert browser.title == "dpo: report of a toa_trl training"  # no response ran
+    check_widths(browser)
 
 
 def check_widths(browser: Any) -> None:

@@ -217,6 +217,19 @@ def test_a_restart_from_a_checkpoint_adds_no_point_twice(make: Make, tmp_path: P
     assert rewards == [0, 1, 2]
 
 
+def test_a_restart_keeps_count_of_the_evaluations_without_a_better_figure(
+    make: Make, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"metric_for_best_model": "held_out_reward", "patience": 2}
+    options |= {"save_strategy": "steps", "save_steps": 1}
+    make(Rewards(), max_steps=2, **options).train()
+    later = Rewards()
+    later.evaluations = 2
+    again = make(later, max_steps=6, **options)
+    again.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+    assert again.state.global_step == 3
+
+
 def test_each_process_samples_a_share(make: Make, rows: Dataset) -> None:
     trainer = make(Rewards())
     (callback,) = [
