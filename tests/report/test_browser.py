@@ -166,8 +166,8 @@ def test_prompts_that_are_not_on_the_page_are_found(
         assert elsewhere.is_displayed() == other
         browser.find_element("css selector", "#after").click()
     check_widths(browser)
-    browser.get(write_report(make_model(tmp_path / "dpo")).as_uri())
-    assert browser.title == "dpo: report of a toa_trl training"  # no response ran
+    browser.get(write_report(make_model(tmp_path / "model")).as_uri())
+    assert browser.title == "model: report of a toa_trl training"  # no response ran
     check_widths(browser)
 
 
