@@ -103,7 +103,9 @@ def check_vllm(place: str, model: str, device: str | None) -> tuple[dict[str, An
         ConfigError: vLLM is not installed, cannot run the adapter, or a GPU does not exist.
     """
     if sys.modules.get("vllm") is None and find_spec("vllm") is None:
-        raise ConfigError(f"{place}: vLLM is not installed; pip install 'toa_trl[vllm]'")
+        raise ConfigError(
+            f"{place}: vLLM cannot be imported (not installed); pip install 'toa_trl[vllm]'"
+        )
     return vllm_arguments(place, model), check_gpus(place, device)
 
 
