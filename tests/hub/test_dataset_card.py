@@ -108,7 +108,7 @@ def test_settings_are_explained_and_columns_are_listed(tmp_path: Path) -> None:
     assert "| temperature | 0.7 | Softmax temperature; 0 is greedy |" in text
     assert "| `rank` | integer | sft | by reward |" in text
     assert '```json\n{"rank": 1}\n```' in text
-    assert f"[toa_trl](https://pypi.org/project/toa_trl/) {__version__}" in text
+    assert f"[toa_trl](https://arxiv.org/abs/2412.17061) {__version__}" in text
 
 
 def test_a_search_of_the_users_own_is_not_imported_for_the_card(tmp_path: Path) -> None:

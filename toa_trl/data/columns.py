@@ -31,7 +31,7 @@ COLUMNS = {
     "kind": "what the model was asked for: answer, refine (a draft) or aggregate (several drafts)",
     "refs": "numbers of the plays whose responses were shown as drafts",
     "parent": "number of the play below which this one hangs in the tree; empty at the root",
-    "depth": "depth in the tree, 1 for a first answer",
+    "depth": "depth in the tree, 0 for an answer to the prompt alone",
     "response": "text of the response",
     "reasoning": "what a reasoning model thought before it, if it was kept apart",
     "reward": "raw reward of the response; empty where the play failed",

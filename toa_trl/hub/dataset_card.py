@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ TEMPLATE = Path(__file__).with_name("dataset_card.md.j2")
 # exclusive upper bound of the rows -> size category of the Hub
 SIZES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M"}
 SIZES |= {10**7: "1M<n<10M"}
-PROJECT = "https://pypi.org/project/toa_trl/"
 # by task
 NOUNS = {"translation": ("source texts", "translations"), "math": ("problems", "solutions")}
 # the configurations of the data set, the default one first
@@ -115,7 +115,7 @@ def write_card(
         "columns": columns,
         "example": example,
         "version": __version__,
-        "project": PROJECT,
+        "project": project_url(),
         "settings": explained_settings(identity),
         "recipes": recipes,
         "filters": filters or {},
@@ -227,3 +227,10 @@ def _part_name(part: Any) -> str:
     name = reward_name(inner)
     name = f"({name})" if isinstance(inner, Mapping) and "rewards" in inner else name
     return name if weight is None else f"{weight} x {name}"
+
+
+def project_url() -> str:
+    """Return the address of the project in its own metadata: its repository, or the paper."""
+    entries = metadata("toa_trl").get_all("Project-URL") or []
+    urls = dict(entry.split(", ", 1) for entry in entries)
+    return urls.get("Repository") or urls["Paper"]
