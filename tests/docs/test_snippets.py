@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from scripts.command_help import help_of
+from scripts.reference_pages import help_of
 from tests.helpers import EchoAgent
 from tests.integration.conftest import ENVIRONMENT
 from toa_trl import TOASampler
@@ -30,7 +30,7 @@ from toa_trl.utils.config import Config, validate
 from toa_trl.utils.registry import load_object
 
 ROOT = Path(__file__).parents[2]
-GENERATED = {ROOT / "docs/reference/commands.md", ROOT / "docs/reference/configuration.md"}
+GENERATED = {ROOT / f"docs/reference/{n}.md" for n in ("commands", "columns", "configuration")}
 PAGES = [ROOT / "README.md", *sorted({*(ROOT / "docs").rglob("*.md")} - GENERATED)]
 WEIGHTS = DATA.parent / "weights"
 BUNDLED = {

@@ -18,7 +18,7 @@ from tests.integration.conftest import ENVIRONMENT, ROOT
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
 COPIED = (
     *("toa_trl", "recipes", "accelerate_configs"),
-    *("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"),
+    *("pyproject.toml", "README.md", "LICENSE"),
 )
 
 
