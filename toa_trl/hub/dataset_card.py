@@ -232,5 +232,5 @@ def _part_name(part: Any) -> str:
 def project_url() -> str:
     """Return the address of the project in its own metadata: its repository, or the paper."""
     entries = metadata("toa_trl").get_all("Project-URL") or []
-    urls = dict(entry.split(", ", 1) for entry in entries)
+    urls: dict[str, str] = dict(entry.split(", ", 1) for entry in entries)
     return urls.get("Repository") or urls["Paper"]
