@@ -48,11 +48,20 @@ def test_the_package_exports_what_it_says() -> None:
         (Search.restore, ["plays"]),
         (make_agent, ["entry"]),
         (make_reward, ["entry", "place"]),
-        (toa_trl.TOASampler.sample, ["prompts", "output_dir", "extend"]),
-        (toa_trl.Rollouts.to_sft, ["params"]),
-        (toa_trl.Rollouts.to_preference, ["rejected_rank", "params"]),
+        (toa_trl.TOASampler.sample, ["prompts", "output_dir", "extend", "export"]),
+        (toa_trl.Rollouts.to_sft, ["top_k", "keep_truncated", "without"]),
+        (
+            toa_trl.Rollouts.to_preference,
+            ["rejected_rank", "policy", "margin", "keep_truncated", "without"],
+        ),
         (toa_trl.Rollouts.to_dataset, []),
-        (toa_trl.Rollouts.push_to_hub, ["repo_id", "private", "token", "overwrite", "params"]),
+        (
+            toa_trl.Rollouts.push_to_hub,
+            [
+                *("repo_id", "private", "token", "overwrite", "sft", "preference"),
+                *("without", "decontaminate", "card", "recipes", "clean", "trust"),
+            ],
+        ),
     ],
 )
 def test_signatures(function: Callable[..., Any], expected: list[str]) -> None:

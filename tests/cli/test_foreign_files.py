@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -191,6 +192,8 @@ def as_before_the_marker(run: Path) -> None:
         (run / name).write_text(json.dumps(content))
     lines = (run / "README.md").read_text().splitlines(keepends=True)
     text = "".join(line for line in lines if not line.startswith("<!-- toa_trl"))
+    then = "made by [toa_trl](https://arxiv.org/abs/2412.17061):"
+    text = re.sub(r"made by \[toa_trl\][^:]*:[^:]*:[^:]*:", then, text)
     (run / "README.md").write_text(text)
     picture = (run / "rewards.png").read_bytes().replace(b"Software\0toa_trl", b"Software\0Matplot")
     (run / "rewards.png").write_bytes(picture)

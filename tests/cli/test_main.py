@@ -65,7 +65,7 @@ def test_help_and_version_import_nothing_heavy() -> None:
         (["status"], "required: run"),
         (["data", "runs/x", "--policy", "best"], "invalid choice: 'best'"),
         (["data", "runs/x", "--top_kk", "2"], "unknown option '--top_kk' .did you mean '--top_k'"),
-        (["schema", "run"], "invalid choice: 'run'"),
+        (["schema", "sft"], "invalid choice: 'sft'"),
         (["sft", "--accelerate_config", "zero33"], "--accelerate_config: .*did you mean 'zero3'"),
         (["sft", "--num_processes"], "--num_processes: a value is missing"),
     ],
