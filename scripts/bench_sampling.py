@@ -134,7 +134,7 @@ def sample(
     )
     prompts = problems(num_prompts)
     begin, cpu = time.perf_counter(), time.process_time()
-    sampler.sample(prompts, folder)
+    sampler.sample(prompts, folder, export=False)  # plays alone, not the report of them
     num_plays = num_prompts * budget
     return num_plays / (time.perf_counter() - begin), num_plays / (time.process_time() - cpu)
 
