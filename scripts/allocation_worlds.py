@@ -126,7 +126,7 @@ def record(runs: Path, world: str, split: str, seed: int, search: str) -> Path:
         budget, params = SEARCHES[search]
         begin = time.perf_counter()
         sampler = sampler_of(world, seed, budget, search_params=params)
-        rollouts = sampler.sample(prompts_of(split), folder)
+        rollouts = sampler.sample(prompts_of(split), folder, export=False)
         save(folder / "plays.npz", rollouts, budget)
         seconds = time.perf_counter() - begin
         print(f"{time.strftime('%H:%M:%S')} {folder.name}: {seconds:.0f} s", file=sys.stderr)

@@ -104,9 +104,7 @@ def sample(folder: Path) -> None:
         prompts.append({"id": f"apples-{number}", "prompt": question})
     agents = [Solver(name, skill) for name, skill in AGENTS.items()]
     sampler = TOASampler(agents, Right(), budget=48, progress=False, search_params={"tau": 0.2})
-    rollouts = sampler.sample(prompts, folder)
-    rollouts.save(folder)
-    rollouts.mark_complete()
+    sampler.sample(prompts, folder)
 
 
 @contextmanager

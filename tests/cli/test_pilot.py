@@ -84,6 +84,13 @@ def test_a_pilot_from_prompts_to_figures(
     assert low <= found["demand"]["tokens"]["value"] <= high
 
 
+def test_a_pilot_leaves_no_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toa_trl.sampler.EXPORT", True)
+    pilot(tmp_path)
+    left = {path.name for path in (tmp_path / "run-pilot").iterdir()}
+    assert left & {"rollouts", "sft", "dpo", "README.md", "report.html"} == set()
+
+
 def test_an_interrupted_pilot_resumes_with_the_same_plays(tmp_path: Path) -> None:
     whole = pilot(tmp_path, pilot_dir=f"{tmp_path}/whole")
     resumed = tmp_path / "run-pilot"

@@ -144,7 +144,7 @@ def sample(config: PilotConfig, prompts: list[Prompt]) -> Rollouts:
     sampler.configuration = config.run_settings()
     with closing(Stopwatch(config.folder / TIMINGS)) as stopwatch:
         sampler.time_calls(stopwatch)
-        return sampler.sample(prompts, output_dir=config.folder, extend=config.extend)
+        return sampler.sample(prompts, config.folder, config.extend, export=False)
 
 
 def pilot_of(config: PilotConfig, rollouts: Rollouts, num_prompts: int) -> Pilot:
