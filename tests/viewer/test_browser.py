@@ -18,6 +18,7 @@ from toa_trl.data.review import review_of
 from toa_trl.viewer.folder import Folder
 from toa_trl.viewer.server import listen, make_app
 
+exceptions = pytest.importorskip("selenium.common.exceptions")
 __all__ = ["pytestmark"]  # skipped where Chromium is missing
 HOSTILE_NODES = "return document.querySelectorAll('main script, main img, main iframe').length"
 
@@ -75,7 +76,7 @@ def find(browser: Any) -> Callable[..., Any]:
                 try:
                     if text in element.text:
                         return element
-                except Exception:
+                except exceptions.StaleElementReferenceException:  # the page was drawn again
                     continue
             threading.Event().wait(0.05)
         raise AssertionError(f"no {css} with {text!r}")

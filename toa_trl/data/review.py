@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from toa_trl.errors import ConfigError
 from toa_trl.utils.files import read_jsonl, replace_text
-from toa_trl.utils.targets import check_ours, marked
+from toa_trl.utils.targets import check_ours, is_json_lines, marked
 
 FILE = "review.jsonl"
 LOCK_WAIT_S = 30.0
@@ -162,7 +162,7 @@ def set_mark(run_dir: Path, key: Key, mark: Mark | None) -> Review:
     """
     path = run_dir / FILE
     with FileLock(run_dir / ".review.toa_trl.lock", timeout=LOCK_WAIT_S):
-        check_ours({path: is_review})
+        check_ours({path: is_json_lines})
         marks = dict(review_of(run_dir).marks)
         marks.pop(key, None)
         if mark is not None:
@@ -177,16 +177,6 @@ def set_mark(run_dir: Path, key: Key, mark: Mark | None) -> Review:
             lines.append(pair | {k: v for k, v in asdict(each).items() if v is not None})
         replace_text(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in lines))
     return Review(marks)
-
-
-def is_review(path: Path) -> bool:
-    """Return whether this package wrote a review."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            first = json.loads(file.readline())
-    except (OSError, ValueError):
-        return False
-    return isinstance(first, dict) and "toa_trl" in first
 
 
 def _response(text: str) -> list[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from toa_trl.evaluation.outputs import Outputs
 from toa_trl.tasks import Task
 from toa_trl.types import Prompt
 from toa_trl.utils.files import replace_text, without_nan
-from toa_trl.utils.targets import check_ours, marked
+from toa_trl.utils.targets import check_ours, is_json_lines, marked
 
 FILE = "side_by_side.jsonl"
 
@@ -42,7 +43,7 @@ def write_side_by_side(
     Raises:
         ConfigError: the file is of somebody else.
     """
-    check_ours({folder / FILE: is_side_by_side})
+    check_ours({folder / FILE: partial(is_json_lines, keys={"models"})})
     head = {"models": list(outputs), "baseline": baseline, "num_prompts": len(prompts)}
     lines = [marked(head)]
     for number, prompt in enumerate(prompts):
@@ -67,13 +68,3 @@ def write_side_by_side(
     folder.mkdir(parents=True, exist_ok=True)
     text = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines)
     replace_text(folder / FILE, text)
-
-
-def is_side_by_side(path: Path) -> bool:
-    """Return whether this package wrote a file."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            first = json.loads(file.readline())
-    except (OSError, ValueError):
-        return False
-    return isinstance(first, dict) and {"toa_trl", "models"} <= first.keys()

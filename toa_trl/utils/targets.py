@@ -169,6 +169,21 @@ def is_json(path: Path, old: Collection[str]) -> bool:
     return "toa_trl" in content or set(old) <= content.keys()
 
 
+def is_json_lines(path: Path, keys: Collection[str] = ()) -> bool:
+    """Return whether the first line of a JSONL file has the marker.
+
+    Args:
+        path: the file.
+        keys: further keys of that line.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            first = json.loads(file.readline())
+    except (OSError, ValueError):
+        return False
+    return isinstance(first, dict) and {"toa_trl", *keys} <= first.keys()
+
+
 def marked(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of a JSON file with the marker."""
     return {"toa_trl": version("toa_trl"), **content}
