@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.test_fleet import LAUNCHER, free_ports
 from toa_trl.pipeline import Plan, check_plan, run, stages, trainings
 from toa_trl.pipeline.config import PipelineConfig
 from toa_trl.utils.config import validate
@@ -53,6 +54,24 @@ def _pipeline(tmp_path: Path) -> dict[str, Any]:
             {"run": "push", "config": {"repo_id": "me/data", "private": True}},
         ],
     }
+
+
+@pytest.fixture(name="served")
+def _served(pipeline: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    """A pipeline of a synthesis with a server and a training, on different GPUs."""
+    port = free_ports(3)
+    pipeline["stages"] = [
+        {**pipeline["stages"][0], "servers": ["llama"], "gpus": [0]},
+        {"run": "sft", "gpus": [0, 1]},
+    ]
+    pipeline["stages"][0]["config"]["agents"] = [{"name": "llama", "engine": "openai"}]
+    server = {"name": "llama", "model": "meta/llama", "port": port, "gpus": [[1], [2]]}
+    server["env"] = {"FAKE_STARTS": str(tmp_path / "starts")}
+    pipeline["servers"] = {
+        "launcher": LAUNCHER.replace("tests/", f"{Path(__file__).parents[1]}/"),
+        "servers": [server],
+    }
+    return pipeline
 
 
 def plan_of(content: dict[str, Any]) -> Plan:

@@ -1,6 +1,7 @@
 """Stands for `toa-trl`: every command writes what the real one leaves, from what it is given.
 
 Environment: STUB_HANGS: name of a stage's folder at which it writes a part and waits to be killed.
+STUB_FAILS: one that ends with code 1.
 STUB_SEEN: a file that gets a line of JSON per command.
 """
 
@@ -54,6 +55,8 @@ else:
     folder = Path(options.get("output_dir") or options.get("output") or config["output_dir"])
 root = str(folder.parent)
 folder.mkdir(parents=True, exist_ok=True)
+if str(folder).endswith("/" + os.environ.get("STUB_FAILS", "none")):
+    sys.exit(1)
 if str(folder).endswith("/" + os.environ.get("STUB_HANGS", "none")):
     if command in ("sft", "dpo"):
         (folder / "lineage.json").write_text('{"base_model": null, "data": []}')

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.helpers import wait
-from tests.integration.test_fleet import LAUNCHER, free_ports, within
+from tests.integration.test_fleet import within
 from tests.pipeline.conftest import plan_of, with_stage
 from tests.pipeline.test_pipeline import killed_at, quiet
 from toa_trl.errors import ConfigError, ToaError
@@ -25,24 +25,6 @@ Seen = Callable[[], list[dict[str, Any]]]
 needs_linux = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="the fleet is for Linux"
 )
-
-
-@pytest.fixture(name="served")
-def _served(pipeline: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
-    """A pipeline of a synthesis with a server and a training, on different GPUs."""
-    port = free_ports(3)
-    pipeline["stages"] = [
-        {**pipeline["stages"][0], "servers": ["llama"], "gpus": [0]},
-        {"run": "sft", "gpus": [0, 1]},
-    ]
-    pipeline["stages"][0]["config"]["agents"] = [{"name": "llama", "engine": "openai"}]
-    server = {"name": "llama", "model": "meta/llama", "port": port, "gpus": [[1], [2]]}
-    server["env"] = {"FAKE_STARTS": str(tmp_path / "starts")}
-    pipeline["servers"] = {
-        "launcher": LAUNCHER.replace("tests/", f"{Path(__file__).parents[1]}/"),
-        "servers": [server],
-    }
-    return pipeline
 
 
 def starts(folder: Path) -> list[dict[str, Any]]:

@@ -145,6 +145,10 @@ class ServersConfig(Config):
     """Time for a server to become healthy."""
     max_restarts: NonNegativeInt = 3
     """Restarts per server."""
+    try_first: bool = True
+    """Start the servers of later stages once before the first stage, wait until they are healthy,
+    and stop them again; but for those that serve a model of this pipeline, and those tried
+    before."""
 
 
 class MachineConfig(Config):

@@ -17,6 +17,7 @@ from toa_trl.pipeline.fleets import fleet_of
 from toa_trl.pipeline.memory import sampling_memory, training_needs
 from toa_trl.pipeline.plan import Plan
 from toa_trl.pipeline.steps import is_complete
+from toa_trl.pipeline.trial import trials_of
 from toa_trl.types import Prompt
 from toa_trl.utils.escape import for_terminal
 
@@ -60,6 +61,10 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     yield tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
     yield ""
     yield f"Hours: {_sum(hours, times, 1)}; cost: {_sum(costs, times, 2)}"
+    for trial in trials_of(plan):
+        servers = ", ".join(replica.label for replica in trial.fleet.replicas)
+        label = plan.label(trial.stage, trial.number)
+        notes.append(f"{label}, {servers}: tried once before the first stage (servers.try_first)")
     for note in notes:
         yield for_terminal(f"- {note}")
 

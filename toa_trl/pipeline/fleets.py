@@ -43,7 +43,7 @@ def fleet_of(plan: Plan, stage: StageConfig, number: int) -> FleetConfig | None:
         servers.append(entry)
     folder = plan.folder(number, stage.folder)
     content = {
-        **pool.model_dump(exclude={"servers"}),
+        **pool.model_dump(exclude={"servers", "try_first"}),
         "servers": servers,
         "endpoints": str(folder.with_name(f"{stage.folder}.endpoints.yaml")),
         "log_dir": str(plan.output / "logs" / plan.label(stage, number).replace(", ", "-")),

@@ -71,6 +71,16 @@ class Plan:
         """The stages that train the student, in order."""
         return [stage for stage in self.stages if stage.trains_student]
 
+    @property
+    def schedule(self) -> list[tuple[StageConfig, int]]:
+        """The stages of all rounds in their order, with the numbers of the rounds."""
+        stages = []
+        if self.rounds is not None:
+            stages += [(stage, 0) for stage in self.stages if stage.run == "evaluate"]
+        for number in range(1, (self.rounds or 1) + 1):
+            stages += [(stage, number) for stage in self.stages]
+        return stages
+
     def stage(self, name: str) -> StageConfig:
         """Return the stage with this name."""
         return next(stage for stage in self.stages if stage.folder == name)

@@ -19,6 +19,7 @@ from toa_trl.pipeline.stages import merge_step, step_of
 from toa_trl.pipeline.status import write_stages
 from toa_trl.pipeline.steps import Runner, is_complete, locked, mark_complete
 from toa_trl.pipeline.trainings import is_config
+from toa_trl.pipeline.trial import record_healthy, try_servers
 from toa_trl.report.marker import is_report
 from toa_trl.rollouts import is_complete as is_run_complete
 from toa_trl.serving.supervisor import check_machine
@@ -39,7 +40,8 @@ async def run_plan(plan: Plan, say: Callable[[str], None] = say) -> list[dict[st
     Raises:
         ConfigError: the folder has a different configuration, another process works in it, there
             are too few prompts, or GPUs or ports are not free.
-        ToaError: a stage failed; shows the last lines of its log.
+        ToaError: a server of a later stage is not healthy, see `toa_trl.pipeline.trial`; or a stage
+            failed, shows the last lines of its log.
     """
     identity, visible = identity_of(plan), visible_gpus()
     check_output(plan)
@@ -50,7 +52,9 @@ async def run_plan(plan: Plan, say: Callable[[str], None] = say) -> list[dict[st
         record_identity(plan, identity)
         write_stages(plan)
         _check_servers(plan)
-        return await _Run(plan, say, Runner(say, lock), visible).run()
+        runner = Runner(say, lock)
+        await try_servers(plan, runner, visible)
+        return await _Run(plan, say, runner, visible).run()
 
 
 def check_output(plan: Plan) -> None:
@@ -70,6 +74,7 @@ def check_output(plan: Plan) -> None:
     targets[record] = partial(is_json, old=parts)
     targets[output / "rounds.json"] = partial(is_json, old=["rounds"])
     targets[output / "stages.json"] = partial(is_json, old=["stages"])
+    targets[output / "servers.json"] = partial(is_json, old=["healthy"])
     for stage in plan.stages if plan.rounds is None else ():
         targets[output / f"{stage.folder}.yaml"] = is_config
     if not record.exists():
@@ -137,6 +142,7 @@ class _Run:
             mark_complete(folder)
         if not is_complete(folder):
             await self._steps.run(step_of(plan, stage, number, self._visible))
+            record_healthy(plan, fleet_of(plan, stage, number))
         if stage.is_training:
             merge = merge_step(plan, stage, number, self._visible)
             if merge is not None:

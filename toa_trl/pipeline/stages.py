@@ -13,6 +13,7 @@ from toa_trl.pipeline.gpus import environment_of, on_machine
 from toa_trl.pipeline.plan import Plan, whole_model
 from toa_trl.pipeline.steps import Servers, Step
 from toa_trl.pipeline.trainings import TOA_TRL, training_command, write_config
+from toa_trl.serving.fleet import FleetConfig
 
 WEIGHTS = "*.safetensors"
 LEAVES = {"synthesize": "report.html", "evaluate": "results.json", "data": "lineage.json"}
@@ -45,6 +46,7 @@ def step_of(plan: Plan, stage: StageConfig, number: int, visible: Sequence[str] 
         write_config(file, plan.content(stage, number))
         argv = [*TOA_TRL, stage.run, "--config", str(file)]
     argv = [*shlex.split(stage.launcher or ""), *argv]
+    fleet = fleet_of(plan, stage, number)
     return Step(
         name=plan.label(stage, number),
         folder=folder,
@@ -52,7 +54,7 @@ def step_of(plan: Plan, stage: StageConfig, number: int, visible: Sequence[str] 
         leaves=leaves,
         restart=restart,
         environment=environment_of(plan, stage, visible),
-        servers=_servers(plan, stage, number, visible),
+        servers=servers_of(fleet, folder, visible) if fleet else None,
     )
 
 
@@ -68,15 +70,18 @@ def merge_step(plan: Plan, stage: StageConfig, number: int, visible: Sequence[st
     return Step(name, merged, argv, WEIGHTS, restart=True, environment=environment)
 
 
-def _servers(plan: Plan, stage: StageConfig, number: int, visible: Sequence[str]) -> Servers | None:
-    fleet = fleet_of(plan, stage, number)
-    if fleet is None:
-        return None
-    folder = plan.folder(number, stage.folder)
-    file = folder.with_name(f"{stage.folder}.fleet.yaml")
+def servers_of(fleet: FleetConfig, prefix: Path, visible: Sequence[str]) -> Servers:
+    """Return the servers of a fleet; writes its configuration.
+
+    Args:
+        fleet: of one stage.
+        prefix: start of the paths of their configuration and log.
+        visible: the GPUs, see `toa_trl.pipeline.gpus.visible_gpus`.
+    """
+    file = prefix.with_name(f"{prefix.name}.fleet.yaml")
     write_config(file, on_machine(fleet.model_dump(exclude_none=True), visible))
     labels = [replica.label for replica in fleet.replicas]
-    log = folder.with_name(f"{stage.folder}.servers.log")
+    log = prefix.with_name(f"{prefix.name}.servers.log")
     argv = [*TOA_TRL, "serve-agents", "--config", str(file)]
     return Servers(labels, argv, Path(fleet.endpoints), log)
 

@@ -19,19 +19,13 @@ FILE = "stages.json"
 
 def write_stages(plan: Plan) -> None:
     """Write the names and folders of all stages, in order, into stages.json."""
-    stages = []
-    if plan.rounds is not None:
-        evaluations = [stage for stage in plan.stages if stage.run == "evaluate"]
-        stages += [(stage, 0) for stage in evaluations]
-    for number in range(1, (plan.rounds or 1) + 1):
-        stages += [(stage, number) for stage in plan.stages]
     listed = [
         {
             "name": plan.label(stage, number),
             "folder": str(plan.folder(number, stage.folder).relative_to(plan.output)),
             "run": stage.run,
         }
-        for stage, number in stages
+        for stage, number in plan.schedule
     ]
     replace_text(plan.output / FILE, json.dumps(marked({"stages": listed}), indent=2) + "\n")
 

@@ -20,6 +20,7 @@ from toa_trl.utils.targets import is_json
 
 COMPLETE = "complete.json"
 POLL_S = 0.1
+REMINDER_S = 60.0  # interval of messages about servers that are still starting
 
 
 @dataclass(frozen=True)
@@ -102,35 +103,67 @@ class Runner:
         self._say(f"{step.name} (log: {step.log})")
         return await run_command(step.argv, step.log, [self.lock], step.environment)
 
+    async def try_servers(self, name: str, servers: Servers) -> None:
+        """Start servers, wait until all of them are healthy, and stop them again.
+
+        Raises:
+            ToaError: they ended, or were not healthy in time.
+        """
+        start = time.monotonic()
+        async with self._serving(name, servers):
+            seconds = time.monotonic() - start
+        self._say(f"{name}: healthy after {seconds:.0f} s, and stopped again")
+
     async def _command_with(self, step: Step, servers: Servers) -> int:
         """Run the command of a step while its servers run.
 
         Raises:
             ToaError: the servers have ended, or were not healthy in time.
         """
-        self._say(f"{step.name}: starting {', '.join(servers.labels)} (log: {servers.log})")
+        async with self._serving(step.name, servers) as serving:
+            command = asyncio.create_task(self._command(step))
+            try:
+                await asyncio.wait([serving, command], return_when=asyncio.FIRST_COMPLETED)
+                if not command.done():
+                    raise _ended(step.name, servers)
+                return command.result()
+            finally:
+                command.cancel()
+                await asyncio.gather(command, return_exceptions=True)
+
+    @asynccontextmanager
+    async def _serving(self, name: str, servers: Servers) -> AsyncIterator[asyncio.Task[int]]:
+        """Run servers; give their task once all of them are healthy.
+
+        Raises:
+            ToaError: they ended, or were not healthy in time.
+        """
+        self._say(f"{name}: starting {', '.join(servers.labels)} (log: {servers.log})")
         servers.endpoints.unlink(missing_ok=True)  # left by a process that was killed
         serving = asyncio.create_task(run_command(servers.argv, servers.log, [self.lock]))
-        command: asyncio.Task[int] | None = None
+        start = reminded = time.monotonic()
         try:
             while not servers.endpoints.is_file() and not serving.done():
                 await asyncio.sleep(POLL_S)
-            if not serving.done():
-                command = asyncio.create_task(self._command(step))
-                await asyncio.wait([serving, command], return_when=asyncio.FIRST_COMPLETED)
-            if command is None or not command.done():
-                lines = servers.log.read_text(encoding="utf-8", errors="replace").splitlines()
-                reason = lines[-1].removeprefix("stopped: ") if lines else "no output"
-                raise ToaError(f"{step.name}: its servers have ended: {reason}")
-            return command.result()
+                if time.monotonic() - reminded >= REMINDER_S:
+                    reminded = time.monotonic()
+                    self._say(f"{name}: servers still starting after {reminded - start:.0f} s")
+            if serving.done():
+                raise _ended(name, servers)
+            yield serving
         finally:
-            tasks = [task for task in (command, serving) if task is not None]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
 
     def _say(self, event: str) -> None:
         self.say(f"{time.strftime('%H:%M:%S')} {event}")
+
+
+def _ended(name: str, servers: Servers) -> ToaError:
+    """Return the error of servers that have ended, with the last line of their log."""
+    lines = servers.log.read_text(encoding="utf-8", errors="replace").splitlines()
+    reason = lines[-1].removeprefix("stopped: ") if lines else f"no output in {servers.log}"
+    return ToaError(f"{name}: its servers have ended: {reason}")
 
 
 def is_complete(folder: Path) -> bool:
