@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +113,12 @@ def versions_of(packages: Iterable[str]) -> dict[str, str]:
 def _version(package: str) -> str | None:
     """Return the version of a package; a comparison asks for it once for each of its runs."""
     try:
-        return version(package)
+        metadata = distribution(package)
     except PackageNotFoundError:
         return None
+    # `version` would parse the whole file, and with it the package's README
+    lines = (metadata.read_text("METADATA") or metadata.read_text("PKG-INFO") or "").splitlines()
+    return next((line[9:] for line in lines if line.startswith("Version: ")), None)
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
