@@ -112,10 +112,12 @@ def counted(done: Completion, messages: Sequence[Message]) -> Completion:
         done: a storable completion.
         messages: what it answers.
     """
-    written = f"{done.reasoning or ''}{done.text}"
     num_prompt, num_completion = plausible(done.prompt_tokens), plausible(done.completion_tokens)
-    is_known = num_prompt and (num_completion or not written)
     flops = done.flops
+    if num_prompt and num_completion and flops is None:  # fast, for most responses
+        return done
+    written = f"{done.reasoning or ''}{done.text}"
+    is_known = num_prompt and (num_completion or not written)
     is_number = isinstance(flops, int | float) and math.isfinite(flops) and flops >= 0
     if is_known and (flops is None or is_number):
         return done

@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from toa_trl.agents.base import NEUTRAL, Agent, SamplingEntry, SamplingOf, with_system
-from toa_trl.agents.completions import checked, estimated_tokens, storable, without_reasoning
+from toa_trl.agents.completions import estimated_tokens, storable, without_reasoning
 from toa_trl.agents.replies import read_reply, read_usage
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.models.chat import fold_system
@@ -259,8 +259,7 @@ class OpenAIAgent(Agent):
             )
         if problem:
             raise AgentError(f"{self._place}: no answer: {problem}", storable(done))
-        done = without_reasoning(self._place, done, self._keep_reasoning)
-        return checked(self._place, done)
+        return without_reasoning(self._place, done, self._keep_reasoning)
 
 
 def _flops(place: str, config: str) -> Flops:
