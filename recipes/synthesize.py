@@ -17,7 +17,6 @@ from toa_trl.distributed.ray import sample_on_ray
 from toa_trl.distributed.shards import check_not_sharded
 from toa_trl.errors import ConfigError
 from toa_trl.hub.push import check_push, push_folder
-from toa_trl.report.page import write_report
 from toa_trl.rollouts import Rollouts, check_run_target, is_complete
 from toa_trl.sampling.budget import is_adaptive
 from toa_trl.sampling.progress import Progress
@@ -70,10 +69,7 @@ def main() -> None:
         check_push(config.push_to_hub, config.hub_private_repo)
     rollouts = sample(config, prompts, run_dir)
 
-    dropped = rollouts.save(run_dir, trust=True)  # with the settings of run.yaml
-    report = write_report(run_dir)
-    rollouts.mark_complete()
-    for name, reasons in dropped.items():
+    for name, reasons in rollouts.export().items():
         for reason, count in reasons.most_common():
             say(f"{name}: {count} of {len(prompts)} prompts give no row: {reason}")
     if rollouts.limit:
@@ -86,7 +82,7 @@ def main() -> None:
             f"{len(rollouts.given_up)} prompts were given up because every agent failed; repeat "
             "the command to retry them"
         )
-    say(f"Done. The datasets are in {run_dir}/sft and {run_dir}/dpo; see {report}")
+    say(f"Done. The datasets are in {run_dir}/sft and {run_dir}/dpo; see {run_dir}/report.html")
     if config.push_to_hub:
         name = push_folder(run_dir, config.push_to_hub, private=config.hub_private_repo)
         say(f"Pushed to {name}")

@@ -9,12 +9,15 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from toa_trl import Rollouts, TOASampler
 
 settings.register_profile(
     "toa_trl", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -35,10 +38,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
-@pytest.fixture(autouse=True)
-def _no_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`sample(output_dir=...)` writes no data sets and no report, unless a test asks for them."""
-    monkeypatch.setattr("toa_trl.sampler.EXPORT", False)
+@pytest.fixture(autouse=True, scope="session")
+def _no_export() -> Iterator[None]:
+    """`sample` writes no data sets and no report, a second's work, unless a test asks for them."""
+    sample: Callable[..., Rollouts] = TOASampler.sample
+
+    @wraps(sample)
+    def without_export(*args: Any, **options: Any) -> Rollouts:
+        return sample(*args, **{"export": False, **options})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TOASampler, "sample", without_export)
+        yield
 
 
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")

@@ -111,7 +111,7 @@ def test_arguments_are_named_so_that_they_can_be_completed(name: str) -> None:
 def test_sampling_leaves_the_folder_that_the_command_leaves(
     sampler: TOASampler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toa_trl.sampler.EXPORT", True)
+    monkeypatch.setattr(TOASampler, "sample", TOASampler.sample.__wrapped__)  # type: ignore[attr-defined]
     sampler.sample(PROMPTS[:3], output_dir=tmp_path / "run")
     assert is_complete(tmp_path / "run")
     settings = {

@@ -35,7 +35,6 @@ from toa_trl.utils.config import NonNegativeFloat, NonNegativeInt, PositiveInt, 
 from toa_trl.utils.targets import check_run_folder
 
 logger = logging.getLogger(__name__)
-EXPORT = True  # of `sample`; most tests need no report, which takes a second
 
 
 class TOASampler:
@@ -179,7 +178,7 @@ class TOASampler:
         prompts: Iterable[Any],
         output_dir: str | Path | None = None,
         extend: Extend = False,
-        export: bool | None = None,
+        export: bool = True,
     ) -> Rollouts:
         """Spend the budget on every prompt; with the output_dir of an earlier call, resume it.
 
@@ -200,12 +199,12 @@ class TOASampler:
             ToaError: the run cannot continue; what was scored is in the journal.
             KeyboardInterrupt: on Ctrl-C, after the run has stopped gracefully.
         """
-        exports = output_dir is not None and (EXPORT if export is None else export)
-        if output_dir is not None and exports:
-            check_run_target(Path(output_dir).expanduser())
+        export = export and output_dir is not None
+        if export:
+            check_run_target(Path(str(output_dir)).expanduser())
         with frozen_objects():
             rollouts = run_until_signal(self.asample(prompts, output_dir, extend=extend))
-        if exports:
+        if export:
             rollouts.export()
         return rollouts
 

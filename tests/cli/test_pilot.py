@@ -21,6 +21,7 @@ from toa_trl.evaluation.pilot.allocation import Adaptive
 from toa_trl.evaluation.pilot.demand import FullRun
 from toa_trl.evaluation.pilot.text import describe
 from toa_trl.rollouts import Rollouts
+from toa_trl.sampler import TOASampler
 from toa_trl.sampling.timing import read_calls
 from toa_trl.search import make_search
 from toa_trl.types import Rollout
@@ -85,7 +86,7 @@ def test_a_pilot_from_prompts_to_figures(
 
 
 def test_a_pilot_leaves_no_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toa_trl.sampler.EXPORT", True)
+    monkeypatch.setattr(TOASampler, "sample", TOASampler.sample.__wrapped__)  # type: ignore[attr-defined]
     pilot(tmp_path)
     left = {path.name for path in (tmp_path / "run-pilot").iterdir()}
     assert left & {"rollouts", "sft", "dpo", "README.md", "report.html"} == set()

@@ -55,8 +55,11 @@ class Rollouts(Readable):
         if not self.unfinished:
             self._journal.complete()
 
-    def export(self) -> Path:
-        """Write the data sets and the report into the run's folder; return the report's path.
+    def export(self) -> dict[str, Counter[str]]:
+        """Write the data sets, as run.yaml says, and the report into the run's folder.
+
+        Returns:
+            For every data set, the number of prompts without a row, by reason.
 
         Raises:
             ConfigError: see `save`.
@@ -64,10 +67,10 @@ class Rollouts(Readable):
         from toa_trl.report.page import write_report  # matplotlib
 
         folder = Path(self._journal.path).parent
-        self.save(folder, trust=True)  # the run has just used it
-        report = write_report(folder)
+        dropped = self.save(folder, trust=True)  # the run has just used it
+        write_report(folder)
         self.mark_complete()
-        return report
+        return dropped
 
     def to_sft(
         self, *, top_k: int = 1, keep_truncated: bool = False, without: Sequence[str] = ()
