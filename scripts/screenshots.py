@@ -6,7 +6,6 @@ python scripts/screenshots.py
 import json
 import random
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,17 +13,19 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.request import urlopen
-
-from selenium import webdriver
 
 from toa_trl import TOASampler
 from toa_trl.agents import Agent
 from toa_trl.rewards import RewardModel
 from toa_trl.types import Completion, Message, Prompt, Sampling
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.browser import chromium, set_size  # noqa: E402
+
+DOCS = ROOT / "docs"
 AGENTS = {"llama-3.1-8b": 0.45, "qwen2.5-7b": 0.55, "mistral-7b": 0.35}  # skill: a step is right
 NAMES = ("Eva", "Omar", "Lin", "Ada", "Noah", "Mia", "Ravi", "Zoe")
 STEP = re.compile(r"^Step \d: .*$", re.MULTILINE)
@@ -128,29 +129,12 @@ def best_refinement(address: str, query: str) -> int:
     return int(max(refined, key=lambda play: play["reward"])["play"])
 
 
-@contextmanager
-def chromium(width: int, height: int) -> Iterator[Any]:
-    """Start Chromium without a window."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(shutil.which("chromium"))
-    for option in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
-        options.add_argument(f"--{option}")
-    options.add_argument("--hide-scrollbars")
-    service = webdriver.ChromeService(str(shutil.which("chromedriver")))
-    driver = webdriver.Chrome(options=options, service=service)
-    try:
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        yield driver
-    finally:
-        driver.quit()
-
-
 def main() -> None:
     """Write the pictures."""
     with tempfile.TemporaryDirectory() as temporary:
         sample(Path(temporary) / "apples")
-        with viewer(Path(temporary)) as address, chromium(WIDTH, HEIGHT) as browser:
+        with viewer(Path(temporary)) as address, chromium("hide-scrollbars") as browser:
+            set_size(browser, WIDTH, HEIGHT)
             for name, query in PICTURES.items():
                 if "view=tree" in query:
                     query += f"&play={best_refinement(address, query)}"

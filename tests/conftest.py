@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.browser import CHROMIUM, DRIVER, chromium
 from toa_trl import Rollouts, TOASampler
 
 settings.register_profile(
@@ -50,6 +51,17 @@ def _no_export() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TOASampler, "sample", without_export)
         yield
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, which waits for the elements that a test looks for."""
+    pytest.importorskip("selenium", reason="selenium is not installed (pip install 'toa_trl[dev]')")
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("chromium and chromedriver are not installed")
+    with chromium() as driver:
+        driver.implicitly_wait(10)
+        yield driver
 
 
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")

@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.browser import set_size
 from tests.report.test_training_section import make_model
 from toa_trl.report import trees
 from toa_trl.report.page import write_report
 
-webdriver = pytest.importorskip(
-    "selenium.webdriver", reason="selenium is not installed (pip install 'toa_trl[dev]')"
-)
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-DRIVER = shutil.which("chromedriver")
-OPTIONS = (
-    *(
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--no-first-run",
-        "--disable-background-networking",
-    ),
-    *(
-        "--disable-component-update",
-        "--disable-sync",
-        "--disable-dev-shm-usage",
-        "--window-size=1300,900",
-    ),
-)
 READ_ALL = """
 return [...document.querySelectorAll("#drawing .node")].map((node) => {
   node.dispatchEvent(new MouseEvent("click"));
@@ -48,21 +28,6 @@ return [...document.querySelectorAll("figure svg")].flatMap((drawing) => {
   }).map((text) => text.textContent);
 });
 """
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed"
-)
-
-
-@pytest.fixture(name="browser")
-def _browser(tmp_path: Path) -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for option in (*OPTIONS, f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(option)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
 
 
 def test_the_tree_can_be_read(
@@ -175,7 +140,6 @@ def check_widths(browser: Any) -> None:
     """Nothing is wider than the window, and no text of a figure is cut."""
     assert browser.get_log("browser") == []
     for width in (360, 390, 1400):
-        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        set_size(browser, width)
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
         assert browser.execute_script(CUT) == []

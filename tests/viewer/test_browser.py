@@ -12,28 +12,14 @@ from urllib.parse import quote, unquote
 import pytest
 import uvicorn
 
-from tests.report.test_browser import CHROMIUM, DRIVER, OPTIONS, pytestmark, webdriver
+from tests.browser import set_size
 from tests.viewer.test_outputs import write as write_evaluation
 from toa_trl.data.review import review_of
 from toa_trl.viewer.folder import Folder
 from toa_trl.viewer.server import listen, make_app
 
 exceptions = pytest.importorskip("selenium.common.exceptions")
-__all__ = ["pytestmark"]  # skipped where Chromium is missing
 HOSTILE_NODES = "return document.querySelectorAll('main script, main img, main iframe').length"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for option in (*OPTIONS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(option)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    driver.implicitly_wait(10)
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +75,7 @@ def check_page(browser: Any) -> None:
     assert browser.execute_script(HOSTILE_NODES) == 0
     assert "hacked" not in browser.title
     for width in (360, 390, 1400):
-        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        set_size(browser, width)
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     assert browser.get_log("browser") == []
 
