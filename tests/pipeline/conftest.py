@@ -30,12 +30,17 @@ def _stub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], list[
     return lambda: [json.loads(line) for line in seen.read_text().splitlines()]
 
 
-@pytest.fixture(name="pipeline")
-def _pipeline(tmp_path: Path) -> dict[str, Any]:
-    """Two agents, a student, six prompts, two held out, and every kind of stage."""
+@pytest.fixture(name="prompt_files")
+def _prompt_files(tmp_path: Path) -> None:
+    """Six prompts in prompts.jsonl, two in heldout.jsonl."""
     for name, numbers in {"prompts": range(6), "heldout": range(6, 8)}.items():
         rows = (json.dumps({"id": f"p{n}", "prompt": f"Say {n}."}) + "\n" for n in numbers)
         (tmp_path / f"{name}.jsonl").write_text("".join(rows))
+
+
+@pytest.fixture(name="pipeline")
+def _pipeline(prompt_files: None, tmp_path: Path) -> dict[str, Any]:
+    """Two agents, a student, six prompts, two held out, and every kind of stage."""
     (tmp_path / "sft.yaml").write_text("learning_rate: 0.1\nuse_peft: true\ndataset_name: x\n")
     synthesis = {
         "prompts": str(tmp_path / "prompts.jsonl"),

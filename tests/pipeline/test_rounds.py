@@ -27,11 +27,8 @@ from toa_trl.utils.config import validate
 
 
 @pytest.fixture(name="parts")
-def _parts(tmp_path: Path) -> dict[str, Any]:
+def _parts(prompt_files: None, tmp_path: Path) -> dict[str, Any]:
     """What a plan is made of: six prompts, two held out."""
-    for name, numbers in {"prompts": range(6), "heldout": range(6, 8)}.items():
-        rows = (json.dumps({"id": f"p{n}", "prompt": f"Say {n}."}) + "\n" for n in numbers)
-        (tmp_path / f"{name}.jsonl").write_text("".join(rows))
     (tmp_path / "sft.yaml").write_text("learning_rate: 0.1\n")
     stages = [
         {"name": name, "data": name, "command": f"python {name}.py"} for name in ("sft", "dpo")
