@@ -12,7 +12,7 @@ from aiohttp import ClientError
 from toa_trl.agents.completions import split_reasoning
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.models.chat import fold_system, takes_system
-from toa_trl.models.sources import check_whole_model, weights_source
+from toa_trl.models.sources import is_adapter, weights_source
 from toa_trl.utils.config import Config, NonNegativeInt, PositiveInt, Text, nearest
 from toa_trl.utils.escape import escaped_prints
 
@@ -162,7 +162,12 @@ def _transformers(entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _vllm(entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    check_whole_model(f"lm_eval: model {entry['name']!r}", str(entry["model"]))
+    if is_adapter(entry["model"]):
+        raise ConfigError(
+            f"lm_eval: model {entry['name']!r}: {entry['model']!r} holds an adapter alone, and "
+            "lm_eval gives vLLM whole models; merge it into its base with toa-trl merge-adapter, "
+            "or take the engine transformers"
+        )
     return "vllm", {
         "pretrained": str(entry["model"]),
         "dtype": entry.get("dtype", "auto"),

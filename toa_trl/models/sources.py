@@ -92,19 +92,6 @@ def is_adapter(folder: str | Path) -> bool:
     ).is_file()
 
 
-def check_whole_model(place: str, model: str) -> None:
-    """Check that a folder holds a whole model.
-
-    Raises:
-        ConfigError: the folder holds an adapter alone.
-    """
-    if is_adapter(model):
-        raise ConfigError(
-            f"{place}: {model!r} holds an adapter alone, and vLLM needs a whole model; merge it "
-            "into its base with toa-trl merge-adapter, or take the engine transformers"
-        )
-
-
 def module_shapes(
     place: str,
     model: str,
