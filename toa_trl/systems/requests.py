@@ -3,7 +3,7 @@
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -223,14 +223,10 @@ def _tree(result: SearchResult) -> dict[str, Any]:
 
 
 def _play(play: Play) -> dict[str, Any]:
-    action, done = play.action, play.completion
+    done = play.completion
     return {
         "index": play.index,
-        "agent": action.agent,
-        "kind": action.kind,
-        "refs": list(action.refs),
-        "parent": action.parent,
-        "depth": action.depth,
+        **asdict(play.action),
         "text": done.text if done else None,
         "finish_reason": done.finish_reason if done else None,
         "prompt_tokens": done.prompt_tokens if done else 0,

@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from difflib import SequenceMatcher
 from typing import Any
 
@@ -171,14 +172,10 @@ def _joined(diff: Diff) -> Diff:
 
 
 def _facts(it: Play) -> dict[str, Any]:
-    action, done = it.action, it.completion
+    done = it.completion
     return {
         "play": it.index,
-        "agent": action.agent,
-        "kind": action.kind,
-        "refs": list(action.refs),
-        "parent": action.parent,
-        "depth": action.depth,
+        **asdict(it.action),
         "reward": it.reward,
         "second_reward": it.second_reward,
         "finish": done.finish_reason if done else None,
