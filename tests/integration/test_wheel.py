@@ -100,6 +100,7 @@ def test_the_wheel_samples_and_trains_outside_the_clone(
     run("data", "run")
     assert list((tmp_path / "run/sft").glob("*.parquet"))
     run("report", "run", "--output", "again.html")
+    assert "few-prompts: 5 stages" in run("run", "pipelines/few_prompts", "--dry_run")
     assert (tmp_path / "again.html").is_file()
 
     (packages,) = (python.parents[1] / "lib").glob("python*/site-packages")

@@ -9,7 +9,7 @@ import pytest
 
 from toa_trl.errors import ConfigError
 from toa_trl.utils.cards import read_metadata
-from toa_trl.utils.files import expand_home, load_yaml, read_jsonl, read_yaml, replace_text
+from toa_trl.utils.files import expand_paths, load_yaml, read_jsonl, read_yaml, replace_text
 
 
 def test_replace_text_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,8 +97,21 @@ def test_merged_keys_may_be_overridden() -> None:
 def test_the_home_folder_is_expanded_in_every_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ada")
     given = {"a": "~/x", "b": ["~", {"c": "~/y"}], "d": "~x", "e": "a ~/x", "f": 1, "g": ("~/x",)}
-    assert expand_home(given) == {
+    assert expand_paths(given) == {
         **given,
         "a": "/home/ada/x",
         "b": ["/home/ada", {"c": "/home/ada/y"}],
     }
+
+
+def test_the_bundled_world_is_found_where_the_folder_does_not_have_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "toa_trl/demo/weights/student"
+    assert Path(expand_paths([name])[0]).is_absolute()
+    assert Path(expand_paths([name])[0], "config.json").is_file()
+    (tmp_path / name).mkdir(parents=True)
+    assert expand_paths(name) == name, "a clone's own comes first"
+    named = "toa_trl.demo.world:accuracy_reward"
+    assert expand_paths(named) == named

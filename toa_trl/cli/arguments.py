@@ -5,6 +5,7 @@ import errno
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.utils.config import nearest, unknown_key
 from toa_trl.utils.escape import TerminalFormatter, escape_output, for_terminal
-from toa_trl.utils.files import expand_home, read_yaml
+from toa_trl.utils.files import expand_paths, read_yaml
 
 WRONG_PATH = (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EPERM)
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
@@ -31,6 +32,8 @@ def user_errors() -> Iterator[None]:
     handler = logging.StreamHandler()
     handler.setFormatter(TerminalFormatter("%(levelname)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    # TRL sets it by default, so nobody can do anything about it
+    warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)
     try:
         yield
     except ConfigError as error:
@@ -75,7 +78,7 @@ class Parser(argparse.ArgumentParser):
 
 def _expand_value(word: str) -> str:
     option, equals, value = word.partition("=")
-    return f"{option}={expand_home(value)}" if equals and option.startswith("--") else word
+    return f"{option}={expand_paths(value)}" if equals and option.startswith("--") else word
 
 
 def help_formatter(kind: type[argparse.HelpFormatter]) -> Any:
@@ -124,7 +127,7 @@ def _expand_fields(part: Any) -> None:
             if is_dataclass(inner) and not isinstance(inner, type):
                 _expand_fields(inner)
         if isinstance(value, str | list | dict):
-            expanded = expand_home(value)
+            expanded = expand_paths(value)
             if expanded != value:
                 object.__setattr__(part, field.name, expanded)
 
@@ -151,7 +154,7 @@ def config_of(arguments: Sequence[str]) -> tuple[Path | None, dict[str, Any]]:
     if not isinstance(name, str):
         return None, {}
     path = find_config(name)
-    return path, expand_home(read_yaml(path, place="--config: "))
+    return path, expand_paths(read_yaml(path, place="--config: "))
 
 
 def option_of(arguments: Sequence[str], key: str) -> Any:

@@ -47,7 +47,7 @@ from toa_trl.tasks import Task, make_task
 from toa_trl.types import Prompt, Sampling
 from toa_trl.utils.config import call, validate
 from toa_trl.utils.escape import say
-from toa_trl.utils.files import expand_home
+from toa_trl.utils.files import expand_paths
 from toa_trl.utils.stage import stage
 from toa_trl.utils.targets import check_folder, check_not_in_run, check_ours
 
@@ -112,7 +112,7 @@ async def _compare(
         training = validate(TrainingConfig, config.train, "train")
         taught = [Run(*cell, seed) for cell, seed in product(config.taught, training.seeds)]
         heldout = {"prompts": training.heldout, "num_prompts": None, "prompts_shuffle_seed": None}
-        if Path(expand_home(training.heldout)).is_file():
+        if Path(expand_paths(training.heldout)).is_file():
             heldout["prompts_config"] = None
         problems = config.model_copy(update=heldout).load_prompts()
         sampling = make_sampling("sampling", Sampling(), config.sampling)

@@ -13,7 +13,7 @@ from toa_trl.cli.arguments import Parser, check_keys_known, config_of, help_form
 from toa_trl.cli.describe import default_of, describe_type
 from toa_trl.errors import ConfigError
 from toa_trl.utils.config import Config, JsonSchemaGenerator, validate
-from toa_trl.utils.files import expand_home, load_yaml
+from toa_trl.utils.files import expand_paths, load_yaml
 
 ConfigType = TypeVar("ConfigType", bound=Config)
 EPILOG = (
@@ -46,9 +46,9 @@ def read_config(
     options.pop("config", None)
     properties = option_schemas(model)
     for key, value in options.items():
-        settings[key] = expand_home(_read_option(properties[key], key, value))
+        settings[key] = expand_paths(_read_option(properties[key], key, value))
     for key, text in dotted:
-        value = expand_home(_read_value(key, text))
+        value = expand_paths(_read_value(key, text))
         _set_nested(settings, key, value, list(model.model_fields))
     config: ConfigType = validate(model, settings)
     return config

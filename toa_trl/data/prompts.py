@@ -19,7 +19,7 @@ from toa_trl.data.csv_file import options_of_texts, read_csv, typed_rows
 from toa_trl.errors import ConfigError
 from toa_trl.types import MESSAGE_KEYS, Prompt, as_dicts, as_messages
 from toa_trl.utils.files import (
-    expand_home,
+    expand_paths,
     file_format,
     read_json,
     read_jsonl,
@@ -102,7 +102,7 @@ def read_rows(
     Raises:
         ConfigError: the source cannot be read.
     """
-    path = Path(expand_home(source))
+    path = Path(expand_paths(source))
     texts = {*TEXTS, asked, column or asked}
     if source.startswith("hf://"):
         return _read_remote(source, path, config, texts)

@@ -13,7 +13,7 @@ from toa_trl.models.sources import is_adapter
 from toa_trl.pipeline.config import MERGED, PipelineConfig, StageConfig
 from toa_trl.pipeline.fleets import endpoints_of_stage, student_address
 from toa_trl.serving.endpoints import with_endpoints
-from toa_trl.utils.files import expand_home, read_yaml
+from toa_trl.utils.files import expand_paths, read_yaml
 
 UNTRAINED = "base"  # name of the student before any training, in evaluations and as a start
 GATE = "gate.json"
@@ -160,7 +160,7 @@ class Plan:
         """Return the configuration of a stage as the user gave it, with its options."""
         content = stage.config
         if isinstance(content, str):
-            content = expand_home(read_yaml(find_config(content), place=self.place(stage) + ": "))
+            content = expand_paths(read_yaml(find_config(content), place=self.place(stage) + ": "))
         return {**content, **stage.options}
 
     def content(self, stage: StageConfig, number: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from toa_trl.utils.config import (
     Text,
     validate,
 )
-from toa_trl.utils.files import expand_home, read_yaml
+from toa_trl.utils.files import expand_paths, read_yaml
 
 LOCAL = ("127.0.0.1", "localhost")
 # options of vLLM that other keys set
@@ -255,7 +255,7 @@ def load_fleet(path: Path) -> FleetConfig:
         ConfigError: the file cannot be read, or a key or value is invalid.
     """
     remedy = "; see `toa-trl serve-agents --help` for an example"
-    content = expand_home(read_yaml(path, remedy=remedy))
+    content = expand_paths(read_yaml(path, remedy=remedy))
     try:
         fleet: FleetConfig = validate(FleetConfig, content)
     except ConfigError as error:

@@ -15,6 +15,9 @@ import yaml
 
 from toa_trl.errors import ConfigError
 
+ROOT = Path(__file__).parents[2]  # the folder that holds the package
+BUNDLED = "toa_trl/demo/"
+
 
 def replace_text(path: Path, text: str) -> None:
     """Write a file atomically: readers see the old or the new contents, never a part."""
@@ -23,16 +26,22 @@ def replace_text(path: Path, text: str) -> None:
     os.replace(fresh, path)
 
 
-def expand_home(value: Any) -> Any:
-    """Return a value in which every text that starts with "~/" names the user's home folder.
+def expand_paths(value: Any) -> Any:
+    """Return a value in which every text that names a path of another folder does so in full.
 
-    Entries of mappings and lists are expanded as well; other values are returned as they are.
+    "~/" is the user's home folder. "toa_trl/demo/", where the working directory has no such path,
+    is the bundled world: bundled configurations work outside of a clone, too. Entries of mappings
+    and lists are expanded as well; other values are returned as they are.
     """
     if isinstance(value, str):
-        return os.path.expanduser(value) if value == "~" or value.startswith("~/") else value
+        if value == "~" or value.startswith("~/"):
+            return os.path.expanduser(value)
+        if value.startswith(BUNDLED) and not os.path.exists(value):
+            return str(ROOT / value)
+        return value
     if isinstance(value, Mapping):
-        return {key: expand_home(inner) for key, inner in value.items()}
-    return [expand_home(inner) for inner in value] if isinstance(value, list) else value
+        return {key: expand_paths(inner) for key, inner in value.items()}
+    return [expand_paths(inner) for inner in value] if isinstance(value, list) else value
 
 
 def without_nan(value: Any) -> Any:

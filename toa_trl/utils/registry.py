@@ -22,7 +22,7 @@ from toa_trl.utils.config import (
     nested,
     validate,
 )
-from toa_trl.utils.files import expand_home
+from toa_trl.utils.files import expand_paths
 
 T = TypeVar("T")
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -103,7 +103,7 @@ class Registry(Mapping[str, str], Generic[T]):
         Raises:
             ConfigError: a key is unknown or missing, or a value is invalid.
         """
-        checked = self.check(expand_home(entry), place, len(args))
+        checked = self.check(expand_paths(entry), place, len(args))
         factory = self.load(entry[self.key], place)
         return call_validated(place, factory, *args, checked=checked, common=self.common)
 
