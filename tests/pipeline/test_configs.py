@@ -66,6 +66,16 @@ def test_its_first_line_starts_it_and_its_gpus_are_there(name: str) -> None:
             assert (ROOT / stage.launcher).is_file()
 
 
+@pytest.mark.parametrize("name", ["demo", "few_prompts"])
+def test_the_bundled_world_is_found_outside_of_the_clone(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = read(name)
+    assert Path(plan.content(plan.stages[0], 0)["task"]).is_dir()
+    assert Path((plan.config.student or {})["model"]).is_dir()
+
+
 @pytest.mark.parametrize("name", ["one_gpu", "eight_gpus", "two_nodes"])
 def test_its_trainings_fit(name: str) -> None:
     plan = read(name)
