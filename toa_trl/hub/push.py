@@ -150,14 +150,14 @@ def _redacted(part: dict[str, Any]) -> dict[str, Any]:
     return {**part, "words": ""} if "words" in part else part
 
 
-def check_push(repo_id: str, private: bool | None = None, token: str | None = None) -> None:
+def check_push(repo_id: str, private: bool | None = None) -> None:
     """Check what can be known of a push before there is data; nothing is changed.
 
     Raises:
         ConfigError: see `push_folder`.
         ToaError: see `push_folder`.
     """
-    api, name = identify(repo_id, token)
+    api, name = identify(repo_id, None)
     with hub_errors(name, UNTOUCHED):
         repository = _look_up(api, name)
     if repository is not None:

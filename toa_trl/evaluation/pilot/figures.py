@@ -31,12 +31,11 @@ class Resamples:
     Args:
         num_prompts: number of prompts, >= 1.
         num_resamples: number of draws.
-        seed: seed of the draws.
     """
 
-    def __init__(self, num_prompts: int, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> None:
+    def __init__(self, num_prompts: int, num_resamples: int = NUM_RESAMPLES) -> None:
         even = np.full(num_prompts, 1 / num_prompts)
-        drawn = np.random.default_rng(seed).multinomial(num_prompts, even, num_resamples)
+        drawn = np.random.default_rng(0).multinomial(num_prompts, even, num_resamples)
         self.shares: Numbers = drawn / num_prompts
         """How often each prompt is drawn, shape (draws, prompts), by rows a sum of 1."""
 

@@ -36,16 +36,15 @@ def lengths(row: Mapping[str, Any], tokenizer: Any, text_field: str = "text") ->
     return sequences
 
 
-def padded_tokens(rows: Sequence[Sequence[int]], batch_size: int, seed: int = 0) -> int:
+def padded_tokens(rows: Sequence[Sequence[int]], batch_size: int) -> int:
     """Return the tokens including padding, where each batch is padded to its longest sequence.
 
     Args:
         rows: lengths of the sequences of each row: one, or two of a pair.
         batch_size: rows of a batch.
-        seed: of the random order of the rows.
     """
     order = list(rows)
-    random.Random(seed).shuffle(order)
+    random.Random(0).shuffle(order)
     num_tokens = 0
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
