@@ -40,7 +40,7 @@ def quick_pages(monkeypatch: pytest.MonkeyPatch) -> None:
         return folder / "report.html"
 
     monkeypatch.setattr("toa_trl.report.picture.write_reward_picture", picture)
-    monkeypatch.setattr("toa_trl.recipes.synthesize.write_report", report)
+    monkeypatch.setattr("toa_trl.report.page.write_report", report)
     monkeypatch.setattr("toa_trl.cli.run_commands.write_report", report)
 
 

@@ -111,7 +111,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without figures and reports, which have their own tests."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(comparison, "save_figures", lambda *_: None)
-    monkeypatch.setattr("toa_trl.recipes.synthesize.write_report", lambda *_: "no report")
+    monkeypatch.setattr("toa_trl.report.page.write_report", lambda *_: None)
 
 
 def run_all(name: str, folder: Path) -> None:

@@ -52,7 +52,7 @@ def test_a_report_of_a_killed_export_does_not_make_the_run_complete(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("toa_trl.recipes.synthesize.write_report", killed)
+        patch.setattr("toa_trl.report.page.write_report", killed)
         with pytest.raises(KeyboardInterrupt):
             synthesize(folder)
     assert Rollouts.load(folder / "run").unfinished == 0
