@@ -5,12 +5,21 @@ from collections import Counter
 from io import StringIO
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from tests.helpers import play
 from toa_trl.sampling import observer
 from toa_trl.sampling.limits import Meter
-from toa_trl.sampling.observer import ENOUGH, RewardWatch, RunObserver, squashed_spread
+from toa_trl.sampling.observer import (
+    ENOUGH,
+    RewardWatch,
+    RunObserver,
+    distinguishes,
+    squashed_spread,
+    suggested_tau,
+)
 from toa_trl.sampling.progress import Progress
 from toa_trl.types import Action, Message, Play, Prompt
 
@@ -45,6 +54,22 @@ def test_a_squashing_that_saturates_is_said_once_with_a_tau_that_does_not(
     tau = float(said.split("search_params: {tau: ")[1].split("}")[0])
     caplog.clear()
     assert warnings(rewards, tau, caplog) == ""
+
+
+@pytest.mark.parametrize("share_right", [0.02, 0.2, 0.8, 0.98])
+def test_a_verifier_that_nearly_always_says_the_same_is_not_mentioned(
+    share_right: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    rng = random.Random(0)
+    rewards = [0.0, 1.0, *(float(rng.random() < share_right) for _ in range(1000))]
+    assert warnings(rewards, 0.1, caplog) == ""
+
+
+@given(st.lists(st.integers(-9, 9).map(float) | st.floats(-1e6, 1e6), min_size=2, max_size=80))
+def test_the_suggested_tau_keeps_rewards_apart(rewards: list[float]) -> None:
+    tau = suggested_tau(rewards)
+    assert 0 < tau < float("inf")
+    assert distinguishes(rewards, tau)
 
 
 @pytest.mark.parametrize("tau", [0.1, None])

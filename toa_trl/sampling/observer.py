@@ -27,9 +27,13 @@ def saturation_edge(tau: float) -> float:
 
 
 def suggested_tau(rewards: Sequence[float] | np.ndarray) -> float:
-    """Return a tau that suits rewards, at least two: half their size or spread."""
+    """Return a tau > 0 that suits rewards, at least two: half their size or spread.
+
+    Where nearly all are 0, as of a verifier, it is half of their range; where all are, 1.
+    """
     low, high = np.quantile(rewards, [0.25, 0.75], method="weibull")
-    return float(max(np.median(np.abs(rewards)), high - low)) / 2
+    size = max(np.median(np.abs(rewards)), high - low) or np.ptp(rewards) or 2.0
+    return float(size) / 2
 
 
 def squashed_spread(rewards: Sequence[float] | np.ndarray, tau: float) -> float:
