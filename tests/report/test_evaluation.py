@@ -295,7 +295,9 @@ def test_students_without_an_accuracy() -> None:
 
 def test_an_accuracy_of_zero_is_one() -> None:
     results = {"student": {"base": {"accuracy": 0.0}, "sft": {"accuracy": 0.5}}}
-    assert opening(results) == " The student's accuracy is 0.000 before and 0.500 after SFT."
+    assert (
+        opening(results) == " The student's accuracy goes from 0.000 (before) to 0.500 (after SFT)."
+    )
     assert rows(student(results))[0] == ["before", "0.000"]
 
 

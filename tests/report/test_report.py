@@ -188,7 +188,7 @@ def test_pairs_and_their_lengths_are_those_of_the_rows(
 
 def test_results_are_shown(run: tuple[Path, list[dict[str, Any]], str]) -> None:
     text = text_of(run[2])
-    assert "The student's accuracy is 0.310 before and 0.655 after DPO." in text
+    assert "The student's accuracy goes from 0.310 (before) to 0.655 (after DPO)." in text
     assert "After DPO against before: +0.345, and the intervals do not overlap." in text
     best = "At 32 plays toa selects a right answer most often (0.850)"
     assert f"{best}; the intervals of moa and sequential overlap" in text

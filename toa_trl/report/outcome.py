@@ -27,7 +27,8 @@ from toa_trl.report.html import (
 from toa_trl.report.rollout_tables import Floats
 from toa_trl.report.training import Column
 
-STAGES = {"base": "before", "sft": "after SFT", "dpo": "after DPO"}
+METHODS = ("sft", "dpo", "kto", "orpo", "simpo", "grpo", "rloo")
+STAGES = {"base": "before", **{name: f"after {name.upper()}" for name in METHODS}}
 MEASURES = {  # key of results.json -> label
     "accuracy": "greedy accuracy",
     "sampled_accuracy": "sampled accuracy",
@@ -211,7 +212,7 @@ def opening(results: Mapping[str, Any]) -> str:
     if len(rows) < 2:
         return ""
     (first, before), (last, after) = rows[0], rows[-1]
-    return f" The student's accuracy is {before:.3f} {first} and {after:.3f} {last}."
+    return f" The student's accuracy goes from {before:.3f} ({first}) to {after:.3f} ({last})."
 
 
 def searches(results: Mapping[str, Any]) -> Section:

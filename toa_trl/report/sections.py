@@ -135,7 +135,7 @@ def reward_distribution(summary: Summary, agents: Mapping[str, int]) -> Section:
         text += "; every play is at depth 0: nothing was refined."
     text += " The mark is the median."
     if num_beyond:
-        text += f" {many(num_beyond, 'reward')} beyond the axis are drawn at its ends."
+        text += f" Beyond the axis and drawn at its ends: {many(num_beyond, 'reward')}."
     rows = []
     for name, values in (by_agent | by_depth if len(by_depth) > 1 else by_agent).items():
         numbers = (values.mean(), values.std(), *np.quantile(values, [0.05, 0.5, 0.95]))

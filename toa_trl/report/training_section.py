@@ -62,7 +62,8 @@ def trainings_of(run_dir: Path, fingerprint: str | None) -> list[Path]:
         return []
     run_dir = run_dir.resolve()
     found = []
-    for path in sorted([*run_dir.glob(f"*/{LINEAGE}"), *run_dir.parent.glob(f"*/{LINEAGE}")]):
+    paths = [*run_dir.glob(f"*/{LINEAGE}"), *run_dir.parent.glob(f"*/{LINEAGE}")]
+    for path in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path)):  # as trained
         data = _lineage_of(path.parent).get("data") or []
         if any(fingerprint == source.get("fingerprint") for source in data):
             found.append(path.parent)
@@ -143,7 +144,10 @@ def _opening(method: str, lineage: Mapping[str, Any], points: Sequence[Point]) -
 def _describe(points: Sequence[Point], setup: Mapping[str, Any]) -> str:
     """Describe how the loss and the held-out figures changed."""
     text = ""
-    for key, label in (("loss", "training loss"), ("eval_loss", "held-out loss")):
+    measured = [("loss", "training loss"), ("eval_loss", "held-out loss")]
+    if _curve(points, "reward"):  # of GRPO, whose loss says nothing about the student
+        measured = [("reward", "mean reward of the sampled completions")]
+    for key, label in measured:
         curve = _curve(points, key)
         if len(curve) > 1:
             text += f" The {label} went from {number(curve[0][1])} to {number(curve[-1][1])}."
