@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from toa_trl.sampling.allocation.history import History
@@ -42,9 +41,9 @@ class AdaptiveTurns(Turns):
             if started.get(prompt.id)
         )
         unfinished = waves.restore(iterate_grants(journal), histories)
-        self._queue = deque(map(self._turn, unfinished))
+        self._queue = asyncio.Queue[Turn | None]()  # None: there is no turn left
+        self._add(map(self._turn, unfinished))
         self._ended = allocation_ended(journal)
-        self._changed = asyncio.Event()
         self._started = self._deciding = self._stopped = False
 
     async def next(self) -> Turn | None:
@@ -52,11 +51,10 @@ class AdaptiveTurns(Turns):
         if not self._started:
             self._started = True
             await self._decide()
-        while not self._queue:
-            if self._stopped or self._waves.over:
-                return None
-            await self._changed.wait()
-        return self._queue.popleft()
+        turn = await self._queue.get()
+        if turn is None:
+            self._add([None])  # for the next who asks
+        return turn
 
     async def ended(self, turn: Turn, plays: Mapping[int, Play], given_up: bool) -> None:
         """See `Turns`."""
@@ -67,8 +65,9 @@ class AdaptiveTurns(Turns):
     def stop(self) -> None:
         """See `Turns`."""
         self._stopped = True
-        self._queue.clear()
-        self._wake()
+        while not self._queue.empty():
+            self._queue.get_nowait()
+        self._add([None])
 
     async def _decide(self) -> None:
         """Decide what can be decided; one caller at a time, the others go on with their turns."""
@@ -79,19 +78,18 @@ class AdaptiveTurns(Turns):
             while not self._stopped and (grants := self._waves.decide()) is not None:
                 if grants:  # in a thread, so that no fsync blocks the event loop
                     await asyncio.to_thread(write_grants, self._journal, grants)
-                    self._queue.extend(map(self._turn, grants))
-                    self._wake()
+                    self._add(map(self._turn, grants))
             if self._waves.over:
-                self._wake()
+                self._add([None])
             if self._waves.over and not self._ended:
                 self._ended = True
                 await asyncio.to_thread(write_grants, self._journal, (), ended=True)
         finally:
             self._deciding = False
 
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed.clear()
+    def _add(self, turns: Iterable[Turn | None]) -> None:
+        for turn in turns:
+            self._queue.put_nowait(turn)
 
     def _turn(self, grant: Grant) -> Turn:
         return Turn(self._prompts[grant.prompt], grant.plays)
