@@ -49,6 +49,7 @@ NOT_LOADED = ("trainer_state.json", "training_args.bin", "*_results.json", "opti
 """Files that a training leaves beside a model."""
 WHOLE_BYTES = 64 << 20  # a larger file is sampled: no training leaves all blocks unchanged
 BLOCK_BYTES = 64 << 10
+STDLIB = sysconfig.get_path("stdlib")
 MAX_DEPTH = 12  # of objects in objects, which may hold each other
 NUM_BLOCKS = 256
 
@@ -198,16 +199,24 @@ def digest_of_source(thing: Any) -> str | None:
     if module.partition(".")[0] in ("toa_trl", "builtins"):
         return None
     try:
-        text = textwrap.dedent(inspect.getsource(thing))
+        # that of a class takes a while to find, and not every function has a hash
+        source = _source_of_class if inspect.isclass(thing) else inspect.getsource
+        text = textwrap.dedent(source(thing))
     except (OSError, TypeError):
         return None
     try:
-        tree = ast.parse(text)
+        tree = _parsed(text)
     except SyntaxError:  # a lambda within a longer statement
         return digest_of_values(text)
     closure = _Closure(module.partition(".")[0])
     closure.follow(module, tree)
-    return digest_of_values(ast.unparse(tree), closure.sources)
+    return digest_of_values(_unparsed(tree), closure.sources)
+
+
+# The parts of many runs of one process are the same.
+_source_of_class = functools.lru_cache(maxsize=256)(inspect.getsource)
+_parsed = functools.lru_cache(maxsize=256)(ast.parse)
+_unparsed = functools.lru_cache(maxsize=4096)(ast.unparse)
 
 
 def _defined(thing: Any) -> Any:
@@ -245,7 +254,7 @@ class _Closure:
         if key in self.sources or name not in definitions:
             return
         statements = definitions[name]
-        self.sources[key] = "\n".join(map(ast.unparse, statements))
+        self.sources[key] = "\n".join(map(_unparsed, statements))
         for statement in statements:
             if isinstance(statement, ast.Import | ast.ImportFrom):
                 self._follow_import(module, statement, name)
@@ -282,7 +291,7 @@ class _Closure:
             own = module.partition(".")[0] == self._package
             if path is not None and (own or not _is_installed(path)):
                 try:
-                    tree = ast.parse(path.read_text(encoding="utf-8"))
+                    tree = _parsed(path.read_text(encoding="utf-8"))
                 except (OSError, ValueError, SyntaxError):
                     return {}
                 for name, statement in _defined_names(tree.body):
@@ -318,7 +327,7 @@ def _is_installed(path: Path) -> bool:
     parts = path.parts
     if "site-packages" in parts or "dist-packages" in parts:
         return True
-    return path.is_relative_to(sysconfig.get_path("stdlib"))
+    return path.is_relative_to(STDLIB)
 
 
 def _defined_names(statements: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
