@@ -1,5 +1,6 @@
 """The data set card of a run: contents, origin, dropped prompts, and how to load it."""
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,7 +8,7 @@ from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 
 from toa_trl import __version__
 from toa_trl.hub.licences import licence_of, revision_of
@@ -87,11 +88,6 @@ def write_card(
     for name, entry in identity["agents"].items():
         described.append(_describe_agent(name, entry, agents.get(name)))
     silent = [agent["name"] for agent in described if not agent["counts"].num_scored]
-    environment = Environment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    environment.filters.update(md=for_markdown, code=code, prose=prose)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     values = {
         "identity": identity,
         "counts": counts,
@@ -122,12 +118,22 @@ def write_card(
         "removed": removed,
         "reviewed": reviewed,
     }
+    template = _template()
     context, blocks = template.new_context(values), {}
     for name, block in template.blocks.items():
         blocks[name] = "".join(block(context))
     metadata = _metadata(folder, task["name"], num_rows, about, source)
     previous = path.read_text(encoding="utf-8") if path.is_file() else ""
     replace_text(output or path, new_card(path, previous, metadata, blocks))
+
+
+@functools.cache
+def _template() -> Template:
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters.update(md=for_markdown, code=code, prose=prose)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
 
 
 def _metadata(

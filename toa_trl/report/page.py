@@ -15,6 +15,7 @@ figure.
 """
 
 import base64
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -168,8 +169,8 @@ def _run(run_dir: Path, results: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _page(content: Mapping[str, Any]) -> str:
-    """Return the page as HTML."""
+@functools.cache
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -178,6 +179,12 @@ def _page(content: Mapping[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.globals.update(blocks_of=outcome.blocks_of, colors=figures.PALETTE, zip=zip)
+    return environment
+
+
+def _page(content: Mapping[str, Any]) -> str:
+    """Return the page as HTML."""
+    environment = _environment()
     script = environment.get_template("tree.js.html.j2").render()
     nothing: dict[str, Any] = {"num_prompts": 0, "trees": [], "viewer": "", "limit": 0}
     return environment.get_template("report.html.j2").render(
