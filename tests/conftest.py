@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import shutil
 from collections.abc import Callable, Iterator
 from functools import wraps
+from inspect import unwrap
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +40,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
+def tiny_picture(folder: Path, configuration: object, identity: object) -> str:
+    """Stands for `write_reward_picture`, which takes half the time of an export."""
+    (folder / "rewards.png").write_bytes(b"\x89PNG Software\0toa_trl")
+    return "rewards.png"
+
+
 @pytest.fixture(autouse=True, scope="session")
-def _no_export() -> Iterator[None]:
-    """`sample` writes no data sets and no report, a second's work, unless a test asks for them."""
+def _quick_exports() -> Iterator[None]:
+    """`sample` exports only where a test asks for it, and `save` draws no picture."""
     sample: Callable[..., Rollouts] = TOASampler.sample
+    save: Callable[..., Any] = Rollouts.save
 
     @wraps(sample)
     def without_export(*args: Any, **options: Any) -> Rollouts:
         return sample(*args, **{"export": False, **options})
 
+    @wraps(save)
+    def without_picture(*args: Any, **options: Any) -> Any:
+        from toa_trl.report import picture  # matplotlib
+
+        draw = unwrap(picture.write_reward_picture)
+        patch.setattr(picture, "write_reward_picture", wraps(draw)(tiny_picture))
+        return save(*args, **options)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TOASampler, "sample", without_export)
+        patch.setattr(Rollouts, "save", without_picture)
         yield
 
 

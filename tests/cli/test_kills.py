@@ -74,11 +74,6 @@ def killed_after(killer: _Killer, folder: Path, number: int) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(folder: Path, *agents: Any) -> str:
-        (folder / "rewards.png").write_bytes(b"\x89PNG Software\0toa_trl")
-        return "rewards.png"
-
-    monkeypatch.setattr("toa_trl.report.picture.write_reward_picture", write)
     monkeypatch.setattr("toa_trl.report.figures.inline_svg", lambda *_: Markup("<svg></svg>"))
 
 

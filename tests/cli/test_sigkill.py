@@ -29,17 +29,12 @@ REWARD = {"kind": "length", "unit": "characters"}
 
 @pytest.fixture(autouse=True)
 def quick_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Write the picture and the report in no time; tests/cli/test_kills.py kills the real one."""
-
-    def picture(folder: Path, *agents: Any) -> str:
-        (folder / "rewards.png").write_bytes(b"\x89PNG Software\0toa_trl")
-        return "rewards.png"
+    """Write the report in no time; tests/cli/test_kills.py kills the real one."""
 
     def report(folder: Path, **options: Any) -> Path:
         (folder / "report.html").write_text('<meta name="generator" content="toa_trl">')
         return folder / "report.html"
 
-    monkeypatch.setattr("toa_trl.report.picture.write_reward_picture", picture)
     monkeypatch.setattr("toa_trl.report.page.write_report", report)
     monkeypatch.setattr("toa_trl.cli.run_commands.write_report", report)
 

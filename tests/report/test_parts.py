@@ -6,6 +6,7 @@ import io
 import random
 import tempfile
 from collections.abc import Callable
+from inspect import unwrap
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,8 @@ def test_an_agent_has_one_colour_in_card_and_report(
 
     monkeypatch.setattr(figures, "distributions", spy)
     configuration = {"agents": [{"name": name} for name in order]}
-    assert picture.write_reward_picture(tmp_path, configuration, {}) == "rewards.png"
+    draw = unwrap(picture.write_reward_picture)  # `save` in a test draws none
+    assert draw(tmp_path, configuration, {}) == "rewards.png"
     in_report = list(rollouts.summarize(files, order).tallies)
     for label, shade, _ in drawn:
         assert shade == figures.color(in_report.index(label.split(",")[0]))
