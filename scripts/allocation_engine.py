@@ -55,10 +55,11 @@ class Walk:
 
 
 class MemoAgent(Agent):
-    """Sample a small Llama model."""
+    """Sample a small Llama model, whose FLOPs are counted `times` times."""
 
-    def __init__(self, name: str, model: str) -> None:
+    def __init__(self, name: str, model: str, times: float = 1.0) -> None:
         self.name, self._place, self._path = name, f"agent {name!r}", model
+        self._times = times
         loaded = load_model(self._place, "AutoModelForCausalLM", model, dtype="auto", device="cpu")
         self._tokenizer = load_tokenizer(self._place, model)
         self._flops = Flops.if_known(loaded.config)
@@ -102,7 +103,7 @@ class MemoAgent(Agent):
             finish_reason="stop" if ended else "length",
             prompt_tokens=len(prompt),
             completion_tokens=len(walk.new),
-            flops=self._flops(len(prompt) + len(walk.new)) if self._flops else None,
+            flops=self._times * self._flops(len(prompt) + len(walk.new)) if self._flops else None,
         )
 
     @torch.inference_mode()

@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,15 @@ sys.path.insert(0, str(ROOT))
 WEIGHTS = ROOT / "toa_trl/demo/weights"
 AGENTS = ("add", "subtract", "multiply", "generalist")
 MAX_PLAYS = 96
-SPLITS = {"choose": ("validation", "compare"), "heldout": ("heldout",)}
+SPLITS = {"choose": ("validation", "compare"), "heldout": ("heldout",), "costs": ("heldout",)}
 # search_params of toa: "anytime" is recorded once and read at every number of plays; the width N/3
 # of the paper depends on the budget, so that each budget is a run of its own
 SEARCHES: dict[str, tuple[int, dict[str, Any]]] = {
     "anytime": (MAX_PLAYS, {"width": "anytime"}),
     "width32": (32, {}),
     "width48": (48, {}),
+    "plays": (48, {"width": "anytime"}),
+    "flops": (48, {"width": "anytime", "cost": "flops"}),
 }
 
 
@@ -50,6 +52,7 @@ class Setting:
 
     reward: Any  # an entry, or a function in TRL's signature
     tau: float
+    dear: str | None = None  # the agent that is counted as a large one
 
 
 SETTINGS = {
@@ -65,6 +68,9 @@ SETTINGS = {
     "hackable": Setting({"kind": "classifier", "model": str(WEIGHTS / "reward_hackable")}, 0.1),
     "verifiable": Setting(accuracy_reward, 0.1),
 }
+DEAR = 4  # times as many FLOPs as the others are counted for one agent
+for name in ("allrounder", "generalist"):  # it, with the specialists
+    SETTINGS[f"dear_{name}"] = replace(SETTINGS["likelihood"], dear=name)
 
 
 @dataclass(frozen=True)
@@ -81,15 +87,29 @@ class World:
 def prompts_of(split: str) -> list[dict[str, Any]]:
     """Return the problems of a split of SPLITS."""
     files = [(DATA / f"{name}.jsonl").read_text(encoding="utf-8") for name in SPLITS[split]]
-    return [json.loads(line) for text in files for line in text.splitlines()]
+    rows = [json.loads(line) for text in files for line in text.splitlines()]
+    return rows[:240] if split == "costs" else rows
 
 
 @cache
-def agents_of_the_world() -> list[Agent]:
-    """Return the bundled agents, loaded once: they remember from one recording to the next."""
+def agent_of(name: str, folder: Path, times: float = 1.0) -> Agent:
+    """Return an agent, loaded once: it remembers from one recording to the next."""
     from scripts.allocation_engine import MemoAgent  # imports torch
 
-    return [MemoAgent(name, str(WEIGHTS / name)) for name in AGENTS]
+    return MemoAgent(name, str(folder), times)
+
+
+def agents_of(dear: str | None) -> list[Agent]:
+    """Return the agents of a world.
+
+    Args:
+        dear: agent that is counted as `DEAR` times as large as the others, in place of the last.
+    """
+    agents = [agent_of(name, WEIGHTS / name) for name in AGENTS]
+    if dear is not None:
+        trained = WEIGHTS if dear in AGENTS else ROOT / "runs"  # by train_allrounder.py
+        agents[-1] = agent_of(dear, trained / dear, DEAR)
+    return agents
 
 
 @cache
@@ -105,7 +125,7 @@ def sampler_of(world: str, seed: int, budget: int, **options: Any) -> TOASampler
     """Return a sampler over the bundled agents."""
     params = {"alpha": 0.05, "tau": SETTINGS[world].tau, **options.pop("search_params", {})}
     return TOASampler(
-        agents_of_the_world(),
+        agents_of(SETTINGS[world].dear),
         reward_of(world),
         search="toa",
         budget=budget,
@@ -214,14 +234,18 @@ def translations(folder: Path) -> World:
 
 def recordings() -> Iterator[tuple[str, str, int, str]]:
     """Yield every recording, in the order in which they are needed."""
+    worlds = [world for world, setting in SETTINGS.items() if setting.dear is None]
     for split, seeds in (("choose", (0,)), ("heldout", (0, 1, 2))):
         for seed in seeds:
-            for world in SETTINGS:
+            for world in worlds:
                 yield world, split, seed, "anytime"
             if split == "heldout":
-                for world in SETTINGS:
+                for world in worlds:
                     yield world, split, seed, "width32"
                     yield world, split, seed, "width48"
+    for world in [world for world in SETTINGS if world not in worlds]:
+        yield world, "costs", 0, "plays"
+        yield world, "costs", 0, "flops"
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Measure the adaptive allocation: each figure beside its baseline and its goal.
 
     python scripts/allocation_worlds.py --runs runs/allocation     # records the plays; hours
-    python scripts/bench_allocation.py --runs runs/allocation [--compare] [--wmt FOLDER]
+    python scripts/bench_allocation.py --runs runs/allocation [--compare | --costs] [--wmt FOLDER]
 
 The decisions are those of `toa_trl.sampling.allocation.waves`, replayed over recorded plays: a
 search that is anytime plays the same, whoever decides when. Plays are real, FLOPs are those of the
@@ -13,6 +13,8 @@ hard tail   Accuracy of the selected response, on the tenth of the prompts with 
             reward over all recorded plays, at the FLOPs of 16 uniform plays.
 scripted    Mean best reward of scripted worlds at 16 plays per prompt, less that of uniform.
 compare     The same for every estimator, on the validation split.
+costs       Saving, against 32 uniform plays, in worlds where one agent counts as four times as
+            large as the others: with the costs weighed by the search, by the allocation, by both.
 """
 
 from __future__ import annotations
@@ -66,6 +68,7 @@ def replay(
     stop_reward: float | None = None,
     min_plays: int = MIN_PLAYS,
     wave: int = WAVE,
+    by_flops: bool = False,
 ) -> Iterator[np.ndarray]:
     """Yield the plays granted to each prompt, after every round; shape (prompts,)."""
     num_prompts, most = world.rewards.shape
@@ -82,10 +85,11 @@ def replay(
         state=state if type(estimator) is GainEstimator else five_features,
     )
     rewards = world.rewards.tolist()
+    costs = (world.flops if by_flops else np.ones_like(world.flops)).cumsum(axis=1)
     while (grants := waves.decide()) is not None:
         for grant in grants:
             p, n = grant.prompt, grant.plays
-            waves.complete(p, History(rewards[p][:n], float(n)))
+            waves.complete(p, History(rewards[p][:n], float(costs[p, n - 1])))
         yield waves.granted.copy()
 
 
@@ -215,10 +219,42 @@ def compare(runs: Path) -> Iterator[str]:
                 yield f"{reward:10} {name:28}" + "".join(f"{cell:8.3f}" for cell in cells)
 
 
+def judge_costs(runs: Path, make: Callable[[], GainEstimator]) -> Iterator[str]:
+    """Yield what weighing costs saves in the worlds with one dear agent."""
+    for path in sorted(runs.glob("dear_*-costs-0-plays/plays.npz")):
+        name = path.parent.name
+        plays, flops = load(path.parent), load(runs / name.replace("-plays", "-flops"))
+        numbers = list(range(MIN_PLAYS, plays.rewards.shape[1] + 1))
+        budget = min(44, numbers[-1])
+        uniform = uniform_of(plays, [32])
+        curves = {
+            "uniform, toa by plays": uniform_of(plays, numbers),
+            "uniform, toa by FLOPs": uniform_of(flops, numbers),
+            "adaptive by plays, toa by plays": curve_of(plays, replay(plays, make(), budget)),
+            "adaptive by FLOPs, toa by plays": curve_of(
+                plays, replay(plays, make(), budget, by_flops=True)
+            ),
+            "adaptive by plays, toa by FLOPs": curve_of(flops, replay(flops, make(), budget)),
+            "adaptive by FLOPs, toa by FLOPs": curve_of(
+                flops, replay(flops, make(), budget, by_flops=True)
+            ),
+        }
+        for label, curve in curves.items():
+            share, low, high = saving(curve, uniform)
+            yield f"{name} {label:32} FLOPs at equal best {share:.3f} [{low:.3f}, {high:.3f}]"
+        for spent in (8, 16, 32):
+            at = uniform_of(plays, [spent])
+            means = curves["uniform, toa by FLOPs"].flops.mean(axis=1)
+            last = max(0, int(np.searchsorted(means, at.flops.mean(), "right")) - 1)
+            difference = mean_interval(curves["uniform, toa by FLOPs"].best[last] - at.best[0])
+            yield f"{name} at the FLOPs of {spent} plays by plays: best reward {difference}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/allocation")
     parser.add_argument("--compare", action="store_true", help="compare the estimators instead")
+    parser.add_argument("--costs", action="store_true", help="judge the weighing of costs instead")
     parser.add_argument("--wmt", type=Path, help="folder of JSONL files with six systems' outputs")
     parser.add_argument("--estimator", choices=list(ESTIMATORS), default=next(iter(ESTIMATORS)))
     args = parser.parse_args()
@@ -227,6 +263,9 @@ def main() -> None:
     def lines() -> Iterator[str]:
         if args.compare:
             yield from compare(args.runs)
+            return
+        if args.costs:
+            yield from judge_costs(args.runs, make)
             return
         for reward in ("likelihood", "hackable", "verifiable"):
             yield from judge(args.runs, reward, "heldout", make)

@@ -18,6 +18,7 @@ from toa_trl.rollouts import Rollouts, check_run_target
 from toa_trl.rollouts.views import settings_table, settings_text
 from toa_trl.sampling.allocation import make_allocation
 from toa_trl.sampling.contents import contents_of
+from toa_trl.sampling.costs import check_costs, cost_of, identity_of_costs
 from toa_trl.sampling.extension import Extend, begin_or_extend
 from toa_trl.sampling.identity import decisive, identity_of_run
 from toa_trl.sampling.journal import Journal
@@ -107,7 +108,7 @@ class TOASampler:
 
         self._search, self._params = search, params
         # validates the search parameters before models are loaded
-        self._tau = make_search(search, names, budget, **params).tau
+        self._example = make_search(search, names, budget, **params)
         self._allocation.check(
             budget, lambda plays: self._search_of(names, plays, params), preference or {}
         )
@@ -127,6 +128,8 @@ class TOASampler:
         self._parts = Parts(agents, reward_model)
         self._agents, self._reward_model = self._parts.agents, self._parts.reward
         self._allocation.check_costs(self._agents, prices)
+        check_costs("search_params.cost", self._example.cost, self._agents, prices)
+        reward = reward_model if isinstance(reward_model, Mapping) else self._reward_model
         # What decides the result, except for the prompts, as JSON values.
         self.identity: dict[str, Any] = {
             "search": search if isinstance(search, str) else search.__qualname__,
@@ -140,17 +143,14 @@ class TOASampler:
                 name: decisive(given if isinstance(given, Mapping) else self._agents[name])
                 for name, given in zip(names, agents, strict=True)
             },
-            "reward": decisive(
-                reward_model if isinstance(reward_model, Mapping) else self._reward_model
-            ),
+            "reward": decisive(reward),
+            **identity_of_costs(self._example.cost, prices),
         }
         if self._reward_model.texts is not None:
             self.identity["reward_words"] = self._reward_model.texts
         named = dict(zip(names, agents, strict=True))
-        contents = contents_of(
-            {"search": search, "task": task, "agents": named, "reward": reward_model}
-        )
-        if contents:
+        parts = {"search": search, "task": task, "agents": named, "reward": reward_model}
+        if contents := contents_of(parts):
             self.identity["contents"] = contents
         self.identity = self._allocation.identified(self.identity)
         # What run.yaml records; a recipe replaces it with its whole configuration.
@@ -338,8 +338,9 @@ class TOASampler:
                 plays_in_flight=self._plays_in_flight,
                 prompts_in_flight=self._prompts_in_flight,
                 patience_s=self._patience_s,
-                observer=RunObserver(display, meter, RewardWatch(self._tau), failures),
+                observer=RunObserver(display, meter, RewardWatch(self._example.tau), failures),
                 enough=meter.is_reached,
+                cost_of=cost_of(self._example.cost, meter.prices),
             )
             with meter.counting_rewards(journal):
                 given_up = await runner.run(unfinished, turns)

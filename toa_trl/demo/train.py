@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from toa_trl.demo import world
 from toa_trl.demo.lessons import SKILLS, TOKENIZER, Batch, ask, draft_skill, pad, stream, tokens
-from toa_trl.demo.world import Problem
+from toa_trl.demo.world import Problem, Skill
 from toa_trl.rewards import RewardModel, make_reward
 from toa_trl.types import Prompt, as_messages
 from toa_trl.utils.escape import say
@@ -48,9 +48,7 @@ def train(output: Path, seed: int = 0) -> dict[str, dict[str, float]]:
     # forks start from the base model as it is saved
     models: dict[str, Any] = {"base": save(base, output / "base")}
     for name in AGENTS:
-        models[name] = copy.deepcopy(base)
-        lessons = stream(random.Random(name), SKILLS[name], 32, lambda step: (0, 0, 1, 1, 1, 4))
-        fit(models[name], lessons, 220, muon(models[name], 0.4), name)
+        models[name] = fit_agent(copy.deepcopy(base), name, SKILLS[name])
     models["student"] = copy.deepcopy(base)
     lessons = stream(random.Random("student"), SKILLS["student"], 32, lambda step: (0,))
     fit(models["student"], lessons, 100, muon(models["student"], 0.4), "student")
@@ -71,6 +69,13 @@ def train(output: Path, seed: int = 0) -> dict[str, dict[str, float]]:
         scores[name] = {"pairwise": pairwise(reward, written)}
     (output / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     return scores
+
+
+def fit_agent(base: Any, name: str, skill: Skill) -> Any:
+    """Train a base model into an agent of this skill, and return it."""
+    lessons = stream(random.Random(name), skill, 32, lambda step: (0, 0, 1, 1, 1, 4))
+    fit(base, lessons, 220, muon(base, 0.4), name)
+    return base
 
 
 def muon(model: Any, scale: float) -> list[torch.optim.Optimizer]:

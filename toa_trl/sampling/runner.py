@@ -70,6 +70,7 @@ class Runner:
             needs is away.
         observer: callbacks for every play.
         enough: returns True to stop scheduling; plays in flight finish.
+        cost_of: returns what a search is told as the cost of a play.
     """
 
     make_search: Callable[[int], Search]
@@ -84,6 +85,7 @@ class Runner:
     patience_s: float = 900.0
     observer: Observer = field(default_factory=Observer)
     enough: Callable[[], bool] = lambda: False
+    cost_of: Callable[[Play], float] = lambda play: 1.0
     _num_searching: int = field(default=0, init=False)  # prompts in progress
     _num_given_up: int = field(default=0, init=False)  # prompts since the last scored play
     _last_error: str = field(default="", init=False)
@@ -168,7 +170,7 @@ class Runner:
             return kept
         search = self.make_search(derive_seed(self.seed, prompt.id))
         recorded = self.journal.plays(prompt.id)
-        search.restore(recorded)
+        search.restore(recorded, self.cost_of)
         return search, {play.index: play for play in recorded}
 
     def _keep(self, prompt: Prompt, search: Search, plays: dict[int, Play]) -> None:
@@ -221,7 +223,7 @@ class Runner:
                     if play.reward is None:
                         search.fail(index)
                     else:
-                        search.tell(index, play.reward)
+                        search.tell(index, play.reward, self.cost_of(play))
                 play_ended.set()  # wakes the lanes that wait now
                 play_ended.clear()
 

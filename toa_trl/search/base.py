@@ -4,11 +4,14 @@ import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
 
 from toa_trl.errors import ConfigError, SearchError
 from toa_trl.types import Action, Play
 from toa_trl.utils.config import PositiveInt, validate
 
+Cost = Literal["plays", "flops", "price"]
+"""What a play costs: all plays the same, the FLOPs of its agent, or the price of its tokens."""
 MAX_GAPS = 10_000_000  # plays that were in flight at a stop, or were lost; more is no journal
 MAX_FAILURES = 3  # consecutive failures after which an agent is skipped while another one works
 
@@ -33,6 +36,9 @@ class Search(ABC):
     width: int | None = None
     """Responses that a depth of the search tree holds; None in a search without such a bound."""
 
+    cost: Cost = "plays"
+    """What `tell` is given as the cost of a play."""
+
     def __init__(self, agents: Sequence[str], budget: PositiveInt, seed: int = 0) -> None:
         agents = [agents] if isinstance(agents, str) else list(agents)
         if not agents:
@@ -43,6 +49,7 @@ class Search(ABC):
         self.budget: int = validate(PositiveInt, budget, "budget")
         self.actions: dict[int, Action] = {}  # all plays asked for that did not fail
         self.rewards: dict[int, float] = {}  # play -> raw reward
+        self.costs: dict[int, float] = {}  # play -> its cost, >= 0; of scored plays
         self._gaps: list[int] = []  # indices to ask for again: they were in flight at a stop
         self._next_index = 0
         self._failures = dict.fromkeys(agents, 0)  # consecutive
@@ -101,8 +108,13 @@ class Search(ABC):
             asked.append((index, action))
         return asked
 
-    def tell(self, play: int, reward: float) -> None:
+    def tell(self, play: int, reward: float, cost: float = 1.0) -> None:
         """Record the raw reward of a play that was asked for; plays come in any order.
+
+        Args:
+            play: its index.
+            reward: its raw reward.
+            cost: what it cost, >= 0, in the unit of `Search.cost`.
 
         Raises:
             SearchError: the play is not in flight, or its reward is not finite. Nothing changes.
@@ -112,7 +124,7 @@ class Search(ABC):
             raise SearchError(
                 f"play {play}: the reward must be finite, not {reward}; call fail(play) instead"
             )
-        self.rewards[play] = float(reward)
+        self.rewards[play], self.costs[play] = float(reward), cost
         agent = self.actions[play].agent
         if self._failures.get(agent):
             self._failures[agent] = 0
@@ -142,11 +154,17 @@ class Search(ABC):
         self.failed(play, self.actions.pop(play))
         self._gaps = sorted([*self._gaps, play])
 
-    def restore(self, plays: Iterable[Play]) -> None:
+    def restore(
+        self, plays: Iterable[Play], cost_of: Callable[[Play], float] = lambda play: 1.0
+    ) -> None:
         """Rebuild the state of a fresh search from recorded plays, scored and failed.
 
         Missing indices below the highest were in flight; they are asked for first. Where all
         agents were failing, their failures are forgotten: a resumed run tries each of them again.
+
+        Args:
+            plays: in any order.
+            cost_of: returns what `tell` was given as the cost of a play.
 
         Raises:
             SearchError: the search is not fresh, or the recorded plays do not fit together.
@@ -165,7 +183,7 @@ class Search(ABC):
             # a play that was asked for again after a stop may have seen plays of higher indices
             while possible := self._first_possible(waiting):
                 waiting.remove(possible)
-                self._restore_one(possible)
+                self._restore_one(possible, cost_of)
         if waiting:
             play = waiting[0]
             raise SearchError(f"restore: play {play.index} ({play.action}) does not fit the others")
@@ -179,7 +197,7 @@ class Search(ABC):
                 return play
         return None
 
-    def _restore_one(self, play: Play) -> None:
+    def _restore_one(self, play: Play, cost_of: Callable[[Play], float]) -> None:
         if play.action.agent not in self.agents:
             raise SearchError(
                 f"restore: play {play.index} ({play.action}) is by none of {self.agents}"
@@ -189,7 +207,7 @@ class Search(ABC):
         if play.reward is None:
             self.fail(play.index)
         else:
-            self.tell(play.index, play.reward)
+            self.tell(play.index, play.reward, cost_of(play))
 
     def _check_in_flight(self, play: int) -> None:
         if play not in self.actions:

@@ -14,12 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
 from toa_trl.errors import ConfigError
-from toa_trl.search.base import Search
+from toa_trl.search.base import Cost, Search
 from toa_trl.types import Action
 from toa_trl.utils.config import NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -76,6 +77,9 @@ class TOA(Search):
         tau: temperature of the squashing s = 1 / (1 + exp(-r / tau)) (paper: 0.1 for ArmoRM,
             1 for CometKiwi).
         top_k: number of an arm's best responses that selection may descend to (paper: 1).
+        cost: what the gain of a play is divided by. plays: every play costs the same, as in the
+            paper. flops: the FLOPs of its agent. price: the price of its agent. An agent counts
+            with what its answers to the prompt cost, relative to the cheapest agent.
 
     Raises:
         ConfigError: width is smaller than the number of agents.
@@ -94,6 +98,7 @@ class TOA(Search):
         alpha: NonNegativeFloat = 0.01,
         tau: PositiveFloat = 0.1,
         top_k: PositiveInt = 1,
+        cost: Cost = "plays",
     ) -> None:
         super().__init__(agents, budget)
         num_agents = len(self.agents)
@@ -108,6 +113,9 @@ class TOA(Search):
                 f"search_params.width: must be >= the number of agents ({num_agents}), not {width}"
             )
         self.width, self.alpha, self.tau, self.top_k = width, alpha, tau, top_k
+        self.cost = cost
+        self._answered: dict[str, list[float]] = {}  # agent -> costs of its answers
+        self._gains: list[float] = []  # of plays below a response: squashed, >= 0
         self._roots = [_Arm(agent=agent) for agent in self.agents]
         # depth -> responses, in flight included; a counter keeps the cost of a play constant
         self._num_at_depth: dict[int, int] = {}
@@ -165,10 +173,42 @@ class TOA(Search):
             else math.inf
             for node in nodes
         ]
+        if self.cost != "plays":
+            values = self._per_cost(nodes, values, prior, self.alpha * math.sqrt(two_ln_t))
         yield nodes[values.index(max(values))]  # callers rarely need a second node
         # sorted with reverse=True is stable: nodes of equal UCB keep their order
         order = sorted(range(len(nodes)), key=values.__getitem__, reverse=True)
         yield from (nodes[at] for at in order[1:])
+
+    def _per_cost(
+        self, nodes: Sequence[_AnyNode], values: list[float], prior: float, bonus: float
+    ) -> list[float]:
+        """Return the values with the gain of each play divided by the relative cost c of its agent.
+
+        With the base b, which is the reward of the draft, or the lowest value of an answer:
+        value -> b + (value - b) / c for a gain, b + c (value - b) for a loss. An arm without plays
+        gains what refinements of this tree gain on average, plus the bonus of exploration. To
+        descend through a full arm is no play of its agent, and stays as it is.
+        """
+        weighed = []
+        for node, value in zip(nodes, values, strict=True):
+            if isinstance(node, _Arm) and not self._full(node):
+                base, cost = prior if node.above else min(values), self._relative_cost(node.agent)
+                if value == math.inf and cost > 1:
+                    value = base + (fmean(self._gains) if self._gains else 1 - base) + bonus
+                if cost > 1 and value != base:
+                    value = base + (value - base) * (cost if value < base else 1 / cost)
+            weighed.append(value)
+        return weighed
+
+    def _relative_cost(self, agent: str) -> float:
+        """Return what the agent's answers cost, relative to the cheapest agent's, >= 1."""
+        means = {name: fmean(costs) for name, costs in self._answered.items()}
+        least = min(means.values(), default=0.0)
+        mean = means.get(agent, least)
+        if math.isclose(mean, least):
+            return 1.0
+        return mean / least if least else math.inf
 
     def _full(self, arm: _Arm) -> bool:
         return self._num_at_depth.get(arm.depth, 0) >= self.width and (
@@ -209,11 +249,15 @@ class TOA(Search):
     def scored(self, index: int, reward: float) -> None:
         """Add the response below its arm and propagate its reward to the root (step 3)."""
         arm = self._in_flight.pop(index)
+        if arm.above is None or arm.fresh:
+            self._answered.setdefault(arm.agent, []).append(self.costs[index])
         x = reward / self.tau
         squashed = 1 / (1 + math.exp(-x)) if x > -700 else 0.0
         response = _Response(play=index, arm=arm, squashed=squashed)
         self._responses[index] = response
-        arm.improved |= arm.above is not None and squashed > arm.above.squashed
+        if arm.above is not None:
+            self._gains.append(max(0.0, squashed - arm.above.squashed))
+            arm.improved |= squashed > arm.above.squashed
         # among equals (saturated squashing) the published implementation takes the latest
         arm.best = sorted([response, *arm.best], key=lambda r: -r.squashed)[: self.top_k]
         for node in _path(arm):

@@ -11,6 +11,7 @@ from toa_trl.agents import Agent, make_sampling
 from toa_trl.data.prompts import as_prompts
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.rewards import RewardModel
+from toa_trl.sampling.costs import check_costs, cost_of
 from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.limits import Meter, has_price, prices_of
 from toa_trl.sampling.parts import Parts, check_parts
@@ -104,8 +105,9 @@ class SearchModel:
         self._reward_has_price = has_price(reward)
         self._meter()  # validates the limits before models are loaded
         self._names = check_parts(agents, reward)
-        self.check_search(settings)
+        self._make_search(settings, settings.seed)  # validates it before models are loaded
         self._parts = Parts(agents, reward)
+        self.check_search(settings)
         self._plays_in_flight, self._patience_s = plays_in_flight, patience_s
 
     async def check(self) -> None:
@@ -120,9 +122,13 @@ class SearchModel:
         """Return a new search with these settings.
 
         Raises:
-            ConfigError: the search is unknown, or a parameter is invalid.
+            ConfigError: the search is unknown, a parameter is invalid, or it weighs costs that are
+                not known.
         """
-        return self._make_search(settings, settings.seed)
+        search = self._make_search(settings, settings.seed)
+        prices = self._meter().prices
+        check_costs("search_params.cost", search.cost, self._parts.agents, prices)
+        return search
 
     def read(self, messages: Sequence[Mapping[str, Any]]) -> Prompt:
         """Return a conversation as a prompt, whose id is a digest of it.
@@ -163,7 +169,7 @@ class SearchModel:
             ToaError: no agent has answered for `patience_s`.
         """
         settings = settings or self.settings
-        self.check_search(settings)
+        cost = self.check_search(settings).cost
         meter, journal = self._meter(), Journal(":memory:", create=True)
         try:
             journal.begin({}, [prompt])
@@ -179,6 +185,7 @@ class SearchModel:
                 patience_s=self._patience_s,
                 observer=_Counting(meter),
                 enough=meter.is_reached,
+                cost_of=cost_of(cost, meter.prices),
             )
             with meter.counting_rewards(journal):
                 await runner.run([prompt])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from toa_trl.agents import Agent
 from toa_trl.agents.base import Price
@@ -16,13 +16,14 @@ from toa_trl.sampling.allocation.history import Objective, ObjectiveName
 from toa_trl.sampling.allocation.prior import check_prior, learn_from
 from toa_trl.sampling.allocation.turns import AdaptiveTurns
 from toa_trl.sampling.allocation.waves import Waves
+from toa_trl.sampling.costs import check_costs, cost_of
 from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.journal.grants import num_unfinished
 from toa_trl.search import first_difference
-from toa_trl.types import Play, Prompt
+from toa_trl.search.base import Cost
+from toa_trl.types import Prompt
 from toa_trl.utils.config import FiniteFloat, PositiveInt
 
-Cost = Literal["plays", "flops", "price"]
 MIN_PLAYS = 4
 MAX_SHARE = 8  # max_plays by default: this many times the budget
 
@@ -125,17 +126,7 @@ class Adaptive(Allocation):
 
     def check_costs(self, agents: Mapping[str, Agent], prices: Mapping[str, Price]) -> None:
         """See `Allocation`."""
-        for name, agent in agents.items():
-            if self._cost == "flops" and agent.compute is None:
-                raise ConfigError(
-                    f"allocation.cost: the FLOPs of agent {name!r} are unknown; add `config` to "
-                    "its entry, or choose plays"
-                )
-            if self._cost == "price" and name not in prices:
-                raise ConfigError(
-                    f"allocation.cost: agent {name!r} has no price; add price: {{prompt: ..., "
-                    "completion: ...}}, or choose plays"
-                )
+        check_costs("allocation.cost", self._cost, agents, prices)
 
     def identified(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         """See `Allocation`."""
@@ -176,13 +167,4 @@ class Adaptive(Allocation):
             stop_reward=self._stop_reward,
             estimator=estimator,
         )
-
-        def cost(play: Play) -> float:
-            done = play.completion
-            if done is None or self._cost == "plays":
-                return 1.0
-            if self._cost == "flops":
-                return done.flops or 0.0
-            return prices[play.action.agent].of(done.prompt_tokens, done.completion_tokens)
-
-        return AdaptiveTurns(prompts, waves, journal, cost)
+        return AdaptiveTurns(prompts, waves, journal, cost_of(self._cost, prices))
