@@ -17,6 +17,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -58,7 +59,19 @@ CASES: list[dict[str, Any]] = [
     {"recipe": "sft", "model": "7M", "batch": 4, "length": 512},
     {"recipe": "sft", "model": "7M", "batch": 4, "length": 512, "checkpointing": True},
     {"recipe": "sft", "model": "20M", "batch": 8, "length": 256, "lora_r": 16},
+    # whole logits are
+    {"recipe": "orpo", "model": "7M", "batch": 4, "length": 256},
+    {"recipe": "simpo", "model": "7M", "batch": 4, "length": 256},
+    {"recipe": "simpo", "model": "18M", "batch": 4, "length": 256},
+    # the reference model, and the cache of what is sampled
+    {"recipe": "kto", "model": "53M", "batch": 2, "length": 128},
+    {"recipe": "kto", "model": "18M", "batch": 8, "length": 256, "lora_r": 16},
+    {"recipe": "grpo", "model": "53M", "batch": 2, "length": 128, "beta": 0.1},
+    {"recipe": "grpo", "model": "18M", "batch": 2, "length": 128, "checkpointing": True,
+        "accumulation": 8},
+    {"recipe": "rloo", "model": "18M", "batch": 8, "length": 128},
 ]  # fmt: skip
+PROMPT_TOKENS = 16  # at least as many as the prompt of GRPO and RLOO has
 
 
 def main() -> None:
@@ -89,6 +102,7 @@ def name_of(case: dict[str, Any]) -> str:
     parts += [f"dropout {case['lora_dropout']}"] if case.get("lora_dropout") else []
     parts += [f"{case['accumulation']} passes a step"] if case.get("accumulation") else []
     parts += ["precomputed reference"] if case.get("precompute") else []
+    parts += [f"beta {case['beta']}"] if case.get("beta") else []
     return ", ".join(parts)
 
 
@@ -118,10 +132,10 @@ def measure_here(case: dict[str, Any]) -> dict[str, Any]:
 
     import transformers
 
-    from toa_trl.training.estimate.memory import Sharding
     from toa_trl.training.estimate.memory import estimate as arithmetic
     from toa_trl.training.estimate.model import shape_of
     from toa_trl.training.estimate.plan import training_of
+    from toa_trl.training.estimate.sizes import Sharding
 
     transformers.logging.set_verbosity_error()
     with TemporaryDirectory() as folder:
@@ -135,7 +149,9 @@ def measure_here(case: dict[str, Any]) -> dict[str, Any]:
         measured = resident("VmHWM") - before
     shape, trained = shape_of(config, model, case["recipe"])
     memory = arithmetic(
-        shape, training_of(case["recipe"], training, model, trained, on_cpu=True), Sharding()
+        shape,
+        training_of(case["recipe"], training, model, trained, True, PROMPT_TOKENS),
+        Sharding(),
     )
     return {"estimated": memory.total, "measured": measured, "peak": memory.peak}
 
@@ -165,9 +181,12 @@ def train(case: dict[str, Any], config: Any, folder: str) -> tuple[Any, Any]:
     """
     import copy
 
+    import trl
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import DPOConfig, DPOTrainer, ModelConfig, SFTConfig, SFTTrainer, get_peft_config
+    from trl import ModelConfig, get_peft_config
+
+    from toa_trl.training.estimate.command import config_class_of
 
     lora = {"use_peft": bool(case.get("lora_r")), "lora_r": case.get("lora_r") or 16}
     model_config = ModelConfig(
@@ -176,41 +195,53 @@ def train(case: dict[str, Any], config: Any, folder: str) -> tuple[Any, Any]:
         lora_target_modules=["all-linear"],
         dtype="float32",
     )
+    recipe, length = case["recipe"], case["length"]
     options: dict[str, Any] = {
         "output_dir": folder, "max_steps": 2, "per_device_train_batch_size": case["batch"],
-        "max_length": case["length"],
         "gradient_accumulation_steps": case.get("accumulation", 1),
         "gradient_checkpointing": case.get("checkpointing", False), "use_cpu": True, "bf16": False,
-        "report_to": "none",
-        "save_strategy": "no", "disable_tqdm": True,
+        "report_to": "none", "save_strategy": "no", "disable_tqdm": True,
     }  # fmt: skip
     words = " ".join(str(number) for number in range(10, 99)) * 40
     rows = case["batch"] * options["gradient_accumulation_steps"] * 2
+    columns: dict[str, list[Any]] = {"prompt": ["1"] * rows}
     model = AutoModelForCausalLM.from_config(config)
     tokenizer = AutoTokenizer.from_pretrained(STUDENT)
-    peft_config = get_peft_config(model_config)
-    if case["recipe"] == "sft":
-        training: Any = SFTConfig(**options)
-        data = Dataset.from_dict({"text": [words] * rows})
-        trainer = SFTTrainer(
-            model, training, train_dataset=data, processing_class=tokenizer, peft_config=peft_config
-        )
+    given: dict[str, Any] = {"peft_config": get_peft_config(model_config)}
+    trainer_class: Any
+    if recipe == "sft":
+        trainer_class, columns = trl.SFTTrainer, {"text": [words] * rows}
+    elif recipe in ("dpo", "kto"):
+        options["precompute_ref_log_probs"] = case.get("precompute", False)
+        trainer_class = trl.DPOTrainer if recipe == "dpo" else trl.KTOTrainer
+        if not model_config.use_peft and not options["precompute_ref_log_probs"]:
+            given["ref_model"] = copy.deepcopy(model)
+    elif recipe == "orpo":
+        trainer_class = import_module("trl.experimental.orpo").ORPOTrainer
+    elif recipe == "simpo":
+        trainer_class = import_module("trl.experimental.cpo").CPOTrainer
+        options |= {"loss_type": "simpo", "cpo_alpha": 0.0}
     else:
-        training = DPOConfig(**options, precompute_ref_log_probs=case.get("precompute", False))
-        data = Dataset.from_dict(
-            {"prompt": ["1"] * rows, "chosen": [words] * rows, "rejected": ["2" + words] * rows}
-        )
-        reference = (
-            None if peft_config or training.precompute_ref_log_probs else copy.deepcopy(model)
-        )
-        trainer = DPOTrainer(
-            model,
-            reference,
-            training,
-            train_dataset=data,
-            processing_class=tokenizer,
-            peft_config=peft_config,
-        )
+        trainer_class = trl.GRPOTrainer if recipe == "grpo" else trl.RLOOTrainer
+        options |= {"max_completion_length": length - PROMPT_TOKENS, "num_generations": 2}
+        options["beta"] = case.get("beta", 0.0)
+        # a model that has no end of its answer, so that every completion has all of its tokens
+        options["generation_kwargs"] = {"eos_token_id": None}
+        given["reward_funcs"] = [lambda completions, **_: [float(len(it)) for it in completions]]
+        if options["beta"]:  # TRL loads the reference by the name of the model
+            model.save_pretrained(f"{folder}/model")
+            model.name_or_path = model.config._name_or_path = f"{folder}/model"
+    if recipe in ("dpo", "orpo", "simpo"):
+        columns |= {"chosen": [words] * rows, "rejected": ["2" + words] * rows}
+    elif recipe == "kto":
+        columns |= {"completion": [words] * rows, "label": [True, False] * (rows // 2)}
+    if recipe not in ("grpo", "rloo"):
+        options["max_length"] = length
+    training = config_class_of(recipe)(**options)
+    data = Dataset.from_dict(columns)
+    trainer = trainer_class(
+        model=model, args=training, train_dataset=data, processing_class=tokenizer, **given
+    )
     trainer.train()
     return model_config, training
 

@@ -15,8 +15,8 @@ too (`planned_bound` of `toa_trl.evaluation.intervals`).
 grpo: 20 steps of GRPO from the SFT student, on the prompts and with the reward model of the run.
 
 builders: data sets that recipes make of the run, each for as many rows as 3 epochs of the best
-responses are (and larger ones for 3 epochs too): SFT from the bundled student, and DPO and KTO from
-the SFT student.
+responses are (and larger ones for 3 epochs too): SFT from the bundled student, and DPO, KTO and a
+listwise loss on groups from the SFT student.
 
 What is trained and judged is kept in the output folder, and not repeated.
 """
@@ -29,6 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 
 from toa_trl.agents import make_agent
@@ -54,8 +56,10 @@ DATA: dict[str, dict[str, tuple[str, int]]] = {
         "pair": ("pair", NUM_STEPS),
         "top_bottom": ("{builder: top_bottom, max_pairs: 4}", NUM_STEPS),
         "refinement_pairs": ("refinement_pairs", NUM_STEPS),
+        "length_matched": ("length_matched", NUM_STEPS),
     },
     "kto": {"kto": ("kto", NUM_STEPS)},
+    "groups": {"groups": ("{builder: groups, max_responses: 8}", NUM_STEPS)},
 }
 """Format -> name of the student -> recipes, and the number of steps."""
 
@@ -104,8 +108,70 @@ def with_builders(output: Path, run: Path, seed: int) -> dict[str, Path]:
             recipe = "preference" if kind == "kto" else kind
             method = ("--method", "kto") if kind == "kto" else ()
             folder = output / f"{kind}-{number}-{seed}"
+            if kind == "groups":
+                students[name] = train_listwise(students["best"], data / kind, folder, seed)
+                continue
             students[name] = train(recipe, folder, *options, *method)
     return students
+
+
+def train_listwise(start: Path, data: Path, output: Path, seed: int) -> Path:
+    """Train on groups unless it is done; return the folder of the model.
+
+    DPO for lists (LiPO, ICLR 2025): the cross entropy between the softmax of the standardized
+    rewards of a group and that of beta * log(policy / reference); rate and beta of demo/dpo.
+    """
+    if (output / "model.safetensors").is_file():
+        return output
+    from transformers import AutoModelForCausalLM, AutoTokenizer, get_cosine_schedule_with_warmup
+
+    torch.manual_seed(seed)
+    tokenizer = AutoTokenizer.from_pretrained(start)
+    policy, reference = (AutoModelForCausalLM.from_pretrained(start) for _ in range(2))
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=2e-5, weight_decay=0.0)
+    schedule = get_cosine_schedule_with_warmup(optimizer, 0, NUM_STEPS)
+    rows = [
+        row for file in sorted(data.glob("*.parquet")) for row in pq.read_table(file).to_pylist()
+    ]
+    numbers = np.random.default_rng(seed)
+    epochs = -(-NUM_STEPS * BATCH // len(rows))
+    order = np.concatenate([numbers.permutation(len(rows)) for _ in range(epochs)])
+    for step in range(NUM_STEPS):
+        losses = []
+        for index in order[step * BATCH : (step + 1) * BATCH]:
+            row = rows[index]
+            values = torch.tensor(row["rewards"])
+            wanted = ((values - values.mean()) / values.std()).softmax(0)
+            with torch.no_grad():
+                before = log_probs(reference, tokenizer, row)
+            gains = log_probs(policy, tokenizer, row) - before
+            losses.append(-(wanted * (0.1 * gains).log_softmax(0)).sum())
+        torch.stack(losses).mean().backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    policy.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+    return output
+
+
+def log_probs(model: Any, tokenizer: Any, row: Mapping[str, Any]) -> torch.Tensor:
+    """Return the log-probability of every completion of a group."""
+    prompt = tokenizer.apply_chat_template(
+        row["prompt"], add_generation_prompt=True, return_dict=True
+    )["input_ids"]
+    whole = [
+        tokenizer.apply_chat_template([*row["prompt"], *made], return_dict=True)["input_ids"]
+        for made in row["completions"]
+    ]
+    assert all(ids[: len(prompt)] == prompt for ids in whole)
+    padded = tokenizer.pad({"input_ids": whole}, padding_side="right", return_tensors="pt")
+    logits = model(**padded).logits[:, :-1].log_softmax(-1)
+    taken = logits.gather(-1, padded["input_ids"][:, 1:, None]).squeeze(-1)
+    mask = padded["attention_mask"][:, 1:].clone()
+    mask[:, : len(prompt) - 1] = 0
+    return (taken * mask).sum(-1)
 
 
 def judge(model: Path, problems: Sequence[Prompt], reward: RewardFunc) -> dict[str, list[float]]:

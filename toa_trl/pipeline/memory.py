@@ -1,5 +1,6 @@
 """Whether the trainings of a pipeline fit their GPUs, before the first stage."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from toa_trl.pipeline.fleets import fleet_of
 from toa_trl.pipeline.gpus import devices_of, models_of
 from toa_trl.pipeline.plan import Plan
 
-RECIPES = ("sft", "dpo", "reward")  # with an estimate
 USABLE = 0.9  # of a GPU: vLLM's default, and what the weights of models in a process may take
 GIB = 1024**3
 
@@ -54,14 +54,13 @@ def training_needs(plan: Plan, stage: StageConfig, num_rows: int | None) -> Need
     Raises:
         ConfigError: it does not fit the memory of its GPUs.
     """
-    if stage.run not in RECIPES:
-        return Needs(note=f"there is no estimate of {stage.run}")
     from toa_trl.training.estimate.command import read_estimate
 
     try:
         made = read_estimate(_arguments(plan, stage, num_rows))
         needed = made.memory.total / GIB
         hours = made.hours if num_rows else None
+        note = made.note.strip()
     except ConfigError as error:  # such as a model whose config.json is not here yet
         return Needs(note=f"memory is not known: {str(error).splitlines()[0][:100]}")
     available = plan.config.machine.gpu_memory
@@ -70,7 +69,9 @@ def training_needs(plan: Plan, stage: StageConfig, num_rows: int | None) -> Need
             f"{plan.place(stage)}: {stage.folder} needs {needed:.1f} GiB on each GPU, and "
             f"{USABLE:.0%} of {available:g} GiB are usable; `toa-trl estimate` shows what would fit"
         )
-    return Needs(needed, hours, "" if num_rows else "hours are not known")
+    if hours is None and (num_rows is None or stage.run == "grpo"):
+        note = "; ".join(filter(None, [note, "hours are not known"]))
+    return Needs(needed, hours, note)
 
 
 def sampling_memory(plan: Plan, stage: StageConfig) -> Needs:
@@ -146,12 +147,17 @@ def _arguments(plan: Plan, stage: StageConfig, num_rows: int | None) -> list[str
         "gpu": machine.gpu if num_rows else None,
         "num_rows": num_rows,
         "mean_tokens": 2 * machine.mean_tokens,  # with the prompt
+        "gpu_memory": machine.gpu_memory,
     }
+    if stage.run == "grpo" and not keys.get("reward"):  # that of its run, which is not there yet
+        runs = [other for other in plan.before(stage) if other.run == "synthesize"]
+        options["reward"] = plan.keys(runs[-1]).get("reward") if runs else None
     arguments = []
     for key, value in {**keys, **options}.items():
         if key not in ("dataset_name", "datasets", "env") and value is not None:
-            values = value if isinstance(value, list) else [value]
-            arguments += [f"--{key}", *map(str, values)]
+            values = value if isinstance(value, list) and key != "reward" else [value]
+            texts = [json.dumps(v) if isinstance(v, dict | list) else str(v) for v in values]
+            arguments += [f"--{key}", *texts]
     return arguments
 
 

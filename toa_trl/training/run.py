@@ -17,6 +17,7 @@ from toa_trl.hub.model_card import write_model_card, write_model_lineage
 from toa_trl.hub.push import hub_errors
 from toa_trl.training.checks import check_model, parse_training
 from toa_trl.training.data import TrainingData, load_training_data
+from toa_trl.training.estimate.reward import reward_bytes_of
 from toa_trl.training.findings import act_on
 from toa_trl.training.held_out.callback import add_evaluation, held_out_facts
 from toa_trl.training.held_out.options import HeldOutArguments, check_options
@@ -102,8 +103,12 @@ def run_training(
         check_model(model, training)
         return load_training_data(data, script, training, mixture, further_formats)
 
+    reward_bytes = 0.0
+    if rewards is not None:
+        names = [script.dataset_name, *(part.path for part in mixture.datasets)]
+        reward_bytes, _ = reward_bytes_of(further[0].reward, [name for name in names if name])
     if check.check_only:
-        check_training(method, load, training, model, check, on_cpu)
+        check_training(method, load, training, model, check, on_cpu, reward_bytes)
         return
     loaded = load()
     with training.main_process_first(desc="checking the chat template and the rows"):
@@ -112,7 +117,9 @@ def run_training(
     findings = [finding for finding in checked.findings if finding.check != "max_length"]
     if not on_cpu and (gpu_memory := gpu_memory_here()):
         sharding = running_sharding()
-        findings.append(memory_finding(method, training, model, sharding, gpu_memory))
+        findings.append(
+            memory_finding(method, training, model, sharding, gpu_memory, reward_bytes=reward_bytes)
+        )
     act_on(findings, logs=training.process_index == 0)
     loaded = checked.data
     held_out = prepare_held_out(evaluation, loaded, training)

@@ -156,6 +156,66 @@ def test_options_change_what_is_said(
     assert "cannot be divided among 5" in estimate(*base, "--num_gpus", 5, "--gpu_memory", 80)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "said", "gib"),
+    [
+        ("orpo_full", (), "orpo of ", (30, 50)),  # bfloat16 logits of 16,384 tokens x 128,256 words
+        ("simpo_full", (), "simpo of ", (30, 50)),
+        ("sft_qlora", (), "sft of ", (7, 20)),  # for one GPU of 24 GB, as the file says
+        ("dpo_qlora", (), "dpo of ", (10, 24)),
+        (
+            "grpo_lora",
+            ("--gpu_memory", 80),
+            "grpo of ",
+            (42, 56),
+        ),  # and 15 GiB of ArmoRM: fits 80 GB
+    ],
+)
+def test_the_configurations_of_llama(
+    estimate: Callable[..., str],
+    llama: Path,
+    name: str,
+    options: tuple[Any, ...],
+    said: str,
+    gib: tuple[int, int],
+) -> None:
+    made = estimate(
+        "--config", f"recipes/configs/llama3-8b/{name}.yaml", "--model_config", llama, *options
+    )
+    assert made.startswith(said)
+    assert gib[0] < peak(made) < gib[1]
+
+
+def test_reinforcement_learning(estimate: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B))
+    reward = json.dumps({"kind": "minimum", "models": [{"kind": "classifier", "model": "none/x"},
+        {"kind": "classifier", "model": str(tmp_path)}, {"kind": "length"}]})  # fmt: skip
+    base = ("--config", "recipes/configs/llama3-8b/grpo_lora.yaml", "--model_config", tmp_path)
+    made = estimate(*base, "--reward", reward, "--method", "rloo", "--prompt_tokens", 256)
+    assert made.startswith("rloo of ")
+    assert "| reward model | 14.96 |" in made  # 2 bytes x 8.03 B
+    assert "Not counted: none/x, whose size is not known." in made
+    assert "Steps:" not in made
+    assert peak(made) < peak(estimate(*base, "--reward", reward))  # shorter prompts
+
+
+def test_kto_takes_every_response_as_a_row(estimate: Callable[..., str], tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    texts = {"prompt": "1 + 1", "chosen": "2", "rejected": "3"}
+    rows = {name: messages("user" if name == "prompt" else "assistant", *[text] * 10)
+        for name, text in texts.items()}  # fmt: skip
+    Dataset.from_dict(rows).to_parquet(tmp_path / "train.parquet")
+    options = ("--recipe", "kto", "--model_name_or_path", STUDENT, "--dataset_name", tmp_path)
+    made = estimate(*options, "--num_train_epochs", 1, "--gpu", "H100")
+    assert "20 rows, all of them tokenized" in made
+    assert "reference" in made
+    without = estimate(*options, "--num_train_epochs", 1, "--loss_type", "apo_zero_unpaired")
+    flops = [float(re.findall(r"([\d.e+]+) FLOPs", it)[0]) for it in (made, without)]
+    # forward, backward, reference, and in KTO both of another completion: 6 passes against 4
+    assert flops[0] / flops[1] == pytest.approx(6 / 4, rel=0.01)
+
+
 def test_a_reward_model_has_a_score_for_a_head(estimate: Callable[..., str], llama: Path) -> None:
     said = estimate(
         "--config", "recipes/configs/llama3-8b/reward_lora.yaml", "--model_config", llama
@@ -217,7 +277,7 @@ def test_tokens_of_a_real_data_set(estimate: Callable[..., str], tmp_path: Path)
         (("--config", "nowhere.yaml"), "--config: nowhere.yaml cannot be read"),
         (("--config", "recipes/configs/llama3-8b/synthesize.yaml"), "there is no estimate of "
             "'synthesize'"),
-        ((), "give --recipe, one of sft, dpo, reward"),
+        ((), "give --recipe, one of sft, dpo, reward, kto"),
         (("--recipe", "sft"), "model_name_or_path: the key is missing"),
         (("--recipe", "sft", "--model_config", "nowhere.json"), "model_config: nowhere.json "
             "cannot be read"),
@@ -237,7 +297,11 @@ def test_tokens_of_a_real_data_set(estimate: Callable[..., str], tmp_path: Path)
                 "--lora_target_modules", "nothing"),
             "lora_target_modules: ",
         ),
-        (("--recipe", "sft", "--model_name_or_path", STUDENT, "--load_in_4bit"), "load_in_4bit"),
+        (("--recipe", "sft", "--model_name_or_path", STUDENT, "--load_in_4bit"), "load_in_4bit: a "
+            "quantized model is trained with an adapter; add --use_peft"),
+        (("--recipe", "sft", "--model_name_or_path", STUDENT, "--load_in_8bit", "--use_peft",
+            "--accelerate_config", "zero3"), "no estimate of a quantized model with ZeRO-3"),
+        (("--recipe", "preference", "--model_name_or_path", STUDENT), "method: must be one of kto"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(

@@ -11,16 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from toa_trl.training.estimate.memory import (
-    BUCKET,
-    GIB,
-    LIVE,
-    Shape,
-    Sharding,
-    Training,
-    estimate,
-    states,
-)
+from toa_trl.training.estimate.generation import cache_bytes
+from toa_trl.training.estimate.memory import BUCKET, LIVE, estimate, states
+from toa_trl.training.estimate.sizes import GIB, Generation, Shape, Sharding, Training
 
 LLAMA_8B = Shape(8_030_261_248, 218_112_000, 32, 4096, 14_336, 4096, 1024, 128_256)
 FULL = Training(num_sequences=1, length=2048, num_trained=LLAMA_8B.num_parameters)
@@ -137,6 +130,66 @@ def test_no_logits_of_the_whole_vocabulary() -> None:
     long = replace(LORA, num_sequences=16, length=4096)
     parts = estimate(LLAMA_8B, long, Sharding()).parts
     assert parts.get("head", 0) < 5 * GIB
+
+
+@pytest.mark.parametrize(("copies", "gib"), [(2.0, 31.3), (2.5, 39.1)])
+def test_orpo_and_simpo_hold_the_logits_of_the_whole_vocabulary(copies: float, gib: float) -> None:
+    # 4 sequences of 8,192 tokens x 128,256 words x 4 bytes are 15.66 GiB
+    long = replace(LORA, num_sequences=4, length=8192, whole_logits=copies)
+    tiles = estimate(LLAMA_8B, replace(long, whole_logits=0.0), Sharding()).total
+    made = estimate(LLAMA_8B, long, Sharding())
+    assert made.peak == "the head's backward pass"
+    assert made.parts["head"] / GIB == pytest.approx(gib, rel=0.05)
+    assert made.total > tiles
+    # DeepSpeed returns them in bfloat16
+    of_zero = estimate(LLAMA_8B, long, Sharding("zero2", 8)).parts["head"]
+    assert of_zero < 0.6 * made.parts["head"]
+
+
+LINEAR = replace(LLAMA_8B, linear_parameters=6_979_321_856, largest_linear=4096 * 14_336)
+
+
+@pytest.mark.parametrize(
+    ("bits", "gib"),
+    [(4.5, 3.66 + 1.96), (4.127, 3.35 + 1.96), (8, 6.5 + 1.96)],  # layers, and what is not one
+)
+def test_quantized_weights(bits: float, gib: float) -> None:
+    quantized = replace(LORA, quantized_bytes=bits / 8, adapter_bytes=2)
+    kept, _ = states(LINEAR, quantized, Sharding())
+    adapter = 2 * LORA.num_trained
+    assert (kept["weights"] - adapter) / GIB == pytest.approx(gib, rel=0.01)
+    assert kept["gradients"] + kept["optimizer"] == 3 * adapter  # all in bfloat16
+    made = estimate(LINEAR, quantized, Sharding())
+    assert made.total < total(LINEAR, LORA)
+    assert made.parts["dequantized"] == 2 * LINEAR.largest_linear
+
+
+def test_the_cache_of_what_is_sampled() -> None:
+    # 128 KiB a token for Llama-3-8B: 32 layers x 2 x 1,024 x 2 bytes
+    assert cache_bytes(LLAMA_8B, 1, 1, 2) == 128 * 1024
+    sampled = Generation(num_sequences=256, length=4096)
+    made = estimate(LLAMA_8B, replace(LORA, generation=sampled, prompt_length=512), Sharding())
+    assert made.peak == "the sampling of completions"
+    assert made.parts["cache"] == 256 * 4096 * 128 * 1024
+    few = replace(LORA, generation=replace(sampled, num_sequences=1))
+    assert total(LLAMA_8B, few) == total(LLAMA_8B, LORA)  # the training itself needs more
+    whole = estimate(LLAMA_8B, replace(LORA, generation=sampled), Sharding("zero3", 8))
+    assert whole.parts["gathered"] == 2 * LLAMA_8B.num_parameters  # ds3_gather_for_generation
+
+
+def test_vllm_in_the_process_reserves_its_share() -> None:
+    sampled = Generation(num_sequences=32, length=2560, in_vllm=True, vllm_share=0.35)
+    on_80 = replace(LORA, generation=sampled, device_bytes=80 * GIB)
+    made = estimate(LLAMA_8B, on_80, Sharding())
+    assert made.parts["vLLM"] == pytest.approx(28 * GIB)
+    assert made.total == pytest.approx(total(LLAMA_8B, LORA) + 28 * GIB)
+    asleep = replace(on_80, generation=replace(sampled, vllm_sleeps=True))
+    assert total(LLAMA_8B, asleep) < made.total
+    unknown = estimate(LLAMA_8B, replace(on_80, device_bytes=None), Sharding())
+    least = 2 * LLAMA_8B.num_parameters + cache_bytes(LLAMA_8B, 32, 2560, 2)
+    assert unknown.parts["vLLM"] == least
+    rewarded = replace(on_80, reward_bytes=16 * GIB)
+    assert total(LLAMA_8B, rewarded) == made.total + 16 * GIB
 
 
 on_a_busy_machine = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

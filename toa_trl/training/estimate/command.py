@@ -10,17 +10,30 @@ error.
 """
 
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import Any
 
 from toa_trl.cli.arguments import option_of, parse, user_errors
 from toa_trl.errors import ConfigError
 from toa_trl.models.flops import Flops
 from toa_trl.training.estimate.data import peak_flops, read_rows, work_of
-from toa_trl.training.estimate.memory import Memory, Shape, Sharding, Training, estimate
+from toa_trl.training.estimate.memory import estimate
 from toa_trl.training.estimate.model import model_config_of, shape_of
-from toa_trl.training.estimate.plan import SEQUENCES, launch_of, sharding_of, training_of
+from toa_trl.training.estimate.plan import (
+    METHODS,
+    PROMPT_TOKENS,
+    SAMPLING,
+    SEQUENCES,
+    check_sharding,
+    launch_of,
+    sharding_of,
+    training_of,
+)
+from toa_trl.training.estimate.reward import reward_bytes_of
+from toa_trl.training.estimate.sizes import GIB, Memory, Shape, Sharding, Training
 from toa_trl.training.estimate.text import batch_lines, devices, memory_lines, readable
 from toa_trl.training.held_out.options import HeldOutArguments
 from toa_trl.utils.config import PositiveFloat, PositiveInt, validate
@@ -35,7 +48,9 @@ def _option(description: str, default: Any = None) -> Any:
 class EstimateArguments:
     """Options besides those of the recipe."""
 
-    recipe: str | None = _option("sft, dpo or reward. Default: of --config's first line.")
+    recipe: str | None = _option(
+        "sft, dpo, reward, kto, orpo, simpo, grpo or rloo. Default: of --config's first line."
+    )
     accelerate_config: str | None = _option("Default: of --config's first line.")
     num_gpus: int | None = _option("Default: num_processes of accelerate_config.")
     gpu_memory: float | None = _option("GiB of each GPU: shows what fits.")
@@ -44,7 +59,23 @@ class EstimateArguments:
     model_config: str | None = _option("A config.json, if there is no model.")
     num_rows: int | None = _option("Rows of the dataset, if there is none.")
     mean_tokens: int | None = _option("Mean tokens of its sequences, if there is none.")
+    prompt_tokens: int | None = _option(
+        f"Tokens of the longest prompt, for grpo and rloo. Default: {PROMPT_TOKENS}."
+    )
     num_samples: int = _option("Rows to tokenize; they stand for all others.", 2000)
+
+
+@dataclass
+class MethodArguments:
+    """Options of recipes/preference.py and recipes/grpo.py that TRL's configurations do not have.
+
+    Their help is that of the recipes.
+    """
+
+    method: str | None = _option("Of the recipe.")
+    reward: str | None = _option("Of recipes/grpo.py: its models are counted.")
+    reward_failures: str = _option("Of recipes/grpo.py.", "raise")
+    trust: bool = _option("Of recipes/grpo.py.", False)
 
 
 RANGES: dict[str, Any] = {
@@ -53,6 +84,7 @@ RANGES: dict[str, Any] = {
     "mfu": PositiveFloat,
     "num_rows": PositiveInt | None,
     "mean_tokens": PositiveInt | None,
+    "prompt_tokens": PositiveInt | None,
     "num_samples": PositiveInt,
 }
 
@@ -71,6 +103,7 @@ class Estimate:
     global_batch: int
     accelerate_config: str | None
     on_cpu: bool
+    note: str = ""  # what is not counted
 
     @property
     def memory(self) -> Memory:
@@ -85,7 +118,7 @@ class Estimate:
             ConfigError: the data cannot be read, or the GPU is unknown.
         """
         options, _, training, model, _ = self.parsed
-        if not options.gpu:
+        if not options.gpu or self.recipe in SAMPLING:  # sampling decides its hours
             return None
         rows = read_rows(self.recipe, self.parsed)
         batch, frozen = self.global_batch, model.use_peft
@@ -115,7 +148,10 @@ def main() -> None:
     if options.gpu_memory is not None:
         memory, per_row = options.gpu_memory, SEQUENCES[made.recipe]
         lines += batch_lines(shape, plan, sharding, memory, made.global_batch, per_row)
-    lines += _data_lines(made.recipe, made.parsed, made.forward, sharding, made.global_batch)
+    if made.note:
+        lines.append(made.note)
+    if made.recipe not in SAMPLING:
+        lines += _data_lines(made.recipe, made.parsed, made.forward, sharding, made.global_batch)
     say("\n".join(lines))
 
 
@@ -125,39 +161,29 @@ def read_estimate(arguments: list[str]) -> Estimate:
     Raises:
         ConfigError: an option is invalid, or the recipe or model is of a kind without an estimate.
     """
-    from trl import (
-        DatasetMixtureConfig,
-        DPOConfig,
-        ModelConfig,
-        RewardConfig,
-        ScriptArguments,
-        SFTConfig,
-        TrlParser,
-    )
+    from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
 
     if {"-h", "--help"} & set(arguments) and option_of(arguments, "recipe") is None:
         arguments = [*arguments, "--recipe", "sft"]  # whose options are shown then
     recipe, accelerate_config, launch_config = launch_of(arguments)
-    config_class = {"sft": SFTConfig, "dpo": DPOConfig, "reward": RewardConfig}[recipe]
-    options_of = (
+    options_of = [
         EstimateArguments,
         ScriptArguments,
-        config_class,
+        config_class_of(recipe),
         ModelConfig,
         DatasetMixtureConfig,
         HeldOutArguments,  # a configuration of the recipe may have them; they cost no memory
-    )
+    ]
+    if any(recipe in methods for methods in METHODS.values()):
+        options_of.append(MethodArguments)
     on_cpu = str(option_of(arguments, "use_cpu")).lower() == "true"
     # TRL refuses bf16 on a machine without GPU, but the estimate may be for another machine
     parser = TrlParser(options_of, description=__doc__)
-    parsed = parse(parser, [*arguments, "--use_cpu", "True"])[:5]
-    options, _, training, model, _ = parsed
+    all_parsed = parse(parser, [*arguments, "--use_cpu", "True"])
+    parsed = all_parsed[:5]
+    options, script, training, model, mixture = parsed
     for key, kind in RANGES.items():
         validate(kind, vars(options)[key], key)
-    if model.load_in_4bit or model.load_in_8bit:
-        raise ConfigError(
-            "load_in_4bit, load_in_8bit: there is no estimate; omit them for an upper bound"
-        )
     launched = sharding_of(launch_config or accelerate_config)
     global_batch = (
         training.per_device_train_batch_size
@@ -168,18 +194,50 @@ def read_estimate(arguments: list[str]) -> Estimate:
     if model.dtype == "auto":
         model.dtype = str(config.dtype or "float32").removeprefix("torch.")
     shape, trained = shape_of(config, model, recipe)
+    sharding = _with_gpus(sharding_of(accelerate_config), options.num_gpus)
+    check_sharding(model, sharding)
+    reward, note = 0.0, ""
+    if recipe in SAMPLING:
+        names = [script.dataset_name, *(part.path for part in mixture.datasets)]
+        reward, note = reward_of(all_parsed[-1].reward, [name for name in names if name])
+    plan = training_of(recipe, training, model, trained, on_cpu, options.prompt_tokens, reward)
+    if options.gpu_memory is not None:
+        plan = replace(plan, device_bytes=options.gpu_memory * GIB)
     return Estimate(
         recipe=recipe,
         parsed=parsed,
         shape=shape,
         trained=trained,
-        training=training_of(recipe, training, model, trained, on_cpu),
-        sharding=_with_gpus(sharding_of(accelerate_config), options.num_gpus),
+        training=plan,
+        sharding=sharding,
         forward=Flops.from_config(config),
         global_batch=global_batch,
         accelerate_config=accelerate_config,
         on_cpu=on_cpu,
+        note=note,
     )
+
+
+def config_class_of(recipe: str) -> Any:
+    """Return TRL's configuration of a recipe."""
+    import trl
+
+    experimental = {"orpo": ("orpo", "ORPOConfig"), "simpo": ("cpo", "CPOConfig")}
+    if recipe in experimental:
+        module, name = experimental[recipe]
+        with warnings.catch_warnings():  # that they are experimental, as the recipe says
+            warnings.simplefilter("ignore")
+            return getattr(import_module(f"trl.experimental.{module}"), name)
+    names = {**{name: f"{name.upper()}Config" for name in SEQUENCES}, "reward": "RewardConfig"}
+    return getattr(trl, names[recipe])
+
+
+def reward_of(given: Any, datasets: list[str]) -> tuple[float, str]:
+    """Return the bytes of the reward models of a training, and a note on those not known."""
+    size, unknown = reward_bytes_of(given, datasets)
+    if not unknown:
+        return size, ""
+    return size, f"\nNot counted: {', '.join(unknown)}, whose size is not known."
 
 
 def _with_gpus(sharding: Sharding, num_gpus: int | None) -> Sharding:

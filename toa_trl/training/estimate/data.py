@@ -7,7 +7,7 @@ from typing import Any
 
 from toa_trl.errors import ConfigError
 from toa_trl.models.flops import Flops
-from toa_trl.training.data import load_training_data
+from toa_trl.training.data import UNPAIRED, load_training_data
 from toa_trl.training.estimate.plan import SEQUENCES
 from toa_trl.training.estimate.tokens import lengths, num_steps, padded_tokens, training_flops
 from toa_trl.utils.compat import peak_flops_of
@@ -40,7 +40,7 @@ def read_rows(recipe: str, parsed: tuple[Any, ...]) -> Rows:
     """Return the lengths of a dataset's sequences, counted on a sample of its rows.
 
     Args:
-        recipe: sft, dpo or reward.
+        recipe: such as sft.
         parsed: options of the estimate, and TRL's ScriptArguments, trainer configuration,
             ModelConfig and DatasetMixtureConfig.
 
@@ -62,14 +62,18 @@ def read_rows(recipe: str, parsed: tuple[Any, ...]) -> Rows:
     except (OSError, ValueError) as error:
         raise ConfigError(str(error)) from error
     kind = "sft" if recipe == "sft" else "dpo"
-    data = load_training_data(kind, script, training, mixture).train
+    further = [UNPAIRED] if recipe == "kto" else []
+    data = load_training_data(kind, script, training, mixture, further).train
     if script.dataset_streaming:
         raise ConfigError("the dataset is streamed")
     sample = data.shuffle(seed=0).select(range(min(len(data), options.num_samples)))
     text_field = vars(training).get("dataset_text_field", "text")
     counted = [lengths(maybe_convert_to_chatml(row), tokenizer, text_field) for row in sample]
-    share = "all" if len(counted) == len(data) else f"{len(counted):,}"
-    return Rows(counted, len(data), f"{len(data):,} rows, {share} of them tokenized")
+    num_rows = len(data)
+    if recipe == "kto" and max(map(len, counted), default=1) == 2:  # each response is a row
+        num_rows, counted = 2 * num_rows, [[length] for row in counted for length in row]
+    share = "all" if len(counted) == num_rows else f"{len(counted):,}"
+    return Rows(counted, num_rows, f"{num_rows:,} rows, {share} of them tokenized")
 
 
 def work_of(
@@ -78,7 +82,7 @@ def work_of(
     """Return tokens, steps and FLOPs of a training.
 
     Args:
-        recipe: sft, dpo or reward.
+        recipe: such as sft.
         rows: of the dataset.
         training: configuration of the trainer.
         forward: FLOPs of a forward pass of the model.
@@ -105,6 +109,11 @@ def work_of(
     reference_passes = 0.0
     if recipe == "dpo":
         reference_passes = 1 / epochs if training.precompute_ref_log_probs else 1.0
+    elif recipe == "kto":
+        # the KL term takes another completion of the batch through policy and reference
+        others = 0 if training.loss_type == "apo_zero_unpaired" else 1
+        each = 1 / epochs if training.precompute_ref_log_probs else 1.0
+        reference_passes = others + (1 + others) * each
     epoch = training_flops(sequences, forward, frozen=frozen, reference_passes=reference_passes)
     return Work(
         num_tokens=sampled_tokens * scale,

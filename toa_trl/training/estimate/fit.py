@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from toa_trl.training.estimate.memory import Shape, Sharding, Training, estimate
+from toa_trl.training.estimate.memory import estimate
+from toa_trl.training.estimate.sizes import Shape, Sharding, Training
 
 
 def largest_batch(
@@ -35,10 +36,22 @@ def remedies(shape: Shape, plan: Training, sharding: Sharding) -> Iterator[tuple
 
     if not plan.checkpointing:
         yield "--gradient_checkpointing True", size(checkpointing=True)
-    if plan.has_reference:
+    if plan.has_reference and not plan.prompt_length:
         yield "--precompute_ref_log_probs True", size(has_reference=False)
-    for length in (plan.length // 2, plan.length // 4):
-        yield f"--max_length {length}", size(length=length)
+    option = "max_completion_length" if plan.prompt_length else "max_length"
+    for part in (2, 4):
+        limit = (plan.length - plan.prompt_length) // part
+        length, sampled = plan.prompt_length + limit, plan.generation
+        if sampled is not None:
+            sampled = replace(sampled, length=length)
+        yield f"--{option} {limit}", size(length=length, generation=sampled)
+    if plan.generation is not None and plan.generation.in_vllm:
+        yield (
+            "--vllm_enable_sleep_mode True",
+            size(generation=replace(plan.generation, vllm_sleeps=True)),
+        )
+    if plan.quantized_bytes:
+        return  # it is not spread, and has an adapter
     if sharding.num_devices > 1 and sharding.kind != "zero3":
         yield "accelerate_configs/zero3.yaml", size(spread=replace(sharding, kind="zero3"))
     if not sharding.offload_weights:

@@ -7,7 +7,7 @@ from typing import Any
 from toa_trl.errors import ConfigError
 from toa_trl.models.flops import Flops
 from toa_trl.models.sources import read_config
-from toa_trl.training.estimate.memory import Shape
+from toa_trl.training.estimate.sizes import Shape
 
 AUTO_CLASS = {"reward": "AutoModelForSequenceClassification"}
 
@@ -45,7 +45,7 @@ def shape_of(config: Any, model: Any, recipe: str) -> tuple[Shape, int]:
     Args:
         config: transformers configuration.
         model: TRL's ModelConfig.
-        recipe: sft, dpo or reward.
+        recipe: such as sft; that of a reward model is reward.
 
     Raises:
         ConfigError: its blocks cannot be identified, or peft has no target layers for it.
@@ -61,7 +61,10 @@ def shape_of(config: Any, model: Any, recipe: str) -> tuple[Shape, int]:
     with torch.device("meta"):
         built = auto_class.from_config(config)
         num_parameters = trained = _count(built)
-        block = max(map(_count, _blocks(built, text.num_hidden_layers)))
+        blocks = _blocks(built, text.num_hidden_layers)
+        block = max(map(_count, blocks))
+        layers = [layer for layer in blocks.modules() if isinstance(layer, torch.nn.Linear)]
+        linear = [layer.weight.numel() for layer in layers]
         if model.use_peft:
             try:
                 adapted = get_peft_model(built, get_peft_config(model))
@@ -81,6 +84,8 @@ def shape_of(config: Any, model: Any, recipe: str) -> tuple[Shape, int]:
         key_size=key_heads * head_size,
         vocab_size=text.vocab_size,
         tied=bool(text.tie_word_embeddings),
+        linear_parameters=sum(linear),
+        largest_linear=max(linear, default=0),
     )
     return shape, trained
 

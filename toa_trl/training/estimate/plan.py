@@ -8,10 +8,27 @@ from typing import Any
 
 from toa_trl.cli.arguments import config_of, option_of
 from toa_trl.errors import ConfigError
-from toa_trl.training.estimate.memory import Sharding, Training
+from toa_trl.training.estimate.head import WHOLE_LOGITS
+from toa_trl.training.estimate.sizes import Generation, Sharding, Training
 from toa_trl.utils.files import read_yaml
 
-SEQUENCES = {"sft": 1, "dpo": 2, "reward": 2}  # of a row
+# sequences of a row, in one forward pass: TRL's trainers concatenate chosen and rejected responses
+SEQUENCES = {
+    "sft": 1,
+    "dpo": 2,
+    "reward": 2,
+    "kto": 1,
+    "orpo": 2,
+    "simpo": 2,
+    "grpo": 1,
+    "rloo": 1,
+}
+METHODS = {"preference": ("kto", "orpo", "simpo"), "grpo": ("grpo", "rloo")}
+SAMPLING = METHODS["grpo"]
+PROMPT_TOKENS = 512  # of the longest prompt, where nobody says how many
+# bytes of a quantized weight. QLoRA (arXiv 2305.14314), section 3: 4 bits, and 0.5 bits of a
+# float32 scale for 64 weights, with double quantization 0.127; LLM.int8() has a scale per row
+NF4, NESTED_NF4, INT8 = 4.5 / 8, 4.127 / 8, 1.0
 ACCELERATE_CONFIGS = Path(__file__).parents[2] / "accelerate_configs"
 RECIPE = re.compile(r"recipes/(\w+)\.py|\btoa[-_]trl (\w+)")
 ACCELERATE_CONFIG = re.compile(r"--(?:config_file|accelerate_config)[ =](\S+)")
@@ -30,6 +47,12 @@ def launch_of(arguments: list[str]) -> tuple[str, str | None, str | None]:
     """
     path, _ = config_of(arguments)
     recipe = recipe_of(arguments)
+    if recipe in METHODS:
+        default = "grpo" if recipe == "grpo" else None
+        method = str(option_of(arguments, "method") or default)
+        if method not in METHODS[recipe]:
+            raise ConfigError(f"method: must be one of {', '.join(METHODS[recipe])}, not {method}")
+        recipe = method
     if recipe not in SEQUENCES:
         known = ", ".join(SEQUENCES)
         if recipe:
@@ -101,20 +124,36 @@ def _deepspeed_sharding(plugin: Mapping[str, Any], number: int) -> Sharding:
     return Sharding(f"zero{stage}" if int(stage) else "ddp", number, *offloads)
 
 
-def training_of(recipe: str, training: Any, model: Any, trained: int, on_cpu: bool) -> Training:
+def training_of(
+    recipe: str,
+    training: Any,
+    model: Any,
+    trained: int,
+    on_cpu: bool,
+    prompt_tokens: int | None = None,
+    reward_bytes: float = 0.0,
+) -> Training:
     """Return the inputs of the arithmetic; every sequence is assumed to fill max_length.
 
+    TRL has a reference model, besides the policy, in DPO and KTO without precomputed
+    log-probabilities, and in GRPO and RLOO with beta > 0; never with an adapter, which is switched
+    off instead. ORPO, SimPO, SFT and reward modeling have none.
+
     Args:
-        recipe: sft, dpo or reward.
+        recipe: one of SEQUENCES.
         training: configuration of the trainer.
         model: TRL's ModelConfig.
         trained: number of parameters that are trained.
         on_cpu: whether the training runs on CPUs.
+        prompt_tokens: of the longest prompt, for GRPO and RLOO.
+        reward_bytes: of reward models on the device, for GRPO and RLOO.
 
     Raises:
-        ConfigError: max_length is not set.
+        ConfigError: max_length is not set, or the model is quantized without an adapter.
     """
-    if not training.max_length:
+    samples = recipe in SAMPLING
+    length = length_of(training, prompt_tokens) if samples else training.max_length
+    if not length:
         raise ConfigError(
             "max_length: a number is needed, because the longest sequence decides what fits"
         )
@@ -122,19 +161,96 @@ def training_of(recipe: str, training: Any, model: Any, trained: int, on_cpu: bo
     is_packed = recipe == "sft" and training.packing and training.packing_strategy != "wrapped"
     has_flash = "flash" in (model.attn_implementation or "")
     drops_out = not vars(training).get("disable_dropout", False)
-    own_reference = recipe == "dpo" and not model.use_peft
+    weight_bytes = 2 if model.dtype in ("bfloat16", "float16") else 4
+    quantized = quantized_bytes_of(model)
+    adapter_bytes = 4
+    if quantized and recipe in ("orpo", "simpo") and not (model.load_in_4bit and training.bf16):
+        weight_bytes = 4  # peft's prepare_model_for_kbit_training
+    elif quantized:
+        adapter_bytes = 2  # as TRL casts it
     return Training(
         num_sequences=num_sequences,
-        length=training.max_length,
+        length=length,
         num_trained=trained,
         lora_rank=model.lora_r if model.use_peft else 0,
         lora_dropout=model.lora_dropout > 0 and drops_out,
-        weight_bytes=2 if model.dtype in ("bfloat16", "float16") else 4,
+        weight_bytes=weight_bytes,
+        quantized_bytes=quantized,
+        adapter_bytes=adapter_bytes,
         bf16=training.bf16 or training.fp16,
         checkpointing=training.gradient_checkpointing,
         accumulates=training.gradient_accumulation_steps > 1,
-        has_reference=own_reference and not training.precompute_ref_log_probs,
+        has_reference=_has_reference(recipe, training, model),
         has_head=recipe != "reward",
+        whole_logits=_whole_logits(recipe, training),
+        prompt_length=length - (training.max_completion_length or 512) if samples else 0,
+        generation=generation_of(training, length) if samples else None,
+        reward_bytes=reward_bytes,
         repeats_keys=not has_flash and (is_packed or num_sequences > 1),
         on_cpu=on_cpu,
     )
+
+
+def length_of(training: Any, prompt_tokens: int | None) -> int:
+    """Return the tokens of the longest prompt with its completion, for GRPO and RLOO."""
+    completion = training.max_completion_length or 512
+    limit = vars(training).get("vllm_max_model_length")
+    return int(prompt_tokens + completion if prompt_tokens else limit or PROMPT_TOKENS + completion)
+
+
+def generation_of(training: Any, length: int) -> Generation | None:
+    """Return what is sampled on the device; None with a vLLM server."""
+    if training.use_vllm and training.vllm_mode == "server":
+        return None
+    return Generation(
+        num_sequences=training.per_device_train_batch_size * training.steps_per_generation,
+        length=length,
+        in_vllm=training.use_vllm,
+        vllm_share=training.vllm_gpu_memory_utilization,
+        vllm_devices=training.vllm_tensor_parallel_size,
+        vllm_sleeps=training.vllm_enable_sleep_mode,
+    )
+
+
+def quantized_bytes_of(model: Any) -> float:
+    """Return the bytes of a weight of a quantized linear layer; 0 if none is quantized.
+
+    Raises:
+        ConfigError: it is quantized, and trained whole.
+    """
+    if not (model.load_in_4bit or model.load_in_8bit):
+        return 0.0
+    if not model.use_peft:
+        key = "load_in_4bit" if model.load_in_4bit else "load_in_8bit"
+        raise ConfigError(f"{key}: a quantized model is trained with an adapter; add --use_peft")
+    if model.load_in_8bit:
+        return INT8
+    return NESTED_NF4 if model.use_bnb_nested_quant else NF4
+
+
+def check_sharding(model: Any, sharding: Sharding) -> None:
+    """Check that there is an estimate of a quantized model on these devices.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if quantized_bytes_of(model) and sharding.kind in ("zero3", "fsdp2"):
+        kind = "ZeRO-3" if sharding.kind == "zero3" else "FSDP"
+        raise ConfigError(
+            f"load_in_4bit, load_in_8bit: there is no estimate of a quantized model with {kind}, "
+            "which spreads its weights only in some storage types; use ddp"
+        )
+
+
+def _has_reference(recipe: str, training: Any, model: Any) -> bool:
+    if model.use_peft:
+        return False
+    if recipe in ("dpo", "kto"):
+        return not training.precompute_ref_log_probs
+    return recipe in SAMPLING and bool(training.beta)
+
+
+def _whole_logits(recipe: str, training: Any) -> float:
+    if recipe == "simpo" and training.cpo_alpha:
+        recipe = "orpo"  # with the same cross entropy
+    return WHOLE_LOGITS.get(recipe, 0.0)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from toa_trl.training.estimate.fit import largest_batch, remedies
-from toa_trl.training.estimate.memory import GIB, Memory, Shape, Sharding, Training
+from toa_trl.training.estimate.sizes import GIB, Memory, Shape, Sharding, Training
 
 USABLE = 0.9  # of a GPU's memory: CUDA's context, NCCL's buffers and fragmentation need the rest
 KINDS = {"none": "", "ddp": ", DDP", "fsdp2": ", FSDP2"}

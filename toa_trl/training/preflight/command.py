@@ -129,6 +129,7 @@ def check_training(
     model: Any,
     options: CheckArguments,
     on_cpu: bool,
+    reward_bytes: float = 0.0,
 ) -> None:
     """Print what the checks of a training find, and one row of its data.
 
@@ -139,6 +140,7 @@ def check_training(
         model: TRL's ModelConfig.
         options: of the check.
         on_cpu: whether the training runs on CPUs.
+        reward_bytes: of the reward models that the training loads on its device.
 
     Raises:
         SystemExit: with 1, if any finding is an error.
@@ -151,7 +153,7 @@ def check_training(
     except ConfigError as error:
         findings.append(Finding("error", "configuration", str(error)))
     if model.model_name_or_path:
-        findings.append(_memory(method, training, model, options, on_cpu))
+        findings.append(_memory(method, training, model, options, on_cpu, reward_bytes))
     if training.process_index == 0:
         print_findings(findings, console)
         if checked is not None:
@@ -166,7 +168,12 @@ def _exit_if_error(findings: Sequence[Finding]) -> None:
 
 
 def _memory(
-    method: str, training: Any, model: Any, options: CheckArguments, on_cpu: bool
+    method: str,
+    training: Any,
+    model: Any,
+    options: CheckArguments,
+    on_cpu: bool,
+    reward_bytes: float,
 ) -> Finding:
     try:
         sharding = running_sharding()
@@ -176,7 +183,7 @@ def _memory(
     except ConfigError as error:
         return Finding("fine", "memory", f"there is no estimate: {error}")
     memory = options.gpu_memory or (None if on_cpu else gpu_memory_here())
-    return memory_finding(method, training, model, sharding, memory, on_cpu)
+    return memory_finding(method, training, model, sharding, memory, on_cpu, reward_bytes)
 
 
 def _is_true(value: Any) -> bool:

@@ -7,14 +7,24 @@ from typing import Any
 
 from toa_trl.errors import ConfigError
 from toa_trl.training.estimate.fit import remedies
-from toa_trl.training.estimate.memory import GIB, Sharding, estimate, states
+from toa_trl.training.estimate.memory import estimate, states
 from toa_trl.training.estimate.model import model_config_of, shape_of
-from toa_trl.training.estimate.plan import SEQUENCES, training_of
+from toa_trl.training.estimate.plan import SAMPLING, SEQUENCES, check_sharding, training_of
+from toa_trl.training.estimate.sizes import GIB, Sharding
 from toa_trl.training.estimate.text import USABLE, devices
 from toa_trl.training.findings import Finding
 
 # methods with an estimate -> the recipe that it is of
-RECIPES = {"SFT": "sft", "DPO": "dpo", "reward modeling": "reward"}
+RECIPES = {
+    "SFT": "sft",
+    "DPO": "dpo",
+    "reward modeling": "reward",
+    "KTO": "kto",
+    "ORPO": "orpo",
+    "SimPO": "simpo",
+    "GRPO": "grpo",
+    "RLOO": "rloo",
+}
 
 
 def memory_finding(
@@ -24,6 +34,7 @@ def memory_finding(
     sharding: Sharding,
     gpu_memory: float | None,
     on_cpu: bool = False,
+    reward_bytes: float = 0.0,
 ) -> Finding:
     """Return what a training needs of each device, and whether that fits.
 
@@ -34,23 +45,28 @@ def memory_finding(
         sharding: of the model's states.
         gpu_memory: GiB of each GPU; None: unknown.
         on_cpu: whether it trains on CPUs.
+        reward_bytes: of the reward models that GRPO and RLOO load on the device.
     """
     if method not in RECIPES:
         return Finding("fine", "memory", f"there is no estimate for {method}")
-    if model.load_in_4bit or model.load_in_8bit:
-        return Finding("fine", "memory", "there is no estimate for a quantized model")
     recipe = RECIPES[method]
     try:
         config = model_config_of(None, model)
         if model.dtype == "auto":
             model = replace(model, dtype=str(config.dtype or "float32").removeprefix("torch."))
         shape, trained = shape_of(config, model, recipe)
-        plan = training_of(recipe, training, model, trained, on_cpu)
+        check_sharding(model, sharding)
+        plan = training_of(recipe, training, model, trained, on_cpu, reward_bytes=reward_bytes)
+        if gpu_memory is not None:
+            plan = replace(plan, device_bytes=gpu_memory * GIB)
     except ConfigError as error:
         return Finding("fine", "memory", f"there is no estimate: {error}")
     peak = estimate(shape, plan, sharding).total / GIB
     each = "each of " if sharding.num_devices > 1 else ""
-    need = f"{peak:,.1f} GiB on {each}{devices(sharding, on_cpu)}, where a row fills max_length"
+    assumed = "where a row fills max_length"
+    if recipe in SAMPLING:
+        assumed = f"with prompts of {plan.prompt_length} tokens"
+    need = f"{peak:,.1f} GiB on {each}{devices(sharding, on_cpu)}, {assumed}"
     if gpu_memory is None:
         return Finding("fine", "memory", f"needs {need}")
     if peak <= USABLE * gpu_memory:
