@@ -1,18 +1,22 @@
 """What README and docs/ show can be typed as it stands: every command, configuration and example.
 
 Commands are checked against the options of their command, configurations against their model; the
-parts in own_parts.md run in tests/test_own_parts.py. The README's way from a prompts file to an
-evaluated student is executed, with the bundled models in the place of those of the Hub.
+parts in own_parts.md run in tests/test_own_parts.py. Commands that sample, or read a run, are
+executed with scripted agents; the README's way from a prompts file to an evaluated student with the
+bundled models in the place of those of the Hub.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +28,7 @@ from tests.helpers import EchoAgent
 from tests.integration.conftest import ENVIRONMENT
 from toa_trl import TOASampler
 from toa_trl.cli.main import COMMANDS, TRAININGS
+from toa_trl.cli.main import run as toa_trl
 from toa_trl.cli.schema import CONFIGURATIONS
 from toa_trl.demo.world import DATA
 from toa_trl.utils.config import Config, validate
@@ -57,6 +62,9 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "fleet": {"endpoints": "e.yaml", "servers": []},
 }
 """What an excerpt of a configuration lacks."""
+EXECUTED = {"synthesize", "pilot", "data", "show", "status", "calibrate"}
+ELSEWHERE = {"--push_to_hub", "--runner", "demo/synthesize", "runs/few", "runs/one-gpu"}
+"""Parts of commands that need a hub, Ray or models, and are executed by other tests."""
 OPTIONS_OF_TRL = {"datasets", "eval_strategy", "report_to", "use_peft", "resume_from_checkpoint"}
 
 
@@ -114,6 +122,44 @@ def test_a_command_exists_with_its_options(block: Block) -> None:
         }
         known = options_of(command)
         assert {option for option in given if option not in known} == set(), command
+
+
+def executed(block: Block) -> list[list[str]]:
+    """Return the commands of a block that can be executed with scripted agents."""
+    return [
+        words for words in commands(block.text) if words[0] in EXECUTED and not ELSEWHERE & {*words}
+    ]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with prompts.jsonl, run.yaml and a finished run, runs/my-run."""
+    folder = tmp_path_factory.mktemp("docs")
+    rows = [
+        {"id": f"apples-{number}", "prompt": f"How many are {number} apples?", "reference": "Some."}
+        for number in range(1, 21)
+    ]
+    (folder / "prompts.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    agents = [{"name": name, "engine": "scripted"} for name in "ab"]
+    reward = {"kind": "function", "function": "toa_trl.rewards.function:length_reward"}
+    config = {"prompts": str(folder / "prompts.jsonl"), "budget": 17, "agents": agents}
+    config |= {"reward": reward, "output_dir": "runs/first"}
+    (folder / "run.yaml").write_text(yaml.safe_dump(config))
+    output = str(folder / "runs/my-run")
+    toa_trl(["synthesize", "--config", str(folder / "run.yaml"), "--output_dir", output])
+    return folder
+
+
+@pytest.mark.parametrize("block", [block for block in of("bash") if executed(block)], ids=at)
+def test_a_command_that_samples_or_reads_a_run_can_be_executed(
+    block: Block, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shutil.copytree(runs, tmp_path / "own"))
+    for given in executed(block):
+        toa_trl(given)
+        output = [new for option, new in pairwise(given) if option in ("--output", "--output_dir")]
+        for folder in map(Path, output):
+            assert (folder / "README.md").is_file(), folder
 
 
 def models() -> dict[str, type[Config]]:
