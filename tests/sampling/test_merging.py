@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tests.helpers import EchoAgent, TextReward, killed_at
 from toa_trl.cli.main import run as command
+from toa_trl.data.review import Mark, review_of, set_mark
 from toa_trl.errors import ConfigError
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampler import TOASampler
@@ -102,6 +103,31 @@ def test_adaptive_runs_are_merged_with_their_decisions(tmp_path: Path) -> None:
     assert extended.unfinished == 0
     assert len(plays(tmp_path / "merged")) == 8 * len(PROMPTS)
     assert set(before) <= set(plays(tmp_path / "merged"))
+
+
+def test_marks_of_human_reviews_are_joined(tmp_path: Path) -> None:
+    one, two = sample(tmp_path / "one", PROMPTS[:2]), sample(tmp_path / "two", PROMPTS[2:])
+    set_mark(one, ("a", 1, 0), Mark("reject"))
+    set_mark(two, ("c", 2, 0), Mark("edit", chosen="better"))
+    merge_runs([one, two], tmp_path / "merged")
+    marks = review_of(tmp_path / "merged").marks
+    assert [(*key, mark.mark, mark.chosen) for key, mark in marks.items()] == [
+        ("a", 1, 0, "reject", None),
+        ("c", 2, 0, "edit", "better"),
+    ]
+
+    set_mark(two, ("a", 1, 0), Mark("reject"))  # a copy of the other run's marks
+    merge_runs([one, two], tmp_path / "again")
+    assert review_of(tmp_path / "again").marks.keys() == marks.keys()
+    set_mark(two, ("a", 1, 0), Mark("accept"))
+    with pytest.raises(ConfigError, match=r"two/review\.jsonl: the pair 1/0 of 'a' has another"):
+        merge_runs([one, two], tmp_path / "contradicting")
+    set_mark(one, ("a", 1, 0), Mark("edit", chosen="this"))
+    set_mark(two, ("a", 1, 0), None)
+    set_mark(two, ("a", 2, 1), Mark("edit", rejected="that"))  # the same response in another pair
+    with pytest.raises(ConfigError, match=r"the response 1 of 'a' has another mark in .*one/rev"):
+        merge_runs([one, two], tmp_path / "contradicting")
+    assert not (tmp_path / "contradicting").exists()
 
 
 def test_a_merged_run_is_as_unfinished_as_its_parts(tmp_path: Path) -> None:

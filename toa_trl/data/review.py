@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -120,9 +120,14 @@ class Review:
             return None, "edited to two equal responses, and left out"
         return changed, WORDS["edit"]
 
-    def _text(self, prompt_id: str, play: int) -> str | None:
+    @property
+    def texts(self) -> Mapping[tuple[str, int], str]:
+        """The edited texts, by prompt and play."""
         texts: Mapping[tuple[str, int], str] = self._texts  # type: ignore[attr-defined]
-        return texts.get((prompt_id, play))
+        return texts
+
+    def _text(self, prompt_id: str, play: int) -> str | None:
+        return self.texts.get((prompt_id, play))
 
 
 def review_of(run_dir: Path) -> Review:
@@ -167,16 +172,61 @@ def set_mark(run_dir: Path, key: Key, mark: Mark | None) -> Review:
         marks.pop(key, None)
         if mark is not None:
             marks[key] = Mark(mark.mark, mark.chosen, mark.rejected, time.time())
-        lines = [marked({"about": "marks of a human review; see toa-trl view"})]
-        for (prompt_id, chosen_play, rejected_play), each in marks.items():
-            pair = {
-                "prompt_id": prompt_id,
-                "chosen_play": chosen_play,
-                "rejected_play": rejected_play,
-            }
-            lines.append(pair | {k: v for k, v in asdict(each).items() if v is not None})
-        replace_text(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in lines))
+        _write(path, marks)
     return Review(marks)
+
+
+def joined_review(run_dirs: Sequence[Path]) -> Review:
+    """Return the marks of several runs, in their order.
+
+    Raises:
+        ConfigError: a line is not a mark, or two runs have different marks of one pair, or
+            different texts for one response.
+    """
+    marks, places = dict[Key, Mark](), dict[Any, tuple[Any, Path]]()
+    for run_dir in run_dirs:
+        review = review_of(run_dir)
+        found: list[tuple[str, Any, Any]] = []
+        for key, mark in review.marks.items():
+            content = (mark.mark, mark.chosen, mark.rejected)
+            found.append((f"the pair {key[1]}/{key[2]} of {key[0]!r}", key, content))
+        for response, text in review.texts.items():
+            found.append((f"the response {response[1]} of {response[0]!r}", response, text))
+        for what, key, content in found:
+            other, first = places.setdefault(key, (content, run_dir))
+            if other != content:
+                raise ConfigError(
+                    f"{run_dir / FILE}: {what} has another mark in {first / FILE}; remove one of "
+                    "them (toa-trl view)"
+                )
+        marks |= review.marks
+    return Review(marks)
+
+
+def write_review(run_dir: Path, review: Review) -> None:
+    """Write the marks of a new run; without marks it has no file.
+
+    Raises:
+        ConfigError: review.jsonl is a file of somebody else.
+    """
+    path = run_dir / FILE
+    check_ours({path: is_json_lines})
+    if review.marks:
+        _write(path, review.marks)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write(path: Path, marks: Mapping[Key, Mark]) -> None:
+    lines = [marked({"about": "marks of a human review; see toa-trl view"})]
+    for (prompt_id, chosen_play, rejected_play), each in marks.items():
+        pair = {
+            "prompt_id": prompt_id,
+            "chosen_play": chosen_play,
+            "rejected_play": rejected_play,
+        }
+        lines.append(pair | {k: v for k, v in asdict(each).items() if v is not None})
+    replace_text(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in lines))
 
 
 def _response(text: str) -> list[dict[str, str]]:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from toa_trl.data.prompts import is_prompts_file, write_prompts
+from toa_trl.data.review import FILE as REVIEW
+from toa_trl.data.review import joined_review, write_review
 from toa_trl.errors import ConfigError
 from toa_trl.sampling.identity import (
     differences,
@@ -19,7 +21,7 @@ from toa_trl.sampling.run_file import FILE, finish_run_file, start_run_file
 from toa_trl.sampling.status import is_written
 from toa_trl.types import Prompt, as_dicts
 from toa_trl.utils.files import fresh_path, read_yaml
-from toa_trl.utils.targets import check_ours, check_run_folder
+from toa_trl.utils.targets import check_ours, check_run_folder, is_json_lines
 
 OF_ONE_RUN = (
     *("fingerprint", "versions", "started", "resumed", "extended", "finished"),
@@ -33,6 +35,7 @@ def merge_runs(run_dirs: Sequence[Path], output: Path) -> tuple[int, int]:
     """Write a run with the prompts and plays of several runs, in their order.
 
     It resumes and grows as any other run, with its prompts.jsonl, to which rows may be appended.
+    Marks of human reviews are joined.
 
     The runs stay as they are. Interrupted, nothing of the new run exists, and it can be repeated.
 
@@ -45,7 +48,8 @@ def merge_runs(run_dirs: Sequence[Path], output: Path) -> tuple[int, int]:
 
     Raises:
         ConfigError: a folder is not a run, a run is being written, the configurations differ, a
-            prompt is in two runs, or the output holds a run already.
+            prompt is in two runs, marks of reviews contradict each other, or the output holds a
+            run already.
         JournalError: a journal cannot be read or written.
     """
     journals = [run_dir / "journal.sqlite" for run_dir in run_dirs]
@@ -57,6 +61,8 @@ def merge_runs(run_dirs: Sequence[Path], output: Path) -> tuple[int, int]:
     check_run_folder(output)
     check_ours({output / PROMPTS_FILE: is_prompts_file})
     identity, prompts = _joined(journals)
+    review = joined_review(run_dirs)
+    check_ours({output / REVIEW: is_json_lines})
     output.mkdir(parents=True, exist_ok=True)
     lock, fresh = locked(target), fresh_path(target)
     try:
@@ -67,6 +73,7 @@ def merge_runs(run_dirs: Sequence[Path], output: Path) -> tuple[int, int]:
             whole = merged.identity
         write_prompts(output / PROMPTS_FILE, prompts)
         _write_run_file(run_dirs, output, whole)
+        write_review(output, review)
         os.replace(fresh, target)
     finally:
         _remove(fresh)
