@@ -118,8 +118,8 @@ def with_builders(output: Path, run: Path, seed: int) -> dict[str, Path]:
 def train_listwise(start: Path, data: Path, output: Path, seed: int) -> Path:
     """Train on groups unless it is done; return the folder of the model.
 
-    DPO for lists (LiPO, ICLR 2025): the cross entropy between the softmax of the standardized
-    rewards of a group and that of beta * log(policy / reference); rate and beta of demo/dpo.
+    DPO for lists (LiPO, arXiv 2402.01878): the cross entropy between the softmax of a group's
+    standardized rewards and that of beta * log(policy / reference); rate and beta of demo/dpo.
     """
     if (output / "model.safetensors").is_file():
         return output
