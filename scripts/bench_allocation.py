@@ -13,8 +13,8 @@ hard tail   Accuracy of the selected response, on the tenth of the prompts with 
             reward over all recorded plays, at the FLOPs of 16 uniform plays.
 scripted    Mean best reward of scripted worlds at 16 plays per prompt, less that of uniform.
 compare     The same for every estimator, on the validation split.
-costs       Saving, against 32 uniform plays, in worlds where one agent counts as four times as
-            large as the others: with the costs weighed by the search, by the allocation, by both.
+costs       Saving, against 16 and 32 uniform plays, in worlds where one agent counts as four times
+            as large as the others: costs weighed by the search, by the allocation, by both.
 """
 
 from __future__ import annotations
@@ -226,7 +226,6 @@ def judge_costs(runs: Path, make: Callable[[], GainEstimator]) -> Iterator[str]:
         plays, flops = load(path.parent), load(runs / name.replace("-plays", "-flops"))
         numbers = list(range(MIN_PLAYS, plays.rewards.shape[1] + 1))
         budget = min(44, numbers[-1])
-        uniform = uniform_of(plays, [32])
         curves = {
             "uniform, toa by plays": uniform_of(plays, numbers),
             "uniform, toa by FLOPs": uniform_of(flops, numbers),
@@ -240,8 +239,12 @@ def judge_costs(runs: Path, make: Callable[[], GainEstimator]) -> Iterator[str]:
             ),
         }
         for label, curve in curves.items():
-            share, low, high = saving(curve, uniform)
-            yield f"{name} {label:32} FLOPs at equal best {share:.3f} [{low:.3f}, {high:.3f}]"
+            mean = (curve.flops[-1] / curve.plays[-1]).mean()
+            line = f"{name} {label:32} FLOPs of a play {mean:.3g}, FLOPs at equal best"
+            for number in (16, 32):
+                share, low, high = saving(curve, uniform_of(plays, [number]))
+                line += f" of {number} plays {share:.3f} [{low:.3f}, {high:.3f}]"
+            yield line
         for spent in (8, 16, 32):
             at = uniform_of(plays, [spent])
             means = curves["uniform, toa by FLOPs"].flops.mean(axis=1)
