@@ -14,13 +14,10 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import ENVIRONMENT, ROOT, WEIGHTS, command, run
+from tests.integration.conftest import ENVIRONMENT, ROOT, WEIGHTS, call, command, run
 
 CONFIG = "recipes/configs/demo/data_table.yaml"
-LAUNCH = (
-    "accelerate launch --quiet --config_file accelerate_configs/single_cpu.yaml "
-    "recipes/sft.py --config recipes/configs/demo/sft.yaml"
-)
+TRAINING = "python recipes/sft.py --config recipes/configs/demo/sft.yaml --max_steps 2"
 pytestmark = pytest.mark.heavy
 
 
@@ -34,7 +31,7 @@ def options(folder: Path, **train: object) -> list[object]:
     )
     heldout.write_text("".join(lines[::10]), encoding="utf-8")
     training = {
-        "command": f"{LAUNCH} --max_steps 2",
+        "command": TRAINING,
         "base": f"{WEIGHTS}/student",
         "heldout": str(heldout),
         "budget": 4,
@@ -107,19 +104,19 @@ def test_a_killed_data_table_goes_on(tmp_path: Path) -> None:
     ]
     assert rewards[0] != rewards[1]
 
-    again = run("recipes/compare.py", *arguments)
+    again = call("compare", *arguments)
     assert again.returncode == 0, again.stderr
     assert again.stdout == done.stdout
 
 
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
     failing = options(tmp_path, command="no-such-launcher")
-    done = run("recipes/compare.py", *failing)
+    done = call("compare", *failing)
     assert done.returncode == 2
     assert "cannot be started" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "runs").exists()
-    failing = options(tmp_path, command=f"{LAUNCH} --nonsense 1", seeds=[0])
-    done = run("recipes/compare.py", *failing)
+    failing = options(tmp_path, command="python -c raise(Exception('nonsense'))", seeds=[0])
+    done = call("compare", *failing)
     assert done.returncode == 1
     assert "stopped: the training of parallel, budget 4, seed 0, ended with code" in done.stderr
     assert "nonsense" in done.stderr
