@@ -74,6 +74,9 @@ def _check_inputs(plan: Plan, stage: StageConfig) -> None:
             raise ConfigError(
                 f"{place}.data: must be a synthesize or data stage before it, not {source!r}"
             )
+    later = [other.folder for other in plan.stages if other not in before]
+    if stage.model in later:
+        raise ConfigError(f"{place}.model: {stage.model!r} is no training before it")
     has_data = plan.data(stage, 1) is not None or bool({"dataset_name", "datasets"} & keys.keys())
     if stage.is_training and not has_data:
         raise ConfigError(

@@ -16,6 +16,7 @@ from toa_trl.pipeline.checks import check_plan
 from toa_trl.pipeline.config import PipelineConfig
 from toa_trl.pipeline.dry_run import plan_lines
 from toa_trl.pipeline.gpus import check_gpus, visible_gpus
+from toa_trl.pipeline.memory import check_trainings
 from toa_trl.pipeline.plan import Plan
 from toa_trl.pipeline.run import run_plan
 from toa_trl.utils.aio import run_until_signal
@@ -27,6 +28,7 @@ def main() -> None:
     config = read_config(PipelineConfig, with_option(sys.argv[1:]), __doc__)
     plan = Plan(config)
     check_plan(plan)
+    check_trainings(plan, config.dry_run)
     if config.dry_run:
         check_gpus(plan, visible_gpus(), dry_run=True)
         say("\n".join(plan_lines(plan)))

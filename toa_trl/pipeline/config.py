@@ -150,6 +150,13 @@ class ServersConfig(Config):
     and stop them again; but for those that serve a model of this pipeline, and those tried
     before."""
 
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        for name, count in Counter(entry.get("name") for entry in self.servers).items():
+            if count > 1:
+                raise _explained(f"servers: {count} servers have the name {name!r}")
+        return self
+
 
 class MachineConfig(Config):
     """What the pipeline runs on: for checks, and for the plan that --dry-run prints."""

@@ -6,17 +6,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+from toa_trl.cli.arguments import find_bundled
 from toa_trl.errors import ConfigError
+from toa_trl.models.devices import num_accelerators
 from toa_trl.models.flops import Flops
 from toa_trl.models.sources import read_config
 from toa_trl.pipeline.config import StageConfig
 from toa_trl.pipeline.fleets import fleet_of
 from toa_trl.pipeline.gpus import devices_of, models_of
 from toa_trl.pipeline.plan import Plan
+from toa_trl.pipeline.steps import is_complete
 
 USABLE = 0.9  # of a GPU: vLLM's default, and what the weights of models in a process may take
 GIB = 1024**3
+# keys of a training without influence on its memory
+NOT_COUNTED = ("dataset_name", "datasets", "env", "check_only", "check_rows")
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,52 @@ def check_memory(plan: Plan) -> None:
             sampling_memory(plan, stage)
 
 
+def check_trainings(plan: Plan, dry_run: bool = False) -> None:
+    """Check the options of the trainings that are not complete, as their commands parse them.
+
+    Args:
+        plan: of the pipeline.
+        dry_run: the plan may be for another machine.
+
+    Raises:
+        ConfigError: an option is unknown or invalid, or a training needs a GPU and there is none.
+    """
+    for stage in plan.stages:
+        waits = not is_complete(plan.folder(plan.rounds or 1, stage.folder))
+        if stage.is_training and not stage.command and waits:
+            _check_launch(plan, stage)
+            options = _options(plan, stage, None)
+            needs_gpu = not options.on_cpu and options.parsed[2].bf16
+            if needs_gpu and not dry_run and not stage.launcher and not num_accelerators():
+                raise ConfigError(
+                    f"{plan.place(stage)}: {stage.folder} needs a GPU, and there is none; to train "
+                    "on the CPU set use_cpu: true and bf16: false"
+                )
+
+
+def _check_launch(plan: Plan, stage: StageConfig) -> None:
+    named = stage.launch.get("accelerate_config")
+    if named is not None:
+        try:
+            find_bundled(str(named), "accelerate_configs", "accelerate_config")
+        except ConfigError as error:
+            raise ConfigError(f"{plan.place(stage)}.launch.{error}") from None
+
+
+def _options(plan: Plan, stage: StageConfig, num_rows: int | None) -> Any:
+    """Return the parsed options of a training.
+
+    Raises:
+        ConfigError: one is unknown or invalid.
+    """
+    from toa_trl.training.estimate.command import read_options
+
+    try:
+        return read_options(_arguments(plan, stage, num_rows))
+    except ConfigError as error:
+        raise ConfigError(f"{plan.place_of_config(stage)}: {error}") from None
+
+
 def training_needs(plan: Plan, stage: StageConfig, num_rows: int | None) -> Needs:
     """Return what a training needs.
 
@@ -54,10 +106,11 @@ def training_needs(plan: Plan, stage: StageConfig, num_rows: int | None) -> Need
     Raises:
         ConfigError: it does not fit the memory of its GPUs.
     """
-    from toa_trl.training.estimate.command import read_estimate
+    from toa_trl.training.estimate.command import estimate_of
 
+    options = _options(plan, stage, num_rows)
     try:
-        made = read_estimate(_arguments(plan, stage, num_rows))
+        made = estimate_of(options)
         needed = made.memory.total / GIB
         hours = made.hours if num_rows else None
         note = made.note.strip()
@@ -154,7 +207,7 @@ def _arguments(plan: Plan, stage: StageConfig, num_rows: int | None) -> list[str
         options["reward"] = plan.keys(runs[-1]).get("reward") if runs else None
     arguments = []
     for key, value in {**keys, **options}.items():
-        if key not in ("dataset_name", "datasets", "env") and value is not None:
+        if key not in NOT_COUNTED and value is not None:
             values = value if isinstance(value, list) and key != "reward" else [value]
             texts = [json.dumps(v) if isinstance(v, dict | list) else str(v) for v in values]
             arguments += [f"--{key}", *texts]

@@ -1,10 +1,13 @@
 """Run what is not complete of a plan."""
 
+import shlex
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from toa_trl.errors import ConfigError
 from toa_trl.evaluation.results import is_results, update_results
 from toa_trl.pipeline.config import StageConfig
 from toa_trl.pipeline.fleets import fleet_of
@@ -86,9 +89,14 @@ def check_output(plan: Plan) -> None:
 
 
 def _check_servers(plan: Plan) -> None:
-    """Check the ports and programs of the servers of all stages that are not complete."""
+    """Check launchers, and ports and programs of servers, of stages that are not complete."""
     last = plan.rounds or 1
     for stage in plan.stages:
+        program = shlex.split(stage.launcher or "")[:1]
+        if program and not shutil.which(program[0]):
+            raise ConfigError(
+                f"{plan.place(stage)}.launcher: the program {program[0]!r} was not found"
+            )
         if stage.servers and not is_complete(plan.folder(last, stage.folder)):
             fleet = fleet_of(plan, stage, 1)
             assert fleet is not None

@@ -155,11 +155,31 @@ def main() -> None:
     say("\n".join(lines))
 
 
+@dataclass(frozen=True)
+class Options:
+    """The options of a command line, parsed as the recipe parses them."""
+
+    recipe: str
+    accelerate_config: str | None
+    launch_config: str | None  # for whose number of devices the batch size is written
+    parsed: tuple[Any, ...]
+    on_cpu: bool
+
+
 def read_estimate(arguments: list[str]) -> Estimate:
     """Return the estimate for the options of a command line.
 
     Raises:
         ConfigError: an option is invalid, or the recipe or model is of a kind without an estimate.
+    """
+    return estimate_of(read_options(arguments))
+
+
+def read_options(arguments: list[str]) -> Options:
+    """Return the options of a command line; no model and no data is read.
+
+    Raises:
+        ConfigError: an option is unknown or invalid.
     """
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
 
@@ -179,12 +199,22 @@ def read_estimate(arguments: list[str]) -> Estimate:
     on_cpu = str(option_of(arguments, "use_cpu")).lower() == "true"
     # TRL refuses bf16 on a machine without GPU, but the estimate may be for another machine
     parser = TrlParser(options_of, description=__doc__)
-    all_parsed = parse(parser, [*arguments, "--use_cpu", "True"])
-    parsed = all_parsed[:5]
-    options, script, training, model, mixture = parsed
+    parsed = parse(parser, [*arguments, "--use_cpu", "True"])
     for key, kind in RANGES.items():
-        validate(kind, vars(options)[key], key)
-    launched = sharding_of(launch_config or accelerate_config)
+        validate(kind, vars(parsed[0])[key], key)
+    return Options(recipe, accelerate_config, launch_config, parsed, on_cpu)
+
+
+def estimate_of(given: Options) -> Estimate:
+    """Return the estimate for parsed options.
+
+    Raises:
+        ConfigError: the recipe or model is of a kind without an estimate, or cannot be read.
+    """
+    recipe, accelerate_config, on_cpu = given.recipe, given.accelerate_config, given.on_cpu
+    parsed = given.parsed[:5]
+    options, script, training, model, mixture = parsed
+    launched = sharding_of(given.launch_config or accelerate_config)
     global_batch = (
         training.per_device_train_batch_size
         * training.gradient_accumulation_steps
@@ -199,7 +229,7 @@ def read_estimate(arguments: list[str]) -> Estimate:
     reward, note = 0.0, ""
     if recipe in SAMPLING:
         names = [script.dataset_name, *(part.path for part in mixture.datasets)]
-        reward, note = reward_of(all_parsed[-1].reward, [name for name in names if name])
+        reward, note = reward_of(given.parsed[-1].reward, [name for name in names if name])
     plan = training_of(recipe, training, model, trained, on_cpu, options.prompt_tokens, reward)
     if options.gpu_memory is not None:
         plan = replace(plan, device_bytes=options.gpu_memory * GIB)
