@@ -37,7 +37,7 @@ def config(folder: Path) -> Path:
     ]
     synthesis = {
         "num_prompts": 10,
-        "budget": 8,
+        "budget": 5,
         "prompts_in_flight": 4,
         "agents": agents,
         "reward": reward,
