@@ -43,9 +43,9 @@ def test_the_package_exports_what_it_says() -> None:
     [
         (make_search, ["name", "agents", "budget", "seed", "params"]),
         (Search.ask, ["n"]),
-        (Search.tell, ["play", "reward"]),
+        (Search.tell, ["play", "reward", "cost"]),
         (Search.fail, ["play"]),
-        (Search.restore, ["plays"]),
+        (Search.restore, ["plays", "cost_of"]),
         (make_agent, ["entry"]),
         (make_reward, ["entry", "place"]),
         (toa_trl.TOASampler.sample, ["prompts", "output_dir", "extend", "export"]),

@@ -6,6 +6,7 @@ import json
 import socket
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +249,7 @@ def test_the_student_is_served_as_an_adapter_of_its_base(served: dict[str, Any])
 
 
 def test_a_server_of_the_student_needs_its_stage(served: dict[str, Any]) -> None:
-    content = with_stage(rounds_of(served), 0, servers=["llama"])
+    content = with_stage(rounds_of(deepcopy(served)), 0, servers=["llama"])
     with pytest.raises(ConfigError, match=r"stages\[0\]\.servers: must include 'student'"):
         plan_of(content)
     content = rounds_of(served)

@@ -165,8 +165,8 @@ def test_an_agent_has_one_colour_in_card_and_report(
 
     monkeypatch.setattr(figures, "distributions", spy)
     configuration = {"agents": [{"name": name} for name in order]}
-    draw = unwrap(picture.write_reward_picture)  # `save` in a test draws none
-    assert draw(tmp_path, configuration, {}) == "rewards.png"
+    write = unwrap(picture.write_reward_picture)  # `save` in a test draws none
+    assert write(tmp_path, configuration, {}) == "rewards.png"
     in_report = list(rollouts.summarize(files, order).tallies)
     for label, shade, _ in drawn:
         assert shade == figures.color(in_report.index(label.split(",")[0]))

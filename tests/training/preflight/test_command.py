@@ -177,7 +177,7 @@ def test_methods_of_the_recipe_preference(check: Any, tmp_path: Path) -> None:
     keys: dict[str, Any] = {"method": "kto", "model_name_or_path": STUDENT, "dataset_name": data}
     code, said = check("--config", config(tmp_path / "preference.yaml", **keys))
     assert code == 0
-    assert "memory: needs 0.1 GiB on 1 GPU" in said
+    assert "memory: needs 0.3 GiB on 1 GPU" in said
     assert "One row (rejected)" in said
 
 
