@@ -109,7 +109,9 @@ COMMANDS: dict[str, Callable[[Path], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "command", [pytest.param("data", marks=pytest.mark.heavy), "report", "audit"]
+)
 def test_killed_at_every_file_operation(
     command: str,
     start: Path,

@@ -57,6 +57,7 @@ def run(folder: Path, **changes: Any) -> dict[str, Any]:
     )
 
 
+@pytest.mark.heavy  # CI makes the environment while the fast tests run
 @needs_alpaca_eval
 def test_the_judges_rule_comes_out_and_nothing_is_asked_twice(tmp_path: Path) -> None:
     with judging() as judge:
@@ -81,6 +82,7 @@ def test_the_judges_rule_comes_out_and_nothing_is_asked_twice(tmp_path: Path) ->
     assert "length_controlled_win_rate" not in first
 
 
+@pytest.mark.heavy
 @needs_alpaca_eval
 def test_a_judge_without_verdicts_is_an_error_and_no_number(tmp_path: Path) -> None:
     two = {

@@ -205,6 +205,7 @@ def test_an_agent_without_a_server_is_taken_out_and_comes_back(
     assert max(by_a) > 40, "it takes part again"
 
 
+@pytest.mark.heavy
 def test_without_any_server_the_run_stops_and_goes_on_later(
     write_config: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -243,6 +244,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+@pytest.mark.heavy
 def test_a_full_disk_is_said_and_a_resume_finds_everything(
     write_config: Callable[..., Path], small_disk: Path
 ) -> None:

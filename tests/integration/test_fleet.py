@@ -222,6 +222,7 @@ def test_killed_it_leaves_no_process(fleet: Running, delay_s: float) -> None:
     assert not fleet.endpoints.exists(), "nobody shall sample from a dead fleet"
 
 
+@pytest.mark.heavy
 def test_killed_it_leaves_no_process_that_ignores_sigterm(fleet: Running) -> None:
     fleet.write(env={"FAKE_STUBBORN": 1})
     fleet.start()
@@ -283,6 +284,7 @@ def test_a_server_that_dies_is_restarted_and_the_others_go_on(fleet: Running) ->
     fleet.ends(0)
 
 
+@pytest.mark.heavy
 def test_a_killed_guard_takes_its_server_along(fleet: Running) -> None:
     fleet.write(env={"FAKE_STUBBORN": 1}, servers=[{"name": "a", "port": fleet.first}])
     fleet.start()

@@ -60,6 +60,7 @@ def gold(name: str) -> list[str]:
 
 
 @pytest.mark.no_cover  # traced, sympy takes three times as long
+@pytest.mark.heavy
 def test_hand_made_answers_are_judged_as_by_a_person() -> None:
     assert len(CASES) >= 60
     assert len({(case["answer"], case["response"]) for case in CASES}) == len(CASES)
