@@ -267,6 +267,7 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(
     out = capsys.readouterr().out
     for stage in pipeline["stages"]:
         assert f"| {stage['run']} " in out
+    assert "Hours: 0.0 (not known of 4 stages); cost: 0.00" in out  # data and push take none
     assert not Path(pipeline["output_dir"]).exists()
 
 

@@ -143,7 +143,8 @@ def _row(plan: Plan, stage: StageConfig, needs: Needs, price: float) -> dict[str
 
 
 def _sum(values: list[float | None], times: int, digits: int) -> str:
-    total = sum(value for value in values if value is not None) * times
-    unknown = sum(value is None for value in values)
-    known = f"{total:,.{digits}f}"
-    return f"{known} (not known of {unknown} stages)" if unknown else known
+    known = [value for value in values if value is not None]
+    if not known:
+        return "not known"
+    total, unknown = f"{sum(known) * times:,.{digits}f}", len(values) - len(known)
+    return f"{total} (not known of {unknown} stages)" if unknown else total
