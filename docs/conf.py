@@ -16,6 +16,8 @@ extensions = [
 ]
 html_theme = "furo"
 html_title = "toa_trl"
+html_static_path = ["_static"]
+html_css_files = ["phone.css"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
