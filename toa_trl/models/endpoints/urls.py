@@ -83,7 +83,6 @@ def parse_url(place: str, given: object, api_key_env: str) -> URL:
 
 
 @lru_cache
-@lru_cache(maxsize=256)  # a run asks for a few, once per request
 def join(url: URL, path: str) -> URL:
     """Return the URL of a path under a base URL; a query string stays at the end."""
     return (url / path).with_query(url.query) if path else url
