@@ -5,7 +5,6 @@ import errno
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from toa_trl.errors import ConfigError, ToaError
+from toa_trl.utils.compat import ignore_own_default
 from toa_trl.utils.config import nearest, unknown_key
 from toa_trl.utils.escape import TerminalFormatter, escape_output, for_terminal
 from toa_trl.utils.files import expand_paths, read_yaml
@@ -32,8 +32,7 @@ def user_errors() -> Iterator[None]:
     handler = logging.StreamHandler()
     handler.setFormatter(TerminalFormatter("%(levelname)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
-    # TRL sets it by default, so nobody can do anything about it
-    warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)
+    ignore_own_default()
     try:
         yield
     except ConfigError as error:

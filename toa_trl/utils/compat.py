@@ -5,9 +5,15 @@ version in pyproject.toml no longer has it. The libraries are imported inside th
 """
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+
+def ignore_own_default() -> None:
+    """Hide a warning of transformers 5.23 about gradient_checkpointing, which TRL 1.16 sets."""
+    warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)
 
 
 def prepare_cpu_training(training: Any) -> None:
