@@ -5,7 +5,6 @@ is recorded in servers.json, as digests, because environment variables can be se
 that is resumed tries nothing again: loading a large model can take half an hour.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from toa_trl.pipeline.gate import read_decision
 from toa_trl.pipeline.plan import Plan
 from toa_trl.pipeline.stages import servers_of
 from toa_trl.pipeline.steps import Runner, is_complete
+from toa_trl.sampling.identity import digest_of_values
 from toa_trl.serving.fleet import FleetConfig, ServerConfig
 from toa_trl.utils.config import validate
 from toa_trl.utils.files import replace_text
@@ -118,8 +118,8 @@ def _digests(fleet: FleetConfig, servers: Iterable[ServerConfig]) -> list[str]:
     digests = []
     for replica in fleet.replicas:
         if replica.server.name in names:
-            content = [fleet.command(replica), sorted(replica.server.env.items()), replica.gpus]
-            digests.append(hashlib.sha256(json.dumps(content).encode()).hexdigest())
+            content = (fleet.command(replica), replica.server.env, replica.gpus)
+            digests.append(digest_of_values(*content))
     return digests
 
 
