@@ -72,9 +72,14 @@ def test_no_server_outlives_a_pipeline_that_is_killed(
 def test_a_server_that_never_becomes_healthy_is_one_line(
     served: dict[str, Any], stub: Seen, tmp_path: Path
 ) -> None:
-    served["servers"]["start_timeout_s"] = 1.5
-    served["servers"]["servers"][0]["env"]["FAKE_DELAY_S"] = 60
     message = r"synthesize: its servers have ended: llama-[01] was not healthy within 1\.5 s"
+    ends_without_a_stage(served, 0, message, tmp_path)
+
+
+def ends_without_a_stage(served: dict[str, Any], number: int, message: str, tmp_path: Path) -> None:
+    """Run a pipeline whose server with this number never becomes healthy."""
+    served["servers"]["start_timeout_s"] = 1.5
+    served["servers"]["servers"][number]["env"]["FAKE_DELAY_S"] = 60
     with pytest.raises(ToaError, match=message) as raised:
         wait(run_plan(plan_of(served), quiet))
     assert len(str(raised.value).splitlines()) == 1

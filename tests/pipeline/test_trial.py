@@ -12,8 +12,7 @@ import pytest
 
 from tests.helpers import wait
 from tests.pipeline.conftest import plan_of
-from tests.pipeline.test_pipeline import quiet
-from tests.pipeline.test_servers import alive, needs_linux, rounds_of, starts
+from tests.pipeline.test_servers import alive, ends_without_a_stage, needs_linux, rounds_of, starts
 from toa_trl.errors import ToaError
 from toa_trl.pipeline.dry_run import plan_lines
 from toa_trl.pipeline.run import run_plan
@@ -43,16 +42,10 @@ def models(folder: Path) -> list[str]:
 def test_a_server_of_a_later_stage_that_never_becomes_healthy_is_found_before_the_first(
     later: dict[str, Any], stub: Seen, tmp_path: Path
 ) -> None:
-    later["servers"]["start_timeout_s"] = 1.5
-    later["servers"]["servers"][1]["env"]["FAKE_DELAY_S"] = 60
     log = r"out/logs/trial-evaluate/judge\.log"
     message = rf"servers of evaluate: .* judge was not healthy within 1\.5 s; see .*{log}; no stage"
-    with pytest.raises(ToaError, match=message) as raised:
-        wait(run_plan(plan_of(later), quiet))
-    assert len(str(raised.value).splitlines()) == 1
-    assert not (tmp_path / "seen").exists()  # no stage has begun
+    ends_without_a_stage(later, 1, message, tmp_path)
     assert models(tmp_path) == ["my/judge"]  # those of the first stage start with it
-    assert alive(tmp_path) == []
 
 
 @needs_linux

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.helpers import EchoAgent, TextReward
+from tests.helpers import TextReward
+from tests.sampling.allocation.test_adaptive import Died, Sized
 from toa_trl.errors import ConfigError
-from toa_trl.models.flops import Flops
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampler import TOASampler
 from toa_trl.systems.search_model import SearchModel, SearchSettings
-from toa_trl.types import Completion, Message, Play, Sampling
+from toa_trl.types import Play
 
 PROMPTS = [{"id": str(i), "prompt": f"Question {i}?"} for i in range(6)]
 SCRIPTED = {"engine": "scripted", "responses": ["Yes."]}
@@ -24,34 +23,8 @@ DEAR = {"name": "b", **SCRIPTED, "price": {"prompt": 4, "completion": 4}}
 REWARD = {"kind": "length"}
 
 
-class Died(BaseException):
-    """The process dies."""
-
-
-class Sized(EchoAgent):
-    """Takes so many FLOPs; may die at a call."""
-
-    identity = "sized"
-
-    def __init__(self, name: str, flops: float, dies_at: int | None = None) -> None:
-        super().__init__(name)
-        self.flops, self.dies_at = flops, dies_at
-
-    @property
-    def compute(self) -> Flops | None:
-        return Flops(1, 1, 1)
-
-    async def generate(
-        self, messages: Sequence[Message], *, sampling: Sampling, seed: int
-    ) -> Completion:
-        if len(self.asked) == self.dies_at:
-            raise Died
-        done = await super().generate(messages, sampling=sampling, seed=seed)
-        return Completion(done.text, "stop", 3, 2, self.flops)
-
-
 def sample(run_dir: Path | None, dies_at: int | None = None, **params: Any) -> Rollouts:
-    agents = [Sized("a", 1.0, dies_at), Sized("b", 4.0)]
+    agents = [Sized("a", lambda asked: 1.0, dies_at), Sized("b", lambda asked: 4.0)]
     sampler = TOASampler(
         agents,
         TextReward(),

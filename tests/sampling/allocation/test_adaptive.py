@@ -1,6 +1,6 @@
 """Runs with an adaptive allocation: spent, resumed, grown, and refused where it does not fit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +235,18 @@ def test_an_earlier_run_is_a_prior(tmp_path: Path) -> None:
 
 
 class Sized(Agent):
-    """An agent whose plays take more FLOPs on some prompts."""
+    """An agent whose plays take so many FLOPs, by what it is asked."""
+
+    identity = "sized"
+
+    def __init__(
+        self,
+        name: str,
+        flops: Callable[[Sequence[Message]], float],
+        dies_at: int | None = None,
+    ) -> None:
+        super().__init__(name, dies_at)
+        self.flops = flops
 
     @property
     def compute(self) -> Flops | None:
@@ -245,12 +256,18 @@ class Sized(Agent):
         self, messages: Sequence[Message], *, sampling: Sampling, seed: int
     ) -> Completion:
         done = await super().generate(messages, sampling=sampling, seed=seed)
-        is_long = any(text in str(messages) for text in PROMPTS[:20])
-        return Completion(done.text, "stop", 3, 2, 50.0 if is_long else 1.0)
+        return Completion(done.text, "stop", 3, 2, self.flops(messages))
+
+
+def more_for_some_prompts(messages: Sequence[Message]) -> float:
+    return 50.0 if any(text in str(messages) for text in PROMPTS[:20]) else 1.0
 
 
 def test_flops_count_where_they_are_asked_for() -> None:
-    given: dict[str, Any] = {"agents": [Sized("a"), Sized("b")], "reward_model": TextReward()}
+    given: dict[str, Any] = {
+        "agents": [Sized(name, more_for_some_prompts) for name in "ab"],
+        "reward_model": TextReward(),
+    }
     by_plays = counts(sample(None, **given))
     by_flops = counts(sample(None, allocation={**ADAPTIVE, "cost": "flops"}, **given))
     assert sum(by_flops) == sum(by_plays) == 400
