@@ -2,21 +2,23 @@
 
     python scripts/structure.py [--root PATH] [--play]
 
-With --play, one play is traced (an OpenAI-compatible agent and a classifier as the reward), and
-every file of the package that runs between one `search.ask` and the next is listed.
+With --play, one play of this checkout is traced (an OpenAI-compatible agent and a classifier as the
+reward), and every file of the package that runs between `search.ask` and the journal is listed.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
-import json
-import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import FrameType
 
 ROOT = Path(__file__).parents[1]
+NUM_FIRST_PLAYS = 2  # they open connections
 LINKS = {"recipes", "accelerate_configs"}  # links to the folders beside the package
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
@@ -97,53 +99,44 @@ def figures(root: Path) -> dict[str, object]:
     }
 
 
-# Runs in a process of its own with the checkout as its working directory, so that it can trace any
-# checkout.
-TRACED_PLAY = """
-import sys, threading
-from pathlib import Path
+def files_of_one_play() -> list[str]:
+    """Return the files of the package in which a function runs for one play.
 
-sys.path.insert(0, ".")
-from tests.server import serving
+    From the choice of its action until it is in the journal, in a run that is under way; all that
+    any of several plays visits.
+    """
+    from tests.server import serving
+    from toa_trl import TOASampler
 
-package = str(Path("toa_trl").resolve())
-files, asked = set(), 0
+    package, files, num_asked, is_playing = f"{ROOT / 'toa_trl'}/", set[str](), 0, False
 
-def trace(frame, event, argument):
-    global asked
-    name = frame.f_code.co_filename
-    if event != "call" or not name.startswith(package):
-        return
-    relative = name[len(package) + 1:]
-    if relative.startswith("search/") and frame.f_code.co_name == "ask":
-        asked += 1
-    if asked == 2:
-        files.add(relative)
+    def trace(frame: FrameType, event: str, _: object) -> None:
+        nonlocal num_asked, is_playing
+        path, function = frame.f_code.co_filename, frame.f_code.co_name
+        if event != "call" or not path.startswith(package):
+            return
+        name = path.removeprefix(package)
+        if name == "search/base.py" and function == "ask":
+            num_asked += 1
+            is_playing = num_asked > NUM_FIRST_PLAYS
+        elif function == "played":  # what an observer is told when the journal holds the play
+            is_playing = False
+        if is_playing:
+            files.add(name)
 
-threading.setprofile(trace)
-from toa_trl import TOASampler
-
-with serving(model=["a"]) as server:
-    agent = {"name": "a", "engine": "openai", "model": "a", "base_url": server.url}
-    reward = {"kind": "classifier", "model": "toa_trl/demo/weights/reward_hackable"}
-    sampler = TOASampler([agent], reward, search_params={"tau": 1.0}, budget=4, progress=False)
-    sys.setprofile(trace)
-    sampler.sample(["How many apples are left?"])
-    sys.setprofile(None)
-import json
-print(json.dumps(sorted(files)))
-"""
-
-
-def files_of_one_play(root: Path) -> list[str]:
-    """Return the files of the package that run during one play."""
-    done = subprocess.run(
-        [sys.executable, "-c", TRACED_PLAY], cwd=root, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"error: the traced play failed:\n{done.stderr}")
-    files: list[str] = json.loads(done.stdout.splitlines()[-1])
-    return files
+    with serving(model=["a"]) as server, TemporaryDirectory() as folder:
+        agent = {"name": "a", "engine": "openai", "model": "a", "base_url": server.url}
+        reward = {"kind": "classifier", "model": str(ROOT / "toa_trl/demo/weights/reward_hackable")}
+        sampler = TOASampler([agent], reward, search_params={"tau": 1.0}, budget=8, progress=False)
+        before = sys.getprofile()
+        threading.setprofile(trace)
+        sys.setprofile(trace)
+        try:
+            sampler.sample(["How many apples are left?"], folder, export=False)
+        finally:
+            sys.setprofile(before)
+            threading.setprofile(None)
+    return sorted(files)
 
 
 def main() -> None:
@@ -154,7 +147,8 @@ def main() -> None:
     for name, value in figures(options.root).items():
         print(f"{name:44}{value:>8}")
     if options.play:
-        files = files_of_one_play(options.root)
+        sys.path.insert(0, str(ROOT))
+        files = files_of_one_play()
         print(f"{'files of one play':44}{len(files):>8}")
         print("\n".join(f"  {name}" for name in files))
 
