@@ -75,6 +75,7 @@ MAY_IMPORT_TORCH = {
     "agents/generation.py",  # the others in their functions only: entries are checked without it
     "rewards/likelihood.py",
     "rewards/process.py",
+    "models/batching.py",
     "models/devices.py",
     "models/loading.py",
     "models/sources.py",

@@ -1,18 +1,20 @@
-"""One queue per reward model or in-process model.
+"""One queue per reward model or in-process model: what many prompts ask for becomes one batch.
 
-What many prompts ask for at once becomes one batch.
+Torch is imported when a batch is computed.
 """
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from functools import wraps
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from toa_trl.errors import Unavailable
 from toa_trl.utils.config import PositiveInt, validate
 
+Given = ParamSpec("Given")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -143,3 +145,28 @@ class Batcher(Generic[Item, Result]):
         taken = {id(each) for each in nearest[:size]}
         self._waiting = [each for each in self._waiting if id(each) not in taken]
         return sorted(nearest[:size], key=lambda each: each.length)
+
+
+def without_gradients(run: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Run a method in torch's inference mode."""
+
+    @wraps(run)
+    def called(*args: Given.args, **options: Given.kwargs) -> Result:
+        import torch
+
+        with torch.inference_mode():
+            return run(*args, **options)
+
+    return called
+
+
+def padded(texts: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[Any, Any]:
+    """Return token ids and attention mask [B, T], padded on the right."""
+    import torch
+
+    width = max(map(len, texts))
+    ids = torch.tensor([[*text, *[pad] * (width - len(text))] for text in texts], device=device)
+    mask = torch.arange(width, device=device) < torch.tensor(
+        [[len(text)] for text in texts], device=device
+    )
+    return ids, mask.long()

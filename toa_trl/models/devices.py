@@ -7,15 +7,11 @@ import gc
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
-from typing import ParamSpec, TypeVar
 
 from toa_trl.errors import ConfigError
 
-Given = ParamSpec("Given")
-Result = TypeVar("Result")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -93,19 +89,6 @@ def only_gpus(numbers: list[int]) -> Iterator[None]:
             del os.environ[VISIBLE]
         elif numbers:
             os.environ[VISIBLE] = str(before)
-
-
-def without_gradients(run: Callable[Given, Result]) -> Callable[Given, Result]:
-    """Run a method in torch's inference mode."""
-
-    @wraps(run)
-    def called(*args: Given.args, **options: Given.kwargs) -> Result:
-        import torch
-
-        with torch.inference_mode():
-            return run(*args, **options)
-
-    return called
 
 
 def free_memory() -> None:

@@ -4,7 +4,6 @@ Torch is imported when called.
 """
 
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from toa_trl.errors import ConfigError
@@ -166,18 +165,6 @@ def trained_padding(
     except (OSError, ValueError) as error:
         raise ConfigError(f"{place}: {why_not(model, source, False, error)}") from error
     return getattr(config.get_text_config(), "pad_token_id", None)
-
-
-def padded(texts: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[Any, Any]:
-    """Return token ids and attention mask [B, T], padded on the right."""
-    import torch
-
-    width = max(map(len, texts))
-    ids = torch.tensor([[*text, *[pad] * (width - len(text))] for text in texts], device=device)
-    mask = torch.arange(width, device=device) < torch.tensor(
-        [[len(text)] for text in texts], device=device
-    )
-    return ids, mask.long()
 
 
 def _is_own(thing: object) -> bool:

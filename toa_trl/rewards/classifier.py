@@ -5,10 +5,9 @@ from itertools import chain
 from typing import Any
 
 from toa_trl.errors import ConfigError, RewardError
-from toa_trl.models.batching import Batcher
-from toa_trl.models.devices import without_gradients
+from toa_trl.models.batching import Batcher, padded, without_gradients
 from toa_trl.models.flops import Flops
-from toa_trl.models.loading import load_model, load_tokenizer, padded, trained_padding
+from toa_trl.models.loading import load_model, load_tokenizer, trained_padding
 from toa_trl.models.sources import read_config
 from toa_trl.rewards.base import DetailedReward
 from toa_trl.rewards.heads import (

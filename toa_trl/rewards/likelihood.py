@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from toa_trl.errors import RewardError
-from toa_trl.models.batching import Batcher
-from toa_trl.models.devices import without_gradients
+from toa_trl.models.batching import Batcher, padded, without_gradients
 from toa_trl.models.flops import Flops
-from toa_trl.models.loading import load_model, load_tokenizer, padded
+from toa_trl.models.loading import load_model, load_tokenizer
 from toa_trl.rewards.base import DetailedReward
 from toa_trl.rewards.heads import (
     check_length,
