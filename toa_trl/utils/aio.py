@@ -1,73 +1,13 @@
-"""Helpers for asyncio: one timeout for many operations, several coroutines, threads, signals."""
+"""Helpers for asyncio: several coroutines, threads, signals."""
 
 import asyncio
 import signal
 import threading
 from collections.abc import Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-
-
-class SharedTimeout:
-    """Limit the time of many operations, one at a time in each task, with one timer.
-
-    `with timeout:` does what `async with asyncio.timeout(timeout_s):` does, without the timer of
-    its own that would cost a client of many requests 4 % of its CPU.
-
-    Args:
-        timeout_s: time that each operation may take.
-    """
-
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        # Loop time of the deadline and earlier cancellations, by task; the oldest comes first.
-        self._running: dict[asyncio.Task[Any], tuple[float, int]] = {}
-        self._expired: dict[asyncio.Task[Any], int] = {}
-
-    def __enter__(self) -> None:
-        """Start the time of the current task's operation."""
-        task, loop = asyncio.current_task(), asyncio.get_running_loop()
-        assert task is not None
-        if loop is not self._loop:  # an earlier run's, with its timer
-            self._loop, self._timer, self._running, self._expired = loop, None, {}, {}
-        self._running[task] = (loop.time() + self._timeout_s, task.cancelling())
-        if self._timer is None:
-            self._timer = loop.call_later(self._timeout_s, self._expire)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """End the operation.
-
-        Raises:
-            TimeoutError: it was cancelled because its time was over, and for no other reason.
-        """
-        task = asyncio.current_task()
-        assert task is not None
-        if self._running.pop(task, None) is None:
-            num_before = self._expired.pop(task)
-            if task.uncancel() <= num_before and kind is asyncio.CancelledError:
-                raise TimeoutError from error
-
-    def _expire(self) -> None:
-        """Cancel the operations whose time is over, and wait for the next one."""
-        loop, self._timer = asyncio.get_running_loop(), None
-        while self._running:
-            task, (until_s, num_before) = next(iter(self._running.items()))
-            if until_s > loop.time():
-                self._timer = loop.call_at(until_s, self._expire)
-                return
-            del self._running[task]
-            self._expired[task] = num_before
-            task.cancel()
 
 
 async def gather_or_cancel(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

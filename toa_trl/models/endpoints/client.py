@@ -29,7 +29,7 @@ import aiohttp
 from yarl import URL
 
 from toa_trl.errors import ConfigError, ToaError
-from toa_trl.models.endpoints.pool import Endpoint, Pool
+from toa_trl.models.endpoints.pool import Endpoint, Pool, SharedTimeout
 from toa_trl.models.endpoints.session import CONNECT_S, call_at_end_of_loop, new_session
 from toa_trl.models.endpoints.throttling import is_out_of_quota, retry_after_s
 from toa_trl.models.endpoints.urls import (
@@ -40,7 +40,6 @@ from toa_trl.models.endpoints.urls import (
     same_server,
     shown,
 )
-from toa_trl.utils.aio import SharedTimeout
 from toa_trl.utils.config import PositiveFloat, PositiveInt, validate
 
 T = TypeVar("T")
