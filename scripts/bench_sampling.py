@@ -61,7 +61,7 @@ from toa_trl.rollouts import Rollouts
 from toa_trl.sampler import TOASampler
 from toa_trl.sampling.journal import Journal, Writer
 from toa_trl.search import make_search
-from toa_trl.tasks.rendering import BUILT_IN, Templates, render
+from toa_trl.tasks.base import BUILT_IN, Templates, render
 from toa_trl.types import Action, Completion, Play, Prompt, Sampling, as_dicts
 
 ROOT = Path(__file__).parents[1]

@@ -19,7 +19,7 @@ from toa_trl.cli.main import run as main
 from toa_trl.errors import AgentError, ConfigError, JournalError, RewardError, SearchError, ToaError
 from toa_trl.sampler import TOASampler
 from toa_trl.tasks import Task
-from toa_trl.tasks.rendering import Templates
+from toa_trl.tasks.base import Templates
 from toa_trl.utils.escape import say
 
 ROOT = Path(__file__).parents[2]

@@ -35,7 +35,7 @@ class Poem(Alignment):
     """A task that differs in its name and templates' folder only."""
 
     def __init__(self) -> None:
-        super().__init__(toa_trl.tasks.rendering.BUILT_IN / "alignment")
+        super().__init__(toa_trl.tasks.base.BUILT_IN / "alignment")
 
 
 @pytest.fixture

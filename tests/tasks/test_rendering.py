@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.helpers import play
 from toa_trl.errors import ConfigError
 from toa_trl.tasks import make_task
-from toa_trl.tasks.rendering import Templates, render
+from toa_trl.tasks.base import Templates, render
 from toa_trl.types import Action, Message, Prompt
 
 TEMPLATES = Templates(

@@ -1,6 +1,6 @@
 """Training data of the bundled models: problems with or without drafts, and answers of some skill.
 
-All prompts are rendered by `toa_trl.tasks.rendering.render` with the templates of this folder, so
+All prompts are rendered by `toa_trl.tasks.base.render` with the templates of this folder, so
 that agents are trained on the prompts that a search uses.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from toa_trl.demo import world
 from toa_trl.demo.tokenizer import TEMPLATES, make_tokenizer
 from toa_trl.demo.world import Problem, Skill
-from toa_trl.tasks.rendering import Templates, render
+from toa_trl.tasks.base import Templates, render
 from toa_trl.types import Action, Completion, Kind, Play, Prompt, as_dicts, as_messages
 
 TOKENIZER = make_tokenizer()

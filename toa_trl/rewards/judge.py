@@ -21,7 +21,7 @@ from toa_trl.agents.deferred import DeferredAgent
 from toa_trl.errors import AgentError, ConfigError, RewardError
 from toa_trl.rewards.base import DetailedReward, total_flops
 from toa_trl.rewards.spending import spend
-from toa_trl.tasks.rendering import fill
+from toa_trl.tasks.base import fill
 from toa_trl.types import Completion, Message, Prompt, Sampling, Score
 from toa_trl.utils.config import NonNegativeFloat, NonNegativeInt, PositiveInt, validate
 from toa_trl.utils.registry import or_object

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toa_trl.errors import ConfigError
-from toa_trl.tasks.base import Task
-from toa_trl.tasks.rendering import Templates
+from toa_trl.tasks.base import Task, Templates
 from toa_trl.utils.registry import Registry
 
 TASKS: Registry[Any] = Registry(

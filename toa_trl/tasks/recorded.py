@@ -6,8 +6,7 @@ from typing import Any
 
 from toa_trl.errors import ConfigError
 from toa_trl.tasks import TASKS, make_task
-from toa_trl.tasks.base import Task
-from toa_trl.tasks.rendering import Templates
+from toa_trl.tasks.base import Task, Templates
 
 
 def recorded_task(
