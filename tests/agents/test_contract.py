@@ -13,7 +13,7 @@ from tests.agents.conftest import Server
 from tests.helpers import wait
 from tests.own_parts import load_example
 from toa_trl.agents import ENGINES, Agent, make_agent, make_sampling
-from toa_trl.agents.base import with_system
+from toa_trl.agents.completions import with_system
 from toa_trl.errors import ConfigError
 from toa_trl.types import Completion, Message, Sampling
 

@@ -10,7 +10,7 @@ import pytest
 import toa_trl.models.endpoints.client
 from tests.agents.conftest import Server, chat
 from tests.helpers import wait
-from toa_trl.agents import base, make_agent
+from toa_trl.agents import completions, make_agent
 from toa_trl.errors import AgentError, ConfigError, Unavailable
 from toa_trl.types import Completion, Message, Sampling, as_messages
 
@@ -33,7 +33,7 @@ def ask(
     async def all_in_turn() -> list[Completion]:
         try:
             return [
-                await base.ask(agent, ASKED, sampling=run or Sampling(), seed=seed)
+                await completions.ask(agent, ASKED, sampling=run or Sampling(), seed=seed)
                 for seed in range(times)
             ]
         finally:

@@ -12,7 +12,7 @@ import toa_trl.models.endpoints.client
 from tests.agents.conftest import Server, chat
 from tests.helpers import wait
 from toa_trl import TOASampler
-from toa_trl.agents import base, make_agent
+from toa_trl.agents import completions, make_agent
 from toa_trl.agents.completions import checked
 from toa_trl.agents.replies import read_reply
 from toa_trl.errors import AgentError, ConfigError
@@ -44,7 +44,9 @@ def answer(server: Server, *replies: Any, **entry: Any) -> Completion:
 
     async def ask() -> Completion:
         try:
-            return await base.ask(agent, [Message("user", "Hi")], sampling=Sampling(), seed=0)
+            return await completions.ask(
+                agent, [Message("user", "Hi")], sampling=Sampling(), seed=0
+            )
         finally:
             await agent.aclose()
 

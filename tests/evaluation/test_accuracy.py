@@ -142,7 +142,7 @@ def test_an_answer_that_ended_in_its_reasoning_is_empty() -> None:
 
 
 def test_servers_that_are_gone_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toa_trl.agents.base.LOOK_S", 0.01)
+    monkeypatch.setattr("toa_trl.agents.completions.LOOK_S", 0.01)
 
     class Back(Knows):
         num_gone = 30

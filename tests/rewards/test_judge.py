@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import toa_trl.agents.base
+import toa_trl.agents.completions
 import toa_trl.rewards.judge
 from tests.helpers import wait
 from tests.judge_server import NONSENSE, judging, rating
@@ -317,7 +317,7 @@ def test_an_agent_that_fails_is_asked_again_only_where_it_said_something() -> No
 
 
 def test_a_judge_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(toa_trl.agents.base, "LOOK_S", 0.001)
+    monkeypatch.setattr(toa_trl.agents.completions, "LOOK_S", 0.001)
     model, agent = judge(in_turn(Unavailable("gone"), Unavailable("gone"), "Rating: [[8]]"))
     assert wait(model.score(PROMPT, ["x"])) == [8.0]
     assert len({seed for _, _, seed in agent.asked}) == 1  # no attempt was lost

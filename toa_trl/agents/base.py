@@ -1,25 +1,22 @@
-"""The protocol of agents, and what engines share: sampling, reasoning, system prompts."""
+"""The protocol of agents, and the configuration that all of them have."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Protocol, Self, runtime_checkable
 
 from pydantic import BeforeValidator, Field
 
-from toa_trl.agents.completions import checked, counted, storable
-from toa_trl.errors import AgentError, ConfigError, Unavailable
+from toa_trl.errors import AgentError, ConfigError
 from toa_trl.models.chat import render
 from toa_trl.models.flops import Flops
-from toa_trl.types import Completion, Message, Sampling, as_dicts, as_messages
+from toa_trl.types import Completion, Message, Sampling, as_dicts
 from toa_trl.utils.config import Config, NonNegativeFloat, PositiveInt, Raw, Text, validate
 from toa_trl.utils.construction import with_arguments
 
 # Sent, because servers take what a request lacks from the model's generation_config.json.
 NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
-LOOK_S = 1.0  # polling interval for servers that are unavailable
 
 
 def _as_list(stop: Any) -> Any:
@@ -205,44 +202,6 @@ def as_agent(given: Any, place: str = "agents") -> Agent:
     return AdaptedAgent(given)
 
 
-async def ask(
-    agent: Agent, messages: Sequence[Message], *, sampling: Sampling, seed: int
-) -> Completion:
-    """Call `agent.generate`, and check what it returns.
-
-    Raises:
-        AgentError: see `Agent`, or the completion is not usable: see `checked`.
-        Unavailable: see `Agent`.
-    """
-    try:
-        done = await agent.generate(messages, sampling=sampling, seed=seed)
-        return counted(checked(f"agent {agent.name!r}", done), messages)
-    except AgentError as error:
-        if isinstance(error.completion, Completion):
-            error.completion = counted(storable(error.completion), messages)
-        raise
-
-
-async def generate_patiently(
-    agent: Agent, messages: Sequence[Message], *, sampling: Sampling, seed: int, wait_s: float
-) -> Completion:
-    """Ask an agent, and repeat it for up to `wait_s` seconds while no server answers.
-
-    Raises:
-        AgentError: see `ask`.
-        Unavailable: no server has answered for `wait_s` seconds.
-    """
-    loop, until_s = asyncio.get_running_loop(), None
-    while True:
-        try:
-            return await ask(agent, messages, sampling=sampling, seed=seed)
-        except Unavailable:
-            until_s = until_s or loop.time() + wait_s
-            if loop.time() >= until_s:
-                raise
-            await asyncio.sleep(min(LOOK_S, wait_s))
-
-
 def make_sampling(place: str, base: Sampling, changes: Mapping[str, Any]) -> Sampling:
     """Return `base` with the keys of a configuration entry changed.
 
@@ -257,39 +216,6 @@ def make_sampling(place: str, base: Sampling, changes: Mapping[str, Any]) -> Sam
     validate(SamplingChanges, changes, place)
     stop = changes.get("stop", base.stop)
     return replace(base, **{**changes, "stop": (stop,) if isinstance(stop, str) else tuple(stop)})
-
-
-class SamplingOf:
-    """Give the sampling of one agent: that of the run, with the changes of the agent's entry.
-
-    Args:
-        place: path of the agent's entry.
-        changes: its key `sampling`.
-
-    Raises:
-        ConfigError: a key is unknown, or a value is invalid.
-    """
-
-    def __init__(self, place: str, changes: Mapping[str, Any] | None) -> None:
-        self._place = f"{place}.sampling"
-        self._changes = {} if changes is None else changes
-        self._cached = (Sampling(), make_sampling(self._place, Sampling(), self._changes))
-
-    def __call__(self, run: Sampling) -> Sampling:
-        """Return the sampling of the agent in a run with this sampling."""
-        if run is not self._cached[0]:  # all plays of a run share one object
-            self._cached = (run, make_sampling(self._place, run, self._changes))
-        return self._cached[1]
-
-
-def with_system(messages: Sequence[Message], system_prompt: str | None) -> tuple[Message, ...]:
-    """Return the messages with a system prompt in front, joined to an existing one."""
-    messages = as_messages(messages)
-    if not system_prompt:
-        return messages
-    if messages and messages[0].role == "system":
-        return (Message("system", f"{system_prompt}\n\n{messages[0].content}"), *messages[1:])
-    return (Message("system", system_prompt), *messages)
 
 
 def prompt_tokens(place: str, tokenizer: Any, messages: Sequence[Message]) -> list[int]:

@@ -1,22 +1,26 @@
-"""What a completion must be before it is scored, shown to other agents or trained on.
+"""One call of an agent: what it is asked, and what its completion must be.
 
-Its reasoning is apart, its text can be stored, it was not interrupted, and its tokens are counted.
+Before a completion is scored, shown to other agents or trained on, its reasoning is apart, its text
+can be stored, it was not interrupted, and its tokens are counted.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
 
-from toa_trl.errors import AgentError
-from toa_trl.types import Completion, Message, as_messages, finish_of
+from toa_trl.agents.base import Agent, make_sampling
+from toa_trl.errors import AgentError, Unavailable
+from toa_trl.types import Completion, Message, Sampling, as_messages, finish_of
 from toa_trl.utils.numbers import as_number
 
 PLAIN = {int, float, type(None)}
+LOOK_S = 1.0  # polling interval for servers that are unavailable
 MAX_TOKENS = 10**8  # of one call; more is a server's error
 # How models mark their reasoning; each is an opening and a closing tag.
 NAMES = ("think", "thinking", "thought", "thoughts", "reasoning")
@@ -47,6 +51,77 @@ CHANNEL = re.compile(
     re.DOTALL,
 )
 BARE_HARMONY = re.compile(r"\s*analysis(.*?)assistantfinal(.*)", re.DOTALL)  # without its tokens
+
+
+class SamplingOf:
+    """Give the sampling of one agent: that of the run, with the changes of the agent's entry.
+
+    Args:
+        place: path of the agent's entry.
+        changes: its key `sampling`.
+
+    Raises:
+        ConfigError: a key is unknown, or a value is invalid.
+    """
+
+    def __init__(self, place: str, changes: Mapping[str, Any] | None) -> None:
+        self._place = f"{place}.sampling"
+        self._changes = {} if changes is None else changes
+        self._cached = (Sampling(), make_sampling(self._place, Sampling(), self._changes))
+
+    def __call__(self, run: Sampling) -> Sampling:
+        """Return the sampling of the agent in a run with this sampling."""
+        if run is not self._cached[0]:  # all plays of a run share one object
+            self._cached = (run, make_sampling(self._place, run, self._changes))
+        return self._cached[1]
+
+
+def with_system(messages: Sequence[Message], system_prompt: str | None) -> tuple[Message, ...]:
+    """Return the messages with a system prompt in front, joined to an existing one."""
+    messages = as_messages(messages)
+    if not system_prompt:
+        return messages
+    if messages and messages[0].role == "system":
+        return (Message("system", f"{system_prompt}\n\n{messages[0].content}"), *messages[1:])
+    return (Message("system", system_prompt), *messages)
+
+
+async def ask(
+    agent: Agent, messages: Sequence[Message], *, sampling: Sampling, seed: int
+) -> Completion:
+    """Call `agent.generate`, and check what it returns.
+
+    Raises:
+        AgentError: see `Agent`, or the completion is not usable: see `checked`.
+        Unavailable: see `Agent`.
+    """
+    try:
+        done = await agent.generate(messages, sampling=sampling, seed=seed)
+        return counted(checked(f"agent {agent.name!r}", done), messages)
+    except AgentError as error:
+        if isinstance(error.completion, Completion):
+            error.completion = counted(storable(error.completion), messages)
+        raise
+
+
+async def generate_patiently(
+    agent: Agent, messages: Sequence[Message], *, sampling: Sampling, seed: int, wait_s: float
+) -> Completion:
+    """Ask an agent, and repeat it for up to `wait_s` seconds while no server answers.
+
+    Raises:
+        AgentError: see `ask`.
+        Unavailable: no server has answered for `wait_s` seconds.
+    """
+    loop, until_s = asyncio.get_running_loop(), None
+    while True:
+        try:
+            return await ask(agent, messages, sampling=sampling, seed=seed)
+        except Unavailable:
+            until_s = until_s or loop.time() + wait_s
+            if loop.time() >= until_s:
+                raise
+            await asyncio.sleep(min(LOOK_S, wait_s))
 
 
 def without_reasoning(place: str, done: Completion, keep: bool = False) -> Completion:

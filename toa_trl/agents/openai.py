@@ -9,8 +9,14 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
-from toa_trl.agents.base import NEUTRAL, Agent, SamplingEntry, SamplingOf, with_system
-from toa_trl.agents.completions import estimated_tokens, storable, without_reasoning
+from toa_trl.agents.base import NEUTRAL, Agent, SamplingEntry
+from toa_trl.agents.completions import (
+    SamplingOf,
+    estimated_tokens,
+    storable,
+    with_system,
+    without_reasoning,
+)
 from toa_trl.agents.replies import read_reply, read_usage
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.models.chat import fold_system

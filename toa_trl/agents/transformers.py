@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from toa_trl.agents.base import Agent, SamplingEntry, SamplingOf, with_system
-from toa_trl.agents.completions import without_reasoning
+from toa_trl.agents.base import Agent, SamplingEntry
+from toa_trl.agents.completions import SamplingOf, with_system, without_reasoning
 from toa_trl.models.flops import Flops
 from toa_trl.types import Completion, Message, Sampling
 from toa_trl.utils.config import PositiveInt, Text

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from uuid import uuid4
 from weakref import WeakValueDictionary, finalize
 
-from toa_trl.agents.base import Agent, SamplingEntry, SamplingOf, prompt_tokens, with_system
-from toa_trl.agents.completions import without_reasoning
+from toa_trl.agents.base import Agent, SamplingEntry, prompt_tokens
+from toa_trl.agents.completions import SamplingOf, with_system, without_reasoning
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.models.adapters import check_adapter, vllm_arguments
 from toa_trl.models.devices import check_gpus, only_gpus

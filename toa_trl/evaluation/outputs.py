@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from toa_trl.agents import Agent, as_agent
-from toa_trl.agents.base import generate_patiently
+from toa_trl.agents.completions import generate_patiently
 from toa_trl.agents.deferred import DeferredAgent, check_entry
 from toa_trl.errors import AgentError
 from toa_trl.evaluation.ledger import Ledger

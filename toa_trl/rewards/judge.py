@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from toa_trl.agents import ENGINES, Agent, as_agent, make_agent, make_sampling
-from toa_trl.agents.base import Price, generate_patiently
-from toa_trl.agents.completions import split_reasoning
+from toa_trl.agents.base import Price
+from toa_trl.agents.completions import generate_patiently, split_reasoning
 from toa_trl.agents.deferred import DeferredAgent
 from toa_trl.errors import AgentError, ConfigError, RewardError
 from toa_trl.rewards.base import DetailedReward, total_flops

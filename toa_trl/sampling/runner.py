@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from toa_trl.agents import Agent
-from toa_trl.agents.base import ask
-from toa_trl.agents.completions import checked, whole_text
+from toa_trl.agents.completions import ask, checked, whole_text
 from toa_trl.errors import AgentError, RewardError, ToaError, Unavailable
 from toa_trl.rewards import RewardModel
 from toa_trl.rewards.base import check_scores
