@@ -27,13 +27,30 @@ settings.register_profile(
 settings.load_profile("toa_trl")
 
 
-LONGEST = ("test_iterate", "test_launch")  # first, so that no process is left alone with them
+# Files with long tests, the longest first: what starts last is short, and no process is left alone
+# with it.
+LONGEST = (
+    "test_launch",
+    "test_comet",
+    "test_iterate",
+    "test_run",
+    "test_faults",
+    "test_hub",
+    "test_training",
+    "test_ray",
+    "test_notebook",
+    "test_snippets",
+    "test_alpaca_eval",
+    "test_real_text",
+    "test_data_table",
+)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the integration tests of a file in one process: they share servers and models."""
-    items.sort(key=lambda item: item.path.stem not in LONGEST)
+    ranks = {name: rank for rank, name in enumerate(LONGEST, start=-len(LONGEST))}
+    items.sort(key=lambda item: ranks.get(item.path.stem, "integration" not in item.path.parts))
     for item in items:
         in_group = item.get_closest_marker("xdist_group") is not None
         if item.path.parent.name == "integration" and not in_group:
