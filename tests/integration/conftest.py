@@ -78,6 +78,11 @@ def _preloaded() -> list[str]:
     return [script, path]
 
 
+def preloaded(*arguments: object) -> list[str]:
+    """`python ARGUMENTS` in a process that has imported what recipes need, as have its children."""
+    return [str(Path(_preloaded()[1]).with_name("python")), *map(str, arguments)]
+
+
 def launched(config: str, commands: Iterable[Sequence[object]], *options: object) -> list[str]:
     """Return `accelerate launch` of commands that run one after the other.
 

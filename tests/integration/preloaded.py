@@ -1,9 +1,12 @@
 """Processes that have imported torch and TRL: importing these takes longer than a test's training.
 
 A server imports them once. `python preloaded.py SOCKET COMMANDS` lets it fork a process with the
-environment and the output of this one, which runs the commands, a JSON list of lists of arguments
-as `python` takes them, one after the other. So accelerate starts processes, sets their variables
-and waits for them as for any script.
+environment and the standard streams of this one, which runs the commands, a JSON list of lists of
+arguments as `python` takes them, one after the other. So accelerate starts processes, sets their
+variables and waits for them as for any script. Signals that end this process end the other one.
+
+The server writes a `python` and an `accelerate` beside its socket that start scripts and modules
+like that; they are also what forked processes start.
 """
 
 from __future__ import annotations
@@ -12,23 +15,42 @@ import importlib
 import json
 import os
 import runpy
+import signal
 import socket
 import socketserver
 import sys
 import threading
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
-LLAMA = "transformers.models.llama.modeling_llama"  # the student
+TRAINING = (
+    "accelerate.commands.launch",
+    "datasets",
+    "peft",
+    "toa_trl.training",
+    "transformers.models.llama.modeling_llama",  # the student
+)
+SAMPLING = (
+    "toa_trl.agents.transformers",
+    "toa_trl.cli.comparison",
+    "toa_trl.cli.evaluation_config",
+    "toa_trl.pipeline.command",
+    "toa_trl.recipes.iterate",
+    "toa_trl.rewards.likelihood",
+    "toa_trl.training.merge_adapter",
+)
 
 
 def run_command(arguments: Sequence[str]) -> int:
     """Do what `python ARGUMENTS` does, in this process; return the exit status."""
     try:
         if arguments[0] == "-m":
+            sys.path[0] = os.getcwd()
             sys.argv = list(arguments[1:])
             runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
         else:
+            sys.path[0] = str(Path(arguments[0]).parent.resolve())
             sys.argv = list(arguments)
             runpy.run_path(arguments[0], run_name="__main__")
     except SystemExit as stopped:
@@ -58,9 +80,10 @@ class Handler(socketserver.StreamRequestHandler):
     """Runs the commands of one request, in a process forked for it."""
 
     def handle(self) -> None:
-        """Take over output, environment and folder of the process that asks, and run."""
-        _, descriptors, *_ = socket.recv_fds(self.request, 1, 2)
-        for target, descriptor in enumerate(descriptors, start=1):
+        """Take over streams, environment and folder of the process that asks, and run."""
+        os.setsid()
+        _, descriptors, *_ = socket.recv_fds(self.request, 1, 3)
+        for target, descriptor in enumerate(descriptors):
             os.dup2(descriptor, target)
             os.close(descriptor)
         request = json.loads(self.rfile.readline())
@@ -74,9 +97,10 @@ class Handler(socketserver.StreamRequestHandler):
         self.wfile.write(str(status).encode())
 
     def end_with_client(self) -> None:
-        """End this process when the one that asked is killed, such as by accelerate."""
-        self.rfile.read(1)
-        os._exit(1)
+        """Pass on the signals of the process that asked, and end with it when it is killed."""
+        while received := self.rfile.read(1):
+            os.killpg(0, received[0])
+        os.killpg(0, signal.SIGKILL)
 
 
 class Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
@@ -92,9 +116,25 @@ class Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
             raise SystemExit
 
 
+def write_programs(path: str) -> None:
+    """Write the `python` and `accelerate` that ask the server."""
+    ask = f"{sys.executable} -I -S {Path(__file__).resolve()} {path}"
+    programs = {
+        "python": f'case "$1" in -m|*.py) exec {ask} python "$@";; esac\n'
+        f'exec {sys.executable} "$@"\n',
+        "accelerate": 'shift\nexec "${0%/*}/python" -m accelerate.commands.launch "$@"\n',
+    }
+    for name, lines in programs.items():
+        program = Path(path).with_name(name)
+        program.write_text(f"#!/bin/sh\n{lines}")
+        program.chmod(0o755)
+
+
 def serve(path: str) -> None:
-    """Import what trainings need and serve until the tests end."""
-    for module in ("accelerate.commands.launch", "datasets", "peft", "toa_trl.training", LLAMA):
+    """Import what recipes need and serve until the tests end."""
+    write_programs(path)
+    sys.executable = str(Path(path).with_name("python"))
+    for module in (*TRAINING, *SAMPLING):
         importlib.import_module(module)
     for name in ("SFTTrainer", "DPOTrainer", "RewardTrainer"):  # imported when asked for
         getattr(importlib.import_module("trl"), name)
@@ -102,18 +142,23 @@ def serve(path: str) -> None:
         server.serve_forever()
 
 
-def ask(path: str, commands: str) -> int:
+def ask(path: str, commands: Sequence[Sequence[str]]) -> int:
     """Let the server run commands; return the exit status, 1 if it was killed."""
-    request = {"environment": dict(os.environ), "folder": os.getcwd()}
+    request = {"environment": dict(os.environ), "folder": os.getcwd(), "commands": commands}
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(path)
-        socket.send_fds(client, [b"x"], [1, 2])
-        client.sendall(json.dumps({**request, "commands": json.loads(commands)}).encode() + b"\n")
+        socket.send_fds(client, [b"x"], [0, 1, 2])
+        client.sendall(json.dumps(request).encode() + b"\n")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda received, _: client.sendall(bytes([received])))
         return int(client.recv(8) or 1)
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "serve":
-        serve(sys.argv[2])
-    else:
-        sys.exit(ask(*sys.argv[1:]))
+    match sys.argv[1:]:
+        case ["serve", path]:
+            serve(path)
+        case [path, "python", *arguments]:
+            sys.exit(ask(path, [arguments]))
+        case [path, commands]:
+            sys.exit(ask(path, json.loads(commands)))

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from datasets import load_dataset
 
-from tests.integration.conftest import ENVIRONMENT, ROOT, WEIGHTS, command
+from tests.integration.conftest import ENVIRONMENT, ROOT, WEIGHTS, preloaded
 from tests.integration.test_iterate import num_lines
 from tests.integration.test_resume import num_plays
 
@@ -66,7 +66,7 @@ def config(folder: Path) -> Path:
 
 def start(file: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command("-m", "toa_trl", "run", file),
+        preloaded("-m", "toa_trl", "run", file),
         cwd=ROOT,
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
