@@ -1,7 +1,6 @@
 """`TOASampler`: the public way to sample."""
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -23,7 +22,7 @@ from toa_trl.sampling.extension import Extend, begin_or_extend
 from toa_trl.sampling.identity import decisive, identity_of_run
 from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.limits import Meter, has_price, prices_of, warn_of_silent
-from toa_trl.sampling.observer import RewardWatch, RunObserver
+from toa_trl.sampling.observer import Failures, RewardWatch
 from toa_trl.sampling.parts import Parts, check_parts
 from toa_trl.sampling.progress import Progress
 from toa_trl.sampling.run_file import configuration_of, finish_run_file, is_finished, start_run_file
@@ -322,11 +321,11 @@ class TOASampler:
             enabled=self._progress,
             num_prompts=num_prompts,
         )
-        failures, most = Counter[str](), self._allocation.most_plays
+        failures, most = Failures(), self._allocation.most_plays
         turns = self._allocation.turns(unfinished, journal, meter.prices)
         with own_progress if progress is None else nullcontext(progress) as display:
             display.resume(counts, journal.best_rewards())
-            display.finished(num_prompts - len(unfinished))
+            display.add_finished(num_prompts - len(unfinished))
             runner = Runner(
                 make_search=lambda seed: self._search_of(list(self._agents), most, params, seed),
                 agents=self._agents,
@@ -338,7 +337,7 @@ class TOASampler:
                 plays_in_flight=self._plays_in_flight,
                 prompts_in_flight=self._prompts_in_flight,
                 patience_s=self._patience_s,
-                observer=RunObserver(display, meter, RewardWatch(self._example.tau), failures),
+                observers=[meter, display, RewardWatch(self._example.tau), failures],
                 enough=meter.is_reached,
                 cost_of=cost_of(self._example.cost, meter.prices),
             )
@@ -348,12 +347,12 @@ class TOASampler:
                 # an adaptive run may end before its budget is spent
                 num_scored = sum(count.num_scored for count in journal.agent_counts().values())
                 display.unneeded(num_prompts * self._budget - num_scored)
-                display.finished(len(unfinished))
-        for reason, count in failures.most_common(5):
+                display.add_finished(len(unfinished))
+        for reason, count in failures.reasons.most_common(5):
             logger.warning("%d plays failed: %s", count, reason)
         if not part:
             warn_of_silent(self._agents, journal.agent_counts())
         if len(given_up) == num_prompts and not part:
-            reason = failures.most_common(1)[0][0]
+            reason = failures.reasons.most_common(1)[0][0]
             raise ToaError(f"every agent failed on every prompt, most often with: {reason}")
         return given_up, meter.reached

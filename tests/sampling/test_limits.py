@@ -21,8 +21,9 @@ from toa_trl.rewards.judge import JudgeReward
 from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.limits import Meter, has_price
 from toa_trl.sampling.merging import merge_runs
-from toa_trl.types import AgentCounts, Completion, Message, Play, Sampling, Spending
+from toa_trl.types import AgentCounts, Completion, Message, Play, Prompt, Sampling, Spending
 
+PROMPT = Prompt("p", (Message("user", "Hi"),))
 SCRIPTED = {"name": "s", "engine": "scripted"}
 PRICES = {"a": {"prompt": 1.0, "completion": 3.0}}
 
@@ -36,8 +37,8 @@ def test_adds_up_what_the_journal_holds_and_what_comes() -> None:
     assert (meter.tokens, meter.flops) == (200_020, 8.0)
     assert meter.cost == pytest.approx(0.4)
     assert meter.reached is None
-    meter.add(play(0, 0.5, tokens=(0, 200_000)))  # by agent a
-    meter.add(play(1, None))  # a failure without a completion
+    meter.played(PROMPT, play(0, 0.5, tokens=(0, 200_000)))  # by agent a
+    meter.played(PROMPT, play(1, None))  # a failure without a completion
     assert meter.cost == pytest.approx(1.0)
     assert meter.reached is not None
     assert "max_cost of 1 is reached" in meter.reached
@@ -46,11 +47,11 @@ def test_adds_up_what_the_journal_holds_and_what_comes() -> None:
 
 def test_a_new_meter_has_spent_nothing_and_unknown_flops_are_none() -> None:
     meter = Meter({}, {})
-    meter.add(play(0, 0.5, tokens=(10, 5), flops=None))
+    meter.played(PROMPT, play(0, 0.5, tokens=(10, 5), flops=None))
     assert (meter.tokens, meter.flops, meter.cost) == (15, 2.0, 0.0)  # of the reward model
     assert meter.spent == "15 tokens, 2 FLOPs"
     priced = Meter({}, PRICES)
-    priced.add(play(0, 0.5, tokens=(1_000_000, 0)))
+    priced.played(PROMPT, play(0, 0.5, tokens=(1_000_000, 0)))
     assert priced.spent.endswith(" FLOPs, a cost of 1")
 
 
@@ -73,15 +74,16 @@ def test_a_price_is_found_wherever_it_stands(entry: Any, priced: bool) -> None:
 def test_each_limit(limits: dict[str, Any]) -> None:
     meter = Meter(limits, {})
     assert meter.reached is None
-    meter.add(play(0, 0.5, tokens=(10, 5), flops=1.0))  # and 2 of the reward model
+    meter.played(PROMPT, play(0, 0.5, tokens=(10, 5), flops=1.0))  # and 2 of the reward model
     assert meter.reached is not None
     assert next(iter(limits)) in meter.reached
 
 
 def test_a_failure_that_was_paid_for_counts() -> None:
     meter = Meter({}, {})
-    meter.add(
-        Play(0, play(0, 1.0).action, Completion("", "length", 3, 4), None, "nothing but reasoning")
+    meter.played(
+        PROMPT,
+        Play(0, play(0, 1.0).action, Completion("", "length", 3, 4), None, "nothing but reasoning"),
     )
     assert meter.tokens == 7
 
@@ -89,7 +91,7 @@ def test_a_failure_that_was_paid_for_counts() -> None:
 def test_flops_that_are_not_known_are_said(caplog: pytest.LogCaptureFixture) -> None:
     meter = Meter({"max_flops": 10}, {})
     for index in range(3):
-        meter.add(play(index, 0.5, flops=None))
+        meter.played(PROMPT, play(index, 0.5, flops=None))
     assert caplog.text.count("FLOPs of agent 'a' are unknown") == 1
 
 

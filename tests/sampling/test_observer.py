@@ -1,26 +1,21 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
-from io import StringIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from tests.helpers import play
 from toa_trl.sampling import observer
-from toa_trl.sampling.limits import Meter
 from toa_trl.sampling.observer import (
     ENOUGH,
+    Failures,
     RewardWatch,
-    RunObserver,
     distinguishes,
     squashed_spread,
     suggested_tau,
 )
-from toa_trl.sampling.progress import Progress
 from toa_trl.types import Action, Message, Play, Prompt
 
 
@@ -133,19 +128,13 @@ def test_nothing_is_reported_before_there_are_enough_rewards(
     assert warnings([1.0] * ENOUGH, None, caplog) != ""
 
 
-def test_every_play_is_shown_counted_and_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rewards_and_reasons_are_seen_in_plays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observer, "MAX_REASONS", 2)
     prompt = Prompt("p", (Message("user", "Hi"),))
-    display, meter = Progress(9, ["a"], console=Console(file=StringIO())), Meter({}, {})
-    rewards, failures = RewardWatch(None), Counter[str]()
-    watch = RunObserver(display, meter, rewards, failures)
-    for _ in range(7):
-        watch.asked("a")
-    watch.dropped("a")
-    watch.played(prompt, play(0, 0.5, tokens=(1, 1)))
-    for reason in ("slow", "down", "third", "slow"):
-        watch.played(prompt, Play(1, Action("a"), error=reason))
-    assert "a: 1 in flight, 1 done, 4 failed, 2 tokens" in display.line()
-    assert meter.tokens == 2
+    rewards, failures = RewardWatch(None), Failures()
+    for error in (None, "slow", "down", "third", "slow"):
+        seen = Play(1, Action("a"), error=error) if error else play(0, 0.5)
+        rewards.played(prompt, seen)
+        failures.played(prompt, seen)
     assert rewards._rewards == [0.5]
-    assert failures == {"slow": 2, "down": 1}  # no more than MAX_REASONS different ones
+    assert failures.reasons == {"slow": 2, "down": 1}  # no more than MAX_REASONS different ones

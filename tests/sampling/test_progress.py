@@ -14,7 +14,9 @@ from rich.console import Console
 
 from tests.helpers import play
 from toa_trl.sampling.progress import Progress, duration, human, percent
-from toa_trl.types import AgentCounts
+from toa_trl.types import AgentCounts, Message, Prompt
+
+P, Q = (Prompt(name, (Message("user", "Hi"),)) for name in "pq")
 
 
 class Clock:
@@ -63,12 +65,12 @@ def test_the_numbers_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     progress.asked("qwen")
     progress.asked("qwen")
     clock.now += 2
-    for prompt_id, index, reward in [("p", 0, 1.0), ("p", 1, 3.0), ("p", 2, 2.0), ("q", 0, -1.0)]:
-        progress.played(prompt_id, play(index, reward, agent="llama", tokens=(1000, 500)))
-    progress.played("q", play(1, None, agent="qwen"))
+    for prompt, index, reward in [(P, 0, 1.0), (P, 1, 3.0), (P, 2, 2.0), (Q, 0, -1.0)]:
+        progress.played(prompt, play(index, reward, agent="llama", tokens=(1000, 500)))
+    progress.played(Q, play(1, None, agent="qwen"))
     progress.dropped("qwen")
     clock.now += 8
-    progress.finished()
+    progress.finished(P)
     title, further, header, llama, qwen = shown(progress)
     assert title.startswith("runs ━")
     assert title.endswith("4/100 4 % 0.4/s ETA 00:04:00")
@@ -87,11 +89,11 @@ def test_plays_that_a_run_ended_without_leave_the_total() -> None:
     progress, _, _ = plain(num_prompts=2)
     for index in range(40):
         progress.asked("llama")
-        progress.played("p", play(index, 1.0, agent="llama"))
+        progress.played(P, play(index, 1.0, agent="llama"))
     assert "40/100 (40 %)" in progress.line()
     assert "prompts 1/2 with a reward" in progress.line()  # none has finished yet
     progress.unneeded(60)
-    progress.finished(2)
+    progress.add_finished(2)
     assert "40/40 (100 %)" in progress.line()
     assert "prompts 2/2 finished" in progress.line()
 
@@ -101,7 +103,7 @@ def test_a_failure_that_was_paid_for_counts_its_tokens() -> None:
     progress.asked("llama")
     unscored = play(0, 1.0, agent="llama", tokens=(40, 2))
     object.__setattr__(unscored, "reward", None)
-    progress.played("p", unscored)
+    progress.played(P, unscored)
     assert "llama: 0 in flight, 0 done, 1 failed, 42 tokens" in progress.line()
 
 
@@ -121,7 +123,7 @@ def test_what_the_journals_hold_counts_but_not_in_the_rate() -> None:
                 {"llama": AgentCounts(20, 1, 1_000_000, 234_000, 1.0), "old": AgentCounts(5)}, best
             )
         progress.asked("llama")
-        progress.played("p", play(0, 2.0, agent="llama"))
+        progress.played(P, play(0, 2.0, agent="llama"))
         line = progress.line()
     assert line.startswith(
         "plays: 51/100 (51 %); 0.1/s; ETA 00:08:10; failed 2; mean best reward 4;"
@@ -136,7 +138,7 @@ def test_the_rate_is_the_recent_one() -> None:
         clock.now += 1
         if second < 50:
             progress.asked("llama")
-            progress.played("p", play(second, 0.0, agent="llama"))
+            progress.played(P, play(second, 0.0, agent="llama"))
         progress.line()
         if second == 49:
             assert "; 1.0/s; ETA 00:00:50;" in progress.line()
@@ -153,7 +155,7 @@ def test_without_a_terminal_plain_lines_are_written() -> None:
         deadline = time.monotonic() + 60
         while file.getvalue().count("\n") < 4 and time.monotonic() < deadline:
             time.sleep(0.01)
-        progress.played("p", play(0, 0.5, agent="llama"))
+        progress.played(P, play(0, 0.5, agent="llama"))
     *lines, last, end = file.getvalue().split("\n")
     assert end == ""
     assert any(line.startswith("plays: 0/100 (0 %); ") for line in lines)
@@ -187,8 +189,8 @@ def test_a_notebook_gets_a_bar_of_tqdm(
     with plain(num_prompts=2)[0] as progress:
         for index in range(100):
             progress.asked("llama")
-            progress.played("p", play(index, 1.0, agent="llama"))
-        progress.finished()
+            progress.played(P, play(index, 1.0, agent="llama"))
+        progress.finished(P)
     last = capsys.readouterr().err.rsplit("\r", 1)[-1]
     assert "plays: 100%" in last
     assert "100/100" in last
@@ -202,7 +204,7 @@ def test_disabled_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         with progress:
             progress.asked("llama")
-            progress.played("p", play(0, 0.5, agent="llama"))
+            progress.played(P, play(0, 0.5, agent="llama"))
             time.sleep(0.02)
         assert file.getvalue() == ""
 
@@ -215,7 +217,7 @@ def test_on_a_terminal_the_last_view_stays_and_the_cursor_comes_back(
     def dies() -> None:
         with progress:
             progress.asked("llama")
-            progress.played("p", play(0, 0.5, agent="llama"))
+            progress.played(P, play(0, 0.5, agent="llama"))
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -266,7 +268,7 @@ def test_plays_do_not_draw(monkeypatch: pytest.MonkeyPatch) -> None:
             drawn_by.clear()
             for number in range(5000):
                 progress.asked("llama")
-                progress.played(str(number), it)
+                progress.played(Prompt(str(number), P.messages), it)
             assert threading.current_thread() not in drawn_by
         assert threading.current_thread() in drawn_by  # the last view
         assert "llama: 0 in flight, 5,000 done, 0 failed, 75k tokens" in progress.line()

@@ -93,7 +93,7 @@ def scored(journal: Journal) -> list[int]:
 @pytest.mark.parametrize("plays_in_flight", [1, 3])
 def test_spends_the_budget_of_every_prompt(search: str, plays_in_flight: int) -> None:
     journal, seen = journal_of(), Seen()
-    it = runner(journal, agents(), search=search, plays_in_flight=plays_in_flight, observer=seen)
+    it = runner(journal, agents(), search=search, plays_in_flight=plays_in_flight, observers=[seen])
     assert wait(it.run(PROMPTS)) == []
     assert scored(journal) == [8] * 5
     assert (seen.num_asked, len(seen.plays), seen.num_dropped) == (40, 40, 0)
@@ -343,7 +343,7 @@ def test_a_run_that_dies_goes_on_inside_its_trees(
             budget=budget,
             seed=seed,
             prompts_in_flight=prompts_in_flight,
-            observer=CrashAfter(count),
+            observers=[CrashAfter(count)],
         )
         try:
             wait(it.run(PROMPTS))
@@ -376,7 +376,7 @@ def test_a_run_with_plays_in_flight_that_dies_loses_and_doubles_none(
             journal, [Slow("a"), Slow("b"), Slow("c")], search=search, seed=seed, plays_in_flight=4
         )
         if count is not None:
-            it.observer = CrashAfter(count)
+            it.observers = [CrashAfter(count)]
         try:
             assert wait(it.run(PROMPTS)) == []
         except (Crash, BaseExceptionGroup):
@@ -490,7 +490,7 @@ def test_an_agent_that_goes_and_comes_back_leaves_no_trace(
 def test_the_others_go_on_without_an_agent_that_is_gone(search: str, plays_in_flight: int) -> None:
     journal, seen = journal_of(), Seen()
     both = [Going("a", 7, float("inf")), EchoAgent("b")]
-    it = runner(journal, both, search=search, plays_in_flight=plays_in_flight, observer=seen)
+    it = runner(journal, both, search=search, plays_in_flight=plays_in_flight, observers=[seen])
     assert wait(it.run(PROMPTS)) == []
     assert scored(journal) == [8] * 5
     assert len(both[0].asked) == 6
@@ -536,7 +536,7 @@ def test_an_agent_that_says_it_is_unavailable_but_not_away_fails() -> None:
 def test_with_enough_what_is_in_flight_is_waited_for_and_nothing_is_given_up() -> None:
     journal, seen = journal_of(), Seen()
     it = runner(
-        journal, agents(), plays_in_flight=2, observer=seen, enough=lambda: len(seen.plays) >= 11
+        journal, agents(), plays_in_flight=2, observers=[seen], enough=lambda: len(seen.plays) >= 11
     )
     assert wait(it.run(PROMPTS)) == []
     assert 11 <= sum(scored(journal)) <= 11 + 10
@@ -753,7 +753,7 @@ def test_garbage_is_collected_less_often_during_a_run(before: int, during: int) 
 
     try:
         gc.set_threshold(before)
-        wait(runner(journal_of(), agents(), observer=Watching()).run(PROMPTS[:1]))
+        wait(runner(journal_of(), agents(), observers=[Watching()]).run(PROMPTS[:1]))
         assert set(seen) == {during}
         assert gc.get_threshold()[0] == before
     finally:

@@ -243,7 +243,7 @@ class _Report(Progress):
         )
         self.write(self.progress)
 
-    def played(self, prompt_id: str, play: Play) -> None:
+    def played(self, prompt: Prompt, play: Play) -> None:
         now, failed = self.progress, play.reward is None
         self.progress = replace(
             now, num_scored=now.num_scored + (not failed), num_failed=now.num_failed + failed

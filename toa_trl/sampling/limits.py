@@ -10,7 +10,8 @@ from toa_trl.errors import ConfigError
 from toa_trl.rewards.base import RewardModel
 from toa_trl.rewards.spending import listening
 from toa_trl.sampling.journal import Journal
-from toa_trl.types import AgentCounts, Play, Spending
+from toa_trl.sampling.runner import Observer
+from toa_trl.types import AgentCounts, Play, Prompt, Spending
 from toa_trl.utils.config import Config, PositiveFloat, validate
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class Limits(Config):
     """Cost by the prices of agents, judges and reward models on servers."""
 
 
-class Meter:
+class Meter(Observer):
     """Counts what a run spends.
 
     Args:
@@ -116,7 +117,7 @@ class Meter:
         finally:
             journal.append_all(())  # what was spent since the last play
 
-    def add(self, play: Play) -> None:
+    def played(self, prompt: Prompt, play: Play) -> None:
         """Count one play, scored or failed."""
         done = play.completion
         if done is None:

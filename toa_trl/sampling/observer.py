@@ -1,4 +1,4 @@
-"""What happens with every play of a run: shown, counted against the limits, and watched."""
+"""What is seen in the plays of a run: rewards that no search can use, and why plays failed."""
 
 import logging
 import math
@@ -8,8 +8,6 @@ from statistics import median
 
 import numpy as np
 
-from toa_trl.sampling.limits import Meter
-from toa_trl.sampling.progress import Progress
 from toa_trl.sampling.runner import Observer
 from toa_trl.types import Play, Prompt
 
@@ -54,7 +52,7 @@ def distinguishes(rewards: Sequence[float] | np.ndarray, tau: float) -> bool:
     return num_outside <= len(rewards) / 2 and squashed_spread(rewards, tau) >= LEAST_SPREAD * best
 
 
-class RewardWatch:
+class RewardWatch(Observer):
     """Warns early and once about rewards that a search cannot use, and says what to do about it.
 
     Args:
@@ -66,6 +64,11 @@ class RewardWatch:
         self._tau = tau
         self._rewards: list[float] = []
         self._texts: set[str] = set()
+
+    def played(self, prompt: Prompt, play: Play) -> None:
+        """See `Observer`."""
+        if play.reward is not None and play.completion is not None:
+            self.see(play.completion.text, play.reward)
 
     def see(self, text: str, reward: float) -> None:
         """Add one scored response, unless its text was added before."""
@@ -110,34 +113,14 @@ class RewardWatch:
         )
 
 
-class RunObserver(Observer):
-    """Shows the plays of one run, counts what they cost and watches their rewards."""
+class Failures(Observer):
+    """Counts the failed plays of a run by their reasons."""
 
-    def __init__(
-        self, display: Progress, meter: Meter, rewards: RewardWatch, failures: Counter[str]
-    ) -> None:
-        self._display, self._meter = display, meter
-        self._rewards, self._failures = rewards, failures
-
-    def asked(self, agent: str) -> None:
-        """See `Observer`."""
-        self._display.asked(agent)
-
-    def dropped(self, agent: str) -> None:
-        """See `Observer`."""
-        self._display.dropped(agent)
-
-    def finished(self, prompt: Prompt) -> None:
-        """See `Observer`."""
-        self._display.finished()
+    def __init__(self) -> None:
+        self.reasons = Counter[str]()
 
     def played(self, prompt: Prompt, play: Play) -> None:
         """See `Observer`."""
-        self._meter.add(play)
-        self._display.played(prompt.id, play)
-        if play.reward is not None and play.completion is not None:
-            self._rewards.see(play.completion.text, play.reward)
-        elif play.error is not None and (
-            play.error in self._failures or len(self._failures) < MAX_REASONS
-        ):
-            self._failures[play.error] += 1
+        error = play.error
+        if error is not None and (error in self.reasons or len(self.reasons) < MAX_REASONS):
+            self.reasons[error] += 1

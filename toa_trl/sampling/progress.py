@@ -19,8 +19,9 @@ from rich.progress import Progress as BarLine
 from rich.table import Table
 from rich.text import Text
 
+from toa_trl.sampling.runner import Observer
 from toa_trl.sampling.screens import in_notebook, live_view, notebook_bar
-from toa_trl.types import AgentCounts, Play
+from toa_trl.types import AgentCounts, Play, Prompt
 from toa_trl.utils.escape import for_terminal
 
 RECENT = 100  # plays of an agent over which the latency is measured
@@ -55,7 +56,7 @@ class _Agent:
         return f"{sum(self.took_s) / len(self.took_s):.3g} s" if self.took_s else "-"
 
 
-class Progress:
+class Progress(Observer):
     """A context manager that counts plays and shows them.
 
     Call its methods from one thread, that of the event loop; the drawing thread only reads.
@@ -151,7 +152,7 @@ class Progress:
         counted.in_flight += 1
         counted.begun.append(self._clock())
 
-    def played(self, prompt_id: str, play: Play) -> None:
+    def played(self, prompt: Prompt, play: Play) -> None:
         """Count a play in flight that was scored or failed."""
         agent = self._agents[play.action.agent]
         agent.end(self._clock())
@@ -164,7 +165,7 @@ class Progress:
             agent.num_rewarded += 1
             agent.reward_sum += play.reward
             self._new += 1
-            self._rewarded(prompt_id, play.reward)
+            self._rewarded(prompt.id, play.reward)
 
     def dropped(self, agent: str) -> None:
         """Remove a play in flight that was cancelled."""
@@ -173,8 +174,12 @@ class Progress:
         if counted.begun:
             counted.begun.pop()
 
-    def finished(self, num_prompts: int = 1) -> None:
-        """Count prompts that get no more plays."""
+    def finished(self, prompt: Prompt) -> None:
+        """Count a prompt that gets no more plays."""
+        self._num_finished += 1
+
+    def add_finished(self, num_prompts: int) -> None:
+        """Count prompts whose budgets were spent before, or need not be."""
         self._num_finished += num_prompts
 
     def unneeded(self, num_plays: int) -> None:

@@ -67,7 +67,7 @@ class Runner:
             model.
         patience_s: seconds that the run waits, without a single play, while every agent that it
             needs is away.
-        observer: callbacks for every play.
+        observers: hear of every play, in this order.
         enough: returns True to stop scheduling; plays in flight finish.
         cost_of: returns what a search is told as the cost of a play.
     """
@@ -82,7 +82,7 @@ class Runner:
     plays_in_flight: int = 1
     prompts_in_flight: int = 256
     patience_s: float = 900.0
-    observer: Observer = field(default_factory=Observer)
+    observers: Sequence[Observer] = ()
     enough: Callable[[], bool] = lambda: False
     cost_of: Callable[[Play], float] = lambda play: 1.0
     _num_searching: int = field(default=0, init=False)  # prompts in progress
@@ -157,7 +157,8 @@ class Runner:
         if turns.repeated and completed:
             self._keep(turn.prompt, search, plays)
         elif completed:
-            self.observer.finished(turn.prompt)
+            for observer in self.observers:
+                observer.finished(turn.prompt)
         await turns.ended(turn, plays, given_up=not completed)
         return completed
 
@@ -237,17 +238,20 @@ class Runner:
         self, prompt: Prompt, index: int, action: Action, plays: Mapping[int, Play], writer: Writer
     ) -> Play | None:
         """Make one play and write it to the journal; None if its agent was away."""
-        self.observer.asked(action.agent)
+        for observer in self.observers:
+            observer.asked(action.agent)
         written = False
         try:
             play = await self._make(prompt, index, action, plays)
             if play is not None:
                 await writer.append(prompt.id, play)
                 written = True
-                self.observer.played(prompt, play)
+                for observer in self.observers:
+                    observer.played(prompt, play)
         finally:
             if not written:
-                self.observer.dropped(action.agent)
+                for observer in self.observers:
+                    observer.dropped(action.agent)
         return play
 
     async def _make(

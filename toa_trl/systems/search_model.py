@@ -15,10 +15,10 @@ from toa_trl.sampling.costs import check_costs, cost_of
 from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.limits import Meter, has_price, prices_of
 from toa_trl.sampling.parts import Parts, check_parts
-from toa_trl.sampling.runner import Observer, Runner
+from toa_trl.sampling.runner import Runner
 from toa_trl.search import Search, make_search
 from toa_trl.tasks import Task, make_task
-from toa_trl.types import Play, Prompt, Rollout, Sampling, Spending
+from toa_trl.types import Prompt, Rollout, Sampling, Spending
 
 
 class NoResponse(ToaError):
@@ -54,14 +54,6 @@ class SearchResult:
         """Completion tokens of all plays, failed ones included."""
         plays = self.rollout.plays
         return sum(play.completion.completion_tokens for play in plays if play.completion)
-
-
-class _Counting(Observer):
-    def __init__(self, meter: Meter) -> None:
-        self._meter = meter
-
-    def played(self, prompt: Prompt, play: Play) -> None:
-        self._meter.add(play)
 
 
 class SearchModel:
@@ -183,7 +175,7 @@ class SearchModel:
                 seed=settings.seed,
                 plays_in_flight=self._plays_in_flight,
                 patience_s=self._patience_s,
-                observer=_Counting(meter),
+                observers=[meter],
                 enough=meter.is_reached,
                 cost_of=cost_of(cost, meter.prices),
             )
