@@ -14,8 +14,8 @@ from toa_trl.evaluation.intervals import bootstrap, wilson
 from toa_trl.evaluation.outputs import Output, Outputs, closing_all
 from toa_trl.evaluation.votes import majority
 from toa_trl.rewards import RewardModel
-from toa_trl.rewards.base import check_scores
 from toa_trl.rewards.overlap import bleu_tokenizer
+from toa_trl.rewards.scoring import check_scores
 from toa_trl.tasks import Task
 from toa_trl.types import Prompt
 from toa_trl.utils.stage import stage

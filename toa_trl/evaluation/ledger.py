@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from toa_trl.errors import ToaError
-from toa_trl.rewards.base import DetailedReward, check_scores
+from toa_trl.rewards.base import DetailedReward
+from toa_trl.rewards.scoring import check_scores
 from toa_trl.sampling.identity import digest_of_values, state_of_files
 from toa_trl.types import Prompt, Score, as_dicts
 from toa_trl.utils.files import read_jsonl, replace_text

@@ -1,18 +1,16 @@
 """The interface of reward models: one method, and capabilities with defaults."""
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from numbers import Real
-from typing import Annotated, Any, Protocol, Self, TypeGuard, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Protocol, Self, runtime_checkable
 
 from pydantic import Field
 
 from toa_trl.agents.base import Price
 from toa_trl.errors import ConfigError, RewardError
+from toa_trl.rewards.scoring import check_scores
 from toa_trl.types import Prompt, Score
 from toa_trl.utils.config import Config, Text
 from toa_trl.utils.construction import with_arguments
-from toa_trl.utils.numbers import as_number
 
 
 class RewardOptions(Config):
@@ -151,49 +149,6 @@ def as_reward_model(given: Any, place: str = "reward") -> RewardModel:
     raise ConfigError(
         f"{place}: a reward model, a TRL reward function or an entry is needed, not {given!r}"
     )
-
-
-def is_finite(score: Any) -> TypeGuard[float]:
-    """Return whether a score is a finite number."""
-    return isinstance(score, Real) and math.isfinite(score)
-
-
-def as_values(place: str, scores: Any, count: int) -> list[Any]:
-    """Return the scores as a list.
-
-    Raises:
-        RewardError: they are not `count` values.
-    """
-    try:
-        values = list(scores)
-    except TypeError:  # a number, or a tensor without dimensions
-        values = []
-    if len(values) != count:
-        raise RewardError(f"{place}: {count} scores are needed, not {scores!r}")
-    return values
-
-
-def check_scores(place: str, scores: Any, count: int) -> list[float]:
-    """Return the scores as floats.
-
-    Raises:
-        RewardError: they are not `count` finite numbers.
-    """
-    values = as_values(place, scores, count)
-    for at, score in enumerate(values):
-        if type(score) is float and math.isfinite(score):  # most scores
-            continue
-        number = as_number(score)
-        if not is_finite(number):
-            raise RewardError(f"{place}: a score must be a finite number, not {number!r}")
-        values[at] = float(number)
-    return values
-
-
-def total_flops(parts: Iterable[float | None]) -> float | None:
-    """Return the sum of the known FLOPs, or None if none are known."""
-    known = [flops for flops in parts if flops is not None]
-    return sum(known) if known else None
 
 
 def column_of(place: str, prompt: Prompt, column: str) -> Any:

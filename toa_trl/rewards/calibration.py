@@ -11,7 +11,7 @@ from pydantic import Field
 
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.rewards import RewardModel
-from toa_trl.rewards.base import check_scores
+from toa_trl.rewards.scoring import check_scores
 from toa_trl.types import Prompt, Rollout
 from toa_trl.utils.config import validate
 

@@ -10,7 +10,7 @@ from toa_trl.models.flops import Flops
 from toa_trl.models.loading import load_model, load_tokenizer, trained_padding
 from toa_trl.models.sources import read_config
 from toa_trl.rewards.base import DetailedReward
-from toa_trl.rewards.heads import (
+from toa_trl.rewards.scoring import (
     PROBE,
     STEP_BY_STEP,
     check_length,

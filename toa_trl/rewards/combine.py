@@ -17,13 +17,8 @@ from pydantic_core import PydanticCustomError
 from toa_trl.agents.base import Price
 from toa_trl.errors import ConfigError, RewardError, Unavailable
 from toa_trl.rewards import KINDS, make_reward
-from toa_trl.rewards.base import (
-    DetailedReward,
-    RewardModel,
-    as_reward_model,
-    check_scores,
-    total_flops,
-)
+from toa_trl.rewards.base import DetailedReward, RewardModel, as_reward_model
+from toa_trl.rewards.scoring import check_scores, total_flops
 from toa_trl.types import Prompt, Score
 from toa_trl.utils.aio import gather_or_cancel
 from toa_trl.utils.config import Config, FiniteFloat, PositiveFloat

@@ -11,7 +11,8 @@ from pydantic.json_schema import SkipJsonSchema
 
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.models.batching import Batcher, call_in_thread
-from toa_trl.rewards.base import DetailedReward, as_values, check_scores
+from toa_trl.rewards.base import DetailedReward
+from toa_trl.rewards.scoring import as_values, check_scores
 from toa_trl.types import Prompt, Score, as_dicts
 from toa_trl.utils.config import PositiveInt
 from toa_trl.utils.registry import load_object

@@ -19,7 +19,8 @@ from toa_trl.agents.base import Price
 from toa_trl.agents.completions import generate_patiently, split_reasoning
 from toa_trl.agents.deferred import DeferredAgent
 from toa_trl.errors import AgentError, ConfigError, RewardError
-from toa_trl.rewards.base import DetailedReward, total_flops
+from toa_trl.rewards.base import DetailedReward
+from toa_trl.rewards.scoring import total_flops
 from toa_trl.rewards.spending import spend
 from toa_trl.tasks.base import fill
 from toa_trl.types import Completion, Message, Prompt, Sampling, Score

@@ -13,7 +13,7 @@ from toa_trl.models.batching import Batcher, padded, without_gradients
 from toa_trl.models.flops import Flops
 from toa_trl.models.loading import load_model, load_tokenizer
 from toa_trl.rewards.base import DetailedReward
-from toa_trl.rewards.heads import (
+from toa_trl.rewards.scoring import (
     check_length,
     conversation,
     render,

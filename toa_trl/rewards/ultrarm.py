@@ -7,7 +7,7 @@ from toa_trl.models.batching import Batcher
 from toa_trl.models.flops import Flops
 from toa_trl.models.loading import load_model, load_tokenizer
 from toa_trl.rewards.classifier import ClassifierReward
-from toa_trl.rewards.heads import PROBE, check_length, check_scoring, scoring_queue
+from toa_trl.rewards.scoring import PROBE, check_length, check_scoring, scoring_queue
 from toa_trl.types import Prompt, Score
 from toa_trl.utils.config import PositiveInt
 

@@ -12,8 +12,8 @@ from toa_trl.errors import ConfigError, RewardError
 from toa_trl.models.chat import fold_system, takes_system
 from toa_trl.models.endpoints import Endpoints, RequestError
 from toa_trl.models.loading import load_tokenizer, trained_padding
-from toa_trl.rewards.base import RewardModel, is_finite
-from toa_trl.rewards.heads import conversation, render, without_padding
+from toa_trl.rewards.base import RewardModel
+from toa_trl.rewards.scoring import conversation, is_finite, render, without_padding
 from toa_trl.rewards.spending import estimated_conversation, spend
 from toa_trl.types import Prompt, as_openai
 from toa_trl.utils.config import NonNegativeFloat, PositiveFloat, PositiveInt, validate

@@ -17,7 +17,7 @@ from toa_trl.agents import Agent
 from toa_trl.agents.completions import ask, checked, whole_text
 from toa_trl.errors import AgentError, RewardError, ToaError, Unavailable
 from toa_trl.rewards import RewardModel
-from toa_trl.rewards.base import check_scores
+from toa_trl.rewards.scoring import check_scores
 from toa_trl.sampling.journal import Journal, Writer
 from toa_trl.sampling.turns import Turn, Turns, UniformTurns
 from toa_trl.search import Search

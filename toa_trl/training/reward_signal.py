@@ -11,8 +11,8 @@ from toa_trl.agents.completions import split_reasoning, whole_text
 from toa_trl.errors import AgentError, ConfigError, RewardError
 from toa_trl.hub.dataset_card import reward_name
 from toa_trl.rewards import RewardModel, make_reward
-from toa_trl.rewards.base import check_scores
 from toa_trl.rewards.recorded import recorded_reward
+from toa_trl.rewards.scoring import check_scores
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampling.identity import digest_of_values
 from toa_trl.sampling.run_file import FILE

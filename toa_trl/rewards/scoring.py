@@ -1,16 +1,18 @@
-"""What in-process reward models share: conversations, batches, and models with their own code."""
+"""One call of a reward model: what a model in this process reads, and what scores must be."""
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from typing import Any
+from numbers import Real
+from typing import Any, TypeGuard
 
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.models import chat
 from toa_trl.models.batching import Batcher
 from toa_trl.models.flops import Flops
 from toa_trl.models.sources import own_class
-from toa_trl.rewards.base import check_scores
 from toa_trl.types import Prompt, Score, as_dicts
+from toa_trl.utils.numbers import as_number
 
 Messages = list[dict[str, str]]
 
@@ -111,6 +113,49 @@ def with_flops(values: Sequence[float], texts: Sequence[Sized], flops: Flops | N
         Score(value, flops(len(text)) if flops else None)
         for value, text in zip(values, texts, strict=True)
     ]
+
+
+def is_finite(score: Any) -> TypeGuard[float]:
+    """Return whether a score is a finite number."""
+    return isinstance(score, Real) and math.isfinite(score)
+
+
+def as_values(place: str, scores: Any, count: int) -> list[Any]:
+    """Return the scores as a list.
+
+    Raises:
+        RewardError: they are not `count` values.
+    """
+    try:
+        values = list(scores)
+    except TypeError:  # a number, or a tensor without dimensions
+        values = []
+    if len(values) != count:
+        raise RewardError(f"{place}: {count} scores are needed, not {scores!r}")
+    return values
+
+
+def check_scores(place: str, scores: Any, count: int) -> list[float]:
+    """Return the scores as floats.
+
+    Raises:
+        RewardError: they are not `count` finite numbers.
+    """
+    values = as_values(place, scores, count)
+    for at, score in enumerate(values):
+        if type(score) is float and math.isfinite(score):  # most scores
+            continue
+        number = as_number(score)
+        if not is_finite(number):
+            raise RewardError(f"{place}: a score must be a finite number, not {number!r}")
+        values[at] = float(number)
+    return values
+
+
+def total_flops(parts: Iterable[float | None]) -> float | None:
+    """Return the sum of the known FLOPs, or None if none are known."""
+    known = [flops for flops in parts if flops is not None]
+    return sum(known) if known else None
 
 
 def trusted_class(
