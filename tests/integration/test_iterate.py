@@ -18,7 +18,7 @@ import pytest
 import yaml
 from datasets import load_dataset
 
-from tests.integration.conftest import ENVIRONMENT, ROOT, WEIGHTS, call, command
+from tests.integration.conftest import ENVIRONMENT, ROOT, WEIGHTS, call, preloaded
 from tests.integration.test_resume import num_plays
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]
@@ -85,7 +85,7 @@ def config(folder: Path) -> Path:
 
 
 def start(file: Path) -> subprocess.Popen[str]:
-    arguments = command(RECIPE, "--config", file)
+    arguments = preloaded(RECIPE, "--config", file)
     return subprocess.Popen(
         arguments,
         cwd=ROOT,
