@@ -19,7 +19,7 @@ from toa_trl.errors import ConfigError
 from toa_trl.training import run_training, take_one_gpu
 from toa_trl.training.data import TrainingData
 from toa_trl.training.reward_signal import RewardFunc, rewards_of
-from toa_trl.utils.config import nearest
+from toa_trl.utils.config_errors import nearest
 
 
 @dataclass

@@ -19,7 +19,7 @@ from toa_trl.training import run_training, take_one_gpu
 from toa_trl.training.data import UNPAIRED
 from toa_trl.training.reference_free import set_simpo_defaults, with_ends
 from toa_trl.utils.compat import unset_device_map
-from toa_trl.utils.config import nearest
+from toa_trl.utils.config_errors import nearest
 
 
 @dataclass

@@ -25,6 +25,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.integration.conftest import preloaded
 from toa_trl import TOASampler
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.types import Prompt, as_messages
@@ -425,11 +426,10 @@ def training() -> None:
             "max_length": 256,
         }
         words = [
-            sys.executable,
-            str(CHECKOUT / f"recipes/{row['recipe']}.py"),
+            f"recipes/{row['recipe']}.py",
             *(str(w) for k, v in options.items() for w in (f"--{k}", v)),
         ]
-        done = subprocess.run(words, capture_output=True, text=True, cwd=CHECKOUT)
+        done = subprocess.run(preloaded(*words), capture_output=True, text=True, cwd=CHECKOUT)
         said, expect, wrong = done.stdout + done.stderr, row["expect"], []
         if expect.get("no_traceback") and "Traceback" in said:
             wrong.append("a traceback")

@@ -64,11 +64,15 @@ def call(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @cache
-def _preloaded() -> list[str]:
+def _preloaded(
+    *variables: tuple[str, str], python: str = sys.executable, modules: Sequence[str] = ()
+) -> list[str]:
     """Start the server of tests.integration.preloaded; return the script and argument that ask."""
     script = "tests/integration/preloaded.py"
     path = str(Path(mkdtemp()) / "socket")  # a socket's path must be short
-    server = subprocess.Popen(command(script, "serve", path), cwd=ROOT, env=ENVIRONMENT)
+    environment = {**ENVIRONMENT, **dict(variables)}
+    serve = [python, script, "serve", path, *modules]
+    server = subprocess.Popen(serve, cwd=ROOT, env=environment)
     atexit.register(server.kill)
     deadline = time.monotonic() + 300
     while not Path(path).exists():
@@ -78,9 +82,21 @@ def _preloaded() -> list[str]:
     return [script, path]
 
 
-def preloaded(*arguments: object) -> list[str]:
-    """`python ARGUMENTS` in a process that has imported what recipes need, as have its children."""
-    return [str(Path(_preloaded()[1]).with_name("python")), *map(str, arguments)]
+def preloaded(*arguments: object, **environment: str) -> list[str]:
+    """`python ARGUMENTS` in a process that has imported what recipes need, as have its children.
+
+    Args:
+        arguments: a script or `-m` and a module, and its arguments.
+        environment: variables that the imported libraries read when they are imported.
+    """
+    _, path = _preloaded(*environment.items())
+    return [str(Path(path).with_name("python")), *map(str, arguments)]
+
+
+def preloaded_python(python: Path, *modules: str) -> str:
+    """Return a program that is `python` where a script is run, with modules that are imported."""
+    _, path = _preloaded(python=str(python), modules=modules)
+    return str(Path(path).with_name("python"))
 
 
 def launched(config: str, commands: Iterable[Sequence[object]], *options: object) -> list[str]:

@@ -31,6 +31,7 @@ TRAINING = (
     "toa_trl.training",
     "transformers.models.llama.modeling_llama",  # the student
 )
+TRAINERS = ("SFTTrainer", "DPOTrainer", "RewardTrainer")  # imported when asked for
 SAMPLING = (
     "toa_trl.agents.transformers",
     "toa_trl.cli.comparison",
@@ -52,7 +53,7 @@ def run_command(arguments: Sequence[str]) -> int:
         else:
             sys.path[0] = str(Path(arguments[0]).parent.resolve())
             sys.argv = list(arguments)
-            runpy.run_path(arguments[0], run_name="__main__")
+            runpy.run_path(os.path.abspath(arguments[0]), run_name="__main__")
     except SystemExit as stopped:
         return int(stopped.code or 0)
     except BaseException:
@@ -63,6 +64,8 @@ def run_command(arguments: Sequence[str]) -> int:
 
 def run_commands(commands: Sequence[Sequence[str]]) -> int:
     """Run commands until one fails; trainings share the process group, which the last one ends."""
+    if "accelerate" not in sys.modules:
+        return run_command(*commands)
     from accelerate import Accelerator
 
     end_training = Accelerator.end_training
@@ -130,13 +133,13 @@ def write_programs(path: str) -> None:
         program.chmod(0o755)
 
 
-def serve(path: str) -> None:
-    """Import what recipes need and serve until the tests end."""
+def serve(path: str, modules: Sequence[str]) -> None:
+    """Import modules, by default what recipes need, and serve until the tests end."""
     write_programs(path)
     sys.executable = str(Path(path).with_name("python"))
-    for module in (*TRAINING, *SAMPLING):
+    for module in modules or (*TRAINING, *SAMPLING):
         importlib.import_module(module)
-    for name in ("SFTTrainer", "DPOTrainer", "RewardTrainer"):  # imported when asked for
+    for name in () if modules else TRAINERS:
         getattr(importlib.import_module("trl"), name)
     with Server(path, Handler) as server:
         server.serve_forever()
@@ -156,8 +159,8 @@ def ask(path: str, commands: Sequence[Sequence[str]]) -> int:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["serve", path]:
-            serve(path)
+        case ["serve", path, *modules]:
+            serve(path, modules)
         case [path, "python", *arguments]:
             sys.exit(ask(path, [arguments]))
         case [path, commands]:

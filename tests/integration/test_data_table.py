@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import ENVIRONMENT, ROOT, WEIGHTS, call, command, run
+from tests.integration.conftest import ENVIRONMENT, ROOT, WEIGHTS, call, preloaded
 
 CONFIG = "recipes/configs/demo/data_table.yaml"
 TRAINING = "python recipes/sft.py --config recipes/configs/demo/sft.yaml --max_steps 2"
@@ -64,7 +64,7 @@ def test_a_killed_data_table_goes_on(tmp_path: Path) -> None:
     arguments = options(tmp_path)
     first = tmp_path / "runs/parallel-4/student/model.safetensors"
     process = subprocess.Popen(
-        command("recipes/compare.py", *arguments),
+        preloaded("recipes/compare.py", *arguments),
         cwd=ROOT,
         env=ENVIRONMENT,
         stderr=subprocess.DEVNULL,
@@ -78,7 +78,13 @@ def test_a_killed_data_table_goes_on(tmp_path: Path) -> None:
     journals = {path: path.read_bytes() for path in (tmp_path / "runs").glob("*/journal.sqlite")}
     assert len(journals) == 4
 
-    done = run("recipes/compare.py", *arguments)
+    done = subprocess.run(
+        preloaded("recipes/compare.py", *arguments),
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert first.stat().st_mtime_ns == trained
     results = json.loads((tmp_path / "results.json").read_text())
