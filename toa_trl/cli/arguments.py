@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.utils.compat import ignore_own_default
-from toa_trl.utils.config import nearest, unknown_key
+from toa_trl.utils.config_errors import nearest, unknown_key
 from toa_trl.utils.escape import TerminalFormatter, escape_output, for_terminal
 from toa_trl.utils.files import expand_paths, read_yaml
 

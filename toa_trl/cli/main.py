@@ -9,7 +9,7 @@ import toa_trl
 from toa_trl.cli.arguments import user_errors, with_bundled_config
 from toa_trl.cli.launch import run_training
 from toa_trl.errors import ConfigError
-from toa_trl.utils.config import nearest
+from toa_trl.utils.config_errors import nearest
 from toa_trl.utils.escape import say
 
 # name -> module:function and what the command does, in the order of the pipeline

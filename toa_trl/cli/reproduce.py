@@ -26,7 +26,8 @@ from toa_trl.cli.arguments import Parser, find_config, help_formatter
 from toa_trl.cli.tiny_scale import tiny_command
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.sampling.identity import digest_of_values
-from toa_trl.utils.config import Config, Text, nearest, validate
+from toa_trl.utils.config import Config, Text, validate
+from toa_trl.utils.config_errors import nearest
 from toa_trl.utils.escape import say
 from toa_trl.utils.files import read_yaml, replace_text
 

@@ -14,7 +14,8 @@ from toa_trl.data.sft import sft_rows
 from toa_trl.data.tables import FORMATS, schema_of
 from toa_trl.errors import ConfigError
 from toa_trl.types import Rollout
-from toa_trl.utils.config import Config, call, nearest
+from toa_trl.utils.config import Config, call
+from toa_trl.utils.config_errors import nearest
 from toa_trl.utils.registry import Registry
 
 

@@ -13,7 +13,8 @@ from toa_trl.agents.completions import split_reasoning
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.models.chat import fold_system, takes_system
 from toa_trl.models.sources import is_adapter, weights_source
-from toa_trl.utils.config import Config, NonNegativeInt, PositiveInt, Text, nearest
+from toa_trl.utils.config import Config, NonNegativeInt, PositiveInt, Text
+from toa_trl.utils.config_errors import nearest
 from toa_trl.utils.escape import escaped_prints
 
 

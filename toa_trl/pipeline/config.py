@@ -20,8 +20,8 @@ from toa_trl.utils.config import (
     PositiveInt,
     Raw,
     Text,
-    nearest,
 )
+from toa_trl.utils.config_errors import nearest
 from toa_trl.utils.subprocesses import check_command
 
 MERGED = "-merged"  # suffix of a whole model's folder beside that of its adapter

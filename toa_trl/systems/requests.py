@@ -12,7 +12,8 @@ from toa_trl.errors import ConfigError
 from toa_trl.search import SEARCHES
 from toa_trl.systems.search_model import SearchModel, SearchResult, SearchSettings
 from toa_trl.types import MESSAGE_KEYS, Play, Prompt, Sampling
-from toa_trl.utils.config import Config, PositiveInt, nearest, validate
+from toa_trl.utils.config import Config, PositiveInt, validate
+from toa_trl.utils.config_errors import nearest
 
 CHUNK = 40  # characters of a text in one event of a stream
 # The search decides how its agents sample; the others do not change a response.

@@ -15,7 +15,7 @@ from toa_trl.hub.model_card import model_lineage
 from toa_trl.hub.push import identify
 from toa_trl.models.devices import num_accelerators
 from toa_trl.models.sources import STATE, is_adapter, last_checkpoint, module_shapes, read_config
-from toa_trl.utils.config import unknown_key
+from toa_trl.utils.config_errors import unknown_key
 from toa_trl.utils.redaction import public_name
 from toa_trl.utils.targets import check_folder, check_not_in_run, is_json
 

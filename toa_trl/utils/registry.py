@@ -13,15 +13,8 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from toa_trl.errors import ConfigError
-from toa_trl.utils.config import (
-    Config,
-    JsonSchemaGenerator,
-    call_validated,
-    model_of,
-    nearest,
-    nested,
-    validate,
-)
+from toa_trl.utils.config import Config, JsonSchemaGenerator, call_validated, model_of, validate
+from toa_trl.utils.config_errors import nearest, nested
 from toa_trl.utils.files import expand_paths
 
 T = TypeVar("T")
