@@ -8,6 +8,7 @@ import pytest
 
 from toa_trl.agents import ENGINES
 from toa_trl.errors import ConfigError
+from toa_trl.pipeline.config import StageConfig
 from toa_trl.utils.config import PositiveInt, validate
 
 Entries = list[Annotated[dict[str, Any], ENGINES]]
@@ -59,6 +60,8 @@ NUMBERS = [
             {"sampling": {"stop": 3}},
             "agents[1].sampling.stop: must be a string or a list of strings, not 3",
         ),
+        ({"base_url": 3}, "agents[1].base_url: must be a string or a list, not 3"),
+        ({"base_url": ["http://a", 3]}, "agents[1].base_url[1]: must be a string, not 3"),
         *(({"max_attempts": value}, f"agents[1].max_attempts: {text}") for value, text in NUMBERS),
     ],
 )
@@ -69,6 +72,21 @@ def test_errors_name_path_rule_and_value(changes: dict[str, Any], message: str) 
     start, _, end = message.partition(".*")
     assert str(error.value).startswith(start)
     assert str(error.value).endswith(end)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        (StageConfig, {"config": 3}, "a.config: must be a string or a mapping of keys to values"),
+        (bool | int | str, [1], "a: must be true or false, an integer or a string, not [1]"),
+        (str | list[str] | None, 3, "a: must be a string or a list, not 3"),
+        (str | list[int], ["b"], "a[0]: must be an integer, not 'b'"),
+    ],
+)
+def test_an_error_names_every_type_that_is_allowed(kind: Any, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        validate(kind, value, "a")
+    assert str(error.value).startswith(message)
 
 
 @pytest.mark.parametrize("key", ["engine", "name", "model"])

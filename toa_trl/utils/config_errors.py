@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
@@ -12,18 +12,51 @@ from toa_trl.errors import ConfigError
 
 MAX_LISTED = 40  # keys that an error lists; beyond that it names --help
 MAX_SHOWN = 80  # characters of a refused value
+TYPES = {  # pydantic's name of a wrong type -> the right one
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "a string",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a mapping of keys to values",
+    "mapping_type": "a mapping of keys to values",
+    "model_type": "a mapping of keys to values",
+}
 
 
 def explain(error: ValidationError, place: str = "") -> str:
     """Return one line for the first error: path of the key, what is wrong, what is allowed."""
-    return _explain(error.errors(include_url=False)[0], place)
+    return _explain_first(error.errors(include_url=False), place)
+
+
+def _explain_first(errors: Sequence[ErrorDetails], place: str) -> str:
+    """Explain the first error; where a union allows several types, all of them are named."""
+    first, *others = errors
+    path, allowed = _path("", first["loc"]), [_allowed_type(first)]
+    for other in others if allowed[0] else ():
+        if _path("", other["loc"]) == path and (kind := _allowed_type(other)):
+            allowed.append(kind)
+        elif _path("", other["loc"]).startswith(path):  # of the right type, but wrong inside
+            return _explain(other, place)
+    if len(allowed) == 1:
+        return _explain(first, place)
+    *before, last = dict.fromkeys(map(str, allowed))
+    wanted = f"{', '.join(before)} or {last}" if before else last
+    return _line(_path(place, first["loc"]), f"must be {wanted}", first)
+
+
+def _allowed_type(error: ErrorDetails) -> str | None:
+    """Return the type that a value should have had, or None for another error."""
+    is_sequence = error["type"] == "is_instance_of" and error["ctx"]["class"] == "Sequence"
+    return "a list" if is_sequence else TYPES.get(error["type"])
 
 
 def _explain(error: ErrorDetails, place: str) -> str:
-    path, context = _path(place, error["loc"]), error.get("ctx", {})
-    kind, value = error["type"], error["input"]
+    path, context, kind = _path(place, error["loc"]), error.get("ctx", {}), error["type"]
     if kind == "nested":
-        return _explain(context["error"], path)
+        return _explain_first(context["errors"], path)
     if kind == "value_error" and isinstance(context["error"], ConfigError):
         return str(context["error"])  # names its own path
     if kind in ("unknown_key", "explained"):
@@ -31,19 +64,11 @@ def _explain(error: ErrorDetails, place: str) -> str:
     if kind == "missing":
         parent, key = _path(place, error["loc"][:-1]), error["loc"][-1]
         return f"{parent}: the key {key!r} is missing" if parent else f"{key}: the key is missing"
+    if allowed := _allowed_type(error):
+        return _line(path, f"must be {allowed}", error)
     wanted = {
-        "int_type": "must be an integer",
-        "int_from_float": "must be an integer",
-        "float_type": "must be a number",
         "finite_number": "must be a finite number",
-        "bool_type": "must be true or false",
-        "string_type": "must be a string",
         "string_too_short": "must not be empty",
-        "list_type": "must be a list",
-        "tuple_type": "must be a list",
-        "dict_type": "must be a mapping of keys to values",
-        "mapping_type": "must be a mapping of keys to values",
-        "model_type": "must be a mapping of keys to values",
         "greater_than_equal": "must be >= {ge}",
         "greater_than": "must be > {gt}",
         "less_than_equal": "must be <= {le}",
@@ -55,8 +80,13 @@ def _explain(error: ErrorDetails, place: str) -> str:
     for name in ("ge", "gt", "le", "lt"):
         if name in context:
             context[name] = f"{context[name]:g}"
+    return _line(path, wanted.format(**context), error)
+
+
+def _line(path: str, wanted: str, error: ErrorDetails) -> str:
+    value = error["input"]
     shown = repr(value) if len(repr(value)) <= MAX_SHOWN else f"{repr(value)[:MAX_SHOWN]}..."
-    return f"{path}: {wanted.format(**context)}, not {shown}{_remedy(kind, value, context)}"
+    return f"{path}: {wanted}, not {shown}{_remedy(error['type'], value, error.get('ctx', {}))}"
 
 
 def _remedy(kind: str, value: object, context: Mapping[str, Any]) -> str:
@@ -74,9 +104,9 @@ def _remedy(kind: str, value: object, context: Mapping[str, Any]) -> str:
 
 
 def nested(error: ValidationError) -> NoReturn:
-    """Raise inside a validator the first error of an inner validation, so that its path is kept."""
+    """Raise inside a validator the errors of an inner validation, so that their paths are kept."""
     raise PydanticCustomError(
-        "nested", "{text}", {"text": explain(error), "error": error.errors()[0]}
+        "nested", "{text}", {"text": explain(error), "errors": error.errors()}
     )
 
 
