@@ -305,8 +305,10 @@ def test_evaluations_check_their_targets_first(
 ) -> None:
     mine = tmp_path / "results.json"
     mine.write_text('{"mine": 1}')
+    (tmp_path / "empty.json").write_text("{}")
     (tmp_path / "file").touch()
     for folder, results, said in (
+        (tmp_path / "new", tmp_path / "empty.json", "was not written by toa_trl"),
         (tmp_path / "new", mine, "was not written by toa_trl"),
         (tmp_path / "new", tmp_path, "is a folder"),
         (tmp_path / "new", tmp_path / "file" / "results.json", "is not a folder"),

@@ -58,7 +58,9 @@ def is_results(path: Path) -> bool:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(content, dict) and ("toa_trl" in content or content.keys() <= PARTS)
+    if not isinstance(content, dict) or not content:
+        return False
+    return "toa_trl" in content or content.keys() <= PARTS
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
