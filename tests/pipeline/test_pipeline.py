@@ -271,6 +271,20 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(
     assert not Path(pipeline["output_dir"]).exists()
 
 
+def test_a_dry_run_says_the_whole_reason_of_what_it_does_not_know(
+    pipeline: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = f"the file {'long/' * 25}config.json is missing; {'and so on, ' * 9}end"
+
+    def fails(options: Any) -> None:
+        raise ConfigError(reason)
+
+    monkeypatch.setattr("toa_trl.training.estimate.command.estimate_of", fails)
+    said = "\n".join(plan_lines(plan_of(pipeline)))
+    assert f"- sft: memory is not known: {reason}" in " ".join(said.split())
+    assert max(len(line) for line in said.splitlines() if "long/" not in line) <= 100
+
+
 LLAMA_8B = {
     "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14_336,
     "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,

@@ -7,6 +7,7 @@ the tokens that machine.tokens_per_s and machine.mean_tokens give; `hours` of a 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 from tabulate import tabulate
@@ -22,6 +23,7 @@ from toa_trl.types import Prompt
 from toa_trl.utils.escape import for_terminal
 
 NEEDS_PLAYS = ("synthesize", "evaluate")
+WIDTH = 100  # columns of a terminal
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,13 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         label = plan.label(trial.stage, trial.number)
         notes.append(f"{label}, {servers}: tried once before the first stage (servers.try_first)")
     for note in notes:
-        yield for_terminal(f"- {note}")
+        yield fill(
+            for_terminal(f"- {note}"),
+            WIDTH,
+            subsequent_indent="  ",
+            break_long_words=False,  # paths
+            break_on_hyphens=False,
+        )
 
 
 def needs_of(plan: Plan, stage: StageConfig, prompts: Mapping[str, list[Prompt]]) -> Needs:

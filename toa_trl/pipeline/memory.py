@@ -115,7 +115,8 @@ def training_needs(plan: Plan, stage: StageConfig, num_rows: int | None) -> Need
         hours = made.hours if num_rows else None
         note = made.note.strip()
     except ConfigError as error:  # such as a model whose config.json is not here yet
-        return Needs(note=f"memory is not known: {str(error).splitlines()[0][:100]}")
+        reason = " ".join(str(error).split())
+        return Needs(note=f"memory is not known: {reason}")
     available = plan.config.machine.gpu_memory
     if available is not None and needed > USABLE * available:
         raise ConfigError(
