@@ -40,8 +40,9 @@ TOKENS = {
     "ann_read": ("ann", "read"),
     "ann_fine": ("ann", "fineGrained"),  # whoami does not say that it has no right to write
     "bob_write": ("bob", "write"),
+    "me_write": ("me", "write"),
 }
-MEMBERS = {"ann": ("ann", "lab"), "bob": ("bob",)}
+MEMBERS = {"ann": ("ann", "lab"), "bob": ("bob",), "me": ("me",)}
 LICENCES = {"apache-2.0", "mit", "cc-by-4.0", "cc-by-sa-4.0", "llama3.1", "other", "unknown"}
 ROUTES = ("whoami", "create", "info", "preupload", "batch", "upload", "commit", "tree", "resolve")
 HOWS = (
