@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 
 from toa_trl.report import figures, picture, rollouts
 from toa_trl.report.figures import comparison_figure
+from toa_trl.report.html import plain
 from toa_trl.report.outcome import length_bias
 from toa_trl.report.rollout_tables import rollout_files
 from toa_trl.report.training import Column
 from toa_trl.report.trees import choose_prompts
+from toa_trl.utils.files import ROOT
 
 REWARDS = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=6)
 
@@ -136,6 +138,12 @@ def test_the_papers_figure_takes_what_there_is() -> None:
     }
     assert [axes.get_xlabel() for axes in comparison_figure([one]).axes] == ["tokens per prompt"]
     comparison_figure([]).savefig(io.BytesIO(), format="svg")
+
+
+def test_bundled_files_are_shown_as_configurations_name_them() -> None:
+    model = "toa_trl/demo/weights/student"
+    agents = [{"name": "a", "engine": "transformers", "model": str(ROOT / model)}]
+    assert plain(agents) == f"name a, engine transformers, model {model}"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,14 @@ import pytest
 
 from toa_trl.errors import ConfigError
 from toa_trl.utils.cards import read_metadata
-from toa_trl.utils.files import expand_paths, load_yaml, read_jsonl, read_yaml, replace_text
+from toa_trl.utils.files import (
+    as_configured,
+    expand_paths,
+    load_yaml,
+    read_jsonl,
+    read_yaml,
+    replace_text,
+)
 
 
 def test_replace_text_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +118,8 @@ def test_the_bundled_world_is_found_where_the_folder_does_not_have_it(
     name = "toa_trl/demo/weights/student"
     assert Path(expand_paths([name])[0]).is_absolute()
     assert Path(expand_paths([name])[0], "config.json").is_file()
+    assert as_configured(expand_paths(name)) == name
+    assert as_configured(f"{tmp_path}/{name}") == f"{tmp_path}/{name}", "somebody's own"
     (tmp_path / name).mkdir(parents=True)
     assert expand_paths(name) == name, "a clone's own comes first"
     named = "toa_trl.demo.world:accuracy_reward"

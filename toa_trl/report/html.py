@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from toa_trl.report.audit import findings
 from toa_trl.report.figures import PALETTE, power
+from toa_trl.utils.files import as_configured
 
 MINUS = "−"
 DASH = "–"  # no value
@@ -117,7 +118,7 @@ def plain(value: Any) -> str:
         return ", ".join(f"{k} {plain(v)}" for k, v in value.items()) or DASH
     if isinstance(value, (list, tuple)):
         return ", ".join(plain(v) for v in value) or DASH
-    return DASH if value is None or value == "" else str(value)
+    return DASH if value is None or value == "" else as_configured(str(value))
 
 
 def finite(value: Any) -> float | None:

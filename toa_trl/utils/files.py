@@ -44,6 +44,12 @@ def expand_paths(value: Any) -> Any:
     return [expand_paths(inner) for inner in value] if isinstance(value, list) else value
 
 
+def as_configured(path: str) -> str:
+    """Return a path of the bundled world as configurations name it, and others as they are."""
+    inside = path.removeprefix(f"{ROOT}{os.sep}")
+    return inside if inside.startswith(BUNDLED) else path
+
+
 def without_nan(value: Any) -> Any:
     """Return a JSON value in which NaN and infinities, which JSON does not have, are None."""
     if isinstance(value, float):
