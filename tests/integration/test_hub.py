@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.hub_server import hub_environment
-from tests.integration.conftest import ROOT, command
+from tests.integration.conftest import ROOT, preloaded
 from tests.server import Process, serving
 
 pytestmark = pytest.mark.heavy
@@ -98,10 +98,18 @@ assert model_lineage(sys.argv[2])["method"] == "SFT"
 """
 
 
-@pytest.fixture
-def hub() -> Iterator[Process]:
+@pytest.fixture(scope="module")
+def server() -> Iterator[Process]:
     with serving("tests.hub_server") as process:
         yield process
+
+
+@pytest.fixture
+def hub(server: Process) -> Process:
+    """An empty Hub, always at the same address: the processes of its users have imported that."""
+    server.kill()
+    server.restart()
+    return server
 
 
 class User:
@@ -109,10 +117,16 @@ class User:
 
     def __init__(self, hub: Process, home: Path, token: str | None = "ann_write") -> None:
         self.environment = hub_environment(hub, home, token)
+        imported = ("HF_ENDPOINT", "HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY")
+        self.imported = {name: self.environment[name] for name in imported}
+        self.imported["HF_HUB_OFFLINE"] = "0"
+
+    def command(self, *arguments: object) -> list[str]:
+        return preloaded(*arguments, **self.imported)
 
     def start(self, *arguments: object) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            command(*arguments),
+            self.command(*arguments),
             cwd=ROOT,
             env=self.environment,
             text=True,
@@ -122,7 +136,7 @@ class User:
 
     def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command(*arguments),
+            self.command(*arguments),
             cwd=ROOT,
             env=self.environment,
             text=True,
