@@ -1,4 +1,4 @@
-"""Every accelerate configuration: SFT and DPO, whole models and adapters, stopped and resumed."""
+"""Every accelerate configuration: SFT and DPO, a model and an adapter, stopped and resumed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import shutil
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,12 @@ CONFIGS = {
     "fsdp2": "pytorch_model_fsdp.bin",
     **dict.fromkeys(("zero1", "zero2", "zero3", "zero3_offload", "multi_node"), ZERO),
 }
-TRAININGS = [("sft", "full"), ("dpo", "lora"), ("sft", "lora"), ("dpo", "full")]
+# Every configuration trains by both methods, a whole model and an adapter. One process, DDP, FSDP2,
+# and ZeRO with and without sharded parameters have all four trainings.
+TRAININGS = {"sft_full": {"sft": "full", "dpo": "lora"}, "sft_lora": {"sft": "lora", "dpo": "full"}}
+SFT_LORA = ("single_cpu", "ddp", "fsdp2", "zero2", "zero3_offload")
+SFT_FULL = ("single_cpu", "single_gpu", "ddp", "fsdp2", "zero1", "zero3", "multi_node")
+LAUNCHES = [*((name, "sft_full") for name in SFT_FULL), *((name, "sft_lora") for name in SFT_LORA)]
 STALE = ("deepspeed_shm_comm", "cpu_adam")  # what DeepSpeed would compile for CPUs
 
 
@@ -35,6 +40,7 @@ class Launcher:
     """Trains by one configuration, into `folder`/<recipe>_<full or lora>/{whole, resumed}."""
 
     config: str
+    kinds: Mapping[str, str]
     data: Path
     folder: Path
 
@@ -116,21 +122,22 @@ class Launcher:
         assert not any(process.returncode for process in running), "\n".join(outputs)
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(scope="module", params=LAUNCHES, ids="-".join)
 def trained(
     request: pytest.FixtureRequest,
     training_data: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Launcher:
-    """Train all by one configuration, and resume all in new processes."""
-    folder = tmp_path_factory.mktemp(request.param)
-    launch = Launcher(request.param, training_data, folder)
+    """Train by one configuration, and resume in new processes."""
+    config, kinds = request.param
+    folder = tmp_path_factory.mktemp(config)
+    launch = Launcher(config, TRAININGS[kinds], training_data, folder)
     # as killed compilations leave them: torch would wait for these locks forever
     for name in STALE:
         (launch.folder / "extensions" / name).mkdir(parents=True)
         (launch.folder / "extensions" / name / "lock").touch()
-    launch([launch.arguments(*training, False) for training in TRAININGS])
-    resumed = [launch.arguments(*training, True) for training in TRAININGS]
+    launch([launch.arguments(*training, False) for training in launch.kinds.items()])
+    resumed = [launch.arguments(*training, True) for training in launch.kinds.items()]
     launch(resumed + launch.references() if launch.config == "zero3" else resumed)
     return launch
 
@@ -161,10 +168,16 @@ def weights(folder: Path, kind: str) -> dict[str, torch.Tensor]:
     return state
 
 
-@pytest.mark.parametrize(("recipe", "kind"), TRAININGS)
+def test_every_configuration_trains() -> None:
+    written = {path.stem for path in (ROOT / "accelerate_configs").glob("*.yaml")}
+    assert {config for config, _ in LAUNCHES} == written == set(CONFIGS)
+
+
+@pytest.mark.parametrize("recipe", ["sft", "dpo"])
 def test_a_resumed_training_ends_as_one_that_was_not_stopped(
-    trained: Launcher, student: dict[str, torch.Tensor], recipe: str, kind: str
+    trained: Launcher, student: dict[str, torch.Tensor], recipe: str
 ) -> None:
+    kind = trained.kinds[recipe]
     folder = trained.folder / f"{recipe}_{kind}"
     assert (folder / "whole/checkpoint-1").is_dir()
     assert not (folder / "resumed/checkpoint-1").exists(), "it started from the first step"
