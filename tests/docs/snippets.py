@@ -71,3 +71,11 @@ def files_of(page: Path) -> dict[str, str]:
     text = page.read_text(encoding="utf-8")
     shown = r"`(\w+\.(?:yaml|jsonl))`(?:(?!\n\n).)*:\n\n```(?:yaml|json)\n(.*?)^```$"
     return {match[1]: match[2] for match in re.finditer(shown, text, re.DOTALL | re.MULTILINE)}
+
+
+def sentences(page: Path) -> list[str]:
+    """Return the commands of toa-trl in the sentences of a page."""
+    text = re.sub(
+        r"^ *```.*?^ *```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
+    return [" ".join(command.split()) for command in re.findall(r"`(toa-trl [^`]*)`", text)]

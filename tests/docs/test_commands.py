@@ -34,6 +34,7 @@ from tests.docs.snippets import (
     files_of,
     of,
     page_of,
+    sentences,
     shell_commands,
 )
 from tests.hub.test_push import be_the_hub
@@ -209,6 +210,32 @@ def test_a_block_is_executed(block: Block, place: Path, request: pytest.FixtureR
                 assert (Path(value) / "README.md").is_file(), value
             if option == "--results":
                 assert Path(value).is_file(), value
+
+
+OF_A_RUN = {"audit", "convert", "merge", "recover", "show", "status"}
+NAMES = {"RUN": "runs/my-run", "ID": "apples-3", "eval.jsonl": "heldout.jsonl"}
+"""What a reader puts in the place of names in sentences."""
+
+
+def read_run_in_sentences() -> set[str]:
+    """Return the commands in sentences that read a run."""
+    lines = [line.split() for page in PAGES for line in sentences(page)]
+    return {
+        " ".join(NAMES.get(word, word) for word in words)
+        for words in lines
+        if words[1] in OF_A_RUN and len(words) > 2
+    }
+
+
+@pytest.mark.parametrize("line", sorted(read_run_in_sentences()))
+def test_a_command_in_a_sentence_that_reads_a_run_is_executed(line: str, place: Path) -> None:
+    if line.startswith("toa-trl merge"):
+        prompts = Path("prompts.jsonl").read_text().splitlines(keepends=True)
+        for number in (1, 2):
+            Path(f"{number}.jsonl").write_text(prompts[number])
+            options = ["--prompts", f"{number}.jsonl", "--output_dir", f"runs/part-{number}"]
+            execute(["toa-trl", "synthesize", "--config", "run.yaml", *options])
+    execute(line.split())
 
 
 def asking(page: Path) -> Callable[[str], None]:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from scripts.reference_pages import help_of
-from tests.docs.snippets import ROOT, Block, at, commands, of
+from tests.docs.snippets import PAGES, ROOT, Block, at, blocks, commands, of, sentences
 from toa_trl.cli.main import COMMANDS, TRAININGS
 from toa_trl.cli.schema import CONFIGURATIONS
 from toa_trl.utils.config import Config, validate
@@ -36,6 +36,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "fleet": {"endpoints": "e.yaml", "servers": []},
 }
 """What an excerpt of a configuration lacks."""
+OF_ALL = {"--help", "--version"}
 OPTIONS_OF_TRL = {"datasets", "eval_strategy", "report_to", "use_peft", "resume_from_checkpoint"}
 
 
@@ -45,14 +46,22 @@ def options_of(command: str) -> set[str]:
     return set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", help_of(command).replace("-", "-")))
 
 
-@pytest.mark.parametrize("block", of("bash"), ids=at)
-def test_a_command_exists_with_its_options(block: Block) -> None:
-    for command, *arguments in commands(block.text):
-        assert command in COMMANDS or command == "--help", f"toa-trl {command}"
+def printed_commands(page: Path) -> str:
+    """Return the commands of a page, those in its sentences and its output among them."""
+    text = page.read_text(encoding="utf-8")
+    in_output = re.findall(r"^\$ (.*)$", text, re.MULTILINE)
+    in_blocks = [block.text for block in blocks(page) if block.language == "bash"]
+    return "\n".join([*in_blocks, *in_output, *sentences(page)])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_exist_with_their_options(page: Path) -> None:
+    for command, *arguments in commands(printed_commands(page)):
+        assert command in COMMANDS or command in OF_ALL, f"toa-trl {command}"
         if command in TRAININGS or command == "estimate":
             continue  # options of TRL: tests/training/test_trl_compatibility.py
         given = {
-            argument.partition("=")[0].partition(".")[0]
+            argument.partition("=")[0].partition(".")[0].partition("[")[0]
             for argument in arguments
             if argument.startswith("--")
         }
