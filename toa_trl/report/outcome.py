@@ -26,8 +26,8 @@ from toa_trl.report.html import (
 )
 from toa_trl.report.rollout_tables import Floats
 from toa_trl.report.training import Column
+from toa_trl.utils.methods import METHODS
 
-METHODS = ("sft", "dpo", "kto", "orpo", "simpo", "grpo", "rloo")
 STAGES = {"base": "before", **{name: f"after {name.upper()}" for name in METHODS}}
 MEASURES = {  # key of results.json -> label
     "accuracy": "greedy accuracy",

@@ -23,7 +23,6 @@ from toa_trl.training.estimate.data import peak_flops, read_rows, work_of
 from toa_trl.training.estimate.memory import estimate
 from toa_trl.training.estimate.model import model_config_of, shape_of
 from toa_trl.training.estimate.plan import (
-    METHODS,
     PROMPT_TOKENS,
     SAMPLING,
     SEQUENCES,
@@ -38,6 +37,7 @@ from toa_trl.training.estimate.text import batch_lines, devices, memory_lines, r
 from toa_trl.training.held_out.options import HeldOutArguments
 from toa_trl.utils.config import PositiveFloat, PositiveInt, validate
 from toa_trl.utils.escape import say
+from toa_trl.utils.methods import BY_RECIPE
 
 
 def _option(description: str, default: Any = None) -> Any:
@@ -194,7 +194,7 @@ def read_options(arguments: list[str]) -> Options:
         DatasetMixtureConfig,
         HeldOutArguments,  # a configuration of the recipe may have them; they cost no memory
     ]
-    if any(recipe in methods for methods in METHODS.values()):
+    if any(recipe in methods for methods in BY_RECIPE.values()):
         options_of.append(MethodArguments)
     on_cpu = str(option_of(arguments, "use_cpu")).lower() == "true"
     # TRL refuses bf16 on a machine without GPU, but the estimate may be for another machine

@@ -11,6 +11,7 @@ from toa_trl.errors import ConfigError
 from toa_trl.training.estimate.head import WHOLE_LOGITS
 from toa_trl.training.estimate.sizes import Generation, Sharding, Training
 from toa_trl.utils.files import read_yaml
+from toa_trl.utils.methods import BY_RECIPE
 
 # sequences of a row, in one forward pass: TRL's trainers concatenate chosen and rejected responses
 SEQUENCES = {
@@ -23,8 +24,7 @@ SEQUENCES = {
     "grpo": 1,
     "rloo": 1,
 }
-METHODS = {"preference": ("kto", "orpo", "simpo"), "grpo": ("grpo", "rloo")}
-SAMPLING = METHODS["grpo"]
+SAMPLING = BY_RECIPE["grpo"]
 PROMPT_TOKENS = 512  # of the longest prompt, where nobody says how many
 # bytes of a quantized weight. QLoRA (arXiv 2305.14314), section 3: 4 bits, and 0.5 bits of a
 # float32 scale for 64 weights, with double quantization 0.127; LLM.int8() has a scale per row
@@ -47,11 +47,13 @@ def launch_of(arguments: list[str]) -> tuple[str, str | None, str | None]:
     """
     path, _ = config_of(arguments)
     recipe = recipe_of(arguments)
-    if recipe in METHODS:
+    if recipe in BY_RECIPE:
         default = "grpo" if recipe == "grpo" else None
         method = str(option_of(arguments, "method") or default)
-        if method not in METHODS[recipe]:
-            raise ConfigError(f"method: must be one of {', '.join(METHODS[recipe])}, not {method}")
+        if method not in BY_RECIPE[recipe]:
+            raise ConfigError(
+                f"method: must be one of {', '.join(BY_RECIPE[recipe])}, not {method}"
+            )
         recipe = method
     if recipe not in SEQUENCES:
         known = ", ".join(SEQUENCES)
