@@ -16,10 +16,9 @@ from toa_trl.rewards import RewardModel
 from toa_trl.rollouts import Rollouts, check_run_target
 from toa_trl.rollouts.views import settings_table, settings_text
 from toa_trl.sampling.allocation import make_allocation
-from toa_trl.sampling.contents import contents_of
 from toa_trl.sampling.costs import check_costs, cost_of, identity_of_costs
 from toa_trl.sampling.extension import Extend, begin_or_extend
-from toa_trl.sampling.identity import decisive, identity_of_run
+from toa_trl.sampling.identity import identity_of_run
 from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.limits import Meter, has_price, prices_of, warn_of_silent
 from toa_trl.sampling.observer import Failures, RewardWatch
@@ -128,30 +127,20 @@ class TOASampler:
         self._agents, self._reward_model = self._parts.agents, self._parts.reward
         self._allocation.check_costs(self._agents, prices)
         check_costs("search_params.cost", self._example.cost, self._agents, prices)
-        reward = reward_model if isinstance(reward_model, Mapping) else self._reward_model
         # What decides the result, except for the prompts, as JSON values.
-        self.identity: dict[str, Any] = {
-            "search": search if isinstance(search, str) else search.__qualname__,
-            "search_params": params,
-            "budget": budget,
-            "seed": seed,
-            "plays_in_flight": plays_in_flight,
-            "sampling": asdict(self._sampling),
-            "task": self._task.identity,
-            "agents": {
-                name: decisive(given if isinstance(given, Mapping) else self._agents[name])
-                for name, given in zip(names, agents, strict=True)
-            },
-            "reward": decisive(reward),
-            **identity_of_costs(self._example.cost, prices),
-        }
-        if self._reward_model.texts is not None:
-            self.identity["reward_words"] = self._reward_model.texts
-        named = dict(zip(names, agents, strict=True))
-        parts = {"search": search, "task": task, "agents": named, "reward": reward_model}
-        if contents := contents_of(parts):
-            self.identity["contents"] = contents
-        self.identity = self._allocation.identified(self.identity)
+        self.identity: dict[str, Any] = self._allocation.identified(
+            {
+                "search": search if isinstance(search, str) else search.__qualname__,
+                "search_params": params,
+                "budget": budget,
+                "seed": seed,
+                "plays_in_flight": plays_in_flight,
+                "sampling": asdict(self._sampling),
+                "task": self._task.identity,
+                **identity_of_costs(self._example.cost, prices),
+                **self._parts.identity(search, task),
+            }
+        )
         # What run.yaml records; a recipe replaces it with its whole configuration.
         self.configuration: Mapping[str, Any] = configuration_of(
             self.identity,
