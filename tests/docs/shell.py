@@ -43,7 +43,10 @@ BUNDLED = {
     "meta-llama/Meta-Llama-3-8B-Instruct": "student",
 }
 """Models of the Hub -> the bundled models that are in its cache in their place."""
-PROMPTS = {"trl-lib/ultrafeedback-prompt": {"train": "prompts.jsonl", "test": "heldout.jsonl"}}
+PROMPTS = {
+    "trl-lib/ultrafeedback-prompt": {"train": "prompts.jsonl", "test": "heldout.jsonl"},
+    "openai/gsm8k": {"train": "questions.jsonl"},
+}
 """Data sets of the Hub -> the files of their splits."""
 TEXTS = {
     "device: cuda, dtype: bfloat16": "device: cpu",
