@@ -22,7 +22,7 @@ import yaml
 from safetensors.torch import load_file
 
 from tests.helpers import wait
-from tests.integration.conftest import ENVIRONMENT, ROOT, WEIGHTS, command, launch, launched, run
+from tests.integration.conftest import ENVIRONMENT, ROOT, WEIGHTS, launch, launched, preloaded, run
 from toa_trl.rewards import make_reward
 from toa_trl.types import Message, Prompt
 
@@ -205,11 +205,11 @@ def test_killed_at_any_step_the_same_command_goes_on(training_data: Path, tmp_pa
         "accelerate_configs/single_cpu.yaml",
     )
     process = subprocess.Popen(
-        command(*config, *demo("sft", killed, training_data / "sft", *options)),
+        preloaded(*config, *demo("sft", killed, training_data / "sft", *options)),
         cwd=ROOT,
         env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         start_new_session=True,
     )
     deadline = time.monotonic() + 200
@@ -218,7 +218,7 @@ def test_killed_at_any_step_the_same_command_goes_on(training_data: Path, tmp_pa
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()  # until every process has ended
     assert not (killed / "model.safetensors").exists()
     last = max(int(path.name.split("-")[1]) for path in killed.glob("checkpoint-*"))
     half = killed / f"checkpoint-{last + 2}"  # as one that was being written
