@@ -94,7 +94,17 @@ class Handler(socketserver.StreamRequestHandler):
         os.environ.update(request["environment"])
         os.chdir(request["folder"])
         threading.Thread(target=self.end_with_client, daemon=True).start()
+        end, pid = os._exit, os.getpid()
+
+        def report(status: int) -> None:
+            """Stand for os._exit: report the exit status of this process, not of its children."""
+            if os.getpid() == pid:
+                self.wfile.write(str(status).encode())
+            end(status)
+
+        setattr(os, "_exit", report)  # noqa: B010
         status = run_commands(request["commands"])
+        setattr(os, "_exit", end)  # noqa: B010
         sys.stdout.flush()
         sys.stderr.flush()
         self.wfile.write(str(status).encode())

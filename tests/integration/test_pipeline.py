@@ -9,7 +9,7 @@ import pytest
 from datasets import load_dataset
 
 from tests.helpers import completion_of
-from tests.integration.conftest import ROOT, call, launch, run
+from tests.integration.conftest import ROOT, call, launch
 from toa_trl import Rollouts
 
 DEMO = "recipes/configs/demo"
@@ -175,7 +175,7 @@ def test_compare_and_report(synthesis: Path, tmp_path: Path) -> None:
         "--results",
         tmp_path / "results.json",
     )
-    done = run("recipes/compare.py", "--config", f"{DEMO}/compare.yaml", *options)
+    done = call("compare", "--config", f"{DEMO}/compare.yaml", *options)
     assert done.returncode == 0, done.stderr
     searches = json.loads((tmp_path / "results.json").read_text())["searches"]
     assert [row["name"] for row in searches] == [
