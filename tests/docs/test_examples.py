@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.docs.shell import short_trainings
+from tests.docs.shell import WEIGHTS, short_trainings
 from tests.docs.snippets import PAGES, ROOT, Block, at, of, page_of
 from tests.judge_server import judging
 from tests.server import serving
@@ -106,6 +106,20 @@ def test_a_configuration_samples(
     Path("shown.yaml").write_text(yaml.safe_dump(config))
     toa_trl(["synthesize", "--config", "shown.yaml"])
     assert is_complete("runs/shown")
+
+
+@pytest.mark.heavy
+@pytest.mark.xdist_group("docs")
+@pytest.mark.parametrize("block", of("yaml", [ROOT / "docs/training.md"]), ids=at)
+def test_options_of_a_training_train(block: Block, place: Path) -> None:
+    config = {"model_name_or_path": str(WEIGHTS / "student"), "output_dir": "runs/trained"}
+    shown = yaml.safe_load(block.text.replace("0.05", "0.3"))  # of 20 prompts
+    if "datasets" not in shown:
+        config["dataset_name"] = "runs/my-run"
+    Path("sft.yaml").write_text(yaml.safe_dump({**config, **shown}))
+    with short_trainings():
+        toa_trl(["sft", "--config", "sft.yaml"])
+    assert Path("runs/trained/model.safetensors").is_file()
 
 
 @pytest.mark.heavy
