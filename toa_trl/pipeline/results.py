@@ -9,7 +9,6 @@ from toa_trl.evaluation.results import terminal_tables, update_results
 from toa_trl.pipeline.config import StageConfig
 from toa_trl.pipeline.gate import read_decision
 from toa_trl.pipeline.plan import Plan
-from toa_trl.report.page import write_report
 
 FIGURES = (
     "accuracy",
@@ -45,6 +44,8 @@ def with_gate(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]
 
 def report(plan: Plan, number: int) -> Path | None:
     """Write report.html of the last synthesis with the results of the last evaluation, if any."""
+    from toa_trl.report.page import write_report  # matplotlib
+
     made = {stage.run: stage for stage in plan.stages}
     if "synthesize" not in made:
         return None
