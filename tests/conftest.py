@@ -30,19 +30,21 @@ settings.load_profile("toa_trl")
 # Files with long tests, the longest first: what starts last is short, and no process is left alone
 # with it.
 LONGEST = (
+    "test_commands",
     "test_launch",
+    "test_ray",
+    "test_faults",
+    "test_training",
+    "test_pipeline",
     "test_comet",
     "test_iterate",
     "test_run",
-    "test_faults",
     "test_hub",
-    "test_training",
-    "test_ray",
     "test_notebook",
-    "test_snippets",
     "test_alpaca_eval",
     "test_real_text",
     "test_data_table",
+    "test_wheel",
 )
 
 
