@@ -26,7 +26,7 @@ import pytest
 import yaml
 
 from tests.helpers import wait
-from tests.integration.conftest import ENVIRONMENT, ROOT
+from tests.integration.conftest import ENVIRONMENT, ROOT, preloaded_python
 from toa_trl.errors import RewardError
 from toa_trl.rewards import make_reward
 from toa_trl.types import Message, Prompt
@@ -44,6 +44,7 @@ pytestmark = [
     ),
 ]
 
+IMPORTED = ("aiohttp.web", "comet")
 NAMES = ("kiwi", "comet", "unite")  # of comet_models.py
 Expected = tuple[Path, dict[str, list[float]]]
 
@@ -78,7 +79,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Expected:
         for text in texts
     ]
     done = subprocess.run(
-        [PLACE / "bin/python", ROOT / "tests/integration/comet_models.py", place],
+        [python(), ROOT / "tests/integration/comet_models.py", place],
         input=json.dumps(rows),
         env=ENVIRONMENT,
         capture_output=True,
@@ -87,6 +88,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Expected:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return place, json.loads((place / "scores.json").read_text())
+
+
+def python() -> str:
+    """Return the Python of `.venv-comet`, in processes that share the import of comet."""
+    return preloaded_python(PLACE / "bin/python", *IMPORTED)
 
 
 class Server:
@@ -116,7 +122,7 @@ class Server:
 
 def command(model: object, *options: str) -> list[str]:
     return [
-        str(PLACE / "bin/python"),
+        python(),
         str(ROOT / "scripts/serve_comet.py"),
         "--model",
         str(model),

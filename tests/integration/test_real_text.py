@@ -49,10 +49,10 @@ def test_the_picks_of_a_parallel_search_beat_every_single_system(tmp_path: Path)
     reason="no .venv-alpaca: bash scripts/alpaca_environment makes it",
 )
 def test_alpaca_eval_runs_end_to_end_and_agrees_with_the_judge(tmp_path: Path) -> None:
-    found = {row["by"]: row for row in rows("alignment", tmp_path)}
+    found = {row["by"]: row for row in rows("alignment", tmp_path, "--limit", 300)}
     assert found.keys() == {"reward", "judge", "alpaca_eval"}
     for row in found.values():
-        assert row["num_wins"] + row["num_ties"] + row["num_losses"] + row["num_failed"] == 805
+        assert row["num_wins"] + row["num_ties"] + row["num_losses"] + row["num_failed"] == 300
         # 5 % nonsense, three attempts; alpaca_eval's annotator gives none
         assert row["num_failed"] <= 8
     # the search picked by this reward: it can tie with one of the systems, but not lose
