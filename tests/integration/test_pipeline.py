@@ -20,7 +20,7 @@ pytestmark = pytest.mark.heavy
 def synthesis(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the demo's agents on a few prompts."""
     folder = tmp_path_factory.mktemp("pipeline") / "synthesis"
-    options = ("--num_prompts", 48, "--budget", 12, "--output_dir", folder)
+    options = ("--num_prompts", 24, "--budget", 12, "--output_dir", folder)
     done = call("synthesize", "--config", f"{DEMO}/synthesize.yaml", *options)
     assert done.returncode == 0, done.stderr
     return folder
@@ -41,7 +41,7 @@ def test_a_run_leaves_its_folder(synthesis: Path) -> None:
         *("run.yaml", "journal.sqlite", "rollouts", "sft", "dpo", "README.md", "report.html")
     }
     rollouts = load_dataset(str(synthesis / "rollouts"), split="train")
-    assert len(rollouts) == 48 * 12
+    assert len(rollouts) == 24 * 12
     assert min(rollouts["flops"]) > 0
     assert min(rollouts["reward_flops"]) > 0
     assert {"answer", "refine"} <= set(rollouts["kind"])
@@ -72,7 +72,7 @@ def test_the_data_are_derived_again_without_sampling(synthesis: Path, tmp_path: 
             == parents[row["prompt_id"], row["rejected_play"]]
         )
     assert len(pairs) > 0
-    assert len(load_dataset(str(tmp_path / "sft"), split="train")) > 48
+    assert len(load_dataset(str(tmp_path / "sft"), split="train")) > 24
 
 
 def test_dpo_from_sft_with_lora(synthesis: Path, sft: Path, tmp_path: Path) -> None:
