@@ -213,7 +213,7 @@ def test_an_exception_of_the_function_is_an_error_that_names_both() -> None:
         ("toa_trl.rewards.function:nothing", "nothing"),
         ("toa_trl.rewards.function:__name__", "must be a function"),
         ("", "package.module:name"),
-        (3, "must be a string, not 3"),
+        (3, "must be a string or a function, not 3"),
     ],
 )
 def test_a_function_that_is_none_is_refused(function: Any, named: str) -> None:

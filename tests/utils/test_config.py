@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from toa_trl.agents import ENGINES
 from toa_trl.errors import ConfigError
 from toa_trl.pipeline.config import StageConfig
-from toa_trl.utils.config import PositiveInt, validate
+from toa_trl.tasks import Templates
+from toa_trl.utils.config import Config, PositiveInt, validate
 
 Entries = list[Annotated[dict[str, Any], ENGINES]]
 OPENAI = {"name": "b", "engine": "openai", "model": "m", "base_url": "http://host/v1"}
@@ -74,12 +76,21 @@ def test_errors_name_path_rule_and_value(changes: dict[str, Any], message: str) 
     assert str(error.value).endswith(end)
 
 
+class Named(Config):
+    name: str
+    names: str
+
+
 @pytest.mark.parametrize(
     ("kind", "value", "message"),
     [
         (StageConfig, {"config": 3}, "a.config: must be a string or a mapping of keys to values"),
         (bool | int | str, [1], "a: must be true or false, an integer or a string, not [1]"),
         (str | list[str] | None, 3, "a: must be a string or a list, not 3"),
+        (str | PositiveInt, 0, "a: must be >= 1, not 0"),
+        (str | Path, 3, "a: must be a string, not 3"),
+        (str | Templates, 3, "a: must be a string, not 3"),
+        (Named, {"name": 3, "names": []}, "a.name: must be a string, not 3"),
         (str | list[int], ["b"], "a[0]: must be an integer, not 'b'"),
     ],
 )

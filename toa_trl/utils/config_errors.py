@@ -18,6 +18,7 @@ TYPES = {  # pydantic's name of a wrong type -> the right one
     "float_type": "a number",
     "bool_type": "true or false",
     "string_type": "a string",
+    "callable_type": "a function",
     "list_type": "a list",
     "tuple_type": "a list",
     "dict_type": "a mapping of keys to values",
@@ -34,11 +35,12 @@ def explain(error: ValidationError, place: str = "") -> str:
 def _explain_first(errors: Sequence[ErrorDetails], place: str) -> str:
     """Explain the first error; where a union allows several types, all of them are named."""
     first, *others = errors
-    path, allowed = _path("", first["loc"]), [_allowed_type(first)]
+    keys, allowed = _keys(first["loc"]), [_allowed_type(first)]
     for other in others if allowed[0] else ():
-        if _path("", other["loc"]) == path and (kind := _allowed_type(other)):
-            allowed.append(kind)
-        elif _path("", other["loc"]).startswith(path):  # of the right type, but wrong inside
+        inside = _keys(other["loc"])
+        if inside == keys and other["type"].endswith(("_type", "_instance_of")):
+            allowed += filter(None, [_allowed_type(other)])
+        elif inside[: len(keys)] == keys:  # of the right type, but wrong inside
             return _explain(other, place)
     if len(allowed) == 1:
         return _explain(first, place)
@@ -125,12 +127,16 @@ def nearest(name: object, known: Iterable[str]) -> str:
 
 def _path(place: str, location: tuple[int | str, ...]) -> str:
     path = place
-    for part in location:
+    for part in _keys(location):
         if isinstance(part, int):
             path += f"[{part}]"
-        elif not _is_union_branch(part):
+        else:
             path += f".{part}" if path else part
     return path
+
+
+def _keys(location: tuple[int | str, ...]) -> list[int | str]:
+    return [part for part in location if isinstance(part, int) or not _is_union_branch(part)]
 
 
 def _is_union_branch(part: str) -> bool:
@@ -140,6 +146,7 @@ def _is_union_branch(part: str) -> bool:
         "int",
         "float",
         "bool",
+        "callable",
         "list",
         "dict",
         "none",
