@@ -37,9 +37,11 @@ def _explain_first(errors: Sequence[ErrorDetails], place: str) -> str:
     first, *others = errors
     keys, allowed = _keys(first["loc"]), [_allowed_type(first)]
     for other in others if allowed[0] else ():
-        inside = _keys(other["loc"])
-        if inside == keys and other["type"].endswith(("_type", "_instance_of")):
-            allowed += filter(None, [_allowed_type(other)])
+        inside, kind = _keys(other["loc"]), _allowed_type(other)
+        if inside == keys and kind:
+            allowed.append(kind)
+        elif other["type"].endswith(("_type", "_instance_of")) and not kind:
+            continue  # of Python objects, which no configuration holds
         elif inside[: len(keys)] == keys:  # of the right type, but wrong inside
             return _explain(other, place)
     if len(allowed) == 1:
