@@ -8,7 +8,7 @@ paper (arXiv 2412.17061): agent, play, reward, budget, width, depth.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 Kind = Literal["answer", "refine", "aggregate"]
 
@@ -160,8 +160,7 @@ class Counts:
     num_estimated: int = 0  # plays whose tokens are estimated
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Grant:
+class Grant(NamedTuple):
     """A wave of plays that an adaptive allocation grants to one prompt."""
 
     wave: int  # number in the order of the decisions

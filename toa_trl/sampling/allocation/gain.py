@@ -72,8 +72,9 @@ class GainEstimator:
             order = np.argsort(self._plays, kind="stable")
             known, plays = self._plays[order], states[:, PLAYS]
             least = SHRINKAGE * gains.mean()
-            seen = nearest_means(known, gains[order], plays, NEAREST) + least
-            thought = np.maximum(nearest_means(known, fitted[order], plays, NEAREST), 0) + least
+            near = nearest(known, plays, NEAREST)
+            seen = means(gains[order], near) + least
+            thought = np.maximum(means(fitted[order], near), 0) + least
             curve = curve * np.clip(seen / thought, 1 / MOST, MOST)
         return curve * scale
 
@@ -105,7 +106,7 @@ def falling(values: np.ndarray, gains: np.ndarray) -> Curve:
 
 def local(values: np.ndarray, gains: np.ndarray) -> Curve:
     """Return the mean gain of the NEIGHBORS nearest of the sorted values."""
-    return lambda asked: nearest_means(values, gains, asked, NEIGHBORS)
+    return lambda asked: means(gains, nearest(values, asked, NEIGHBORS))
 
 
 def error(
@@ -131,22 +132,22 @@ def error(
     return total
 
 
-def nearest_means(
-    known: np.ndarray, gains: np.ndarray, asked: np.ndarray, number: int
-) -> np.ndarray:
-    """Return for each number asked the mean gain of the nearest of the known ones.
+def nearest(known: np.ndarray, asked: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each number asked where the nearest of the known ones begin and end.
 
     Args:
         known: sorted numbers.
-        gains: their gains.
         asked: numbers; all known ones that are equal to one of them count.
         number: how many count.
     """
     size = min(number, len(known))
     left, right = np.searchsorted(known, asked), np.searchsorted(known, asked, "right")
     first = np.clip((left + right - size) // 2, 0, len(known) - size)
-    last = np.maximum(first + size, right)
-    first = np.minimum(first, left)
+    return np.minimum(first, left), np.maximum(first + size, right)
+
+
+def means(gains: np.ndarray, ranges: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Return the mean of the gains in each range, from its first to before its last."""
+    first, last = ranges
     sums = np.concatenate([[0.0], np.cumsum(gains)])
-    means: np.ndarray = (sums[last] - sums[first]) / (last - first)
-    return means
+    return np.asarray((sums[last] - sums[first]) / (last - first))

@@ -37,9 +37,12 @@ class History:
     @classmethod
     def of(cls, plays: Iterable[Play], cost: Callable[[Play], float]) -> History:
         """Return the history of a prompt's plays, scored and failed, in any order."""
-        scored = sorted((play for play in plays if play.reward is not None), key=_index)
-        rewards = [play.reward for play in scored if play.reward is not None]
-        return cls(rewards, sum(map(cost, scored)))
+        rewards, total = [], 0.0
+        for play in sorted(plays, key=_index):
+            if play.reward is not None:
+                rewards.append(play.reward)
+                total += cost(play)
+        return cls(rewards, total)
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ class Waves:
             return self._grant([(int(prompt), self.min_plays, None) for prompt in fresh])
         # newest round that is used; of few prompts, fewer rounds are in flight
         newest = self._round - min(ROUNDS_IN_FLIGHT, max(1, self.num_prompts // 4))
-        if any(number <= newest for number in self._waiting):
+        if min(self._waiting, default=self._round) <= newest:
             return None
         self._learn(newest)
         left = self.budget * self.num_prompts - int(self._granted.sum())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple
 from typing import Any
 
 from toa_trl.sampling.budget import PlaysPerPrompt, is_adaptive
@@ -45,7 +44,7 @@ def write_grants(journal: Journal, grants: Sequence[Grant], ended: bool = False)
     """
     with journal.transaction() as db:
         db.execute(TABLE)
-        db.executemany(INSERT, map(astuple, grants))
+        db.executemany(INSERT, grants)
         if ended:
             db.execute(PUT, (ENDED, "true"))
 
@@ -105,7 +104,7 @@ def join_grants(journals: Iterable[Journal], into: Journal) -> None:
                 )
                 for grant in read_grants(journal)
             ]
-            db.executemany(INSERT, map(astuple, grants))
+            db.executemany(INSERT, grants)
             if grants:
                 num_waves, num_rounds = grants[-1].wave + 1, grants[-1].round + 1
             if not allocation_ended(journal):
