@@ -52,7 +52,7 @@ class Setting:
 
     reward: Any  # an entry, or a function in TRL's signature
     tau: float
-    dear: str | None = None  # the agent that is counted as a large one
+    dear: str | None = None  # the agent that is a large one
 
 
 SETTINGS = {
@@ -68,8 +68,10 @@ SETTINGS = {
     "hackable": Setting({"kind": "classifier", "model": str(WEIGHTS / "reward_hackable")}, 0.1),
     "verifiable": Setting(accuracy_reward, 0.1),
 }
-DEAR = 4  # times as many FLOPs as the others are counted for one agent
-for name in ("allrounder", "generalist"):  # it, with the specialists
+# It, with the specialists. The allrounder is four times as large; of the generalist, four times the
+# FLOPs are counted: made twice as wide without training, it would write exactly the same.
+DEAR = {"allrounder": 1.0, "generalist": 4.0}
+for name in DEAR:
     SETTINGS[f"dear_{name}"] = replace(SETTINGS["likelihood"], dear=name)
 
 
@@ -103,12 +105,12 @@ def agents_of(dear: str | None) -> list[Agent]:
     """Return the agents of a world.
 
     Args:
-        dear: agent that is counted as `DEAR` times as large as the others, in place of the last.
+        dear: agent that is four times as large as the others, in place of the last.
     """
     agents = [agent_of(name, WEIGHTS / name) for name in AGENTS]
     if dear is not None:
         trained = WEIGHTS if dear in AGENTS else ROOT / "runs"  # by train_allrounder.py
-        agents[-1] = agent_of(dear, trained / dear, DEAR)
+        agents[-1] = agent_of(dear, trained / dear, DEAR[dear])
     return agents
 
 
@@ -244,8 +246,9 @@ def recordings() -> Iterator[tuple[str, str, int, str]]:
                     yield world, split, seed, "width32"
                     yield world, split, seed, "width48"
     for world in [world for world in SETTINGS if world not in worlds]:
-        yield world, "costs", 0, "plays"
-        yield world, "costs", 0, "flops"
+        for seed in (0, 1):
+            yield world, "costs", seed, "plays"
+            yield world, "costs", seed, "flops"
 
 
 def main() -> None:

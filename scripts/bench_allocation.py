@@ -13,8 +13,8 @@ hard tail   Accuracy of the selected response, on the tenth of the prompts with 
             reward over all recorded plays, at the FLOPs of 16 uniform plays.
 scripted    Mean best reward of scripted worlds at 16 plays per prompt, less that of uniform.
 compare     The same for every estimator, on the validation split.
-costs       Saving, against 16 and 32 uniform plays, in worlds where one agent counts as four times
-            as large as the others: costs weighed by the search, by the allocation, by both.
+costs       Saving, against 16 and 32 uniform plays, in worlds where one agent is four times as
+            large as the others: costs weighed by the search, by the allocation, by both.
 """
 
 from __future__ import annotations
@@ -52,6 +52,11 @@ class Curve:
     best: np.ndarray
     flops: np.ndarray
     right: np.ndarray  # whether the response with the best reward is right
+
+    def upto(self, point: int) -> Curve:
+        """Return the curve that ends there."""
+        end = point + 1
+        return Curve(self.plays[:end], self.best[:end], self.flops[:end], self.right[:end])
 
     def at(self, num_flops: float) -> np.ndarray:
         """Return for the mean FLOPs the last point that needs no more: (prompts,) right or not."""
@@ -221,36 +226,37 @@ def compare(runs: Path) -> Iterator[str]:
 
 def judge_costs(runs: Path, make: Callable[[], GainEstimator]) -> Iterator[str]:
     """Yield what weighing costs saves in the worlds with one dear agent."""
-    for path in sorted(runs.glob("dear_*-costs-0-plays/plays.npz")):
-        name = path.parent.name
-        plays, flops = load(path.parent), load(runs / name.replace("-plays", "-flops"))
-        numbers = list(range(MIN_PLAYS, plays.rewards.shape[1] + 1))
-        budget = min(44, numbers[-1])
-        curves = {
-            "uniform, toa by plays": uniform_of(plays, numbers),
-            "uniform, toa by FLOPs": uniform_of(flops, numbers),
-            "adaptive by plays, toa by plays": curve_of(plays, replay(plays, make(), budget)),
-            "adaptive by FLOPs, toa by plays": curve_of(
-                plays, replay(plays, make(), budget, by_flops=True)
-            ),
-            "adaptive by plays, toa by FLOPs": curve_of(flops, replay(flops, make(), budget)),
-            "adaptive by FLOPs, toa by FLOPs": curve_of(
-                flops, replay(flops, make(), budget, by_flops=True)
-            ),
+    names = sorted({path.parent.name for path in runs.glob("dear_*-costs-*-plays/plays.npz")})
+    for world in sorted({name.partition("-")[0] for name in names}):
+        own = [name for name in names if name.startswith(f"{world}-")]
+        recorded = {
+            by: [load(runs / name.replace("-plays", f"-{by}")) for name in own]
+            for by in ("plays", "flops")
         }
-        for label, curve in curves.items():
+        numbers = list(range(MIN_PLAYS, recorded["plays"][0].rewards.shape[1] + 1))
+        budget = min(44, numbers[-1])
+        curves = {}
+        for toa, worlds in recorded.items():
+            curves["uniform", toa] = joined([uniform_of(each, numbers) for each in worlds])
+            for by in ("plays", "flops"):
+                replays = (replay(w, make(), budget, by_flops=by == "flops") for w in worlds)
+                pairs = zip(worlds, replays, strict=True)
+                curves[f"adaptive by {by}", toa] = joined([curve_of(*pair) for pair in pairs])
+        base = curves["uniform", "plays"]
+        for (label, toa), curve in curves.items():
             mean = (curve.flops[-1] / curve.plays[-1]).mean()
-            line = f"{name} {label:32} FLOPs of a play {mean:.3g}, FLOPs at equal best"
+            line = f"{world} {label}, toa by {toa}: FLOPs of a play {mean:.3g}, FLOPs at equal best"
             for number in (16, 32):
-                share, low, high = saving(curve, uniform_of(plays, [number]))
+                share, low, high = saving(curve, base.upto(number - MIN_PLAYS))
                 line += f" of {number} plays {share:.3f} [{low:.3f}, {high:.3f}]"
-            yield line
+            yield f"{line}  ({len(own)} seed(s))"
+        other = curves["uniform", "flops"]
         for spent in (8, 16, 32):
-            at = uniform_of(plays, [spent])
-            means = curves["uniform, toa by FLOPs"].flops.mean(axis=1)
-            last = max(0, int(np.searchsorted(means, at.flops.mean(), "right")) - 1)
-            difference = mean_interval(curves["uniform, toa by FLOPs"].best[last] - at.best[0])
-            yield f"{name} at the FLOPs of {spent} plays by plays: best reward {difference}"
+            point = spent - MIN_PLAYS
+            spending = base.flops[point].mean()
+            last = max(0, int(np.searchsorted(other.flops.mean(axis=1), spending, "right")) - 1)
+            difference = mean_interval(other.best[last] - base.best[point])
+            yield f"{world} at the FLOPs of {spent} plays by plays: best reward {difference}"
 
 
 def main() -> None:
