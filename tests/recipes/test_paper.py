@@ -119,7 +119,14 @@ def run_all(name: str, folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("fast")
-@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name != "students"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.heavy] if name == "wmt22" else [])
+        for name in EXPERIMENTS
+        if name != "students"
+    ],
+)
 def test_it_runs_at_tiny_scale_and_resumes(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

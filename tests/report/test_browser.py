@@ -30,6 +30,7 @@ return [...document.querySelectorAll("figure svg")].flatMap((drawing) => {
 """
 
 
+@pytest.mark.heavy
 def test_the_tree_can_be_read(
     tmp_path: Path,
     write_run: Callable[..., Any],

@@ -208,6 +208,7 @@ def test_a_template_without_a_place_for_a_system_message(copy_of: Callable[[str]
         )
 
 
+@pytest.mark.heavy
 def test_a_revision_pins_code_and_weights(tmp_path: Path) -> None:
     """With two commits in the Hub's cache and no network, `revision` selects one."""
     hub = tmp_path / "hub" / "models--someone--qwen"
