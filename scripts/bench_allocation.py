@@ -58,11 +58,10 @@ class Curve:
         end = point + 1
         return Curve(self.plays[:end], self.best[:end], self.flops[:end], self.right[:end])
 
-    def at(self, num_flops: float) -> np.ndarray:
-        """Return for the mean FLOPs the last point that needs no more: (prompts,) right or not."""
+    def last(self, num_flops: float) -> int:
+        """Return the last point that needs no more than these mean FLOPs."""
         means = self.flops.mean(axis=1)
-        last = int(np.searchsorted(means, num_flops, "right")) - 1
-        return np.asarray(self.right[max(0, last)])
+        return max(0, int(np.searchsorted(means, num_flops, "right")) - 1)
 
 
 def replay(
@@ -178,7 +177,7 @@ def judge(runs: Path, reward: str, split: str, make: Callable[[], GainEstimator]
     means = np.mean([world.rewards.mean(axis=1) for world in worlds], axis=0)
     hard = np.argsort(means, kind="stable")[: len(means) // 10]
     at_16 = joined([uniform_of(world, [min(16, most)]) for world in worlds])
-    right = adaptive.at(float(at_16.flops.mean()))
+    right = adaptive.right[adaptive.last(float(at_16.flops.mean()))]
     yield (
         f"{reward:10} hardest tenth: accuracy {right[hard].mean():.3f}, uniform 16 plays "
         f"{at_16.right[0, hard].mean():.3f}, difference "
@@ -239,9 +238,9 @@ def judge_costs(runs: Path, make: Callable[[], GainEstimator]) -> Iterator[str]:
         for toa, worlds in recorded.items():
             curves["uniform", toa] = joined([uniform_of(each, numbers) for each in worlds])
             for by in ("plays", "flops"):
-                replays = (replay(w, make(), budget, by_flops=by == "flops") for w in worlds)
-                pairs = zip(worlds, replays, strict=True)
-                curves[f"adaptive by {by}", toa] = joined([curve_of(*pair) for pair in pairs])
+                curves[f"adaptive by {by}", toa] = joined(
+                    [curve_of(w, replay(w, make(), budget, by_flops=by == "flops")) for w in worlds]
+                )
         base = curves["uniform", "plays"]
         for (label, toa), curve in curves.items():
             mean = (curve.flops[-1] / curve.plays[-1]).mean()
@@ -253,8 +252,7 @@ def judge_costs(runs: Path, make: Callable[[], GainEstimator]) -> Iterator[str]:
         other = curves["uniform", "flops"]
         for spent in (8, 16, 32):
             point = spent - MIN_PLAYS
-            spending = base.flops[point].mean()
-            last = max(0, int(np.searchsorted(other.flops.mean(axis=1), spending, "right")) - 1)
+            last = other.last(float(base.flops[point].mean()))
             difference = mean_interval(other.best[last] - base.best[point])
             yield f"{world} at the FLOPs of {spent} plays by plays: best reward {difference}"
 
