@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
-from functools import cache
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -19,17 +19,13 @@ import torch
 from transformers import AutoTokenizer
 
 from tests.helpers import wait
-from tests.rewards.tiny import build
+from tests.rewards.tiny import BOXED, load
 from toa_trl.errors import ConfigError, RewardError
-from toa_trl.rewards import RewardModel, make_reward
 from toa_trl.types import Message, Prompt, as_dicts
 
 Tiny = Callable[[str], tuple[Path, Any]]
 
-SYSTEM = {
-    "role": "system",
-    "content": "Please reason step by step, and put your final answer within \\boxed{}.",
-}
+make = partial(load, "process")
 PROMPT = Prompt("p", (Message("user", "Janet has 3 ducks. Two more come. How many?"),))
 # of each text, its paragraphs and its lines
 RESPONSES = [
@@ -51,36 +47,12 @@ AGGREGATES: dict[str, Callable[[list[float]], float]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """The folder of a small model, and the model as it was before it was saved."""
-
-    @cache
-    def made(kind: str) -> tuple[Path, Any]:
-        folder = tmp_path_factory.mktemp("tiny") / kind
-        return folder, build(kind, folder)
-
-    return made
-
-
-def make(folder: Path, **entry: Any) -> RewardModel:
-    return make_reward(
-        {
-            "kind": "process",
-            "model": str(folder),
-            "device": "cpu",
-            "trust_remote_code": True,
-            **entry,
-        }
-    )
-
-
 def qwen(folder: Path, model: Any, steps: list[str]) -> list[float]:
     """Its model card: a separator behind each step, and the probability of class 1 there."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     answer = {"role": "assistant", "content": "<extra_0>".join(steps) + "<extra_0>"}
     text = tokenizer.apply_chat_template(
-        [SYSTEM, *as_dicts(PROMPT.messages), answer], tokenize=False
+        [BOXED, *as_dicts(PROMPT.messages), answer], tokenize=False
     )
     ids = tokenizer.encode(text, return_tensors="pt")
     with torch.inference_mode():
@@ -147,7 +119,7 @@ def test_a_text_longer_than_the_context_is_an_error(tiny: Tiny, kind: str) -> No
 
 def test_the_system_prompt_is_the_card_s_where_there_is_none(tiny: Tiny) -> None:
     model = make(tiny("qwen_prm")[0])
-    spoken = Prompt("p", (Message("system", SYSTEM["content"]), *PROMPT.messages))
+    spoken = Prompt("p", (Message("system", BOXED["content"]), *PROMPT.messages))
     other = Prompt("p", (Message("system", "Guess."), *PROMPT.messages))
     (plain,), (same,), (own,) = (
         wait(model.score(prompt, ["x"])) for prompt in (PROMPT, spoken, other)

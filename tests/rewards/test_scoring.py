@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,12 @@ from transformers import AutoTokenizer
 
 from tests.conftest import PAD
 from tests.helpers import wait
-from tests.rewards.tiny import build
+from tests.rewards.tiny import BOXED, build, load
 from toa_trl.errors import ConfigError, RewardError
-from toa_trl.rewards import RewardModel, make_reward
 from toa_trl.rewards.classifier import ClassifierReward
 from toa_trl.types import Message, Prompt, as_dicts
 
-BOXED = {
-    "role": "system",
-    "content": "Please reason step by step, and put your final answer within \\boxed{}.",
-}
+make = partial(load, "classifier")
 PROMPT = Prompt("p", (Message("user", "What is 1 + 1?"),))
 TEXTS = [
     "",
@@ -44,34 +40,10 @@ TEXTS = [
 OWN = ["armo", "internlm2", "qwen"]
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Any]]:
-    """The folder of a small model, and the model as it was before it was saved."""
-
-    @cache
-    def made(kind: str) -> tuple[Path, Any]:
-        folder = tmp_path_factory.mktemp("tiny") / kind
-        return folder, build(kind, folder)
-
-    return made
-
-
 @pytest.fixture
 def copy_of(tiny: Callable[[str], tuple[Path, Any]], tmp_path: Path) -> Callable[[str], Path]:
     """Return a copy with a name of its own, by which transformers distinguishes models' code."""
     return lambda kind: Path(shutil.copytree(tiny(kind)[0], tmp_path / f"{kind}_{tmp_path.name}"))
-
-
-def make(folder: Path, **entry: Any) -> RewardModel:
-    return make_reward(
-        {
-            "kind": "classifier",
-            "model": str(folder),
-            "device": "cpu",
-            "trust_remote_code": True,
-            **entry,
-        }
-    )
 
 
 def by_the_card(kind: str, folder: Path, model: Any, text: str, prompt: Prompt = PROMPT) -> float:

@@ -29,6 +29,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.models.llama import modeling_llama
 
 from tests.conftest import PAD, TEMPLATE, make_tokenizer
+from toa_trl.rewards import RewardModel, make_reward
 
 CODE = Path(__file__).parent / "own_code"
 REWARD_TOKEN, STEP_TAG = "<|reward|>", "<extra_0>"
@@ -55,7 +56,17 @@ OWN = {
         "configuration_qwen2_rm.Qwen2RMConfig",
     ),
 }
+BOXED = {  # what the chat template of Qwen's models says where no system prompt is given
+    "role": "system",
+    "content": "Please reason step by step, and put your final answer within \\boxed{}.",
+}
 KINDS = ("classifier", "gemma2", "causal", "shepherd", "ultrarm", *OWN)
+
+
+def load(kind: str, folder: Path, **entry: Any) -> RewardModel:
+    """Return a reward model of a folder, whose own code is trusted."""
+    known = {"kind": kind, "model": str(folder), "device": "cpu", "trust_remote_code": True}
+    return make_reward({**known, **entry})
 
 
 def build(
