@@ -248,10 +248,11 @@ def test_killed_with_its_guards_it_leaves_no_process(fleet: Running) -> None:
     fleet.write()
     fleet.start()
     fleet.says("fleet: ready")
+    guards = [process for process in fleet.whole_family(9) if process.name() == "toa-guard"]
+    assert len(guards) == 3
     fleet.process.kill()
-    for process in fleet.whole_family(9):
-        if process.name() == "toa-guard":
-            process.kill()
+    for guard in guards:
+        guard.kill()
     within(8, lambda: not fleet.left(), fleet.left)
 
 
