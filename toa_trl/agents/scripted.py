@@ -43,7 +43,7 @@ class ScriptedAgent(Agent):
         rng = random.Random(f"{self.name}/{seed}")
         if rng.random() < self._failure_rate:
             raise AgentError(f"agent {self.name!r}: failed as scripted")
-        asked = [word for message in as_messages(messages) for word in message.content.split()]
+        asked = " ".join(message.content for message in as_messages(messages)).split()
         text = (
             rng.choice(self._responses)
             if self._responses

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def options_of_texts(name: str, config: str | None, **options: Any) -> dict[str,
     from datasets.packaged_modules.csv.csv import CsvConfig
 
     settings = load_dataset_builder(name, config, **options).config
-    files = [file for part in (settings.data_files or {}).values() for file in part]
+    files = list(chain.from_iterable((settings.data_files or {}).values()))
     if not isinstance(settings, CsvConfig) or not files:
         return None
     kept = {**settings.pd_read_csv_kwargs, "na_filter": False, "nrows": 0, "chunksize": None}

@@ -4,6 +4,7 @@ A rejected response always has a lower reward and a different text than the chos
 """
 
 from collections.abc import Iterable
+from itertools import product
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -46,8 +47,7 @@ class TopBottom(Builder):
         top, bottom = ranked[: self.top_k], ranked[::-1][: self.bottom_k]
         pairs = (
             (chosen, bottom[(number + shift) % len(bottom)])
-            for shift in range(len(bottom))
-            for number, chosen in enumerate(top)
+            for shift, (number, chosen) in product(range(len(bottom)), enumerate(top))
         )
         return _rows(it, pairs, self.max_pairs, self.margin)
 
@@ -80,8 +80,7 @@ class LengthMatched(Builder):
         ranked = distinct(it.ranked)
         matched = [
             (chosen, rejected)
-            for chosen in ranked[: self.top_k]
-            for rejected in ranked
+            for chosen, rejected in product(ranked[: self.top_k], ranked)
             if self._is_matched(chosen, rejected) and _differ(chosen, rejected, self.margin)
         ]
         matched.sort(key=lambda pair: reward_of(pair[1]) - reward_of(pair[0]))

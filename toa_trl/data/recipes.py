@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -121,7 +122,7 @@ class Plan:
     @property
     def needs_task(self) -> bool:
         """Whether a builder renders prompts."""
-        return any(r.builder.needs_task for recipes in self.recipes.values() for r in recipes)
+        return any(r.builder.needs_task for r in chain.from_iterable(self.recipes.values()))
 
     def schema(self, kind: str) -> pa.Schema:
         """Return the columns of a format."""

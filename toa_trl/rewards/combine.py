@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
@@ -124,7 +125,7 @@ class _Combination(DetailedReward):
     @property
     def prices(self) -> tuple[tuple[str, Price | None], ...]:
         """Those of all parts."""
-        return tuple(price for part in self._parts for price in part.model.prices)
+        return tuple(chain.from_iterable(part.model.prices for part in self._parts))
 
     async def check(self) -> None:
         """Check all parts."""

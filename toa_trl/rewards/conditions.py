@@ -4,6 +4,7 @@ Each comparison returns None where it does not apply; `same` compares parts of t
 """
 
 import re
+from itertools import chain
 
 from toa_trl.rewards import values
 from toa_trl.rewards.notation import Same, compact, inside, split
@@ -79,7 +80,7 @@ def families(correct: str, given: str, same: Same) -> bool | None:
         )
         for each in (one, other)
     ]
-    members = [[each for part in parts for each in signs(part)] for parts in sets]
+    members = [list(chain.from_iterable(map(signs, parts))) for parts in sets]
     if domains[0] != "Z":  # with a first member
         return matched(members[0], members[1], same)
     return matched(members[0], members[1], values.same_family)

@@ -60,9 +60,9 @@ def _approximations(correct: str, given: str, same: Same) -> bool | None:
         exact, rounded = each[0].strip(), each[-1].strip()
         if len(each) > 2:
             return False
-        if len(each) == 2 and exact and values.is_number(_last_side(exact)):
+        if len(each) == 2 and exact and values.is_number(_sides(exact)[-1]):
             number, _ = split_unit(rounded)
-            if not _DECIMAL.fullmatch(number) or not values.near(number, _last_side(exact)):
+            if not _DECIMAL.fullmatch(number) or not values.near(number, _sides(exact)[-1]):
                 return False  # two numbers
             readings.append([exact, rounded])
         else:
@@ -70,13 +70,12 @@ def _approximations(correct: str, given: str, same: Same) -> bool | None:
     return any(same(a, b) for a, b in product(*readings))
 
 
-def _last_side(text: str) -> str:
-    return _EQUALS.split(text)[-1].strip()
+def _sides(text: str) -> list[str]:
+    return [side.strip() for side in _EQUALS.split(text)]
 
 
 def _equations(correct: str, given: str, same: Same) -> bool | None:
-    sides = [[side.strip() for side in _EQUALS.split(answer)] for answer in (correct, given)]
-    one, other = sides
+    one, other = _sides(correct), _sides(given)
     if len(one) == len(other) == 1:
         return None
     if not all(one) or not all(other):

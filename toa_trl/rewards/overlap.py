@@ -51,7 +51,9 @@ def bleu_tokenizer(language: object, references: Iterable[str] = ()) -> str:
 
 def _find(words: Sequence[str], known: Mapping[str, str]) -> str | None:
     """Return the tokenizer for the first word that is known."""
-    tokenizers = {word: tokenizer for tokenizer, all_ in known.items() for word in all_.split()}
+    tokenizers = dict[str, str]()
+    for tokenizer, names in known.items():
+        tokenizers |= dict.fromkeys(names.split(), tokenizer)
     return next((tokenizers[word] for word in words if word in tokenizers), None)
 
 

@@ -5,6 +5,7 @@ Each comparison returns None where it does not apply; `same` compares parts of t
 
 import re
 from collections.abc import Sequence
+from itertools import chain
 
 from toa_trl.rewards.notation import TEXT, Same, compact, inside, split, ungroup
 
@@ -90,11 +91,9 @@ def matrices(correct: str, given: str, same: Same) -> bool | None:
         one, other = (rows, vector) if one else (vector, rows)
     assert one
     assert other
-    return [len(row) for row in one] == [len(row) for row in other] and all(
-        same(a, b)
-        for row, other_row in zip(one, other, strict=True)
-        for a, b in zip(row, other_row, strict=True)
-    )
+    if [len(row) for row in one] != [len(row) for row in other]:
+        return False
+    return all(map(same, chain.from_iterable(one), chain.from_iterable(other)))
 
 
 def _rows(answer: str) -> list[list[str]] | None:

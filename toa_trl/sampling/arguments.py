@@ -10,6 +10,7 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping
 from enum import Enum
+from itertools import chain
 from pathlib import PurePath
 from types import MemberDescriptorType
 from typing import Any
@@ -120,7 +121,7 @@ def _constructed_with(thing: Any) -> dict[str, Any]:
             if parameter.kind is parameter.VAR_KEYWORD:
                 found |= found.pop(parameter.name)
         return found
-    names = dict.fromkeys(name for kind in type(thing).__mro__ for name in _parameters(kind))
+    names = dict.fromkeys(chain.from_iterable(map(_parameters, type(thing).__mro__)))
     required = set(_parameters(type(thing)))
     kept = {name: _kept(thing, name) for name in names}
     return {name: kept[name] for name in names if kept[name] is not MISSING or name in required}
