@@ -25,7 +25,7 @@ from toa_trl.evaluation.costs import Costs
 from toa_trl.evaluation.differences import paired_differences, student_differences
 from toa_trl.evaluation.ledger import keep
 from toa_trl.evaluation.outputs import check_all, closing_all
-from toa_trl.evaluation.results import check_results, terminal_tables, update_results
+from toa_trl.evaluation.results import check_results, of_columns, terminal_tables, update_results
 from toa_trl.evaluation.selected import (
     add_second_rewards,
     selected_win_rates,
@@ -268,4 +268,4 @@ def _tables(rows: Sequence[Mapping[str, Any]], keys: str) -> str:
         values = [row[key] for row in rows if row.get(key) is not None]
         if any(values) or (values and key not in COSTS):  # costs are often unknown
             measured.append(key)
-    return terminal_tables([{key: row.get(key) for key in measured} for row in rows])
+    return terminal_tables(of_columns(rows, measured))

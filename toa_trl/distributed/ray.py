@@ -196,18 +196,19 @@ def _num_slots(nodes: Iterable[dict[str, Any]], needs: dict[str, float]) -> int:
     """
     needs = {resource: need for resource, need in needs.items() if need > 0}
     machines = [node["Resources"] for node in nodes if node["Alive"]]
-    num_slots = sum(
-        min((int(m.get(r, 0) / need) for r, need in needs.items()), default=1) for m in machines
-    )
+
+    def slots_of(machine: dict[str, float]) -> int:
+        fitting = (int(machine.get(resource, 0) / need) for resource, need in needs.items())
+        return min(fitting, default=1)
+
+    def listed(resources: dict[str, float]) -> str:
+        return " and ".join(f"{resources.get(resource, 0):g} {resource}" for resource in needs)
+
+    num_slots = sum(map(slots_of, machines))
     if num_slots < 1:
-        wanted = " and ".join(f"{need:g} {resource}" for resource, need in needs.items())
-        there = "; ".join(
-            " and ".join(f"{m.get(resource, 0):g} {resource}" for resource in needs)
-            for m in machines
-        )
         raise ConfigError(
-            f"num_cpus, num_gpus: a shard needs {wanted}, and no machine has that "
-            f"(available: {there})"
+            f"num_cpus, num_gpus: a shard needs {listed(needs)}, and no machine has that "
+            f"(available: {'; '.join(map(listed, machines))})"
         )
     return num_slots
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, chain
+from operator import itemgetter
 from statistics import mean
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -138,14 +139,15 @@ def summarize(results: Sequence[SearchResult], equal_plays: bool = True) -> dict
 
 def mean_rows(results: Sequence[SearchResult]) -> dict[str, dict[str, float]]:
     """Return the rows of the prompts that every run answered, as means over the runs."""
-    first, *others = [result.rows for result in results]
-    rows = {}
-    for prompt_id, row in first.items():
-        if all(prompt_id in other for other in others):
-            runs = [row, *(other[prompt_id] for other in others)]
-            shared = [key for key in row if all(key in run for run in runs)]
-            rows[prompt_id] = {key: mean(run[key] for run in runs) for key in shared}
-    return rows
+    runs = [result.rows for result in results]
+    means: dict[str, dict[str, float]] = {}
+    for prompt_id in runs[0]:
+        rows = [run[prompt_id] for run in runs if prompt_id in run]
+        if len(rows) == len(runs):
+            shared = set(rows[0]).intersection(*rows)
+            keys = [key for key in rows[0] if key in shared]
+            means[prompt_id] = {key: mean(map(itemgetter(key), rows)) for key in keys}
+    return means
 
 
 async def verify(

@@ -81,9 +81,7 @@ def terminal_tables(rows: Sequence[Mapping[str, Any]]) -> str:
     An interval stands behind its value. Columns that do not fit are in further tables, which repeat
     the `LABELS`.
     """
-    cells = [
-        {HEADS.get(key, key): cell for key, cell in _with_intervals(row).items()} for row in rows
-    ]
+    cells = [_with_intervals(row) for row in rows]
     columns = list(dict.fromkeys(chain.from_iterable(cells)))
     width = {}
     for column in columns:
@@ -101,12 +99,20 @@ def terminal_tables(rows: Sequence[Mapping[str, Any]]) -> str:
             left = WIDTH - 1 - sum(width[label] for label in labels)
         tables[-1] = [*tables[-1], column]
         left -= width[column]
-    shown = [[{column: row.get(column) for column in table} for row in cells] for table in tables]
-    return "".join(markdown_table(table) + "\n\n" for table in shown).removesuffix("\n")
+    shown = [markdown_table(of_columns(cells, table)) for table in tables]
+    return "".join(f"{table}\n\n" for table in shown).removesuffix("\n")
+
+
+def of_columns(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Return these columns of rows, with None where a row lacks one."""
+    return [{column: row.get(column) for column in columns} for row in rows]
 
 
 def _with_intervals(row: Mapping[str, Any]) -> dict[str, str]:
-    """Return the cells of a row; an interval joins the column before it if it belongs to that."""
+    """Return the cells of a row under their heads.
+
+    An interval joins the column before it if it belongs to that.
+    """
     cells: dict[str, str] = {}
     before = ""
     for key, value in row.items():
@@ -115,7 +121,7 @@ def _with_intervals(row: Mapping[str, Any]) -> dict[str, str]:
             cells[before] += "" if value is None else f" {_cell(value)}"
         else:
             cells[key], before = _cell(value), key
-    return cells
+    return {HEADS.get(key, key): cell for key, cell in cells.items()}
 
 
 def _cell(value: Any) -> str:

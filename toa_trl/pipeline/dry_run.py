@@ -86,8 +86,8 @@ def needs_of(plan: Plan, stage: StageConfig, prompts: Mapping[str, list[Prompt]]
         prompts: of all rounds, by the names of the stages.
     """
     fleet = fleet_of(plan, stage, 1)
-    served = [gpu for replica in (fleet.replicas if fleet else ()) for gpu in replica.gpus]
-    gpus = len({*served, *(stage.gpus or ())})
+    served = [replica.gpus for replica in fleet.replicas] if fleet else []
+    gpus = len({*(stage.gpus or ())}.union(*served))
     if stage.is_training and not stage.command:
         needs = training_needs(plan, stage, _rows(plan, stage, prompts))
         memory, hours = needs.memory, stage.hours or needs.hours

@@ -37,7 +37,8 @@ def names_gpus(plan: Plan) -> bool:
     pool = plan.config.servers
     servers = pool.servers if pool else []
     named = [stage.gpus for stage in plan.stages]
-    return any(gpus is not None for gpus in [*named, *(server.get("gpus") for server in servers)])
+    named += [server.get("gpus") for server in servers]
+    return any(gpus is not None for gpus in named)
 
 
 def check_gpus(plan: Plan, visible: Sequence[str], dry_run: bool = False) -> None:

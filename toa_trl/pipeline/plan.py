@@ -199,7 +199,9 @@ class Plan:
             return own
         students = self.students(stage, number)
         entries = [self.student_entry(stage, number, **student) for student in students]
-        own["models"] = [{k: v for k, v in entry.items() if k != "price"} for entry in entries]
+        for entry in entries:
+            entry.pop("price", None)
+        own["models"] = entries
         return {**own, "baseline": content.get("baseline") or UNTRAINED}
 
     def students(self, stage: StageConfig, number: int) -> list[dict[str, str]]:

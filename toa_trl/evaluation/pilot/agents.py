@@ -56,8 +56,11 @@ def place_of(
     """
     own, total, bests = list[float](), list[float](), list[float]()
     losses, net_losses, counted = list[float](), list[float](), list[float]()
+    num_plays = 0
     for rollout in rollouts:
-        own.append(sum(cost_of(p) for p in rollout.plays if p.action.agent == agent))
+        plays = [play for play in rollout.plays if play.action.agent == agent]
+        num_plays += len(plays)
+        own.append(sum(map(cost_of, plays)))
         total.append(sum(map(cost_of, rollout.plays)))
         bests.append(float(rollout.ranked[0].action.agent == agent))
         left = without(rollout, agent)
@@ -65,7 +68,7 @@ def place_of(
         losses.append(_best(rollout.scored) - _best(left) if left else 0.0)
         as_dear = _first(rollout.scored, sum(map(cost_of, left)), cost_of)
         net_losses.append(_best(as_dear) - _best(left) if left else 0.0)
-    if not any(p.action.agent == agent for rollout in rollouts for p in rollout.plays):
+    if not num_plays:
         loss, net_loss, verdict = None, None, NEVER
     elif not any(counted):
         loss, net_loss, verdict = None, None, ONLY

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 
 import numpy as np
 
@@ -227,7 +227,7 @@ def cost_measure(rollouts: Iterable[Rollout], costs: Costs) -> tuple[str, Callab
         Its name, and the cost of one play: by prices if every agent has one; else FLOPs if those
         of every response are known; else tokens.
     """
-    plays = [play for rollout in rollouts for play in rollout.plays]
+    plays = list(chain.from_iterable(rollout.plays for rollout in rollouts))
     if {play.action.agent for play in plays} <= costs.prices.keys():
         return "price", lambda play: _price(play, costs.prices[play.action.agent])
     if all(play.completion.flops for play in plays if play.completion):
@@ -242,10 +242,6 @@ def _price(play: Play, price: Price) -> float:
 
 def unknown_flops(rollouts: Iterable[Rollout]) -> list[str]:
     """Return the agents whose FLOPs are not known for every response."""
-    names: Mapping[str, None] = {
-        play.action.agent: None
-        for rollout in rollouts
-        for play in rollout.plays
-        if play.completion and play.completion.flops is None
-    }
-    return list(names)
+    plays = chain.from_iterable(rollout.plays for rollout in rollouts)
+    unknown = (play for play in plays if play.completion and play.completion.flops is None)
+    return list(dict.fromkeys(play.action.agent for play in unknown))
