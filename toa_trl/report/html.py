@@ -127,6 +127,11 @@ def finite(value: Any) -> float | None:
     return value if real and math.isfinite(value) else None
 
 
+def known_keys(rows: Sequence[Mapping[str, Any]], keys: Iterable[str]) -> list[str]:
+    """Return the keys under which any of the rows has a finite number."""
+    return [key for key in keys if any(finite(row.get(key)) is not None for row in rows)]
+
+
 def number(value: Any) -> str:
     """Return a number with three decimals; a dash if it is unknown."""
     return DASH if finite(value) is None else f"{round(value, 3) + 0.0:,.3f}".replace("-", MINUS)

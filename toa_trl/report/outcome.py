@@ -15,6 +15,7 @@ from toa_trl.report.html import (
     costs,
     count,
     finite,
+    known_keys,
     listed,
     many,
     number,
@@ -236,7 +237,7 @@ def searches(results: Mapping[str, Any]) -> Section:
         drawn = figures.inline_svg(figure, "best reward of each search over N", "searches-over-n")
         section.blocks.append(Picture([drawn], OVER_N))
     cells, unanswered = [], []
-    measured = [key for key in OF_SEARCHES if any(finite(row.get(key)) is not None for row in rows)]
+    measured = known_keys(rows, OF_SEARCHES)
     has_price = any(row.get("cost") for row in rows)
     for row in sorted(rows, key=lambda row: row["budget"]):
         cell_row = [row["name"], count(row["budget"])]

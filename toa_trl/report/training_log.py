@@ -32,7 +32,7 @@ def read_training_log(folder: Path) -> dict[str, Any]:
         return {}
     try:
         log = json.loads(path.read_text(encoding="utf-8"))
-        steps = [part["step"] for name in ("points", "examples") for part in log[name]]
+        steps = [part["step"] for part in (*log["points"], *log["examples"])]
         if not all(isinstance(step, int) for step in steps):
             raise ValueError("a step is not a whole number")
     except (ValueError, TypeError, KeyError) as error:

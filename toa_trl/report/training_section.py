@@ -18,6 +18,7 @@ from toa_trl.report.html import (
     Section,
     Table,
     finite,
+    known_keys,
     listed,
     many,
     number,
@@ -170,7 +171,7 @@ def _describe(points: Sequence[Point], setup: Mapping[str, Any]) -> str:
 def _table(points: Sequence[Point]) -> Table | None:
     """Return the figures of the evaluations, at most MAX_ROWS of them."""
     evaluated = [point for point in points if "eval_loss" in point or f"{HELD_OUT}words" in point]
-    keys = [key for key in COLUMNS if any(finite(one.get(key)) is not None for one in evaluated)]
+    keys = known_keys(evaluated, COLUMNS)
     truncated = f"{HELD_OUT}truncated"
     is_cut = any(one.get(truncated) for one in evaluated)
     if not evaluated or keys == ["loss"]:

@@ -149,9 +149,7 @@ def _folded(rows: Any, columns: Sequence[str]) -> Any:
     def fold(row: Mapping[str, Any]) -> dict[str, Any]:
         return {name: fold_system(row[name]) for name in columns if has_system(row[name])}
 
-    if isinstance(rows, Dataset) and not any(
-        has_system(row[name]) for row in rows for name in columns
-    ):
+    if isinstance(rows, Dataset) and not any(map(fold, rows)):
         return rows
     return rows.map(fold, features=rows.features)
 

@@ -48,8 +48,8 @@ class Folder:
         A name is a path relative to the folder; "." is the folder itself.
         """
         found = list(islice(self._found(), MAX_RUNS))
-        runs, evaluations = ([n for n, is_run in found if is_run is kind] for kind in (True, False))
-        return sorted(runs), sorted(evaluations)
+        runs = sorted(name for name, is_run in found if is_run)
+        return runs, sorted(name for name, is_run in found if not is_run)
 
     def path(self, name: str) -> Path:
         """Return the folder of a run.

@@ -77,7 +77,8 @@ def page(journal: Journal, path: Path, query: PairQuery) -> dict[str, Any]:
         found = _of_files(files, query, values, list(marks)) if files else []
     shown = found[: query.limit]
     following = json.dumps(shown[-1]) if len(found) > len(shown) else None
-    pairs = [_pair(journal, key, marks.get(key)) for _, *parts in shown for key in [_key(parts)]]
+    keys = [_key(parts) for _, *parts in shown]
+    pairs = [_pair(journal, key, marks.get(key)) for key in keys]
     return {
         "pairs": [pair for pair in pairs if pair is not None],
         "next": following,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from toa_trl.errors import ConfigError
@@ -71,7 +72,7 @@ def read_rows(recipe: str, parsed: tuple[Any, ...]) -> Rows:
     counted = [lengths(maybe_convert_to_chatml(row), tokenizer, text_field) for row in sample]
     num_rows = len(data)
     if recipe == "kto" and max(map(len, counted), default=1) == 2:  # each response is a row
-        num_rows, counted = 2 * num_rows, [[length] for row in counted for length in row]
+        num_rows, counted = 2 * num_rows, [[length] for length in chain.from_iterable(counted)]
     share = "all" if len(counted) == num_rows else f"{len(counted):,}"
     return Rows(counted, num_rows, f"{num_rows:,} rows, {share} of them tokenized")
 

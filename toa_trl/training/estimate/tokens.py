@@ -72,7 +72,7 @@ def training_flops(
         reference_passes: forward passes of a reference model for each row.
     """
     passes = (2.0 if frozen else 3.0) + reference_passes
-    return passes * sum(forward(length) for row in rows for length in row)
+    return passes * sum(map(forward, chain.from_iterable(rows)))
 
 
 def num_steps(num_rows: int, global_batch: int, epochs: float, max_steps: int = -1) -> int:

@@ -1,6 +1,7 @@
 """Checks of the models of a synthesis or an evaluation: where they stop, and how they sample."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from toa_trl.agents.base import NEUTRAL
@@ -26,15 +27,14 @@ def agent_findings(entries: Sequence[Entry], sampling: Mapping[str, Any]) -> Ite
         elif entry["engine"] == "openai":
             yield from _left_out(entry)
     sampled = {entry["name"]: _sampling_of(entry, sampling) for entry in entries}
-    differing = [
-        key
-        for key in dict.fromkeys(key for values in sampled.values() for key in values)
-        if len({repr(values.get(key)) for values in sampled.values()}) > 1
-    ]
-    for key in differing:
-        values = ", ".join(f"{name} {values.get(key)}" for name, values in sampled.items())
-        yield Finding("fine", "sampling", f"the configuration sets {key} apart: {values}")
-    if not differing:
+    is_same = True
+    for key in dict.fromkeys(chain.from_iterable(sampled.values())):
+        values = {name: of_agent.get(key) for name, of_agent in sampled.items()}
+        if len(set(map(repr, values.values()))) > 1:
+            is_same = False
+            listed = ", ".join(f"{name} {value}" for name, value in values.items())
+            yield Finding("fine", "sampling", f"the configuration sets {key} apart: {listed}")
+    if is_same:
         what = "every engine is asked for the same sampling, whatever generation_config.json says"
         yield Finding("fine", "sampling", what)
 

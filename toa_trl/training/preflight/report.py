@@ -35,9 +35,7 @@ def print_row(
     """Print the sequences of one row, the first that is not cut, and what is learned of them."""
     if not rows:
         return
-    whole = [
-        row for row in rows if max(len(part.ids) for part in row.sequences) <= (max_length or 1)
-    ]
+    whole = [row for row in rows if row.longest <= (max_length or 1)]
     colored = bool(console.color_system)
     key = "in green" if colored else f"between {OPEN} and {CLOSE}"
     for part in (whole or [*rows])[0].sequences:

@@ -28,6 +28,11 @@ class Checked:
     reasoning: Mapping[str, str]
     """Column of each sequence -> reasoning in its response; empty without."""
 
+    @property
+    def longest(self) -> int:
+        """Number of tokens of the longest sequence."""
+        return max(len(part.ids) for part in self.sequences)
+
 
 def checked_rows(
     rows: Sequence[Row], tokenizer: Any, training: Any, method: str
@@ -140,7 +145,7 @@ def length_finding(checked: Sequence[Checked], training: Any, method: str) -> Fi
     limit = getattr(training, "max_length", None)
     if not limit or not checked:
         return None
-    longest = [max(len(part.ids) for part in row.sequences) for row in checked]
+    longest = [row.longest for row in checked]
     packs = getattr(training, "packing", False) and method == "SFT"
     if packs and training.packing_strategy in WHOLE:
         return Finding("fine", "max_length", "packing splits long rows; nothing is cut")
