@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from operator import attrgetter
@@ -37,12 +38,10 @@ class History:
     @classmethod
     def of(cls, plays: Iterable[Play], cost: Callable[[Play], float]) -> History:
         """Return the history of a prompt's plays, scored and failed, in any order."""
-        rewards, total = [], 0.0
-        for play in sorted(plays, key=_index):
-            if play.reward is not None:
-                rewards.append(play.reward)
-                total += cost(play)
-        return cls(rewards, total)
+        ordered = sorted(plays, key=_index)
+        rewards = [play.reward for play in ordered if play.reward is not None]
+        costs = (cost(play) for play in ordered if play.reward is not None)
+        return cls(rewards, math.fsum(costs))
 
 
 @dataclass(frozen=True, slots=True)

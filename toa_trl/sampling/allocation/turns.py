@@ -59,8 +59,8 @@ class AdaptiveTurns(Turns):
     async def ended(self, turn: Turn, plays: Mapping[int, Play], given_up: bool) -> None:
         """See `Turns`."""
         position = self._positions[turn.prompt.id]
-        self._waves.complete(position, self._history(plays.values()), given_up)
-        await self._decide()
+        if self._waves.complete(position, self._history(plays.values()), given_up):
+            await self._decide()
 
     def stop(self) -> None:
         """See `Turns`."""

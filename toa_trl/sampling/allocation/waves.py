@@ -108,20 +108,25 @@ class Waves:
                 left -= plays
         return self._grant(chosen)
 
-    def complete(self, prompt: int, history: History, given_up: bool = False) -> None:
+    def complete(self, prompt: int, history: History, given_up: bool = False) -> bool:
         """Take note that the wave of a prompt is complete.
 
         Args:
             prompt: its position.
             history: all its scored plays.
             given_up: whether it gets no further plays, because every agent keeps failing.
+
+        Returns:
+            Whether its round is complete: only then is there anything new to decide.
         """
         grant, before, known = self._last.pop(prompt)
         self._waiting[grant.round] -= 1
-        if not self._waiting[grant.round]:
+        is_round_complete = not self._waiting[grant.round]
+        if is_round_complete:
             del self._waiting[grant.round]
         self._observe(grant, before, history, known)
         self._update(prompt, history, given_up)
+        return is_round_complete
 
     def restore(
         self, grants: Iterable[Grant], histories: Iterable[tuple[int, History]]
