@@ -97,7 +97,7 @@ def test_a_stage_names_its_model_its_data_and_what_others_left(
         (2, {"run": "serve"}, r"stages\[2\]\.run: servers are no stage; name them in servers"),
         (2, {"run": None}, r"stages\[2\]: needs either run or command"),
         (2, {"command": "python x.py"}, r"stages\[2\]: needs either run or command"),
-        (2, {"name": "dpo"}, "stages: 2 stages have the name 'dpo'"),
+        (2, {"name": "dpo"}, "stages: 2 entries have the name 'dpo'"),
         (2, {"name": "../sft"}, r"stages\[2\]\.name: .* cannot be the name of a folder"),
         (2, {"data": "evaluate"}, r"stages\[2\]\.data: must be a synthesize or data stage"),
         (2, {"config": "demo/sfft"}, r"demo/sfft cannot be read.*did you mean 'demo/sft'"),

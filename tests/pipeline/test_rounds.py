@@ -160,7 +160,7 @@ def test_mistakes_in_a_part_are_named(
         ({"command": "python 'sft.py"}, "No closing quotation"),
         ({"command": "python sft.py --config none.yaml"}, "the file none.yaml does not exist"),
         ({"comand": "python"}, r"train\[0\]: unknown key 'comand'.*did you mean 'command'"),
-        ({"name": "dpo"}, "train: 2 stages have the name 'dpo'"),
+        ({"name": "dpo"}, "train: 2 entries have the name 'dpo'"),
     ],
 )
 def test_mistakes_in_a_stage_are_named(

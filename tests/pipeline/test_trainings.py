@@ -62,5 +62,5 @@ def test_other_mistakes_before_the_first_stage(pipeline: dict[str, Any], stub: A
     with pytest.raises(ConfigError, match=r"stages\[2\]\.model: 'dpo' is no training before it"):
         plan_of(with_stage(pipeline, 2, model="dpo"))
     pipeline["servers"] = {"servers": [{"name": "a", "model": "m", "port": n} for n in (1, 2)]}
-    with pytest.raises(ConfigError, match="servers: 2 servers have the name 'a'"):
+    with pytest.raises(ConfigError, match="servers: 2 entries have the name 'a'"):
         plan_of(pipeline)

@@ -1,13 +1,13 @@
 """Configuration of a comparison of searches."""
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from toa_trl.cli.config import (
+    OptionalJudge,
     OptionalReward,
     SamplingConfig,
     Settings,
@@ -18,7 +18,7 @@ from toa_trl.cli.config import (
 from toa_trl.errors import ConfigError
 from toa_trl.sampling.allocation import ALLOCATIONS, make_allocation
 from toa_trl.search import make_search
-from toa_trl.utils.config import Config, NonNegativeInt, PositiveInt, Text, validate
+from toa_trl.utils.config import Config, NonNegativeInt, PositiveInt, Text, check_names, validate
 from toa_trl.utils.registry import Arguments
 
 
@@ -84,10 +84,7 @@ class ComparisonConfig(SamplingConfig):
     task's. Without any, only rewards are compared."""
     second_reward: OptionalReward = None
     """Another reward model, which no search sees: {kind, ...}; scores the selected responses."""
-    judge: Annotated[
-        Annotated[Settings, Arguments("toa_trl.rewards.judge:JudgeReward")] | None,
-        BeforeValidator(none_if_empty),
-    ] = None
+    judge: OptionalJudge = None
     """Compares the selected responses with the baseline's; mode is pairwise (the default here) or
     arena."""
     flops_context: PositiveInt | None = None
@@ -107,12 +104,7 @@ class ComparisonConfig(SamplingConfig):
     def _check_before_sampling(self) -> Self:
         entries, agents = self.searches, [entry["name"] for entry in self.agents]
         if isinstance(entries, list):
-            for label, times in Counter(entry.label or entry.name for entry in entries).items():
-                if times > 1:
-                    raise ConfigError(
-                        f"searches: {times} entries have the label {label!r}; labels must be "
-                        "different"
-                    )
+            check_names("searches", [entry.label or entry.name for entry in entries], "label")
             for number, entry in enumerate(entries):
                 place = f"searches[{number}]"
                 if not re.fullmatch(r"[^/\\]*", entry.label) or entry.label in (".", ".."):

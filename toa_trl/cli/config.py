@@ -4,8 +4,7 @@ Nested values stay mappings as the user wrote them, because they are part of a r
 annotations say against what they are validated.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -30,6 +29,7 @@ from toa_trl.utils.config import (
     NonNegativeInt,
     PositiveInt,
     Text,
+    check_names,
     validate,
 )
 from toa_trl.utils.registry import Arguments
@@ -53,11 +53,15 @@ def none_if_empty(value: Any) -> Any:
     return None if value in ({}, "") else value
 
 
+JUDGE = "toa_trl.rewards.judge:JudgeReward"
 OptionalReward = Annotated[Annotated[dict[str, Any], KINDS] | None, BeforeValidator(none_if_empty)]
 Function = Annotated[str, Tag("str")]
 NamedOr = Discriminator(_text_or_mapping)
 Settings = dict[str, Any]
 Sampled = Annotated[Settings, Arguments("toa_trl.agents.base:SamplingChanges")]
+OptionalJudge = Annotated[
+    Annotated[Settings, Arguments(JUDGE)] | None, BeforeValidator(none_if_empty)
+]
 Verifier = Annotated[Function | Annotated[Settings, KINDS, Tag("dict")], NamedOr]
 
 
@@ -152,7 +156,7 @@ class SamplingConfig(PromptConfig):
 
     @model_validator(mode="after")
     def _refuse_duplicate_names(self) -> Self:
-        check_names("agents", self.agents)
+        check_names("agents", [entry.get("name") for entry in self.agents])
         return self
 
     def sampler(self, search: str, budget: int, **options: Any) -> TOASampler:
@@ -269,17 +273,3 @@ class SynthesisConfig(SamplingConfig):
 def search_model(name: str) -> type[Config]:
     """Return the configuration model of a search's parameters."""
     return SEARCHES.model(name, skip=3)
-
-
-def check_names(key: str, entries: Sequence[Mapping[str, Any]]) -> None:
-    """Check that the names of entries are different.
-
-    Raises:
-        ConfigError: two entries have one name.
-    """
-    counts = Counter(entry.get("name") for entry in entries)
-    for name, count in counts.items():
-        if count > 1:
-            raise ConfigError(
-                f"{key}: {count} entries have the name {name!r}; names must be different"
-            )

@@ -13,7 +13,7 @@ from toa_trl.errors import ConfigError
 from toa_trl.rollouts import Rollouts
 from toa_trl.types import Prompt, Rollout
 from toa_trl.utils.escape import say
-from toa_trl.utils.files import replace_text
+from toa_trl.utils.files import write_json, write_json_lines
 from toa_trl.utils.targets import check_file, check_has_journal
 
 
@@ -88,12 +88,11 @@ def main() -> None:
     selected = select(Rollouts.load(options.run), options.num_plays)
     name = options.name or options.run.resolve().name
     rows = FORMATS[options.to](selected, name)
-    if options.to == "alpaca_eval":
-        text = json.dumps(rows, ensure_ascii=False, indent=1) + "\n"
-    else:
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(options.output, text)
+    if options.to == "alpaca_eval":
+        write_json(options.output, rows, indent=1, ensure_ascii=False)
+    else:
+        write_json_lines(options.output, rows)
     say(f"{options.output} is written: {len(rows)} responses of {name}")
 
 

@@ -7,20 +7,19 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from toa_trl.cli.config import (
+    OptionalJudge,
     OptionalReward,
     PromptConfig,
     Sampled,
     Settings,
     Verifier,
-    check_names,
     none_if_empty,
 )
 from toa_trl.errors import ConfigError
 from toa_trl.evaluation.alpaca import AlpacaEvalConfig
 from toa_trl.evaluation.harness import LmEvalConfig
 from toa_trl.systems.models import MODELS, make_model
-from toa_trl.utils.config import NonNegativeInt, Text
-from toa_trl.utils.registry import Arguments
+from toa_trl.utils.config import NonNegativeInt, Text, check_names
 
 
 class EvaluationConfig(PromptConfig):
@@ -38,10 +37,7 @@ class EvaluationConfig(PromptConfig):
     """Scorer of translations: {kind: http, url, name}, see scripts/serve_comet.py."""
     baseline: str = ""
     """Name of the model with which the others are compared."""
-    judge: Annotated[
-        Annotated[Settings, Arguments("toa_trl.rewards.judge:JudgeReward")] | None,
-        BeforeValidator(none_if_empty),
-    ] = None
+    judge: OptionalJudge = None
     """Compares pairs of responses; mode is pairwise (the default here) or arena."""
     alpaca_eval: Annotated[AlpacaEvalConfig | None, BeforeValidator(none_if_empty)] = None
     """AlpacaEval 2 against the baseline."""
@@ -79,8 +75,8 @@ class EvaluationConfig(PromptConfig):
 
     @model_validator(mode="after")
     def _check_models(self) -> Self:
-        check_names("models", self.models)
         names = [entry["name"] for entry in self.models]
+        check_names("models", names)
         for entry in self.models:
             engine = entry["engine"]
             if self.lm_eval and engine in MODELS.built_in:

@@ -13,7 +13,7 @@ from toa_trl.cli.arguments import Parser, check_keys_known, config_of, help_form
 from toa_trl.cli.describe import default_of, describe_type
 from toa_trl.errors import ConfigError
 from toa_trl.utils.config import Config, JsonSchemaGenerator, validate
-from toa_trl.utils.files import expand_paths, load_yaml
+from toa_trl.utils.files import expand_paths, read_value
 
 ConfigType = TypeVar("ConfigType", bound=Config)
 EPILOG = (
@@ -145,10 +145,7 @@ def _read_option(schema: Mapping[str, Any], key: str, value: Any) -> Any:
 
 
 def _read_value(key: str, text: str) -> Any:
-    try:
-        value = load_yaml(text)
-    except ValueError as error:
-        raise ConfigError(f"--{key}: neither YAML nor JSON: {text}: {error}") from error
+    value = read_value(f"--{key}", text)
     if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
         with contextlib.suppress(ValueError):
             return float(value)

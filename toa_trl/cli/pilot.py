@@ -7,9 +7,8 @@ Samples a random part of the prompts as run.yaml says, with the same budget for 
 the full run, and the recommended budget, tau and agents. Interrupted, the same command resumes.
 """
 
-import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
@@ -36,7 +35,7 @@ from toa_trl.sampling.timing import Stopwatch, TimedAgent, TimedReward, is_timin
 from toa_trl.search import Search, first_difference, make_search
 from toa_trl.types import Prompt
 from toa_trl.utils.escape import say
-from toa_trl.utils.files import read_yaml, replace_text
+from toa_trl.utils.files import read_yaml, write_json
 from toa_trl.utils.targets import check_ours, check_run_folder, marked
 
 OWN_KEYS = ("pilot_prompts", "pilot_dir", "gain_share")
@@ -194,5 +193,4 @@ def is_anytime(make: Callable[[int], Search], budget: int) -> bool:
 
 def write_pilot(pilot: Pilot, path: Path) -> None:
     """Write pilot.json."""
-    content: Mapping[str, Any] = as_json(pilot)
-    replace_text(path, json.dumps(marked(content), indent=2) + "\n")
+    write_json(path, marked(as_json(pilot)))

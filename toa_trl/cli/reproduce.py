@@ -29,7 +29,7 @@ from toa_trl.sampling.identity import digest_of_values
 from toa_trl.utils.config import Config, Text, validate
 from toa_trl.utils.config_errors import nearest
 from toa_trl.utils.escape import say
-from toa_trl.utils.files import read_yaml, replace_text
+from toa_trl.utils.files import read_yaml, write_json
 
 CONFIGS = "recipes/configs/paper"
 STATE = "reproduce.json"  # the steps that are done, beside the results
@@ -174,7 +174,7 @@ def run_steps(experiment: Experiment, folder: Path, run: Callable[[Step], None])
         run(step)
         done[shlex.join(step.argv)] = step.identity
         folder.mkdir(parents=True, exist_ok=True)
-        replace_text(record, json.dumps(done, indent=2) + "\n")
+        write_json(record, done)
 
 
 def run_full(step: Step) -> None:

@@ -28,7 +28,7 @@ from toa_trl.tasks.recorded import recorded_task
 from toa_trl.types import Prompt
 from toa_trl.utils.cards import is_card
 from toa_trl.utils.escape import say
-from toa_trl.utils.files import load_yaml
+from toa_trl.utils.files import read_value
 from toa_trl.utils.registry import load_object
 from toa_trl.utils.targets import (
     check_complete,
@@ -187,10 +187,7 @@ def calibrate() -> None:
         "--trust", action="store_true", help="run the code of the task that run.yaml names"
     )
     options = parser.parse_args()
-    try:
-        entry = load_yaml(options.reward)
-    except ValueError as error:
-        raise ConfigError(f"--reward: neither YAML nor JSON: {error}") from error
+    entry = read_value("--reward", options.reward)
     rollouts = Rollouts.load(options.run)
     place = f"{options.run}/run.yaml"
     task = recorded_task(rollouts.configuration, rollouts.identity, options.trust, place)
@@ -263,10 +260,7 @@ def _recipes(given: Sequence[str], configuration: Mapping[str, Any]) -> list[Map
 
 
 def _mapping(option: str, text: str) -> Mapping[str, Any]:
-    try:
-        value = load_yaml(text)
-    except ValueError as error:
-        raise ConfigError(f"{option}: neither YAML nor JSON: {error}") from error
+    value = read_value(option, text)
     if not isinstance(value, Mapping):
         raise ConfigError(f"{option}: must be a mapping, not {text!r}")
     return value

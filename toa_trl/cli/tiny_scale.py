@@ -7,7 +7,8 @@ the public data sets, and trainings take two steps of the demo's student.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from toa_trl.cli.arguments import find_config
 from toa_trl.cli.options import read_config
 from toa_trl.cli.schema import CONFIGURATIONS
 from toa_trl.errors import ConfigError
-from toa_trl.utils.files import load_yaml, read_yaml, replace_text
+from toa_trl.utils.files import load_yaml, map_leaves, read_yaml, replace_text
 from toa_trl.utils.registry import load_object
 
 # data set -> bundled rows with its columns
@@ -79,8 +80,8 @@ def tiny_command(argv: Sequence[str], folder: Path) -> list[str]:
         config = read_config(load_object("schema", CONFIGURATIONS[name][0]), options)
         content = _sampled(config.model_dump(exclude_unset=True))
     else:
-        return [name, *(_moved(option, folder) for option in options)]
-    content = _moved(content, folder)
+        return [name, *(_moved(folder, option) for option in options)]
+    content = map_leaves(partial(_moved, folder), content)
     target = re.sub(r"\W+", "-", str(content.get("output_dir") or content["results"]))
     path = folder / "configs" / f"{name}{target}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,17 +89,15 @@ def tiny_command(argv: Sequence[str], folder: Path) -> list[str]:
     return [name, "--config", str(path)]
 
 
-def _moved(value: Any, folder: Path) -> Any:
-    """Return a value with every path in runs/paper moved into the folder.
+def _moved(folder: Path, value: Any) -> Any:
+    """Return a path in runs/paper moved into the folder; any other value as it is.
 
     A run of a comparison is named by its search and its budget, such as toa-160.
     """
-    if isinstance(value, str):
-        path = re.sub(r"(?<=/compare/)(\w+-)(\d+)$", _named_by_budget, value)
-        return re.sub(r"^runs/paper(?=/)", str(folder), path)
-    if isinstance(value, Mapping):
-        return {key: _moved(inner, folder) for key, inner in value.items()}
-    return [_moved(inner, folder) for inner in value] if isinstance(value, list) else value
+    if not isinstance(value, str):
+        return value
+    path = re.sub(r"(?<=/compare/)(\w+-)(\d+)$", _named_by_budget, value)
+    return re.sub(r"^runs/paper(?=/)", str(folder), path)
 
 
 def _named_by_budget(match: re.Match[str]) -> str:

@@ -1,7 +1,7 @@
 """What every column of a run's data sets means, in one line each."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from toa_trl.data.tables import MESSAGES
+from toa_trl.utils.files import map_leaves
 
 COLUMNS = {
     "prompt": "the messages that were asked",
@@ -82,7 +83,8 @@ def described_columns(folder: Path, names: Iterable[str]) -> list[dict[str, str]
 def example_row(folder: Path) -> str:
     """Return the first row of a configuration as JSON, long texts cut; "" where it has none."""
     for batch in pq.ParquetFile(_first_file(folder)).iter_batches(batch_size=1):
-        text = json.dumps(_cut(batch.to_pylist()[0]), ensure_ascii=False, indent=2, default=str)
+        row = map_leaves(_cut, batch.to_pylist()[0])
+        text = json.dumps(row, ensure_ascii=False, indent=2, default=str)
         # nothing in it may end the block, begin a comment or change the direction of the text
         shown = text.replace("<", "\\u003c")
         return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in shown)
@@ -96,9 +98,7 @@ def _first_file(folder: Path) -> Path:
 def _cut(value: Any) -> Any:
     if isinstance(value, str) and len(value) > LONGEST:
         return f"{value[:LONGEST]} ... ({len(value):,} characters)"
-    if isinstance(value, Mapping):
-        return {key: _cut(inner) for key, inner in value.items()}
-    return [_cut(inner) for inner in value] if isinstance(value, list) else value
+    return value
 
 
 def _type(kind: pa.DataType) -> str:

@@ -24,7 +24,7 @@ from toa_trl.utils.files import (
     read_json,
     read_jsonl,
     read_lines,
-    replace_text,
+    write_json_lines,
 )
 
 Read = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
@@ -119,8 +119,7 @@ def write_prompts(path: Path, prompts: Iterable[Prompt]) -> None:
         {KEPT: {"id": p.id, "messages": as_dicts(p.messages), "metadata": dict(p.metadata)}}
         for p in prompts
     )
-    lines = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
-    replace_text(path, "".join(lines))
+    write_json_lines(path, rows, default=str)
 
 
 def is_prompts_file(path: Path) -> bool:

@@ -6,7 +6,6 @@ dpo and kto; its reward stays that of the response that was sampled.
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any, Literal, get_args
 from filelock import FileLock
 
 from toa_trl.errors import ConfigError
-from toa_trl.utils.files import read_jsonl, replace_text
+from toa_trl.utils.files import read_jsonl, write_json_lines
 from toa_trl.utils.targets import check_ours, is_json_lines, marked
 
 FILE = "review.jsonl"
@@ -226,7 +225,7 @@ def _write(path: Path, marks: Mapping[Key, Mark]) -> None:
             "rejected_play": rejected_play,
         }
         lines.append(pair | {k: v for k, v in asdict(each).items() if v is not None})
-    replace_text(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in lines))
+    write_json_lines(path, lines)
 
 
 def _response(text: str) -> list[dict[str, str]]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import copy
-import json
 import math
 import random
 import time
@@ -20,6 +19,7 @@ from toa_trl.demo.world import Problem, Skill
 from toa_trl.rewards import RewardModel, make_reward
 from toa_trl.types import Prompt, as_messages
 from toa_trl.utils.escape import say
+from toa_trl.utils.files import write_json
 from toa_trl.utils.targets import check_folder, check_ours, is_json
 
 AGENTS = ("add", "subtract", "multiply", "generalist")
@@ -67,7 +67,7 @@ def train(output: Path, seed: int = 0) -> dict[str, dict[str, float]]:
     for name, entry in REWARDS.items():
         reward = make_reward({**entry, "model": str(output / entry["model"])})
         scores[name] = {"pairwise": pairwise(reward, written)}
-    (output / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    write_json(output / "scores.json", scores, indent=1)
     return scores
 
 

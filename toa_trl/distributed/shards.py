@@ -38,7 +38,7 @@ from toa_trl.sampling.journal import Journal, copy_journals
 from toa_trl.sampling.progress import Progress
 from toa_trl.types import AgentCounts, Play, Prompt
 from toa_trl.utils.aio import run_until_signal
-from toa_trl.utils.files import replace_text
+from toa_trl.utils.files import read_object, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ def grow(
         with closing(sampler.begin(prompts[shard::num_shards], folder, extend)) as journal:
             grown = journal.identity
     del grown["prompts"]
-    replace_text(shards / "identity.json", json.dumps(grown))
+    write_json(shards / "identity.json", grown, indent=None)
     _write_plan(path, num_shards, prompts)
 
 
@@ -194,11 +194,8 @@ def sample_shard(
 
 def read_progress(folder: Path) -> ShardProgress:
     """Return the last reported progress of a shard."""
-    try:
-        stored = json.loads((folder / "progress.json").read_text())
-    except (OSError, ValueError):  # not started
-        return ShardProgress()
-    return ShardProgress(**{**stored, "given_up": tuple(stored["given_up"])})
+    stored = read_object(folder / "progress.json")  # empty if it has not started
+    return ShardProgress(**{**stored, "given_up": tuple(stored.get("given_up", ()))})
 
 
 def merge(run_dir: Path, prompts: Sequence[Prompt], folders: Iterable[Path]) -> Rollouts:
@@ -253,12 +250,12 @@ class _Report(Progress):
             self._next_s = time.monotonic() + REPORT_S
 
     def write(self, progress: ShardProgress) -> None:
-        replace_text(self._path, json.dumps(asdict(progress)))
+        write_json(self._path, asdict(progress), indent=None)
 
 
 def _write_plan(path: Path, num_shards: int, prompts: Sequence[Prompt]) -> None:
     content = {"num_shards": num_shards, "prompts": digest_of_prompts(prompts)}
-    replace_text(path, json.dumps(content))
+    write_json(path, content, indent=None)
 
 
 def _num_planned(path: Path, digest: str, prompts: Sequence[Prompt]) -> int:

@@ -10,7 +10,7 @@ from filelock import FileLock
 from tabulate import MIN_PADDING, tabulate
 
 from toa_trl.utils.escape import for_terminal
-from toa_trl.utils.files import replace_text
+from toa_trl.utils.files import read_object, write_json
 from toa_trl.utils.targets import check_file, marked
 
 MISSING = "–"
@@ -40,7 +40,7 @@ def update_results(path: Path, part: str, value: Any) -> None:
     with FileLock(f"{path}.lock"):
         results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         results[part] = value
-        replace_text(path, json.dumps(marked(results), indent=2) + "\n")
+        write_json(path, marked(results))
 
 
 def check_results(path: Path) -> None:
@@ -54,13 +54,8 @@ def check_results(path: Path) -> None:
 
 def is_results(path: Path) -> bool:
     """Return whether a file is a results.json; before the marker, it had only known parts."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    if not isinstance(content, dict) or not content:
-        return False
-    return "toa_trl" in content or content.keys() <= PARTS
+    content = read_object(path)
+    return bool(content) and ("toa_trl" in content or content.keys() <= PARTS)
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -1,6 +1,5 @@
 """side_by_side.jsonl: responses of all models to each prompt, with their scores, to be read."""
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from toa_trl.evaluation.ledger import KeptReward
 from toa_trl.evaluation.outputs import Outputs
 from toa_trl.tasks import Task
 from toa_trl.types import Prompt
-from toa_trl.utils.files import replace_text, without_nan
+from toa_trl.utils.files import without_nan, write_json_lines
 from toa_trl.utils.targets import check_ours, is_json_lines, marked
 
 FILE = "side_by_side.jsonl"
@@ -66,5 +65,4 @@ def write_side_by_side(
         messages = [[message.role, message.text] for message in prompt.messages]
         lines.append(without_nan({"id": prompt.id, "messages": messages, "responses": responses}))
     folder.mkdir(parents=True, exist_ok=True)
-    text = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines)
-    replace_text(folder / FILE, text)
+    write_json_lines(folder / FILE, lines)

@@ -1,7 +1,6 @@
 """The paper's data table: one student per search and seed, judged on held-out problems."""
 
 import asyncio
-import json
 import logging
 import os
 import shlex
@@ -32,7 +31,7 @@ from toa_trl.sampling.identity import decisive, digest_of_values
 from toa_trl.tasks import Task
 from toa_trl.types import Prompt, Sampling, as_dicts
 from toa_trl.utils.config import Config, NonNegativeInt, PositiveInt, Text
-from toa_trl.utils.files import fresh_path, replace_path, replace_text
+from toa_trl.utils.files import fresh_path, read_object, replace_path, write_json
 from toa_trl.utils.subprocesses import check_command, configurations, failed, run_command
 
 logger = logging.getLogger(__name__)
@@ -166,7 +165,7 @@ class Judge:
         columns = digest_of_values(*(dict(problem.metadata) for problem in self.problems))
         by = [self.rules, self.task.identity, columns]
         file = path.with_suffix(".json")
-        kept = _read_json(file)
+        kept = read_object(file)
         if kept.get("by") != by:
             if num_missing(path, self.problems, 0):
                 await check_entry(f"train.student: {name}", entry)
@@ -185,7 +184,7 @@ class Judge:
             if num_unjudged:
                 raise RewardError(f"{name}: {num_unjudged} of its responses could not be judged")
             kept = {"by": by, "right": check_verdicts(right)}
-            replace_text(file, json.dumps(kept) + "\n")
+            write_json(file, kept, indent=None)
         return list(kept["right"])
 
 
@@ -237,7 +236,7 @@ async def train_student(training: TrainingConfig, lesson: Lesson) -> Path:
     rows = [tuple(row[part] for part in parts if part in row) for row in lesson.rows]
     recipe = {**training.identity, "seed": lesson.run.seed, "rows": digest_of_values(*rows)}
     if student.is_dir():
-        before = _read_json(student / "training.json")
+        before = read_object(student / "training.json")
         different = [key for key, value in recipe.items() if before.get(key) != value]
         if different:
             raise ConfigError(
@@ -269,7 +268,7 @@ async def train_student(training: TrainingConfig, lesson: Lesson) -> Path:
         problem = f"ended with code {code}" if code else "left no model"
         of = "the training of {}, budget {}, seed {},".format(*lesson.run)
         raise failed(f"{of} {problem}", log)
-    replace_text(fresh / "training.json", json.dumps(recipe) + "\n")
+    write_json(fresh / "training.json", recipe, indent=None)
     os.replace(fresh, student)
     return student
 
@@ -338,11 +337,3 @@ def table_rows(
 def _response(row: Mapping[str, Any]) -> Any:
     """Return the response that a row teaches, as messages."""
     return row["completion"] if "completion" in row else row["chosen"]
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    """Return the content of a file, or nothing where it is missing or incomplete."""
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}

@@ -1,6 +1,5 @@
 """Where a data set comes from: lineage.json, in a run's folder and on the Hub."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from toa_trl.hub.dataset_card import reward_name
 from toa_trl.sampling.budget import PlaysPerPrompt
 from toa_trl.sampling.identity import fingerprint
-from toa_trl.utils.files import replace_text
+from toa_trl.utils.files import read_object, write_json
 from toa_trl.utils.redaction import public_name
 from toa_trl.utils.targets import marked
 
@@ -61,8 +60,7 @@ def write_lineage(
     run_dir: Path, identity: Mapping[str, Any], plays: PlaysPerPrompt | None = None
 ) -> None:
     """Write lineage.json beside sft/, dpo/ and rollouts/; see `lineage_of`."""
-    text = json.dumps(marked(lineage_of(identity, plays)), indent=2, ensure_ascii=False)
-    replace_text(run_dir / FILE, text + "\n")
+    write_json(run_dir / FILE, marked(lineage_of(identity, plays)), ensure_ascii=False)
 
 
 def read_lineage(dataset: str, revision: str | None = None) -> dict[str, Any]:
@@ -84,14 +82,8 @@ def read_lineage(dataset: str, revision: str | None = None) -> dict[str, Any]:
 
 def read_first(files: Sequence[Path | None]) -> dict[str, Any]:
     """Return the JSON object in the first of these files that exists; empty if there is none."""
-    for file in files:
-        if file is not None and file.is_file():
-            try:
-                content = json.loads(file.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                return {}
-            return content if isinstance(content, dict) else {}
-    return {}
+    first = next((file for file in files if file is not None and file.is_file()), None)
+    return read_object(first) if first else {}
 
 
 def from_hub(name: str, repo_type: str, revision: str | None = None) -> Path | None:

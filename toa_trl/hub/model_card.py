@@ -19,7 +19,7 @@ from toa_trl.hub.lineage import FILE, from_hub, read_first
 from toa_trl.sampling.budget import PlaysPerPrompt, describe_budget
 from toa_trl.utils.cards import body_of, new_card, read_metadata, replace_section
 from toa_trl.utils.escape import code, for_markdown, prose
-from toa_trl.utils.files import replace_text
+from toa_trl.utils.files import replace_text, write_json
 from toa_trl.utils.redaction import HUB_NAME, on_hub, public_name
 
 NO_NAME = re.compile(r"\[None\]\(\S*/None\)")
@@ -70,7 +70,7 @@ def write_model_lineage(
     if {**parent, "parent": None} == entry:  # training continues in the base model's own folder
         parent = parent["parent"]
     entry["parent"] = parent or None
-    replace_text(folder / FILE, json.dumps(entry, indent=2, ensure_ascii=False) + "\n")
+    write_json(folder / FILE, entry, ensure_ascii=False)
     return entry
 
 

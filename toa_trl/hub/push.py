@@ -18,7 +18,7 @@ from toa_trl.errors import ConfigError, ToaError
 from toa_trl.hub.card_edits import card_to_push
 from toa_trl.hub.dataset_card import named_on_hub
 from toa_trl.hub.lineage import FILE as LINEAGE
-from toa_trl.utils.files import read_yaml
+from toa_trl.utils.files import read_object, read_yaml
 from toa_trl.utils.stage import stage
 from toa_trl.utils.targets import check_complete
 
@@ -232,10 +232,7 @@ def _look_up(api: HfApi, name: str) -> Repository | None:
     lineage = None
     if LINEAGE in files:
         path = api.hf_hub_download(name, LINEAGE, repo_type="dataset", revision=info.sha)
-        try:
-            lineage = dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (ValueError, TypeError):  # written by another program
-            lineage = {}
+        lineage = read_object(Path(path))  # empty if another program wrote it
     return Repository(str(info.sha), bool(info.private), files, lineage)
 
 

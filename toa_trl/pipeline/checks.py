@@ -1,6 +1,5 @@
 """Checks of a plan before anything is spent: each mistake is one line."""
 
-from collections import Counter
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -12,7 +11,7 @@ from toa_trl.pipeline.config import StageConfig
 from toa_trl.pipeline.plan import Plan
 from toa_trl.training.packages import package_findings
 from toa_trl.types import Prompt
-from toa_trl.utils.config import validate
+from toa_trl.utils.config import check_names, validate
 
 MODELS = {"synthesize": SynthesisConfig, "evaluate": EvaluationConfig}
 
@@ -23,7 +22,7 @@ def check_plan(plan: Plan) -> None:
     Raises:
         ConfigError: they do not, or one is invalid.
     """
-    _check_names(plan)
+    check_names("stages", [stage.folder for stage in plan.stages])
     _check_student(plan)
     for stage in plan.stages:
         _check_inputs(plan, stage)
@@ -33,12 +32,6 @@ def check_plan(plan: Plan) -> None:
         else:
             plan.content(stage, 1)
     _check_gate(plan)
-
-
-def _check_names(plan: Plan) -> None:
-    for name, count in Counter(stage.folder for stage in plan.stages).items():
-        if count > 1:
-            raise ConfigError(f"stages: {count} stages have the name {name!r}")
 
 
 def _check_student(plan: Plan) -> None:

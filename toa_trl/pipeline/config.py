@@ -2,10 +2,11 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from toa_trl.agents import ENGINES
 from toa_trl.cli.main import TRAININGS
@@ -20,21 +21,23 @@ from toa_trl.utils.config import (
     PositiveInt,
     Raw,
     Text,
+    check_names,
 )
-from toa_trl.utils.config_errors import nearest
+from toa_trl.utils.config_errors import explained, nearest
 from toa_trl.utils.subprocesses import check_command
 
 MERGED = "-merged"  # suffix of a whole model's folder beside that of its adapter
 RUNS = ("synthesize", "data", *TRAININGS, "evaluate", "push")
 
 
-def _explained(text: str) -> PydanticCustomError:
-    return PydanticCustomError("explained", "{text}", {"text": text})
+def check_folder(reserved: Sequence[str], name: str) -> str:
+    """Return the name of a stage's folder.
 
-
-def _check_name(name: str) -> str:
-    if name in ("outputs", "logs") or name.endswith(MERGED) or not re.fullmatch(r"\w[\w-]*", name):
-        raise _explained(f"{name!r} cannot be the name of a folder here; for example sft")
+    Raises:
+        PydanticCustomError: it is reserved, or would not be one folder.
+    """
+    if name in reserved or name.endswith(MERGED) or not re.fullmatch(r"\w[\w-]*", name):
+        raise explained(f"{name!r} cannot be the name of a folder here; for example sft")
     return name
 
 
@@ -42,26 +45,26 @@ def _check_command(command: str) -> str:
     try:
         check_command("", command)
     except ConfigError as error:
-        raise _explained(str(error).removeprefix(": ")) from error
+        raise explained(str(error).removeprefix(": ")) from error
     return command
 
 
 def _check_run(run: str) -> str:
     if run in ("serve", "serve-agents"):
-        raise _explained("servers are no stage; name them in servers of the stages that need them")
+        raise explained("servers are no stage; name them in servers of the stages that need them")
     if run not in RUNS:
-        raise _explained(f"must be one of {', '.join(RUNS)}, not {run!r}{nearest(run, RUNS)}")
+        raise explained(f"must be one of {', '.join(RUNS)}, not {run!r}{nearest(run, RUNS)}")
     return run
 
 
 def _check_gpus(gpus: list[int]) -> list[int]:
     for gpu, count in Counter(gpus).items():
         if count > 1:
-            raise _explained(f"GPU {gpu} is named {count} times")
+            raise explained(f"GPU {gpu} is named {count} times")
     return gpus
 
 
-Name = Annotated[str, AfterValidator(_check_name)]
+Name = Annotated[str, AfterValidator(partial(check_folder, ("outputs", "logs")))]
 Command = Annotated[str, AfterValidator(_check_command)]
 Gpus = Annotated[list[NonNegativeInt], AfterValidator(_check_gpus)]
 
@@ -104,11 +107,11 @@ class StageConfig(Config):
     @model_validator(mode="after")
     def _check_one_command(self) -> Self:
         if bool(self.run) == bool(self.command):
-            raise _explained("needs either run or command")
+            raise explained("needs either run or command")
         if self.command and not self.name:
-            raise _explained("the key 'name' is missing")
+            raise explained("the key 'name' is missing")
         if self.command and (self.config or self.options or self.launch):
-            raise _explained("command: has its options in the text; omit config, options, launch")
+            raise explained("command: has its options in the text; omit config, options, launch")
         return self
 
     @property
@@ -152,9 +155,7 @@ class ServersConfig(Config):
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
-        for name, count in Counter(entry.get("name") for entry in self.servers).items():
-            if count > 1:
-                raise _explained(f"servers: {count} servers have the name {name!r}")
+        check_names("servers", [entry.get("name") for entry in self.servers])
         return self
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from toa_trl.errors import ToaError
 from toa_trl.pipeline.config import GateConfig
 from toa_trl.pipeline.plan import GATE, Plan
-from toa_trl.utils.files import replace_text
+from toa_trl.utils.files import write_json
 from toa_trl.utils.targets import marked
 
 
@@ -40,9 +40,7 @@ def write_decision(plan: Plan, number: int, rows: Sequence[Mapping[str, Any]]) -
     """Decide on the student of a round, and write gate.json into its folder. Idempotent."""
     assert plan.config.gate is not None
     decision = decide(plan.config.gate, rows, plan.accepted(number - 1))
-    replace_text(
-        plan.output / f"round-{number}" / GATE, json.dumps(marked(decision), indent=2) + "\n"
-    )
+    write_json(plan.output / f"round-{number}" / GATE, marked(decision))
     return decision
 
 

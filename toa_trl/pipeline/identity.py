@@ -15,7 +15,7 @@ from toa_trl.sampling.identity import (
     digest_of_prompts,
 )
 from toa_trl.types import Prompt
-from toa_trl.utils.files import replace_text
+from toa_trl.utils.files import write_json
 
 
 def identity_of(plan: Plan) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def record_identity(plan: Plan, identity: Mapping[str, Any]) -> None:
     if path.is_file():
         recorded = json.loads(path.read_text(encoding="utf-8"))
         check_same_identity(plan.output, _begun(plan, recorded), _begun(plan, identity))
-    replace_text(path, json.dumps(identity, indent=2) + "\n")
+    write_json(path, identity)
 
 
 def _begun(plan: Plan, identity: Mapping[str, Any]) -> dict[str, Any]:

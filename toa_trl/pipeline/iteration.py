@@ -1,30 +1,26 @@
 """Rounds of sampling, training and evaluation: a pipeline of three kinds of stages."""
 
-import re
-from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
-from pydantic_core import PydanticCustomError
 
 from toa_trl.agents import ENGINES
 from toa_trl.errors import ConfigError
 from toa_trl.pipeline.checks import check_plan
-from toa_trl.pipeline.config import MERGED, Command, PipelineConfig, RoundsConfig, StageConfig
+from toa_trl.pipeline.config import (
+    Command,
+    PipelineConfig,
+    RoundsConfig,
+    StageConfig,
+    check_folder,
+)
 from toa_trl.pipeline.plan import Plan
-from toa_trl.utils.config import Config, PositiveInt, validate
+from toa_trl.utils.config import Config, PositiveInt, check_names, validate
 from toa_trl.utils.registry import Arguments
 
 SYNTHESIS, EVALUATION = "synthesis", "evaluation"  # folders of a round
-
-
-def _check_name(name: str) -> str:
-    reserved = name in (SYNTHESIS, EVALUATION) or name.endswith(MERGED)
-    if reserved or not re.fullmatch(r"\w[\w-]*", name):
-        text = f"{name!r} cannot be the name of a folder here; for example sft"
-        raise PydanticCustomError("explained", "{text}", {"text": text})
-    return name
 
 
 def _check_engine(student: Any) -> Any:
@@ -38,7 +34,7 @@ def _check_engine(student: Any) -> Any:
 class Stage(Config):
     """One training of every round; it starts from the model of the stage before it."""
 
-    name: Annotated[str, AfterValidator(_check_name)]
+    name: Annotated[str, AfterValidator(partial(check_folder, (SYNTHESIS, EVALUATION)))]
     """Name of its folder."""
     command: Command
     """The training as typed in a shell; --model_name_or_path, --dataset_name, --output_dir and
@@ -93,9 +89,7 @@ def iteration_plan(config: IterationConfig) -> Plan:
     settings = config.model_dump()
     synthesize, train, evaluate = (settings.pop(key) for key in ("synthesize", "train", "evaluate"))
     trainings = [validate(Stage, entry, f"train[{number}]") for number, entry in enumerate(train)]
-    for name, count in Counter(training.name for training in trainings).items():
-        if count > 1:
-            raise ConfigError(f"train: {count} stages have the name {name!r}")
+    check_names("train", [training.name for training in trainings])
     stages = [
         StageConfig(run="synthesize", name=SYNTHESIS, config=synthesize),
         *(

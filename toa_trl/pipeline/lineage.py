@@ -1,6 +1,5 @@
 """Lineage over rounds: rounds.json says from what each student was trained."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ from toa_trl.hub.lineage import read_lineage
 from toa_trl.pipeline.gate import read_decision
 from toa_trl.pipeline.plan import Plan
 from toa_trl.pipeline.trainings import replayed_rounds
-from toa_trl.utils.files import replace_text
+from toa_trl.utils.files import write_json
 from toa_trl.utils.targets import marked
 
 FILE = "rounds.json"  # a lineage.json would make the folder one of data
@@ -27,7 +26,7 @@ def write_lineage(plan: Plan, last: int) -> None:
         "student": student,
         "rounds": [_of_round(plan, number) for number in range(1, last + 1)],
     }
-    replace_text(plan.output / FILE, json.dumps(marked(content), indent=2) + "\n")
+    write_json(plan.output / FILE, marked(content))
 
 
 def _of_round(plan: Plan, number: int) -> dict[str, Any]:

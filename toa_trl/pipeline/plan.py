@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from toa_trl.models.sources import is_adapter
 from toa_trl.pipeline.config import MERGED, PipelineConfig, StageConfig
 from toa_trl.pipeline.fleets import endpoints_of_stage, student_address
 from toa_trl.serving.endpoints import with_endpoints
-from toa_trl.utils.files import expand_paths, read_yaml
+from toa_trl.utils.files import expand_paths, map_leaves, read_yaml
 
 UNTRAINED = "base"  # name of the student before any training, in evaluations and as a start
 GATE = "gate.json"
@@ -165,7 +165,8 @@ class Plan:
 
     def content(self, stage: StageConfig, number: int) -> dict[str, Any]:
         """Return the configuration of a stage of a round, as its command takes it."""
-        content: dict[str, Any] = self._resolved(self.keys(stage), stage, number)
+        resolve = partial(self._resolved, stage, number)
+        content: dict[str, Any] = map_leaves(resolve, self.keys(stage))
         if stage.run == "synthesize":
             content |= self._synthesis(content, stage, number)
         elif stage.run == "evaluate":
@@ -225,12 +226,8 @@ class Plan:
             entry |= student_address(self, stage, number)
         return entry
 
-    def _resolved(self, value: Any, stage: StageConfig, number: int) -> Any:
-        """Return a value in which stage:NAME is the folder, or the whole model, of that stage."""
-        if isinstance(value, Mapping):
-            return {key: self._resolved(part, stage, number) for key, part in value.items()}
-        if isinstance(value, list):
-            return [self._resolved(part, stage, number) for part in value]
+    def _resolved(self, stage: StageConfig, number: int, value: Any) -> Any:
+        """Return the folder, or the whole model, of the stage that the value stage:NAME names."""
         matched = REFERENCE.fullmatch(value) if isinstance(value, str) else None
         if matched is None:
             return value

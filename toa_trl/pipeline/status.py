@@ -11,7 +11,7 @@ from toa_trl.pipeline.steps import COMPLETE
 from toa_trl.sampling.progress import duration
 from toa_trl.sampling.status import print_status as print_run_status
 from toa_trl.utils.escape import say
-from toa_trl.utils.files import replace_text
+from toa_trl.utils.files import write_json
 from toa_trl.utils.targets import marked
 
 FILE = "stages.json"
@@ -27,7 +27,7 @@ def write_stages(plan: Plan) -> None:
         }
         for stage, number in plan.schedule
     ]
-    replace_text(plan.output / FILE, json.dumps(marked({"stages": listed}), indent=2) + "\n")
+    write_json(plan.output / FILE, marked({"stages": listed}))
 
 
 def print_status(folder: Path, watch: float | None = None) -> None:

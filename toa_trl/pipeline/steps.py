@@ -2,7 +2,6 @@
 
 import asyncio
 import fcntl
-import json
 import os
 import shutil
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from toa_trl.errors import ConfigError, ToaError
-from toa_trl.utils.files import replace_text
+from toa_trl.utils.files import write_json
 from toa_trl.utils.subprocesses import GRACE_S, failed, run_command
 from toa_trl.utils.targets import is_json
 
@@ -173,7 +172,7 @@ def is_complete(folder: Path) -> bool:
 
 def mark_complete(folder: Path, **facts: Any) -> None:
     """Mark the step of a folder complete."""
-    replace_text(folder / COMPLETE, json.dumps(facts) + "\n")
+    write_json(folder / COMPLETE, facts, indent=None)
 
 
 def _clear(folder: Path) -> None:

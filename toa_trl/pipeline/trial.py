@@ -5,7 +5,6 @@ is recorded in servers.json, as digests, because environment variables can be se
 that is resumed tries nothing again: loading a large model can take half an hour.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from toa_trl.pipeline.steps import Runner, is_complete
 from toa_trl.sampling.identity import digest_of_values
 from toa_trl.serving.fleet import FleetConfig, ServerConfig
 from toa_trl.utils.config import validate
-from toa_trl.utils.files import replace_text
+from toa_trl.utils.files import read_object, write_json
 from toa_trl.utils.targets import marked
 
 FILE = "servers.json"
@@ -91,8 +90,7 @@ def record_healthy(plan: Plan, fleet: FleetConfig | None) -> None:
     """Record that the servers of a stage have been healthy."""
     if fleet is not None:
         healthy = sorted(_recorded(plan).union(_digests(fleet, fleet.servers)))
-        text = json.dumps(marked({"healthy": healthy}), indent=2)
-        replace_text(plan.output / FILE, text + "\n")
+        write_json(plan.output / FILE, marked({"healthy": healthy}))
 
 
 def _is_stopped(plan: Plan) -> bool:
@@ -105,11 +103,7 @@ def _is_stopped(plan: Plan) -> bool:
 
 
 def _recorded(plan: Plan) -> set[str]:
-    try:
-        content = json.loads((plan.output / FILE).read_text(encoding="utf-8"))
-        return set(content["healthy"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return set()
+    return set(read_object(plan.output / FILE).get("healthy", ()))
 
 
 def _digests(fleet: FleetConfig, servers: Iterable[ServerConfig]) -> list[str]:

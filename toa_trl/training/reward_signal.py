@@ -22,7 +22,7 @@ from toa_trl.training.prompts import run_of
 from toa_trl.types import Prompt, Score, as_dicts, as_messages
 from toa_trl.utils.aio import LoopThread, gather_or_cancel
 from toa_trl.utils.config import validate
-from toa_trl.utils.files import load_yaml
+from toa_trl.utils.files import read_value
 
 logger = logging.getLogger(__name__)
 Failures = Literal["raise", "skip"]
@@ -273,10 +273,7 @@ def rewards_of(
     """
     runs = list(dict.fromkeys(filter(None, map(run_of, datasets))))
     if isinstance(given, str):
-        try:
-            given = load_yaml(given)
-        except ValueError as error:
-            raise ConfigError(f"reward: neither YAML nor JSON: {error}") from error
+        given = read_value("reward", given)
     if given is None or given == "":
         if len(runs) != 1:
             several = f"{len(runs)} runs" if runs else "no run"

@@ -83,9 +83,8 @@ def read_metadata(path: Path, text: str) -> dict[str, Any]:
         if not isinstance(metadata, dict):
             raise ValueError("it must contain keys and values")
     except ValueError as error:
-        reason = " ".join(str(error).split())
         raise ConfigError(
-            f"{path}: the metadata of this card cannot be read: {reason}; fix or remove it"
+            f"{path}: the metadata of this card cannot be read: {error}; fix or remove it"
         ) from error
     return metadata
 

@@ -6,7 +6,8 @@ Validation, `--help`, the JSON schema and the reference page all read these mode
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -26,10 +27,10 @@ from pydantic import (
 )
 from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, core_schema
 
 from toa_trl.errors import ConfigError
-from toa_trl.utils.config_errors import explain, unknown_key
+from toa_trl.utils.config_errors import explain, explained, unknown_key
 
 T = TypeVar("T")
 
@@ -60,9 +61,7 @@ class Config(BaseModel):
         if isinstance(value, Mapping) and cls.model_config.get("extra") == "forbid":
             for key in value:
                 if key not in cls.model_fields:
-                    raise PydanticCustomError(
-                        "unknown_key", "{text}", {"text": unknown_key(key, cls.model_fields)}
-                    )
+                    raise explained(unknown_key(key, cls.model_fields))
         return value
 
 
@@ -103,6 +102,24 @@ def validate(kind: Any, value: object, place: str = "") -> Any:
         return _adapter(kind).validate_python(value)
     except ValidationError as error:
         raise ConfigError(explain(error, place)) from None
+
+
+def check_names(place: str, names: Iterable[object], what: str = "name") -> None:
+    """Check that names are different.
+
+    Args:
+        place: path of the entries that have them, such as "agents".
+        names: of the entries.
+        what: the names are.
+
+    Raises:
+        ConfigError: two entries have one name.
+    """
+    for name, number in Counter(names).items():
+        if number > 1:
+            raise ConfigError(
+                f"{place}: {number} entries have the {what} {name!r}; {what}s must be different"
+            )
 
 
 def model_of(

@@ -63,7 +63,7 @@ def _explain(error: ErrorDetails, place: str) -> str:
         return _explain_first(context["errors"], path)
     if kind == "value_error" and isinstance(context["error"], ConfigError):
         return str(context["error"])  # names its own path
-    if kind in ("unknown_key", "explained"):
+    if kind == "explained":
         return f"{path}: {context['text']}" if path else str(context["text"])
     if kind == "missing":
         parent, key = _path(place, error["loc"][:-1]), error["loc"][-1]
@@ -105,6 +105,11 @@ def _remedy(kind: str, value: object, context: Mapping[str, Any]) -> str:
     if kind == "literal_error":
         return nearest(value, re.findall(r"'([^']*)'", str(context["expected"])))
     return ""
+
+
+def explained(text: object) -> PydanticCustomError:
+    """Return an error for a validator to raise: the path of the key, and this text."""
+    return PydanticCustomError("explained", "{text}", {"text": str(text)})
 
 
 def nested(error: ValidationError) -> NoReturn:

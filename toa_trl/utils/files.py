@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +26,35 @@ def replace_text(path: Path, text: str) -> None:
     os.replace(fresh, path)
 
 
+def write_json(path: Path, content: Any, *, indent: int | None = 2, **options: Any) -> None:
+    """Write a JSON file atomically, with the options of `json.dumps`."""
+    replace_text(path, json.dumps(content, indent=indent, **options) + "\n")
+
+
+def write_json_lines(path: Path, rows: Iterable[Any], **options: Any) -> None:
+    """Write a JSONL file atomically, with the options of `json.dumps`."""
+    lines = [json.dumps(row, ensure_ascii=False, **options) + "\n" for row in rows]
+    replace_text(path, "".join(lines))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; empty if the file is missing or has something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def map_leaves(change: Callable[[Any], Any], value: Any) -> Any:
+    """Return nested mappings and lists in which `change` has replaced every other value."""
+    if isinstance(value, Mapping):
+        return {key: map_leaves(change, inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [map_leaves(change, inner) for inner in value]
+    return change(value)
+
+
 def expand_paths(value: Any) -> Any:
     """Return a value in which every text that names a path of another folder does so in full.
 
@@ -33,15 +62,16 @@ def expand_paths(value: Any) -> Any:
     is the bundled world: bundled configurations work outside of a clone, too. Entries of mappings
     and lists are expanded as well; other values are returned as they are.
     """
-    if isinstance(value, str):
-        if value == "~" or value.startswith("~/"):
-            return os.path.expanduser(value)
-        if value.startswith(BUNDLED) and not os.path.exists(value):
-            return str(ROOT / value)
+    return map_leaves(_expanded, value)
+
+
+def _expanded(value: Any) -> Any:
+    if not isinstance(value, str):
         return value
-    if isinstance(value, Mapping):
-        return {key: expand_paths(inner) for key, inner in value.items()}
-    return [expand_paths(inner) for inner in value] if isinstance(value, list) else value
+    if value == "~" or value.startswith("~/"):
+        return os.path.expanduser(value)
+    is_bundled = value.startswith(BUNDLED) and not os.path.exists(value)
+    return str(ROOT / value) if is_bundled else value
 
 
 def as_configured(path: str) -> str:
@@ -52,11 +82,13 @@ def as_configured(path: str) -> str:
 
 def without_nan(value: Any) -> Any:
     """Return a JSON value in which NaN and infinities, which JSON does not have, are None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: without_nan(inner) for key, inner in value.items()}
-    return [without_nan(inner) for inner in value] if isinstance(value, list | tuple) else value
+    return map_leaves(_finite, value)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return without_nan(list(value))
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -88,6 +120,22 @@ def load_yaml(text: str) -> Any:
         return yaml.load(text, _UniqueKeyLoader)  # a subclass of SafeLoader
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
+
+
+def read_value(place: str, text: str) -> Any:
+    """Return the value that a text writes as YAML or JSON.
+
+    Args:
+        place: option or key, for the message.
+        text: as given on the command line.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    try:
+        return load_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{place}: neither YAML nor JSON: {text}: {error}") from error
 
 
 def fresh_path(path: Path, state: str = "new") -> Path:
@@ -125,7 +173,7 @@ def read_yaml(path: Path, *, place: str = "", remedy: str = "") -> dict[str, Any
     except OSError as error:
         raise ConfigError(f"{place}{path} cannot be read: {error.strerror}{remedy}") from error
     except ValueError as error:  # UnicodeDecodeError is one too
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must contain keys and values{remedy}")
     return content

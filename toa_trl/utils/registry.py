@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, WrapValidator
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, core_schema
 
 from toa_trl.errors import ConfigError
 from toa_trl.utils.config import Config, JsonSchemaGenerator, call_validated, model_of, validate
-from toa_trl.utils.config_errors import nearest, nested
+from toa_trl.utils.config_errors import explained, nearest, nested
 from toa_trl.utils.files import expand_paths
 
 T = TypeVar("T")
@@ -110,6 +110,14 @@ class Registry(Mapping[str, str], Generic[T]):
         Raises:
             ConfigError: see `build`.
         """
+        model, keys = self._model_and_keys(entry, place, skip)
+        checked: Config = validate(model, keys, place)
+        return checked
+
+    def _model_and_keys(
+        self, entry: object, place: str = "", skip: int = 0
+    ) -> tuple[type[Config], dict[str, Any]]:
+        """Return the configuration model of an entry, and the keys that it has to fit."""
         if not isinstance(entry, Mapping):
             raise ConfigError(
                 f"{_at(place)}must be a mapping with the key {self.key!r}, not {entry!r}"
@@ -118,9 +126,8 @@ class Registry(Mapping[str, str], Generic[T]):
             known = ", ".join(self.targets)
             raise ConfigError(f"{_at(place)}the key {self.key!r} is missing; choose one of {known}")
         factory = self.load(entry[self.key], place)
-        rest = {key: value for key, value in entry.items() if key != self.key}
-        checked: Config = validate(model_of(factory, skip, self.common), rest, place)
-        return checked
+        keys = {key: value for key, value in entry.items() if key != self.key}
+        return model_of(factory, skip, self.common), keys
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -150,23 +157,15 @@ class Registry(Mapping[str, str], Generic[T]):
         return {"type": "object", "oneOf": [*variants, rest]}
 
     def _validated(self, entry: Any) -> Any:
-        if isinstance(entry, Mapping) and self.key in entry:
-            try:
-                factory = self.load(entry[self.key])
-            except ConfigError as error:
-                raise PydanticCustomError("explained", "{text}", {"text": str(error)}) from None
-            try:
-                model_of(factory, 0, self.common).model_validate(
-                    {k: v for k, v in entry.items() if k != self.key}
-                )
-            except ValidationError as error:
-                nested(error)
-            return dict(entry)
         try:
-            self.check(entry)
+            model, keys = self._model_and_keys(entry)
         except ConfigError as error:
-            raise PydanticCustomError("explained", "{text}", {"text": str(error)}) from None
-        return entry
+            raise explained(error) from None
+        try:
+            model.model_validate(keys)
+        except ValidationError as error:
+            nested(error)
+        return dict(entry)
 
 
 def or_object(is_accepted: Callable[[Any], bool]) -> WrapValidator:
@@ -264,10 +263,9 @@ def load_object(place: str, path: str) -> Any:
     module, colon, attribute = path.partition(":")
     if not colon:
         raise ConfigError(f"{place}: write it as package.module:name, not {path!r}")
+    # a script's path begins with its own folder, not with the user's
     if str(Path.cwd()) not in sys.path:
-        sys.path.append(
-            str(Path.cwd())
-        )  # a script's path begins with its own folder, not with the user's
+        sys.path.append(str(Path.cwd()))
     try:
         return getattr(import_module(module), attribute)
     except Exception as error:  # the user's own module may raise anything

@@ -19,7 +19,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from toa_trl.errors import ConfigError
-from toa_trl.utils.files import fresh_path, replace_path
+from toa_trl.utils.files import fresh_path, read_object, replace_path
 
 PARTS = ("sft", "dpo", "kto", "groups", "rollouts", "shards")  # folders of a run
 EXPORT = ".export.toa_trl-new"
@@ -155,7 +155,8 @@ def is_run_file(path: Path) -> bool:
 
 def is_data_lineage(path: Path) -> bool:
     """Return whether a file is the lineage.json of a run's data."""
-    return is_json(path, old={"fingerprint", "search", "prompts"}) and "data" not in _json(path)
+    known = is_json(path, old={"fingerprint", "search", "prompts"})
+    return known and "data" not in read_object(path)
 
 
 def is_json(path: Path, old: Collection[str]) -> bool:
@@ -165,7 +166,7 @@ def is_json(path: Path, old: Collection[str]) -> bool:
         path: the file.
         old: keys that such a file had.
     """
-    content = _json(path)
+    content = read_object(path)
     return "toa_trl" in content or set(old) <= content.keys()
 
 
@@ -263,11 +264,3 @@ def _check_length(path: Path) -> None:
         raise OSError(errno.ENAMETOOLONG, "the name is too long")
     with suppress(FileNotFoundError, NotADirectoryError):
         os.stat(path / ("x" * 64))  # a path as long as those of the files in it
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

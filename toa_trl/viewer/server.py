@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse, Response
 
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.report.palette import PALETTE
+from toa_trl.utils.files import map_leaves
 from toa_trl.viewer import outputs as of_outputs
 from toa_trl.viewer import pairs as of_pairs
 from toa_trl.viewer import plays as of_plays
@@ -35,7 +36,7 @@ class Json(JSONResponse):
 
     def render(self, content: Any) -> bytes:
         """Return the body."""
-        return super().render(_plain(content))
+        return super().render(map_leaves(_plain, content))
 
 
 def make_app(folder: Folder, port: int, token: str | None = None) -> FastAPI:
@@ -206,8 +207,4 @@ def _static(token: str) -> dict[str, str]:
 def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

@@ -11,12 +11,10 @@
 `measure` audits a run; audit.json in the run's folder is shown by report and data set card.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
@@ -26,7 +24,7 @@ from toa_trl.report.audit.contamination import Contamination, find_contamination
 from toa_trl.report.audit.evaluation_sets import Index
 from toa_trl.report.audit.findings import card_section
 from toa_trl.report.audit.reward import RewardAudit, audit_reward
-from toa_trl.utils.files import replace_text
+from toa_trl.utils.files import write_json
 from toa_trl.utils.language import main_languages
 from toa_trl.utils.targets import is_json, marked
 
@@ -56,15 +54,9 @@ class Audit:
     reward: RewardAudit
     contamination: Contamination | None = None  # None: not checked
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the contents of audit.json."""
-        return asdict(self)
-
     def write(self, path: Path) -> None:
         """Write audit.json."""
-        content = marked(self.as_json())
-        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-        replace_text(path, text + "\n")
+        write_json(path, marked(asdict(self)), indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def is_audit(path: Path) -> bool:

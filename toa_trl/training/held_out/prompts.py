@@ -20,7 +20,7 @@ from toa_trl.training.held_out.options import HeldOutArguments
 from toa_trl.training.held_out.split import draw, normalized, prompt_of
 from toa_trl.types import Prompt, Sampling
 from toa_trl.utils.compat import loading_whole_models
-from toa_trl.utils.files import load_yaml, read_yaml
+from toa_trl.utils.files import read_value, read_yaml
 
 MAX_TOKENS = 1024
 RESPONSES = ("prompt", "completion", "chosen", "rejected", "messages", "conversations", "label")
@@ -227,8 +227,5 @@ def _entry(options: HeldOutArguments, key: str) -> Any:
     """Return an entry that may be a text on the command line."""
     given = vars(options)[key]
     if isinstance(given, str) and given.lstrip().startswith("{"):
-        try:
-            return load_yaml(given)
-        except ValueError as error:
-            raise ConfigError(f"{key}: neither YAML nor JSON: {error}") from error
+        return read_value(key, given)
     return given
