@@ -224,6 +224,16 @@ def test_killed_again_and_again_with_plays_in_flight(
         assert search.all_failing
 
 
+@searches
+def test_long_runs_with_many_plays_in_flight_are_restored(name: str) -> None:
+    """Where the work of a play grows with the square of the budget, this does not end."""
+    plays = play_out(make(name, 4, 2000), gauss(), in_flight=64)
+    restored = make(name, 4, 2000)
+    restored.restore(plays[:-100])
+    again = play_out(restored, gauss(), in_flight=64, recorded=plays[:-100])
+    assert sorted(play.index for play in again) == sorted(play.index for play in plays)
+
+
 ANYTIME: dict[str, dict[str, Any]] = {
     **{name: {} for name in SEARCHES if name not in ("prs", "toa")},  # these two use the budget
     "toa": {"width": "anytime"},

@@ -25,6 +25,6 @@ def prs(
     def schedule(rng: random.Random) -> Iterator[Slot]:
         only, num_answers = one_of(agents, agent), max(1, budget // 2)
         yield from repeat(Slot(only), num_answers)
-        yield from repeat(Slot(only, "refine", needs=tuple(range(num_answers)), best_only=True))
+        yield from repeat(Slot(only, "refine", needs=range(num_answers), best_only=True))
 
     return ScheduledSearch(agents, budget, seed, schedule)

@@ -20,7 +20,8 @@ class Slot:
 
     agent: str
     kind: Kind = "answer"
-    needs: tuple[int, ...] = ()  # slots that must be scored before, in the order they are shown
+    # slots that must be scored before, in the order they are shown; a range where they are many
+    needs: tuple[int, ...] | range = ()
     best_only: bool = False  # show only the best of them
 
 
@@ -50,6 +51,8 @@ class ScheduledSearch(Search):
         self._open = list(range(budget))  # slots not asked for, in order
         self._slot_of: dict[int, int] = {}  # play -> slot
         self._play_of: dict[int, int] = {}  # scored slot -> play
+        self._num_scored: dict[tuple[int, ...] | range, int] = {}  # of what slots need, the first
+        self._drafts: dict[tuple[int, ...] | range, tuple[tuple[int, ...], int]] = {}
 
     def choose(self, index: int) -> Action | None:
         """See `Search`."""
@@ -72,12 +75,12 @@ class ScheduledSearch(Search):
 
     def _slot_for(self, action: Action) -> int:
         """Return the open slot that a recorded action fits best."""
-        wanted = {slot: self._action(slot) for slot in self._open}
-        for slot, candidate in wanted.items():
-            if candidate == action:
+        for slot in self._open:
+            if self._action(slot) == action:
                 return slot
         # with several plays in flight other agents may have been skipped at that time
-        for slot, candidate in wanted.items():
+        for slot in self._open:
+            candidate = self._action(slot)
             if candidate and (candidate.kind, candidate.refs) == (action.kind, action.refs):
                 return slot
         # where some plays were lost, the slot is not always known: take the last that is possible
@@ -101,7 +104,8 @@ class ScheduledSearch(Search):
 
     def _action(self, slot: int) -> Action | None:
         planned = self._slots[slot]
-        if not all(need in self._play_of for need in planned.needs):
+        drafts = self._drafts_for(planned.needs) if planned.needs else ((), -1)
+        if drafts is None:
             return None
         agent = planned.agent
         if agent in self._passed_over:
@@ -109,13 +113,30 @@ class ScheduledSearch(Search):
             if not present:
                 return None
             agent = min(present, key=self._failures.__getitem__)
-        refs = tuple(self._play_of[need] for need in planned.needs)
+        refs, best = drafts
         if not refs:
             return Action(agent)
-        best = max(refs, key=lambda ref: (self.rewards[ref], -ref))
         # an aggregate of several drafts is a child of the best: every play has one parent
         shown = (best,) if planned.best_only else refs
         return Action(agent, planned.kind, shown, parent=best, depth=1 + self.actions[best].depth)
+
+    def _drafts_for(self, needs: tuple[int, ...] | range) -> tuple[tuple[int, ...], int] | None:
+        """Return the plays of the slots that a slot needs, and the best; None if one is missing.
+
+        Slots that need the same ones share the answer, which never changes: of all slots together
+        every need is looked at once, not once for each play.
+        """
+        if needs not in self._drafts:
+            known = self._num_scored.get(needs, 0)
+            while known < len(needs) and needs[known] in self._play_of:
+                known += 1
+            self._num_scored[needs] = known
+            if known < len(needs):
+                return None
+            refs = tuple(self._play_of[need] for need in needs)
+            best = max(refs, key=lambda ref: (self.rewards[ref], -ref))
+            self._drafts[needs] = refs, best
+        return self._drafts[needs]
 
 
 def one_of(agents: Sequence[str], agent: str | None) -> str:
