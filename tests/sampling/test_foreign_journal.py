@@ -12,7 +12,7 @@ from tests.helpers import IDENTITY, play
 from toa_trl.errors import JournalError, SearchError, ToaError
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampling.journal import Journal, recover
-from toa_trl.sampling.journal.table import check_tree
+from toa_trl.sampling.journal.reading import check_tree
 from toa_trl.sampling.status import status
 from toa_trl.search import make_search
 from toa_trl.types import Action, Play, Prompt

@@ -13,7 +13,8 @@ from typing import Any
 from toa_trl.errors import ConfigError, JournalError
 from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.journal.faults import journal_error
-from toa_trl.sampling.journal.table import SELECT_PROMPT, as_prompt, check_tree
+from toa_trl.sampling.journal.reading import as_prompt, check_tree
+from toa_trl.sampling.journal.table import SELECT_PROMPT
 from toa_trl.types import Play, Rollout
 from toa_trl.viewer.plays import find_prompts
 

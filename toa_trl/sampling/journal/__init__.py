@@ -4,15 +4,14 @@ The journal is one SQLite file in WAL mode, which any SQLite tool can read durin
 commit is synced to disk before it is reported, so what was written survives a kill and a power
 failure. `Writer` shares one fsync among the plays of many prompts, which keeps it cheap.
 
-    table.py      a play as a row          writer.py     many prompts, one commit
-    journal.py    reading and writing      recovery.py   rescue of a damaged file
-    faults.py     errors with a remedy     copying.py    several journals into one
+    journal.py    the file; writing        recovery.py   rescue of a damaged file
+    reading.py    plays and totals         copying.py    several journals into one
+    table.py      the tables               faults.py     errors with a remedy
 """
 
 from toa_trl.sampling.journal.copying import copy_journals
-from toa_trl.sampling.journal.journal import Journal
+from toa_trl.sampling.journal.journal import Journal, Writer
 from toa_trl.sampling.journal.opening import locked
 from toa_trl.sampling.journal.recovery import Recovered, recover
-from toa_trl.sampling.journal.writer import Writer
 
 __all__ = ["Journal", "Recovered", "Writer", "copy_journals", "locked", "recover"]

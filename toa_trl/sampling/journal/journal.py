@@ -1,12 +1,14 @@
-"""The journal of one run: reading and writing."""
+"""The journal of one run: its file, and the writer that many prompts share."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import astuple
 from itertools import islice
@@ -17,35 +19,26 @@ from toa_trl.errors import ConfigError, JournalError, ToaError
 from toa_trl.sampling.identity import check_same_identity, differences
 from toa_trl.sampling.journal.faults import journal_error
 from toa_trl.sampling.journal.opening import connect, locked
+from toa_trl.sampling.journal.reading import JournalReader
 from toa_trl.sampling.journal.table import (
     INSERT,
     INSERT_NEW,
     INSERT_PROMPT,
     PAGE_SIZE,
     SCHEMA,
-    SELECT_PROMPT,
     VERSION,
     Row,
     add_columns,
-    as_play,
-    as_prompt,
-    as_row,
-    check_identity,
     check_tables,
-    check_times,
-    check_tree,
     columns_of,
-    prompt_rows,
 )
-from toa_trl.types import AgentCounts, Counts, Play, Prompt, Rollout, Spending
+from toa_trl.types import Play, Prompt, Spending, as_dicts
 
 ROWS_PER_COMMIT = 1000  # when copying
-# total: a sum of integers may overflow
-TOTAL_TOKENS = "CAST(total(prompt_tokens) AS INTEGER), CAST(total(completion_tokens) AS INTEGER)"
 PUT = "INSERT OR REPLACE INTO run (key, value) VALUES (?, ?)"
 
 
-class Journal:
+class Journal(JournalReader):
     """The record of one run; it can be read while the thread of a `Writer` commits.
 
     Args:
@@ -154,16 +147,6 @@ class Journal:
             db.execute(PUT, ("extensions", json.dumps(extensions)))
             db.execute("DELETE FROM run WHERE key IN ('completed', 'allocation_ended')")
 
-    @property
-    def extensions(self) -> list[dict[str, Any]]:
-        """When the run was extended (unix times in `time_s`), and the `changes`."""
-        return list(self._get("extensions") or ())
-
-    @property
-    def completed(self) -> bool:
-        """Whether every budget was spent, and the data sets and the report were written."""
-        return self._get("completed") is not None
-
     def complete(self) -> None:
         """Record that the run is complete."""
         with self.transaction() as db:
@@ -198,129 +181,9 @@ class Journal:
                 num_new += db.executemany(INSERT_NEW, chunk).rowcount
         return num_new
 
-    def plays(self, prompt_id: str) -> list[Play]:
-        """Return the plays of one prompt, scored and failed, by index."""
-        with self._errors():
-            return [as_play(row) for row in self._rows(prompt_id)]
-
-    def rollouts(self) -> Iterator[Rollout]:
-        """Yield every prompt with its plays, in the order of the prompts file."""
-        for prompt in self.prompts():
-            plays = tuple(self.plays(prompt.id))
-            with self._errors():
-                check_tree(plays)
-            yield Rollout(prompt, plays)
-
-    def prompts(self) -> Iterator[Prompt]:
-        """Yield every prompt, in the order of the prompts file."""
-        for _, prompt_id, messages, metadata in self._prompts():
-            with self._errors():
-                prompt = as_prompt(prompt_id, messages, metadata)
-            yield prompt
-
-    def rows(self) -> Iterator[Row]:
-        """Yield the rows of all plays, in the order of the prompts."""
-        for _, prompt_id, *_ in self._prompts():
-            yield from self._rows(prompt_id)
-
-    def _rows(self, prompt_id: str) -> list[Row]:
-        sql = f"SELECT * FROM {self._plays} WHERE prompt_id = ? ORDER BY play"
-        return [Row._make(row) for row in self.select(sql, prompt_id)]
-
-    def _prompts(self) -> Iterator[tuple[int, str, str, str]]:
-        # Row by row: an open cursor would keep SQLite from emptying the WAL.
-        sql = f"{SELECT_PROMPT} WHERE position > ? ORDER BY position LIMIT 1"
-        rows = self.select(sql, -1)
-        while rows:
-            yield rows[0]
-            rows = self.select(sql, rows[0][0])
-
-    def num_prompts(self) -> int:
-        """Return the number of prompts of the run."""
-        return int(self.select("SELECT count(*) FROM prompts")[0][0])
-
-    def has_message_fields(self) -> bool:
-        """Return whether a message of a prompt has more than a role and a content."""
-        sql = (
-            "SELECT EXISTS (SELECT 1 FROM prompts, json_each(messages) AS message, "
-            "json_each(message.value) AS field WHERE field.key NOT IN ('role', 'content'))"
-        )
-        return bool(self.select(sql)[0][0])
-
-    def num_scored(self) -> dict[str, int]:
-        """Return the number of scored plays by prompt id, for prompts that have any play."""
-        return dict(self.select("SELECT prompt_id, count(reward) FROM plays GROUP BY prompt_id"))
-
-    def counts(self) -> Counts:
-        """Return totals over the run."""
-        (totals,) = self.select(
-            "SELECT count(reward), count(*) - count(reward), "
-            "coalesce(sum(reward IS NOT NULL AND finish_reason = 'length'), 0), "
-            f"{TOTAL_TOKENS}, "
-            f"total(flops), total(reward_flops), count(tokens_estimated) FROM {self._plays}"
-        )
-        return Counts(self.num_prompts(), *totals)
-
-    def agent_counts(self) -> dict[str, AgentCounts]:
-        """Return totals over the run, by name of the agent."""
-        rows = self.select(
-            "SELECT CAST(agent AS TEXT), count(reward), count(*) - count(reward), "
-            f"{TOTAL_TOKENS}, "
-            f"total(flops), count(tokens_estimated) FROM {self._plays} GROUP BY agent"
-        )
-        return {agent: AgentCounts(*totals) for agent, *totals in rows}
-
-    def best_rewards(self) -> dict[str, float]:
-        """Return the best raw reward by prompt id, for prompts with a scored play."""
-        scored = "SELECT prompt_id, CAST(max(reward) AS REAL) FROM plays WHERE reward IS NOT NULL"
-        return dict(self.select(f"{scored} GROUP BY prompt_id"))
-
-    def failures(self, length: int) -> dict[str, int]:
-        """Return the number of failed plays by the first `length` characters of the reason."""
-        reason = (
-            "SELECT CAST(substr(error, 1, ?) AS TEXT), count(*) FROM plays "
-            "WHERE error IS NOT NULL GROUP BY 1"
-        )
-        return dict(self.select(reason, length))
-
-    def num_written_since(self, unix_s: float) -> int:
-        """Return the number of plays written at that unix time or later."""
-        return int(self.select("SELECT count(*) FROM plays WHERE written_s >= ?", unix_s)[0][0])
-
-    def times(self) -> tuple[float, float] | None:
-        """Return the unix times of the first and the last play, or None if there is no play."""
-        # Two queries: SQLite then takes both ends from the index instead of scanning it.
-        first = self.select("SELECT min(written_s) FROM plays")[0][0]
-        last = self.select("SELECT max(written_s) FROM plays")[0][0]
-        if first is None:
-            return None
-        with self._errors():
-            check_times((first, last))
-        return (first, last)
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What decides the run's results; an empty mapping before the run has begun."""
-        identity = self._get("identity") or {}
-        with self._errors():
-            check_identity(identity)
-        return identity
-
-    @property
-    def reward_spending(self) -> Spending:
-        """What calls of the reward model have cost, as far as it is written."""
-        with self._errors():
-            tokens, cost, *estimated = self._get("reward_spending") or (0, 0.0)
-            return Spending(int(tokens), float(cost), *map(int, estimated))
-
     def set_reward_spending(self, spent: Spending) -> None:
         """Set what calls of the reward model have cost; it is written with the next plays."""
         self._spent = spent
-
-    def _get(self, key: str) -> Any:
-        with self._errors():
-            rows = self.select("SELECT value FROM run WHERE key = ?", key)
-            return json.loads(rows[0][0]) if rows else None
 
     def select(self, sql: str, *values: Any) -> list[Any]:
         """Return the rows that a statement reads."""
@@ -353,3 +216,119 @@ class Journal:
             raise
         except (sqlite3.Error, ValueError, TypeError, RecursionError, OverflowError) as error:
             raise journal_error(self.path, error) from error
+
+
+class Writer:
+    """Writes the plays of many prompts; those that arrive during a commit share the next one.
+
+    Commits run in a separate thread, so that no fsync blocks the event loop. A journal in memory is
+    written at once.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._thread = None if journal.in_memory else ThreadPoolExecutor(1, "journal")
+        self._queue: list[tuple[tuple[str, Play], asyncio.Future[None]]] = []
+        self._busy = False
+
+    async def append(self, prompt_id: str, play: Play) -> None:
+        """Write one play durably before returning. A cancelled call still writes it.
+
+        Raises:
+            JournalError: it could not be written (the disk is full, the play exists already).
+        """
+        if self._thread is None:
+            self._journal.append(prompt_id, play)
+            return
+        loop = asyncio.get_running_loop()
+        written = loop.create_future()
+        self._queue.append(((prompt_id, play), written))
+        if not self._busy:
+            self._busy = True
+            loop.call_soon(self._commit)  # later: plays that are ready now share the commit
+        await written
+
+    async def aclose(self) -> None:
+        """Write what is queued; the journal may be closed afterwards."""
+        if self._thread is None:
+            return
+        thread, loop = self._thread, asyncio.get_running_loop()
+        self._commit()
+        self._thread = None
+        try:
+            # The thread's last task: every commit before it has ended and was reported.
+            await loop.run_in_executor(thread, int)
+        finally:
+            thread.shutdown()
+
+    def _commit(self) -> None:
+        self._busy = bool(self._queue)
+        if self._thread is None or not self._queue:
+            return
+        rows, waiting = zip(*self._queue, strict=True)
+        self._queue = []
+        commit = asyncio.get_running_loop().run_in_executor(self._thread, self._write, rows)
+        # A callback instead of a task, which could be cancelled before the batch is reported.
+        commit.add_done_callback(lambda commit: self._report(waiting, commit.result()))
+
+    def _report(
+        self, waiting: Sequence[asyncio.Future[None]], errors: Sequence[Exception | None]
+    ) -> None:
+        for written, error in zip(waiting, errors, strict=True):
+            if written.done():  # its play was cancelled meanwhile
+                continue
+            if error is None:
+                written.set_result(None)
+            else:
+                written.set_exception(error)
+        # Later: the plays reported now may have successors by then.
+        asyncio.get_running_loop().call_soon(self._commit)
+
+    def _write(self, rows: Sequence[tuple[str, Play]]) -> list[Exception | None]:
+        """Write rows in the thread, and return the error of every row or None."""
+        try:
+            self._journal.append_all(rows)
+        except Exception as error:
+            # A full disk concerns every row; any other error may concern one row alone.
+            if len(rows) == 1 or isinstance(error.__cause__, sqlite3.OperationalError):
+                return [error] * len(rows)
+            errors = []
+            for row in rows:
+                errors += self._write([row])
+            return errors
+        return [None] * len(rows)
+
+
+def as_row(prompt_id: str, play: Play, written_s: float) -> Row:
+    """Return the row of a play; `written_s` is a unix time."""
+    action, done = play.action, play.completion
+    return Row(
+        prompt_id=prompt_id,
+        play=play.index,
+        seed=play.seed,
+        written_s=written_s,
+        agent=action.agent,
+        kind=action.kind,
+        refs=json.dumps(action.refs),
+        parent=action.parent,
+        depth=action.depth,
+        reward=play.reward,
+        second_reward=play.second_reward,
+        reward_flops=play.reward_flops,
+        finish_reason=done.finish_reason if done else None,
+        prompt_tokens=done.prompt_tokens if done else None,
+        completion_tokens=done.completion_tokens if done else None,
+        tokens_estimated=1 if done and done.tokens_estimated else None,
+        flops=done.flops if done else None,
+        error=play.error,
+        response=done.text if done else None,
+        reasoning=done.reasoning if done else None,
+    )
+
+
+def prompt_rows(prompts: Iterable[Prompt]) -> Iterator[tuple[int, str, str, str]]:
+    """Yield the row of every prompt."""
+    for position, prompt in enumerate(prompts):
+        messages = json.dumps(as_dicts(prompt.messages), ensure_ascii=False)
+        metadata = json.dumps(dict(prompt.metadata), default=str)
+        yield position, prompt.id, messages, metadata

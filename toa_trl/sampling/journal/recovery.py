@@ -17,6 +17,7 @@ from toa_trl.errors import ConfigError, JournalError
 from toa_trl.sampling.journal.grants import SELECT_GRANT, as_grant, write_grants
 from toa_trl.sampling.journal.journal import Journal
 from toa_trl.sampling.journal.opening import locked
+from toa_trl.sampling.journal.reading import as_play, as_prompt
 from toa_trl.sampling.journal.table import (
     INSERT_PROMPT,
     PAGE_SIZE,
@@ -24,8 +25,6 @@ from toa_trl.sampling.journal.table import (
     TYPES,
     VERSION,
     Row,
-    as_play,
-    as_prompt,
     check_tables,
     columns_of,
 )

@@ -1,19 +1,12 @@
-"""The tables of a journal, and the conversion between plays and rows."""
+"""The tables of a journal, and the statements that name their columns."""
 
 from __future__ import annotations
 
-import json
-import math
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from graphlib import CycleError, TopologicalSorter
-from typing import Any, NamedTuple, get_args, get_type_hints
-
-from toa_trl.types import Action, Completion, Kind, Play, Prompt, as_dicts
+from typing import NamedTuple, get_type_hints
 
 VERSION = 3
 TABLES = {"run", "prompts", "plays"}
-MAX_S = 1e11  # unix times beyond are invalid
 PAGE_SIZE = 8192  # bytes; responses of some thousand characters fit
 # Plays are stored in the order written, so that a commit touches few pages: clustered by prompt, a
 # play cost four times as much. Long texts come last, so that SQLite reads numbers without them.
@@ -63,7 +56,6 @@ class Row(NamedTuple):
 
 
 TYPES = tuple(get_type_hints(Row).values())
-KINDS = get_args(Kind)
 COLUMNS = ", ".join(Row._fields)
 INSERT = f"INSERT INTO plays ({COLUMNS}) VALUES ({', '.join('?' * len(Row._fields))})"
 INSERT_NEW = f"{INSERT} ON CONFLICT (prompt_id, play) DO NOTHING"
@@ -72,96 +64,6 @@ INSERT_PROMPT = (
     "ON CONFLICT (position) DO NOTHING"
 )
 SELECT_PROMPT = "SELECT position, id, messages, metadata FROM prompts"
-
-
-def as_row(prompt_id: str, play: Play, written_s: float) -> Row:
-    """Return the row of a play; `written_s` is a unix time."""
-    action, done = play.action, play.completion
-    return Row(
-        prompt_id=prompt_id,
-        play=play.index,
-        seed=play.seed,
-        written_s=written_s,
-        agent=action.agent,
-        kind=action.kind,
-        refs=json.dumps(action.refs),
-        parent=action.parent,
-        depth=action.depth,
-        reward=play.reward,
-        second_reward=play.second_reward,
-        reward_flops=play.reward_flops,
-        finish_reason=done.finish_reason if done else None,
-        prompt_tokens=done.prompt_tokens if done else None,
-        completion_tokens=done.completion_tokens if done else None,
-        tokens_estimated=1 if done and done.tokens_estimated else None,
-        flops=done.flops if done else None,
-        error=play.error,
-        response=done.text if done else None,
-        reasoning=done.reasoning if done else None,
-    )
-
-
-def as_play(row: Row) -> Play:
-    """Return the play of a row.
-
-    Raises:
-        ValueError: a value has another type or is out of range: this package did not write it.
-    """
-    refs = json.loads(row.refs) if all(map(isinstance, row, TYPES)) else None
-    if not isinstance(refs, list) or any(type(ref) is not int for ref in refs):
-        raise ValueError(f"play {row.play!r} has a value of the wrong type")
-    finite = row.reward is None or math.isfinite(row.reward)
-    if row.play < 0 or row.depth < 0 or row.kind not in KINDS or not finite:
-        raise ValueError(f"play {row.play} has a value that is out of range")
-    action = Action(row.agent, row.kind, tuple(refs), row.parent, row.depth)  # type: ignore[arg-type]
-    done = None
-    if row.response is not None:  # then the other columns of the completion are not null either
-        done = Completion(
-            row.response,
-            row.finish_reason,  # type: ignore[arg-type]
-            row.prompt_tokens,  # type: ignore[arg-type]
-            row.completion_tokens,  # type: ignore[arg-type]
-            row.flops,
-            row.reasoning,
-            tokens_estimated=bool(row.tokens_estimated),
-        )
-    return Play(
-        row.play, action, done, row.reward, row.error, row.seed, row.reward_flops, row.second_reward
-    )
-
-
-def as_prompt(prompt_id: Any, messages: str, metadata: str) -> Prompt:
-    """Return the prompt of a row.
-
-    Raises:
-        TypeError: a value has another type.
-        ValueError: there is no message.
-    """
-    columns = json.loads(metadata)
-    if not isinstance(prompt_id, str) or not isinstance(columns, Mapping):
-        raise TypeError(f"the prompt {prompt_id!r} has a value of the wrong type")
-    prompt = Prompt(prompt_id, json.loads(messages), dict(columns))
-    if not prompt.messages:
-        raise ValueError(f"the prompt {prompt_id!r} has no message")
-    return prompt
-
-
-def check_tree(plays: Sequence[Play]) -> None:
-    """Check that no plays of a prompt see each other in a circle; lost plays may be missing.
-
-    Raises:
-        ValueError: some do.
-    """
-    seen_by = {}
-    for play in plays:
-        action = play.action
-        seen_by[play.index] = (*action.refs, *(() if action.parent is None else (action.parent,)))
-    if all(max(seen, default=-1) < index for index, seen in seen_by.items()):
-        return  # the rule; else a play was asked for again after a stop
-    try:
-        TopologicalSorter(seen_by).prepare()
-    except CycleError as error:
-        raise ValueError(f"play {error.args[1][0]} sees itself, directly or not") from error
 
 
 def columns_of(db: sqlite3.Connection) -> str:
@@ -174,38 +76,6 @@ def add_columns(db: sqlite3.Connection) -> None:
     """Add the column that a journal of an earlier version lacks."""
     if columns_of(db) != COLUMNS:
         db.execute("ALTER TABLE plays ADD COLUMN tokens_estimated INTEGER")
-
-
-def check_identity(identity: Any) -> None:
-    """Check the types of a run's identity, as far as it is given.
-
-    Raises:
-        ValueError: a value has another type.
-    """
-    kinds = {"budget": int, "agents": dict, "prompts": dict, "allocation": dict}
-    sound = isinstance(identity, dict) and all(
-        isinstance(identity.get(key, kind()), kind) for key, kind in kinds.items()
-    )
-    if not sound:
-        raise ValueError("the configuration of the run has a value of the wrong type")
-
-
-def check_times(times_s: tuple[Any, Any]) -> None:
-    """Check that values are unix times.
-
-    Raises:
-        ValueError: one is not.
-    """
-    if not all(isinstance(time_s, float) and 0 <= time_s < MAX_S for time_s in times_s):
-        raise ValueError("the time of a play is not a unix time")
-
-
-def prompt_rows(prompts: Iterable[Prompt]) -> Iterator[tuple[int, str, str, str]]:
-    """Yield the row of every prompt."""
-    for position, prompt in enumerate(prompts):
-        messages = json.dumps(as_dicts(prompt.messages), ensure_ascii=False)
-        metadata = json.dumps(dict(prompt.metadata), default=str)
-        yield position, prompt.id, messages, metadata
 
 
 def check_tables(db: sqlite3.Connection) -> None:
