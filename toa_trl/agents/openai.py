@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
@@ -17,6 +16,7 @@ from toa_trl.agents.completions import (
     with_system,
     without_reasoning,
 )
+from toa_trl.agents.refusals import advice_on, refuses_system
 from toa_trl.agents.replies import read_reply, read_usage
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.models.chat import fold_system
@@ -29,15 +29,6 @@ logger = logging.getLogger(__name__)
 
 MAX_SHOWN = 200  # characters of a refusal that an error shows
 BASE_URL = "OPENAI_BASE_URL"
-# What servers say of a field that they do not take; a prompt that is too long is something else.
-NOT_TAKEN = re.compile(
-    r"unsupported|not supported|does not support|unrecognized|unknown|unexpected|extra|forbidden"
-    r"|not permitted|not allowed|invalid|deprecated|not accept|no longer|instead",
-    re.IGNORECASE,
-)
-TOO_LONG = re.compile(r"context.?(length|window|size)|too (long|large)|maximum", re.IGNORECASE)
-# in the errors of Gemma's and Mistral's chat templates, in lower case
-NO_SYSTEM = ("system role", "only user and assistant roles", "roles must alternate")
 
 
 class OpenAIAgent(Agent):
@@ -161,10 +152,10 @@ class OpenAIAgent(Agent):
                 said = str(error)
                 if neutral and any(name in said for name in NEUTRAL):
                     neutral = {}
-                elif not folds_system and _refuses_system(said, asked):
+                elif not folds_system and refuses_system(said, asked):
                     folds_system = True
                 else:
-                    advice = _advice(said, body) if error.status in (400, 422) else ""
+                    advice = advice_on(said, body) if error.status in (400, 422) else ""
                     raise AgentError(f"{self._place}: {said}{advice}") from error
             else:
                 self._remember(neutral, folds_system)
@@ -304,26 +295,3 @@ class _Tokenizer:
         if not self.is_known:
             return estimated_tokens(text)
         return len(self._loaded(text, add_special_tokens=False)["input_ids"])
-
-
-def _refuses_system(said: str, asked: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether a server's error is about the system message that it was sent."""
-    return asked[0]["role"] == "system" and any(text in said.lower() for text in NO_SYSTEM)
-
-
-def _advice(said: str, body: Mapping[str, Any]) -> str:
-    """Return how to leave out the field that a server's error names, or nothing."""
-    if not NOT_TAKEN.search(said) or TOO_LONG.search(said):
-        return ""
-    named = [
-        name
-        for name in body
-        if name not in ("model", "messages") and re.search(rf"\b{re.escape(name)}\b", said)
-    ]
-    if "max_tokens" in named and "max_completion_tokens" in said:
-        change = "fields: {max_tokens: max_completion_tokens}"
-    elif named:
-        change = f"fields: {{{', '.join(f'{name}: null' for name in named)}}}"
-    else:
-        return ""
-    return f"; if the server does not take it, set {change} in the agent's entry"
