@@ -14,7 +14,7 @@ from tests.helpers import wait
 from toa_trl import TOASampler
 from toa_trl.agents import completions, make_agent
 from toa_trl.agents.completions import checked
-from toa_trl.agents.replies import read_reply
+from toa_trl.agents.openai import read_reply
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.types import CUT, WHOLE, Completion, Message, Sampling
 

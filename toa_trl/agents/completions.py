@@ -175,6 +175,14 @@ def plausible(count: Any) -> int:
     return int(count) if whole and not isinstance(count, bool) and 0 < count <= MAX_TOKENS else 0
 
 
+def read_usage(answer: Mapping[str, Any]) -> tuple[int, int]:
+    """Return prompt and completion tokens of a reply; 0 for a missing or implausible count."""
+    usage = answer.get("usage")
+    if not isinstance(usage, dict):
+        return 0, 0
+    return plausible(usage.get("prompt_tokens")), plausible(usage.get("completion_tokens"))
+
+
 def estimated_tokens(text: str) -> int:
     """Return about how many tokens a text has: one per four bytes, as in English."""
     return -(-len(text.encode("utf-8", "replace")) // 4)

@@ -12,12 +12,13 @@ from toa_trl.agents.base import NEUTRAL, Agent, SamplingEntry
 from toa_trl.agents.completions import (
     SamplingOf,
     estimated_tokens,
+    read_usage,
     storable,
     with_system,
     without_reasoning,
 )
 from toa_trl.agents.refusals import advice_on, refuses_system
-from toa_trl.agents.replies import read_reply, read_usage
+from toa_trl.agents.replies import MALFORMED, Reply, reply_of_parts
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.models.chat import fold_system
 from toa_trl.models.endpoints import Endpoints, RequestError
@@ -257,6 +258,28 @@ class OpenAIAgent(Agent):
         if problem:
             raise AgentError(f"{self._place}: no answer: {problem}", storable(done))
         return without_reasoning(self._place, done, self._keep_reasoning)
+
+
+def read_reply(answer: Any) -> Reply:
+    """Return the first choice of a chat completion.
+
+    Raises:
+        ValueError: it is malformed, so that another attempt may help.
+    """
+    try:
+        choice = answer["choices"][0]
+        message, finish_reason = choice["message"], choice.get("finish_reason")
+        content = message.get("content")
+        reasoning = message.get("reasoning_content") or message.get("reasoning")
+        calls = message.get("tool_calls") or message.get("function_call")
+        refusal = message.get("refusal")
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(MALFORMED) from error
+    if not isinstance(finish_reason or "", str) or not isinstance(refusal or "", str):
+        raise ValueError(f"{MALFORMED}: something in it has another type")
+    if isinstance(content, str) and not (reasoning or calls or refusal):  # most replies
+        return Reply(content, "", "", "", finish_reason)
+    return reply_of_parts(content, reasoning, refusal, calls, finish_reason)
 
 
 def _flops(place: str, config: str) -> Flops:

@@ -1,11 +1,9 @@
-"""Read the replies of OpenAI-compatible servers, which differ in many details."""
+"""Read the replies of servers that are more than a text, in which they differ in many details."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
-
-from toa_trl.agents.completions import plausible
 
 MALFORMED = "not a chat completion"
 
@@ -20,25 +18,21 @@ class Reply(NamedTuple):
     finish_reason: str | None
 
 
-def read_reply(answer: Any) -> Reply:
-    """Return the first choice of a chat completion.
+def reply_of_parts(
+    content: Any, reasoning: Any, refusal: str | None, calls: Any, finish_reason: str | None
+) -> Reply:
+    """Return the reply of a message that is more than a text.
+
+    Args:
+        content: a text, or a list of parts.
+        reasoning: the same, of the reasoning.
+        refusal: what the message has beside its content.
+        calls: its tool calls.
+        finish_reason: of the choice.
 
     Raises:
         ValueError: it is malformed, so that another attempt may help.
     """
-    try:
-        choice = answer["choices"][0]
-        message, finish_reason = choice["message"], choice.get("finish_reason")
-        content = message.get("content")
-        reasoning = message.get("reasoning_content") or message.get("reasoning")
-        calls = message.get("tool_calls") or message.get("function_call")
-        refusal = message.get("refusal")
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(MALFORMED) from error
-    if not isinstance(finish_reason or "", str) or not isinstance(refusal or "", str):
-        raise ValueError(f"{MALFORMED}: something in it has another type")
-    if isinstance(content, str) and not (reasoning or calls or refusal):  # most replies
-        return Reply(content, "", "", "", finish_reason)
     found = _Parts()
     found.add(content)
     thoughts = _Parts(inside="reasoning")
@@ -51,14 +45,6 @@ def read_reply(answer: Any) -> Reply:
         problem=problem,
         finish_reason=finish_reason,
     )
-
-
-def read_usage(answer: Mapping[str, Any]) -> tuple[int, int]:
-    """Return prompt and completion tokens of a reply; 0 for a missing or implausible count."""
-    usage = answer.get("usage")
-    if not isinstance(usage, dict):
-        return 0, 0
-    return plausible(usage.get("prompt_tokens")), plausible(usage.get("completion_tokens"))
 
 
 class _Parts:

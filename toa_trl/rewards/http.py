@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toa_trl.agents.base import Price, PriceEntry
-from toa_trl.agents.replies import read_usage
+from toa_trl.agents.completions import read_usage
 from toa_trl.errors import RewardError
 from toa_trl.models.batching import Batcher
 from toa_trl.models.endpoints import Endpoints, RequestError

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from toa_trl.agents.base import Price, PriceEntry
-from toa_trl.agents.replies import read_usage
+from toa_trl.agents.completions import read_usage
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.models.chat import fold_system, takes_system
 from toa_trl.models.endpoints import Endpoints, RequestError
