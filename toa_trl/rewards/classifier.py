@@ -13,10 +13,9 @@ from toa_trl.rewards.base import DetailedReward
 from toa_trl.rewards.scoring import (
     PROBE,
     STEP_BY_STEP,
+    Conversations,
     check_length,
     check_scoring,
-    conversation,
-    render,
     scored,
     scoring_queue,
     spare_token,
@@ -88,7 +87,8 @@ class ClassifierReward(DetailedReward):
         self._trained_pad = (
             trained_padding(place, model, self._tokenizer, **code) if own_class is None else None
         )
-        self._system = SYSTEM_PROMPTS.get((config.get("architectures") or [""])[0])
+        system = SYSTEM_PROMPTS.get((config.get("architectures") or [""])[0])
+        self._conversations = Conversations(self._tokenizer, system)
         self._reward_token: int | None = getattr(self._config, "reward_token_id", None)
         self._flops = Flops.if_known(self._model.config)
         self._queue: Batcher[list[int], Score] = scoring_queue(
@@ -101,11 +101,10 @@ class ClassifierReward(DetailedReward):
         return await scored(self._queue, [self._ids(prompt, response) for response in responses])
 
     def _ids(self, prompt: Prompt, response: str) -> list[int]:
-        messages = conversation(prompt, response, self._system)
         if self._reward_token is None:
-            ids = without_padding(render(self._tokenizer, messages), self._trained_pad)
+            ids = without_padding(self._conversations.render(prompt, response), self._trained_pad)
         else:
-            text = render(self._tokenizer, messages, tokenize=False)
+            text = self._conversations.render(prompt, response, tokenize=False)
             ids = [*self._tokenizer.encode(text), self._reward_token]
         check_length(len(ids), self._config)
         return ids

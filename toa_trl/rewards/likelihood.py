@@ -14,14 +14,13 @@ from toa_trl.models.flops import Flops
 from toa_trl.models.loading import load_model, load_tokenizer
 from toa_trl.rewards.base import DetailedReward
 from toa_trl.rewards.scoring import (
+    Conversations,
     check_length,
-    conversation,
-    render,
     scored,
     scoring_queue,
     with_flops,
 )
-from toa_trl.types import Prompt, Score, as_dicts
+from toa_trl.types import Prompt, Score
 from toa_trl.utils.config import PositiveInt
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ class LikelihoodReward(DetailedReward):
     ) -> None:
         place = "reward 'likelihood'"
         self._model = load_model(place, "AutoModelForCausalLM", model, dtype=dtype, device=device)
-        self._tokenizer = load_tokenizer(place, model)
+        self._conversations = Conversations(load_tokenizer(place, model))
         self._flops = Flops.if_known(self._model.config)
         self._mean = aggregate == "mean"
         self._floor = floor
@@ -78,10 +77,10 @@ class LikelihoodReward(DetailedReward):
 
     async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
         """See `RewardModel`."""
-        prefix = render(self._tokenizer, as_dicts(prompt.messages), add_generation_prompt=True)
+        prefix = self._conversations.render(prompt, add_generation_prompt=True)
         texts = []
         for response in responses:
-            ids = render(self._tokenizer, conversation(prompt, response))
+            ids = self._conversations.render(prompt, response)
             if ids[: len(prefix)] != prefix or len(ids) == len(prefix):
                 raise RewardError("the chat template does not put the response behind the prompt")
             check_length(len(ids), self._model.config.get_text_config())

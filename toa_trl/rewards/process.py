@@ -19,10 +19,9 @@ from toa_trl.rewards.base import DetailedReward
 from toa_trl.rewards.scoring import (
     PROBE,
     STEP_BY_STEP,
+    Conversations,
     check_length,
     check_scoring,
-    conversation,
-    render,
     scored,
     scoring_queue,
     spare_token,
@@ -65,13 +64,13 @@ class _Qwen:
     tag = "<extra_0>"
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+        self._conversations = Conversations(tokenizer, STEP_BY_STEP)
         self.tokens: dict[str, int | None] = {self.tag: tokenizer.convert_tokens_to_ids(self.tag)}
 
     def encode(self, prompt: Prompt, response: str) -> tuple[list[int], int]:
         steps = _steps(r"\n\s*\n", response, self.tag)
         text = "".join(step + self.tag for step in steps)
-        return list(render(self._tokenizer, conversation(prompt, text, STEP_BY_STEP))), len(steps)
+        return list(self._conversations.render(prompt, text)), len(steps)
 
     def judge(
         self, model: Any, inputs: dict[str, torch.Tensor], positions: torch.Tensor

@@ -3,42 +3,68 @@
 import asyncio
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from functools import cached_property
 from numbers import Real
 from typing import Any, TypeGuard
 
+from jinja2 import TemplateError
+
 from toa_trl.errors import ConfigError, RewardError
-from toa_trl.models import chat
 from toa_trl.models.batching import Batcher
+from toa_trl.models.chat import fold_system, takes_system
 from toa_trl.models.flops import Flops
 from toa_trl.models.sources import own_class
 from toa_trl.types import Prompt, Score, as_dicts
 from toa_trl.utils.numbers import as_number
-
-Messages = list[dict[str, str]]
 
 # from the model cards of Qwen2.5-Math
 STEP_BY_STEP = "Please reason step by step, and put your final answer within \\boxed{}."
 PROBE = (Prompt("probe", "What is 1 + 1?"), "1 + 1 = 2")  # type: ignore[arg-type]  # a text becomes messages
 
 
-def conversation(prompt: Prompt, response: str, system: str | None = None) -> Messages:
-    """Return the prompt's messages and the response, with `system` unless the prompt has one."""
-    asked = as_dicts(prompt.messages)
-    if system is not None and asked[0]["role"] != "system":
-        asked.insert(0, {"role": "system", "content": system})
-    return [*asked, {"role": "assistant", "content": response}]
+class Conversations:
+    """Renders the conversations that a reward model reads, in its chat template.
 
-
-def render(tokenizer: Any, messages: Messages, **options: Any) -> Any:
-    """Return `toa_trl.models.chat.render`.
-
-    Raises:
-        RewardError: the template refuses the messages.
+    Args:
+        tokenizer: of the model.
+        system: system prompt for prompts without one.
     """
-    try:
-        return chat.render(tokenizer, messages, **options)
-    except ValueError as error:
-        raise RewardError(f"the reward model: {error}") from error
+
+    def __init__(self, tokenizer: Any, system: str | None = None) -> None:
+        self._tokenizer, self._system = tokenizer, system
+
+    @cached_property
+    def takes_system(self) -> bool:
+        """Whether the template shows system messages; found out once, by rendering one."""
+        return takes_system(self._tokenizer)
+
+    def render(self, prompt: Prompt, response: str | None = None, **options: Any) -> Any:
+        """Return the token ids (or with tokenize=False the text) of a prompt and a response.
+
+        A system message is folded into the first user message where the template has no place for
+        it.
+
+        Args:
+            prompt: the prompt.
+            response: None: the prompt alone.
+            options: of the tokenizer's `apply_chat_template`.
+
+        Raises:
+            RewardError: the template refuses the messages.
+        """
+        messages = as_dicts(prompt.messages)
+        if self._system is not None and messages[0]["role"] != "system":
+            messages.insert(0, {"role": "system", "content": self._system})
+        if messages[0]["role"] == "system" and not self.takes_system:
+            messages = fold_system(messages)
+        if response is not None:
+            messages.append({"role": "assistant", "content": response})
+        try:
+            return self._tokenizer.apply_chat_template(messages, return_dict=False, **options)
+        except (TemplateError, ValueError) as error:
+            raise RewardError(
+                f"the reward model: the chat template refuses the conversation: {error}"
+            ) from error
 
 
 def without_padding(ids: Sequence[int], pad: int | None) -> list[int]:

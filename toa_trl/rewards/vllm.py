@@ -9,11 +9,11 @@ from typing import Any
 from toa_trl.agents.base import Price, PriceEntry
 from toa_trl.agents.completions import read_usage
 from toa_trl.errors import ConfigError, RewardError
-from toa_trl.models.chat import fold_system, takes_system
+from toa_trl.models.chat import fold_system
 from toa_trl.models.endpoints import Endpoints, RequestError
 from toa_trl.models.loading import load_tokenizer, trained_padding
 from toa_trl.rewards.base import RewardModel
-from toa_trl.rewards.scoring import conversation, is_finite, render, without_padding
+from toa_trl.rewards.scoring import Conversations, is_finite, without_padding
 from toa_trl.rewards.spending import estimated_conversation, spend
 from toa_trl.types import Prompt, as_openai
 from toa_trl.utils.config import NonNegativeFloat, PositiveFloat, PositiveInt, validate
@@ -80,14 +80,14 @@ class VLLMReward(RewardModel):
         is_here = (Path(model) / "tokenizer_config.json").is_file()
         source = tokenizer or (model if is_here else None)
         self._source: str | None = None  # of the tokenizer, once it is known
-        self._tokenizer: Any = None
+        self._conversations: Conversations | None = None
         if source is not None:
             self._read_tokenizer(source, template=tokenizer is not None)
 
     def _read_tokenizer(self, source: str, template: bool) -> None:
         loaded = load_tokenizer("reward 'vllm'", source, template=template)
         self._pad = trained_padding("reward 'vllm'", source, loaded)
-        self._tokenizer = loaded if loaded.chat_template else None
+        self._conversations = Conversations(loaded) if loaded.chat_template else None
         self._source = source
 
     @property
@@ -137,11 +137,11 @@ class VLLMReward(RewardModel):
         Messages, or token ids where the last token is not the one to be read.
         """
         messages = [*as_openai(prompt.messages), {"role": "assistant", "content": response}]
-        if self._tokenizer is None:
+        if self._conversations is None:
             return {"messages": messages}, 0
-        if not takes_system(self._tokenizer):
+        if not self._conversations.takes_system:
             messages = fold_system(messages)
-        ids = render(self._tokenizer, conversation(prompt, response))
+        ids = self._conversations.render(prompt, response)
         read = without_padding(ids, self._pad)
         if len(read) == len(ids):
             return {"messages": messages}, len(ids)
