@@ -20,10 +20,10 @@ from torch.nn.functional import scaled_dot_product_attention, silu
 
 from toa_trl.agents.base import Agent, prompt_tokens
 from toa_trl.models.batching import Batcher
-from toa_trl.models.flops import Flops
+from toa_trl.models.flops import known_flops
 from toa_trl.models.loading import load_model, load_tokenizer
 from toa_trl.rewards import RewardModel
-from toa_trl.types import Completion, Message, Prompt, Sampling, Score
+from toa_trl.types import Completion, Flops, Message, Prompt, Sampling, Score
 
 
 @dataclass(slots=True)
@@ -62,7 +62,7 @@ class MemoAgent(Agent):
         self._times = times
         loaded = load_model(self._place, "AutoModelForCausalLM", model, dtype="auto", device="cpu")
         self._tokenizer = load_tokenizer(self._place, model)
-        self._flops = Flops.if_known(loaded.config)
+        self._flops = known_flops(loaded.config)
         self._llama = Llama(loaded)
         self._eos: int = self._tokenizer.eos_token_id
         self._roots: dict[tuple[int, ...], Node] = {}

@@ -270,7 +270,7 @@ def gpu(shape: dict[str, int], vocabulary: int, length: int, **changes: Any) -> 
     from datasets import Dataset
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-    from toa_trl.models.flops import Flops
+    from toa_trl.models.flops import flops_of
 
     tokenizer = AutoTokenizer.from_pretrained(ROOT / STUDENT)
     config = Qwen2Config(
@@ -303,7 +303,7 @@ def gpu(shape: dict[str, int], vocabulary: int, length: int, **changes: Any) -> 
         [{"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs]
     ).to_parquet(OUT / "random-sft/train.parquet")
     flops, device = (
-        Flops.from_config(config),
+        flops_of(config),
         torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
     )
     peak = next((value for name, value in PEAK.items() if name in device), float("nan"))

@@ -12,7 +12,7 @@ import pytest
 import toa_trl.errors
 import toa_trl.types
 from tests.helpers import play, rollout
-from toa_trl.types import Message, Prompt, Score, as_dicts, as_messages, as_openai
+from toa_trl.types import Flops, Message, Prompt, Score, as_dicts, as_messages, as_openai
 
 
 def test_values_are_frozen() -> None:
@@ -138,3 +138,9 @@ def test_a_server_gets_arguments_as_text_and_ids_that_belong_together() -> None:
     assert (first["tool_call_id"], second["tool_call_id"]) == ("call_1", "given")
     assert (user, last) == (CONVERSATION[0], CONVERSATION[4])
     assert isinstance(CALL["function"]["arguments"], dict)  # what was given is unchanged
+
+
+def test_the_formula_of_flops_is_that_of_the_paper() -> None:
+    flops = Flops(num_parameters=1000, num_layers=3, hidden_size=16)
+    assert flops(10) == 10 * (2 * 1000 + 2 * 3 * 10 * 16)
+    assert flops(0) == 0

@@ -85,6 +85,31 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class Flops:
+    """The compute of one model: call it with a number of tokens.
+
+    FLOPs per token = 2 * parameters + 2 * layers * context * hidden for the attention, as in the
+    paper's accounting; a call with T tokens in all costs T times that, at a context of T.
+    """
+
+    num_parameters: int  # active per token, input embeddings included
+    num_layers: int
+    hidden_size: int
+
+    def __call__(self, num_tokens: int, context: int | None = None) -> float:
+        """Return the FLOPs of a forward pass.
+
+        Args:
+            num_tokens: prompt and completion together.
+            context: tokens that each token attends to; by default `num_tokens`.
+        """
+        context = num_tokens if context is None else context
+        return num_tokens * (
+            2.0 * self.num_parameters + 2.0 * self.num_layers * context * self.hidden_size
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
     """A raw reward with its details."""
 

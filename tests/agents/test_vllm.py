@@ -83,7 +83,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(
-        "toa_trl.agents.vllm.Flops.if_known", lambda config: lambda tokens: 10.0 * tokens
+        "toa_trl.agents.vllm.known_flops", lambda config: lambda tokens: 10.0 * tokens
     )
 
 

@@ -36,12 +36,11 @@ from toa_trl.evaluation.comparison import (
 )
 from toa_trl.evaluation.intervals import gap_bounds, resampled_means, studentized_range
 from toa_trl.evaluation.students import Judge
-from toa_trl.models.flops import Flops
 from toa_trl.report.figures import best_reward_over_n as draw
 from toa_trl.rewards import RewardModel
 from toa_trl.rewards.length import LengthReward
 from toa_trl.tasks import make_task
-from toa_trl.types import Completion, Message, Prompt, Rollout, Sampling
+from toa_trl.types import Completion, Flops, Message, Prompt, Rollout, Sampling
 from toa_trl.utils.config import validate
 
 ALIGNMENT = make_task("alignment")

@@ -20,7 +20,7 @@ from toa_trl import Rollouts, TOASampler
 from toa_trl.data.prompts import load_prompts
 from toa_trl.errors import ConfigError
 from toa_trl.evaluation.harness import LmEvalConfig, run_lm_eval
-from toa_trl.models.flops import Flops
+from toa_trl.models.flops import flops_of
 
 pytestmark = pytest.mark.heavy
 SCRIPT = ("-m", "toa_trl", "merge-adapter")
@@ -118,7 +118,7 @@ def test_adapters_of_one_base_are_agents_beside_it(lora: Path, bare: Path, tmp_p
     assert [len(found) for found in answers.values()] == [20, 20, 20]
     assert answers["lora"] == answers["bare"]  # greedy: the same texts, tokens and FLOPs
     assert answers["lora"] != answers["base"]
-    flops = Flops.from_config(AutoConfig.from_pretrained(models["base"]))
+    flops = flops_of(AutoConfig.from_pretrained(models["base"]))
     for found in answers.values():
         assert [one.flops for one in found] == [
             flops(one.prompt_tokens + one.completion_tokens) for one in found

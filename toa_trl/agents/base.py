@@ -10,8 +10,7 @@ from pydantic import BeforeValidator, Field
 
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.models.chat import render
-from toa_trl.models.flops import Flops
-from toa_trl.types import Completion, Message, Sampling, as_dicts
+from toa_trl.types import Completion, Flops, Message, Sampling, as_dicts
 from toa_trl.utils.config import Config, NonNegativeFloat, PositiveInt, Raw, Text, validate
 from toa_trl.utils.construction import with_arguments
 

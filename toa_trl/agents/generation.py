@@ -19,7 +19,7 @@ from transformers import (
 from toa_trl.agents.base import prompt_tokens
 from toa_trl.errors import AgentError
 from toa_trl.models.batching import Batcher
-from toa_trl.models.flops import Flops
+from toa_trl.models.flops import known_flops
 from toa_trl.models.loading import load_model, load_tokenizer
 from toa_trl.types import Completion, Message, Sampling
 
@@ -47,7 +47,7 @@ class Engine:
         self._place = place
         self._model = model
         self._tokenizer = tokenizer
-        self.flops = Flops.if_known(self._model.config)
+        self.flops = known_flops(self._model.config)
         self._context = (
             getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
             or 1 << 30

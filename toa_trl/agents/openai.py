@@ -22,8 +22,8 @@ from toa_trl.agents.replies import MALFORMED, Reply, reply_of_parts
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.models.chat import fold_system
 from toa_trl.models.endpoints import Endpoints, RequestError
-from toa_trl.models.flops import Flops
-from toa_trl.types import Completion, Message, Sampling, as_openai, finish_of
+from toa_trl.models.flops import flops_of
+from toa_trl.types import Completion, Flops, Message, Sampling, as_openai, finish_of
 from toa_trl.utils.config import PositiveFloat, PositiveInt, Text
 
 logger = logging.getLogger(__name__)
@@ -286,7 +286,7 @@ def _flops(place: str, config: str) -> Flops:
     from transformers import AutoConfig
 
     try:
-        return Flops.from_config(AutoConfig.from_pretrained(config))
+        return flops_of(AutoConfig.from_pretrained(config))
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{place}: no configuration could be loaded from {config!r}: {error}"

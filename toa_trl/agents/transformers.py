@@ -8,8 +8,7 @@ from weakref import WeakValueDictionary
 
 from toa_trl.agents.base import Agent, SamplingEntry
 from toa_trl.agents.completions import SamplingOf, with_system, without_reasoning
-from toa_trl.models.flops import Flops
-from toa_trl.types import Completion, Message, Sampling
+from toa_trl.types import Completion, Flops, Message, Sampling
 from toa_trl.utils.config import PositiveInt, Text
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ from toa_trl.agents.completions import SamplingOf, with_system, without_reasonin
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.models.adapters import check_adapter, vllm_arguments
 from toa_trl.models.devices import check_gpus, only_gpus
-from toa_trl.models.flops import Flops
+from toa_trl.models.flops import known_flops
 from toa_trl.models.loading import load_tokenizer
 from toa_trl.models.sources import is_adapter
-from toa_trl.types import Completion, Message, Sampling
+from toa_trl.types import Completion, Flops, Message, Sampling
 from toa_trl.utils.config import Text
 
 T = TypeVar("T")
@@ -204,7 +204,7 @@ class _Engine:
             self._shutdown = finalize(
                 self, self._llm.shutdown, timeout=15.0
             )  # also where nobody calls aclose
-            self.flops = Flops.if_known(self._llm.model_config.hf_config)
+            self.flops = known_flops(self._llm.model_config.hf_config)
         return self._llm
 
 

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from toa_trl.agents.base import Price
-from toa_trl.models.flops import Flops
-from toa_trl.types import Play
+from toa_trl.types import Flops, Play
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from toa_trl.cli.arguments import find_bundled
 from toa_trl.errors import ConfigError
 from toa_trl.models.devices import num_accelerators
-from toa_trl.models.flops import Flops
+from toa_trl.models.flops import flops_of
 from toa_trl.models.sources import read_config
 from toa_trl.pipeline.config import StageConfig
 from toa_trl.pipeline.fleets import fleet_of
@@ -185,7 +185,7 @@ def _weights(model: str) -> float | None:
     """Return the GiB of a model's weights in bfloat16; None if its config.json is not here."""
     try:
         config = SimpleNamespace(**read_config("model", model))
-        return 2 * Flops.from_config(config).num_parameters / GIB
+        return 2 * flops_of(config).num_parameters / GIB
     except ConfigError:
         return None
 

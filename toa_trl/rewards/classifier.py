@@ -6,7 +6,7 @@ from typing import Any
 
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.models.batching import Batcher, padded, without_gradients
-from toa_trl.models.flops import Flops
+from toa_trl.models.flops import known_flops
 from toa_trl.models.loading import load_model, load_tokenizer, trained_padding
 from toa_trl.models.sources import read_config
 from toa_trl.rewards.base import DetailedReward
@@ -90,7 +90,7 @@ class ClassifierReward(DetailedReward):
         system = SYSTEM_PROMPTS.get((config.get("architectures") or [""])[0])
         self._conversations = Conversations(self._tokenizer, system)
         self._reward_token: int | None = getattr(self._config, "reward_token_id", None)
-        self._flops = Flops.if_known(self._model.config)
+        self._flops = known_flops(self._model.config)
         self._queue: Batcher[list[int], Score] = scoring_queue(
             self._run, self._model, max_batch_size, max_batch_tokens
         )

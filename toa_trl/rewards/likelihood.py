@@ -10,7 +10,7 @@ from pydantic import Field
 
 from toa_trl.errors import RewardError
 from toa_trl.models.batching import Batcher, padded, without_gradients
-from toa_trl.models.flops import Flops
+from toa_trl.models.flops import known_flops
 from toa_trl.models.loading import load_model, load_tokenizer
 from toa_trl.rewards.base import DetailedReward
 from toa_trl.rewards.scoring import (
@@ -68,7 +68,7 @@ class LikelihoodReward(DetailedReward):
         place = "reward 'likelihood'"
         self._model = load_model(place, "AutoModelForCausalLM", model, dtype=dtype, device=device)
         self._conversations = Conversations(load_tokenizer(place, model))
-        self._flops = Flops.if_known(self._model.config)
+        self._flops = known_flops(self._model.config)
         self._mean = aggregate == "mean"
         self._floor = floor
         self._queue: Batcher[_Text, Score] = scoring_queue(

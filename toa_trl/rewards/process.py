@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.models.batching import Batcher, padded, without_gradients
-from toa_trl.models.flops import Flops
+from toa_trl.models.flops import known_flops
 from toa_trl.models.loading import load_model, load_tokenizer
 from toa_trl.models.sources import read_config
 from toa_trl.rewards.base import DetailedReward
@@ -189,7 +189,7 @@ class ProcessReward(DetailedReward):
             raise ConfigError(
                 f"{place}: the tokenizer of {model!r} has no single token for {', '.join(missing)}"
             )
-        self._flops = Flops.if_known(self._model.config)
+        self._flops = known_flops(self._model.config)
         self._queue: Batcher[_Text, Score] = scoring_queue(
             self._run, self._model, max_batch_size, max_batch_tokens
         )

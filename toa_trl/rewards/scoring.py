@@ -12,9 +12,8 @@ from jinja2 import TemplateError
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.models.batching import Batcher
 from toa_trl.models.chat import fold_system, takes_system
-from toa_trl.models.flops import Flops
 from toa_trl.models.sources import own_class
-from toa_trl.types import Prompt, Score, as_dicts
+from toa_trl.types import Flops, Prompt, Score, as_dicts
 from toa_trl.utils.numbers import as_number
 
 # from the model cards of Qwen2.5-Math

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from toa_trl.errors import RewardError
 from toa_trl.models.batching import Batcher
-from toa_trl.models.flops import Flops
+from toa_trl.models.flops import known_flops
 from toa_trl.models.loading import load_model, load_tokenizer
 from toa_trl.rewards.classifier import ClassifierReward
 from toa_trl.rewards.scoring import PROBE, check_length, check_scoring, scoring_queue
@@ -55,7 +55,7 @@ class UltraRMReward(ClassifierReward):
         self._config = self._model.config
         self._config.use_cache = False  # nothing is generated
         self._tokenizer = load_tokenizer(place, model, revision=revision, template=False)
-        self._flops = Flops.if_known(self._config)
+        self._flops = known_flops(self._config)
         self._queue: Batcher[list[int], Score] = scoring_queue(
             self._run, self._model, max_batch_size, max_batch_tokens
         )

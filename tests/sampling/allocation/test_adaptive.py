@@ -9,11 +9,10 @@ import pytest
 import toa_trl.sampling.runner
 from tests.helpers import EchoAgent, TextReward, number
 from toa_trl.errors import AgentError, ConfigError
-from toa_trl.models.flops import Flops
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampler import TOASampler
 from toa_trl.sampling.journal.grants import read_grants
-from toa_trl.types import Completion, Message, Play, Prompt, Sampling
+from toa_trl.types import Completion, Flops, Message, Play, Prompt, Sampling
 
 PROMPTS = [f"Question {i}?" for i in range(40)]
 ADAPTIVE = {"kind": "adaptive", "max_plays": 40}

@@ -18,7 +18,7 @@ from typing import Any
 
 from toa_trl.cli.arguments import option_of, parse, user_errors
 from toa_trl.errors import ConfigError
-from toa_trl.models.flops import Flops
+from toa_trl.models.flops import flops_of
 from toa_trl.training.estimate.data import peak_flops, read_rows, work_of
 from toa_trl.training.estimate.memory import estimate
 from toa_trl.training.estimate.model import model_config_of, shape_of
@@ -35,6 +35,7 @@ from toa_trl.training.estimate.reward import reward_bytes_of
 from toa_trl.training.estimate.sizes import GIB, Memory, Shape, Sharding, Training
 from toa_trl.training.estimate.text import batch_lines, devices, memory_lines, readable
 from toa_trl.training.held_out.options import HeldOutArguments
+from toa_trl.types import Flops
 from toa_trl.utils.config import PositiveFloat, PositiveInt, validate
 from toa_trl.utils.escape import say
 from toa_trl.utils.methods import BY_RECIPE
@@ -240,7 +241,7 @@ def estimate_of(given: Options) -> Estimate:
         trained=trained,
         training=plan,
         sharding=sharding,
-        forward=Flops.from_config(config),
+        forward=flops_of(config),
         global_batch=global_batch,
         accelerate_config=accelerate_config,
         on_cpu=on_cpu,

@@ -7,10 +7,10 @@ from itertools import chain
 from typing import Any
 
 from toa_trl.errors import ConfigError
-from toa_trl.models.flops import Flops
 from toa_trl.training.data import UNPAIRED, load_training_data
 from toa_trl.training.estimate.plan import SEQUENCES
 from toa_trl.training.estimate.tokens import lengths, num_steps, padded_tokens, training_flops
+from toa_trl.types import Flops
 from toa_trl.utils.compat import peak_flops_of
 
 MAX_GIVEN_ROWS = 100  # rows of equal length that stand for all of --num_rows

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from toa_trl.errors import ConfigError
-from toa_trl.models.flops import Flops
+from toa_trl.models.flops import flops_of
 from toa_trl.models.sources import read_config
 from toa_trl.training.estimate.sizes import Shape
 
@@ -56,7 +56,7 @@ def shape_of(config: Any, model: Any, recipe: str) -> tuple[Shape, int]:
     from trl import get_peft_config
 
     text = config.get_text_config()
-    Flops.from_config(config)  # raises for models of another shape
+    flops_of(config)  # raises for models of another shape
     auto_class = getattr(transformers, AUTO_CLASS.get(recipe, "AutoModelForCausalLM"))
     with torch.device("meta"):
         built = auto_class.from_config(config)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from toa_trl.errors import ConfigError
-from toa_trl.models.flops import Flops
+from toa_trl.models.flops import flops_of
 from toa_trl.models.sources import read_config
 from toa_trl.sampling.run_file import FILE
 from toa_trl.training.prompts import run_of
@@ -57,7 +57,7 @@ def _weights(model: str, dtype: str) -> float | None:
     """Return the bytes of a model's weights; None if its config.json is not here."""
     try:
         config = SimpleNamespace(**read_config("reward", str(Path(model).expanduser())))
-        number = Flops.from_config(config).num_parameters
+        number = flops_of(config).num_parameters
     except ConfigError:
         return None
     named = vars(config).get("dtype") or vars(config).get("torch_dtype") or "bfloat16"

@@ -67,7 +67,7 @@ def training_flops(
     Args:
         rows: as of `padded_tokens`.
         forward: FLOPs of a forward pass over a number of tokens, such as
-            `toa_trl.models.flops.Flops`.
+            `toa_trl.types.Flops`.
         frozen: whether the model's own weights are frozen.
         reference_passes: forward passes of a reference model for each row.
     """
