@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,9 @@ def end(process: subprocess.Popen[str]) -> str:
 def plays(shard: Path) -> set[tuple[str, int, float, str]]:
     """Plays of a shard with the time at which they were written."""
     try:
-        journal = sqlite3.connect(f"file:{shard / 'journal.sqlite'}?mode=ro", uri=True)
-        return set(journal.execute("SELECT prompt_id, play, written_s, agent FROM plays"))
+        uri = f"file:{shard / 'journal.sqlite'}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True)) as journal:
+            return set(journal.execute("SELECT prompt_id, play, written_s, agent FROM plays"))
     except sqlite3.OperationalError:  # not yet made
         return set()
 

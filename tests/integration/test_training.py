@@ -13,6 +13,7 @@ import signal
 import sqlite3
 import subprocess
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,8 @@ def test_runs_are_mixed_and_trackers_know_of_them(training_data: Path, tmp_path:
     ]
 
     (database,) = (tmp_path / "trackio").glob("*.db")
-    ((told,),) = sqlite3.connect(database).execute("SELECT config FROM configs").fetchall()
+    with closing(sqlite3.connect(database)) as trackio:
+        ((told,),) = trackio.execute("SELECT config FROM configs").fetchall()
     told = json.loads(told)
     assert told["beta"] == 0.3
     assert [part["fingerprint"] for part in told["toa_trl"]["data"]] == ["1" * 16, "2" * 16]

@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -114,12 +115,11 @@ def test_what_was_appended_survives_without_a_close(tmp_path: Path) -> None:
     journal = Journal(path, create=True)
     journal.begin(IDENTITY, PROMPTS)
     journal.append("p", play(0, 0.5))
-    reader = sqlite3.connect(path)  # any SQLite tool, while the run goes on
-    assert reader.execute("SELECT prompt_id, play, response, reward FROM plays").fetchall() == [
-        ("p", 0, "text 0", 0.5)
-    ]
-    reader.close()
-    assert [len(r.plays) for r in Journal(path, lock=False).rollouts()] == [1, 0]
+    sql = "SELECT prompt_id, play, response, reward FROM plays"
+    with closing(sqlite3.connect(path)) as reader:  # any SQLite tool, while the run goes on
+        assert reader.execute(sql).fetchall() == [("p", 0, "text 0", 0.5)]
+    with closing(Journal(path, lock=False)) as other:
+        assert [len(r.plays) for r in other.rollouts()] == [1, 0]
     journal.close()
 
 
@@ -273,9 +273,8 @@ def test_a_journal_that_is_not_there_is_refused_and_not_made(tmp_path: Path) -> 
 def test_a_journal_of_another_version_says_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     Journal(path, create=True).close()
-    database = sqlite3.connect(path)
-    database.execute("PRAGMA user_version = 1")
-    database.close()
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA user_version = 1")
     with pytest.raises(
         JournalError, match=r"1 instead of 3.*version of toa_trl that wrote it.*another output_dir"
     ):
@@ -284,9 +283,8 @@ def test_a_journal_of_another_version_says_what_to_do(tmp_path: Path) -> None:
 
 def test_a_database_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
-    database = sqlite3.connect(path)
-    database.execute("CREATE TABLE theirs (x)")
-    database.close()
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE theirs (x)")
     with pytest.raises(JournalError, match="not a journal"):
         Journal(path, create=True)
 
@@ -297,9 +295,8 @@ def test_a_file_that_is_no_journal_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="not a journal"):
         Journal(path, create=True)
     other = tmp_path / "other.sqlite"
-    database = sqlite3.connect(other)
-    database.execute("PRAGMA user_version = 7")
-    database.close()
+    with closing(sqlite3.connect(other)) as database:
+        database.execute("PRAGMA user_version = 7")
     with pytest.raises(JournalError, match="7 instead of 3"):
         Journal(other, create=True)
     with pytest.raises(JournalError, match="7 instead of 3"):  # the lock was released
