@@ -327,6 +327,7 @@ class TOASampler:
                 prompts_in_flight=self._prompts_in_flight,
                 patience_s=self._patience_s,
                 observers=[meter, display, RewardWatch(self._example.tau), failures],
+                loads=display.loads,
                 enough=meter.is_reached,
                 cost_of=cost_of(self._example.cost, meter.prices),
             )

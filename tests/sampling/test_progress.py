@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 import time
+from collections import deque
 from io import StringIO
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from tests.helpers import play
 from toa_trl.sampling.progress import Progress, duration, human, percent
+from toa_trl.sampling.runner import Load
 from toa_trl.types import AgentCounts, Message, Prompt
 
 P, Q = (Prompt(name, (Message("user", "Hi"),)) for name in "pq")
@@ -60,15 +62,12 @@ def shown(progress: Progress) -> list[str]:
 
 def test_the_numbers_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     progress, _, clock = live(monkeypatch, cost=lambda: 0.25, title="runs", num_prompts=9)
-    for _ in range(5):
-        progress.asked("llama")
-    progress.asked("qwen")
-    progress.asked("qwen")
+    progress.loads["llama"] = Load(1, deque([1.0, 3.0]))
+    progress.loads["qwen"] = Load(0, deque([2.0]))
     clock.now += 2
     for prompt, index, reward in [(P, 0, 1.0), (P, 1, 3.0), (P, 2, 2.0), (Q, 0, -1.0)]:
         progress.played(prompt, play(index, reward, agent="llama", tokens=(1000, 500)))
     progress.played(Q, play(1, None, agent="qwen"))
-    progress.dropped("qwen")
     clock.now += 8
     progress.finished(P)
     title, further, header, llama, qwen = shown(progress)
@@ -88,7 +87,6 @@ def test_the_numbers_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_plays_that_a_run_ended_without_leave_the_total() -> None:
     progress, _, _ = plain(num_prompts=2)
     for index in range(40):
-        progress.asked("llama")
         progress.played(P, play(index, 1.0, agent="llama"))
     assert "40/100 (40 %)" in progress.line()
     assert "prompts 1/2 with a reward" in progress.line()  # none has finished yet
@@ -100,7 +98,6 @@ def test_plays_that_a_run_ended_without_leave_the_total() -> None:
 
 def test_a_failure_that_was_paid_for_counts_its_tokens() -> None:
     progress, _, _ = plain()
-    progress.asked("llama")
     unscored = play(0, 1.0, agent="llama", tokens=(40, 2))
     object.__setattr__(unscored, "reward", None)
     progress.played(P, unscored)
@@ -122,7 +119,6 @@ def test_what_the_journals_hold_counts_but_not_in_the_rate() -> None:
             progress.resume(
                 {"llama": AgentCounts(20, 1, 1_000_000, 234_000, 1.0), "old": AgentCounts(5)}, best
             )
-        progress.asked("llama")
         progress.played(P, play(0, 2.0, agent="llama"))
         line = progress.line()
     assert line.startswith(
@@ -137,7 +133,6 @@ def test_the_rate_is_the_recent_one() -> None:
     for second in range(200):
         clock.now += 1
         if second < 50:
-            progress.asked("llama")
             progress.played(P, play(second, 0.0, agent="llama"))
         progress.line()
         if second == 49:
@@ -151,7 +146,6 @@ def test_the_rate_is_the_recent_one() -> None:
 def test_without_a_terminal_plain_lines_are_written() -> None:
     progress, file, _ = plain(every_s=0.01)
     with progress:
-        progress.asked("llama")
         deadline = time.monotonic() + 60
         while file.getvalue().count("\n") < 4 and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -188,7 +182,6 @@ def test_a_notebook_gets_a_bar_of_tqdm(
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
     with plain(num_prompts=2)[0] as progress:
         for index in range(100):
-            progress.asked("llama")
             progress.played(P, play(index, 1.0, agent="llama"))
         progress.finished(P)
     last = capsys.readouterr().err.rsplit("\r", 1)[-1]
@@ -203,7 +196,6 @@ def test_disabled_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         live(monkeypatch, enabled=False),
     ):
         with progress:
-            progress.asked("llama")
             progress.played(P, play(0, 0.5, agent="llama"))
             time.sleep(0.02)
         assert file.getvalue() == ""
@@ -216,7 +208,6 @@ def test_on_a_terminal_the_last_view_stays_and_the_cursor_comes_back(
 
     def dies() -> None:
         with progress:
-            progress.asked("llama")
             progress.played(P, play(0, 0.5, agent="llama"))
             raise ZeroDivisionError
 
@@ -267,7 +258,6 @@ def test_plays_do_not_draw(monkeypatch: pytest.MonkeyPatch) -> None:
         with progress:
             drawn_by.clear()
             for number in range(5000):
-                progress.asked("llama")
                 progress.played(Prompt(str(number), P.messages), it)
             assert threading.current_thread() not in drawn_by
         assert threading.current_thread() in drawn_by  # the last view

@@ -38,17 +38,10 @@ class Seen(Observer):
     """What an observer hears."""
 
     def __init__(self) -> None:
-        self.num_asked = self.num_dropped = 0
         self.plays: list[Play] = []
-
-    def asked(self, agent: str) -> None:
-        self.num_asked += 1
 
     def played(self, prompt: Prompt, play: Play) -> None:
         self.plays.append(play)
-
-    def dropped(self, agent: str) -> None:
-        self.num_dropped += 1
 
 
 def journal_of(prompts: Sequence[Prompt] = PROMPTS) -> Journal:
@@ -85,6 +78,14 @@ def plays(journal: Journal) -> list[list[Play]]:
     return [list(r.plays) for r in journal.rollouts()]
 
 
+def num_in_flight(it: Runner) -> int:
+    return sum(load.in_flight for load in it.loads.values())
+
+
+def num_timed(it: Runner) -> int:
+    return sum(len(load.took_s) for load in it.loads.values())
+
+
 def scored(journal: Journal) -> list[int]:
     return [len(r.scored) for r in journal.rollouts()]
 
@@ -96,7 +97,8 @@ def test_spends_the_budget_of_every_prompt(search: str, plays_in_flight: int) ->
     it = runner(journal, agents(), search=search, plays_in_flight=plays_in_flight, observers=[seen])
     assert wait(it.run(PROMPTS)) == []
     assert scored(journal) == [8] * 5
-    assert (seen.num_asked, len(seen.plays), seen.num_dropped) == (40, 40, 0)
+    assert len(seen.plays) == 40
+    assert (num_in_flight(it), num_timed(it)) == (0, 40)
     for prompt, played in zip(PROMPTS, plays(journal), strict=True):
         assert [p.index for p in played] == list(range(8))
         for p in played:
@@ -104,6 +106,20 @@ def test_spends_the_budget_of_every_prompt(search: str, plays_in_flight: int) ->
             assert p.completion is not None
             assert p.completion.text == f"{p.action.agent} {p.seed}"
             assert p.reward == number(prompt.id, p.completion.text)
+
+
+def test_a_play_counts_as_in_flight_until_it_is_in_the_journal() -> None:
+    class Slow(EchoAgent):
+        async def generate(self, *given: Any, **settings: Any) -> Completion:
+            in_flight.append(it.loads[self.name].in_flight)
+            await asyncio.sleep(0.01)
+            return await super().generate(*given, **settings)
+
+    in_flight: list[int] = []
+    it = runner(journal_of(), [Slow("a")], search="best_of_n", prompts_in_flight=1)
+    wait(it.run(PROMPTS[:1]))
+    assert in_flight == [1] * 8
+    assert all(0.005 < took_s < 5 for took_s in it.loads["a"].took_s)
 
 
 def test_agents_see_the_drafts_and_the_sampling() -> None:
@@ -489,14 +505,20 @@ def test_an_agent_that_goes_and_comes_back_leaves_no_trace(
 @pytest.mark.parametrize("plays_in_flight", [1, 3])
 def test_the_others_go_on_without_an_agent_that_is_gone(search: str, plays_in_flight: int) -> None:
     journal, seen = journal_of(), Seen()
-    both = [Going("a", 7, float("inf")), EchoAgent("b")]
-    it = runner(journal, both, search=search, plays_in_flight=plays_in_flight, observers=[seen])
+    going = Going("a", 7, float("inf"))
+    it = runner(
+        journal,
+        [going, EchoAgent("b")],
+        search=search,
+        plays_in_flight=plays_in_flight,
+        observers=[seen],
+    )
     assert wait(it.run(PROMPTS)) == []
     assert scored(journal) == [8] * 5
-    assert len(both[0].asked) == 6
+    assert len(going.asked) == 6
     assert not any(play.error for played in plays(journal) for play in played)
-    assert seen.num_asked == len(seen.plays) + seen.num_dropped
-    assert seen.num_dropped
+    assert going.gone  # a play was dropped
+    assert (num_in_flight(it), num_timed(it)) == (0, len(seen.plays))
 
 
 def test_without_any_agent_the_run_waits_and_then_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -540,7 +562,7 @@ def test_with_enough_what_is_in_flight_is_waited_for_and_nothing_is_given_up() -
     )
     assert wait(it.run(PROMPTS)) == []
     assert 11 <= sum(scored(journal)) <= 11 + 10
-    assert seen.num_asked == len(seen.plays)
+    assert (num_in_flight(it), num_timed(it)) == (0, len(seen.plays))
     assert wait(runner(journal, agents(), plays_in_flight=2).run(PROMPTS)) == []
     assert scored(journal) == [8] * 5
 
@@ -748,7 +770,7 @@ def test_garbage_is_collected_less_often_during_a_run(before: int, during: int) 
     seen, usual = list[int](), gc.get_threshold()
 
     class Watching(Observer):
-        def asked(self, agent: str) -> None:
+        def played(self, prompt: Prompt, play: Play) -> None:
             seen.append(gc.get_threshold()[0])
 
     try:

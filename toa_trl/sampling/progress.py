@@ -10,7 +10,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
 
 from rich.console import Console, Group, RenderableType
@@ -19,41 +19,26 @@ from rich.progress import Progress as BarLine
 from rich.table import Table
 from rich.text import Text
 
-from toa_trl.sampling.runner import Observer
+from toa_trl.sampling.runner import Load, Observer
 from toa_trl.sampling.screens import in_notebook, live_view, notebook_bar
 from toa_trl.types import AgentCounts, Play, Prompt
 from toa_trl.utils.escape import for_terminal
 
-RECENT = 100  # plays of an agent over which the latency is measured
 WINDOW_S = 60.0  # length of the window over which the rate is measured
 
 
 @dataclass(slots=True)
 class _Agent:
-    in_flight: int = 0
     scored: int = 0
     failed: int = 0
     tokens: int = 0  # prompt and completion tokens
     reward_sum: float = 0.0  # of the plays that were scored here, not of resumed ones
     num_rewarded: int = 0
-    begun: deque[float] = field(default_factory=deque)  # times of the plays in flight
-    took_s: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))  # of ended plays
-
-    def end(self, now: float) -> None:
-        """Count a play that ended; plays that are slower than others take their times in turn."""
-        self.in_flight -= 1
-        if self.begun:
-            self.took_s.append(now - self.begun.popleft())
 
     @property
     def mean_reward(self) -> str:
         """Mean reward of the plays of this process."""
         return f"{self.reward_sum / self.num_rewarded:.4g}" if self.num_rewarded else "-"
-
-    @property
-    def latency(self) -> str:
-        """Mean seconds from asking to the reward, over recent plays."""
-        return f"{sum(self.took_s) / len(self.took_s):.3g} s" if self.took_s else "-"
 
 
 class Progress(Observer):
@@ -93,6 +78,8 @@ class Progress(Observer):
             stderr=True, force_terminal=None if sys.stderr.isatty() else False
         )
         self._agents = defaultdict[str, _Agent](_Agent, {name: _Agent() for name in agents})
+        self.loads = defaultdict[str, Load](Load)
+        """Of the agents, which the runners keep."""
         self._best: dict[str, float] = {}
         self._best_sum = 0.0
         self._num_prompts, self._num_finished = num_prompts, 0
@@ -146,16 +133,9 @@ class Progress(Observer):
         for prompt_id, reward in (best or {}).items():
             self._rewarded(prompt_id, reward)
 
-    def asked(self, agent: str) -> None:
-        """Count a play that is now in flight."""
-        counted = self._agents[agent]
-        counted.in_flight += 1
-        counted.begun.append(self._clock())
-
     def played(self, prompt: Prompt, play: Play) -> None:
-        """Count a play in flight that was scored or failed."""
+        """Count a play that was scored or failed."""
         agent = self._agents[play.action.agent]
-        agent.end(self._clock())
         if play.completion is not None:
             agent.tokens += play.completion.prompt_tokens + play.completion.completion_tokens
         if play.reward is None:
@@ -166,13 +146,6 @@ class Progress(Observer):
             agent.reward_sum += play.reward
             self._new += 1
             self._rewarded(prompt.id, play.reward)
-
-    def dropped(self, agent: str) -> None:
-        """Remove a play in flight that was cancelled."""
-        counted = self._agents[agent]
-        counted.in_flight -= 1
-        if counted.begun:
-            counted.begun.pop()
 
     def finished(self, prompt: Prompt) -> None:
         """Count a prompt that gets no more plays."""
@@ -204,10 +177,11 @@ class Progress(Observer):
             *self._further(),
         ]
         for name, a in agents:
-            latency = f", latency {a.latency}" if a.took_s else ""
+            load = self.loads[name]
+            latency = f", latency {_mean_s(load)}" if load.took_s else ""
             reward = f", mean reward {a.mean_reward}" if a.num_rewarded else ""
             parts.append(
-                f"{name}: {a.in_flight:,} in flight, {a.scored:,} done, {a.failed:,} failed, "
+                f"{name}: {load.in_flight:,} in flight, {a.scored:,} done, {a.failed:,} failed, "
                 f"{human(a.tokens)} tokens{latency}{reward}"
             )
         return "; ".join(parts)
@@ -218,13 +192,14 @@ class Progress(Observer):
         columns = ("in flight", "done", "failed", "tokens", "latency", "mean reward")
         agents = agent_table(*columns)
         for name, a in list(self._agents.items()):
+            load = self.loads[name]
             agents.add_row(
                 Text(for_terminal(name)),
-                f"{a.in_flight:,}",
+                f"{load.in_flight:,}",
                 f"{a.scored:,}",
                 f"{a.failed:,}",
                 human(a.tokens),
-                a.latency,
+                _mean_s(load),
                 a.mean_reward,
             )
         further = [*self._further(), f"after {duration(self._clock() - self._started)}"]
@@ -273,6 +248,11 @@ class Progress(Observer):
         with suppress(OSError, ValueError):  # a closed stderr must not end the run
             self._console.file.write(for_terminal(line) + "\n")
             self._console.file.flush()
+
+
+def _mean_s(load: Load) -> str:
+    """Return the mean seconds from asking an agent to the journal, over recent plays."""
+    return f"{sum(load.took_s) / len(load.took_s):.3g} s" if load.took_s else "-"
 
 
 def bar(title: str, done: int, total: int, *further: str) -> RenderableType:

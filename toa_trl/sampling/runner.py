@@ -8,10 +8,11 @@ than a resume restores.
 import asyncio
 import gc
 import hashlib
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from time import monotonic
 
 from toa_trl.agents import Agent
 from toa_trl.agents.completions import ask, checked, whole_text
@@ -30,23 +31,26 @@ MAX_GIVEN_UP = 50  # abort after this many consecutive prompts fail
 MAX_KEPT = 100_000  # plays of searches that are kept for their next turn; 0.5 GB at 5 KB each
 LOOK_S = 0.5  # polling interval for agent recovery
 NEW_OBJECTS = 5_000  # between two collections of garbage
+RECENT = 100  # plays of an agent over which the latency is measured
 NOBODY = frozenset[str]()
 
 
 class Observer:
-    """Callbacks for play lifecycle events: a play asked for is then played or dropped."""
-
-    def asked(self, agent: str) -> None:
-        """Handle a play that is now in flight."""
+    """Callbacks of a run."""
 
     def played(self, prompt: Prompt, play: Play) -> None:
         """Handle a play that was scored or failed and is in the journal."""
 
-    def dropped(self, agent: str) -> None:
-        """Handle a play that was cancelled, or whose agent was away."""
-
     def finished(self, prompt: Prompt) -> None:
         """Handle a prompt that gets no more plays in this run; not called where turns repeat."""
+
+
+@dataclass(slots=True)
+class Load:
+    """How busy one agent is."""
+
+    in_flight: int = 0
+    took_s: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))  # recent plays
 
 
 @dataclass(kw_only=True)
@@ -68,6 +72,7 @@ class Runner:
         patience_s: seconds that the run waits, without a single play, while every agent that it
             needs is away.
         observers: hear of every play, in this order.
+        loads: of the agents by name, for whoever shows them.
         enough: returns True to stop scheduling; plays in flight finish.
         cost_of: returns what a search is told as the cost of a play.
     """
@@ -83,6 +88,7 @@ class Runner:
     prompts_in_flight: int = 256
     patience_s: float = 900.0
     observers: Sequence[Observer] = ()
+    loads: dict[str, Load] = field(default_factory=lambda: defaultdict(Load))
     enough: Callable[[], bool] = lambda: False
     cost_of: Callable[[Play], float] = lambda play: 1.0
     _num_searching: int = field(default=0, init=False)  # prompts in progress
@@ -238,20 +244,18 @@ class Runner:
         self, prompt: Prompt, index: int, action: Action, plays: Mapping[int, Play], writer: Writer
     ) -> Play | None:
         """Make one play and write it to the journal; None if its agent was away."""
-        for observer in self.observers:
-            observer.asked(action.agent)
-        written = False
+        load, began_s = self.loads[action.agent], monotonic()
+        load.in_flight += 1
         try:
             play = await self._make(prompt, index, action, plays)
-            if play is not None:
-                await writer.append(prompt.id, play)
-                written = True
-                for observer in self.observers:
-                    observer.played(prompt, play)
+            if play is None:
+                return None
+            await writer.append(prompt.id, play)
+            load.took_s.append(monotonic() - began_s)
         finally:
-            if not written:
-                for observer in self.observers:
-                    observer.dropped(action.agent)
+            load.in_flight -= 1
+        for observer in self.observers:
+            observer.played(prompt, play)
         return play
 
     async def _make(
