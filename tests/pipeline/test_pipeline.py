@@ -332,6 +332,42 @@ def test_the_plan_has_memory_hours_and_cost_of_every_stage(llama: dict[str, Any]
     assert any(line.startswith("Hours: 0.5; cost: 1.") for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("gpu", "hours_of", "said"),
+    [
+        ("H100", ["sft", "dpo"], None),
+        (None, [], "for the hours of sft, dpo name the GPU, as machine.gpu: H100"),
+        ("RTX 4090", [], "hours of sft, dpo are not known: set `hours` in the stage"),
+    ],
+)
+def test_a_plan_without_hours_says_what_to_write_and_keeps_the_memory(
+    llama: dict[str, Any], gpu: str | None, hours_of: list[str], said: str | None
+) -> None:
+    plan = plan_of({**llama, "machine": {**llama["machine"], "gpu": gpu}})
+    text = "\n".join(plan_lines(plan))
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("|")]
+    cells = {row[1].strip(): [cell.strip() for cell in row[4:6]] for row in rows}
+    for name in ("sft", "dpo"):
+        memory, hours = cells[name]
+        assert float(memory) > 16
+        assert bool(hours) == (name in hours_of)
+    text = " ".join(text.split())
+    assert said in text if said else "hours of" not in text
+
+
+@pytest.mark.parametrize(("max_tokens", "tokens"), [(None, 100), (64, 64), (4096, 100)])
+def test_a_plan_expects_no_responses_longer_than_max_tokens(
+    llama: dict[str, Any], max_tokens: int | None, tokens: int
+) -> None:
+    sampling = {} if max_tokens is None else {"max_tokens": max_tokens}
+    first = llama["stages"][0]
+    first = {**first, "options": {**first["options"], "sampling": sampling}}
+    lines = plan_lines(plan_of({**llama, "stages": [first, *llama["stages"][1:]]}))
+    plays = 6 * 10
+    said = f"- synthesize: {plays} responses, {plays * tokens:,} tokens at "
+    assert any(line.startswith(said) for line in lines)
+
+
 def test_a_training_that_does_not_fit_is_refused_before_the_first_stage(
     llama: dict[str, Any], stub: Seen
 ) -> None:

@@ -67,6 +67,8 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         servers = ", ".join(replica.label for replica in trial.fleet.replicas)
         label = plan.label(trial.stage, trial.number)
         notes.append(f"{label}, {servers}: tried once before the first stage (servers.try_first)")
+    needed = zip(plan.stages, hours, strict=True)
+    notes += _without_hours(plan, [stage for stage, known in needed if known is None])
     for note in notes:
         yield fill(
             for_terminal(f"- {note}"),
@@ -74,6 +76,22 @@ def plan_lines(plan: Plan) -> Iterator[str]:
             subsequent_indent="  ",
             break_long_words=False,  # paths
             break_on_hyphens=False,
+        )
+
+
+def _without_hours(plan: Plan, stages: list[StageConfig]) -> Iterator[str]:
+    """Yield what to write into the pipeline to have the hours of stages that lack them."""
+    # the estimate has no hours of grpo: sampling decides them
+    on_gpu = [stage for stage in stages if stage.is_training and stage.run != "grpo" and stage.gpus]
+    if plan.config.machine.gpu is None and on_gpu:
+        names = ", ".join(stage.folder for stage in on_gpu)
+        yield f"for the hours of {names} name the GPU, as machine.gpu: H100"
+        stages = [stage for stage in stages if stage not in on_gpu]
+    if stages:
+        names = ", ".join(stage.folder for stage in stages)
+        yield (
+            f"hours of {names} are not known: set `hours` in the stage; `toa-trl pilot` measures "
+            "those of a sampling"
         )
 
 
@@ -96,7 +114,7 @@ def needs_of(plan: Plan, stage: StageConfig, prompts: Mapping[str, list[Prompt]]
         return _needs_of_calls(plan, stage, len(prompts[stage.folder]), gpus)
     if stage.run in ("data", "push"):
         return Needs(0, None, stage.hours or 0.0)
-    return Needs(gpus, None, stage.hours, note="memory and hours are not known")
+    return Needs(gpus, None, stage.hours, note="memory is not known")
 
 
 def _needs_of_calls(plan: Plan, stage: StageConfig, num_prompts: int, gpus: int) -> Needs:
@@ -111,8 +129,10 @@ def _needs_of_calls(plan: Plan, stage: StageConfig, num_prompts: int, gpus: int)
         entries = list(keys.get("models") or [plan.student] * (len(plan.trainings) + 1))
         per_prompt *= len(entries)
     plays = num_prompts * per_prompt
-    tokens = plays * machine.mean_tokens
-    calls = sum(_price(entry, machine.mean_tokens) for entry in entries) / len(entries) * plays
+    longest = (keys.get("sampling") or {}).get("max_tokens", machine.mean_tokens)
+    mean_tokens = min(machine.mean_tokens, int(longest))
+    tokens = plays * mean_tokens
+    calls = sum(_price(entry, mean_tokens) for entry in entries) / len(entries) * plays
     hours = stage.hours
     if hours is None and gpus:
         hours = tokens / machine.tokens_per_s / gpus / 3600

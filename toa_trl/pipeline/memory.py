@@ -112,8 +112,6 @@ def training_needs(plan: Plan, stage: StageConfig, num_rows: int | None) -> Need
     try:
         made = estimate_of(options)
         needed = made.memory.total / GIB
-        hours = made.hours if num_rows else None
-        note = made.note.strip()
     except ConfigError as error:  # such as a model whose config.json is not here yet
         reason = " ".join(str(error).split())
         return Needs(note=f"memory is not known: {reason}")
@@ -123,9 +121,12 @@ def training_needs(plan: Plan, stage: StageConfig, num_rows: int | None) -> Need
             f"{plan.place(stage)}: {stage.folder} needs {needed:.1f} GiB on each GPU, and "
             f"{USABLE:.0%} of {available:g} GiB are usable; `toa-trl estimate` shows what would fit"
         )
-    if hours is None and (num_rows is None or stage.run == "grpo"):
-        note = "; ".join(filter(None, [note, "hours are not known"]))
-    return Needs(needed, hours, note)
+    hours, notes = None, [made.note.strip()]
+    try:
+        hours = made.hours if num_rows else None
+    except ConfigError as error:  # such as a GPU whose speed is not known
+        notes.append(f"machine.{error}")
+    return Needs(needed, hours, "; ".join(filter(None, notes)))
 
 
 def sampling_memory(plan: Plan, stage: StageConfig) -> Needs:
