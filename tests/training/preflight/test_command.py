@@ -109,6 +109,38 @@ def test_bad_input(
     assert (found, True) == (code, said in text), text
 
 
+AGENTS = "[{name: a, engine: scripted}]"
+REWARD = "{kind: function, function: 'toa_trl.rewards.function:length_reward'}"
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"agents": AGENTS, "reward": REWARD, "output_dir": "out"},
+        {"models": AGENTS, "reward": REWARD, "results": "out/results.json"},
+    ],
+)
+@pytest.mark.parametrize("as_options", [False, True])
+def test_a_sampling_is_known_by_its_keys_whatever_its_file_is_called(
+    keys: dict[str, str], as_options: bool, check: Any, tmp_path: Path
+) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"prompt": "2 + 3?"}))
+    given = {"prompts": prompts, **keys}
+    if as_options:
+        arguments = [part for key, value in given.items() for part in (f"--{key}", value)]
+    else:
+        arguments = ["--config", config(tmp_path / "run.yaml", **given)]
+    code, text = check(*arguments)
+    assert (code, "prompts: 1 prompts" in text) == (0, True), text
+
+
+def test_a_model_that_is_not_there_is_said_once(check: Any, tmp_path: Path) -> None:
+    keys = {"model_name_or_path": tmp_path / "none", "dataset_name": tmp_path}
+    code, text = check("--config", config(tmp_path / "sft.yaml", **keys))
+    assert (code, text.count("no model could be loaded from"), text.count("memory:")) == (1, 1, 0)
+
+
 @pytest.mark.parametrize("fault", ["bos", "memory"])
 def test_a_training_stops_before_it_loads_the_weights(
     fault: str,

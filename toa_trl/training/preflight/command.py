@@ -4,7 +4,8 @@
     toa-trl check --config synthesize.yaml
 
 Takes every option of the recipe: that of --recipe, of the launch command in the first line of
---config, or of its file name. For a training it is the recipe with --check_only; of a synthesis or
+--config, of its file name, or of a key that only a synthesis (agents) or an evaluation (models)
+has. For a training it is the recipe with --check_only; of a synthesis or
 an evaluation prompts and agents are checked. Only tokenizers and configurations of models are
 loaded. The exit code is 1 if an error is found. Options besides those of the recipe:
 
@@ -40,6 +41,7 @@ from toa_trl.utils.config import PositiveFloat, PositiveInt, validate
 from toa_trl.utils.escape import say
 
 SAMPLE = {"synthesize": SynthesisConfig, "evaluate": EvaluationConfig}
+KEY_OF = {"synthesize": "agents", "evaluate": "models"}  # a required key that no training has
 
 
 def _option(description: str, default: Any = None) -> Any:
@@ -73,8 +75,7 @@ def main() -> None:
     if not arguments or {"-h", "--help"} & set(arguments):
         say(__doc__)
         return
-    path, _ = config_of(arguments)
-    recipe = recipe_of(arguments) or (path.stem.partition("_")[0] if path else None)
+    recipe = _find_recipe(arguments)
     arguments = _without_recipe(arguments)
     if recipe in TRAININGS:
         call_command(recipe, [*arguments, "--check_only", "True"])
@@ -85,6 +86,19 @@ def main() -> None:
             f"recipe: must be one of {', '.join([*TRAININGS, *SAMPLE])}, not {recipe!r}; give "
             "--recipe, or write the launch command into the first line of --config"
         )
+
+
+def _find_recipe(arguments: list[str]) -> str | None:
+    """Return the command that a configuration is for, or what its file name says instead."""
+    path, settings = config_of(arguments)
+    name = path.stem.partition("_")[0] if path else None
+    recipe = recipe_of(arguments) or name
+    if recipe != name or recipe in (*TRAININGS, *SAMPLE):
+        return recipe
+    for sampling, key in KEY_OF.items():
+        if key in settings or option_of(arguments, key) is not None:
+            return sampling
+    return recipe
 
 
 def _check_sampling(config_class: Any, arguments: list[str]) -> None:
@@ -153,7 +167,9 @@ def check_training(
     except ConfigError as error:
         findings.append(Finding("error", "configuration", str(error)))
     if model.model_name_or_path:
-        findings.append(_memory(method, training, model, options, on_cpu, reward_bytes))
+        memory = _memory(method, training, model, options, on_cpu, reward_bytes)
+        if not any(str(found) in str(memory) for found in findings):  # one cause, one line
+            findings.append(memory)
     if training.process_index == 0:
         print_findings(findings, console)
         if checked is not None:
