@@ -114,12 +114,35 @@ def load_yaml(text: str) -> Any:
     """Return the content of a YAML text.
 
     Raises:
-        ValueError: it is not YAML, or a key is given twice; the message is one line.
+        ValueError: it is not YAML, a key is given twice, a text cannot be encoded, or a value
+            contains itself; the message is one line.
     """
     try:
-        return yaml.load(text, _UniqueKeyLoader)  # a subclass of SafeLoader
+        content = yaml.load(text, _UniqueKeyLoader)  # a subclass of SafeLoader
+        _check_texts(content)
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply, or an alias contains itself") from error
+    return content
+
+
+def _check_texts(content: Any) -> None:
+    """Raise ValueError for a text that no file, command or request could hold."""
+    if isinstance(content, str):
+        try:
+            content.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{content!r} contains an unpaired surrogate, which cannot be encoded as UTF-8"
+            ) from error
+    elif isinstance(content, Mapping):
+        for key, value in content.items():
+            _check_texts(key)
+            _check_texts(value)
+    elif isinstance(content, list):
+        for value in content:
+            _check_texts(value)
 
 
 def read_value(place: str, text: str) -> Any:
