@@ -162,6 +162,21 @@ def test_a_bundled_configuration_is_found_by_name() -> None:
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "listed"),
+    [
+        ("demo/none", "demo/allocation, demo/allocation_dpo, .*demo/synthesize"),
+        ("paper/math/none", "paper/math/compare, paper/math/experiment, paper/math/fleet"),
+        ("nowhere/none", "demo/..., llama3-8b/..., .*qwen2.5-7b/..."),
+        ("run.yaml", "demo/..., llama3-8b/..., .*qwen2.5-7b/..."),
+    ],
+)
+def test_an_unknown_name_lists_what_is_beside_it(name: str, listed: str) -> None:
+    with pytest.raises(ConfigError, match=listed) as raised:
+        find_config(name)
+    assert len(str(raised.value)) < 400
+
+
 class Short(Task):
     name = "short"
     inline_templates = Templates(

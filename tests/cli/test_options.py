@@ -119,7 +119,10 @@ def test_env_sets_environment_variables(tmp_path: Path, monkeypatch: pytest.Monk
         (["--budgett", "3"], "unknown option '--budgett' .did you mean '--budget'"),
         (["--agents", "[{"], "--agents: neither YAML nor JSON"),
         (["--budget", "many"], "budget: must be an integer, not 'many'"),
-        (["--agents[5].name", "x"], "--agents.*there is no entry"),
+        (["--agents[5].name", "x"], r"there is no entry '5'; there are \d, counted from 0"),
+        (["--agents[-1].name", "x"], r"--agents\[-1\]\.name: there is no entry '-1'; there are"),
+        (["--agents[0].name.first", "x"], r"--agents\[0\].*: name is '.*', which has no keys"),
+        (["--prompts.column", "x"], "--prompts.column: prompts is '.*', which has no keys"),
         (["--sampling.temprature", "1"], "did you mean 'temperature'"),
         (["--samplin.temperature", "1"], "unknown key 'samplin'.*did you mean 'sampling'"),
         (["--sampling.temperature"], "a value is missing"),
@@ -131,6 +134,23 @@ def test_a_mistake_is_named_in_one_line(tmp_path: Path, options: list[str], mess
     with pytest.raises(ConfigError, match=message) as raised:
         read(tmp_path, *options)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "headers"),
+    [
+        ("--agents[0].extra-body.x-key", {"x-key": 2, "y_key": 1}),
+        ("--agents[0].extra_body.y-key", {"x-key": 1, "y_key": 2}),
+        ("--agents[0].extra_body.z-key", {"x-key": 1, "y_key": 1, "z_key": 2}),
+    ],
+)
+def test_hyphens_of_nested_keys_stay_where_the_file_has_them(
+    tmp_path: Path, option: str, headers: dict[str, int]
+) -> None:
+    agents = "agents: [{name: a, engine: openai, model: m, extra_body: {x-key: 1, y_key: 1}}]"
+    text = "\n".join(agents if line.startswith("agents:") else line for line in RUN.splitlines())
+    config = read(tmp_path, option, "2", text=text)
+    assert config.agents[0]["extra_body"] == headers
 
 
 def test_an_unknown_key_names_its_file(tmp_path: Path) -> None:

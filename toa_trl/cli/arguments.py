@@ -199,7 +199,7 @@ def find_bundled(name: str, folder: str, option: str) -> Path:
         option: for the error message.
 
     Raises:
-        ConfigError: there is neither; lists the names in the package.
+        ConfigError: there is neither; lists names in the package.
     """
     path = Path(name).expanduser()
     if path.exists():
@@ -213,8 +213,16 @@ def find_bundled(name: str, folder: str, option: str) -> Path:
         return root / f"{bundled}.yaml"
     raise ConfigError(
         f"{option}: {name} cannot be read: no such file, nor one of the bundled configurations "
-        f"{', '.join(names)}{nearest(bundled, names)}"
+        f"{_listed(bundled, names)}{nearest(bundled, names)}"
     )
+
+
+def _listed(name: str, names: Sequence[str]) -> str:
+    """Return the names in the folder of a name; where there is none, the folders or all names."""
+    folder, slash, _ = name.rpartition("/")
+    beside = [known for known in names if slash and known.startswith(f"{folder}/")]
+    whole = [f"{known.partition('/')[0]}/..." if "/" in known else known for known in names]
+    return ", ".join(beside or dict.fromkeys(whole))
 
 
 def _value_of(arguments: Sequence[str], key: str) -> Any:

@@ -16,6 +16,7 @@ from toa_trl.utils.config import Config, JsonSchemaGenerator, validate
 from toa_trl.utils.files import expand_paths, read_value
 
 ConfigType = TypeVar("ConfigType", bound=Config)
+NESTED = re.compile(r"--\w[\w-]*[.\[]")  # an option that names a key inside of a value
 EPILOG = (
     "Every option is also a key of the YAML file; options override the file. Mappings and lists "
     "are written as YAML or JSON in one argument, or key by key: --sampling.temperature 0.3. "
@@ -79,9 +80,9 @@ def new_parser(model: type[Config], description: str | None = None) -> Parser:
 
 
 def _with_underscores(argument: str) -> str:
-    """Return an option --like-this as --like_this."""
+    """Return an option --like-this as --like_this; nested keys stay as they are."""
     option, equals, value = argument.partition("=")
-    if not option.startswith("--"):
+    if not option.startswith("--") or NESTED.match(option):
         return argument
     return f"--{option[2:].replace('-', '_')}{equals}{value}"
 
@@ -99,7 +100,7 @@ def _split_dotted(arguments: Sequence[str]) -> tuple[list[tuple[str, str]], list
     while rest:
         argument = rest.pop(0)
         option, equals, value = argument.partition("=")
-        if not re.match(r"--\w[\w-]*[.\[]", option):
+        if not NESTED.match(option):
             plain.append(argument)
             continue
         if not equals:
@@ -113,23 +114,32 @@ def _split_dotted(arguments: Sequence[str]) -> tuple[list[tuple[str, str]], list
 def _set_nested(settings: dict[str, Any], path: str, value: Any, known: Sequence[str]) -> None:
     """Set the value at a path such as sampling.temperature or agents[1].model."""
     parts = [part for part in re.split(r"[.\[\]]+", path) if part]
+    parts[0] = parts[0].replace("-", "_")
     check_keys_known([parts[0]], known, "command line")
     parent: Any = settings
     for part in parts[:-1]:
-        key = int(part) if isinstance(parent, list) and part.isdigit() else part
-        if isinstance(parent, dict):
-            child = parent.get(key)
-            # a copy: the entries of a YAML file may be shared by anchors
-            parent[key] = list(child) if isinstance(child, list) else dict(child or {})
-        elif not isinstance(key, int) or key >= len(parent):
-            raise ConfigError(f"--{path}: there is no entry {part!r}")
+        key = _key_in(parent, part, path)
+        child = parent[key] if isinstance(parent, list) else parent.get(key)
+        # a copy: the entries of a YAML file may be shared by anchors
+        parent[key] = list(child) if isinstance(child, list) else _mapping(child, part, path)
         parent = parent[key]
-    if isinstance(parent, list):
-        if not parts[-1].isdigit() or int(parts[-1]) >= len(parent):
-            raise ConfigError(f"--{path}: there is no entry {parts[-1]!r}")
-        parent[int(parts[-1])] = value
-    else:
-        parent[parts[-1]] = value
+    parent[_key_in(parent, parts[-1], path)] = value
+
+
+def _key_in(parent: Any, part: str, path: str) -> str | int:
+    """Return a part of a path as the key of a mapping or the index of a list that it names."""
+    if isinstance(parent, dict):
+        return part if part in parent else part.replace("-", "_")
+    if not part.isdigit() or int(part) >= len(parent):
+        number = f"{len(parent)}, counted from 0" if parent else "none"
+        raise ConfigError(f"--{path}: there is no entry {part!r}; there are {number}")
+    return int(part)
+
+
+def _mapping(value: Any, part: str, path: str) -> dict[str, Any]:
+    if value is not None and not isinstance(value, dict):
+        raise ConfigError(f"--{path}: {part} is {value!r}, which has no keys")
+    return dict(value or {})
 
 
 def _read_option(schema: Mapping[str, Any], key: str, value: Any) -> Any:
