@@ -109,6 +109,11 @@ def test_a_stage_names_its_model_its_data_and_what_others_left(
         (4, {"options": {"prompts": "none.jsonl"}}, "none.jsonl"),
         (5, {"config": {}}, r"stages\[5\]\.config: the key 'repo_id' is missing"),
         (2, {"gpus": [0, 0]}, r"stages\[2\]\.gpus: GPU 0 is named 2 times"),
+        (0, {"options": {"agents": [{"name": []}]}}, r"stages\[0\].*agents\[0\]\.name: must be a "),
+        (0, {"options": {"agents": [{"name": 1}]}}, r"stages\[0\].*agents\[0\]\.name: must be a "),
+        (2, {"launch": {"num_processes": "x"}}, r"stages\[2\]\.launch: num_processes must be an"),
+        (2, {"launch": {"num_processes": 0}}, r"stages\[2\]\.launch: num_processes must be an"),
+        (2, {"launch": {"num_processes": True}}, r"stages\[2\]\.launch: num_processes must be an"),
     ],
 )
 def test_a_mistake_in_a_stage_is_one_line_before_the_first_stage(

@@ -11,7 +11,7 @@ from toa_trl.pipeline.config import StageConfig
 from toa_trl.pipeline.plan import Plan
 from toa_trl.training.packages import package_findings
 from toa_trl.types import Prompt
-from toa_trl.utils.config import check_names, validate
+from toa_trl.utils.config import Text, check_names, validate
 
 MODELS = {"synthesize": SynthesisConfig, "evaluate": EvaluationConfig}
 
@@ -121,6 +121,8 @@ def read_content(plan: Plan, stage: StageConfig, number: int) -> Any:
 def _check_agents(plan: Plan, place: str, agents: Any) -> None:
     validate(Annotated[list[dict[str, Any]], Field(min_length=1)], agents, place)
     names = [agent.get("name") for agent in agents]
+    for index, name in enumerate(names):
+        validate(Text | None, name, f"{place}[{index}].name")
     students = [] if plan.rounds is None else [plan.student["name"]]
     if None in names or len({*names, *students}) < len(names) + len(students):
         others = " and from the student's" if students else ""

@@ -64,9 +64,17 @@ def _check_gpus(gpus: list[int]) -> list[int]:
     return gpus
 
 
+def _check_launch(launch: dict[str, Any]) -> dict[str, Any]:
+    number = launch.get("num_processes")
+    if number is not None and not re.fullmatch("0*[1-9][0-9]*", str(number)):
+        raise explained(f"num_processes must be an integer >= 1, not {number!r}")
+    return launch
+
+
 Name = Annotated[str, AfterValidator(partial(check_folder, ("outputs", "logs")))]
 Command = Annotated[str, AfterValidator(_check_command)]
 Gpus = Annotated[list[NonNegativeInt], AfterValidator(_check_gpus)]
+Launch = Annotated[dict[str, str | int | bool], AfterValidator(_check_launch)]
 
 
 class StageConfig(Config):
@@ -95,7 +103,7 @@ class StageConfig(Config):
     name some."""
     servers: list[Text] = Field(default_factory=list)
     """Names of the servers that run during the stage."""
-    launch: dict[str, str | int | bool] = Field(default_factory=dict)
+    launch: Launch = Field(default_factory=dict)
     """Options of accelerate: {accelerate_config: zero3}; num_processes is the number of gpus."""
     launcher: Text | None = None
     """Command that starts the stage's command, such as scripts/slurm/every_node."""
