@@ -97,6 +97,7 @@ def main() -> None:
         say(f"lm-eval: {json.dumps(rates, indent=2)}")
     if config.model_cards:
         write_evaluations(config.models, results, about, config.baseline)
+    say(f"{results} is written")
 
 
 if __name__ == "__main__":

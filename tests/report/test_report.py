@@ -324,6 +324,8 @@ def test_a_bare_folder_and_further_columns_are_enough(
 def test_mistakes_are_named(tmp_path: Path, write_run: Callable[..., Any]) -> None:
     with pytest.raises(ConfigError, match="no rollouts/"):
         write_report(tmp_path)
+    with pytest.raises(ConfigError, match="nowhere: not a folder; name the folder of a run"):
+        write_report(tmp_path / "nowhere")
     write_run(tmp_path, num_prompts=3, budget=4)
     before = write_report(tmp_path).read_text()
     (tmp_path / "results.json").write_text("{")

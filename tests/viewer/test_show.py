@@ -68,6 +68,18 @@ def test_a_long_chain_stays_within_the_columns(tmp_path: Path) -> None:
     assert sum(" ● " in line for line in lines) == 60
 
 
+@pytest.mark.parametrize(("num_prompts", "named"), [(2, "'p0', 'p1'$"), (4, r"'p2', \.\.\.$")])
+def test_an_unknown_prompt_names_some_and_says_whether_there_are_more(
+    num_prompts: int, named: str, tmp_path: Path
+) -> None:
+    journal = Journal(tmp_path / "journal.sqlite", create=True)
+    asked = (Message("user", "Q"),)
+    journal.begin({}, [Prompt(f"p{index}", asked) for index in range(num_prompts)])
+    journal.close()
+    with pytest.raises(ConfigError, match=named):
+        printed(tmp_path, "other")
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [

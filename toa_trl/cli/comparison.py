@@ -173,6 +173,7 @@ async def _compare(
             differences = student_differences(rows, right, *against)
             update_results(results, "student_differences", differences)
             say(_tables(differences, OF_STUDENT_DIFFERENCES))
+    say(f"{results} is written")
 
 
 class _Judges:

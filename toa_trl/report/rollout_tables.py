@@ -22,6 +22,8 @@ def rollout_files(run_dir: Path) -> list[Path]:
     Raises:
         ConfigError: there are none.
     """
+    if not run_dir.is_dir():
+        raise ConfigError(f"{run_dir}: not a folder; name the folder of a run")
     files = sorted((run_dir / "rollouts").glob("*.parquet"))
     if not files:
         raise ConfigError(

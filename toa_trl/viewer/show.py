@@ -44,8 +44,9 @@ def show(
         try:
             rollout = read_rollout(journal, prompt_id)
         except ConfigError as error:
-            known = [repr(found) for _, found, _ in find_prompts(journal, "", limit=3)]
-            such = f"; its prompts are {', '.join(known)}, ..." if known else ""
+            known = [repr(found) for _, found, _ in find_prompts(journal, "", limit=4)]
+            shown = known if len(known) < 4 else [*known[:3], "..."]
+            such = f"; its prompts are {', '.join(shown)}" if known else ""
             raise ConfigError(f"--prompt: {error}{such}") from error
     console = console or Console(highlight=False)
     console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH

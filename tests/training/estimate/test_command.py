@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from toa_trl.training.estimate.plan import sharding_of
+from toa_trl.training.estimate.text import readable
 
 ROOT = Path(__file__).parents[3]
 STUDENT = str(ROOT / "toa_trl/demo/weights/student")
@@ -51,6 +52,14 @@ def refuse(estimate: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> 
         return capsys.readouterr().err.strip().splitlines()[-1]
 
     return call
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0"), (3_721.4, "3,721"), (344_000, "0.34 M"), (83.8e6, "83.80 M"), (8e9, "8.00 B")],
+)
+def test_a_count_never_reads_as_zero(count: float, text: str) -> None:
+    assert readable(count) == text
 
 
 def test_help_needs_no_configuration(

@@ -11,7 +11,9 @@ KINDS = {"none": "", "ddp": ", DDP", "fsdp2": ", FSDP2"}
 
 
 def readable(count: float) -> str:
-    """Return a number in millions or billions."""
+    """Return a number in millions or billions, or a small one as it is."""
+    if count < 1e5:
+        return f"{count:,.0f}"
     return f"{count / 1e9:,.2f} B" if count >= 1e9 else f"{count / 1e6:,.2f} M"
 
 
