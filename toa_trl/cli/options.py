@@ -126,7 +126,7 @@ def _set_nested(settings: dict[str, Any], path: str, value: Any, known: Sequence
     parent[_key_in(parent, parts[-1], path)] = value
 
 
-def _key_in(parent: Any, part: str, path: str) -> str | int:
+def _key_in(parent: Any, part: str, path: str) -> Any:
     """Return a part of a path as the key of a mapping or the index of a list that it names."""
     if isinstance(parent, dict):
         return part if part in parent else part.replace("-", "_")

@@ -126,7 +126,7 @@ def test_a_sampling_is_known_by_its_keys_whatever_its_file_is_called(
 ) -> None:
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text(json.dumps({"prompt": "2 + 3?"}))
-    given = {"prompts": prompts, **keys}
+    given: dict[str, Any] = {"prompts": prompts, **keys}
     if as_options:
         arguments = [part for key, value in given.items() for part in (f"--{key}", value)]
     else:
@@ -136,7 +136,7 @@ def test_a_sampling_is_known_by_its_keys_whatever_its_file_is_called(
 
 
 def test_a_model_that_is_not_there_is_said_once(check: Any, tmp_path: Path) -> None:
-    keys = {"model_name_or_path": tmp_path / "none", "dataset_name": tmp_path}
+    keys: dict[str, Any] = {"model_name_or_path": tmp_path / "none", "dataset_name": tmp_path}
     code, text = check("--config", config(tmp_path / "sft.yaml", **keys))
     assert (code, text.count("no model could be loaded from"), text.count("memory:")) == (1, 1, 0)
 
