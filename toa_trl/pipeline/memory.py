@@ -5,22 +5,20 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from toa_trl.cli.arguments import find_bundled
 from toa_trl.errors import ConfigError
 from toa_trl.models.devices import num_accelerators
-from toa_trl.models.flops import flops_of
-from toa_trl.models.sources import read_config
 from toa_trl.pipeline.config import StageConfig
 from toa_trl.pipeline.fleets import fleet_of
 from toa_trl.pipeline.gpus import devices_of, models_of
 from toa_trl.pipeline.plan import Plan
 from toa_trl.pipeline.steps import is_complete
+from toa_trl.training.estimate.reward import weights_of
+from toa_trl.training.estimate.sizes import GIB
 
 USABLE = 0.9  # of a GPU: vLLM's default, and what the weights of models in a process may take
-GIB = 1024**3
 # keys of a training without influence on its memory
 NOT_COUNTED = ("dataset_name", "datasets", "env", "check_only", "check_rows")
 
@@ -142,12 +140,12 @@ def sampling_memory(plan: Plan, stage: StageConfig) -> Needs:
     available = plan.config.machine.gpu_memory
     unknown = list[str]()
     for label, model, gpus, share in _loaded(plan, stage):
-        weights = _weights(model)
+        weights = weights_of(model, "bfloat16")
         if weights is None:
             unknown.append(model)
             continue
         room = None if available is None else (share or USABLE) * available
-        each = weights / len(gpus)
+        each = weights / GIB / len(gpus)
         if room is not None and each > room:
             raise ConfigError(
                 f"{plan.place(stage)}: the weights of {label} take {each:.1f} GiB of each GPU, and "
@@ -180,15 +178,6 @@ def _loaded(plan: Plan, stage: StageConfig) -> Iterator[tuple[str, str, list[int
             index = device.partition(":")[2] or "0"
             if entry.get("model") and index.isdigit():
                 yield label, str(entry["model"]), [(stage.gpus or [])[int(index)]], None
-
-
-def _weights(model: str) -> float | None:
-    """Return the GiB of a model's weights in bfloat16; None if its config.json is not here."""
-    try:
-        config = SimpleNamespace(**read_config("model", model))
-        return 2 * flops_of(config).num_parameters / GIB
-    except ConfigError:
-        return None
 
 
 def _arguments(plan: Plan, stage: StageConfig, num_rows: int | None) -> list[str]:

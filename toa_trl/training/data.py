@@ -1,6 +1,7 @@
 """Training data: a dataset or a mixture, of a run, a folder or the Hub, with its checks."""
 
 import logging
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -221,7 +222,7 @@ def usable_rows(
     rows = check_rows(place, rows, [*checked])
     if "rejected" not in columns:
         return rows
-    kept = rows.filter(_is_different, input_columns=["chosen", "rejected"])
+    kept = rows.filter(operator.ne, input_columns=["chosen", "rejected"])
     if isinstance(rows, Dataset) and len(kept) < len(rows):
         logger.warning(
             "%s: dropped %d of %d rows: chosen equals rejected",
@@ -247,10 +248,6 @@ def _columns_of(
         f"{place}: the columns {wanted} are needed; there are: {', '.join(present)}"
         f"{'' if Path(place).exists() else remedy}"
     )
-
-
-def _is_different(chosen: Any, rejected: Any) -> bool:
-    return bool(chosen != rejected)
 
 
 def _contain_prompt(columns: Sequence[str], row: Mapping[str, Any]) -> bool:

@@ -16,6 +16,16 @@ COLUMNS = ("prompt", "prompt_id", "metadata")
 """Columns of rollouts that are read; `metadata` is in the first row of each prompt alone."""
 
 
+def names_of(script: Any, mixture: Any) -> list[str]:
+    """Return the names of the data sets of a training.
+
+    Args:
+        script: TRL's ScriptArguments.
+        mixture: TRL's DatasetMixtureConfig.
+    """
+    return [script.dataset_name] if script.dataset_name else [p.path for p in mixture.datasets]
+
+
 def run_of(name: str) -> Path | None:
     """Return the folder of the run that a data set is, or is a part of; None for any other."""
     folder = Path(name)
@@ -45,7 +55,7 @@ def one_row_per_prompt(rows: Any) -> Any:
     """
     if not {*COLUMNS, "play"} <= set(rows.column_names or ()):
         return rows
-    first = rows.filter(_has_metadata, input_columns=["metadata"])
+    first = rows.filter(lambda metadata: metadata is not None, input_columns=["metadata"])
     return first.remove_columns([*({*ROLLOUTS.names} - {*COLUMNS}) & {*rows.column_names}])
 
 
@@ -67,7 +77,3 @@ def without_overlaps(rows: Any, names: Iterable[str]) -> Any:
         return rows
     logger.warning("%d prompts are left out: they overlap with an evaluation set", len(left_out))
     return rows.filter(lambda name: name not in left_out, input_columns=["prompt_id"])
-
-
-def _has_metadata(metadata: Any) -> bool:
-    return metadata is not None

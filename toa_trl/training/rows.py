@@ -1,7 +1,7 @@
 """Check every row of a dataset for values that cannot be trained on."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from toa_trl.errors import ConfigError
@@ -40,12 +40,9 @@ def check_rows(place: str, rows: Any, columns: Sequence[str]) -> Any:
 
         return rows.map(check, with_indices=True, features=rows.features)
     faults: dict[int, str] = {}
-    number = 0
-    for batch in rows.select_columns([*columns]).iter(batch_size=1000):
-        for values in zip(*(batch[name] for name in columns), strict=True):
-            number += 1
-            if fault := fault_of(dict(zip(columns, values, strict=True)), columns):
-                faults[number] = fault
+    for number, row in enumerate(rows_of(rows, columns), 1):
+        if fault := fault_of(row, columns):
+            faults[number] = fault
     if faults:
         first = min(faults)
         at = "the first row" if first == 1 else f"row {first} of {len(rows)}"
@@ -57,6 +54,13 @@ def check_rows(place: str, rows: Any, columns: Sequence[str]) -> Any:
             f"used{which})"
         )
     return rows
+
+
+def rows_of(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield these columns of a datasets.Dataset row by row; faster than its own iterator."""
+    for batch in rows.select_columns([*columns]).iter(batch_size=1000):
+        for values in zip(*(batch[name] for name in columns), strict=True):
+            yield dict(zip(columns, values, strict=True))
 
 
 def fault_of(row: Mapping[str, Any], columns: Sequence[str]) -> str | None:

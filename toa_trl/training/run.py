@@ -23,13 +23,9 @@ from toa_trl.training.held_out.callback import add_evaluation, held_out_facts
 from toa_trl.training.held_out.options import HeldOutArguments, check_options
 from toa_trl.training.held_out.prompts import prepare_held_out
 from toa_trl.training.preflight.checks import preflight
-from toa_trl.training.preflight.command import (
-    CheckArguments,
-    arguments_of_check,
-    check_training,
-)
+from toa_trl.training.preflight.command import CheckArguments, arguments_of_check, check_training
 from toa_trl.training.preflight.memory import gpu_memory_here, memory_finding, running_sharding
-from toa_trl.training.prompts import ONLINE
+from toa_trl.training.prompts import ONLINE, names_of
 from toa_trl.training.references import tie_references
 from toa_trl.training.reward_signal import RewardFunc
 from toa_trl.training.truncation import cuts_of, ends_of
@@ -105,8 +101,7 @@ def run_training(
 
     reward_bytes = 0.0
     if rewards is not None:
-        names = [script.dataset_name, *(part.path for part in mixture.datasets)]
-        reward_bytes, _ = reward_bytes_of(further[0].reward, [name for name in names if name])
+        reward_bytes, _ = reward_bytes_of(further[0].reward, names_of(script, mixture))
     if check.check_only:
         check_training(method, load, training, model, check, on_cpu, reward_bytes)
         return

@@ -12,7 +12,7 @@ error.
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
@@ -34,36 +34,33 @@ from toa_trl.training.estimate.plan import (
 from toa_trl.training.estimate.reward import reward_bytes_of
 from toa_trl.training.estimate.sizes import GIB, Memory, Shape, Sharding, Training
 from toa_trl.training.estimate.text import batch_lines, devices, memory_lines, readable
-from toa_trl.training.held_out.options import HeldOutArguments
+from toa_trl.training.held_out.options import HeldOutArguments, option
+from toa_trl.training.prompts import names_of
 from toa_trl.types import Flops
 from toa_trl.utils.config import PositiveFloat, PositiveInt, validate
 from toa_trl.utils.escape import say
 from toa_trl.utils.methods import BY_RECIPE
 
 
-def _option(description: str, default: Any = None) -> Any:
-    return field(default=default, metadata={"help": description})
-
-
 @dataclass
 class EstimateArguments:
     """Options besides those of the recipe."""
 
-    recipe: str | None = _option(
+    recipe: str | None = option(
         "sft, dpo, reward, kto, orpo, simpo, grpo or rloo. Default: of --config's first line."
     )
-    accelerate_config: str | None = _option("Default: of --config's first line.")
-    num_gpus: int | None = _option("Default: num_processes of accelerate_config.")
-    gpu_memory: float | None = _option("GiB of each GPU: shows what fits.")
-    gpu: str | None = _option("Name of the GPU, e.g. H100 or A100: shows the hours.")
-    mfu: float = _option("Model FLOPs utilization, a share of the GPU's peak.", 0.4)
-    model_config: str | None = _option("A config.json, if there is no model.")
-    num_rows: int | None = _option("Rows of the dataset, if there is none.")
-    mean_tokens: int | None = _option("Mean tokens of its sequences, if there is none.")
-    prompt_tokens: int | None = _option(
+    accelerate_config: str | None = option("Default: of --config's first line.")
+    num_gpus: int | None = option("Default: num_processes of accelerate_config.")
+    gpu_memory: float | None = option("GiB of each GPU: shows what fits.")
+    gpu: str | None = option("Name of the GPU, e.g. H100 or A100: shows the hours.")
+    mfu: float = option("Model FLOPs utilization, a share of the GPU's peak.", 0.4)
+    model_config: str | None = option("A config.json, if there is no model.")
+    num_rows: int | None = option("Rows of the dataset, if there is none.")
+    mean_tokens: int | None = option("Mean tokens of its sequences, if there is none.")
+    prompt_tokens: int | None = option(
         f"Tokens of the longest prompt, for grpo and rloo. Default: {PROMPT_TOKENS}."
     )
-    num_samples: int = _option("Rows to tokenize; they stand for all others.", 2000)
+    num_samples: int = option("Rows to tokenize; they stand for all others.", 2000)
 
 
 @dataclass
@@ -73,10 +70,10 @@ class MethodArguments:
     Their help is that of the recipes.
     """
 
-    method: str | None = _option("Of the recipe.")
-    reward: str | None = _option("Of recipes/grpo.py: its models are counted.")
-    reward_failures: str = _option("Of recipes/grpo.py.", "raise")
-    trust: bool = _option("Of recipes/grpo.py.", False)
+    method: str | None = option("Of the recipe.")
+    reward: str | None = option("Of recipes/grpo.py: its models are counted.")
+    reward_failures: str = option("Of recipes/grpo.py.", "raise")
+    trust: bool = option("Of recipes/grpo.py.", False)
 
 
 RANGES: dict[str, Any] = {
@@ -133,7 +130,7 @@ def main() -> None:
     Raises:
         ConfigError: an option is invalid, or the recipe or model is of a kind without an estimate.
     """
-    made = read_estimate(sys.argv[1:])
+    made = estimate_of(read_options(sys.argv[1:]))
     options, model = made.parsed[0], made.parsed[3]
     shape, plan, sharding = made.shape, made.training, made.sharding
     which = (
@@ -165,15 +162,6 @@ class Options:
     launch_config: str | None  # for whose number of devices the batch size is written
     parsed: tuple[Any, ...]
     on_cpu: bool
-
-
-def read_estimate(arguments: list[str]) -> Estimate:
-    """Return the estimate for the options of a command line.
-
-    Raises:
-        ConfigError: an option is invalid, or the recipe or model is of a kind without an estimate.
-    """
-    return estimate_of(read_options(arguments))
 
 
 def read_options(arguments: list[str]) -> Options:
@@ -229,8 +217,7 @@ def estimate_of(given: Options) -> Estimate:
     check_sharding(model, sharding)
     reward, note = 0.0, ""
     if recipe in SAMPLING:
-        names = [script.dataset_name, *(part.path for part in mixture.datasets)]
-        reward, note = reward_of(given.parsed[-1].reward, [name for name in names if name])
+        reward, note = reward_of(given.parsed[-1].reward, names_of(script, mixture))
     plan = training_of(recipe, training, model, trained, on_cpu, options.prompt_tokens, reward)
     if options.gpu_memory is not None:
         plan = replace(plan, device_bytes=options.gpu_memory * GIB)

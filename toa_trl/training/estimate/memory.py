@@ -94,7 +94,9 @@ def estimate(shape: Shape, training: Training, sharding: Sharding) -> Memory:
 
 def states(shape: Shape, training: Training, sharding: Sharding) -> tuple[dict[str, float], float]:
     """Return what is allocated all the time, with the gradients; and the part on the host."""
-    trained, frozen = training.num_trained, _frozen(shape, training)
+    trained = training.num_trained
+    # the base of an adapter stays whole
+    frozen = shape.num_parameters - (0 if training.lora_rank else trained)
     of_weights, of_gradients, of_optimizer = (
         sharding.share(of) for of in ("weights", "gradients", "optimizer")
     )
@@ -137,21 +139,14 @@ def states(shape: Shape, training: Training, sharding: Sharding) -> tuple[dict[s
     return kept | {"buffers": _buffers(shape, training, sharding)}, host
 
 
-def _frozen(shape: Shape, training: Training) -> int:
-    return (
-        shape.num_parameters if training.lora_rank else shape.num_parameters - training.num_trained
-    )
-
-
 def _buffers(shape: Shape, training: Training, sharding: Sharding) -> float:
     """Return what is gathered for a pass, and the buffers for reducing gradients."""
     trained, parameters = training.num_trained, shape.num_parameters
     each = 2 if training.bf16 else FLOAT32
     if sharding.kind == "ddp":
         # buckets as large as the gradients, in addition (gradient_as_bucket_view is off)
-        return (
-            float(training.adapter_bytes if training.lora_rank else training.weight_bytes) * trained
-        )
+        bucket = training.adapter_bytes if training.lora_rank else training.weight_bytes
+        return float(bucket * trained)
     if sharding.kind in ("zero1", "zero2"):
         return each * min(BUCKET, trained)
     if sharding.kind == "zero3":
@@ -185,9 +180,8 @@ def _casts(shape: Shape, training: Training, sharding: Sharding) -> float:
 
 def _kept_casts(casts: float, training: Training, shape: Shape) -> float:
     """Return what the backward pass needs of the copies: with checkpointing those of one block."""
-    return (
-        casts * shape.block_parameters / shape.num_parameters if training.checkpointing else casts
-    )
+    share = shape.block_parameters / shape.num_parameters if training.checkpointing else 1.0
+    return casts * share
 
 
 def _kept(shape: Shape, training: Training, sharding: Sharding) -> float:
@@ -221,7 +215,5 @@ def _kept(shape: Shape, training: Training, sharding: Sharding) -> float:
 
 def _working(shape: Shape, training: Training, sharding: Sharding) -> float:
     """Return the bytes per token of the gradients in a block: of gate, silu, up and the stream."""
-    each = compute_bytes(training)
-    return 2 * shape.intermediate_size * each + shape.hidden_size * residual_bytes(
-        training, sharding
-    )
+    each, residual = compute_bytes(training), residual_bytes(training, sharding)
+    return 2 * shape.intermediate_size * each + shape.hidden_size * residual

@@ -14,16 +14,7 @@ from toa_trl.utils.files import read_yaml
 from toa_trl.utils.methods import BY_RECIPE
 
 # sequences of a row, in one forward pass: TRL's trainers concatenate chosen and rejected responses
-SEQUENCES = {
-    "sft": 1,
-    "dpo": 2,
-    "reward": 2,
-    "kto": 1,
-    "orpo": 2,
-    "simpo": 2,
-    "grpo": 1,
-    "rloo": 1,
-}
+SEQUENCES = {"sft": 1, "dpo": 2, "reward": 2, "kto": 1, "orpo": 2, "simpo": 2, "grpo": 1, "rloo": 1}
 SAMPLING = BY_RECIPE["grpo"]
 PROMPT_TOKENS = 512  # of the longest prompt, where nobody says how many
 # bytes of a quantized weight. QLoRA (arXiv 2305.14314), section 3: 4 bits, and 0.5 bits of a

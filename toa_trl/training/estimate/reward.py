@@ -34,7 +34,7 @@ def reward_bytes_of(given: Any, datasets: Sequence[str]) -> tuple[float, list[st
         return 0.0, []
     total, unknown = 0.0, list[str]()
     for entry in _loaded(given):
-        size = _weights(str(entry["model"]), str(entry.get("dtype") or "auto"))
+        size = weights_of(str(entry["model"]), str(entry.get("dtype") or "auto"))
         total += size or 0.0
         unknown += [] if size else [str(entry["model"])]
     return total, unknown
@@ -53,8 +53,13 @@ def _loaded(value: Any) -> Iterator[Mapping[str, Any]]:
             yield from _loaded(part)
 
 
-def _weights(model: str, dtype: str) -> float | None:
-    """Return the bytes of a model's weights; None if its config.json is not here."""
+def weights_of(model: str, dtype: str) -> float | None:
+    """Return the bytes of a model's weights; None if its config.json is not here.
+
+    Args:
+        model: folder or Hub name.
+        dtype: "auto": that of its config.json, or bfloat16.
+    """
     try:
         config = SimpleNamespace(**read_config("reward", str(Path(model).expanduser())))
         number = flops_of(config).num_parameters

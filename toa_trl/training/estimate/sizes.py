@@ -58,9 +58,8 @@ class Training:
     generation: Generation | None = None  # None: nothing is sampled on the device
     reward_bytes: float = 0.0  # of reward models on the device
     device_bytes: float | None = None  # of the memory of the device; None: not known
-    repeats_keys: bool = (
-        False  # sdpa with a mask of padding repeats keys and values for every query head
-    )
+    # sdpa with a mask of padding repeats keys and values for every query head
+    repeats_keys: bool = False
     on_cpu: bool = False
 
 

@@ -11,7 +11,8 @@ PREFIX = "held_out_"
 FIGURES = ("reward", "accuracy", "verifier_score", "truncated", "words")
 
 
-def _option(description: str, default: Any = None) -> Any:
+def option(description: str, default: Any = None) -> Any:
+    """Return a field of a dataclass that TRL's parser reads, with its text for --help."""
     return field(default=default, metadata={"help": description})
 
 
@@ -19,7 +20,7 @@ def _option(description: str, default: Any = None) -> Any:
 class HeldOutArguments:
     """Options of the evaluation on held-out prompts, at every evaluation of the trainer."""
 
-    held_out_samples: int = _option("Held-out prompts that the model answers and is scored on.", 0)
+    held_out_samples: int = option("Held-out prompts that the model answers and is scored on.", 0)
     # a mapping in the YAML, a text on the command line
     held_out_reward: dict | str | None = field(  # type: ignore[type-arg]
         default=None, metadata={"help": "Entry of the reward model. Default: that of the run."}
@@ -28,14 +29,14 @@ class HeldOutArguments:
         default=None,
         metadata={"help": "Function or entry that says what is correct. Default: the task's."},
     )
-    held_out_max_tokens: int | None = _option("Of a response. Default: the run's, or 1024.")
-    held_out_temperature: float = _option("0: greedy.", 0.0)
-    held_out_batch_size: int | None = _option("Default: per_device_eval_batch_size.")
-    held_out_trust: bool = _option("Run the code that run.yaml names (reward, task).", False)
-    early_stopping_patience: int | None = _option(
+    held_out_max_tokens: int | None = option("Of a response. Default: the run's, or 1024.")
+    held_out_temperature: float = option("0: greedy.", 0.0)
+    held_out_batch_size: int | None = option("Default: per_device_eval_batch_size.")
+    held_out_trust: bool = option("Run the code that run.yaml names (reward, task).", False)
+    early_stopping_patience: int | None = option(
         "Stop after so many evaluations without a better metric_for_best_model."
     )
-    early_stopping_threshold: float = _option("Least change of the metric that is better.", 0.0)
+    early_stopping_threshold: float = option("Least change of the metric that is better.", 0.0)
 
 
 RANGES: dict[str, Any] = {

@@ -4,12 +4,13 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from itertools import takewhile
 from typing import Any
 
 from toa_trl.errors import ConfigError
+from toa_trl.training.rows import rows_of
 
 OPTION = "test_split_size"
 IGNORED = re.compile(r"[\s.,;:!?'\"‘’“”`]+")  # differences that make no other prompt
@@ -74,21 +75,24 @@ def draw(text: str, seed: int) -> float:
 
 def _prompt_of_each_row(rows: Any, text_column: str) -> list[str]:
     """Return the normalized prompt of each row; the shortest one of those that belong together."""
+    from scipy.cluster.hierarchy import DisjointSet  # takes a second
+
     columns = [*PROMPT_COLUMNS, text_column, "prompt_id"]
     present = [name for name in dict.fromkeys(columns) if name in rows.column_names]
     texts: list[str] = []
-    groups = _Groups()
-    for row in _rows_of(rows, present):
+    groups = DisjointSet()  # texts and ids of the same prompt
+    for row in rows_of(rows, present):
         prompt = prompt_of(row)
         texts.append(normalized(row.get(text_column) if prompt is None else prompt))
         groups.add(("text", texts[-1]))
         if row.get("prompt_id") is not None:
-            groups.join(("text", texts[-1]), ("id", row["prompt_id"]))
+            groups.add(("id", row["prompt_id"]))
+            groups.merge(("text", texts[-1]), ("id", row["prompt_id"]))
     shortest: dict[Any, str] = {}
     for text in dict.fromkeys(texts):
-        root = groups.root(("text", text))
+        root = groups["text", text]
         shortest[root] = min(shortest.get(root, text), text, key=lambda one: (len(one), one))
-    return [shortest[groups.root(("text", text))] for text in texts]
+    return [shortest[groups["text", text]] for text in texts]
 
 
 PROMPT_COLUMNS = ("prompt", "messages", "conversations", "chosen", "rejected", "input_ids")
@@ -136,29 +140,3 @@ def normalized(prompt: Any) -> str:
 
 def _as_text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _rows_of(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    for batch in rows.select_columns([*columns]).iter(batch_size=1000):
-        for values in zip(*(batch[name] for name in columns), strict=True):
-            yield dict(zip(columns, values, strict=True))
-
-
-class _Groups:
-    """Disjoint sets of texts and ids that belong to the same prompt."""
-
-    def __init__(self) -> None:
-        self._parents: dict[Any, Any] = {}
-
-    def add(self, one: Any) -> None:
-        self._parents.setdefault(one, one)
-
-    def root(self, one: Any) -> Any:
-        while self._parents[one] != one:
-            self._parents[one] = self._parents[self._parents[one]]
-            one = self._parents[one]
-        return one
-
-    def join(self, one: Any, other: Any) -> None:
-        self.add(other)
-        self._parents[self.root(one)] = self.root(other)

@@ -17,7 +17,7 @@ loaded. The exit code is 1 if an error is found. Options besides those of the re
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -33,6 +33,7 @@ from toa_trl.training.checks import TRUE
 from toa_trl.training.data import TrainingData
 from toa_trl.training.estimate.plan import accelerate_config_of, recipe_of, sharding_of
 from toa_trl.training.findings import Finding
+from toa_trl.training.held_out.options import option
 from toa_trl.training.preflight.agents import agent_findings
 from toa_trl.training.preflight.checks import NUM_ROWS, preflight
 from toa_trl.training.preflight.memory import gpu_memory_here, memory_finding, running_sharding
@@ -44,18 +45,14 @@ SAMPLE = {"synthesize": SynthesisConfig, "evaluate": EvaluationConfig}
 KEY_OF = {"synthesize": "agents", "evaluate": "models"}  # a required key that no training has
 
 
-def _option(description: str, default: Any = None) -> Any:
-    return field(default=default, metadata={"help": description})
-
-
 @dataclass
 class CheckArguments:
     """Options of the check, which every training recipe takes."""
 
-    check_only: bool = _option("Check data, tokenizer and memory, and stop.", False)
-    check_rows: int = _option("Rows that are tokenized by the check.", NUM_ROWS)
-    gpu_memory: float | None = _option("GiB of each GPU, for --check_only. Default: of this GPU.")
-    accelerate_config: str | None = _option(
+    check_only: bool = option("Check data, tokenizer and memory, and stop.", False)
+    check_rows: int = option("Rows that are tokenized by the check.", NUM_ROWS)
+    gpu_memory: float | None = option("GiB of each GPU, for --check_only. Default: of this GPU.")
+    accelerate_config: str | None = option(
         "For the memory in --check_only. Default: of --config's first line."
     )
 

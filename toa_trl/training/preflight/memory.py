@@ -14,18 +14,6 @@ from toa_trl.training.estimate.sizes import GIB, Sharding
 from toa_trl.training.estimate.text import USABLE, devices
 from toa_trl.training.findings import Finding
 
-# methods with an estimate -> the recipe that it is of
-RECIPES = {
-    "SFT": "sft",
-    "DPO": "dpo",
-    "reward modeling": "reward",
-    "KTO": "kto",
-    "ORPO": "orpo",
-    "SimPO": "simpo",
-    "GRPO": "grpo",
-    "RLOO": "rloo",
-}
-
 
 def memory_finding(
     method: str,
@@ -47,9 +35,9 @@ def memory_finding(
         on_cpu: whether it trains on CPUs.
         reward_bytes: of the reward models that GRPO and RLOO load on the device.
     """
-    if method not in RECIPES:
+    recipe = "reward" if method == "reward modeling" else method.lower()
+    if recipe not in SEQUENCES:
         return Finding("fine", "memory", f"there is no estimate for {method}")
-    recipe = RECIPES[method]
     try:
         config = model_config_of(None, model)
         if model.dtype == "auto":
