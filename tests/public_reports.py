@@ -340,7 +340,7 @@ def server() -> None:
                 sft = [r["completion"][0]["content"] for r in found["rollouts"].to_sft(top_k=10)]
             except ConfigError as error:
                 # the run may have no play that is usable
-                wrong += [] if "no prompt gives a SFT row" in str(error) else [f"to_sft: {error}"]
+                wrong += [] if "no prompt gives a sft row" in str(error) else [f"to_sft: {error}"]
             except Exception as error:
                 wrong.append(f"to_sft: {type(error).__name__}: {error}")
             wrong += (

@@ -9,9 +9,8 @@ from pydantic import Field
 from toa_trl.data.builders import Builder, Candidates, Format
 from toa_trl.data.plays import Row, assistant, distinct, response_row, reward_of, spread
 from toa_trl.types import as_dicts
-from toa_trl.utils.config import NonNegativeFloat, PositiveInt
+from toa_trl.utils.config import FiniteFloat, NonNegativeFloat, PositiveInt
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 AtLeastTwo = Annotated[int, Field(ge=2)]
 
 
@@ -30,7 +29,7 @@ class KTO(Builder):
 
     def __init__(
         self,
-        threshold: Finite | None = None,
+        threshold: FiniteFloat | None = None,
         gap: NonNegativeFloat = 0.0,
         max_rows: PositiveInt | None = None,
     ) -> None:

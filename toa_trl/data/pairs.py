@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from toa_trl.data.builders import Builder, Candidates, Format
-from toa_trl.data.plays import Ranked, Row, distinct, pair_row, reward_of, text
+from toa_trl.data.plays import Ranked, Row, distinct, is_better, pair_row, reward_of, text
 from toa_trl.utils.config import NonNegativeFloat, PositiveInt
 
 Ratio = Annotated[float, Field(ge=1, allow_inf_nan=False)]
@@ -81,7 +81,7 @@ class LengthMatched(Builder):
         matched = [
             (chosen, rejected)
             for chosen, rejected in product(ranked[: self.top_k], ranked)
-            if self._is_matched(chosen, rejected) and _differ(chosen, rejected, self.margin)
+            if self._is_matched(chosen, rejected) and is_better(chosen, rejected, self.margin)
         ]
         matched.sort(key=lambda pair: reward_of(pair[1]) - reward_of(pair[0]))
         pairs, used = [], set[int]()
@@ -129,15 +129,10 @@ def _rows(
     """Return the rows of the first pairs that have the margin, each pair of texts once."""
     different: dict[tuple[str, str], tuple[Ranked, Ranked]] = {}
     for chosen, rejected in pairs:
-        if _differ(chosen, rejected, margin):
+        if is_better(chosen, rejected, margin):
             texts = (text(chosen[1]), text(rejected[1]))
             different.setdefault(texts, (chosen, rejected))
             if len(different) == max_pairs:
                 break
     rows = [pair_row(it.rollout, *pair) for pair in different.values()]
     return rows or "no two responses differ enough"
-
-
-def _differ(chosen: Ranked, rejected: Ranked, margin: float) -> bool:
-    gap = reward_of(chosen) - reward_of(rejected)
-    return gap > 0 and gap >= margin and text(chosen[1]) != text(rejected[1])

@@ -68,6 +68,12 @@ def reward_of(ranked: Ranked) -> float:
     return ranked[1].reward
 
 
+def is_better(ranked: Ranked, other: Ranked, margin: float = 0.0) -> bool:
+    """Return whether a play has another text and a higher reward, by at least the margin."""
+    gap = reward_of(ranked) - reward_of(other)
+    return gap > 0 and gap >= margin and text(ranked[1]) != text(other[1])
+
+
 def response_row(rollout: Rollout, ranked: Ranked) -> Row:
     """Return a row {prompt, completion, prompt_id, reward, rank, agent, play}."""
     rank, play = ranked

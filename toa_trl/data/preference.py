@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import BeforeValidator
 
 from toa_trl.data.builders import Builder, Candidates, Format, Recipe, build_rows
-from toa_trl.data.plays import Ranked, Row, pair_row, reward_of, text
+from toa_trl.data.plays import Ranked, Row, is_better, pair_row, reward_of
 from toa_trl.errors import ConfigError
 from toa_trl.types import Rollout
 from toa_trl.utils.config import PositiveFloat
@@ -162,4 +162,4 @@ def _siblings(ranked: Sequence[Ranked]) -> tuple[Ranked, Ranked] | str:
 
 
 def _worse(chosen: Ranked, ranked: Sequence[Ranked]) -> list[Ranked]:
-    return [r for r in ranked if reward_of(r) < reward_of(chosen) and text(r[1]) != text(chosen[1])]
+    return [other for other in ranked if is_better(chosen, other)]

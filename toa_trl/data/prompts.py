@@ -104,10 +104,13 @@ def read_rows(
     """
     path = Path(expand_paths(source))
     texts = {*TEXTS, asked, column or asked}
-    if source.startswith("hf://"):
-        return _read_remote(source, path, config, texts)
+    is_remote = source.startswith("hf://")
+    if config is not None and (is_remote or path.is_file()):
+        raise ConfigError(f"prompts_config: {source} is a file, which has no configurations")
+    if is_remote:
+        return _read_remote(source, path, texts)
     if path.is_file():
-        return _read_file(path, asked, config, texts)
+        return _read_file(path, asked, texts)
     if file_format(path) in FILES and not path.exists():
         raise ConfigError(f"prompts: {source} does not exist")
     return _read_dataset(source, str(path), config, split, texts)
@@ -280,12 +283,8 @@ def _renamed(place: str, row: Any, column: str, asked: str) -> Any:
     return {**{key: row[key] for key in row if key != column}, asked: row[column]}
 
 
-def _read_file(
-    path: Path, asked: str, config: str | None, texts: Collection[str]
-) -> Iterator[tuple[str, Any]]:
+def _read_file(path: Path, asked: str, texts: Collection[str]) -> Iterator[tuple[str, Any]]:
     kind = file_format(path)
-    if config is not None:
-        raise ConfigError(f"prompts_config: {path} is a file, which has no configurations")
     if kind == ".jsonl":
         return read_jsonl(path)
     if kind == ".json":
@@ -299,13 +298,9 @@ def _read_file(
     return _read_dataset(str(path), kind[1:], None, "train", texts, data_files=str(path))
 
 
-def _read_remote(
-    source: str, path: Path, config: str | None, texts: Collection[str]
-) -> Iterator[tuple[str, Any]]:
+def _read_remote(source: str, path: Path, texts: Collection[str]) -> Iterator[tuple[str, Any]]:
     """Read one file of a Hub data set; some data sets are scripts, which no longer load."""
     kind = file_format(path)
-    if config is not None:
-        raise ConfigError(f"prompts_config: {source} is a file, which has no configurations")
     readers = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
     if kind not in readers:
         raise ConfigError(f"prompts: {source} is none of {', '.join(readers)}")

@@ -219,11 +219,7 @@ def write_review(run_dir: Path, review: Review) -> None:
 def _write(path: Path, marks: Mapping[Key, Mark]) -> None:
     lines = [marked({"about": "marks of a human review; see toa-trl view"})]
     for (prompt_id, chosen_play, rejected_play), each in marks.items():
-        pair = {
-            "prompt_id": prompt_id,
-            "chosen_play": chosen_play,
-            "rejected_play": rejected_play,
-        }
+        pair = {"prompt_id": prompt_id, "chosen_play": chosen_play, "rejected_play": rejected_play}
         lines.append(pair | {k: v for k, v in asdict(each).items() if v is not None})
     write_json_lines(path, lines)
 

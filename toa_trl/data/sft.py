@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 from toa_trl.data.builders import Builder, Candidates, Format, Recipe, build_rows
-from toa_trl.data.plays import Ranked, Row, distinct, response_row, reward_of, spread, text
+from toa_trl.data.plays import Ranked, Row, distinct, is_better, response_row, spread
 from toa_trl.types import Action, Rollout, as_dicts
 from toa_trl.utils.config import NonNegativeFloat, PositiveInt
 
@@ -96,16 +96,13 @@ class RefinementSFT(Builder):
             action = response[1].action
             if action.refs and all(ref in known for ref in action.refs):
                 draft = min((known[ref] for ref in action.refs), key=lambda ranked: ranked[0])
-                if self._improves(response, draft):
+                if is_better(response, draft, self.margin):
                     found.append((response, action, draft))
         return found[: self.max_rows]
 
     def _drafts_of_best(self, it: Candidates) -> list[tuple[Ranked, Action, Ranked]]:
         best, *others = distinct(it.ranked)
-        drafts = spread([draft for draft in others if self._improves(best, draft)], self.max_rows)
+        worse = [draft for draft in others if is_better(best, draft, self.margin)]
+        drafts = spread(worse, self.max_rows)
         agent = best[1].action.agent
         return [(best, Action(agent, "refine", (draft[1].index,)), draft) for draft in drafts]
-
-    def _improves(self, response: Ranked, draft: Ranked) -> bool:
-        gap = reward_of(response) - reward_of(draft)
-        return gap > 0 and gap >= self.margin and text(response[1]) != text(draft[1])

@@ -160,10 +160,8 @@ def _lineage_section(entry: Mapping[str, Any]) -> str:
             datasets.append(code(data["dataset"]) + (f" (run {run})" if run else ""))
         method = for_markdown(stage.get("method") or "trained")
         rewards = stage.get("rewards")
-        named = (
-            ", ".join(prose(str(reward)) for reward in rewards) if isinstance(rewards, list) else ""
-        )
-        rewarded = f", rewarded by {named}" if named else ""
+        named = [prose(str(reward)) for reward in rewards] if isinstance(rewards, list) else []
+        rewarded = f", rewarded by {', '.join(named)}" if named else ""
         on = ", ".join(datasets) or "unknown data"
         lines.append(f"{number}. {result}: {method} on {on}{rewarded}")
     return "\n".join([*lines, "", f"{FILE} beside the weights contains the same for programs."])

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.hub.card_edits import card_to_push
-from toa_trl.hub.dataset_card import named_on_hub
+from toa_trl.hub.dataset_card import PARTS, named_on_hub
 from toa_trl.hub.lineage import FILE as LINEAGE
 from toa_trl.utils.files import read_object, read_yaml
 from toa_trl.utils.stage import stage
@@ -25,7 +25,6 @@ from toa_trl.utils.targets import check_complete
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-FOLDERS = ("sft", "dpo", "kto", "groups", "rollouts")
 OPTIONAL = ("kto", "groups")  # made by recipes
 FILES = ("README.md", LINEAGE, "audit.json", "rewards.png")
 HUB_FILE = ".gitattributes"  # created and kept by the Hub
@@ -80,10 +79,10 @@ def push_folder(
         private = read_yaml(folder / "run.yaml").get("hub_private_repo")
     api, name = identify(repo_id, token)
     paths = [folder / file for file in FILES if (folder / file).is_file()]
-    for part in FOLDERS:
+    for part in PARTS:
         paths += sorted((folder / part).glob("*.parquet"))
     local = {path.relative_to(folder).as_posix(): path for path in paths}
-    data_folders = tuple(f"{part}/" for part in FOLDERS)
+    data_folders = tuple(f"{part}/" for part in PARTS)
     for attempt in range(ATTEMPTS):
         with hub_errors(name):
             repository = _look_up(api, name)
@@ -172,7 +171,7 @@ def _check_folder(folder: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{folder} has no {LINEAGE} or no README.md; name the folder of a run: {again}"
         )
-    for part in FOLDERS:
+    for part in PARTS:
         if part in OPTIONAL and not (folder / part).exists():
             continue
         if not any(pq.read_metadata(file).num_rows for file in (folder / part).glob("*.parquet")):

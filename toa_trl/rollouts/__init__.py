@@ -11,20 +11,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from toa_trl.data.builders import Render
 from toa_trl.data.columns import described_columns, example_row
 from toa_trl.data.preference import REJECTED_RANK, Policy, preference_rows
 from toa_trl.data.recipes import Plan, check_trusted, make_plan
 from toa_trl.data.review import review_beside
 from toa_trl.data.sft import sft_rows
-from toa_trl.data.tables import (
-    PREFERENCE,
-    ROLLOUTS,
-    SFT,
-    as_dataset,
-    rollout_rows,
-    write_parquet,
-)
+from toa_trl.data.tables import PREFERENCE, ROLLOUTS, SFT, as_dataset, rollout_rows, write_parquet
 from toa_trl.errors import ConfigError
 from toa_trl.hub import lineage
 from toa_trl.hub.dataset_card import PARTS, write_card
@@ -83,12 +78,7 @@ class Rollouts(Readable):
             without: ids of prompts that give no row.
         """
         given = {"top_k": top_k, "keep_truncated": keep_truncated, "without": without}
-        params = _changed(sft_rows, given)
-        rows, dropped = call("sft", sft_rows, self, params=params)
-        rows = review_beside(self._journal.path).rows(rows)
-        made = _some("SFT", as_dataset(rows, self._schema(SFT)), dropped)
-        self._last["sft"] = params
-        return made
+        return self._derived("sft", sft_rows, _changed(sft_rows, given), SFT)
 
     def to_preference(
         self,
@@ -111,10 +101,16 @@ class Rollouts(Readable):
         given = {"policy": policy, "margin": margin, "keep_truncated": keep_truncated}
         changed = _changed(preference_rows, {**given, "without": without})
         params = {"rejected_rank": rejected_rank, **changed}
-        rows, dropped = call("preference", preference_rows, self, params=params)
+        return self._derived("preference", preference_rows, params, PREFERENCE)
+
+    def _derived(
+        self, kind: str, make: Callable[..., Any], params: Mapping[str, Any], schema: pa.Schema
+    ) -> Dataset:
+        """Return the rows that a function makes of the plays, and remember its parameters."""
+        rows, dropped = call(kind, make, self, params=params)
         rows = review_beside(self._journal.path).rows(rows)
-        made = _some("preference", as_dataset(rows, self._schema(PREFERENCE)), dropped)
-        self._last["preference"] = params
+        made = _some(kind, as_dataset(rows, self._schema(schema)), dropped)
+        self._last[kind] = params
         return made
 
     def to_datasets(
