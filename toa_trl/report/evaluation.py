@@ -59,7 +59,11 @@ def win_rates(rows: Sequence[Row]) -> Section:
         text += "matched length."
         figure = figures.share_bars(bars, "win rate", mark=0.5)
         section.blocks.append(Picture([figures.inline_svg(figure, "win rates", "win-rates")], text))
-        section.blocks += [_length_warning(row) for row in measured if _wins_by_length(row)]
+        for row in filter(_wins_by_length, measured):
+            text = f"By {row['by']} {row['model']} wins, but among the "
+            text += f"{many(row['num_matched'], 'pair')} of like length it cannot be told from "
+            text += f"{row['baseline']}: a part of the win may be length."
+            section.blocks.append(text)
     cells = []
     for row in rows:
         rate = with_bounds(row.get("win_rate"), row.get("interval"))
@@ -101,13 +105,6 @@ def _wins_by_length(row: Row) -> bool:
     low, _ = row.get("interval") or (0.0, 1.0)
     low_matched, _ = row.get("interval_matched_length") or (1.0, 1.0)
     return bool(low > 0.5 >= low_matched)
-
-
-def _length_warning(row: Row) -> str:
-    return (
-        f"By {row['by']} {row['model']} wins, but among the {many(row['num_matched'], 'pair')} of "
-        f"like length it cannot be told from {row['baseline']}: a part of the win may be length."
-    )
 
 
 def alpaca_eval(models: Mapping[str, Row]) -> Section:
@@ -189,14 +186,9 @@ def student_differences(rows: Sequence[Row]) -> Section:
     for row in rows:
         interval = row.get("interval")
         named = [row["search"], whole(row["budget"]), row["baseline"]]
-        cells.append(
-            [
-                *(*named, whole(row["baseline_budget"])),
-                with_bounds(row["difference"], interval) if interval else number(row["difference"]),
-                number(row.get("smallest_visible")),
-                number(row.get("flops_ratio")),
-            ]
-        )
+        difference = with_bounds(row["difference"], interval)
+        further = [number(row.get(key)) for key in ("smallest_visible", "flops_ratio")]
+        cells.append([*named, whole(row["baseline_budget"]), difference, *further])
     header = ["student of", "plays", "against that of", "its plays", "difference in accuracy"]
     header += ["smallest visible", "FLOPs relative to it"]
     caption = "Paired over seeds and problems, with 95 % intervals of differences that were named "

@@ -61,12 +61,8 @@ OF_SEARCHES = {  # key of a compared search -> label
     "second_reward": "second reward",
     "win_rate": "win rate",
 }
-SELECTED = (
-    "accuracy",
-    "verifier_score",
-    "second_reward",
-    "win_rate",
-)  # measures of the selected response, with intervals
+# measures of the selected response, with intervals
+SELECTED = ("accuracy", "verifier_score", "second_reward", "win_rate")
 OVER_N = (
     "The best of N rewards, over N. A point is a run with the budget N; a line shows the run with "
     "the largest budget after N plays. They differ for searches that plan with their budget: toa "

@@ -1,7 +1,7 @@
 """Reading a run's rollouts in tables of whole prompts, so that memory stays flat."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from toa_trl.errors import ConfigError
 
 Floats = NDArray[np.float64]
+BATCH_ROWS = 4_096  # responses may be long
 
 
 def rollout_files(run_dir: Path) -> list[Path]:
@@ -33,6 +34,15 @@ def rollout_files(run_dir: Path) -> list[Path]:
     return files
 
 
+def read_batches(files: Iterable[Path], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Yield batches of the columns that a file has; files without the first one are skipped."""
+    for file in files:
+        with pq.ParquetFile(file) as parquet:
+            names = [name for name in parquet.schema_arrow.names if name in columns]
+            if columns[0] in names:
+                yield from parquet.iter_batches(batch_size=BATCH_ROWS, columns=names)
+
+
 def check_columns(files: Sequence[Path], needed: Sequence[str]) -> None:
     """Raise ConfigError if a file lacks one of the columns."""
     for file in files:
@@ -45,15 +55,14 @@ def check_columns(files: Sequence[Path], needed: Sequence[str]) -> None:
 
 
 def whole_prompts(
-    files: Sequence[Path], needed: Sequence[str], further: Sequence[str], batch_rows: int
+    files: Sequence[Path], needed: Sequence[str], further: Sequence[str]
 ) -> Iterator[pa.Table]:
     """Yield tables of whole prompts.
 
     Args:
         files: files in which the rows of a prompt are consecutive, also across files.
-        needed: required columns, among them prompt_id.
+        needed: required columns, the first of them prompt_id.
         further: optional columns; null if a file lacks them.
-        batch_rows: rows that are read at once.
 
     Raises:
         ConfigError: a required column is missing, or the rows of a prompt are not consecutive.
@@ -61,23 +70,19 @@ def whole_prompts(
     check_columns(files, needed)
     seen: set[Any] = set()
     held: pa.Table | None = None
-    for file in files:
-        with pq.ParquetFile(file) as parquet:
-            columns = set(parquet.schema_arrow.names)
-            names = [name for name in (*needed, *further) if name in columns]
-            for batch in parquet.iter_batches(batch_size=batch_rows, columns=names):
-                table = pa.Table.from_batches([batch])
-                for name in further:
-                    if name not in columns:
-                        table = table.append_column(name, pa.nulls(len(table)))
-                if held is not None:
-                    table = pa.concat_tables([held, table], promote_options="permissive")
-                held = table
-                # the last prompt may continue in the next batch
-                whole = pc.index(held["prompt_id"], held["prompt_id"][-1]).as_py()
-                if whole:
-                    yield _new_prompts(held.slice(0, whole), seen)
-                    held = held.slice(whole)
+    for batch in read_batches(files, [*needed, *further]):
+        table = pa.Table.from_batches([batch])
+        for name in further:
+            if name not in table.column_names:
+                table = table.append_column(name, pa.nulls(len(table)))
+        if held is not None:
+            table = pa.concat_tables([held, table], promote_options="permissive")
+        held = table
+        # the last prompt may continue in the next batch
+        whole = pc.index(held["prompt_id"], held["prompt_id"][-1]).as_py()
+        if whole:
+            yield _new_prompts(held.slice(0, whole), seen)
+            held = held.slice(whole)
     if held is not None and len(held):
         yield _new_prompts(held, seen)
 

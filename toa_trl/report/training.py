@@ -1,7 +1,7 @@
 """The data sets that a run wrote for TRL: chosen and rejected responses."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from toa_trl.report.rollout_tables import Floats, floats
-
-BATCH_ROWS = 4_096
+from toa_trl.report.rollout_tables import Floats, floats, read_batches
 
 
 @dataclass
@@ -49,7 +46,7 @@ def _read(folder: Path, text: str, prefix: str) -> Column:
     parts: dict[str, list[Floats]] = {name: [] for name in ("reward", "chars", "rank")}
     column = Column()
     names = [text, "prompt_id", *(prefix + name for name in ("reward", "rank", "agent", "play"))]
-    for batch in _batches(sorted(folder.glob("*.parquet")), names):
+    for batch in read_batches(sorted(folder.glob("*.parquet")), names):
         parts["chars"].append(_num_chars(batch[text]))
         parts["reward"].append(_numbers(batch, prefix + "reward"))
         parts["rank"].append(_numbers(batch, prefix + "rank"))
@@ -68,22 +65,11 @@ def _add_tokens(columns: Sequence[Column], rollouts: Sequence[Path]) -> None:
         for row, play in enumerate(column.plays):
             rows_of.setdefault(play, []).append((column, row))
     names = ["prompt_id", "play", "completion_tokens"]
-    for batch in _batches(rollouts, names, 32_768):
+    for batch in read_batches(rollouts, names):
         values = (_values(batch, name) for name in names)
         for prompt_id, play, tokens in zip(*values, strict=True):
             for column, row in rows_of.get((prompt_id, play), ()):
                 column.tokens[row] = np.nan if tokens is None else tokens
-
-
-def _batches(
-    files: Sequence[Path], columns: Sequence[str], rows: int = BATCH_ROWS
-) -> Iterator[pa.RecordBatch]:
-    """Yield batches of the columns that a file has; files without the first one are skipped."""
-    for file in files:
-        with pq.ParquetFile(file) as parquet:
-            names = [name for name in parquet.schema_arrow.names if name in columns]
-            if columns[0] in names:
-                yield from parquet.iter_batches(batch_size=rows, columns=names)
 
 
 def _values(batch: pa.RecordBatch, name: str) -> list[Any]:

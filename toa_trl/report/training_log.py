@@ -10,12 +10,12 @@ examples may be private.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from toa_trl.errors import ConfigError
 from toa_trl.utils.files import replace_text, without_nan
+from toa_trl.utils.targets import marked
 
 FILE = "_training_log.json"
 HELD_OUT = "eval_held_out_"
@@ -54,12 +54,7 @@ def write_training_log(
         examples: responses to held-out prompts.
         setup: what was sampled and how it was scored; empty without held-out prompts.
     """
-    log = {
-        "toa_trl": version("toa_trl"),
-        "points": points_of(history),
-        "examples": examples,
-        "setup": setup,
-    }
+    log = marked({"points": points_of(history), "examples": examples, "setup": setup})
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(without_nan(log), ensure_ascii=False, indent=1)
     # a response may contain unpaired surrogates

@@ -8,15 +8,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from toa_trl.report.rollout_tables import messages_of
+from toa_trl.report.rollout_tables import messages_of, read_batches
 
 MAX_PROMPTS = 200
 MAX_CHARS = 40_000_000  # of responses in the file; browsers get slow beyond about 50 MB
 MAX_INDEX = 6_000_000  # characters of prompts that can be searched
 MAX_SEARCHED = 1_000  # of a prompt
-BATCH_ROWS = 2_048  # responses may be long
 UNCHANGED = ("play", "agent", "kind", "parent", "prompt_tokens", "completion_tokens")
 COLUMNS = (
     *("prompt_id", "prompt", "metadata", "refs", "depth", "response", "reward", "finish_reason"),
@@ -43,14 +41,11 @@ def read_trees(
     limit = max(500, MAX_CHARS // max(num_plays, 1))
     trees: dict[str, dict[str, Any]] = {}
     wanted = pa.array(prompt_ids, pa.string())
-    for file in files:
-        with pq.ParquetFile(file) as parquet:
-            names = [name for name in COLUMNS if name in parquet.schema_arrow.names]
-            for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=names):
-                ids = batch["prompt_id"].cast(pa.string())
-                for row in batch.filter(pc.is_in(ids, value_set=wanted)).to_pylist():
-                    tree = trees.setdefault(row["prompt_id"], _tree(row, limit))
-                    tree["plays"].append(_play(row, limit))
+    for batch in read_batches(files, COLUMNS):
+        ids = batch["prompt_id"].cast(pa.string())
+        for row in batch.filter(pc.is_in(ids, value_set=wanted)).to_pylist():
+            tree = trees.setdefault(row["prompt_id"], _tree(row, limit))
+            tree["plays"].append(_play(row, limit))
     for tree in trees.values():
         tree["plays"].sort(key=lambda play: play["play"])
         scored = [play for play in tree["plays"] if play["reward"] is not None]
@@ -68,19 +63,14 @@ def read_prompts(files: Sequence[Path], prompt_ids: Sequence[str]) -> list[list[
     """
     limit = min(MAX_SEARCHED, MAX_INDEX // max(len(prompt_ids), 1))
     texts: dict[str, str] = {}
-    for file in files:
-        with pq.ParquetFile(file) as parquet:
-            columns = [
-                name for name in ("prompt_id", "prompt") if name in parquet.schema_arrow.names
-            ]
-            for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=columns):
-                first: dict[str, int] = {}
-                for number, prompt_id in enumerate(batch["prompt_id"].to_pylist()):
-                    if prompt_id not in texts:
-                        first.setdefault(prompt_id, number)
-                for row in batch.take(pa.array(first.values(), pa.int64())).to_pylist():
-                    parts = [_turn(one, limit)[1] for one in messages_of(row.get("prompt"))]
-                    texts[row["prompt_id"]] = " ".join(" ".join(parts).split())[:limit]
+    for batch in read_batches(files, ["prompt_id", "prompt"]):
+        first: dict[str, int] = {}
+        for number, prompt_id in enumerate(batch["prompt_id"].to_pylist()):
+            if prompt_id not in texts:
+                first.setdefault(prompt_id, number)
+        for row in batch.take(pa.array(first.values(), pa.int64())).to_pylist():
+            parts = [_turn(one, limit)[1] for one in messages_of(row.get("prompt"))]
+            texts[row["prompt_id"]] = " ".join(" ".join(parts).split())[:limit]
     return [[prompt_id, texts.get(prompt_id, "")] for prompt_id in prompt_ids]
 
 

@@ -21,7 +21,7 @@ from tests.helpers import play, rollout
 from tests.report.audit.conftest import real
 from toa_trl.data.tables import ROLLOUTS
 from toa_trl.errors import ConfigError
-from toa_trl.report import audit
+from toa_trl.report import audit, rollout_tables
 from toa_trl.report.audit import read_audit
 from toa_trl.report.audit import reward as rewards
 from toa_trl.report.audit.best import holds, nearly_same
@@ -82,7 +82,7 @@ def test_chance_alone_rarely_passes_for_a_correlation() -> None:
 
 
 def test_every_play_of_a_run_is_counted(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rewards, "BATCH_ROWS", 7)  # prompts go over the ends of batches
+    monkeypatch.setattr(rollout_tables, "BATCH_ROWS", 7)  # prompts go over the ends of batches
     rng = random.Random(0)
     runs = []
     for number in range(20):

@@ -6,13 +6,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from toa_trl.report.audit.evaluation_sets import EvaluationSet, Index, question_text
 from toa_trl.report.audit.text import joined
-from toa_trl.report.rollout_tables import columns_of, messages_of, questions_of, rollout_files
+from toa_trl.report.rollout_tables import (
+    columns_of,
+    messages_of,
+    questions_of,
+    read_batches,
+    rollout_files,
+)
 
-BATCH_ROWS = 4_096
 # data set -> column that a student learns from
 CHOSEN = {"sft": "completion", "dpo": "chosen", "kto": "completion", "groups": "completions"}
 
@@ -78,7 +81,7 @@ def find_contamination(
             look(prompt_id, "prompt", text)
     for name, column in CHOSEN.items():
         files = sorted((run_dir / name).glob("*.parquet"))
-        for row in rows.get(name, ()) if rows else _rows(files, ["prompt_id", column]):
+        for row in rows.get(name, ()) if rows else _rows(files, column):
             trained.add(row["prompt_id"])
             messages = chain(*row[column]) if name == "groups" else row[column]
             text = "\n".join(message["content"] for message in messages)
@@ -93,20 +96,15 @@ def find_contamination(
 def _prompts(files: Sequence[Path]) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield every prompt id once, with the texts that the prompt asks about."""
     last = None
-    for file in files:
-        with pq.ParquetFile(file) as parquet:
-            names = {"prompt_id", "prompt", "metadata"} & {*parquet.schema_arrow.names}
-            for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=[*names]):
-                for row, prompt_id in enumerate(batch["prompt_id"].to_pylist()):
-                    if prompt_id != last:
-                        last = prompt_id
-                        metadata = batch["metadata"][row].as_py() if "metadata" in names else None
-                        asked = question_text(prompt_id, messages_of(batch["prompt"][row].as_py()))
-                        yield prompt_id, questions_of(columns_of(metadata), asked)
+    for batch in read_batches(files, ["prompt_id", "prompt", "metadata"]):
+        for number, prompt_id in enumerate(batch["prompt_id"].to_pylist()):
+            if prompt_id != last:
+                last = prompt_id
+                (row,) = batch.slice(number, 1).to_pylist()
+                asked = question_text(prompt_id, messages_of(row["prompt"]))
+                yield prompt_id, questions_of(columns_of(row.get("metadata")), asked)
 
 
-def _rows(files: Sequence[Path], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    for file in files:
-        with pq.ParquetFile(file) as parquet:
-            for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=list(columns)):
-                yield from batch.to_pylist()
+def _rows(files: Sequence[Path], column: str) -> Iterator[dict[str, Any]]:
+    for batch in read_batches(files, ["prompt_id", column]):
+        yield from batch.to_pylist()

@@ -27,7 +27,6 @@ from toa_trl.report.rollout_tables import (
 )
 from toa_trl.report.training import read_pairs
 
-BATCH_ROWS = 4_096  # responses may be long
 NEEDED = ("prompt_id", "play", "reward")
 FURTHER = ("prompt", "metadata", "response", "refs", "finish_reason", "second_reward")
 
@@ -84,7 +83,7 @@ def audit_reward(run_dir: Path) -> RewardAudit:
         ConfigError: there are no rollouts, or a column is missing.
     """
     length, best, second, num_scored = Correlating(), BestSoFar(), _Second(), 0
-    for table in whole_prompts(rollout_files(run_dir), NEEDED, FURTHER, BATCH_ROWS):
+    for table in whole_prompts(rollout_files(run_dir), NEEDED, FURTHER):
         chars = floats(pc.utf8_length(table["response"].cast(pa.string())))
         reward, other = floats(table["reward"]), floats(table["second_reward"])
         plays = np.asarray(table["play"].cast(pa.int64()).to_numpy())
