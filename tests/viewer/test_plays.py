@@ -147,7 +147,9 @@ def test_a_slow_query_ends(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = Journal(runs / "open/journal.sqlite", lock=False)
     endless = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i FROM n) SELECT * FROM n"
     plays = of_plays.Plays(journal, runs / "nowhere")
-    with pytest.raises(ConfigError, match=r"takes longer than 0 s.*filter by prompt"):
-        plays.select(f"{endless} LIMIT 100000000", limit_s=0.05)
+    with monkeypatch.context() as patch:
+        patch.setattr(of_plays, "LIMIT_S", 0.05)
+        with pytest.raises(ConfigError, match=r"takes longer than 0 s.*filter by prompt"):
+            plays.select(f"{endless} LIMIT 100000000")
     assert plays.select("SELECT 1") == [(1,)]  # the limit is that of one statement
     journal.close()

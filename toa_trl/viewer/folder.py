@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -57,10 +57,7 @@ class Folder:
         Raises:
             ConfigError: there is no such run.
         """
-        # never a path that leaves the folder, whatever a request asks for
-        if name not in self.names()[0]:
-            raise ConfigError(f"there is no run {name!r} in {self.root}")
-        return self.root / name
+        return self._checked("run", name, self.names()[0])
 
     def evaluation(self, name: str) -> Path:
         """Return the folder of an evaluation's responses.
@@ -68,8 +65,12 @@ class Folder:
         Raises:
             ConfigError: there is no such evaluation.
         """
-        if name not in self.names()[1]:
-            raise ConfigError(f"there is no evaluation {name!r} in {self.root}")
+        return self._checked("evaluation", name, self.names()[1])
+
+    def _checked(self, what: str, name: str, names: Sequence[str]) -> Path:
+        # never a path that leaves the folder, whatever a request asks for
+        if name not in names:
+            raise ConfigError(f"there is no {what} {name!r} in {self.root}")
         return self.root / name
 
     def _found(self) -> Iterator[tuple[str, bool]]:

@@ -95,14 +95,12 @@ def mark(journal: Journal, path: Path, request: MarkRequest) -> dict[str, Any]:
             project's.
         JournalError: the journal cannot be read.
     """
-    key = (request.prompt, request.chosen, request.rejected)
-    if request.mark is None:
-        marks = set_mark(path, key, None).marks
-    else:
+    key, made = (request.prompt, request.chosen, request.rejected), None
+    if request.mark is not None:
         if _pair(journal, key, None) is None:
             raise ConfigError(f"the prompt {request.prompt!r} has no such pair of plays")
         made = Mark(request.mark, request.chosen_text, request.rejected_text)
-        marks = set_mark(path, key, made).marks
+    marks = set_mark(path, key, made).marks
     return {"marks": Counter(each.mark for each in marks.values())}
 
 

@@ -95,11 +95,10 @@ class Query(Filters):
         except (ValueError, TypeError) as error:
             raise ConfigError(f"after: not the key of a row: {self.after!r}") from error
         column, same = COLUMNS[self.sort], "(prompt_id, play) > (?, ?)"
+        if self.sort == "prompt" and self.descending:
+            return "(prompt_id < ? OR (prompt_id = ? AND play > ?))", [key[0], *key]
         if self.sort == "prompt":
-            forward = not self.descending
-            return (same if forward else "(prompt_id < ? OR (prompt_id = ? AND play > ?))"), (
-                key if forward else [key[0], *key]
-            )
+            return same, key
         if value is None:
             return f"({column} IS NULL AND {same})", key
         further = f"{column} {'<' if self.descending else '>'} ?"
@@ -110,9 +109,9 @@ class Query(Filters):
     @property
     def order(self) -> str:
         """The order in SQL; rows without a value come last."""
-        if self.sort == "prompt":
-            return f"prompt_id {'DESC' if self.descending else 'ASC'}, play"
         way = "DESC" if self.descending else "ASC"
+        if self.sort == "prompt":
+            return f"prompt_id {way}, play"
         nulls = " NULLS LAST" if self.sort in NULLABLE else ""
         return f"{COLUMNS[self.sort]} {way}{nulls}, prompt_id, play"
 
@@ -173,16 +172,15 @@ class Plays:
         from_journal = len(ids or [0] * SMALL) < SMALL
         return int(self._select("count(*)", clauses, values, ids, "", from_journal)[0][0])
 
-    def select(self, sql: str, values: Sequence[Any] = (), limit_s: float = LIMIT_S) -> list[Any]:
+    def select(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         """Return the rows of a statement on `{plays}`, in rollouts/ or else in the journal.
 
         Raises:
             ConfigError: the query takes too long.
             JournalError: the journal cannot be read.
         """
-        if self._files:
-            return self._from_files(sql, values)
-        return self._from_journal(sql, values, limit_s)
+        read = self._from_files if self._files else self._from_journal
+        return read(sql, values)
 
     def _select(
         self,
@@ -210,16 +208,16 @@ class Plays:
             rows: list[Any] = found.fetchall()
             return rows
 
-    def _from_journal(self, sql: str, values: Sequence[Any], limit_s: float = LIMIT_S) -> list[Any]:
-        self._journal.interrupt_after(limit_s)
-        end = time.monotonic() + limit_s
+    def _from_journal(self, sql: str, values: Sequence[Any]) -> list[Any]:
+        self._journal.interrupt_after(LIMIT_S)
+        end = time.monotonic() + LIMIT_S
         try:
             return self._journal.select(sql.format(plays="plays"), *values)
         except JournalError as error:
             if time.monotonic() < end:
                 raise
             raise ConfigError(
-                f"this takes longer than {limit_s:.0f} s in a run of this size that is not "
+                f"this takes longer than {LIMIT_S:.0f} s in a run of this size that is not "
                 "complete; filter by prompt, or sort by prompt or time"
             ) from error
 

@@ -50,7 +50,7 @@ def show(
             raise ConfigError(f"--prompt: {error}{such}") from error
     console = console or Console(highlight=False)
     console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
-    colors = _colors(agents)
+    colors = {agent: PALETTE[i % len(PALETTE)][0] for i, agent in enumerate(agents)}
     lines = _tree(rollout, colors) if play is None else _play(rollout, play, colors)
     for line in lines:
         console.print(line, highlight=False)
@@ -116,7 +116,3 @@ def _play(rollout: Rollout, index: int, colors: dict[str, str]) -> Iterator[Text
 
 def _line(text: str) -> str:
     return for_terminal(" ".join(text[:400].split()))
-
-
-def _colors(agents: list[str]) -> dict[str, str]:
-    return {agent: PALETTE[i % len(PALETTE)][0] for i, agent in enumerate(agents)}
