@@ -10,10 +10,11 @@ import shlex
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from toa_trl.errors import ConfigError
 from toa_trl.utils.config import (
@@ -180,19 +181,12 @@ class FleetConfig(Config):
     """Time for a server to become healthy, including the download of its model."""
     max_restarts: NonNegativeInt = 3
     """Restarts per server; counted anew once it was healthy for 10 minutes."""
-    _replicas: list[Replica] = PrivateAttr()
 
-    def model_post_init(self, context: Any) -> None:
-        """List the replicas, and check what concerns several keys or servers."""
-        self._replicas = []
+    @model_validator(mode="after")
+    def _check_servers(self) -> Self:
+        """Check what concerns several keys or servers."""
         for number, server in enumerate(self.servers):
             server.check(f"servers[{number}]")
-            for i, gpus in enumerate(server.placement):
-                label = f"{server.name}-{i}" if len(server.placement) > 1 else server.name
-                self._replicas.append(Replica(label, server, server.port + i, tuple(gpus)))
-        self._check_conflicts()
-
-    def _check_conflicts(self) -> None:
         rewards = [server.name for server in self.servers if server.reward]
         if len(rewards) > 1:
             several = " and ".join(rewards)
@@ -219,11 +213,17 @@ class FleetConfig(Config):
                     f"servers: {labels} share GPU {gpu}; give each a memory_share, "
                     "at most 1 in total"
                 )
+        return self
 
-    @property
+    @cached_property
     def replicas(self) -> list[Replica]:
         """Every process of the fleet."""
-        return self._replicas
+        replicas = []
+        for server in self.servers:
+            for i, gpus in enumerate(server.placement):
+                label = f"{server.name}-{i}" if len(server.placement) > 1 else server.name
+                replicas.append(Replica(label, server, server.port + i, tuple(gpus)))
+        return replicas
 
     def command(self, replica: Replica) -> list[str]:
         """Return the command that starts a replica."""
