@@ -26,11 +26,7 @@ from toa_trl.evaluation.differences import paired_differences, student_differenc
 from toa_trl.evaluation.ledger import keep
 from toa_trl.evaluation.outputs import check_all, closing_all
 from toa_trl.evaluation.results import check_results, of_columns, terminal_tables, update_results
-from toa_trl.evaluation.selected import (
-    add_second_rewards,
-    selected_win_rates,
-    with_win_rates,
-)
+from toa_trl.evaluation.selected import add_second_rewards, selected_win_rates, with_win_rates
 from toa_trl.evaluation.students import Judge, Lesson, TrainingConfig, table_rows, teach
 from toa_trl.evaluation.verifier import make_verifier
 from toa_trl.models.devices import free_memory

@@ -10,12 +10,7 @@ from toa_trl.utils.config import Config
 from toa_trl.utils.registry import LATER
 
 PLAIN = {"boolean": "true or false", "object": "mapping", "null": "null", "string": "string"}
-BOUNDS = {
-    "minimum": ">=",
-    "exclusiveMinimum": ">",
-    "maximum": "<=",
-    "exclusiveMaximum": "<",
-}
+BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
 def describe_type(schema: Mapping[str, Any]) -> str:

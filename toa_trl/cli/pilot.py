@@ -100,7 +100,7 @@ def main() -> None:
     if rollouts.limit:
         say(f"{rollouts.limit}: the pilot is incomplete; repeat the command with a higher limit")
     pilot = pilot_of(config, rollouts, len(prompts))
-    write_pilot(pilot, folder / FILE)
+    write_json(folder / FILE, marked(as_json(pilot)))
     engines = {entry["name"]: str(entry["engine"]) for entry in config.agents}
     say(describe(pilot, {**engines, None: str(config.reward["kind"])}))
     say(f"{folder / FILE} is written")
@@ -189,8 +189,3 @@ def is_anytime(make: Callable[[int], Search], budget: int) -> bool:
         return first_difference(lambda: make(smaller), lambda: make(larger), smaller) is not None
 
     return not differs(max(1, budget // 2), budget) and not differs(budget, 2 * budget)
-
-
-def write_pilot(pilot: Pilot, path: Path) -> None:
-    """Write pilot.json."""
-    write_json(path, marked(as_json(pilot)))

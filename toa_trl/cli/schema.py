@@ -25,10 +25,7 @@ CONFIGURATIONS = {
         "`toa-trl compare --config FILE`",
     ),
     "run": ("toa_trl.pipeline.config:PipelineConfig", "`toa-trl run pipeline.yaml`"),
-    "iterate": (
-        "toa_trl.pipeline.iteration:IterationConfig",
-        "`toa-trl iterate --config FILE`",
-    ),
+    "iterate": ("toa_trl.pipeline.iteration:IterationConfig", "`toa-trl iterate --config FILE`"),
     "fleet": ("toa_trl.serving.fleet:FleetConfig", "`toa-trl serve-agents --config fleet.yaml`"),
 }
 ENTRIES = {

@@ -110,16 +110,15 @@ def _budget(full: int) -> int:
 
 def _training(options: Sequence[str]) -> dict[str, Any]:
     """Return the configuration of a training with its options, scaled down."""
-    settings: dict[str, Any] = {}
     given = dict(zip(options[::2], options[1::2], strict=True))
     content = read_yaml(find_config(given.pop("--config")))
     given.pop("--accelerate_config", None)
     settings = content | {key.removeprefix("--"): load_yaml(text) for key, text in given.items()}
     for key in ("attn_implementation", "packing_strategy", "precompute_ref_batch_size"):
         settings.pop(key, None)
-    known = {key: value for key, value in TINY_TRAINING.items() if key != "packing"}
-    if "packing" in settings:
-        known["packing"] = False
+    known = dict(TINY_TRAINING)
+    if "packing" not in settings:  # an option of SFT alone
+        known.pop("packing")
     if not str(settings["model_name_or_path"]).startswith("runs/"):
         settings["model_name_or_path"] = _bundled(STUDENT)
     return settings | known
