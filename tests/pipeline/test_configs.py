@@ -50,7 +50,7 @@ def read(name: str, *options: str) -> Plan:
 @pytest.fixture(autouse=True)
 def _in_the_clone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    for module in ("toa_trl.training.estimate.model", "toa_trl.pipeline.memory"):
+    for module in ("toa_trl.training.estimate.model", "toa_trl.training.estimate.reward"):
         monkeypatch.setattr(f"{module}.read_config", config_of)
 
 

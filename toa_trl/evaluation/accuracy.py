@@ -196,10 +196,7 @@ def corpus_scores(prompts: Sequence[Prompt], texts: Sequence[str]) -> dict[str, 
 
 
 async def _sample_figures(
-    prompts: Sequence[Prompt],
-    outputs: Sequence[Outputs],
-    task: Task,
-    verifier: RewardModel,
+    prompts: Sequence[Prompt], outputs: Sequence[Outputs], task: Task, verifier: RewardModel
 ) -> dict[str, Any]:
     """Return the figures of the samples; those without a score are left out and counted."""
     k = len(outputs[0].samples)

@@ -32,13 +32,7 @@ def alpaca_eval_against(
     for number, (name, texts) in enumerate(outputs.items()):
         if name != baseline:
             measured[name] = run_alpaca_eval(
-                name,
-                instructions,
-                texts,
-                baseline,
-                outputs[baseline],
-                folder / str(number),
-                config,
+                name, instructions, texts, baseline, outputs[baseline], folder / str(number), config
             )
             update_results(results, "alpaca_eval", measured)
     return measured

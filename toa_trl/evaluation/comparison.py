@@ -288,13 +288,8 @@ class RememberingReward(DetailedReward):
 
     async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
         """See `RewardModel`."""
-        scores = []
-        for text in responses:
-            scores.append(
-                self._memory.get(
-                    (prompt.id, text), partial(self._reward_model.score_details, prompt, [text])
-                )
-            )
+        score, get = self._reward_model.score_details, self._memory.get
+        scores = [get((prompt.id, text), partial(score, prompt, [text])) for text in responses]
         return [score for (score,) in await asyncio.gather(*scores)]
 
     async def aclose(self) -> None:

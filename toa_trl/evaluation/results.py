@@ -21,15 +21,8 @@ HEADS = {
     "mean_top10_reward": "top10_reward",
     "win_rate_matched_length": "matched_length",
 }
-LABELS = {
-    "model",
-    "name",
-    "search",
-    "round",
-    "budget",
-    "baseline",
-    "baseline_budget",
-}  # the first columns, if they are of these
+# the first columns, if they are of these
+LABELS = {"model", "name", "search", "round", "budget", "baseline", "baseline_budget"}
 PARTS = {"student", "win_rates", "alpaca_eval", "lm_eval", "searches", "data_table", "rounds"}
 
 

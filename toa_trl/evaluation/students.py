@@ -169,13 +169,7 @@ class Judge:
         if kept.get("by") != by:
             if num_missing(path, self.problems, 0):
                 await check_entry(f"train.student: {name}", entry)
-            outputs = await respond(
-                entry,
-                self.problems,
-                self.task,
-                self.sampling,
-                path=path,
-            )
+            outputs = await respond(entry, self.problems, self.task, self.sampling, path=path)
             _, scores = await measure_model(
                 self.problems, outputs, self.task, verifier=self.verifier
             )

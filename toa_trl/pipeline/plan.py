@@ -81,10 +81,6 @@ class Plan:
             stages += [(stage, number) for stage in self.stages]
         return stages
 
-    def stage(self, name: str) -> StageConfig:
-        """Return the stage with this name."""
-        return next(stage for stage in self.stages if stage.folder == name)
-
     def place(self, stage: StageConfig) -> str:
         """Return the path of a stage's entry, for errors."""
         return self._places[stage.folder][0]

@@ -11,14 +11,8 @@ from toa_trl.pipeline.gate import read_decision
 from toa_trl.pipeline.plan import Plan
 
 FIGURES = (
-    "accuracy",
-    "interval",
-    "mean_verifier_score",
-    "chrf",
-    "bleu",
-    "comet",
-    "mean_reward",
-    "mean_reward_interval",
+    *("accuracy", "interval", "mean_verifier_score", "chrf", "bleu", "comet"),
+    *("mean_reward", "mean_reward_interval"),
 )
 
 

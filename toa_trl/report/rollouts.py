@@ -24,8 +24,10 @@ Steps = tuple[tuple[str, str], ...]
 
 NEEDED = ("prompt_id", "play", "agent", "kind", "reward")
 TEXTS = ("prompt_id", "agent", "kind", "finish_reason", "error")
-AMOUNTS = ("reward", "prompt_tokens", "completion_tokens", "flops", "reward_flops")
-AMOUNTS += ("tokens_estimated",)  # 0 or 1
+AMOUNTS = (
+    *("reward", "prompt_tokens", "completion_tokens", "flops", "reward_flops"),
+    "tokens_estimated",  # 0 or 1
+)
 MAX_REASONS = 1_000  # distinct reasons of failures
 
 

@@ -205,11 +205,7 @@ def _head(kind: str, name: str) -> dict[str, Any]:
 
 def _usage(result: SearchResult) -> dict[str, int]:
     asked, answered = result.prompt_tokens, result.completion_tokens
-    return {
-        "prompt_tokens": asked,
-        "completion_tokens": answered,
-        "total_tokens": asked + answered,
-    }
+    return {"prompt_tokens": asked, "completion_tokens": answered, "total_tokens": asked + answered}
 
 
 def _tree(result: SearchResult) -> dict[str, Any]:

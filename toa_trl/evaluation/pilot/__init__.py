@@ -23,13 +23,7 @@ from toa_trl.evaluation.costs import Costs
 from toa_trl.evaluation.pilot.agents import Place, place_of
 from toa_trl.evaluation.pilot.allocation import Adaptive, AllocationAdvice, advise_allocation
 from toa_trl.evaluation.pilot.budget import BudgetAdvice, advise_budget, best_so_far
-from toa_trl.evaluation.pilot.demand import (
-    Demand,
-    Estimator,
-    FullRun,
-    cost_measure,
-    unknown_flops,
-)
+from toa_trl.evaluation.pilot.demand import Demand, Estimator, FullRun, cost_measure, unknown_flops
 from toa_trl.evaluation.pilot.figures import Figure, Resamples
 from toa_trl.evaluation.pilot.tau import TauAdvice, advise_tau
 from toa_trl.sampling.timing import Call

@@ -41,10 +41,7 @@ def without(rollout: Rollout, agent: str) -> tuple[Play, ...]:
 
 
 def place_of(
-    agent: str,
-    rollouts: Sequence[Rollout],
-    resamples: Resamples,
-    cost_of: Callable[[Play], float],
+    agent: str, rollouts: Sequence[Rollout], resamples: Resamples, cost_of: Callable[[Play], float]
 ) -> Place:
     """Return what one agent gives and costs.
 

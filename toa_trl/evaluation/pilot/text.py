@@ -74,7 +74,8 @@ def _hours(pilot: Pilot, hours: Hours) -> Iterator[str]:
         "longer then",
     )
     agents = _percent(hours.agents_share)
-    reward = _percent(_rest(hours.agents_share))
+    value, low, high = hours.agents_share
+    reward = _percent(Figure(1 - value, 1 - high, 1 - low))
     if hours.bottleneck == NEITHER:
         found = f"neither: agents {agents} of the time of a play, reward {reward}"
     elif hours.bottleneck == "agents":
@@ -205,10 +206,6 @@ def _range(advice: BudgetAdvice, budget: int) -> str:
 
 def _number(plays: int | None, budget: int) -> str:
     return f"more than {budget:,}" if plays is None else f"{plays:,}"
-
-
-def _rest(share: Figure) -> Figure:
-    return Figure(1 - share.value, 1 - share.high, 1 - share.low)
 
 
 def _amount(figure: Figure | None) -> str:
