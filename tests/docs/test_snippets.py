@@ -36,6 +36,8 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "fleet": {"endpoints": "e.yaml", "servers": []},
 }
 """What an excerpt of a configuration lacks."""
+LINKING = [*PAGES, *(ROOT / name for name in ("CONTRIBUTING.md", "RELEASING.md", "SECURITY.md"))]
+IGNORED = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
 OF_ALL = {"--help", "--version"}
 OPTIONS_OF_TRL = {"datasets", "eval_strategy", "report_to", "use_peft", "resume_from_checkpoint"}
 
@@ -98,8 +100,16 @@ def test_a_configuration_is_valid(
             validate(fitting[name], {**REQUIRED.get(name, {}), **entry}, block.place)
 
 
-def test_the_links_of_the_readme_lead_somewhere() -> None:
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_that_a_clone_has(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    links = {link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link}
+    made_later = {ROOT / line for line in IGNORED if line.endswith(".md")}
+    targets = {link: (page.parent / link).resolve() for link in links}
+    dead = {link for link, path in targets.items() if not path.exists() or path in made_later}
+    assert dead == set()
+
+
+def test_the_readme_is_one_page() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    links = {link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link}
-    assert {link for link in links if not (ROOT / link).exists()} == set()
     assert len(text.splitlines()) <= 130
