@@ -69,10 +69,6 @@ async def compare_searches(config: ComparisonConfig, say: Callable[[str], None] 
     second reward its "search_win_rates"; with `train` also its "data_table": students learn what
     each search found, and with `baseline` its "student_differences".
 
-    Args:
-        config: of the comparison.
-        say: gets the tables.
-
     Raises:
         ConfigError: the configuration is invalid, or `train` has no verifier that decides.
         ToaError: sampling or a training failed.

@@ -178,12 +178,7 @@ def adaptive_of(config: PilotConfig) -> Adaptive:
 
 
 def is_anytime(make: Callable[[int], Search], budget: int) -> bool:
-    """Return whether the first plays of a search are those of a run with half or double the budget.
-
-    Args:
-        make: returns a new search for a budget.
-        budget: of the pilot.
-    """
+    """Return whether a search makes the same first plays with half or double the budget."""
 
     def differs(smaller: int, larger: int) -> bool:
         return first_difference(lambda: make(smaller), lambda: make(larger), smaller) is not None

@@ -152,12 +152,7 @@ def steps_of(experiment: Experiment) -> list[Step]:
 
 
 def run_steps(experiment: Experiment, folder: Path, run: Callable[[Step], None]) -> None:
-    """Run the steps that are not done, and record each one that is.
-
-    Args:
-        experiment: what to run.
-        folder: holds the record.
-        run: runs one step.
+    """Run the steps that are not done, and record in the folder each one that is.
 
     Raises:
         ToaError: a step failed; those before it are recorded.

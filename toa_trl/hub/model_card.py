@@ -51,12 +51,9 @@ def write_model_card(
 def write_model_lineage(
     folder: Path, lineages: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Write lineage.json, which also marks the folder as one of this package; return its content.
+    """Write lineage.json, which also marks the folder as this package's; return its content.
 
-    Args:
-        folder: see `write_model_card`.
-        lineages: see `write_model_card`.
-        facts: see `write_model_card`.
+    The arguments are those of `write_model_card`.
     """
     base = str(facts.get("base_model") or "")
     names = [str(lineage["dataset"]) for lineage in lineages]

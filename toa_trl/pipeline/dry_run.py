@@ -96,13 +96,7 @@ def _without_hours(plan: Plan, stages: list[StageConfig]) -> Iterator[str]:
 
 
 def needs_of(plan: Plan, stage: StageConfig, prompts: Mapping[str, list[Prompt]]) -> Needs:
-    """Return what a stage of one round needs.
-
-    Args:
-        plan: of the pipeline.
-        stage: one of its stages.
-        prompts: of all rounds, by the names of the stages.
-    """
+    """Return what a stage of one round needs."""
     fleet = fleet_of(plan, stage, 1)
     served = [replica.gpus for replica in fleet.replicas] if fleet else []
     gpus = len({*(stage.gpus or ())}.union(*served))

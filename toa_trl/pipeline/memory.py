@@ -50,9 +50,7 @@ def check_memory(plan: Plan) -> None:
 def check_trainings(plan: Plan, dry_run: bool = False) -> None:
     """Check the options of the trainings that are not complete, as their commands parse them.
 
-    Args:
-        plan: of the pipeline.
-        dry_run: the plan may be for another machine.
+    With `dry_run` the plan may be for another machine.
 
     Raises:
         ConfigError: an option is unknown or invalid, or a training needs a GPU and there is none.

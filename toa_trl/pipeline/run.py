@@ -31,11 +31,7 @@ from toa_trl.utils.targets import check_folder, check_not_in_run, check_ours, is
 
 
 async def run_plan(plan: Plan, say: Callable[[str], None] = say) -> list[dict[str, Any]]:
-    """Run the stages that are not complete.
-
-    Args:
-        plan: checked, see `toa_trl.pipeline.checks`.
-        say: called with each line of progress.
+    """Run the stages of a checked plan that are not complete.
 
     Returns:
         The rows of the rounds, see `toa_trl.pipeline.results.round_rows`; empty without rounds.

@@ -20,14 +20,7 @@ LEAVES = {"synthesize": "report.html", "evaluate": "results.json", "data": "line
 
 
 def step_of(plan: Plan, stage: StageConfig, number: int, visible: Sequence[str] = ()) -> Step:
-    """Return the step of a stage of a round; writes the configurations of its command.
-
-    Args:
-        plan: of the pipeline.
-        stage: one of its stages.
-        number: of the round.
-        visible: the GPUs, see `toa_trl.pipeline.gpus.visible_gpus`.
-    """
+    """Return the step of a stage of a round; writes the configurations of its command."""
     folder = plan.folder(number, stage.folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     leaves, restart = LEAVES.get(stage.run, ""), False
@@ -71,13 +64,7 @@ def merge_step(plan: Plan, stage: StageConfig, number: int, visible: Sequence[st
 
 
 def servers_of(fleet: FleetConfig, prefix: Path, visible: Sequence[str]) -> Servers:
-    """Return the servers of a fleet; writes its configuration.
-
-    Args:
-        fleet: of one stage.
-        prefix: start of the paths of their configuration and log.
-        visible: the GPUs, see `toa_trl.pipeline.gpus.visible_gpus`.
-    """
+    """Return the servers of a fleet; writes its configuration to `<prefix>.fleet.yaml`."""
     file = prefix.with_name(f"{prefix.name}.fleet.yaml")
     write_config(file, on_machine(fleet.model_dump(exclude_none=True), visible))
     labels = [replica.label for replica in fleet.replicas]

@@ -53,12 +53,7 @@ MAX_CHARS = 1_000  # of a response
 
 
 def trainings_of(run_dir: Path, fingerprint: str | None) -> list[Path]:
-    """Return the folders of models, in a run's folder or beside it, that were trained on the run.
-
-    Args:
-        run_dir: folder of the run.
-        fingerprint: of the run; None: it has none.
-    """
+    """Return the folders of models in or beside a run's folder that were trained on the run."""
     if not fingerprint:
         return []
     run_dir = run_dir.resolve()

@@ -70,10 +70,6 @@ def serve(fleet: FleetConfig, say: Callable[[str], None]) -> None:
 
     Must be called in the main thread.
 
-    Args:
-        fleet: the servers to run.
-        say: called with one line per event.
-
     Raises:
         ConfigError: see `check_machine`, or log_dir or endpoints cannot be written; nothing was
             started.

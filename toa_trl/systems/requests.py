@@ -85,12 +85,6 @@ class Question:
 def read_request(body: object, model: SearchModel, name: str, max_budget: int) -> Question:
     """Return the question that the JSON value of a request asks.
 
-    Args:
-        body: the JSON value.
-        model: which is asked.
-        name: of the model.
-        max_budget: largest budget that a request may have.
-
     Raises:
         ApiError: the request is invalid, or names another model.
     """

@@ -217,13 +217,7 @@ def _checkpoint_of(training: Any) -> str | None:
 
 
 def _check_same_model(checkpoint: Path, model: Any, config: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint of another model, or one that trains other parts of it.
-
-    Args:
-        checkpoint: folder.
-        model: TRL's ModelConfig.
-        config: content of the model's config.json.
-    """
+    """Refuse a checkpoint of another model, or one that trains other parts of it."""
     place = f"resume_from_checkpoint: {checkpoint}"
     name = model.model_name_or_path
     adapter = checkpoint / "adapter_config.json"

@@ -117,13 +117,6 @@ def load_with_adapter(
 ) -> Any:
     """Return the base model with the adapter on it.
 
-    Args:
-        adapter: folder.
-        config: of peft; names the base.
-        auto_class: of transformers.
-        dtype: of the model, or auto.
-        tokenizer: of the adapter.
-
     Raises:
         ConfigError: the base cannot be loaded, or the adapter does not fit it or cannot be merged.
     """

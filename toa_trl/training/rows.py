@@ -18,11 +18,6 @@ def check_rows(place: str, rows: Any, columns: Sequence[str]) -> Any:
     TRL infers the format from one row, and fails or drops a row of another form later, with a
     traceback or with another reason.
 
-    Args:
-        place: what error messages begin with.
-        rows: datasets.Dataset or IterableDataset.
-        columns: those that are trained on.
-
     Returns:
         The rows.
 

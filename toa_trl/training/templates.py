@@ -51,10 +51,6 @@ def template_tokenizer(path: str | None) -> Any:
 def trained_tokenizer(training: Any, model: Any) -> Any:
     """Load the student's tokenizer, with the chat template and eos that the trainer gives it.
 
-    Args:
-        training: configuration of the trainer.
-        model: TRL's ModelConfig.
-
     Raises:
         ConfigError: it, or what `chat_template_path` names, cannot be loaded.
     """
@@ -87,13 +83,6 @@ def fit_to_template(
     data: TrainingData, columns: Sequence[str], tokenizer: Any, name: str, takes_path: bool
 ) -> TrainingData:
     """Return data that the chat template accepts: system messages folded where it has none.
-
-    Args:
-        data: with conversations.
-        columns: that hold them.
-        tokenizer: see `trained_tokenizer`.
-        name: of the model, for the error message.
-        takes_path: whether the trainer has the option `chat_template_path`.
 
     Raises:
         ConfigError: the tokenizer has no chat template.

@@ -24,9 +24,6 @@ class LoopThread:
     """An event loop in a thread of its own, for synchronous code that calls coroutines repeatedly.
 
     Connections and queues belong to a loop, so that all calls need the same one.
-
-    Args:
-        name: of the thread.
     """
 
     def __init__(self, name: str) -> None:

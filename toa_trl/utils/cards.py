@@ -71,10 +71,6 @@ def is_unmarked(text: str) -> bool:
 def read_metadata(path: Path, text: str) -> dict[str, Any]:
     """Return the metadata block at the start of a card; empty without one.
 
-    Args:
-        path: path of the card, for the message.
-        text: content of the card.
-
     Raises:
         ConfigError: the block is not a YAML mapping.
     """

@@ -22,9 +22,6 @@ def prepare_cpu_training(training: Any) -> None:
     - accelerate 1.15: shards among GPUs only; of CPU processes it makes DDP without a warning.
     - DeepSpeed 0.19: compiles its operations for minutes, and torch waits forever for the lock that
       a killed compilation leaves. Without them DeepSpeed uses gloo, and the Adam of torch.
-
-    Args:
-        training: configuration of the trainer.
     """
     if training.device.type != "cpu":
         return

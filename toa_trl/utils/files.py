@@ -148,10 +148,6 @@ def _check_texts(content: Any) -> None:
 def read_value(place: str, text: str) -> Any:
     """Return the value that a text writes as YAML or JSON.
 
-    Args:
-        place: option or key, for the message.
-        text: as given on the command line.
-
     Raises:
         ConfigError: it is neither.
     """

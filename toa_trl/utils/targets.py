@@ -30,10 +30,6 @@ MAX_NAME = 255  # bytes of a file's name, on every common file system
 def check_folder(path: str | Path, place: str) -> None:
     """Refuse a folder that cannot be created or written; nothing is created.
 
-    Args:
-        path: the folder.
-        place: key or option, for the message.
-
     Raises:
         ConfigError: it is a file or in one, its name is too long, or it is not writable.
     """
@@ -54,11 +50,6 @@ def check_folder(path: str | Path, place: str) -> None:
 
 def check_file(path: str | Path, place: str, is_ours: Callable[[Path], bool]) -> None:
     """Refuse a file to be written that cannot be, or that something else has written.
-
-    Args:
-        path: the file.
-        place: key or option, for the message.
-        is_ours: recognizes a file that this package wrote.
 
     Raises:
         ConfigError: see `check_folder` and `check_ours`; or it is a folder.
@@ -132,10 +123,6 @@ def is_run(folder: Path) -> bool:
 def check_has_journal(folder: Path, place: str = "") -> None:
     """Check that a folder is that of a run whose plays can be read.
 
-    Args:
-        folder: the folder.
-        place: what names the folder, for the message.
-
     Raises:
         ConfigError: it is not.
     """
@@ -160,23 +147,13 @@ def is_data_lineage(path: Path) -> bool:
 
 
 def is_json(path: Path, old: Collection[str]) -> bool:
-    """Return whether a JSON file has the marker, or the keys of one from before the marker.
-
-    Args:
-        path: the file.
-        old: keys that such a file had.
-    """
+    """Return whether a JSON file has the marker, or the old keys of one from before the marker."""
     content = read_object(path)
     return "toa_trl" in content or set(old) <= content.keys()
 
 
 def is_json_lines(path: Path, keys: Collection[str] = ()) -> bool:
-    """Return whether the first line of a JSONL file has the marker.
-
-    Args:
-        path: the file.
-        keys: further keys of that line.
-    """
+    """Return whether the first line of a JSONL file has the marker, and these keys."""
     try:
         with path.open(encoding="utf-8") as file:
             first = json.loads(file.readline())

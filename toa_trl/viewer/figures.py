@@ -78,9 +78,6 @@ class Figures:
     def of(self, path: Path) -> dict[str, Any]:
         """Return the totals of a run: see `measure`.
 
-        Args:
-            path: folder of the run.
-
         Raises:
             JournalError: the journal cannot be read.
         """

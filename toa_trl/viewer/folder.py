@@ -25,9 +25,6 @@ MAX_RUNS = 2_000
 class Folder:
     """A folder with runs, or the folder of one run.
 
-    Args:
-        root: the folder.
-
     Raises:
         ConfigError: it is not a folder, or has no run.
     """
@@ -92,9 +89,6 @@ class Folder:
 
 def describe(path: Path) -> dict[str, Any]:
     """Return what a run is, without reading its plays.
-
-    Args:
-        path: folder of the run.
 
     Returns:
         {state: "running" | "finished" | "stopped" | "starting" | "damaged", fault, search, budget,

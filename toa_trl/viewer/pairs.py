@@ -58,11 +58,6 @@ def page(journal: Journal, path: Path, query: PairQuery) -> dict[str, Any]:
 
     Marked pairs are those of the review, also those that dpo/ does not have any more.
 
-    Args:
-        journal: of the run.
-        path: folder of the run.
-        query: which pairs.
-
     Raises:
         ConfigError: `after` is not a key, or review.jsonl is damaged.
         JournalError: the journal cannot be read.

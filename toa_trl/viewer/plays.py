@@ -117,12 +117,7 @@ class Query(Filters):
 
 
 class Plays:
-    """The plays of one run.
-
-    Args:
-        journal: of the run.
-        path: folder of the run.
-    """
+    """The plays of one run."""
 
     def __init__(self, journal: Journal, path: Path) -> None:
         self._journal = journal

@@ -169,13 +169,7 @@ def listen(port: int) -> socket.socket:
 
 
 def serve(folder: Folder, listener: socket.socket, on_ready: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C or SIGTERM.
-
-    Args:
-        folder: with the runs.
-        listener: a socket that listens.
-        on_ready: called with the address of the page.
-    """
+    """Serve until Ctrl-C or SIGTERM."""
     port = listener.getsockname()[1]
     config = uvicorn.Config(
         make_app(folder, port),

@@ -47,15 +47,7 @@ class BestSoFar:
         messages: Sequence[Mapping[str, str]],
         columns: Mapping[str, Any],
     ) -> None:
-        """Add the best play of a prompt.
-
-        Args:
-            response: the response of the play.
-            drafts: the responses in its prompt.
-            finish_reason: "length" if max_tokens cut it short.
-            messages: the prompt.
-            columns: further columns of the prompt.
-        """
+        """Add the best play of a prompt."""
         questions = questions_of(columns, messages[-1]["content"] if messages else "")
         own, signed = words_of(response), words_of(response, signs=True)
         asked = asked_language(messages, columns)

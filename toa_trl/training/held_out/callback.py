@@ -27,11 +27,6 @@ logger = logging.getLogger(__name__)
 def add_evaluation(trainer: Any, held_out: HeldOut | None, options: HeldOutArguments) -> None:
     """Add what watches a training: responses to held-out prompts, early stopping, the log.
 
-    Args:
-        trainer: of TRL.
-        held_out: prompts to sample, or None.
-        options: checked by `check_options`.
-
     Raises:
         ConfigError: the metric for early stopping is not measured, or the chat template refuses
             a held-out prompt.

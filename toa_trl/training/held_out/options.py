@@ -52,11 +52,6 @@ RANGES: dict[str, Any] = {
 def check_options(options: HeldOutArguments, training: Any, method: str) -> None:
     """Check the options together with the trainer's.
 
-    Args:
-        options: of the evaluation.
-        training: configuration of the trainer.
-        method: name of the method, such as "SFT".
-
     Raises:
         ConfigError: a value is out of range, or the trainer's options do not allow it.
     """

@@ -59,11 +59,6 @@ def prepare_held_out(
 ) -> HeldOut | None:
     """Return what the model is asked during training; None if it is asked nothing.
 
-    Args:
-        options: checked by `check_options`.
-        data: with held-out rows.
-        training: configuration of the trainer.
-
     Raises:
         ConfigError: the held-out rows have no prompts, nothing could score responses, or run.yaml
             names code that is not trusted.

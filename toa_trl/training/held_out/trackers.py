@@ -11,13 +11,7 @@ WITH_TABLES = ("wandb", "trackio")
 
 
 def log_examples(trainer: Any, step: int, examples: Sequence[Mapping[str, Any]]) -> None:
-    """Log example responses; called in the main process.
-
-    Args:
-        trainer: whose `report_to` names the trackers.
-        step: of the training.
-        examples: rows of the same columns.
-    """
+    """Log example responses; called in the main process."""
     if not examples:
         return
     for name in WITH_TABLES:

@@ -15,12 +15,7 @@ Entry = Mapping[str, Any]
 
 
 def agent_findings(entries: Sequence[Entry], sampling: Mapping[str, Any]) -> Iterator[Finding]:
-    """Yield what is to be known of agents before the first play.
-
-    Args:
-        entries: of the configuration: {name, engine, model, ...}.
-        sampling: of the run.
-    """
+    """Yield what is to be known of agents before the first play."""
     for entry in entries:
         if entry["engine"] in IN_PROCESS:
             yield _stop_finding(entry)

@@ -47,13 +47,6 @@ def preflight(
 ) -> Preflight:
     """Check tokenizer, chat template and a sample of the rows, and fit the data to the template.
 
-    Args:
-        data: of the training.
-        training: configuration of the trainer.
-        model: TRL's ModelConfig.
-        method: name of the method, such as "SFT".
-        num_rows: size of the sample.
-
     Raises:
         ConfigError: a tokenizer cannot be loaded, or has no chat template and the data are
             conversations.

@@ -23,12 +23,6 @@ DO_NOTHING: Mapping[str, tuple[Any, ...]] = {"top_k": (-1, 0), "min_p": (0.0, No
 def end_finding(tokenizer: Any, training: Any, model: Any, method: str) -> Finding | None:
     """Return whether the template ends a turn with a token at which the student stops.
 
-    Args:
-        tokenizer: as the trainer has it.
-        training: configuration of the trainer.
-        model: TRL's ModelConfig.
-        method: name of the method, such as "SFT".
-
     Returns:
         None where it does not matter, or where the template does not show it.
     """

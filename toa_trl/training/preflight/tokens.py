@@ -34,12 +34,6 @@ class Tokens:
 def tokens_of(row: Row, tokenizer: Any, training: Any, method: str) -> list[Tokens]:
     """Return the sequences of a row: one, or two of a pair.
 
-    Args:
-        row: in a format of TRL.
-        tokenizer: as the trainer has it.
-        training: configuration of the trainer.
-        method: name of the method, such as "SFT".
-
     Raises:
         TemplateError: the chat template refuses the row.
     """
@@ -92,15 +86,7 @@ def _with_end(text: str, tokenizer: Any) -> str:
 
 
 def _answered(row: Row, name: str, tokenizer: Any, only: bool, method: str) -> Tokens:
-    """Return prompt and response, of which the response is learned.
-
-    Args:
-        row: with a prompt.
-        name: column of the response.
-        tokenizer: of the trainer.
-        only: whether the prompt is not learned.
-        method: name of the method.
-    """
+    """Return prompt and response; with `only` the response alone is learned."""
     prompt, response = row["prompt"], row[name]
     is_text = isinstance(response, str)
     if is_text:
