@@ -44,10 +44,6 @@ class Card(Config):
     """Language codes. By default detected from the responses."""
 
 
-def _text_or_mapping(value: Any) -> str:
-    return "dict" if isinstance(value, Mapping) else "str"
-
-
 def none_if_empty(value: Any) -> Any:
     """Return None for an empty text or mapping, which a YAML key without a value gives."""
     return None if value in ({}, "") else value
@@ -56,7 +52,7 @@ def none_if_empty(value: Any) -> Any:
 JUDGE = "toa_trl.rewards.judge:JudgeReward"
 OptionalReward = Annotated[Annotated[dict[str, Any], KINDS] | None, BeforeValidator(none_if_empty)]
 Function = Annotated[str, Tag("str")]
-NamedOr = Discriminator(_text_or_mapping)
+NamedOr = Discriminator(lambda value: "dict" if isinstance(value, Mapping) else "str")
 Settings = dict[str, Any]
 Sampled = Annotated[Settings, Arguments("toa_trl.agents.base:SamplingChanges")]
 OptionalJudge = Annotated[

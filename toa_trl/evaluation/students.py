@@ -142,7 +142,8 @@ class Judge:
         by_id = {prompt.id: prompt for prompt in prompts}
         checks = []
         for row in rows:
-            prompt, text = by_id[row["prompt_id"]], _response(row)[0]["content"]
+            (response,) = row["completion"] if "completion" in row else row["chosen"]
+            prompt, text = by_id[row["prompt_id"]], response["content"]
             checks.append(verify(self.verifier, self.task, prompt, [text]))
         return mean(verdict for (verdict,) in await asyncio.gather(*checks))
 
@@ -326,8 +327,3 @@ def table_rows(
             row[key] = mean(lesson.summary[key] for lesson in own)
         rows.append(row)
     return [{**row, "num_problems": len(untrained)} for row in rows]
-
-
-def _response(row: Mapping[str, Any]) -> Any:
-    """Return the response that a row teaches, as messages."""
-    return row["completion"] if "completion" in row else row["chosen"]

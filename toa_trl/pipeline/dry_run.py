@@ -6,7 +6,7 @@ the tokens that machine.tokens_per_s and machine.mean_tokens give; `hours` of a 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from textwrap import fill
 from typing import Any
 
@@ -15,7 +15,7 @@ from tabulate import tabulate
 from toa_trl.pipeline.checks import prompts_of
 from toa_trl.pipeline.config import StageConfig
 from toa_trl.pipeline.fleets import fleet_of
-from toa_trl.pipeline.memory import sampling_memory, training_needs
+from toa_trl.pipeline.memory import Needs, sampling_memory, training_needs
 from toa_trl.pipeline.plan import Plan
 from toa_trl.pipeline.steps import is_complete
 from toa_trl.pipeline.trial import trials_of
@@ -24,23 +24,6 @@ from toa_trl.utils.escape import for_terminal
 
 NEEDS_PLAYS = ("synthesize", "evaluate")
 WIDTH = 100  # columns of a terminal
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What a stage of one round needs; None: not known."""
-
-    gpus: int
-    memory: float | None = None  # GiB of each GPU
-    hours: float | None = None
-    calls: float = 0.0  # price of the API's tokens
-    note: str = ""
-
-    def cost(self, price: float) -> float | None:
-        """Return the price of the stage, with that of a GPU for an hour."""
-        if self.hours is None and self.gpus and price:
-            return None
-        return self.calls + (self.hours or 0.0) * self.gpus * price
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:
@@ -102,13 +85,12 @@ def needs_of(plan: Plan, stage: StageConfig, prompts: Mapping[str, list[Prompt]]
     gpus = len({*(stage.gpus or ())}.union(*served))
     if stage.is_training and not stage.command:
         needs = training_needs(plan, stage, _rows(plan, stage, prompts))
-        memory, hours = needs.memory, stage.hours or needs.hours
-        return Needs(gpus, memory, hours, note=needs.note)
+        return replace(needs, gpus=gpus, hours=stage.hours or needs.hours)
     if stage.run in NEEDS_PLAYS and stage.folder in prompts:
         return _needs_of_calls(plan, stage, len(prompts[stage.folder]), gpus)
     if stage.run in ("data", "push"):
-        return Needs(0, None, stage.hours or 0.0)
-    return Needs(gpus, None, stage.hours, note="memory is not known")
+        return Needs(hours=stage.hours or 0.0)
+    return Needs(gpus=gpus, hours=stage.hours, note="memory is not known")
 
 
 def _needs_of_calls(plan: Plan, stage: StageConfig, num_prompts: int, gpus: int) -> Needs:
@@ -134,7 +116,7 @@ def _needs_of_calls(plan: Plan, stage: StageConfig, num_prompts: int, gpus: int)
     note = f"{plays:,} responses, {tokens:,} tokens{assumed}"
     taken = sampling_memory(plan, stage)
     note = f"{note}; {taken.note}" if taken.note else note
-    return Needs(gpus, taken.memory, hours, calls, note)
+    return replace(taken, gpus=gpus, hours=hours, calls=calls, note=note)
 
 
 def _price(entry: Mapping[str, Any], mean_tokens: int) -> float:

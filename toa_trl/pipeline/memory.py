@@ -25,11 +25,19 @@ NOT_COUNTED = ("dataset_name", "datasets", "env", "check_only", "check_rows")
 
 @dataclass(frozen=True)
 class Needs:
-    """Memory and time of a stage; None: not known, for the reason in the note."""
+    """What a stage of one round needs; None: not known, for the reason in the note."""
 
     memory: float | None = None  # GiB of each GPU
     hours: float | None = None
     note: str = ""
+    gpus: int = 0
+    calls: float = 0.0  # price of the API's tokens
+
+    def cost(self, price: float) -> float | None:
+        """Return the price of the stage, with that of a GPU for an hour."""
+        if self.hours is None and self.gpus and price:
+            return None
+        return self.calls + (self.hours or 0.0) * self.gpus * price
 
 
 def check_memory(plan: Plan) -> None:

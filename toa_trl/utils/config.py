@@ -13,6 +13,7 @@ from functools import cache
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import docstring_parser
+from docstring_parser import DocstringStyle
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -148,7 +149,7 @@ def _model_of(
     factory: Callable[..., Any], skip: int, base: type[Config], omit: tuple[str, ...]
 ) -> type[Config]:
     hints = _hints(factory)
-    docstring = _docstring(factory)
+    docstring = docstring_parser.parse(inspect.getdoc(factory) or "", DocstringStyle.GOOGLE)
     documented = {arg.arg_name: arg.description for arg in docstring.params}
     fields: dict[str, Any] = {}
     extra = "forbid"
@@ -246,9 +247,3 @@ def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
         return get_type_hints(function, include_extras=True)
     except NameError:  # a name that only type checkers import: the value is passed on unchecked
         return {}
-
-
-def _docstring(factory: Callable[..., Any]) -> docstring_parser.Docstring:
-    return docstring_parser.parse(
-        inspect.getdoc(factory) or "", docstring_parser.DocstringStyle.GOOGLE
-    )

@@ -141,7 +141,8 @@ def _of_files(
             rows: list[Any] = cursor.execute(f"SELECT * FROM ({sql}) {tail}", values).fetchall()
             return rows
     except duckdb.Error as error:
-        raise ConfigError(f"dpo/ cannot be read ({_line(error)}); derive it again") from error
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"dpo/ cannot be read ({reason}); derive it again") from error
 
 
 def _total(files: Sequence[str]) -> int:
@@ -175,7 +176,3 @@ def _pair(journal: Journal, key: Key, mark: Mark | None) -> dict[str, Any] | Non
             "edited": getattr(mark, side) if mark else None,
         }
     return pair
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

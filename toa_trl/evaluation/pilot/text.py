@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from tabulate import tabulate
 
 from toa_trl.evaluation.pilot import Pilot
-from toa_trl.evaluation.pilot.budget import BudgetAdvice
 from toa_trl.evaluation.pilot.demand import NEITHER, Hours, Part
 from toa_trl.evaluation.pilot.figures import Figure
 from toa_trl.sampling.progress import human
@@ -42,7 +41,8 @@ def _full_run(pilot: Pilot, engines: Mapping[str | None, str]) -> Iterator[str]:
         (pilot.num_unfinished, "fewer plays than the budget"),
     ):
         if number:
-            yield from _wrapped(f"{_prompts(number)} {state}.", indent="")
+            prompts = "1 prompt has" if number == 1 else f"{number:,} prompts have"
+            yield from _wrapped(f"{prompts} {state}.", indent="")
     if demand.hours is None:
         yield from _item("hours", "unknown, because no call was timed")
     else:
@@ -114,7 +114,8 @@ def _amounts(part: Part) -> dict[str, str]:
 def _budget(pilot: Pilot) -> Iterator[str]:
     advice, budget = pilot.budget, pilot.full_run.budget
     share = f"{100 * advice.gain_share:g} %"
-    yield f"Budget: {_number(advice.budget, budget)} {_range(advice, budget)}"
+    bounds = f"[{_number(advice.low, budget)}, {_number(advice.high, budget)}]"
+    yield f"Budget: {_number(advice.budget, budget)} {bounds}"
     text = (
         f"the smallest from which on doubling the plays gains less than {share} of what the "
         f"pilot's {budget:,} gained over the first."
@@ -194,14 +195,6 @@ def _agents(pilot: Pilot) -> Iterator[str]:
         "what as many first plays as cost the rest have reached. `toa-trl compare` with and "
         "without an agent is the exact answer."
     )
-
-
-def _prompts(number: int) -> str:
-    return f"{number:,} prompt{' has' if number == 1 else 's have'}"
-
-
-def _range(advice: BudgetAdvice, budget: int) -> str:
-    return f"[{_number(advice.low, budget)}, {_number(advice.high, budget)}]"
 
 
 def _number(plays: int | None, budget: int) -> str:
