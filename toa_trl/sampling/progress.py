@@ -79,7 +79,7 @@ class Progress(Observer):
         )
         self._agents = defaultdict[str, _Agent](_Agent, {name: _Agent() for name in agents})
         self.loads = defaultdict[str, Load](Load)
-        """Of the agents, which the runners keep."""
+        """Load of each agent; the runners that share the display keep it up to date."""
         self._best: dict[str, float] = {}
         self._best_sum = 0.0
         self._num_prompts, self._num_finished = num_prompts, 0

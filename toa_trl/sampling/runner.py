@@ -50,7 +50,8 @@ class Load:
     """How busy one agent is."""
 
     in_flight: int = 0
-    took_s: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))  # recent plays
+    took_s: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+    """Seconds from asking to the journal, of recent plays."""
 
 
 @dataclass(kw_only=True)
@@ -72,7 +73,7 @@ class Runner:
         patience_s: seconds that the run waits, without a single play, while every agent that it
             needs is away.
         observers: hear of every play, in this order.
-        loads: of the agents by name, for whoever shows them.
+        loads: load of each agent, kept up to date for whoever shows it.
         enough: returns True to stop scheduling; plays in flight finish.
         cost_of: returns what a search is told as the cost of a play.
     """
