@@ -196,7 +196,7 @@ def test_a_mistake_writes_nothing(run: Path, tmp_path: Path) -> None:
         main(["data", str(run), "--rejected_rank", "1"])
     with pytest.raises(ConfigError, match=r"--output: .*gone: .*README\.md is not a folder"):
         main(["audit", str(run), "--output", str(run / "README.md" / "gone" / "x.json")])
-    with pytest.raises(ConfigError, match="no rollouts/"):
+    with pytest.raises(ConfigError, match="nowhere: not a folder"):
         main(["audit", str(tmp_path / "nowhere")])
     assert ((run / "README.md").read_text(), (run / "audit.json").read_text()) == before
     assert not (run / "report.html").exists()
