@@ -1,6 +1,7 @@
 """JSON schemas in words, for --help and the reference page."""
 
 import json
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +36,17 @@ def default_of(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     return default_text(field.get_default(call_default_factory=True))
+
+
+def describe_keys(model: type[Config]) -> str:
+    """Return the keys of a configuration in at most 100 columns: name, meaning and default."""
+    lines = list[str]()
+    for name, field in model.model_fields.items():
+        text = f"{' '.join((field.description or '').split())} [{default_of(field)}]"
+        lines += textwrap.wrap(
+            text, 100, initial_indent=f"    {name:17}", subsequent_indent=" " * 21
+        )
+    return "\n".join(lines)
 
 
 def default_text(value: Any) -> str:

@@ -25,23 +25,9 @@ fleet.yaml:
       - {name: judge, model: Skywork/Skywork-Reward-Llama-3.1-8B-v0.2, port: 8021, gpus: [4],
          reward: true}
 
-The keys of a server; name, model and port are required:
+The keys of a server:
 
-    name             the agent's name in the run's configuration; unique
-    model            a folder or a Hub name
-    port             of the first replica; further replicas count up
-    gpus             [0, 1]: one server on both; [[0], [1]]: a replica on each; by default those of
-                     the environment. Servers share a GPU if their memory_share adds up to at most 1
-    tensor_parallel  vLLM's --tensor-parallel-size; default: the number of GPUs of a replica
-    memory_share     vLLM's --gpu-memory-utilization, (0, 1]
-    chat_template    vLLM's --chat-template, a file
-    args             other options of vLLM: {max-model-len: 8192, enable-prefix-caching: true};
-                     true is the flag alone, false is --no-FLAG, a list is several arguments, a
-                     mapping is JSON. generation-config is vllm (neutral sampling) unless set here
-    served_names     names under which the model is known; default: that of model
-    env              environment variables: {VLLM_CPU_KVCACHE_SPACE: 4}
-    reward           true: the reward model of the run (--runner pooling); at most one server
-    launcher         replaces the fleet's
+KEYS
 
 Exit codes: 0 stopped by a signal; 1 a server died more than max_restarts times, or was not healthy
 in time (all others were stopped too); 2 a mistake in fleet.yaml, a port in use, or no vLLM.
@@ -51,7 +37,8 @@ import argparse
 from pathlib import Path
 
 from toa_trl.cli.arguments import Parser, help_formatter, user_errors
-from toa_trl.serving.fleet import load_fleet
+from toa_trl.cli.describe import describe_keys
+from toa_trl.serving.fleet import ServerConfig, load_fleet
 from toa_trl.serving.supervisor import serve
 from toa_trl.utils.escape import say
 
@@ -59,7 +46,8 @@ from toa_trl.utils.escape import say
 def main() -> None:
     """Serve a fleet until a signal arrives."""
     formatter = help_formatter(argparse.RawDescriptionHelpFormatter)
-    parser = Parser(description=__doc__, formatter_class=formatter)
+    description = (__doc__ or "").replace("KEYS", describe_keys(ServerConfig))
+    parser = Parser(description=description, formatter_class=formatter)
     parser.add_argument("--config", type=Path, required=True, help="fleet.yaml, as above")
     serve(load_fleet(parser.parse_args().config), say=say)
 

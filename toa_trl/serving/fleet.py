@@ -91,7 +91,8 @@ class ServerConfig(Config):
     port: Annotated[int, Field(ge=1, le=65535)]
     """Port of the first replica; each further replica takes the next one."""
     gpus: Annotated[list[int] | list[list[int]] | None, BeforeValidator(_check_gpus)] = None
-    """[0, 1]: one server on both; [[0], [1]]: a replica on each; None: the visible ones."""
+    """[0, 1]: one server on both; [[0], [1]]: a replica on each; by default the visible ones.
+    Servers share a GPU if their memory_share adds up to at most 1."""
     tensor_parallel: PositiveInt | None = None
     """vLLM's --tensor-parallel-size; by default the number of GPUs of a replica."""
     memory_share: Annotated[Fraction, Field(gt=0)] | None = None
@@ -99,9 +100,10 @@ class ServerConfig(Config):
     chat_template: Annotated[str, AfterValidator(_check_file)] | None = None
     """vLLM's --chat-template, a file."""
     args: dict[Option, Annotated[Any, AfterValidator(_check_value)]] = Field(default_factory=dict)
-    """Further options of vLLM: true is the bare flag, false --no-FLAG, a mapping becomes JSON."""
+    """Further options of vLLM: true is the bare flag, false --no-FLAG, a list several arguments, a
+    mapping JSON. generation-config is vllm (neutral sampling) unless set here."""
     env: dict[str, str | int | float] = Field(default_factory=dict)
-    """Environment variables of the server."""
+    """Environment variables of the server, such as {VLLM_CPU_KVCACHE_SPACE: 4}."""
     served_names: list[Text] = Field(default_factory=list)
     """Names under which the model is known; by default that of `model`."""
     reward: bool = False
