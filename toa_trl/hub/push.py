@@ -18,7 +18,7 @@ from toa_trl.errors import ConfigError, ToaError
 from toa_trl.hub.card_edits import card_to_push
 from toa_trl.hub.dataset_card import PARTS, named_on_hub
 from toa_trl.hub.lineage import FILE as LINEAGE
-from toa_trl.utils.files import read_object, read_yaml
+from toa_trl.utils.files import read_configuration, read_object
 from toa_trl.utils.stage import stage
 from toa_trl.utils.targets import check_complete
 
@@ -75,8 +75,8 @@ def push_folder(
     from huggingface_hub.errors import HfHubHTTPError
 
     lineage = _check_folder(folder)
-    if private is None and (folder / "run.yaml").is_file():
-        private = read_yaml(folder / "run.yaml").get("hub_private_repo")
+    if private is None:
+        private = read_configuration(folder).get("hub_private_repo")
     api, name = identify(repo_id, token)
     paths = [folder / file for file in FILES if (folder / file).is_file()]
     for part in PARTS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from toa_trl.report.budget import Budget, grouped
 from toa_trl.report.figures import INK, MUTED, PANEL, RULE, STYLE, Floats, inline_svg
 from toa_trl.report.html import MINUS, Picture, Section, Table, count, many, rewards, share, signed
+from toa_trl.report.rollout_tables import half_width
 
 LABELS = {"best": "best reward", "margin": "margin of the pair"}
 WEIGHTS = {"flops": "FLOPs", "price": "prices"}
@@ -93,7 +93,7 @@ def _gains(budget: Budget) -> list[Any]:
         text += f", relative to the {WEIGHTS[budget.cost]} of a play"
     text += f": by {_small(expected.mean())} a play on average. They raised it by "
     text += _small(came.mean())
-    text += f" (95 % interval ±{_small(_half_width(came))})." if len(came) > 1 else "."
+    text += f" (95 % interval ±{_small(half_width(came))})." if len(came) > 1 else "."
     if len(came) < budget.num_waves:
         text += f" These figures are of {count(len(came))} waves, evenly spaced over the run."
     groups = grouped(values)
@@ -114,7 +114,7 @@ def _against_uniform(budget: Budget, over_plays: Floats, write: Write) -> list[A
     reached, final = write(uniform.reached.mean()), write(budget.final.mean())
     gain = signed(write(gains.mean()))
     if num_prompts > 1:
-        gain += f" (95 % interval ±{write(_half_width(gains))})"
+        gain += f" (95 % interval ±{write(half_width(gains))})"
     text = "With the same number of plays, a uniform budget would have given every prompt "
     text += f"{uniform.num_plays:,}. The choices of the search do not depend on the budget, so "
     text += "these would have been the first plays of this run"
@@ -149,13 +149,6 @@ def _against_uniform(budget: Budget, over_plays: Floats, write: Write) -> list[A
     caption += "reward. The point is this run, at its mean number of plays."
     panel = inline_svg(figure, "uniform and adaptive budget", "budget-uniform")
     return [text, Picture([panel], caption)]
-
-
-def _half_width(values: Floats) -> float:
-    """Return the half width of the normal 95 % interval of a mean; 0 for a single value."""
-    if len(values) < 2:
-        return 0.0
-    return 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
 def _small(value: float) -> str:
@@ -200,7 +193,7 @@ def _gain_curve(groups: Sequence[tuple[Floats, Floats, Floats]], label: str) -> 
     at = [float(values.mean()) for values, _, _ in groups]
     expected = [float(gains.mean()) for _, gains, _ in groups]
     came = np.array([gains.mean() for _, _, gains in groups])
-    half = np.array([_half_width(gains) for _, _, gains in groups])
+    half = np.array([half_width(gains) for _, _, gains in groups])
     axes.axhline(0, color=RULE, lw=0.6, zorder=0)
     axes.fill_between(at, came - half, came + half, color=MUTED, alpha=0.25, lw=0)
     axes.plot(at, expected, color=INK, lw=1.2, ls="--")

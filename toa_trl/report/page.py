@@ -37,12 +37,12 @@ from toa_trl.report.figures import comparison_figure
 from toa_trl.report.glossary import explain
 from toa_trl.report.html import Section, decimals, many
 from toa_trl.report.marker import is_report
-from toa_trl.report.rollout_tables import rollout_files
+from toa_trl.report.rollout_tables import named_agents, rollout_files
 from toa_trl.report.rollouts import summarize
 from toa_trl.report.training import read_pairs, read_sft
 from toa_trl.report.training_log import FILE as TRAINING_LOG
 from toa_trl.report.training_section import training_sections, trainings_of
-from toa_trl.utils.files import read_yaml, replace_text
+from toa_trl.utils.files import read_configuration, replace_text
 from toa_trl.utils.stage import stage
 from toa_trl.utils.targets import check_file, exclusive
 
@@ -126,10 +126,8 @@ def _results(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
 def _run(run_dir: Path, results: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the page of a run shows."""
     files = rollout_files(run_dir)
-    run_file = run_dir / "run.yaml"
-    run = read_yaml(run_file) if run_file.is_file() else {}
-    entries = run.get("agents") or []
-    summary = summarize(files, [entry["name"] for entry in entries if "name" in entry])
+    run = read_configuration(run_dir)
+    summary = summarize(files, named_agents(run))
     agents = {name: i for i, name in enumerate(summary.tallies)}
     chosen = trees.choose_prompts(summary.prompt_ids)
     share = len(chosen) / max(len(summary.prompt_ids), 1)

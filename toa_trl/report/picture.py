@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from toa_trl.report import figures
 from toa_trl.report.audit.findings import many
+from toa_trl.report.rollout_tables import named_agents
 from toa_trl.utils.cards import is_unmarked
 
 FILE = "rewards.png"
@@ -41,9 +42,7 @@ def write_reward_picture(
         The file's name, or None (and no file) if no play has a reward.
     """
     frames = [pd.DataFrame(columns=["agent", "reward"])]
-    entries = configuration.get("agents") or []
-    listed = [entry["name"] for entry in entries if "name" in entry]
-    names = dict.fromkeys(listed or identity.get("agents") or ())
+    names = dict.fromkeys(named_agents(configuration) or identity.get("agents") or ())
     for file in sorted((folder / "rollouts").glob("*.parquet")):
         table = pq.read_table(file, columns=["agent", "reward"])
         names |= dict.fromkeys(table["agent"].unique().to_pylist())

@@ -107,10 +107,23 @@ def prompt_spans(prompt_ids: Sequence[Any] | NDArray[Any]) -> Iterator[tuple[int
     yield from zip(starts, [*starts[1:], len(ids)], strict=True)
 
 
+def named_agents(configuration: Mapping[str, Any]) -> list[str]:
+    """Return the names of a run's agents, whose order decides their colours."""
+    entries = configuration.get("agents")
+    listed = entries if isinstance(entries, list) else []
+    names = [entry.get("name") for entry in listed if isinstance(entry, Mapping)]
+    return [name for name in names if isinstance(name, str)]
+
+
 def floats(column: pa.Array | pa.ChunkedArray) -> Floats:
     """Return a column as floats; nan for null, nan and infinite values."""
     values = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
     return np.where(np.isfinite(values), values, np.nan)
+
+
+def half_width(values: Floats) -> float:
+    """Return the half width of the normal 95 % interval of a mean; 0 for a single value."""
+    return 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0
 
 
 def messages_of(prompt: Any) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from toa_trl.rollouts.views import NUM_SHOWN, ShownRollout, html_view, shown
 from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.journal.grants import num_unfinished
 from toa_trl.types import Rollout
-from toa_trl.utils.files import read_yaml
+from toa_trl.utils.files import read_configuration
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,8 +57,8 @@ class Readable:
         Raises:
             ConfigError: it is not YAML, or not a mapping.
         """
-        path = Path(self._journal.path).with_name("run.yaml")
-        return read_yaml(path) if path.is_file() and not self._journal.in_memory else {}
+        in_memory = self._journal.in_memory
+        return {} if in_memory else read_configuration(Path(self._journal.path).parent)
 
     @property
     def extensions(self) -> list[dict[str, Any]]:

@@ -198,6 +198,16 @@ def read_yaml(path: Path, *, place: str = "", remedy: str = "") -> dict[str, Any
     return content
 
 
+def read_configuration(run_dir: Path) -> dict[str, Any]:
+    """Return the content of run.yaml in a run's folder; empty if it is missing.
+
+    Raises:
+        ConfigError: see `read_yaml`.
+    """
+    path = run_dir / "run.yaml"
+    return read_yaml(path) if path.is_file() else {}
+
+
 def file_format(path: Path) -> str:
     """Return the extension in lower case, without a final .gz: ".jsonl" for DATA.JSONL.gz."""
     name = path.name.lower().removesuffix(".gz")

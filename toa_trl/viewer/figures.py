@@ -14,7 +14,8 @@ from toa_trl.errors import JournalError
 from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.limits import cost_of
 from toa_trl.types import AgentCounts
-from toa_trl.viewer.folder import agents_of, configuration_of, describe, open_journal
+from toa_trl.utils.files import read_configuration
+from toa_trl.viewer.folder import agents_of, describe, open_journal
 from toa_trl.viewer.plays import Plays
 
 RECENT_S = 300.0  # length of the window over which plays per second are measured
@@ -120,7 +121,7 @@ def measure(path: Path, totals: Totals) -> dict[str, Any]:
     if about["state"] == "damaged":
         raise JournalError(str(about["fault"]))
     with open_journal(path) as journal:
-        identity, configuration = journal.identity, configuration_of(path)
+        identity, configuration = journal.identity, read_configuration(path)
         plays = Plays(journal, path)
         if plays.in_files:
             totals = Totals()

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from toa_trl.errors import ConfigError, ToaError
+from toa_trl.report.rollout_tables import named_agents
 from toa_trl.sampling.budget import is_adaptive
 from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.status import is_written
-from toa_trl.utils.files import read_yaml
+from toa_trl.utils.files import read_configuration
 from toa_trl.utils.targets import PARTS, is_run_file
 from toa_trl.viewer.outputs import FILE as SIDE_BY_SIDE
 
@@ -96,7 +97,7 @@ def describe(path: Path) -> dict[str, Any]:
     """
     about: dict[str, Any] = {"state": "damaged", "pairs": (path / "dpo").is_dir()}
     try:
-        configuration = configuration_of(path)
+        configuration = read_configuration(path)
         about |= {key: configuration.get(key) for key in ("started", "finished")}
         if not (path / JOURNAL).is_file():
             return {**about, "fault": f"{JOURNAL} is missing"}
@@ -124,18 +125,7 @@ def open_journal(path: Path) -> closing[Journal]:
     return closing(Journal(path / JOURNAL, lock=False))
 
 
-def configuration_of(path: Path) -> dict[str, Any]:
-    """Return the content of run.yaml; empty if it is missing."""
-    file = path / "run.yaml"
-    return read_yaml(file) if file.is_file() else {}
-
-
 def agents_of(identity: Mapping[str, Any], configuration: Mapping[str, Any]) -> list[str]:
     """Return the agents in the order of the report, which decides their colours."""
-    entries = configuration.get("agents")
-    names = [
-        entry["name"]
-        for entry in (entries if isinstance(entries, list) else [])
-        if isinstance(entry, Mapping) and isinstance(entry.get("name"), str)
-    ]
-    return list(dict.fromkeys([*names, *map(str, identity.get("agents", {}))]))
+    names = [*named_agents(configuration), *map(str, identity.get("agents", {}))]
+    return list(dict.fromkeys(names))

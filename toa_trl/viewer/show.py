@@ -13,8 +13,9 @@ from toa_trl.errors import ConfigError
 from toa_trl.report.palette import PALETTE
 from toa_trl.types import Play, Rollout
 from toa_trl.utils.escape import for_terminal
+from toa_trl.utils.files import read_configuration
 from toa_trl.utils.targets import check_has_journal
-from toa_trl.viewer.folder import agents_of, configuration_of, open_journal
+from toa_trl.viewer.folder import agents_of, open_journal
 from toa_trl.viewer.plays import find_prompts
 from toa_trl.viewer.tree import read_rollout
 
@@ -40,7 +41,7 @@ def show(
     """
     check_has_journal(run)
     with open_journal(run) as journal:
-        agents = agents_of(journal.identity, configuration_of(run))
+        agents = agents_of(journal.identity, read_configuration(run))
         try:
             rollout = read_rollout(journal, prompt_id)
         except ConfigError as error:

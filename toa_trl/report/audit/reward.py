@@ -20,6 +20,7 @@ from toa_trl.report.rollout_tables import (
     Floats,
     columns_of,
     floats,
+    half_width,
     messages_of,
     prompt_spans,
     rollout_files,
@@ -140,8 +141,8 @@ class _Second:
         columns = np.array(self._prompts)
         gains, interval = columns[:, 0] - columns[:, 1], None
         if len(gains) > 1:
-            half = 1.96 * float(gains.std(ddof=1)) / len(gains) ** 0.5
-            interval = (float(gains.mean()) - half, float(gains.mean()) + half)
+            mean, half = float(gains.mean()), half_width(gains)
+            interval = (mean - half, mean + half)
         return SecondReward(
             correlation=self._correlating.result(),
             num_prompts=len(gains),
