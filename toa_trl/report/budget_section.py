@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from toa_trl.report.budget import Budget, grouped
-from toa_trl.report.figures import INK, MUTED, PANEL, RULE, STYLE, Floats, inline_svg
+from toa_trl.report.figures import INK, MUTED, RULE, STYLE, Floats, empty_panel, inline_svg
 from toa_trl.report.html import MINUS, Picture, Section, Table, count, many, rewards, share, signed
 from toa_trl.report.rollout_tables import half_width
 
@@ -158,8 +158,7 @@ def _small(value: float) -> str:
 @matplotlib.rc_context(STYLE)
 def _histogram(had: np.ndarray) -> Figure:
     """Draw the numbers of prompts by their plays."""
-    figure = Figure(figsize=PANEL, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = empty_panel()
     low, high = int(had.min()), int(had.max())
     width = -(-(high + 1 - low) // NUM_BARS)
     edges = np.arange(low, high + width + 1, width) - 0.5
@@ -174,8 +173,7 @@ def _histogram(had: np.ndarray) -> Figure:
 @matplotlib.rc_context(STYLE)
 def _by_group(means: Sequence[float]) -> Figure:
     """Draw the mean plays of groups of prompts."""
-    figure = Figure(figsize=PANEL, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = empty_panel()
     numbers = np.arange(1, len(means) + 1)
     axes.bar(numbers, means, width=0.7, color=MUTED, alpha=0.55)
     axes.set_xticks(numbers, [str(number) for number in numbers])
@@ -188,8 +186,7 @@ def _by_group(means: Sequence[float]) -> Figure:
 @matplotlib.rc_context(STYLE)
 def _gain_curve(groups: Sequence[tuple[Floats, Floats, Floats]], label: str) -> Figure:
     """Draw expected and actual gains; groups are (values before, expected, actual)."""
-    figure = Figure(figsize=PANEL, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = empty_panel()
     at = [float(values.mean()) for values, _, _ in groups]
     expected = [float(gains.mean()) for _, gains, _ in groups]
     came = np.array([gains.mean() for _, _, gains in groups])
@@ -206,8 +203,7 @@ def _gain_curve(groups: Sequence[tuple[Floats, Floats, Floats]], label: str) -> 
 @matplotlib.rc_context(STYLE)
 def _uniform_curve(mean: Floats, least: int, point: tuple[float, float]) -> Figure:
     """Draw the mean best reward over plays, up to twice the mean, and the run as a point."""
-    figure = Figure(figsize=PANEL, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = empty_panel()
     plays = np.arange(1, min(len(mean), max(2, round(2 * point[0]))) + 1)
     shown = mean[: len(plays)]
     axes.plot(plays[:least], shown[:least], color=INK, lw=1.6)

@@ -17,6 +17,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from markupsafe import Markup, escape
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
@@ -57,6 +58,12 @@ def color(index: int) -> str:
     return PALETTE[index % len(PALETTE)][0]
 
 
+def empty_panel(height: float = PANEL[1]) -> tuple[Figure, Axes]:
+    """Return a figure as wide as a panel, with a height in inches, and its axes."""
+    figure = Figure(figsize=(PANEL[0], height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
 @matplotlib.rc_context(STYLE)
 def distributions(rows: Sequence[tuple[str, str, Floats]], xlabel: str) -> tuple[Figure, int]:
     """Draw histograms over a shared axis, with medians marked.
@@ -74,8 +81,7 @@ def distributions(rows: Sequence[tuple[str, str, Floats]], xlabel: str) -> tuple
     clipped = [np.clip(values, low, high) for _, _, values in rows]
     shares = [np.histogram(values, edges)[0] / len(values) for values in clipped]
     tallest = max(float(share.max()) for share in shares)
-    figure = Figure(figsize=(PANEL[0], 0.62 * len(rows) + 0.5), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = empty_panel(0.62 * len(rows) + 0.5)
     for i, ((label, shade, values), share) in enumerate(zip(rows, shares, strict=True)):
         base = -float(i)
         top = base + 0.62 * share / tallest
@@ -94,8 +100,7 @@ def distributions(rows: Sequence[tuple[str, str, Floats]], xlabel: str) -> tuple
 @matplotlib.rc_context(STYLE)
 def best_so_far(mean: Floats, half_width: Floats, own: Floats) -> Figure:
     """Draw the mean best reward after 1, 2, ... plays, and the mean reward of each play."""
-    figure = Figure(figsize=PANEL, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = empty_panel()
     plays = np.arange(1, len(mean) + 1)
     axes.fill_between(plays, mean - half_width, mean + half_width, color=MUTED, alpha=0.25, lw=0)
     axes.plot(plays, mean, color=INK, lw=1.6)
@@ -123,8 +128,7 @@ class Bar:
 @matplotlib.rc_context(STYLE)
 def share_bars(bars: Sequence[Bar], xlabel: str, mark: float | None = None) -> Figure:
     """Draw shares as bars with intervals, further values as rings, and a line at `mark`."""
-    figure = Figure(figsize=(PANEL[0], 0.5 * len(bars) + 0.6), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = empty_panel(0.5 * len(bars) + 0.6)
     for i, bar in enumerate(bars):
         low, high = bar.interval or (bar.value, bar.value)
         axes.barh(-i, bar.value, height=0.5, color=RULE)
@@ -206,8 +210,7 @@ def best_reward_over_n(searches: Sequence[Mapping[str, Any]]) -> Figure:
     sequential, moa) both agree; for toa and prs, which spend a larger budget on more first answers,
     only the points are best-of-N. An adaptive allocation has no line.
     """
-    figure = Figure(figsize=(PANEL[0], PANEL[1] + 0.3), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = empty_panel(PANEL[1] + 0.3)
     points = [s for s in searches if _has_point(s, "budget", "mean_best_reward")]
     budgets = sorted({int(s["budget"]) for s in points}) or [1]
     first = max(1, budgets[0] // 2)  # the steep rise before it would press the rest together

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from toa_trl.hub.lineage import FILE as LINEAGE
 from toa_trl.hub.model_card import model_lineage
-from toa_trl.report.figures import INK, MUTED, PANEL, STYLE, inline_svg
+from toa_trl.report.figures import INK, MUTED, STYLE, empty_panel, inline_svg
 from toa_trl.report.html import (
     DASH,
     Picture,
@@ -117,8 +117,7 @@ def _curve(points: Sequence[Point], keys: str) -> list[tuple[int, float]]:
 
 @matplotlib.rc_context(STYLE)
 def _draw(curves: Sequence[tuple[str, str, list[tuple[int, float]]]], ylabel: str) -> Figure:
-    figure = Figure(figsize=PANEL, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = empty_panel()
     for label, shade, curve in curves:
         steps, values = zip(*curve, strict=True)
         marker = "o" if len(curve) <= 30 and shade == INK else ""
