@@ -83,8 +83,9 @@ def test_limit_takes_the_first_and_reads_no_further(tmp_path: Path) -> None:
         ({"prompt": ""}, "line 3: the prompt is empty"),
         ({"prompt": "  \n"}, "line 3: the prompt is empty"),
         ({"prompt": []}, "line 3: the prompt is empty"),
-        ({"prompt": None}, "line 3: 'prompt' must be a text or a list of messages"),
-        ({"prompt": 3}, "line 3: 'prompt' must be a text or a list of messages"),
+        ({"prompt": None}, "line 3: 'prompt' must be a text or a list of messages: .*, not None"),
+        ({"prompt": 3}, "line 3: 'prompt' must be a text or a list of messages: .*, not 3"),
+        ('{"prompt": "x", "a": ' + "[" * 20_000, "line 3: not JSON .it is nested too deeply"),
         ({"prompt": [{"role": "user"}]}, "line 3: 'prompt' must be a text or a list of messages"),
         (
             {"prompt": [{"role": "assistant", "content": "x"}]},

@@ -546,6 +546,7 @@ def test_a_key_with_a_line_break_is_refused_and_not_shown(monkeypatch: pytest.Mo
         (b"You exceeded your current quota", "20", False),
         (b"You exceeded your current quota per minute", None, False),
         (b'{"error": {"code": "rate_limit_exceeded", "message": "slow down"}}', None, False),
+        (b"[" * 20_000, None, False),
     ],
 )
 def test_no_wait_refills_a_quota(text: bytes, retry_after: str | None, empty: bool) -> None:

@@ -32,6 +32,8 @@ def test_a_task_of_ones_own_is_one_class() -> None:
     )
     with pytest.raises(ConfigError, match=r"'words' is missing; columns: document"):
         as_prompts([("line 1", {"document": "A b c."})], read=task.read)
+    with pytest.raises(ConfigError, match=r"'words' is null; columns: document"):
+        as_prompts([("line 1", {"document": "A b c.", "words": None})], read=task.read)
 
 
 def test_a_folder_of_templates_is_alignment_in_other_words(tmp_path: Path) -> None:

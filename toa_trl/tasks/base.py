@@ -175,7 +175,8 @@ class Task:
             value = columns.get(column)
             if value is None:
                 existing = [str(name) for name in columns if columns[name] is not None]
-                problem = f"is missing; columns: {', '.join(existing) or 'none'}"
+                state = "null" if column in columns else "missing"
+                problem = f"is {state}; columns: {', '.join(existing) or 'none'}"
             elif isinstance(value, str) and not value.strip():
                 problem = "is empty"
             else:

@@ -37,10 +37,22 @@ def write_json_lines(path: Path, rows: Iterable[Any], **options: Any) -> None:
     replace_text(path, "".join(lines))
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text from outside.
+
+    Raises:
+        ValueError: it is not JSON, or nested too deeply to be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file; empty if the file is missing or has something else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -250,7 +262,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
     # not read through datasets, whose errors do not name the line
     for place, line in read_lines(path):
         try:
-            value = json.loads(line)
+            value = parse_json(line)
         except ValueError as error:  # UnicodeDecodeError is one too
             raise ConfigError(
                 f"{place}: not JSON ({error}); each line must be a JSON object"
@@ -271,7 +283,7 @@ def read_json(path: Path) -> Iterator[tuple[str, Any]]:
         return
     try:
         with open_data(path) as file:
-            rows = json.loads(file.read())
+            rows = parse_json(file.read())
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON ({error})") from error
     for number, row in enumerate(rows, 1):

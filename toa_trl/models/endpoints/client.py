@@ -41,6 +41,7 @@ from toa_trl.models.endpoints.urls import (
     shown,
 )
 from toa_trl.utils.config import PositiveFloat, PositiveInt, validate
+from toa_trl.utils.files import parse_json
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -207,7 +208,7 @@ class Endpoints:
                     "start the server, or correct base_url"
                 )
         try:
-            return json.loads(answers[0][1])
+            return parse_json(answers[0][1])
         except ValueError:
             return None
 

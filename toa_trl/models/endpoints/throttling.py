@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from email.utils import parsedate_to_datetime
 from time import time
+
+from toa_trl.utils.files import parse_json
 
 NO_QUOTA = re.compile(
     r"insufficient[_ -](quota|balance|funds|credits?)|billing[_ -]\w*limit"
@@ -18,7 +19,7 @@ LATER = re.compile(r"retry|try again|per[_ -]?(second|minute)", re.IGNORECASE)
 def is_out_of_quota(text: bytes, retry_after: str | None) -> bool:
     """Return whether a 429 is about a quota that is used up, so that waiting does not help."""
     try:
-        error = json.loads(text)["error"]
+        error = parse_json(text)["error"]
         codes = {str(error.get("code")).lower(), str(error.get("type")).lower()}
         said = str(error.get("message"))
     except (ValueError, TypeError, KeyError, AttributeError):
