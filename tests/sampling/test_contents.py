@@ -401,6 +401,20 @@ def test_a_place_may_change_from_files_to_source() -> None:
         assert differences(then, now) == ["p (x): the source code has changed"]
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (0.1, None, "k: 0.1 -> null"),
+        ("a" * 90, "b", f'k: "{"a" * 90}" -> "b"'),
+        ("a" * 999 + "x", "a" * 999 + "y", f'k: ...{"a" * 30}x" -> ...{"a" * 30}y"'),
+        ("x" + "a" * 999, "y" + "a" * 999, f'k: "x{"a" * 98}... -> "y{"a" * 98}...'),
+        ({"t": "a" * 999}, {}, f'k.t: "{"a" * 99}... -> null'),
+    ],
+)
+def test_a_difference_shows_of_long_texts_where_they_differ(old: Any, new: Any, said: str) -> None:
+    assert differences({"k": old}, {"k": new}) == [said]
+
+
 def test_the_order_of_agents_counts(tmp_path: Path) -> None:
     sorted_order, other = sampler().identity, sampler(agents=SCRIPTED[::-1]).identity
     assert fingerprint(sorted_order) != fingerprint(other)

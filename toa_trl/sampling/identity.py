@@ -10,6 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from toa_trl.rewards import RewardModel
 from toa_trl.types import Prompt, as_dicts
 
 logger = logging.getLogger(__name__)
+LONGEST = 100  # characters of a value that an error shows whole
+BEFORE_CHANGE = 30  # characters of a long value that an error shows before the first difference
 
 OPERATIONAL_KEYS = frozenset(
     {
@@ -183,9 +186,22 @@ def _changed_contents(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
 
 def _changed_keys(old: Any, new: Any, path: str = "") -> list[str]:
     if not (isinstance(old, dict) and isinstance(new, dict)):
-        return [] if old == new else [f"{path}: {json.dumps(old)} -> {json.dumps(new)}"]
+        return [] if old == new else [f"{path}: {_change(json.dumps(old), json.dumps(new))}"]
     lines = []
     for key in dict.fromkeys([*old, *new]):
         inner = f"{path}.{key}" if path else key
         lines += _changed_keys(old.get(key), new.get(key), inner)
     return lines
+
+
+def _change(old: str, new: str) -> str:
+    """Return "old -> new"; of long texts, such as templates, the part in which they differ."""
+    start = 0
+    if max(len(old), len(new)) > LONGEST:
+        start = max(len(commonprefix([old, new])) - BEFORE_CHANGE, 0)
+    return f"{_part(old, start)} -> {_part(new, start)}"
+
+
+def _part(text: str, start: int) -> str:
+    end = start + LONGEST
+    return ("..." if start else "") + text[start:end] + ("..." if end < len(text) else "")
