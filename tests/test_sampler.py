@@ -402,3 +402,12 @@ def test_the_home_folder_in_entries_and_folders(
     sampler.sample(["x"], output_dir="~/run")
     assert len(Rollouts.load("~/run").to_sft()) == 1
     assert (tmp_path / "run" / "journal.sqlite").is_file()
+
+
+def test_an_empty_output_dir_is_no_name_of_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="output_dir: must not be empty"):
+        sampler().sample(PROMPTS, output_dir="", export=False)
+    assert list(tmp_path.iterdir()) == []

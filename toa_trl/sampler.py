@@ -221,6 +221,8 @@ class TOASampler:
         for prompt in checked:  # `Prompt`s were not read by the task
             columns = {"prompt": prompt.messages[-1].content, **prompt.metadata}
             self._task.check(f"prompt {prompt.id!r}", columns)
+        if output_dir == "":
+            raise ConfigError('output_dir: must not be empty; "." is the current folder')
         run_dir = None if output_dir is None else Path(output_dir).expanduser()
         if run_dir is not None and not part:
             check_run_folder(run_dir)

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +197,9 @@ def _change(old: str, new: str) -> str:
     """Return "old -> new"; of long texts, such as templates, the part in which they differ."""
     start = 0
     if max(len(old), len(new)) > LONGEST:
-        start = max(len(commonprefix([old, new])) - BEFORE_CHANGE, 0)
+        pairs = enumerate(zip(old, new, strict=False))
+        same = next((at for at, (then, now) in pairs if then != now), min(len(old), len(new)))
+        start = max(same - BEFORE_CHANGE, 0)
     return f"{_part(old, start)} -> {_part(new, start)}"
 
 
