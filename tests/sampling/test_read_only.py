@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 import sqlite3
@@ -17,6 +18,7 @@ from tests.helpers import play
 from tests.test_rollouts import rollouts
 from toa_trl.cli.main import run as main
 from toa_trl.sampling.journal import Journal
+from toa_trl.sampling.status import is_written
 
 HEADER = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3, this thread
 
@@ -84,6 +86,25 @@ def test_a_read_only_run_that_is_written_is_seen_as_running(
         (run / "journal.sqlite.lock").chmod(0o444)
         main(["status", str(run)])
     assert "running" in capsys.readouterr().out.splitlines()[0].replace("not running", "")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize("writes", [False, True])
+def test_whether_a_run_is_written_is_known_wherever_its_lock_cannot_be_taken(
+    number: int, writes: bool, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(run / "journal.sqlite", lock=writes)
+
+    def refuse(path: Path, timeout: float) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr("toa_trl.sampling.status.FileLock", refuse)
+    with closing(journal):
+        if number == errno.EIO:
+            with pytest.raises(OSError, match="Input/output error"):
+                is_written(run / "journal.sqlite")
+        else:
+            assert is_written(run / "journal.sqlite") is writes
 
 
 def test_a_damaged_file_is_still_damaged(run: Path) -> None:

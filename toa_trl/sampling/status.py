@@ -1,5 +1,6 @@
 """The status of a run, read from its journal during the run or afterwards."""
 
+import errno
 import fcntl
 import time
 from collections import Counter
@@ -26,6 +27,7 @@ from toa_trl.utils.escape import for_terminal
 
 RECENT_S = 300.0  # length of the window over which plays per second are measured
 NUM_REASONS = 5
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)  # of a folder, or of its file system
 REASON_LENGTH = 120  # reasons that differ only beyond it, as in a request id, count as one
 
 
@@ -187,7 +189,10 @@ def is_written(journal: Path) -> bool:
             return False
     except Timeout:
         return True
-    except PermissionError:  # a read-only folder: ask for a lock that needs no writing
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+        # ask for a lock that needs no writing
         with lock.open("rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
