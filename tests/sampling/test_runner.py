@@ -765,7 +765,7 @@ def test_no_more_lanes_are_opened_than_there_is_work(
     assert scored(journal) == [3] * len(PROMPTS)
 
 
-@pytest.mark.parametrize(("before", "during"), [(700, 5_000), (0, 0), (9_000, 9_000)])
+@pytest.mark.parametrize(("before", "during"), [(700, 50_000), (0, 0), (90_000, 90_000)])
 def test_garbage_is_collected_less_often_during_a_run(before: int, during: int) -> None:
     seen, usual = list[int](), gc.get_threshold()
 

@@ -30,7 +30,9 @@ from toa_trl.utils.redaction import without_secrets
 MAX_GIVEN_UP = 50  # abort after this many consecutive prompts fail
 MAX_KEPT = 100_000  # plays of searches that are kept for their next turn; 0.5 GB at 5 KB each
 LOOK_S = 0.5  # polling interval for agent recovery
-NEW_OBJECTS = 5_000  # between two collections of garbage
+# New objects between two collections of garbage, and collections of young and of older objects
+# between two of the next generation; the last is as rare as by default.
+COLLECTIONS = (50_000, 2, 5)
 RECENT = 100  # plays of an agent over which the latency is measured
 NOBODY = frozenset[str]()
 
@@ -336,8 +338,8 @@ def derive_seed(*parts: object) -> int:
 def rare_collections() -> Iterator[None]:
     """Collect garbage less often: plays stay, and leave hardly any cycles to be found."""
     before = gc.get_threshold()
-    if 0 < before[0] < NEW_OBJECTS:  # 0: the user has switched it off
-        gc.set_threshold(NEW_OBJECTS, *before[1:])
+    if 0 < before[0] < COLLECTIONS[0]:  # 0: the user has switched it off
+        gc.set_threshold(*COLLECTIONS)
     try:
         yield
     finally:
