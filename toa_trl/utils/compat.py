@@ -12,8 +12,11 @@ from typing import Any
 
 
 def ignore_own_default() -> None:
-    """Hide a warning of transformers 5.23 about gradient_checkpointing, which TRL 1.16 sets."""
-    warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)
+    """Hide warnings of transformers 5.23 about gradient_checkpointing.
+
+    TRL 1.16 sets it, and transformers itself looks at `is_gradient_checkpointing` of a model.
+    """
+    warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)
 
 
 def prepare_cpu_training(training: Any) -> None:
