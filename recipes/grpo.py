@@ -12,7 +12,7 @@ training and resumes it.
 
 import sys
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from toa_trl.cli.arguments import option_of, user_errors
 from toa_trl.errors import ConfigError
@@ -26,6 +26,7 @@ from toa_trl.utils.config_errors import nearest
 class RewardArguments:
     """The options that TRL's configurations do not have."""
 
+    takes_entries: ClassVar = ("reward",)
     method: str = field(
         default="grpo",
         metadata={"help": "grpo or rloo; --help shows the options of the given method."},

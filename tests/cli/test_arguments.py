@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -92,6 +92,45 @@ def options(tmp_path: Path, text: str, *arguments: str) -> Any:
     path.write_text(text)
     (parsed,) = parse(TrlParser(Some), ["--config", str(path), *arguments])
     return parsed
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("budget: [1]", r"config\.yaml: budget: must be an integer, not \[1\]"),
+        ("budget: {a: 1}", r"config\.yaml: budget: must be an integer, not {'a': 1}"),
+        ("budget: 1.5", r"config\.yaml: budget: must be an integer, not 1.5"),
+        ("budget: .inf", r"config\.yaml: budget: must be an integer, not inf"),
+        ("budget: 2024-01-01", r"budget: must be an integer, not datetime.date\(2024, 1, 1\)"),
+        ("search: 3", r"config\.yaml: search: must be a text, not 3"),
+        ("search: true", r"config\.yaml: search: must be a text, not True"),
+        ("budget: many", "argument --budget: invalid int value: 'many'"),
+        ("search: [toa]", r"config\.yaml: search: must be a text, not \['toa'\]"),
+        ("search: {toa: 1}", r"config\.yaml: search: must be a text, not {'toa': 1}"),
+    ],
+)
+def test_a_value_of_another_type_is_named(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=said):
+        options(tmp_path, text)
+
+
+def test_an_option_may_take_entries_from_a_file(tmp_path: Path) -> None:
+    from trl import TrlParser
+
+    @dataclass
+    class Entry:
+        takes_entries: ClassVar = ("search",)
+        search: str | None = field(default=None, metadata={"help": "which"})
+
+    path = tmp_path / "config.yaml"
+    path.write_text("search: {name: toa}")
+    (parsed,) = parse(TrlParser(Entry), ["--config", str(path)])
+    assert parsed.search == {"name": "toa"}
+
+
+@pytest.mark.parametrize("text", ["budget: 7", "budget: '7'", "budget: 7.0"])
+def test_a_number_may_be_written_as_text_or_with_a_point(text: str, tmp_path: Path) -> None:
+    assert options(tmp_path, text) == Some(7, "toa")
 
 
 def test_yaml_sets_and_the_command_line_overrides(tmp_path: Path) -> None:

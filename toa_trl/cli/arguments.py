@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn
 
+from toa_trl.cli.option_types import check_types
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.utils.compat import ignore_own_default
 from toa_trl.utils.config_errors import nearest, unknown_key
@@ -95,6 +96,7 @@ def parse(parser: Any, arguments: list[str] | None = None) -> tuple[Any, ...]:
     path, settings = config_of(arguments)
     known = [action.dest for action in parser._actions if action.dest != "help"]
     check_keys_known(settings, [*known, "env"], str(path))
+    check_types(settings, parser.dataclass_types, str(path))
     options = [option for option in parser._option_string_actions if option.startswith("--")]
     for argument in arguments:
         option = argument.partition("=")[0]
@@ -103,7 +105,7 @@ def parse(parser: Any, arguments: list[str] | None = None) -> tuple[Any, ...]:
     parser.error = _raise_usage_error
     try:
         parsed = parser.parse_args_and_config(arguments)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(str(error)) from error

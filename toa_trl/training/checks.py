@@ -7,7 +7,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
+
+from pydantic import Field
 
 from toa_trl.cli.arguments import config_of, option_of, parse
 from toa_trl.errors import ConfigError
@@ -15,10 +17,12 @@ from toa_trl.hub.model_card import model_lineage
 from toa_trl.hub.push import identify
 from toa_trl.models.devices import num_accelerators
 from toa_trl.models.sources import STATE, is_adapter, last_checkpoint, module_shapes, read_config
+from toa_trl.utils.config import validate
 from toa_trl.utils.config_errors import unknown_key
 from toa_trl.utils.redaction import public_name
 from toa_trl.utils.targets import check_folder, check_not_in_run, is_json
 
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what numpy takes
 SHAPE = (
     "model_type",
     "hidden_size",
@@ -62,7 +66,11 @@ def parse_training(parser: Any, arguments: list[str] | None = None) -> tuple[Any
     path, config = config_of(arguments)
     if config.get("datasets"):
         _check_mixture(f"{path}: datasets", config["datasets"], parser.dataclass_types)
-    return parse(parser, arguments)
+    parsed = parse(parser, arguments)
+    for options in parsed:
+        if hasattr(options, "seed"):
+            validate(Seed, options.seed, "seed")
+    return parsed
 
 
 def _check_mixture(place: str, parts: Sequence[Any], option_types: Sequence[Any]) -> None:

@@ -92,6 +92,11 @@ def test_an_error_leaves_with_1_and_every_finding(check: Any, tmp_path: Path) ->
         ("sft", {"dataset_name": "nowhere"}, 1, "error   configuration: dataset_name: nowhere"),
         ("sft", {"model_name_or_path": ""}, 1, "model_name_or_path: the key is missing"),
         ("sft", {"lerning_rate": 1}, 2, "unknown key 'lerning_rate'"),
+        ("sft", {"seed": -1}, 2, "seed: must be >= 0, not -1"),
+        ("sft", {"use_peft": "{a: 1}"}, 2, "use_peft: must be true or false, not {'a': 1}"),
+        ("sft", {"model_name_or_path": "[x]"}, 2, "model_name_or_path: must be a text, not ['x']"),
+        ("sft", {"report_to": "{a: 1}"}, 2, "report_to: must be a text, not {'a': 1}"),
+        ("sft", {"logging_steps": ".inf"}, 2, "cannot convert float infinity to integer"),
         ("sft", {"check_rows": 0}, 2, "check_rows: must be >= 1, not 0"),
         (
             "other",

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 from toa_trl.cli.arguments import option_of, parse, user_errors
 from toa_trl.errors import ConfigError
@@ -70,6 +70,7 @@ class MethodArguments:
     Their help is that of the recipes.
     """
 
+    takes_entries: ClassVar = ("reward",)
     method: str | None = option("Of the recipe.")
     reward: str | None = option("Of recipes/grpo.py: its models are counted.")
     reward_failures: str = option("Of recipes/grpo.py.", "raise")
