@@ -13,8 +13,12 @@ from toa_trl.cli.config import SynthesisConfig
 from toa_trl.cli.evaluation_config import EvaluationConfig
 from toa_trl.cli.options import new_parser, read_config
 from toa_trl.errors import ConfigError
+from toa_trl.pipeline.config import StageConfig
 from toa_trl.pipeline.iteration import IterationConfig
-from toa_trl.utils.config import Config
+from toa_trl.serving.fleet import ServerConfig
+from toa_trl.training.estimate.command import read_options
+from toa_trl.utils.config import Config, validate
+from toa_trl.utils.files import load_yaml
 
 RUN = """
 prompts: p.jsonl
@@ -111,6 +115,21 @@ def test_env_sets_environment_variables(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("TOA_TRL_TEST", "before")
     read(tmp_path, text=RUN + "env: {TOA_TRL_TEST: 3}")
     assert os.environ["TOA_TRL_TEST"] == "3"
+
+
+@pytest.mark.parametrize("env", ['{"": 1}', '{"A=B": 1}', '{"A\\0": 1}', '{"A": "\\0"}', "{1: 2}"])
+def test_what_cannot_be_an_environment_variable_is_named(env: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^env\W"):
+        read(tmp_path, text=f"{RUN}env: {env}")
+    path = tmp_path / "sft.yaml"
+    path.write_text(f"output_dir: out\nenv: {env}")
+    with pytest.raises(ConfigError, match=r"^env\W"):
+        read_options(["--recipe", "sft", "--config", str(path)])
+    server = {"name": "n", "model": "m", "port": 8001}
+    for kind, keys in ((StageConfig, {"run": "sft"}), (ServerConfig, server)):
+        with pytest.raises(ConfigError, match=r"^env\W"):
+            validate(kind, {**keys, "env": load_yaml(env)})
+    assert not {"", "A=B", "A"} & {*os.environ}
 
 
 @pytest.mark.parametrize(

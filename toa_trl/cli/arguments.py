@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from toa_trl.cli.option_types import check_types
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.utils.compat import ignore_own_default
+from toa_trl.utils.config import Variables, validate
 from toa_trl.utils.config_errors import nearest, unknown_key
 from toa_trl.utils.escape import TerminalFormatter, escape_output, for_terminal
 from toa_trl.utils.files import expand_paths, read_yaml
@@ -96,6 +97,7 @@ def parse(parser: Any, arguments: list[str] | None = None) -> tuple[Any, ...]:
     path, settings = config_of(arguments)
     known = [action.dest for action in parser._actions if action.dest != "help"]
     check_keys_known(settings, [*known, "env"], str(path))
+    validate(Variables, settings.get("env", {}), "env")
     check_types(settings, parser.dataclass_types, str(path))
     options = [option for option in parser._option_string_actions if option.startswith("--")]
     for argument in arguments:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from toa_trl.cli.arguments import Parser, check_keys_known, config_of, help_formatter
 from toa_trl.cli.describe import default_of, describe_type
 from toa_trl.errors import ConfigError
-from toa_trl.utils.config import Config, JsonSchemaGenerator, validate
+from toa_trl.utils.config import Config, JsonSchemaGenerator, Variables, validate
 from toa_trl.utils.files import expand_paths, read_value
 
 ConfigType = TypeVar("ConfigType", bound=Config)
@@ -41,7 +41,7 @@ def read_config(
     dotted, plain = _split_dotted([_with_underscores(argument) for argument in given])
     options = vars(new_parser(model, description).parse_args(plain))
     path, settings = config_of(plain)
-    for name, value in validate(dict[str, Any], settings.pop("env", {}), "env").items():
+    for name, value in validate(Variables, settings.pop("env", {}), "env").items():
         os.environ[name] = str(value)
     check_keys_known(settings, model.model_fields, str(path))
     options.pop("config", None)

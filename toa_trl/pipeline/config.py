@@ -13,6 +13,7 @@ from toa_trl.cli.main import TRAININGS
 from toa_trl.errors import ConfigError
 from toa_trl.serving.fleet import ServerConfig
 from toa_trl.utils.config import (
+    CHECKED_VARIABLES,
     Config,
     Fraction,
     NonNegativeFloat,
@@ -107,7 +108,7 @@ class StageConfig(Config):
     """Options of accelerate: {accelerate_config: zero3}; num_processes is the number of gpus."""
     launcher: Text | None = None
     """Command that starts the stage's command, such as scripts/slurm/every_node."""
-    env: dict[str, str | int | float] = Field(default_factory=dict)
+    env: Annotated[dict[str, str | int | float], CHECKED_VARIABLES] = Field(default_factory=dict)
     """Environment variables of the stage."""
     hours: PositiveFloat | None = None
     """Time that the stage takes, for the plan, if it is known: toa-trl pilot measures it."""

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from toa_trl.errors import ConfigError
 from toa_trl.utils.config import (
+    CHECKED_VARIABLES,
     Config,
     Fraction,
     NonNegativeInt,
@@ -102,7 +103,7 @@ class ServerConfig(Config):
     args: dict[Option, Annotated[Any, AfterValidator(_check_value)]] = Field(default_factory=dict)
     """Further options of vLLM: true is the bare flag, false --no-FLAG, a list several arguments, a
     mapping JSON. generation-config is vllm (neutral sampling) unless set here."""
-    env: dict[str, str | int | float] = Field(default_factory=dict)
+    env: Annotated[dict[str, str | int | float], CHECKED_VARIABLES] = Field(default_factory=dict)
     """Environment variables of the server, such as {VLLM_CPU_KVCACHE_SPACE: 4}."""
     served_names: list[Text] = Field(default_factory=list)
     """Names under which the model is known; by default that of `model`."""

@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import docstring_parser
 from docstring_parser import DocstringStyle
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -39,9 +40,25 @@ PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
+
+
+def _check_variables(variables: dict[str, Any]) -> dict[str, Any]:
+    for name, value in variables.items():
+        if not name or "=" in name or "\0" in f"{name}{value}":
+            raise explained(
+                f"{name!r}: {value!r} cannot be an environment variable: a name is not empty and "
+                "has no '=', and neither has a NUL character"
+            )
+    return variables
+
+
+CHECKED_VARIABLES = AfterValidator(_check_variables)
+Variables = Annotated[dict[str, Any], CHECKED_VARIABLES]
+"""Environment variables."""
 
 
 class Config(BaseModel):
