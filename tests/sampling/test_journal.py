@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import random
 import shutil
@@ -123,6 +124,17 @@ def test_what_was_appended_survives_without_a_close(tmp_path: Path) -> None:
     journal.close()
 
 
+@pytest.mark.parametrize("lock", [True, False])
+def test_a_journal_that_is_not_used_any_more_is_closed(tmp_path: Path, lock: bool) -> None:
+    Journal(tmp_path / "journal.sqlite", create=True).close()
+    gc.disable()  # only references count
+    try:
+        assert Journal(tmp_path / "journal.sqlite", lock=lock).num_prompts() == 0
+        assert not {path.suffix for path in tmp_path.iterdir()} & {".sqlite-wal", ".sqlite-shm"}
+    finally:
+        gc.enable()
+
+
 def test_counts() -> None:
     journal = memory()
     assert journal.counts().num_scored == 0
@@ -238,7 +250,8 @@ def test_many_plays_are_written_all_or_none() -> None:
 
 
 def test_every_column_is_a_field_of_a_row() -> None:
-    columns = [name for _, name, *_ in memory()._db.execute("PRAGMA table_info(plays)")]
+    journal = memory()
+    columns = [name for _, name, *_ in journal._db.execute("PRAGMA table_info(plays)")]
     assert sorted(columns) == sorted(Row._fields)
 
 

@@ -242,7 +242,8 @@ def test_what_a_killed_process_left_in_the_wal_is_recovered_too(run_dir: Path) -
     code = (
         "import os, sys; from toa_trl.sampling.journal import Journal; from tests.helpers import "
         "play\n"
-        "Journal(sys.argv[1]).append('prompt 3', play(40, 9.0, 'the last')); os._exit(9)"
+        "journal = Journal(sys.argv[1])\n"
+        "journal.append('prompt 3', play(40, 9.0, 'the last')); os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(path)], timeout=60).returncode == 9
     assert path.with_name("journal.sqlite-wal").stat().st_size > 0

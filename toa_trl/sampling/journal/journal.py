@@ -7,6 +7,7 @@ import json
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -71,6 +72,9 @@ class Journal(JournalReader):
         except BaseException:
             self.close()
             raise
+        # A connection of sqlite3 is part of a reference cycle: without this, one of a journal that
+        # nobody closes would stay open, with SQLite's files beside it, until the next collection.
+        weakref.finalize(self, _close, self._read, self._db).atexit = False
 
     def _open(self, create: bool) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -100,8 +104,7 @@ class Journal(JournalReader):
     def close(self) -> None:
         """Close the file and release its lock; close a `Writer` first."""
         if hasattr(self, "_db"):
-            self._read.close()
-            self._db.close()
+            _close(self._read, self._db)
         self.unlock()
 
     def unlock(self) -> None:
@@ -216,6 +219,11 @@ class Journal(JournalReader):
             raise
         except (sqlite3.Error, ValueError, TypeError, RecursionError, OverflowError) as error:
             raise journal_error(self.path, error) from error
+
+
+def _close(*connections: sqlite3.Connection) -> None:
+    for connection in connections:
+        connection.close()
 
 
 class Writer:
