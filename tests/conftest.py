@@ -48,6 +48,13 @@ LONGEST = (
 )
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run one more fast test at a time than there are cores: most wait for a process or a disk."""
+    cores = os.cpu_count() or 1
+    # a worker imports torch, so more than a few only cost memory
+    return min(4, cores + ("not heavy" in config.option.markexpr))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the integration tests of a file in one process: they share servers and models."""
