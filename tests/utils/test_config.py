@@ -22,6 +22,7 @@ NUMBERS = [
     ("x", "must be an integer, not 'x'"),
     (True, "must be an integer, not True"),
     (None, "must be an integer, not None"),
+    (2**63, "must be <= 9223372036854775807"),
 ]
 
 

@@ -36,8 +36,18 @@ from toa_trl.utils.config_errors import explain, explained, unknown_key
 
 T = TypeVar("T")
 
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
+LARGEST_INT = 2**63 - 1  # of what counts things in Python, NumPy, Arrow and SQLite
+
+
+def _countable(value: int) -> int:
+    if value > LARGEST_INT:
+        raise ValueError(f"must be <= {LARGEST_INT}")
+    return value
+
+
+# not a limit of the field, which the reference and every error would show
+PositiveInt = Annotated[int, Field(ge=1), AfterValidator(_countable)]
+NonNegativeInt = Annotated[int, Field(ge=0), AfterValidator(_countable)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
