@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from toa_trl.rewards.scoring import LARGEST_SCORE
 from toa_trl.sampling.allocation.gain import GainEstimator, falling_curve
-from toa_trl.sampling.allocation.history import LARGEST, History, Objective
+from toa_trl.sampling.allocation.history import History, Objective
 
 FEATURES = (
     "value",  # of the objective, in units of the reward
@@ -20,7 +21,7 @@ AT = {name: at for at, name in enumerate(FEATURES)}
 
 def five_features(history: History, num_plays: int, objective: Objective) -> tuple[float, ...]:
     """Return the FEATURES of a prompt after its first `num_plays` scored plays, at least one."""
-    scored = np.clip(history.rewards[:num_plays], -LARGEST, LARGEST)
+    scored = np.clip(history.rewards[:num_plays], -LARGEST_SCORE, LARGEST_SCORE)
     value = objective.value(history.rewards[:num_plays])
     at, (*_, second) = int(scored.argmax()), sorted(scored)[-2:-1] or [scored.max()]
     spread = scored.std() if scored.min() < scored.max() else 0.0

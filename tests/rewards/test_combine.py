@@ -252,7 +252,7 @@ def test_a_part_that_fails_is_named(kind: str, part: Any, raised: Any, named: st
 
 @pytest.mark.parametrize("kind", ["weighted_sum", "minimum"])
 def test_a_sum_that_is_no_finite_number_is_an_error(kind: str) -> None:
-    rewards = [{"reward": Fixed([1e308]), "std": 1e-10}]
+    rewards = [{"reward": Fixed([1e95]), "std": 1e-300}]
     with pytest.raises(
         RewardError, match=rf"reward '{kind}': a score must be a finite number, not inf"
     ):

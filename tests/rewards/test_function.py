@@ -171,6 +171,8 @@ def test_numbers_of_torch_and_numpy_are_numbers(given: Any) -> None:
         [np.array([0.5, 1.0])],
         [None],
         [float("nan")],
+        [-sys.float_info.max],  # a sum of such scores, or the square of one, is infinite
+        [10**400],
         [float("inf")],
         [],
         [1.0, 2.0],

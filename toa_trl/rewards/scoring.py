@@ -18,6 +18,7 @@ from toa_trl.utils.numbers import as_number
 
 # from the model cards of Qwen2.5-Math
 STEP_BY_STEP = "Please reason step by step, and put your final answer within \\boxed{}."
+LARGEST_SCORE = 1e100
 PROBE = (Prompt("probe", "What is 1 + 1?"), "1 + 1 = 2")  # type: ignore[arg-type]  # a text becomes messages
 
 
@@ -142,7 +143,10 @@ def with_flops(values: Sequence[float], texts: Sequence[Sized], flops: Flops | N
 
 def is_finite(score: Any) -> TypeGuard[float]:
     """Return whether a score is a finite number."""
-    return isinstance(score, Real) and math.isfinite(score)
+    try:
+        return isinstance(score, Real) and math.isfinite(score)
+    except OverflowError:  # an integer beyond the largest float
+        return False
 
 
 def as_values(place: str, scores: Any, count: int) -> list[Any]:
@@ -164,15 +168,20 @@ def check_scores(place: str, scores: Any, count: int) -> list[float]:
     """Return the scores as floats.
 
     Raises:
-        RewardError: they are not `count` finite numbers.
+        RewardError: they are not `count` finite numbers, at most LARGEST_SCORE apart from 0.
     """
     values = as_values(place, scores, count)
     for at, score in enumerate(values):
-        if type(score) is float and math.isfinite(score):  # most scores
+        if type(score) is float and abs(score) <= LARGEST_SCORE:  # most scores
             continue
         number = as_number(score)
         if not is_finite(number):
             raise RewardError(f"{place}: a score must be a finite number, not {number!r}")
+        if abs(number) > LARGEST_SCORE:
+            raise RewardError(
+                f"{place}: a score must be within +-{LARGEST_SCORE:g}, so that means and variances "
+                f"stay finite, not {number:g}; raise an error for a response that has no score"
+            )
         values[at] = float(number)
     return values
 

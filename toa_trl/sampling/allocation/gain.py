@@ -19,7 +19,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from toa_trl.sampling.allocation.history import LARGEST, PLAYS, VALUE
+from toa_trl.rewards.scoring import LARGEST_SCORE
+from toa_trl.sampling.allocation.history import PLAYS, VALUE
 
 NEAREST = 160  # observations, by the number of plays, that correct the curve
 NEIGHBORS = 40  # observations, by the value, where no falling curve fits
@@ -43,7 +44,7 @@ class GainEstimator:
             states: states before a wave, shape (m, 2 or more).
             gains: gain of the objective per play of that wave, shape (m,).
         """
-        gains = np.clip(gains, -LARGEST, LARGEST)
+        gains = np.clip(gains, -LARGEST_SCORE, LARGEST_SCORE)
         self._values = np.concatenate([self._values, states[:, VALUE]])[-self.memory :]
         self._plays = np.concatenate([self._plays, states[:, PLAYS]])[-self.memory :]
         self._gains = np.concatenate([self._gains, gains])[-self.memory :]

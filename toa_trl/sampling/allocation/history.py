@@ -10,9 +10,9 @@ from operator import attrgetter
 from statistics import fmean
 from typing import Literal
 
+from toa_trl.rewards.scoring import LARGEST_SCORE
 from toa_trl.types import Play
 
-LARGEST = 1e100  # rewards are clipped to +- this, so that no square or sum overflows
 VALUE, PLAYS = 0, 1  # columns of a state
 
 _index = attrgetter("index")
@@ -87,4 +87,5 @@ def state(history: History, num_plays: int, objective: Objective) -> tuple[float
         The value of the objective, in units of the reward, and the number of plays.
     """
     value = objective.value(history.rewards[:num_plays])
-    return min(max(value, -LARGEST), LARGEST), num_plays
+    # journals of earlier versions may hold larger rewards
+    return min(max(value, -LARGEST_SCORE), LARGEST_SCORE), num_plays
