@@ -178,7 +178,7 @@ def test_the_engine_in_process(models: dict[str, Path]) -> None:
         env=VLLM_ENVIRONMENT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=580,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(
