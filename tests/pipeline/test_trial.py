@@ -72,6 +72,16 @@ def test_a_server_that_was_healthy_is_not_tried_again(
     assert [trial.stage.folder for trial in trials_of(plan_of(later))] == ["evaluate"]
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"healthy": null}', '{"healthy": [[]]}', "{}"])
+def test_a_record_that_says_nothing_of_servers_counts_as_none(
+    later: dict[str, Any], content: str
+) -> None:
+    expected = trials_of(plan_of(later))
+    Path(later["output_dir"]).mkdir(parents=True, exist_ok=True)
+    Path(later["output_dir"], "servers.json").write_text(content)
+    assert trials_of(plan_of(later)) == expected != []
+
+
 def test_a_dry_run_names_what_is_tried_and_starts_nothing(
     later: dict[str, Any], stub: Seen, tmp_path: Path
 ) -> None:

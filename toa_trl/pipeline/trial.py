@@ -103,7 +103,10 @@ def _is_stopped(plan: Plan) -> bool:
 
 
 def _recorded(plan: Plan) -> set[str]:
-    return set(read_object(plan.output / FILE).get("healthy", ()))
+    try:
+        return set(read_object(plan.output / FILE).get("healthy", ()))
+    except TypeError:  # edited by hand
+        return set()
 
 
 def _digests(fleet: FleetConfig, servers: Iterable[ServerConfig]) -> list[str]:
