@@ -13,6 +13,8 @@ from toa_trl.errors import ConfigError, SearchError
 from toa_trl.search.base import Search
 from toa_trl.types import Action, Kind
 
+Needs = tuple[int, ...] | range
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:
@@ -21,7 +23,7 @@ class Slot:
     agent: str
     kind: Kind = "answer"
     # slots that must be scored before, in the order they are shown; a range where they are many
-    needs: tuple[int, ...] | range = ()
+    needs: Needs = ()
     best_only: bool = False  # show only the best of them
 
 
@@ -51,8 +53,8 @@ class ScheduledSearch(Search):
         self._open = list(range(budget))  # slots not asked for, in order
         self._slot_of: dict[int, int] = {}  # play -> slot
         self._play_of: dict[int, int] = {}  # scored slot -> play
-        self._num_scored: dict[tuple[int, ...] | range, int] = {}  # of what slots need, the first
-        self._drafts: dict[tuple[int, ...] | range, tuple[tuple[int, ...], int]] = {}
+        self._num_scored: dict[Needs, int] = {}  # of what slots need, the first
+        self._drafts: dict[Needs, tuple[tuple[int, ...], int]] = {}
 
     def choose(self, index: int) -> Action | None:
         """See `Search`."""
@@ -104,7 +106,7 @@ class ScheduledSearch(Search):
 
     def _action(self, slot: int) -> Action | None:
         planned = self._slots[slot]
-        drafts = self._drafts_for(planned.needs) if planned.needs else ((), -1)
+        drafts = self._drafts_for(planned.needs)
         if drafts is None:
             return None
         agent = planned.agent
@@ -120,8 +122,10 @@ class ScheduledSearch(Search):
         shown = (best,) if planned.best_only else refs
         return Action(agent, planned.kind, shown, parent=best, depth=1 + self.actions[best].depth)
 
-    def _drafts_for(self, needs: tuple[int, ...] | range) -> tuple[tuple[int, ...], int] | None:
+    def _drafts_for(self, needs: Needs) -> tuple[tuple[int, ...], int] | None:
         """Return the plays of the slots that a slot needs, and the best; None if one is missing.
+
+        The best of none is -1.
 
         Slots that need the same ones share the answer, which never changes: of all slots together
         every need is looked at once, not once for each play.
@@ -134,7 +138,7 @@ class ScheduledSearch(Search):
             if known < len(needs):
                 return None
             refs = tuple(self._play_of[need] for need in needs)
-            best = max(refs, key=lambda ref: (self.rewards[ref], -ref))
+            best = max(refs, key=lambda ref: (self.rewards[ref], -ref), default=-1)
             self._drafts[needs] = refs, best
         return self._drafts[needs]
 
