@@ -307,8 +307,8 @@ def adaptive() -> Iterator[Figure]:
     yield Figure(
         "busy slots, adaptive", f"{ours:.3f}", f"uniform {uniform:.3f}", ">= 0.95", ours >= 0.95
     )
-    for num_prompts in (1000, 4000):
-        say(f"adaptive: 3 rounds of {num_prompts:,} prompts by turns")
+    for number in (num_prompts, 4 * num_prompts):
+        say(f"adaptive: 3 rounds of {number:,} prompts by turns")
         rates: dict[str, list[float]] = {kind: [] for kind in kinds}
         for _ in range(3):
             for kind in kinds:
@@ -317,7 +317,7 @@ def adaptive() -> Iterator[Figure]:
                         sample,
                         server.url,
                         Path(folder),
-                        num_prompts=num_prompts,
+                        num_prompts=number,
                         budget=budget,
                         prompts_in_flight=IN_FLIGHT,
                         allocation=kind,
@@ -326,7 +326,7 @@ def adaptive() -> Iterator[Figure]:
         ours, uniform = median(rates["adaptive"]), median(rates["uniform"])
         ratio = median(a / b for a, b in zip(*rates.values(), strict=True))  # of neighbours
         yield Figure(
-            f"plays per CPU second, adaptive, {num_prompts:,} prompts",
+            f"plays per CPU second, adaptive, {number:,} prompts",
             f"{ours:,.0f}",
             f"uniform {uniform:,.0f}: {ratio:.2f} of it",
             ">= 0.90 of it",

@@ -1,4 +1,7 @@
-"""Chat templates: one way of rendering messages for agents, rewards, training and evaluation."""
+"""Chat templates: one way of rendering messages for agents, training and evaluation.
+
+The conversations of reward models are rendered by `toa_trl.rewards.scoring.Conversations`.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -18,7 +18,7 @@ from toa_trl.utils.numbers import as_number
 
 # from the model cards of Qwen2.5-Math
 STEP_BY_STEP = "Please reason step by step, and put your final answer within \\boxed{}."
-LARGEST_SCORE = 1e100
+LARGEST_SCORE = 1e100  # squares and sums of larger ones may be infinite
 PROBE = (Prompt("probe", "What is 1 + 1?"), "1 + 1 = 2")  # type: ignore[arg-type]  # a text becomes messages
 
 

@@ -50,7 +50,6 @@ PositiveInt = Annotated[int, Field(ge=1), AfterValidator(_countable)]
 NonNegativeInt = Annotated[int, Field(ge=0), AfterValidator(_countable)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
