@@ -22,6 +22,7 @@ from toa_trl.report.audit import Contamination, read_audit
 from toa_trl.report.audit.contamination import Overlap
 from toa_trl.rewards import RewardModel
 from toa_trl.rewards.base import DetailedReward
+from toa_trl.rewards.recorded import recorded_reward
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampling.journal import Journal
 from toa_trl.tasks import Task
@@ -242,8 +243,8 @@ def test_a_run_names_its_reward_and_its_task(run: Path) -> None:
         ({"kind": "function", "function": "os:getcwd"}, r"reward.kind: 'function' is code"),
         ({"kind": "my_module:MyReward"}, r"reward.kind: 'my_module:MyReward' is code"),
         (
-            {"kind": "minimum", "rewards": [{"reward": {"kind": "process"}}]},
-            r"reward.rewards\[0\].reward.kind: 'process' is code",
+            {"kind": "minimum", "rewards": [{"reward": {"kind": "function"}}]},
+            r"reward.rewards\[0\].reward.kind: 'function' is code",
         ),
         (
             {"kind": "judge", "agent": {"name": "j", "engine": "mine:Agent"}},
@@ -257,6 +258,14 @@ def test_code_that_a_run_names_is_not_run(tmp_path: Path, entry: Any, message: s
     run = run_of(tmp_path / "run", entry)
     with pytest.raises(ConfigError, match=message):
         reward_func(run)
+
+
+def test_a_process_reward_model_is_no_code_unless_it_brings_its_own() -> None:
+    entry: dict[str, Any] = {"kind": "process", "model": "m"}
+    assert recorded_reward({"reward": entry}, trust=False, place="run.yaml") == entry
+    entry["trust_remote_code"] = True
+    with pytest.raises(ConfigError, match=r"reward\.trust_remote_code: True is code"):
+        recorded_reward({"reward": entry}, trust=False, place="run.yaml")
 
 
 def test_trusted_code_is_run(tmp_path: Path) -> None:

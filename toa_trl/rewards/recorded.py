@@ -7,8 +7,6 @@ from toa_trl.agents import ENGINES
 from toa_trl.errors import ConfigError
 from toa_trl.rewards import KINDS
 
-RUN_CODE = ("function", "process")  # kinds whose entries name code or a command
-
 
 def recorded_reward(configuration: Mapping[str, Any], trust: bool, place: str) -> dict[str, Any]:
     """Return the entry of the reward model that run.yaml names.
@@ -29,24 +27,24 @@ def recorded_reward(configuration: Mapping[str, Any], trust: bool, place: str) -
             "entry of the reward model, or the object"
         )
     if not trust:
-        _check_no_code(entry, f"{place}: reward")
+        check_no_code(entry, f"{place}: reward")
     return dict(entry)
 
 
-def _check_no_code(value: Any, place: str) -> None:
-    """Refuse an entry that names code, also in the entries nested in it.
+def check_no_code(value: Any, place: str) -> None:
+    """Refuse an entry of a reward model that names code, also in the entries nested in it.
 
     Raises:
         ConfigError: names the key.
     """
     if isinstance(value, list):
         for number, inner in enumerate(value):
-            _check_no_code(inner, f"{place}[{number}]")
+            check_no_code(inner, f"{place}[{number}]")
     if not isinstance(value, Mapping):
         return
-    known = {"kind": KINDS.built_in.keys() - RUN_CODE, "engine": ENGINES.built_in.keys()}
+    known = {"kind": KINDS.built_in.keys() - {"function"}, "engine": ENGINES.built_in.keys()}
     for key, inner in value.items():
         is_code = inner not in known[key] if key in known else key == "trust_remote_code" and inner
         if is_code:
             raise ConfigError(f"{place}.{key}: {inner!r} is code, which is run only with --trust")
-        _check_no_code(inner, f"{place}.{key}")
+        check_no_code(inner, f"{place}.{key}")

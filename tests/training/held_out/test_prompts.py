@@ -144,6 +144,7 @@ def test_what_cannot_be_asked_or_scored_is_refused(
     [
         {"reward": {"kind": "function", "function": VERIFIER}},
         {"reward": {"kind": "weighted_sum", "rewards": [{"kind": "my.module:Reward"}]}},
+        {"reward": {"kind": "judge", "agent": {"name": "j", "engine": "my.module:Agent"}}},
         {"task": "my.module:Task"},
     ],
 )

@@ -11,6 +11,7 @@ from toa_trl.errors import ConfigError
 from toa_trl.evaluation.verifier import make_verifier
 from toa_trl.hub.dataset_card import reward_name
 from toa_trl.rewards import RewardModel, make_reward
+from toa_trl.rewards.recorded import check_no_code
 from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.run_file import FILE as RUN_FILE
 from toa_trl.tasks import Task, make_task
@@ -201,21 +202,16 @@ def _reward_entry(options: HeldOutArguments, run: _Run | None) -> Any:
     entry = run.configuration.get("reward") if run is not None else None
     if not isinstance(entry, Mapping) or run is None:
         return None  # of a run without run.yaml, or with a reward that was an object
-    if _names_code(entry) and not options.held_out_trust:
+    if options.held_out_trust:
+        return entry
+    try:
+        check_no_code(entry, "reward")
+    except ConfigError as error:
         raise ConfigError(
             f"held_out_reward: the reward of {run.folder}/{RUN_FILE} names code, which is run only "
             "with --held_out_trust true; or name the reward here"
-        )
+        ) from error
     return entry
-
-
-def _names_code(entry: Any) -> bool:
-    if isinstance(entry, Mapping):
-        kind = str(entry.get("kind", ""))
-        if ":" in kind or kind == "function" or entry.get("trust_remote_code"):
-            return True
-        return any(map(_names_code, entry.values()))
-    return isinstance(entry, list) and any(map(_names_code, entry))
 
 
 def _entry(options: HeldOutArguments, key: str) -> Any:
