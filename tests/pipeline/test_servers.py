@@ -160,6 +160,12 @@ def test_two_models_of_a_process_do_not_share_a_gpu_by_accident(
     local[1]["device"] = "cuda:1"
     with pytest.raises(ConfigError, match="agent 'a' and the reward would share GPU 0 by default"):
         wait(run_plan(plan_of(pipeline), quiet))
+    judge = {"kind": "judge", "agent": {"name": "j", "engine": "transformers", "model": "j"}}
+    for nested in ({"reward": reward, "weight": 1.0}, {"reward": judge, "weight": 1.0}):
+        options["reward"] = {"kind": "weighted_sum", "rewards": [nested]}
+        with pytest.raises(ConfigError, match="agent 'a' and the reward would share GPU 0"):
+            wait(run_plan(plan_of(pipeline), quiet))
+    options["reward"] = reward
     reward["device"] = "cuda:2"
     with pytest.raises(ConfigError, match=r"the reward names cuda:2, but the stage has 2 GPUs"):
         wait(run_plan(plan_of(pipeline), quiet))

@@ -22,8 +22,18 @@ ENGINES: Registry[Any] = Registry(
     group="toa_trl.agents",
     common=AgentOptions,
 )
+IN_PROCESS = ("transformers", "vllm")
+"""Engines that load a model into this process."""
 
-__all__ = ["ENGINES", "Agent", "as_agent", "make_agent", "make_sampling", "names_of_agents"]
+__all__ = [
+    "ENGINES",
+    "IN_PROCESS",
+    "Agent",
+    "as_agent",
+    "make_agent",
+    "make_sampling",
+    "names_of_agents",
+]
 
 
 def make_agent(entry: Mapping[str, Any]) -> Agent:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from toa_trl.agents import make_agent
+from toa_trl.agents import IN_PROCESS, make_agent
 from toa_trl.agents.base import Agent
 from toa_trl.agents.vllm import check_vllm
 from toa_trl.errors import ToaError
@@ -86,7 +86,7 @@ async def check_entry(place: str, entry: Mapping[str, Any]) -> None:
             exist, or a server cannot be reached.
     """
     engine, model = entry.get("engine"), entry.get("model")
-    if engine in ("transformers", "vllm") and model:
+    if engine in IN_PROCESS and model:
         read_config(place, model)
         if engine == "vllm":
             check_vllm(place, model, entry.get("device"))

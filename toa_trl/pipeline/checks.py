@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from toa_trl.agents import IN_PROCESS
 from toa_trl.cli.config import SynthesisConfig
 from toa_trl.cli.evaluation_config import EvaluationConfig
 from toa_trl.errors import ConfigError
@@ -49,7 +50,7 @@ def _check_student(plan: Plan) -> None:
     engine = student.get("engine")
     served = [entry["name"] for entry in config.servers.servers] if config.servers else []
     is_served = engine == "openai" and student["name"] in served
-    if engine and engine not in ("transformers", "vllm") and not is_served:
+    if engine and engine not in IN_PROCESS and not is_served:
         # another server would keep the model that it has
         raise ConfigError(
             f"student.engine: must be transformers or vllm, not {engine!r}; for openai add a "

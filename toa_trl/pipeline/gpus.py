@@ -9,9 +9,9 @@ from toa_trl.errors import ConfigError
 from toa_trl.pipeline.config import StageConfig
 from toa_trl.pipeline.fleets import fleet_of
 from toa_trl.pipeline.plan import Plan
+from toa_trl.rewards.deferred import models_in
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
-IN_PROCESS = {"transformers", "vllm", "classifier", "ultrarm", "likelihood", "process"}
 
 
 def visible_gpus() -> list[str]:
@@ -116,13 +116,9 @@ def _check_models(plan: Plan, stage: StageConfig) -> None:
 def models_of(content: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """Return the models that a synthesis or evaluation loads into its own process, with labels."""
     given = [*(content.get("agents") or ()), *(content.get("models") or ())]
-    models = [(f"agent {entry.get('name')!r}", entry) for entry in given]
-    models.append(("the reward", content.get("reward") or {}))
-    return [
-        (label, entry)
-        for label, entry in models
-        if (entry.get("engine") or entry.get("kind")) in IN_PROCESS
-    ]
+    parts = [(f"agent {entry.get('name')!r}", entry) for entry in given]
+    parts.append(("the reward", content.get("reward")))
+    return [(label, entry) for label, part in parts for entry in models_in(part)]
 
 
 def devices_of(entry: Mapping[str, Any]) -> list[str]:

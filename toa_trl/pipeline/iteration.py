@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from toa_trl.agents import ENGINES
+from toa_trl.agents import ENGINES, IN_PROCESS
 from toa_trl.errors import ConfigError
 from toa_trl.pipeline.checks import check_plan
 from toa_trl.pipeline.config import (
@@ -25,7 +25,7 @@ SYNTHESIS, EVALUATION = "synthesis", "evaluation"  # folders of a round
 
 def _check_engine(student: Any) -> Any:
     engine = student.get("engine") if isinstance(student, Mapping) else None
-    if engine is not None and engine not in ("transformers", "vllm"):
+    if engine is not None and engine not in IN_PROCESS:
         # a server would keep the model that it has
         raise ConfigError(f"student.engine: must be transformers or vllm, not {engine!r}")
     return student

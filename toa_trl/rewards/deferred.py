@@ -1,8 +1,9 @@
 """Reward models and judges whose models are loaded when the first score is missing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from toa_trl.agents import IN_PROCESS
 from toa_trl.agents.deferred import Deferred, DeferredAgent
 from toa_trl.models.adapters import check_adapter
 from toa_trl.models.devices import check_device
@@ -68,6 +69,18 @@ def deferred(entry: Any, place: str = "reward") -> Any:
         parts = [{**part, "reward": deferred(part["reward"])} for part in entry["rewards"]]
         return {**entry, "rewards": parts}
     return entry
+
+
+def models_in(entry: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the entries of models that an entry loads into this process, also of nested ones."""
+    if isinstance(entry, Mapping):
+        if entry.get("engine") in IN_PROCESS or entry.get("kind") in LOADED:
+            yield entry
+        for part in entry.values():
+            yield from models_in(part)
+    elif isinstance(entry, list):
+        for part in entry:
+            yield from models_in(part)
 
 
 def with_deferred_agent(judge: Mapping[str, Any]) -> dict[str, Any]:

@@ -197,8 +197,10 @@ def test_the_configurations_of_llama(
 
 def test_reinforcement_learning(estimate: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B))
+    judge = {"name": "j", "engine": "transformers", "model": str(tmp_path)}
     reward = json.dumps({"kind": "minimum", "models": [{"kind": "classifier", "model": "none/x"},
-        {"kind": "classifier", "model": str(tmp_path)}, {"kind": "length"}]})  # fmt: skip
+        {"kind": "judge", "agent": judge}, {"kind": "classifier", "model": str(tmp_path),
+        "device": "cpu"}, {"kind": "length"}]})  # fmt: skip
     base = ("--config", "recipes/configs/llama3-8b/grpo_lora.yaml", "--model_config", tmp_path)
     made = estimate(*base, "--reward", reward, "--method", "rloo", "--prompt_tokens", 256)
     assert made.startswith("rloo of ")

@@ -1,6 +1,6 @@
 """Memory of the reward models that GRPO and RLOO load on the device of the training."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,11 +8,10 @@ from typing import Any
 from toa_trl.errors import ConfigError
 from toa_trl.models.flops import flops_of
 from toa_trl.models.sources import read_config
+from toa_trl.rewards.deferred import models_in
 from toa_trl.sampling.run_file import FILE
 from toa_trl.training.prompts import run_of
 from toa_trl.utils.files import load_yaml, read_yaml
-
-IN_PROCESS = ("classifier", "ultrarm", "likelihood", "process")  # kinds that load a model
 
 
 def reward_bytes_of(given: Any, datasets: Sequence[str]) -> tuple[float, list[str]]:
@@ -33,24 +32,13 @@ def reward_bytes_of(given: Any, datasets: Sequence[str]) -> tuple[float, list[st
     except (ConfigError, ValueError):
         return 0.0, []
     total, unknown = 0.0, list[str]()
-    for entry in _loaded(given):
+    for entry in models_in(given):
+        if str(entry.get("device") or "").startswith("cpu") or not entry.get("model"):
+            continue
         size = weights_of(str(entry["model"]), str(entry.get("dtype") or "auto"))
         total += size or 0.0
         unknown += [] if size else [str(entry["model"])]
     return total, unknown
-
-
-def _loaded(value: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the entries of models in the process, also those inside of other entries."""
-    if isinstance(value, Mapping):
-        on_cpu = str(value.get("device") or "").startswith("cpu")
-        if value.get("kind") in IN_PROCESS and value.get("model") and not on_cpu:
-            yield value
-        for part in value.values():
-            yield from _loaded(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _loaded(part)
 
 
 def weights_of(model: str, dtype: str) -> float | None:

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+from toa_trl.agents import IN_PROCESS
 from toa_trl.agents.base import NEUTRAL
 from toa_trl.errors import ConfigError
 from toa_trl.models.loading import load_tokenizer
 from toa_trl.training.findings import Finding
 from toa_trl.training.templates import end_of_turn, stop_tokens
 
-IN_PROCESS = ("transformers", "vllm")  # engines that load the model themselves
 Entry = Mapping[str, Any]
 
 
