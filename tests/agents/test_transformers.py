@@ -86,7 +86,28 @@ def test_a_play_gives_the_same_completion_alone_and_in_a_batch(
     assert {done.finish_reason for done in batch} == {"stop", "length"}
 
 
-def test_batches_are_split_at_their_limit(causal: Path) -> None:
+def test_batches_are_split_at_their_limit(causal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, asks = list[int](), [("same", Sampling(1.0, 1.0, 3), seed) for seed in range(6)]
+
+    def answers(**limits: int) -> list[Completion]:
+        sizes.clear()
+        it = agent(causal, **limits)
+        queue = it._engine._queue
+        run: Any = queue._run
+
+        def run_seen(requests: list[_Request]) -> Any:
+            sizes.append(len(requests))
+            return run(requests)
+
+        monkeypatch.setattr(queue, "_run", run_seen)
+        return ask(it, *asks)
+
+    together = answers()
+    assert sizes == [6]
+    assert answers(max_batch_size=4) == together
+    assert sizes == [4, 2]
+    assert answers(max_batch_tokens=3 * together[0].prompt_tokens + 1) == together
+    assert sizes == [3, 3]
     assert ask(agent(causal, max_batch_size=5), *mixed(18)) == ask(agent(causal), *mixed(18))
 
 

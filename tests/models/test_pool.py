@@ -137,6 +137,22 @@ def test_away_names_the_reasons_only_while_all_are_away() -> None:
     wait(run())
 
 
+def test_an_endpoint_that_is_back_starts_afresh() -> None:
+    async def run() -> None:
+        pool = make(num_endpoints=2)
+        endpoint = pool.endpoints[0]
+        assert pool.cut(endpoint, asyncio.get_running_loop().time())
+        pool.rest(endpoint, 1000.0)
+        endpoint.faults = 3
+        pool.set_away(endpoint, "down")
+        pool.set_available(endpoint)
+        assert (endpoint.away, endpoint.faults) == ("", 0)
+        assert (endpoint.limit, endpoint.growing) == (FIRST_LIMIT, True)
+        assert await pool.acquire() is endpoint  # it does not rest
+
+    wait(run())
+
+
 async def limited(timeout: SharedTimeout, seconds: float, after_s: float = 0.0) -> str:
     """Sleep under a timeout, and then without one."""
     await asyncio.sleep(after_s)

@@ -279,6 +279,30 @@ def test_a_batch_scores_as_its_texts_do_alone(
     check()
 
 
+@pytest.mark.parametrize("kind", ["classifier", "causal", "shepherd", "ultrarm"])
+def test_a_batch_is_as_large_as_the_entry_allows(kind: str, tmp_path: Path) -> None:
+    tiny.build(kind, tmp_path, num_positions=1024)
+
+    def batches(**limits: int) -> list[tuple[int, int]]:
+        """Return the number of texts of each batch, and the length of the first."""
+        model = make(KINDS.get(kind, kind), tmp_path, **limits)
+        queue = model._queue  # type: ignore[attr-defined]
+        seen, run = list[tuple[int, int]](), queue._run
+
+        def run_seen(texts: list[Any]) -> Any:
+            seen.append((len(texts), queue._length(texts[0])))
+            return run(texts)
+
+        queue._run = run_seen
+        together(model, [f"{digit} + 1" for digit in range(6)])  # of one length
+        return seen
+
+    ((size, length),) = batches(max_batch_size=6)
+    assert size == 6
+    assert [size for size, _ in batches(max_batch_size=4)] == [4, 2]
+    assert [size for size, _ in batches(max_batch_tokens=3 * length + 1)] == [3, 3]
+
+
 def adapter(base: Path, folder: Path, task: str, **options: Any) -> Any:
     """Save a LoRA adapter on a base, as TRL's trainers do, and return the unsaved model."""
     auto_class = AutoModelForCausalLM if task == "CAUSAL_LM" else AutoModelForSequenceClassification
