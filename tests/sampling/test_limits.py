@@ -19,7 +19,7 @@ from toa_trl.rewards.combine import MinimumPart, MinimumReward
 from toa_trl.rewards.http import HTTPReward
 from toa_trl.rewards.judge import JudgeReward
 from toa_trl.sampling.journal import Journal
-from toa_trl.sampling.limits import Meter, has_price
+from toa_trl.sampling.limits import Meter, cost_of, has_price, prices_of
 from toa_trl.sampling.merging import merge_runs
 from toa_trl.types import AgentCounts, Completion, Message, Play, Prompt, Sampling, Spending
 
@@ -93,6 +93,30 @@ def test_flops_that_are_not_known_are_said(caplog: pytest.LogCaptureFixture) -> 
     for index in range(3):
         meter.played(PROMPT, play(index, 0.5, flops=None))
     assert caplog.text.count("FLOPs of agent 'a' are unknown") == 1
+
+
+def test_an_object_may_have_a_price() -> None:
+    class Plain:
+        name = "plain"
+
+        def __init__(self) -> None:
+            self.price = {"prompt": 2.0}
+
+        async def generate(self, messages: Any, *, sampling: Any, seed: int) -> Completion:
+            return Completion("text")
+
+    echo = EchoAgent("echo")
+    assert prices_of([{**SCRIPTED, "price": {}}, Plain(), echo]) == {
+        "s": {},
+        "plain": {"prompt": 2.0},
+    }
+    echo.price = {"prompt": 3.0}
+    assert prices_of([echo]) == {"echo": {"prompt": 3.0}}
+
+
+def test_a_recorded_agent_of_which_only_the_name_is_known_has_no_price() -> None:
+    counts = {"plain": AgentCounts(1, 1, 10, 10, 1.0)}
+    assert cost_of({"agents": ["plain"]}, counts, Spending()) is None
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,11 @@ def test_a_list_of_budgets_gives_a_model_for_each(run: Path) -> None:
     config = validate(EvaluationConfig, {"models": [base, runs], "baseline": "toa@1"})
     assert [entry["name"] for entry in config.models] == ["base", "toa@1", "toa@4"]
     assert [texts(entry)[0] for entry in config.models[1:]] == ["first 0", "best"]
+    wrong = {"models": [runs, {**base, "respones": []}]}
+    with pytest.raises(ConfigError, match=r"^models\[1\]: unknown key 'respones'"):
+        validate(EvaluationConfig, wrong)
+    with pytest.raises(ConfigError, match=r"^models\[0\].budget\[1\]: must be >= 1, not 0"):
+        validate(EvaluationConfig, {"models": [{**runs, "budget": [1, 0]}]})
     with pytest.raises(ConfigError, match="lm_eval: cannot ask a model of engine run"):
         validate(EvaluationConfig, {"models": [runs], "lm_eval": {"tasks": "gsm8k"}})
 

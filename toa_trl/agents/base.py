@@ -72,6 +72,8 @@ class Agent(Protocol):
     """A language model with a name. Subclass it: only `name` and `generate` have no default."""
 
     name: str
+    price: Mapping[str, float] | None = None
+    """Keys of `Price`; an entry has a key of its own for it."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Keep the arguments, which belong to the identity of a run."""
@@ -137,7 +139,7 @@ class DelegatingAgent(Agent):
     """
 
     def __init__(self, agent: Agent) -> None:
-        self.name = agent.name
+        self.name, self.price = agent.name, agent.price
         self._agent = agent
 
     @property
@@ -165,10 +167,10 @@ class DelegatingAgent(Agent):
 
 
 class AdaptedAgent(Agent):
-    """Wrap a user's object that has only `name` and `generate`."""
+    """Wrap a user's object that has only `name` and `generate`, and perhaps a price."""
 
     def __init__(self, agent: Any) -> None:
-        self.name = agent.name
+        self.name, self.price = agent.name, getattr(agent, "price", None)
         self._agent = agent
 
     @property

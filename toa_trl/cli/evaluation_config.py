@@ -1,10 +1,9 @@
 """The configuration of an evaluation: models, judges and benchmarks."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from toa_trl.cli.config import (
     OptionalJudge,
@@ -22,10 +21,28 @@ from toa_trl.systems.models import MODELS, make_model
 from toa_trl.utils.config import NonNegativeInt, Text, check_names
 
 
+def split_budgets(models: list[Settings]) -> list[Settings]:
+    """Return a model for each budget of a run or a search.
+
+    They are valid before, so that an error names the entry by its place in the file.
+    """
+    split: list[Settings] = []
+    for entry in models:
+        budgets = entry.get("budget")
+        if not isinstance(budgets, list) or not budgets:
+            split.append(entry)
+            continue
+        for budget in budgets:
+            split.append({**entry, "name": f"{entry['name']}@{budget}", "budget": budget})
+    return split
+
+
 class EvaluationConfig(PromptConfig):
     """Which checkpoints, and how they are evaluated."""
 
-    models: Annotated[list[Annotated[Settings, MODELS]], Field(min_length=1)]
+    models: Annotated[
+        list[Annotated[Settings, MODELS]], Field(min_length=1), AfterValidator(split_budgets)
+    ]
     """Checkpoints, as agents: entries {name, engine, model, ...}; runs: {name, engine: run, path,
     budget}; or searches: {name, engine: search, agents, reward, search, budget}."""
     verifier: Verifier = ""
@@ -55,23 +72,6 @@ class EvaluationConfig(PromptConfig):
     """Folder of the responses; by default `outputs` beside results."""
     model_cards: bool = False
     """Write the figures into README.md of every local model except the baseline."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _split_budgets(cls, given: Any) -> Any:
-        """Make a model for each budget of a run or a search."""
-        models = given.get("models") if isinstance(given, Mapping) else None
-        if not isinstance(models, list):
-            return given
-        split: list[Any] = []
-        for entry in models:
-            budgets = entry.get("budget") if isinstance(entry, Mapping) else None
-            if not isinstance(budgets, list) or not budgets:
-                split.append(entry)
-                continue
-            for budget in budgets:
-                split.append({**entry, "name": f"{entry.get('name')}@{budget}", "budget": budget})
-        return {**given, "models": split}
 
     @model_validator(mode="after")
     def _check_models(self) -> Self:

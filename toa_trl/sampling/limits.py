@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from toa_trl.agents.base import Price
+from toa_trl.agents.base import Price, as_agent
 from toa_trl.errors import ConfigError
 from toa_trl.rewards.base import RewardModel
 from toa_trl.rewards.spending import listening
@@ -174,11 +174,13 @@ def prices_of(agents: Iterable[Any]) -> dict[str, Any]:
     """Return the prices of agents, by name: of entries, and of objects that have one."""
     prices: dict[str, Any] = {}
     for agent in agents:
-        if not isinstance(agent, Mapping):
-            if getattr(agent, "price", None) is not None:
-                prices[agent.name] = agent.price
-        elif "price" in agent:
-            prices[agent["name"]] = agent["price"]
+        if isinstance(agent, Mapping):
+            if "price" in agent:
+                prices[agent["name"]] = agent["price"]
+            continue
+        price = as_agent(agent).price
+        if price is not None:
+            prices[agent.name] = price
     return prices
 
 
@@ -202,7 +204,9 @@ def cost_of(
     configuration: Mapping[str, Any], counts: Mapping[str, AgentCounts], spending: Spending
 ) -> float | None:
     """Return the cost of all plays of a run, or None if nothing of it has a price."""
-    prices = prices_of(configuration.get("agents") or ())
+    recorded = configuration.get("agents") or ()
+    # of an agent that was an object, only its name is recorded
+    prices = prices_of(agent for agent in recorded if isinstance(agent, Mapping))
     meter = Meter({}, prices)
     meter.resume(counts, 0.0)
     meter.add_reward(spending)
