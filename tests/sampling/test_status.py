@@ -239,7 +239,7 @@ def test_ctrl_c_ends_the_watch_and_nothing_else(
 
 @pytest.mark.parametrize("watch", [0, -1.0, float("nan")])
 def test_a_watch_of_no_time_is_refused(tmp_path: Path, watch: float) -> None:
-    with pytest.raises(ConfigError, match="--watch: must be > 0"):
+    with pytest.raises(ConfigError, match="--watch: must be"):
         print_status(tmp_path, watch)
 
 

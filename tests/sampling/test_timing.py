@@ -87,11 +87,14 @@ def test_files_of_others_are_told_apart(text: str, tmp_path: Path) -> None:
     assert not is_timings(path)
 
 
+COPIED = ("name", "price")  # attributes of an instance
+
+
 @pytest.mark.parametrize(
     ("wrapper", "protocol", "inherited"),
     [
-        (DelegatingAgent, Agent, {"name", "generate", "identity"}),  # which a subclass defines
-        (TimedAgent, Agent, {"name", *vars(DelegatingAgent)}),
+        (DelegatingAgent, Agent, {*COPIED, "generate", "identity"}),  # which a subclass defines
+        (TimedAgent, Agent, {*COPIED, *vars(DelegatingAgent)}),
         (TimedReward, RewardModel, {"score"}),
     ],
 )
@@ -100,3 +103,10 @@ def test_wrappers_delegate_every_capability(
 ) -> None:
     public = {name for name in vars(protocol) if not name.startswith("_")}
     assert public - inherited <= vars(wrapper).keys()
+
+
+def test_a_wrapper_has_the_name_and_the_price_of_its_agent(tmp_path: Path) -> None:
+    agent = EchoAgent("a")
+    agent.price = {"prompt": 1.0}
+    timed = TimedAgent(agent, Stopwatch(tmp_path / FILE))
+    assert (timed.name, timed.price) == ("a", agent.price)

@@ -151,8 +151,8 @@ def test_servers_of_another_shape_are_refused(servers: Any) -> None:
 @pytest.mark.parametrize(
     ("first", "second", "named"),
     [
-        ({}, {"port": 8002}, "the name 'a' is used twice"),
-        ({"gpus": [[0], [1]]}, {"name": "a-1", "port": 8011}, "the name 'a-1' is used twice"),
+        ({}, {"port": 8002}, "servers: 2 entries have the name 'a'"),
+        ({"gpus": [[0], [1]]}, {"name": "a-1", "port": 8011}, "2 entries have the name 'a-1'"),
         ({"gpus": [[0], [1]]}, {"name": "b", "port": 8002}, "a-1 and b both use port 8002"),
         (
             {"reward": True},

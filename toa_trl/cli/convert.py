@@ -12,6 +12,7 @@ from toa_trl.cli.arguments import Parser
 from toa_trl.errors import ConfigError
 from toa_trl.rollouts import Rollouts
 from toa_trl.types import Prompt, Rollout
+from toa_trl.utils.config import PositiveInt, validate
 from toa_trl.utils.escape import say
 from toa_trl.utils.files import write_json, write_json_lines
 from toa_trl.utils.targets import check_file, check_has_journal
@@ -81,8 +82,7 @@ def main() -> None:
         help="select among the first N scored plays (default: all)",
     )
     options = parser.parse_args()
-    if options.num_plays is not None and options.num_plays < 1:
-        raise ConfigError(f"--num_plays: must be >= 1, not {options.num_plays}")
+    validate(PositiveInt | None, options.num_plays, "--num_plays")
     check_has_journal(options.run)
     check_file(options.output, "--output", is_converted)
     selected = select(Rollouts.load(options.run), options.num_plays)

@@ -246,12 +246,8 @@ class RememberingAgent(DelegatingAgent):
         """See the class."""
         super().__init__(agent)
         self._identity = identity
+        self.price = identity.get("price")
         self._memory = Memory[tuple[tuple[Message, ...], Sampling, int], Completion]()
-
-    @property
-    def price(self) -> Any:
-        """The price in the entry, for an allocation that weighs it."""
-        return self._identity.get("price")
 
     @property
     def identity(self) -> Any:

@@ -10,6 +10,7 @@ from toa_trl.pipeline.plan import Plan
 from toa_trl.pipeline.steps import COMPLETE
 from toa_trl.sampling.progress import duration
 from toa_trl.sampling.status import print_status as print_run_status
+from toa_trl.utils.config import PositiveFloat, validate
 from toa_trl.utils.escape import say
 from toa_trl.utils.files import write_json
 from toa_trl.utils.targets import marked
@@ -35,8 +36,12 @@ def print_status(folder: Path, watch: float | None = None) -> None:
 
     Args:
         folder: of a pipeline, or of rounds.
-        watch: seconds between two updates; None: print once.
+        watch: seconds between two updates, > 0; None: print once.
+
+    Raises:
+        ConfigError: `watch` is out of range.
     """
+    validate(PositiveFloat | None, watch, "--watch")
     while True:
         running = _is_locked(folder)
         say(

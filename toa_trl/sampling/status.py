@@ -23,6 +23,7 @@ from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.journal.grants import num_unfinished
 from toa_trl.sampling.progress import agent_table, bar, duration, human, time_left
 from toa_trl.types import AgentCounts
+from toa_trl.utils.config import PositiveFloat, validate
 from toa_trl.utils.escape import for_terminal
 
 RECENT_S = 300.0  # length of the window over which plays per second are measured
@@ -79,8 +80,7 @@ def print_status(
         ConfigError: the folder has no journal, or `watch` is out of range.
         JournalError: a journal cannot be read.
     """
-    if watch is not None and not watch > 0:
-        raise ConfigError(f"--watch: must be > 0 seconds, not {watch}")
+    validate(PositiveFloat | None, watch, "--watch")
     console = console or Console()
     # output into a pipe is not cut to a width
     show: Callable[[RenderableType], None] = partial(

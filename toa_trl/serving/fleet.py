@@ -25,6 +25,7 @@ from toa_trl.utils.config import (
     PositiveFloat,
     PositiveInt,
     Text,
+    check_names,
     validate,
 )
 from toa_trl.utils.files import expand_paths, read_yaml
@@ -196,9 +197,7 @@ class FleetConfig(Config):
             raise ConfigError(f"servers: {several} have reward: true; a run has one reward model")
         names = [server.name for server in self.servers]
         names += [r.label for r in self.replicas if r.label != r.server.name]
-        for name in names:
-            if names.count(name) > 1:
-                raise ConfigError(f"servers: the name {name!r} is used twice; names must be unique")
+        check_names("servers", names)
         ports: dict[int, str] = {}
         users: dict[int, list[Replica]] = defaultdict(list)
         for replica in self.replicas:
