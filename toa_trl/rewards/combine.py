@@ -28,14 +28,6 @@ from toa_trl.utils.registry import or_object
 logger = logging.getLogger(__name__)
 
 
-def _is_reward(given: Any) -> bool:
-    try:
-        as_reward_model(given)
-    except ConfigError:
-        return False
-    return True
-
-
 def _refuse_held_out(given: Any) -> Any:
     kind = KINDS.load(given["kind"]) if isinstance(given, Mapping) else type(given)
     if kind is HeldOutReward:
@@ -44,7 +36,7 @@ def _refuse_held_out(given: Any) -> Any:
     return given
 
 
-RewardEntry = Annotated[Any, KINDS, or_object(_is_reward), AfterValidator(_refuse_held_out)]
+RewardEntry = Annotated[Any, KINDS, or_object(as_reward_model), AfterValidator(_refuse_held_out)]
 
 
 class MinimumPart(Config):

@@ -31,16 +31,7 @@ PLACE = "reward 'judge'"
 BUILT_IN = Path(__file__).parent / "templates"
 MAX_SHOWN = 200  # characters of a judge's answer that an error shows
 
-
-def _is_agent(given: Any) -> bool:
-    try:
-        as_agent(given)
-    except ConfigError:
-        return False
-    return True
-
-
-AgentEntry = Annotated[Any, ENGINES, or_object(_is_agent)]
+AgentEntry = Annotated[Any, ENGINES, or_object(as_agent)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -168,15 +169,20 @@ class Registry(Mapping[str, str], Generic[T]):
         return dict(entry)
 
 
-def or_object(is_accepted: Callable[[Any], bool]) -> WrapValidator:
+def or_object(accept: Callable[[Any], object]) -> WrapValidator:
     """Return an annotation that lets an object of the user's own pass where an entry is validated.
 
-    Used behind a registry: `Annotated[Any, KINDS, or_object(is_reward)]`.
+    Used behind a registry: `Annotated[Any, KINDS, or_object(as_reward_model)]`.
+
+    Args:
+        accept: raises ConfigError for what is no such object.
     """
 
     def validated(given: Any, handler: Callable[[Any], Any]) -> Any:
-        if not isinstance(given, Mapping) and is_accepted(given):
-            return given
+        if not isinstance(given, Mapping):
+            with suppress(ConfigError):
+                accept(given)
+                return given
         return handler(given)
 
     return WrapValidator(validated)
