@@ -7,7 +7,7 @@ measures them.
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Annotated, Any
@@ -86,9 +86,9 @@ class Part:
         except Exception as error:  # a reward model of the user's own may raise anything
             raise RewardError(f"{self.name}: {type(error).__name__}: {error}") from error
 
-    def standardized(self, score: float) -> float:
-        """Return (score - mean) / std."""
-        return (score - self.mean) / self.std
+    def weighted(self, score: float) -> float:
+        """Return weight * (score - mean) / std."""
+        return self.weight * ((score - self.mean) / self.std)
 
 
 class _Combination(DetailedReward):
@@ -131,7 +131,39 @@ class _Combination(DetailedReward):
                 raise result
 
 
-class WeightedSumReward(_Combination):
+class _StandardizedReward(_Combination):
+    """One number, `combine` of the weighted scores of all parts."""
+
+    def __init__(
+        self,
+        kind: str,
+        entries: Sequence[MinimumPart],
+        combine: Callable[[Iterable[float]], float],
+    ) -> None:
+        self._place, self._combine = f"reward {kind!r}", combine
+        parts = []
+        for index, entry in enumerate(entries):
+            name = f"{self._place}: rewards[{index}]"
+            weight = entry.weight if isinstance(entry, WeightedPart) else 1.0
+            model = _make(name, entry.reward)
+            parts.append(Part(name, model, weight, entry.mean, entry.std, entry.reward))
+        super().__init__(parts)
+
+    async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
+        """See `RewardModel`."""
+        scored = await gather_or_cancel(
+            part.score_details(prompt, responses) for part in self._parts
+        )
+        combined = []
+        for scores in zip(*scored, strict=True):
+            values = map(Part.weighted, self._parts, (score.value for score in scores))
+            flops = total_flops(score.flops for score in scores)
+            combined.append(Score(self._combine(values), flops))
+        check_scores(self._place, [score.value for score in combined], len(responses))
+        return combined
+
+
+class WeightedSumReward(_StandardizedReward):
     """The sum of weight * (score - mean) / std over the parts.
 
     Args:
@@ -142,26 +174,11 @@ class WeightedSumReward(_Combination):
     """
 
     def __init__(self, rewards: Annotated[list[WeightedPart], Field(min_length=1)]) -> None:
-        super().__init__(_parts("weighted_sum", rewards))
-
-    async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
-        """See `RewardModel`."""
-        scored = await gather_or_cancel(
-            part.score_details(prompt, responses) for part in self._parts
-        )
-        sums = []
-        for scores in zip(*scored, strict=True):
-            terms = [
-                part.weight * part.standardized(score.value)
-                for part, score in zip(self._parts, scores, strict=True)
-            ]
-            # sorted, so that the order of the parts does not change the sum's rounding
-            sums.append(Score(sum(sorted(terms)), total_flops(score.flops for score in scores)))
-        check_scores("reward 'weighted_sum'", [score.value for score in sums], len(responses))
-        return sums
+        # sorted, so that the order of the parts does not change the sum's rounding
+        super().__init__("weighted_sum", rewards, lambda terms: sum(sorted(terms)))
 
 
-class MinimumReward(_Combination):
+class MinimumReward(_StandardizedReward):
     """The minimum of (score - mean) / std over the parts.
 
     Args:
@@ -172,22 +189,7 @@ class MinimumReward(_Combination):
     """
 
     def __init__(self, rewards: Annotated[list[MinimumPart], Field(min_length=1)]) -> None:
-        super().__init__(_parts("minimum", rewards))
-
-    async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
-        """See `RewardModel`."""
-        scored = await gather_or_cancel(
-            part.score_details(prompt, responses) for part in self._parts
-        )
-        least = []
-        for scores in zip(*scored, strict=True):
-            values = [
-                part.standardized(score.value)
-                for part, score in zip(self._parts, scores, strict=True)
-            ]
-            least.append(Score(min(values), total_flops(score.flops for score in scores)))
-        check_scores("reward 'minimum'", [score.value for score in least], len(responses))
-        return least
+        super().__init__("minimum", rewards, min)
 
 
 class HeldOutReward(_Combination):
@@ -232,16 +234,6 @@ class HeldOutReward(_Combination):
                 logger.warning("%s; such plays are recorded without a second reward", error)
             self.num_failed += len(responses)
             return [None] * len(responses)
-
-
-def _parts(kind: str, entries: Sequence[MinimumPart]) -> list[Part]:
-    parts = []
-    for index, entry in enumerate(entries):
-        name = f"reward {kind!r}: rewards[{index}]"
-        weight = entry.weight if isinstance(entry, WeightedPart) else 1.0
-        model = _make(name, entry.reward)
-        parts.append(Part(name, model, weight, entry.mean, entry.std, entry.reward))
-    return parts
 
 
 def _make(name: str, given: Any) -> RewardModel:
