@@ -452,6 +452,12 @@ def test_mistakes_are_refused_by_name(name: str) -> None:
         make_search(name, ["a", "b"], 8, widht=3)
 
 
+@searches
+def test_the_name_of_one_agent_is_not_taken_for_a_list_of_letters(name: str) -> None:
+    plays = play_out(make_search(name, "llama", 3), gauss())
+    assert {play.action.agent for play in plays} == {"llama"}
+
+
 def test_an_unknown_search_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"unknown search 'mcts'.*best_of_n.*toa"):
         make_search("mcts", ["a"], 8)

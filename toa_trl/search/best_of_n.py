@@ -22,7 +22,7 @@ def best_of_n(
         ConfigError: `agent` is not among the agents.
     """
 
-    def schedule(rng: random.Random) -> Iterator[Slot]:
+    def schedule(agents: Sequence[str], rng: random.Random) -> Iterator[Slot]:
         return repeat(Slot(one_of(agents, agent)))
 
     return ScheduledSearch(agents, budget, seed, schedule)

@@ -23,11 +23,11 @@ def moa(
         num_layers: layers of a round (paper of TOA: 4 for alignment, 3 for translation).
     """
 
-    def schedule(rng: random.Random) -> Iterator[Slot]:
+    def schedule(agents: Sequence[str], rng: random.Random) -> Iterator[Slot]:
         num_agents = len(agents)
         for start in count(step=num_agents):
             if start // num_agents % num_layers == 0:
-                yield from (Slot(agent) for agent in agents)
+                yield from map(Slot, agents)
                 continue
             layer = range(start - num_agents, start)
             for agent in agents:

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator, Sequence
 
-from toa_trl.search.schedule import ScheduledSearch, Slot, shuffled
+from toa_trl.search.schedule import ScheduledSearch, Slot
 
 
 def parallel(agents: Sequence[str], budget: int, seed: int = 0) -> ScheduledSearch:
@@ -15,8 +15,8 @@ def parallel(agents: Sequence[str], budget: int, seed: int = 0) -> ScheduledSear
         seed: seed of the order of the agents, which is drawn for each round.
     """
 
-    def schedule(rng: random.Random) -> Iterator[Slot]:
+    def schedule(agents: Sequence[str], rng: random.Random) -> Iterator[Slot]:
         while True:
-            yield from (Slot(agent) for agent in shuffled(agents, rng))
+            yield from map(Slot, rng.sample(agents, len(agents)))
 
     return ScheduledSearch(agents, budget, seed, schedule)

@@ -22,7 +22,7 @@ def prs(
         ConfigError: `agent` is not among the agents.
     """
 
-    def schedule(rng: random.Random) -> Iterator[Slot]:
+    def schedule(agents: Sequence[str], rng: random.Random) -> Iterator[Slot]:
         only, num_answers = one_of(agents, agent), max(1, budget // 2)
         yield from repeat(Slot(only), num_answers)
         yield from repeat(Slot(only, "refine", needs=range(num_answers), best_only=True))

@@ -35,8 +35,8 @@ class ScheduledSearch(Search):
     Args:
         agents: names of the agents.
         budget: number of scored plays to spend.
-        seed: seed of the generator that is passed to `schedule`.
-        schedule: returns the slots, without an end.
+        seed: seed of the generator.
+        schedule: returns the slots, without an end; it is passed the agents and the generator.
     """
 
     def __init__(
@@ -44,10 +44,10 @@ class ScheduledSearch(Search):
         agents: Sequence[str],
         budget: int,
         seed: int,
-        schedule: Callable[[random.Random], Iterator[Slot]],
+        schedule: Callable[[list[str], random.Random], Iterator[Slot]],
     ) -> None:
         super().__init__(agents, budget, seed)
-        self._slots = list(islice(schedule(random.Random(seed)), budget))
+        self._slots = list(islice(schedule(self.agents, random.Random(seed)), budget))
         used = {slot.agent for slot in self._slots}
         self._failures = {agent: 0 for agent in self.agents if agent in used}
         self._open = list(range(budget))  # slots not asked for, in order
@@ -150,12 +150,7 @@ def one_of(agents: Sequence[str], agent: str | None) -> str:
         ConfigError: the named agent is not among the agents.
     """
     if agent is None:
-        return agents[0] if agents else ""
+        return agents[0]
     if agent not in agents:
         raise ConfigError(f"search_params.agent: must be one of {list(agents)}, not {agent!r}")
     return agent
-
-
-def shuffled(agents: Sequence[str], rng: random.Random) -> list[str]:
-    """Return the agents in a new random order."""
-    return rng.sample(list(agents), len(agents))

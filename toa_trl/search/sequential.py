@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator, Sequence
 from itertools import count
 
-from toa_trl.search.schedule import ScheduledSearch, Slot, shuffled
+from toa_trl.search.schedule import ScheduledSearch, Slot
 
 
 def sequential(agents: Sequence[str], budget: int, seed: int = 0) -> ScheduledSearch:
@@ -16,9 +16,9 @@ def sequential(agents: Sequence[str], budget: int, seed: int = 0) -> ScheduledSe
         seed: seed of the order of the agents, which is drawn for each round.
     """
 
-    def schedule(rng: random.Random) -> Iterator[Slot]:
+    def schedule(agents: Sequence[str], rng: random.Random) -> Iterator[Slot]:
         for start in count(step=len(agents)):
-            first, *others = shuffled(agents, rng)
+            first, *others = rng.sample(agents, len(agents))
             yield Slot(first)
             for slot, agent in enumerate(others, start):
                 yield Slot(agent, "refine", needs=(slot,))
