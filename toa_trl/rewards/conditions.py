@@ -118,7 +118,7 @@ def sets_of_reals(correct: str, given: str, same: Same) -> bool | None:
                 text = f" {sign} ".join(parts)
         if text.startswith("<") and text.endswith(">"):
             return None  # a vector
-        joined.append(re.sub(r"^(?=\\(?:le|ge|ne)(?![A-Za-z])|[<>])", "x ", text))
+        joined.append(f"x {text}" if _SIGN.match(text) else text)
     if [correct, given] != joined:
         return same(joined[0], joined[1])
     if not any(_SIGN.search(text) or r"\cup" in text or r"\cap" in text for text in joined):

@@ -33,9 +33,8 @@ _FUNCTIONS = (
     r"(?:sin|cos|tan|cot|csc|arcsin|arccos|arctan|sinh|cosh|tanh|ln|log|exp|sqrt)(?![A-Za-z])"
     r"|(?:sec|gcd|lcm|max|min)(?=\()"  # sec and min are units, too
 )
-_RULES: list[
-    tuple[str, str | Callable[[re.Match[str]], str]]
-] = [  # in the order of their application
+_Replacement = str | Callable[[re.Match[str]], str]
+_RULES: list[tuple[str, _Replacement]] = [  # in the order of their application
     (r"\\\\\s*\[[^\]]*\]", r"\\\\"),  # the distance between two rows of a matrix
     (r"\\?\$|(?<!\\)\\[()\[\]]", ""),  # dollar signs, and delimiters of formulas
     (r"^[*\s]+|[*\s]+$", ""),  # bold text in Markdown

@@ -4,14 +4,17 @@ Each comparison returns None where it does not apply; `same` compares parts of t
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
+from typing import TypeVar
 
 from toa_trl.rewards.notation import TEXT, Same, compact, inside, split, ungroup
 
+T = TypeVar("T")
+_TRANSPOSED = r"\s*\^\s*\{?\s*(?:T|\\top|\\intercal)\s*\}?"
 _MATRIX = re.compile(
     r"\\begin\s*\{([pbB]?matrix|array|smallmatrix)\}(?:\s*\{[lcr| ]*\})?(.*)\\end\s*\{\1\}"
-    r"\s*(\^\s*\{?\s*(?:T|\\top|\\intercal)\s*\}?)?",
+    rf"({_TRANSPOSED})?",
     re.S,
 )
 # a unit vector in bold, with a hat or an arrow
@@ -23,7 +26,7 @@ _TERM = re.compile(
     r"([-+]?)((?:\\d?frac(?:\{[^{}]*\}\{[^{}]*\}|\d\d)|\([^()]*\)|\\sqrt\{[^{}]*\}|\\pi|[\d.]"
     r"|[a-hl-z])*?)(?:\\cdot|\*)?([ijk])(?![A-Za-z])"
 )
-_TRANSPOSE = re.compile(r"\s*\^\s*\{?\s*(?:T|\\top|\\intercal)\s*\}?$")
+_TRANSPOSE = re.compile(rf"{_TRANSPOSED}$")
 _PAIRS = {"()", "[]", "{}", "<>"}
 
 
@@ -172,7 +175,7 @@ def signs(text: str) -> list[str]:
     return [text.replace(r"\pm", sign).replace(r"\mp", other) for sign, other in ("+-", "-+")]
 
 
-def matched(correct: Sequence[str], given: Sequence[str], same: Same) -> bool:
+def matched(correct: Sequence[T], given: Sequence[T], same: Callable[[T, T], bool]) -> bool:
     """Return whether two lists are equal without regard to order."""
     if len(correct) != len(given):
         return False

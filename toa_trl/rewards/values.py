@@ -22,6 +22,8 @@ from math_verify import verify
 from sympy.core.function import AppliedUndef  # type: ignore[import-untyped]
 from sympy.core.relational import Relational  # type: ignore[import-untyped]
 
+from toa_trl.rewards.structures import matched
+
 _PRIME = 2**521 - 1
 _LONGEST_EXPONENT = 64  # bits; a larger exponent is not computed
 _DIGITS = 50  # of a numerical comparison
@@ -48,8 +50,7 @@ def parse(text: str) -> Any:
     if re.search(r"(?<![_\d])\d+\s+\d", text):  # the parser adds them
         return None
     # the parser reads the variable I as the imaginary unit
-    text = re.sub(r"\\[A-Za-z]+|I", lambda match: match[0].replace("I", r"\iota ", 1)
-                  if match[0] == "I" else match[0], text)  # fmt: skip
+    text = re.sub(r"(\\[A-Za-z]+)|I", lambda match: match[1] or r"\iota ", text)
     try:
         parsed = latex2sympy(
             normalize_latex(text, _NOTATION),
@@ -134,9 +135,9 @@ def _same_expressions(left: Any, right: Any) -> bool:
     digits = _DIGITS + min(_MOST_DIGITS, _digits(left) + _digits(right))
     compared = False
     for point in _POINTS if symbols else _POINTS[:1]:
-        shift = {symbol: seeds[symbol] % 997 / 7001 for symbol in symbols}
         values = {
-            symbol: sympy.Rational(str(round(point + shift[symbol], 6))) for symbol in symbols
+            symbol: sympy.Rational(str(round(point + seeds[symbol] % 997 / 7001, 6)))
+            for symbol in symbols
         }
         pair = [_evaluate(value, values, digits) for value in (left, right)]
         if None in pair:
@@ -294,17 +295,7 @@ def _same_sets(left: Any, right: Any) -> bool:
         list(each.args) if isinstance(each, sympy.Union | sympy.FiniteSet) else [each]
         for each in (left, right)
     ]
-    if len(parts[0]) != len(parts[1]):
-        return False
-    rest = parts[1]
-    for part in parts[0]:
-        for other in rest:
-            if _same_parts(part, other):
-                rest.remove(other)
-                break
-        else:
-            return False
-    return True
+    return matched(parts[0], parts[1], _same_parts)
 
 
 def _same_parts(left: Any, right: Any) -> bool:
