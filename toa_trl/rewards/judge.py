@@ -197,14 +197,14 @@ class JudgeReward(DetailedReward):
         )
 
     def _messages(self, prompt: Prompt, responses: Sequence[str]) -> tuple[Message, ...]:
-        shown = dict(zip(self._mode.fields, responses, strict=True))
         conversation: list[str] = []
         for message in prompt.messages:
             conversation += (message.role, message.text)
         tag = _tag(conversation, responses)
         turns = (_between(message.role, tag, message.text) for message in prompt.messages)
         fields = {"conversation": "\n\n".join(turns), "rubric": self._rubric, "tag": tag}
-        fields |= {name: _between(name, tag, text) for name, text in shown.items()}
+        for name, text in zip(self._mode.fields, responses, strict=True):
+            fields[name] = _between(name, tag, text)
         return (Message("user", fill(self._template, fields)),)
 
     def _verdict(self, done: Completion) -> tuple[float, float] | str:

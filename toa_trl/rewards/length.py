@@ -25,10 +25,8 @@ class LengthReward(RewardModel):
 
     async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[float]:
         """See `RewardModel`."""
-        if self._unit == "words":
-            lengths = [float(len(response.split())) for response in responses]
-        else:
-            lengths = [float(len(response)) for response in responses]
+        measured = map(str.split, responses) if self._unit == "words" else responses
+        lengths = [float(len(units)) for units in measured]
         if self._target is None:
             return lengths
         return [-abs(length - self._target) for length in lengths]
