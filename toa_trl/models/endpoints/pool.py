@@ -146,16 +146,15 @@ class Pool:
     def _free(self) -> Endpoint | None:
         if self.outstanding >= self._max_concurrency:
             return None
-        now_s, best = asyncio.get_running_loop().time(), None
-        for endpoint in self.endpoints:
-            free = (
-                endpoint.outstanding < int(endpoint.limit)
-                and not endpoint.away
-                and endpoint.rest_until_s <= now_s
-            )
-            if free and (best is None or endpoint.load < best.load):
-                best = endpoint
-        return best
+        now_s = asyncio.get_running_loop().time()
+        free = [
+            endpoint
+            for endpoint in self.endpoints
+            if endpoint.outstanding < int(endpoint.limit)
+            and not endpoint.away
+            and endpoint.rest_until_s <= now_s
+        ]
+        return min(free, key=lambda endpoint: endpoint.load, default=None)
 
     def _take(self, endpoint: Endpoint) -> Endpoint:
         endpoint.outstanding += 1
