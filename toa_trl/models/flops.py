@@ -32,12 +32,9 @@ def flops_of(config: Any) -> Flops:
     """
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     try:
-        hidden, layers, heads = (
-            text.hidden_size,
-            text.num_hidden_layers,
-            text.num_attention_heads,
-        )
-        vocabulary, intermediate = text.vocab_size, text.intermediate_size
+        hidden, intermediate = text.hidden_size, text.intermediate_size
+        layers, heads = text.num_hidden_layers, text.num_attention_heads
+        vocabulary = text.vocab_size
     except AttributeError as error:
         raise ConfigError(f"FLOPs of a {type(config).__name__} are not known: {error}") from error
     head_dim = getattr(text, "head_dim", None) or hidden // heads
@@ -45,9 +42,8 @@ def flops_of(config: Any) -> Flops:
     attention = hidden * head_dim * (2 * heads + 2 * kv_heads)  # query, key, value, output
     experts = getattr(text, "num_experts_per_tok", None) or 1
     shared = getattr(text, "shared_expert_intermediate_size", None) or 0
-    expert_size = getattr(text, "moe_intermediate_size", None) or intermediate
-    mlp = (
-        3 * hidden * ((expert_size if experts > 1 else intermediate) * experts + shared)
-    )  # gate, up, down
+    if experts > 1:
+        intermediate = experts * (getattr(text, "moe_intermediate_size", None) or intermediate)
+    mlp = 3 * hidden * (intermediate + shared)  # gate, up, down
     embeddings = vocabulary * hidden * (1 if getattr(text, "tie_word_embeddings", False) else 2)
     return Flops(layers * (attention + mlp) + embeddings, layers, hidden)

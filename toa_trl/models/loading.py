@@ -8,7 +8,14 @@ from typing import Any
 
 from toa_trl.errors import ConfigError
 from toa_trl.models.devices import check_device
-from toa_trl.models.sources import first_line, own_class, read_config, weights_source, why_not
+from toa_trl.models.sources import (
+    first_line,
+    load_config,
+    own_class,
+    read_config,
+    weights_source,
+    why_not,
+)
 from toa_trl.utils import compat
 
 
@@ -108,7 +115,6 @@ def load_tokenizer(
     # texts come one at a time: threads would cost more than they bring, and take the cores from the
     # models
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    tokenizer = None
     for is_base in (False, True):
         # a folder with a tokenizer alone is enough
         name, at = weights_source(place, model, revision) if is_base else (model, revision)
@@ -119,15 +125,14 @@ def load_tokenizer(
             break
         except Exception as error:
             failure = error
-    if tokenizer is None:
+    else:
         raise ConfigError(
             f"{place}: no tokenizer could be loaded from {model!r}: {first_line(failure)}"
         ) from failure
     if template and not tokenizer.chat_template:
         raise ConfigError(
             f"{place}: the tokenizer of {model!r} has no chat template; an instruction-tuned "
-            "model has one, "
-            "or put a chat_template.jinja into the folder"
+            "model has one, or put a chat_template.jinja into the folder"
         )
     return tokenizer
 
@@ -153,17 +158,10 @@ def trained_padding(
         trust_remote_code: run the code that the model brings, if it brings some.
         revision: of a Hub repository.
     """
-    import transformers
-
-    source, at = weights_source(place, model, revision)
+    source, _ = weights_source(place, model, revision)
     if source != model and tokenizer.pad_token_id is not None:
         return int(tokenizer.pad_token_id)
-    try:
-        config = transformers.AutoConfig.from_pretrained(
-            source, revision=at, trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{place}: {why_not(model, source, False, error)}") from error
+    config = load_config(place, model, trust_remote_code=trust_remote_code, revision=revision)
     return getattr(config.get_text_config(), "pad_token_id", None)
 
 

@@ -19,30 +19,29 @@ def weights_source(place: str, model: str, revision: str | None = None) -> tuple
         ConfigError: the folder holds neither, or an adapter that names no base.
     """
     folder = Path(model)
+    path = folder / "adapter_config.json"
     if (folder / "config.json").is_file():
         return model, revision
-    found: str | Path | None
-    if folder.is_dir():
-        found = next(folder.glob("adapter_config.json"), None)
-    else:
+    if not folder.is_dir():
         from transformers.utils import find_adapter_config_file
 
         try:
             found = find_adapter_config_file(model, revision=revision)
         except OSError:  # no name that a repository could have; whoever loads it says so
             found = None
-    if found is None:
-        if folder.is_dir():
-            held = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-            raise ConfigError(
-                f"{place}: there is no model in {model!r}: neither config.json nor "
-                f"adapter_config.json; it holds {held}"
-            )
-        return model, revision
+        if found is None:
+            return model, revision
+        path = Path(found)
+    elif not path.is_file():
+        held = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+        raise ConfigError(
+            f"{place}: there is no model in {model!r}: neither config.json nor "
+            f"adapter_config.json; it holds {held}"
+        )
     try:
-        adapter = json.loads(Path(found).read_text(encoding="utf-8"))
+        adapter = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ConfigError(f"{place}: {str(found)!r} is not JSON: {error}") from error
+        raise ConfigError(f"{place}: {str(path)!r} is not JSON: {error}") from error
     if not adapter.get("base_model_name_or_path"):
         raise ConfigError(
             f"{place}: the adapter {model!r} names no base_model_name_or_path in its "
@@ -65,6 +64,25 @@ def read_config(place: str, model: str, revision: str | None = None) -> dict[str
         import transformers
 
         return dict(transformers.PreTrainedConfig.get_config_dict(source, revision=at)[0])
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{place}: {why_not(model, source, False, error)}") from error
+
+
+def load_config(
+    place: str, model: str, *, trust_remote_code: bool = False, revision: str | None = None
+) -> Any:
+    """Return a model's configuration as transformers has it, of an adapter that of its base.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    import transformers
+
+    source, at = weights_source(place, model, revision)
+    try:
+        return transformers.AutoConfig.from_pretrained(
+            source, revision=at, trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError) as error:
         raise ConfigError(f"{place}: {why_not(model, source, False, error)}") from error
 
@@ -120,13 +138,7 @@ def module_shapes(
     import torch
     import transformers
 
-    source, at = weights_source(place, model, revision)
-    try:
-        config = transformers.AutoConfig.from_pretrained(
-            source, revision=at, trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{place}: {why_not(model, source, False, error)}") from error
+    config = load_config(place, model, trust_remote_code=trust_remote_code, revision=revision)
     try:
         with torch.device("meta"):
             made = getattr(transformers, auto_class).from_config(
@@ -135,8 +147,8 @@ def module_shapes(
     except ValueError:
         return {}
     weights = {name: getattr(module, "weight", None) for name, module in made.named_modules()}
-    matrices = {name: weight for name, weight in weights.items() if weight is not None}
-    return {name: tuple(each.shape) for name, each in matrices.items() if each.dim() > 1}
+    shapes = {name: tuple(each.shape) for name, each in weights.items() if each is not None}
+    return {name: shape for name, shape in shapes.items() if len(shape) > 1}
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -164,9 +176,8 @@ def why_not(model: str, source: str, own_code: bool, error: Exception) -> str:
     if own_code and not isinstance(error, OSError):
         return (
             f"the code that {model!r} brings does not run with transformers "
-            f"{transformers.__version__} "
-            f"({type(error).__name__}: {first_line(error)}); choose another revision, or serve "
-            "it from an environment of its own"
+            f"{transformers.__version__} ({type(error).__name__}: {first_line(error)}); choose "
+            "another revision, or serve it from an environment of its own"
         )
     base = (
         "" if source == model else f", an adapter on the base {source!r} (base_model_name_or_path)"
@@ -175,6 +186,5 @@ def why_not(model: str, source: str, own_code: bool, error: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's text."""
     """Return the first line of an error's text."""
     return str(error).strip().split("\n")[0]
