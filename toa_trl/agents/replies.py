@@ -33,10 +33,7 @@ def reply_of_parts(
     Raises:
         ValueError: it is malformed, so that another attempt may help.
     """
-    found = _Parts()
-    found.add(content)
-    thoughts = _Parts(inside="reasoning")
-    thoughts.add(reasoning)
+    found, thoughts = _Parts(content), _Parts(reasoning, inside="reasoning")
     problem = "it calls a tool, and no tools are offered" if calls else found.problem
     return Reply(
         text="".join(found.text),
@@ -48,26 +45,26 @@ def reply_of_parts(
 
 
 class _Parts:
-    """Collects the text, the reasoning and the refusal of a content: a text, or a list of parts."""
+    """The text, the reasoning and the refusal of a content: a text, or a list of parts.
 
-    def __init__(self, inside: str = "content") -> None:
+    Raises:
+        ValueError: it is malformed.
+    """
+
+    def __init__(self, content: Any, inside: str = "content") -> None:
         self.text: list[str] = []
         self.reasoning: list[str] = []
         self.refusal: list[str] = []
         self.problem = ""
         self._inside = inside
+        self._add(content)
 
-    def add(self, content: Any) -> None:
-        """Add a content.
-
-        Raises:
-            ValueError: it is malformed.
-        """
+    def _add(self, content: Any) -> None:
         if isinstance(content, str):
             self.text.append(content)
         elif isinstance(content, list):
             for part in content:
-                self.add(part)
+                self._add(part)
         elif isinstance(content, Mapping):
             self._add_part(content)
         elif content is not None:
@@ -81,9 +78,8 @@ class _Parts:
                     raise ValueError(f"{MALFORMED}: a part of the {self._inside} has no text")
                 self.text.append(part["text"])
             case "thinking" | "reasoning":
-                thoughts = _Parts(inside="reasoning")
-                thoughts.add(part.get(kind) or part.get("text") or part.get("content"))
-                self.reasoning.append("".join(thoughts.text))
+                thoughts = part.get(kind) or part.get("text") or part.get("content")
+                self.reasoning.append("".join(_Parts(thoughts, inside="reasoning").text))
             case "refusal":
                 self.refusal.append(str(part.get("refusal")))
             case "reference" | "redacted_thinking":  # no text of the answer
