@@ -20,7 +20,6 @@ from toa_trl.agents.base import prompt_tokens
 from toa_trl.errors import AgentError
 from toa_trl.models.batching import Batcher
 from toa_trl.models.flops import known_flops
-from toa_trl.models.loading import load_model, load_tokenizer
 from toa_trl.types import Completion, Message, Sampling
 
 
@@ -35,34 +34,22 @@ class _Request:
 class Engine:
     """The weights, the tokenizer and the queue."""
 
-    @classmethod
-    def load(
-        cls, place: str, model: str, dtype: str, device: str | None, size: int, tokens: int
-    ) -> Engine:
-        """Load a model; see `TransformersAgent` for the arguments."""
-        loaded = load_model(place, "AutoModelForCausalLM", model, dtype=dtype, device=device)
-        return cls(place, loaded, load_tokenizer(place, model), size, tokens)
-
     def __init__(self, place: str, model: Any, tokenizer: Any, size: int, tokens: int) -> None:
         self._place = place
         self._model = model
         self._tokenizer = tokenizer
         self.flops = known_flops(self._model.config)
-        self._context = (
-            getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
-            or 1 << 30
-        )
+        text_config = self._model.config.get_text_config()
+        self._context = getattr(text_config, "max_position_embeddings", None) or 1 << 30
         eos = self._model.generation_config.eos_token_id
         # transformers takes what is not set from here: a repetition_penalty would change sampling
         self._model.generation_config = GenerationConfig()
         # an adapter may have learned another end token than the configuration of its base names
-        self._eos = {*(eos if isinstance(eos, list) else [eos]), self._tokenizer.eos_token_id} - {
-            None
-        }
+        ends = [*(eos if isinstance(eos, list) else [eos]), self._tokenizer.eos_token_id]
+        self._eos = {end for end in ends if end is not None}
         pad = self._tokenizer.pad_token_id
-        self._pad = (
-            pad if pad is not None else min(self._eos, default=0)
-        )  # never seen by the model: it is masked
+        # never seen by the model: it is masked
+        self._pad = min(self._eos, default=0) if pad is None else pad
         self._queue: Batcher[_Request, Completion] = Batcher(
             torch.inference_mode()(self.run),
             length=lambda request: len(request.prompt),

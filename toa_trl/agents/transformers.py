@@ -8,6 +8,7 @@ from weakref import WeakValueDictionary
 
 from toa_trl.agents.base import Agent, SamplingEntry
 from toa_trl.agents.completions import SamplingOf, with_system, without_reasoning
+from toa_trl.models.loading import load_model, load_tokenizer
 from toa_trl.types import Completion, Flops, Message, Sampling
 from toa_trl.utils.config import PositiveInt, Text
 
@@ -55,13 +56,17 @@ class TransformersAgent(Agent):
         from toa_trl.agents.generation import Engine  # torch: entries are checked without it
 
         self.name = name
+        self._place = place = f"agent {name!r}"
         self._system_prompt = system_prompt
-        self._sampling = SamplingOf(f"agent {name!r}", sampling)
+        self._sampling = SamplingOf(place, sampling)
         self._keep_reasoning = keep_reasoning
         key = (model, dtype, device, max_batch_size, max_batch_tokens)
         engine = _ENGINES.get(key)
         if engine is None:
-            engine = _ENGINES[key] = Engine.load(f"agent {name!r}", *key)
+            loaded = load_model(place, "AutoModelForCausalLM", model, dtype=dtype, device=device)
+            engine = _ENGINES[key] = Engine(
+                place, loaded, load_tokenizer(place, model), max_batch_size, max_batch_tokens
+            )
         self._engine = engine
 
     @property
@@ -79,4 +84,4 @@ class TransformersAgent(Agent):
         """
         asked = with_system(messages, self._system_prompt)
         done = await self._engine.generate(asked, self._sampling(sampling), seed)
-        return without_reasoning(f"agent {self.name!r}", done, self._keep_reasoning)
+        return without_reasoning(self._place, done, self._keep_reasoning)
