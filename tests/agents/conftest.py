@@ -55,9 +55,8 @@ class Server:
         runner = web.AppRunner(app)
         await runner.setup()
         for _ in range(2):
-            site = web.TCPSite(runner, "127.0.0.1", 0)
-            await site.start()
-            self.ports.append(site._server.sockets[0].getsockname()[1])  # type: ignore[union-attr]
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+        self.ports = [port for _, port in runner.addresses]
         return runner
 
     async def _models(self, request: web.Request) -> web.Response:

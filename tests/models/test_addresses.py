@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import RawTestServer, TestServer
 from yarl import URL
 
 import toa_trl.models.endpoints.client as client
@@ -39,20 +40,15 @@ async def posted(
 
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
-    base_url = f"http://127.0.0.1:{port}/{path}{query}"
-    endpoints = Endpoints("here", base_url, probe="models", **{"max_attempts": 1, **options})
-    try:
-        return await endpoints.post("it", {"a": 1}, lambda answer: answer["ok"]), seen
-    except RequestError as error:
-        return error, seen
-    finally:
-        await endpoints.aclose()
-        await runner.cleanup()
+    async with TestServer(app) as server:
+        base_url = str(server.make_url(f"/{path}{query}"))
+        endpoints = Endpoints("here", base_url, probe="models", **{"max_attempts": 1, **options})
+        try:
+            return await endpoints.post("it", {"a": 1}, lambda answer: answer["ok"]), seen
+        except RequestError as error:
+            return error, seen
+        finally:
+            await endpoints.aclose()
 
 
 async def fine(request: web.Request) -> web.Response:
@@ -224,19 +220,13 @@ def test_requests_go_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
             seen.append(request.raw_path)
             return await fine(request)
 
-        server = web.Server(answer)  # type: ignore[arg-type]
-        runner = web.ServerRunner(server)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
-        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
-        endpoints = Endpoints("here", "http://model.invalid/v1", probe="", max_attempts=1)
-        try:
-            return await endpoints.post("it", {}, lambda answer: answer["ok"]), seen
-        finally:
-            await endpoints.aclose()
-            await runner.cleanup()
+        async with RawTestServer(answer) as server:  # type: ignore[arg-type]
+            monkeypatch.setenv("http_proxy", str(server.make_url("")))
+            endpoints = Endpoints("here", "http://model.invalid/v1", probe="", max_attempts=1)
+            try:
+                return await endpoints.post("it", {}, lambda answer: answer["ok"]), seen
+            finally:
+                await endpoints.aclose()
 
     assert wait(through()) == (True, ["http://model.invalid/v1/it"])
     proxy_of.cache_clear()

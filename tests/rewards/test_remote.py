@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 import toa_trl.models.endpoints.client
 from tests.families import make_family, save_family_model
@@ -41,20 +42,15 @@ async def answered(
     app = web.Application()
     app.router.add_post("/classify", answer)
     app.router.add_post("/score", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    root = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"  # type: ignore[union-attr]
-    where = {"base_url": f"{root}/v1/"} if entry["kind"] == "vllm" else {"url": f"{root}/score"}
-    model = make_reward({**entry, **where})
-    try:
-        return await model.score(PROMPT, texts), asked
-    except RewardError as error:
-        return error, asked
-    finally:
-        await model.aclose()
-        await runner.cleanup()
+    async with TestServer(app) as server:
+        key, path = ("base_url", "/v1/") if entry["kind"] == "vllm" else ("url", "/score")
+        model = make_reward({**entry, key: str(server.make_url(path))})
+        try:
+            return await model.score(PROMPT, texts), asked
+        except RewardError as error:
+            return error, asked
+        finally:
+            await model.aclose()
 
 
 VLLM: dict[str, Any] = {"kind": "vllm", "model": "m"}
@@ -103,18 +99,13 @@ async def checked(root: Any, entry: dict[str, Any]) -> list[Any]:
     app = web.Application()
     app.router.add_get("/v1/models", models)
     app.router.add_post("/classify", classify)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
-    model = make_reward({**VLLM, **entry, "base_url": f"http://127.0.0.1:{port}/v1"})
-    try:
-        await model.check()
-        await model.score(PROMPT, ["Three."])
-    finally:
-        await model.aclose()
-        await runner.cleanup()
+    async with TestServer(app) as server:
+        model = make_reward({**VLLM, **entry, "base_url": str(server.make_url("/v1"))})
+        try:
+            await model.check()
+            await model.score(PROMPT, ["Three."])
+        finally:
+            await model.aclose()
     return asked
 
 
@@ -299,22 +290,12 @@ def test_one_input_that_the_scorer_refuses_fails_alone() -> None:
     async def run() -> list[Any]:
         app = web.Application()
         app.router.add_post("/score", answer)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
-        model: Any = make_reward({"kind": "http", "url": f"http://127.0.0.1:{port}/score"})
-        asked = (model.score(PROMPT, [text]) for text in ["a", "b", "poison", *"cdefgh"])
-        scores = await asyncio.gather(*asked, return_exceptions=True)
-        await model.aclose()
-        await runner.cleanup()
+        async with TestServer(app) as server:
+            model: Any = make_reward({"kind": "http", "url": str(server.make_url("/score"))})
+            asked = (model.score(PROMPT, [text]) for text in ["a", "b", "poison", *"cdefgh"])
+            scores = await asyncio.gather(*asked, return_exceptions=True)
+            await model.aclose()
         return scores
 
-    scores = wait(run())
-    assert [isinstance(score, RewardError) for score in scores] == [
-        False,
-        False,
-        True,
-        *[False] * 6,
-    ]
+    failed = [isinstance(score, RewardError) for score in wait(run())]
+    assert failed == [False, False, True, *[False] * 6]

@@ -18,7 +18,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
+from aiohttp.test_utils import TestServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,14 +49,8 @@ async def serving(
     predict: Callable[[Samples], Any] = lengths, needs: tuple[str, ...] = NEEDS
 ) -> AsyncIterator[str]:
     """The server's URL."""
-    runner = web.AppRunner(serve_comet.make_app("stand-in", predict, needs))
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"  # type: ignore[union-attr]
-    finally:
-        await runner.cleanup()
+    async with TestServer(serve_comet.make_app("stand-in", predict, needs)) as server:
+        yield str(server.make_url(""))
 
 
 async def post(url: str, body: Any) -> tuple[int, str]:
