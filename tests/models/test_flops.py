@@ -12,59 +12,50 @@ import transformers as tf
 from toa_trl.errors import ConfigError
 from toa_trl.models.flops import flops_of
 
-# real widths, few layers: the shares of the parts are those of real models
-CONFIGS: dict[str, Any] = {
-    "llama-3-8b": tf.LlamaConfig(
-        vocab_size=128_256, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=4,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-    ),
-    "llama-3-1b, tied": tf.LlamaConfig(
-        vocab_size=128_256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=4,
-        num_attention_heads=32,
-        num_key_value_heads=8, head_dim=64, tie_word_embeddings=True,
-    ),
-    "qwen2-7b": tf.Qwen2Config(
-        vocab_size=152_064, hidden_size=3584, intermediate_size=18_944, num_hidden_layers=4,
-        num_attention_heads=28,
-        num_key_value_heads=4,
-    ),
-    "qwen3, wide heads": tf.Qwen3Config(
-        vocab_size=151_936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=4,
-        num_attention_heads=16,
-        num_key_value_heads=8, head_dim=128, tie_word_embeddings=True,
-    ),
-    "mistral-7b": tf.MistralConfig(
-        vocab_size=32_000, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=4,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-    ),
-    "gemma-7b": tf.GemmaConfig(
-        vocab_size=256_000, hidden_size=3072, intermediate_size=24_576, num_hidden_layers=4,
-        num_attention_heads=16,
-        num_key_value_heads=16, head_dim=256,
-    ),
-    "gemma2-2b": tf.Gemma2Config(
-        vocab_size=256_000, hidden_size=2304, intermediate_size=9216, num_hidden_layers=4,
-        num_attention_heads=8,
-        num_key_value_heads=4, head_dim=256,
-    ),
-    "mixtral-8x7b": tf.MixtralConfig(
-        vocab_size=32_000, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=4,
-        num_attention_heads=32,
-        num_key_value_heads=8, num_local_experts=8, num_experts_per_tok=2,
-    ),
-    "qwen2-moe": tf.Qwen2MoeConfig(
-        vocab_size=151_936, hidden_size=2048, intermediate_size=5632, moe_intermediate_size=1408,
-        shared_expert_intermediate_size=5632, num_hidden_layers=4, num_attention_heads=16,
-        num_key_value_heads=16,
-        num_experts=60, num_experts_per_tok=4,
-    ),
-    "qwen3-moe": tf.Qwen3MoeConfig(
-        vocab_size=151_936, hidden_size=2048, intermediate_size=6144, moe_intermediate_size=768,
+
+def shape(
+    kind: type,
+    vocabulary: int,
+    hidden: int,
+    intermediate: int,
+    heads: int,
+    kv_heads: int,
+    **more: Any,
+) -> Any:
+    """Real widths, few layers: the shares of the parts are those of real models."""
+    return kind(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
         num_hidden_layers=4,
-        num_attention_heads=32, num_key_value_heads=4, head_dim=128, num_experts=128,
-        num_experts_per_tok=8,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        **more,
+    )
+
+
+CONFIGS = {
+    "llama-3-8b": shape(tf.LlamaConfig, 128_256, 4096, 14_336, 32, 8),
+    "llama-3-1b, tied": shape(
+        tf.LlamaConfig, 128_256, 2048, 8192, 32, 8, head_dim=64, tie_word_embeddings=True
+    ),
+    "qwen2-7b": shape(tf.Qwen2Config, 152_064, 3584, 18_944, 28, 4),
+    "qwen3, wide heads": shape(
+        tf.Qwen3Config, 151_936, 1024, 3072, 16, 8, head_dim=128, tie_word_embeddings=True
+    ),
+    "mistral-7b": shape(tf.MistralConfig, 32_000, 4096, 14_336, 32, 8),
+    "gemma-7b": shape(tf.GemmaConfig, 256_000, 3072, 24_576, 16, 16, head_dim=256),
+    "gemma2-2b": shape(tf.Gemma2Config, 256_000, 2304, 9216, 8, 4, head_dim=256),
+    "mixtral-8x7b": shape(
+        tf.MixtralConfig, 32_000, 4096, 14_336, 32, 8, num_local_experts=8, num_experts_per_tok=2
+    ),
+    "qwen2-moe": shape(
+        tf.Qwen2MoeConfig, 151_936, 2048, 5632, 16, 16, num_experts=60, num_experts_per_tok=4,
+        moe_intermediate_size=1408, shared_expert_intermediate_size=5632,
+    ),
+    "qwen3-moe": shape(
+        tf.Qwen3MoeConfig, 151_936, 2048, 6144, 32, 4, num_experts=128, num_experts_per_tok=8,
+        moe_intermediate_size=768, head_dim=128,
     ),
 }  # fmt: skip
 
@@ -76,12 +67,8 @@ def active_parameters(config: Any) -> int:
     experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
     total = 0
     for name, parameter in model.named_parameters():  # tied ones once
-        routed = ".experts." in name
-        total += (
-            parameter.numel() * config.num_experts_per_tok // experts
-            if routed
-            else parameter.numel()
-        )
+        share = config.num_experts_per_tok / experts if ".experts." in name else 1
+        total += round(share * parameter.numel())
     return total
 
 
