@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,6 +13,7 @@ import pytest
 
 import toa_trl
 from toa_trl.cli import launch
+from toa_trl.cli.arguments import find_config, installed
 from toa_trl.cli.launch import OF_TRAINERS, split_launcher_options
 from toa_trl.cli.main import COMMANDS, main, run
 from toa_trl.errors import ConfigError
@@ -48,6 +51,30 @@ def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_exists(name: str) -> None:
     assert callable(load_object(name, COMMANDS[name][0]))
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "recipes").glob("[a-z]*.py")), ids=lambda path: path.stem
+)
+def test_help_names_a_command_and_a_configuration_of_the_installation(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    description = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    assert installed(description) == description  # of a script of a clone
+    monkeypatch.setattr(sys, "argv", [f"toa-trl {path.stem}"])
+    text = installed(description)
+    command = re.search(rf"^toa-trl {path.stem} --config (\S+)", text, re.MULTILINE)
+    assert command
+    assert find_config(command[1]).is_file()
+    assert "recipes/" not in text
+
+
+def test_help_is_that_of_the_installation(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["synthesize", "--help"])
+    output = capsys.readouterr().out
+    assert "\ntoa-trl synthesize --config demo/synthesize\n" in output
+    assert "recipes/" not in output
 
 
 def test_help_and_version_import_nothing_heavy() -> None:

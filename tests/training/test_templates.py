@@ -67,7 +67,7 @@ def test_a_tokenizer_without_a_template_is_refused(fit: Any, tmp_path: Path) -> 
     tokenizer.chat_template = None
     with pytest.raises(ConfigError, match=r"no chat template.*: give --chat_template_path"):
         fit(tokenizer, chat_template_path=None)
-    with pytest.raises(ConfigError, match=r"recipes/sft.py --chat_template_path first"):
+    with pytest.raises(ConfigError, match=r"toa-trl sft --chat_template_path first"):
         fit(tokenizer, method="DPO")
     (tmp_path / "own.jinja").write_text(template_of("qwen2.5"))
     fit(tokenizer, chat_template_path=str(tmp_path / "own.jinja"))
@@ -119,7 +119,7 @@ def test_other_methods_warn_where_it_matters(
     worse = {"role": "assistant", "content": "6"}
     pair = {"prompt": [USER], "chosen": [ANSWER], "rejected": [worse]}
     fit(base_of_chatml(), Dataset.from_list([pair]), method=method)
-    warned = "train it with recipes/sft.py --eos_token '<|im_end|>' first" in caplog.text
+    warned = "train it with toa-trl sft --eos_token '<|im_end|>' first" in caplog.text
     assert warned == (method in ("DPO", "KTO"))
 
 

@@ -4,6 +4,7 @@ import argparse
 import errno
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ from toa_trl.utils.escape import TerminalFormatter, escape_output, for_terminal
 from toa_trl.utils.files import expand_paths, read_yaml
 
 WRONG_PATH = (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EPERM)
+# a command of a clone, and a configuration: an installation has others
+OF_CLONE = re.compile(r"(?:(?:python|accelerate launch) )?recipes/(\w+)\.py")
+CONFIG_OF_CLONE = re.compile(r"recipes/configs/([\w./-]+)\.yaml")
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
 
 
@@ -85,6 +89,18 @@ def _expand_value(word: str) -> str:
 def help_formatter(kind: type[argparse.HelpFormatter]) -> Any:
     """Return a formatter of 100 columns."""
     return lambda prog: kind(prog, width=100, max_help_position=30)
+
+
+def installed(description: str | None) -> str:
+    """Return a description of a recipe with the commands of an installation.
+
+    As a script of a clone, a recipe keeps those of a clone.
+    """
+    text = description or ""
+    if not sys.argv[0].startswith("toa-trl "):
+        return text
+    text = OF_CLONE.sub(r"toa-trl \1", text)
+    return CONFIG_OF_CLONE.sub(r"\1", text)
 
 
 def parse(parser: Any, arguments: list[str] | None = None) -> tuple[Any, ...]:

@@ -9,7 +9,13 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from toa_trl.cli.arguments import Parser, check_keys_known, config_of, help_formatter
+from toa_trl.cli.arguments import (
+    Parser,
+    check_keys_known,
+    config_of,
+    help_formatter,
+    installed,
+)
 from toa_trl.cli.describe import default_of, describe_type
 from toa_trl.errors import ConfigError
 from toa_trl.utils.config import Config, JsonSchemaGenerator, Variables, validate
@@ -59,7 +65,7 @@ def new_parser(model: type[Config], description: str | None = None) -> Parser:
     """Return a parser that has an option for every key of a configuration."""
     parser = Parser(
         usage="%(prog)s [--config FILE] [--KEY VALUE ...]",
-        description=description,
+        description=installed(description),
         formatter_class=help_formatter(argparse.RawDescriptionHelpFormatter),
         epilog=textwrap.fill(EPILOG, 98),
         argument_default=argparse.SUPPRESS,

@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from toa_trl.cli.arguments import installed
 from toa_trl.errors import ConfigError
 from toa_trl.hub.card_edits import keep_edits
 from toa_trl.hub.model_card import write_model_card, write_model_lineage
@@ -87,7 +88,8 @@ def run_training(
     )
 
     options = (ScriptArguments, config_class, ModelConfig, DatasetMixtureConfig, HeldOutArguments)
-    parser = TrlParser((*options, *further_options, CheckArguments), description=description)
+    about = installed(description)
+    parser = TrlParser((*options, *further_options, CheckArguments), description=about)
     given, on_cpu = arguments_of_check(sys.argv[1:])
     script, training, model, mixture, evaluation, *further, check = parse_training(parser, given)
     check_options(evaluation, training, method)

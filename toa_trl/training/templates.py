@@ -90,7 +90,7 @@ def fit_to_template(
     if not tokenizer.chat_template:
         option = "give --chat_template_path, a model's name or folder or a .jinja file"
         if not takes_path:
-            option = "train it with recipes/sft.py --chat_template_path first"
+            option = "train it with toa-trl sft --chat_template_path first"
         raise ConfigError(
             f"{PLACE}: the tokenizer of {name!r} has no chat template, and the data are "
             f"conversations: {option}"

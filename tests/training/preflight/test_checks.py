@@ -125,7 +125,7 @@ def test_a_healthy_training_is_silent(
         pytest.param(
             lambda: with_template("qwen2.5", CHATML, eos_token="<|endoftext|>"), PAIR,
             {"method": "DPO"},
-            "warning", "train it with recipes/sft.py --eos_token '<|im_end|>' first",
+            "warning", "train it with toa-trl sft --eos_token '<|im_end|>' first",
             id="eos is not the end of a turn, in DPO",
         ),
         pytest.param(

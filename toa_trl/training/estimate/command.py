@@ -72,9 +72,9 @@ class MethodArguments:
 
     takes_entries: ClassVar = ("reward",)
     method: str | None = option("Of the recipe.")
-    reward: str | None = option("Of recipes/grpo.py: its models are counted.")
-    reward_failures: str = option("Of recipes/grpo.py.", "raise")
-    trust: bool = option("Of recipes/grpo.py.", False)
+    reward: str | None = option("Of toa-trl grpo: its models are counted.")
+    reward_failures: str = option("Of toa-trl grpo.", "raise")
+    trust: bool = option("Of toa-trl grpo.", False)
 
 
 RANGES: dict[str, Any] = {

@@ -47,7 +47,7 @@ def end_finding(tokenizer: Any, training: Any, model: Any, method: str) -> Findi
             "eos",
             f"the chat template of {name} ends a turn with {end_text!r}, which has "
             "no end-of-sequence token: the student may never stop",
-            "--chat_template_path of recipes/sft.py names another template",
+            "--chat_template_path of toa-trl sft names another template",
         )
     end = tokenizer.decode(special[:1])
     fault = (
@@ -62,7 +62,7 @@ def end_finding(tokenizer: Any, training: Any, model: Any, method: str) -> Findi
             f"give --eos_token '{end}' (or --eos_token '{tokenizer.eos_token}' to train it all "
             "the same)",
         )
-    remedy = f"train it with recipes/sft.py --eos_token '{end}' first"
+    remedy = f"train it with toa-trl sft --eos_token '{end}' first"
     return Finding("warning", "eos", f"{fault}: the student may never stop", remedy)
 
 
