@@ -11,42 +11,35 @@ training and resumes it.
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from toa_trl.cli.arguments import option_of, user_errors
 from toa_trl.errors import ConfigError
 from toa_trl.training import run_training, take_one_gpu
 from toa_trl.training.data import TrainingData
+from toa_trl.training.options import Options, option
 from toa_trl.training.reward_signal import RewardFunc, rewards_of
 from toa_trl.utils.config_errors import nearest
 
 
 @dataclass
-class RewardArguments:
+class RewardArguments(Options):
     """The options that TRL's configurations do not have."""
 
     takes_entries: ClassVar = ("reward",)
-    method: str = field(
-        default="grpo",
-        metadata={"help": "grpo or rloo; --help shows the options of the given method."},
+    method: str = option("grpo or rloo; --help shows the options of the given method.", "grpo")
+    reward: str | None = option(
+        "Entry of the reward model, such as {kind: classifier, model: ...}, a list of entries "
+        "(weighted by reward_weights), or the folder of a run. Default: the reward model of the "
+        "run in dataset_name."
     )
-    reward: str | None = field(
-        default=None,
-        metadata={
-            "help": "Entry of the reward model, such as {kind: classifier, model: ...}, a list of "
-            "entries (weighted by reward_weights), or the folder of a run. Default: the reward "
-            "model of the run in dataset_name."
-        },
+    reward_failures: str = option(
+        "raise: a completion that cannot be scored ends the training, which can be resumed; skip: "
+        "it is left out of its group.",
+        "raise",
     )
-    reward_failures: str = field(
-        default="raise",
-        metadata={
-            "help": "raise: a completion that cannot be scored ends the training, which can be "
-            "resumed; skip: it is left out of its group."
-        },
-    )
-    trust: bool = field(default=False, metadata={"help": "Run the code that run.yaml names."})
+    trust: bool = option("Run the code that run.yaml names.", False)
 
 
 def grpo() -> tuple[str, Any, Any]:

@@ -10,13 +10,14 @@ dataset in TRL's preference format. LoRA: --use_peft.
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from toa_trl.cli.arguments import option_of, user_errors
 from toa_trl.errors import ConfigError
 from toa_trl.training import run_training, take_one_gpu
 from toa_trl.training.data import UNPAIRED
+from toa_trl.training.options import option
 from toa_trl.training.reference_free import set_simpo_defaults, with_ends
 from toa_trl.utils.compat import unset_device_map
 from toa_trl.utils.config_errors import nearest
@@ -26,10 +27,7 @@ from toa_trl.utils.config_errors import nearest
 class MethodArguments:
     """The option that TRL's configurations do not have."""
 
-    method: str = field(
-        default="",
-        metadata={"help": "kto, orpo or simpo; --help shows the options of the given method."},
-    )
+    method: str = option("kto, orpo or simpo; --help shows the options of the given method.", "")
 
 
 def kto() -> tuple[str, Any, Any]:

@@ -34,18 +34,28 @@ from toa_trl.training.estimate.plan import (
 from toa_trl.training.estimate.reward import reward_bytes_of
 from toa_trl.training.estimate.sizes import GIB, Memory, Shape, Sharding, Training
 from toa_trl.training.estimate.text import batch_lines, devices, memory_lines, readable
-from toa_trl.training.held_out.options import HeldOutArguments, option
+from toa_trl.training.held_out.options import HeldOutArguments
+from toa_trl.training.options import Options, option
 from toa_trl.training.prompts import names_of
 from toa_trl.types import Flops
-from toa_trl.utils.config import PositiveFloat, PositiveInt, validate
+from toa_trl.utils.config import PositiveFloat, PositiveInt
 from toa_trl.utils.escape import say
 from toa_trl.utils.methods import BY_RECIPE
 
 
 @dataclass
-class EstimateArguments:
+class EstimateArguments(Options):
     """Options besides those of the recipe."""
 
+    ranges: ClassVar = {
+        "num_gpus": PositiveInt | None,
+        "gpu_memory": PositiveFloat | None,
+        "mfu": PositiveFloat,
+        "num_rows": PositiveInt | None,
+        "mean_tokens": PositiveInt | None,
+        "prompt_tokens": PositiveInt | None,
+        "num_samples": PositiveInt,
+    }
     recipe: str | None = option(
         "sft, dpo, reward, kto, orpo, simpo, grpo or rloo. Default: of --config's first line."
     )
@@ -64,7 +74,7 @@ class EstimateArguments:
 
 
 @dataclass
-class MethodArguments:
+class MethodArguments(Options):
     """Options of recipes/preference.py and recipes/grpo.py that TRL's configurations do not have.
 
     Their help is that of the recipes.
@@ -75,17 +85,6 @@ class MethodArguments:
     reward: str | None = option("Of toa-trl grpo: its models are counted.")
     reward_failures: str = option("Of toa-trl grpo.", "raise")
     trust: bool = option("Of toa-trl grpo.", False)
-
-
-RANGES: dict[str, Any] = {
-    "num_gpus": PositiveInt | None,
-    "gpu_memory": PositiveFloat | None,
-    "mfu": PositiveFloat,
-    "num_rows": PositiveInt | None,
-    "mean_tokens": PositiveInt | None,
-    "prompt_tokens": PositiveInt | None,
-    "num_samples": PositiveInt,
-}
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,7 @@ def main() -> None:
 
 
 @dataclass(frozen=True)
-class Options:
+class Parsed:
     """The options of a command line, parsed as the recipe parses them."""
 
     recipe: str
@@ -165,7 +164,7 @@ class Options:
     on_cpu: bool
 
 
-def read_options(arguments: list[str]) -> Options:
+def read_options(arguments: list[str]) -> Parsed:
     """Return the options of a command line; no model and no data is read.
 
     Raises:
@@ -190,12 +189,10 @@ def read_options(arguments: list[str]) -> Options:
     # TRL refuses bf16 on a machine without GPU, but the estimate may be for another machine
     parser = TrlParser(options_of, description=__doc__)
     parsed = parse(parser, [*arguments, "--use_cpu", "True"])
-    for key, kind in RANGES.items():
-        validate(kind, vars(parsed[0])[key], key)
-    return Options(recipe, accelerate_config, launch_config, parsed, on_cpu)
+    return Parsed(recipe, accelerate_config, launch_config, parsed, on_cpu)
 
 
-def estimate_of(given: Options) -> Estimate:
+def estimate_of(given: Parsed) -> Estimate:
     """Return the estimate for parsed options.
 
     Raises:

@@ -1,33 +1,34 @@
 """Options of the evaluation during training, and checks of them before a model is loaded."""
 
 import os
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from toa_trl.errors import ConfigError
-from toa_trl.utils.config import NonNegativeFloat, NonNegativeInt, PositiveInt, validate
+from toa_trl.training.options import Options, option
+from toa_trl.utils.config import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 PREFIX = "held_out_"
 FIGURES = ("reward", "accuracy", "verifier_score", "truncated", "words")
 
 
-def option(description: str, default: Any = None) -> Any:
-    """Return a field of a dataclass that TRL's parser reads, with its text for --help."""
-    return field(default=default, metadata={"help": description})
-
-
 @dataclass
-class HeldOutArguments:
+class HeldOutArguments(Options):
     """Options of the evaluation on held-out prompts, at every evaluation of the trainer."""
 
+    ranges: ClassVar = {
+        "held_out_samples": NonNegativeInt,
+        "held_out_max_tokens": PositiveInt | None,
+        "held_out_temperature": NonNegativeFloat,
+        "held_out_batch_size": PositiveInt | None,
+        "early_stopping_patience": PositiveInt | None,
+        "early_stopping_threshold": NonNegativeFloat,
+    }
+    takes_entries: ClassVar = ("held_out_reward", "held_out_verifier")
     held_out_samples: int = option("Held-out prompts that the model answers and is scored on.", 0)
-    # a mapping in the YAML, a text on the command line
-    held_out_reward: dict | str | None = field(  # type: ignore[type-arg]
-        default=None, metadata={"help": "Entry of the reward model. Default: that of the run."}
-    )
-    held_out_verifier: dict | str | None = field(  # type: ignore[type-arg]
-        default=None,
-        metadata={"help": "Function or entry that says what is correct. Default: the task's."},
+    held_out_reward: str | None = option("Entry of the reward model. Default: that of the run.")
+    held_out_verifier: str | None = option(
+        "Function or entry that says what is correct. Default: the task's."
     )
     held_out_max_tokens: int | None = option("Of a response. Default: the run's, or 1024.")
     held_out_temperature: float = option("0: greedy.", 0.0)
@@ -39,24 +40,12 @@ class HeldOutArguments:
     early_stopping_threshold: float = option("Least change of the metric that is better.", 0.0)
 
 
-RANGES: dict[str, Any] = {
-    "held_out_samples": NonNegativeInt,
-    "held_out_max_tokens": PositiveInt | None,
-    "held_out_temperature": NonNegativeFloat,
-    "held_out_batch_size": PositiveInt | None,
-    "early_stopping_patience": PositiveInt | None,
-    "early_stopping_threshold": NonNegativeFloat,
-}
-
-
 def check_options(options: HeldOutArguments, training: Any, method: str) -> None:
     """Check the options together with the trainer's.
 
     Raises:
-        ConfigError: a value is out of range, or the trainer's options do not allow it.
+        ConfigError: the trainer's options do not allow a value.
     """
-    for key, kind in RANGES.items():
-        validate(kind, vars(options)[key], key)
     evaluates = str(getattr(training.eval_strategy, "value", training.eval_strategy)) != "no"
     if options.held_out_samples:
         if method == "reward modeling":

@@ -18,7 +18,7 @@ loaded. The exit code is 1 if an error is found. Options besides those of the re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.console import Console
 
@@ -33,12 +33,12 @@ from toa_trl.training.checks import TRUE
 from toa_trl.training.data import TrainingData
 from toa_trl.training.estimate.plan import accelerate_config_of, recipe_of, sharding_of
 from toa_trl.training.findings import Finding
-from toa_trl.training.held_out.options import option
+from toa_trl.training.options import Options, option
 from toa_trl.training.preflight.agents import agent_findings
 from toa_trl.training.preflight.checks import NUM_ROWS, preflight
 from toa_trl.training.preflight.memory import gpu_memory_here, memory_finding, running_sharding
 from toa_trl.training.preflight.report import print_findings, print_row
-from toa_trl.utils.config import PositiveFloat, PositiveInt, validate
+from toa_trl.utils.config import PositiveFloat, PositiveInt
 from toa_trl.utils.escape import say
 
 SAMPLE = {"synthesize": SynthesisConfig, "evaluate": EvaluationConfig}
@@ -46,19 +46,16 @@ KEY_OF = {"synthesize": "agents", "evaluate": "models"}  # a required key that n
 
 
 @dataclass
-class CheckArguments:
+class CheckArguments(Options):
     """Options of the check, which every training recipe takes."""
 
+    ranges: ClassVar = {"check_rows": PositiveInt, "gpu_memory": PositiveFloat | None}
     check_only: bool = option("Check data, tokenizer and memory, and stop.", False)
     check_rows: int = option("Rows that are tokenized by the check.", NUM_ROWS)
     gpu_memory: float | None = option("GiB of each GPU, for --check_only. Default: of this GPU.")
     accelerate_config: str | None = option(
         "For the memory in --check_only. Default: of --config's first line."
     )
-
-    def __post_init__(self) -> None:
-        validate(PositiveInt, self.check_rows, "check_rows")
-        validate(PositiveFloat | None, self.gpu_memory, "gpu_memory")
 
 
 def main() -> None:
