@@ -133,8 +133,7 @@ def measure_here(case: dict[str, Any]) -> dict[str, Any]:
     import transformers
 
     from toa_trl.training.estimate.memory import estimate as arithmetic
-    from toa_trl.training.estimate.model import shape_of
-    from toa_trl.training.estimate.plan import training_of
+    from toa_trl.training.estimate.plan import inputs_of
     from toa_trl.training.estimate.sizes import Sharding
 
     transformers.logging.set_verbosity_error()
@@ -147,12 +146,11 @@ def measure_here(case: dict[str, Any]) -> dict[str, Any]:
         before = resident("VmRSS")
         model, training = train(case, config, folder)
         measured = resident("VmHWM") - before
-    shape, trained = shape_of(config, model, case["recipe"])
-    memory = arithmetic(
-        shape,
-        training_of(case["recipe"], training, model, trained, True, PROMPT_TOKENS),
-        Sharding(),
+    device = Sharding()
+    shape, plan = inputs_of(
+        case["recipe"], training, model, config, device, on_cpu=True, prompt_tokens=PROMPT_TOKENS
     )
+    memory = arithmetic(shape, plan, device)
     return {"estimated": memory.total, "measured": measured, "peak": memory.peak}
 
 

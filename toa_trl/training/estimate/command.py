@@ -19,20 +19,19 @@ from typing import Any, ClassVar
 from toa_trl.cli.arguments import option_of, parse, user_errors
 from toa_trl.errors import ConfigError
 from toa_trl.models.flops import flops_of
-from toa_trl.training.estimate.data import peak_flops, read_rows, work_of
+from toa_trl.training.estimate.data import Rows, Work, peak_flops, read_rows, work_of
 from toa_trl.training.estimate.memory import estimate
-from toa_trl.training.estimate.model import model_config_of, shape_of
+from toa_trl.training.estimate.model import model_config_of
 from toa_trl.training.estimate.plan import (
     PROMPT_TOKENS,
     SAMPLING,
     SEQUENCES,
-    check_sharding,
+    inputs_of,
     launch_of,
     sharding_of,
-    training_of,
 )
 from toa_trl.training.estimate.reward import reward_bytes_of
-from toa_trl.training.estimate.sizes import GIB, Memory, Shape, Sharding, Training
+from toa_trl.training.estimate.sizes import Memory, Shape, Sharding, Training
 from toa_trl.training.estimate.text import batch_lines, devices, memory_lines, readable
 from toa_trl.training.held_out.options import HeldOutArguments
 from toa_trl.training.options import Options, option
@@ -88,19 +87,26 @@ class MethodArguments(Options):
 
 
 @dataclass(frozen=True)
+class Parsed:
+    """The options of a command line, parsed as the recipe parses them."""
+
+    recipe: str
+    accelerate_config: str | None
+    launch_config: str | None  # for whose number of devices the batch size is written
+    parsed: tuple[Any, ...]
+    on_cpu: bool
+
+
+@dataclass(frozen=True)
 class Estimate:
     """What a training needs, and from what that follows."""
 
-    recipe: str
-    parsed: tuple[Any, ...]  # the options, see `read_rows`
+    given: Parsed
     shape: Shape
-    trained: int  # parameters
     training: Training
     sharding: Sharding
     forward: Flops
     global_batch: int
-    accelerate_config: str | None
-    on_cpu: bool
     note: str = ""  # what is not counted
 
     @property
@@ -115,13 +121,26 @@ class Estimate:
         Raises:
             ConfigError: the data cannot be read, or the GPU is unknown.
         """
-        options, _, training, model, _ = self.parsed
-        if not options.gpu or self.recipe in SAMPLING:  # sampling decides its hours
+        given = self.given
+        if not given.parsed[0].gpu or given.recipe in SAMPLING:  # sampling decides its hours
             return None
-        rows = read_rows(self.recipe, self.parsed)
+        return self.hours_of(self.work_of(read_rows(given.recipe, given.parsed)))
+
+    def work_of(self, rows: Rows) -> Work:
+        """Return what a training on rows computes."""
+        _, _, training, model, *_ = self.given.parsed
         batch, frozen = self.global_batch, model.use_peft
-        work = work_of(self.recipe, rows, training, self.forward, batch, frozen)
-        return _hours(work.flops, options, self.sharding)
+        return work_of(self.given.recipe, rows, training, self.forward, batch, frozen)
+
+    def hours_of(self, work: Work) -> float:
+        """Return the hours that work takes on the GPUs that are named.
+
+        Raises:
+            ConfigError: the GPU is unknown.
+        """
+        options = self.given.parsed[0]
+        per_second = peak_flops(options.gpu) * float(options.mfu) * self.sharding.num_devices
+        return work.flops / per_second / 3600
 
 
 def main() -> None:
@@ -130,38 +149,27 @@ def main() -> None:
     Raises:
         ConfigError: an option is invalid, or the recipe or model is of a kind without an estimate.
     """
-    made = estimate_of(read_options(sys.argv[1:]))
-    options, model = made.parsed[0], made.parsed[3]
+    given = read_options(sys.argv[1:])
+    made, options, model = estimate_of(given), given.parsed[0], given.parsed[3]
     shape, plan, sharding = made.shape, made.training, made.sharding
     which = (
-        f"{readable(made.trained)} of an adapter trained"
+        f"{readable(plan.num_trained)} of an adapter trained"
         if model.use_peft
         else "all of them trained"
     )
     name = model.model_name_or_path or options.model_config
-    say(f"{made.recipe} of {name}: {readable(shape.num_parameters)} parameters, {which}")
-    launched = made.accelerate_config or "no accelerate configuration"
-    say(f"{devices(sharding, made.on_cpu)}, {launched}\n")
+    say(f"{given.recipe} of {name}: {readable(shape.num_parameters)} parameters, {which}")
+    launched = given.accelerate_config or "no accelerate configuration"
+    say(f"{devices(sharding, given.on_cpu)}, {launched}\n")
     lines = [*memory_lines(made.memory, options.gpu_memory)]
     if options.gpu_memory is not None:
-        memory, per_row = options.gpu_memory, SEQUENCES[made.recipe]
+        memory, per_row = options.gpu_memory, SEQUENCES[given.recipe]
         lines += batch_lines(shape, plan, sharding, memory, made.global_batch, per_row)
     if made.note:
         lines.append(made.note)
-    if made.recipe not in SAMPLING:
-        lines += _data_lines(made.recipe, made.parsed, made.forward, sharding, made.global_batch)
+    if given.recipe not in SAMPLING:
+        lines += _data_lines(made)
     say("\n".join(lines))
-
-
-@dataclass(frozen=True)
-class Parsed:
-    """The options of a command line, parsed as the recipe parses them."""
-
-    recipe: str
-    accelerate_config: str | None
-    launch_config: str | None  # for whose number of devices the batch size is written
-    parsed: tuple[Any, ...]
-    on_cpu: bool
 
 
 def read_options(arguments: list[str]) -> Parsed:
@@ -198,39 +206,28 @@ def estimate_of(given: Parsed) -> Estimate:
     Raises:
         ConfigError: the recipe or model is of a kind without an estimate, or cannot be read.
     """
-    recipe, accelerate_config, on_cpu = given.recipe, given.accelerate_config, given.on_cpu
-    parsed = given.parsed[:5]
-    options, script, training, model, mixture = parsed
-    launched = sharding_of(given.launch_config or accelerate_config)
+    options, script, training, model, mixture, *_ = given.parsed
+    launched = sharding_of(given.launch_config or given.accelerate_config)
     global_batch = (
         training.per_device_train_batch_size
         * training.gradient_accumulation_steps
         * launched.num_devices
     )
+    sharding = _with_gpus(sharding_of(given.accelerate_config), options.num_gpus)
+    reward, unknown = 0.0, list[str]()
+    if given.recipe in SAMPLING:
+        reward, unknown = reward_bytes_of(given.parsed[-1].reward, names_of(script, mixture))
     config = model_config_of(options.model_config, model)
-    if model.dtype == "auto":
-        model.dtype = str(config.dtype or "float32").removeprefix("torch.")
-    shape, trained = shape_of(config, model, recipe)
-    sharding = _with_gpus(sharding_of(accelerate_config), options.num_gpus)
-    check_sharding(model, sharding)
-    reward, note = 0.0, ""
-    if recipe in SAMPLING:
-        reward, note = reward_of(given.parsed[-1].reward, names_of(script, mixture))
-    plan = training_of(recipe, training, model, trained, on_cpu, options.prompt_tokens, reward)
-    if options.gpu_memory is not None:
-        plan = replace(plan, device_bytes=options.gpu_memory * GIB)
+    inputs = (given.recipe, training, model, config, sharding, given.on_cpu)
+    shape, plan = inputs_of(*inputs, options.gpu_memory, reward, options.prompt_tokens)
     return Estimate(
-        recipe=recipe,
-        parsed=parsed,
+        given=given,
         shape=shape,
-        trained=trained,
         training=plan,
         sharding=sharding,
         forward=flops_of(config),
         global_batch=global_batch,
-        accelerate_config=accelerate_config,
-        on_cpu=on_cpu,
-        note=note,
+        note=f"\nNot counted: {', '.join(unknown)}, whose size is not known." if unknown else "",
     )
 
 
@@ -248,14 +245,6 @@ def config_class_of(recipe: str) -> Any:
     return getattr(trl, names[recipe])
 
 
-def reward_of(given: Any, datasets: list[str]) -> tuple[float, str]:
-    """Return the bytes of the reward models of a training, and a note on those not known."""
-    size, unknown = reward_bytes_of(given, datasets)
-    if not unknown:
-        return size, ""
-    return size, f"\nNot counted: {', '.join(unknown)}, whose size is not known."
-
-
 def _with_gpus(sharding: Sharding, num_gpus: int | None) -> Sharding:
     if num_gpus is None:
         return sharding
@@ -263,13 +252,11 @@ def _with_gpus(sharding: Sharding, num_gpus: int | None) -> Sharding:
     return replace(sharding, kind=kind, num_devices=num_gpus)
 
 
-def _data_lines(
-    recipe: str, parsed: tuple[Any, ...], forward: Flops, sharding: Sharding, global_batch: int
-) -> Iterator[str]:
+def _data_lines(made: Estimate) -> Iterator[str]:
     """Yield tokens, steps and hours."""
-    options, _, training, model, _ = parsed
+    options, _, training, *_ = made.given.parsed
     try:
-        rows = read_rows(recipe, parsed)
+        rows = read_rows(made.given.recipe, made.given.parsed)
     except ConfigError as error:
         reason = str(error).splitlines()[0].rstrip(".")
         yield (
@@ -277,7 +264,7 @@ def _data_lines(
             "estimate them."
         )
         return
-    work = work_of(recipe, rows, training, forward, global_batch, model.use_peft)
+    work = made.work_of(rows)
     limit = training.max_length
     yield (
         f"\nData: {rows.source}; {readable(work.num_tokens)} tokens an epoch, {work.cut:.1%} of "
@@ -289,20 +276,15 @@ def _data_lines(
         batch = training.per_device_train_batch_size
         yield f"Padded: {work.filled:.1%} of a batch of {batch} are tokens, the rest is padding"
     steps = (
-        f"Steps: {work.num_steps:,} with a global batch of {global_batch}; {work.flops:.2e} FLOPs"
+        f"Steps: {work.num_steps:,} with a global batch of {made.global_batch}; "
+        f"{work.flops:.2e} FLOPs"
     )
     if options.gpu:
-        number = sharding.num_devices
-        hours = _hours(work.flops, options, sharding)
+        number, hours = made.sharding.num_devices, made.hours_of(work)
         steps += (
             f", {hours:,.1f} hours on {number} x {options.gpu} at {options.mfu:.0%} of their peak"
         )
     yield steps
-
-
-def _hours(flops: float, options: Any, sharding: Sharding) -> float:
-    per_second = peak_flops(options.gpu) * float(options.mfu) * sharding.num_devices
-    return flops / per_second / 3600
 
 
 if __name__ == "__main__":

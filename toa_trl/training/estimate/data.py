@@ -43,7 +43,7 @@ def read_rows(recipe: str, parsed: tuple[Any, ...]) -> Rows:
     Args:
         recipe: such as sft.
         parsed: options of the estimate, and TRL's ScriptArguments, trainer configuration,
-            ModelConfig and DatasetMixtureConfig.
+            ModelConfig and DatasetMixtureConfig; perhaps others after them.
 
     Raises:
         ConfigError: the dataset or the tokenizer cannot be read, or the dataset is a stream.
@@ -51,7 +51,7 @@ def read_rows(recipe: str, parsed: tuple[Any, ...]) -> Rows:
     from transformers import AutoTokenizer
     from trl.data_utils import maybe_convert_to_chatml
 
-    options, script, training, model, mixture = parsed
+    options, script, training, model, mixture, *_ = parsed
     if options.num_rows is not None and options.mean_tokens is not None:
         row = [options.mean_tokens] * SEQUENCES[recipe]
         given = [row] * min(options.num_rows, MAX_GIVEN_ROWS)

@@ -9,7 +9,8 @@ from typing import Any
 from toa_trl.cli.arguments import config_of, option_of
 from toa_trl.errors import ConfigError
 from toa_trl.training.estimate.head import WHOLE_LOGITS
-from toa_trl.training.estimate.sizes import Generation, Sharding, Training
+from toa_trl.training.estimate.model import shape_of
+from toa_trl.training.estimate.sizes import GIB, Generation, Shape, Sharding, Training
 from toa_trl.utils.files import read_yaml
 from toa_trl.utils.methods import BY_RECIPE
 
@@ -117,15 +118,17 @@ def _deepspeed_sharding(plugin: Mapping[str, Any], number: int) -> Sharding:
     return Sharding(f"zero{stage}" if int(stage) else "ddp", number, *offloads)
 
 
-def training_of(
+def inputs_of(
     recipe: str,
     training: Any,
     model: Any,
-    trained: int,
+    config: Any,
+    sharding: Sharding,
     on_cpu: bool,
-    prompt_tokens: int | None = None,
+    gpu_memory: float | None = None,
     reward_bytes: float = 0.0,
-) -> Training:
+    prompt_tokens: int | None = None,
+) -> tuple[Shape, Training]:
     """Return the inputs of the arithmetic; every sequence is assumed to fill max_length.
 
     TRL has a reference model, besides the policy, in DPO and KTO without precomputed
@@ -136,14 +139,19 @@ def training_of(
         recipe: one of SEQUENCES.
         training: configuration of the trainer.
         model: TRL's ModelConfig.
-        trained: number of parameters that are trained.
+        config: transformers configuration of the model.
+        sharding: of the states.
         on_cpu: whether the training runs on CPUs.
-        prompt_tokens: of the longest prompt, for GRPO and RLOO.
+        gpu_memory: GiB of each GPU; None: unknown.
         reward_bytes: of reward models on the device, for GRPO and RLOO.
+        prompt_tokens: of the longest prompt, for GRPO and RLOO.
 
     Raises:
-        ConfigError: max_length is not set, or the model is quantized without an adapter.
+        ConfigError: max_length is not set, or there is no estimate of the model; see `shape_of`,
+            `check_sharding` and `quantized_bytes_of`.
     """
+    shape, trained = shape_of(config, model, recipe)
+    check_sharding(model, sharding)
     samples = recipe in SAMPLING
     length = length_of(training, prompt_tokens) if samples else training.max_length
     if not length:
@@ -154,14 +162,15 @@ def training_of(
     is_packed = recipe == "sft" and training.packing and training.packing_strategy != "wrapped"
     has_flash = "flash" in (model.attn_implementation or "")
     drops_out = not vars(training).get("disable_dropout", False)
-    weight_bytes = 2 if model.dtype in ("bfloat16", "float16") else 4
+    dtype = config.dtype if model.dtype == "auto" else model.dtype
+    weight_bytes = 2 if str(dtype).removeprefix("torch.") in ("bfloat16", "float16") else 4
     quantized = quantized_bytes_of(model)
     adapter_bytes = 4
     if quantized and recipe in ("orpo", "simpo") and not (model.load_in_4bit and training.bf16):
         weight_bytes = 4  # peft's prepare_model_for_kbit_training
     elif quantized:
         adapter_bytes = 2  # as TRL casts it
-    return Training(
+    plan = Training(
         num_sequences=num_sequences,
         length=length,
         num_trained=trained,
@@ -179,9 +188,11 @@ def training_of(
         prompt_length=length - (training.max_completion_length or 512) if samples else 0,
         generation=generation_of(training, length) if samples else None,
         reward_bytes=reward_bytes,
+        device_bytes=None if gpu_memory is None else gpu_memory * GIB,
         repeats_keys=not has_flash and (is_packed or num_sequences > 1),
         on_cpu=on_cpu,
     )
+    return shape, plan
 
 
 def length_of(training: Any, prompt_tokens: int | None) -> int:

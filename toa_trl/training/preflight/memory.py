@@ -8,8 +8,8 @@ from typing import Any
 from toa_trl.errors import ConfigError
 from toa_trl.training.estimate.fit import remedies
 from toa_trl.training.estimate.memory import estimate, states
-from toa_trl.training.estimate.model import model_config_of, shape_of
-from toa_trl.training.estimate.plan import SAMPLING, SEQUENCES, check_sharding, training_of
+from toa_trl.training.estimate.model import model_config_of
+from toa_trl.training.estimate.plan import SAMPLING, SEQUENCES, inputs_of
 from toa_trl.training.estimate.sizes import GIB, Sharding
 from toa_trl.training.estimate.text import USABLE, devices
 from toa_trl.training.findings import Finding
@@ -39,14 +39,8 @@ def memory_finding(
     if recipe not in SEQUENCES:
         return Finding("fine", "memory", f"there is no estimate for {method}")
     try:
-        config = model_config_of(None, model)
-        if model.dtype == "auto":
-            model = replace(model, dtype=str(config.dtype or "float32").removeprefix("torch."))
-        shape, trained = shape_of(config, model, recipe)
-        check_sharding(model, sharding)
-        plan = training_of(recipe, training, model, trained, on_cpu, reward_bytes=reward_bytes)
-        if gpu_memory is not None:
-            plan = replace(plan, device_bytes=gpu_memory * GIB)
+        given = (recipe, training, model, model_config_of(None, model), sharding, on_cpu)
+        shape, plan = inputs_of(*given, gpu_memory, reward_bytes)
     except ConfigError as error:
         return Finding("fine", "memory", f"there is no estimate: {error}")
     peak = estimate(shape, plan, sharding).total / GIB
