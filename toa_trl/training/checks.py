@@ -17,6 +17,7 @@ from toa_trl.hub.model_card import model_lineage
 from toa_trl.hub.push import identify
 from toa_trl.models.devices import num_accelerators
 from toa_trl.models.sources import STATE, is_adapter, last_checkpoint, module_shapes, read_config
+from toa_trl.training.options import is_true
 from toa_trl.utils.config import validate
 from toa_trl.utils.config_errors import unknown_key
 from toa_trl.utils.redaction import public_name
@@ -38,7 +39,6 @@ SAVED = re.compile(
     r"|.*\.(safetensors|bin|index\.json)|(special|added)_tokens.*\.json|chat_template.*"
     r"|vocab\..*|merges\.txt"
 )
-TRUE = ("true", "yes", "y", "t", "1")  # as HfArgumentParser and accelerate read it
 
 
 def take_one_gpu() -> None:
@@ -88,7 +88,7 @@ def _check_mixture(place: str, parts: Sequence[Any], option_types: Sequence[Any]
 def _check_devices(use_cpu: Any) -> None:
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     settings = (use_cpu, os.environ.get("ACCELERATE_USE_CPU"))
-    if processes == 1 or any(str(value).lower() in TRUE for value in settings):
+    if processes == 1 or any(map(is_true, settings)):
         return
     num_gpus = num_accelerators()
     if num_gpus < processes:

@@ -6,6 +6,13 @@ from typing import Any, ClassVar
 
 from toa_trl.utils.config import validate
 
+TRUE = ("true", "yes", "y", "t", "1")  # as HfArgumentParser and accelerate read it
+
+
+def is_true(value: Any) -> bool:
+    """Return whether an option, as it is given before it is parsed, is true."""
+    return str(value).lower() in TRUE
+
 
 def option(description: str, default: Any = None) -> Any:
     """Return a field of a dataclass that TRL's parser reads, with its text for --help."""

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from toa_trl.training.estimate.command import read_options
 from toa_trl.training.estimate.plan import sharding_of
 from toa_trl.training.estimate.text import readable
 
@@ -236,6 +237,13 @@ def test_a_reward_model_has_a_score_for_a_head(estimate: Callable[..., str], lla
         "trained" in said
     )
     assert "1 GPU, accelerate_configs/single_gpu.yaml" in said
+
+
+@pytest.mark.parametrize("given", ["True", "yes", "1"])
+def test_a_training_on_cpus_is_one_however_that_is_said(given: str) -> None:
+    arguments = ["--config", str(ROOT / "recipes/configs/llama3-8b/sft_full.yaml"), "--use_cpu"]
+    assert read_options([*arguments, given]).on_cpu
+    assert not read_options([*arguments, "False"]).on_cpu
 
 
 @pytest.mark.parametrize("name", ["sft", "sft_held_out"])

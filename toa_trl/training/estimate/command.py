@@ -34,7 +34,7 @@ from toa_trl.training.estimate.reward import reward_bytes_of
 from toa_trl.training.estimate.sizes import Memory, Shape, Sharding, Training
 from toa_trl.training.estimate.text import batch_lines, devices, memory_lines, readable
 from toa_trl.training.held_out.options import HeldOutArguments
-from toa_trl.training.options import Options, option
+from toa_trl.training.options import Options, is_true, option
 from toa_trl.training.prompts import names_of
 from toa_trl.types import Flops
 from toa_trl.utils.config import PositiveFloat, PositiveInt
@@ -193,7 +193,7 @@ def read_options(arguments: list[str]) -> Parsed:
     ]
     if any(recipe in methods for methods in BY_RECIPE.values()):
         options_of.append(MethodArguments)
-    on_cpu = str(option_of(arguments, "use_cpu")).lower() == "true"
+    on_cpu = is_true(option_of(arguments, "use_cpu"))
     # TRL refuses bf16 on a machine without GPU, but the estimate may be for another machine
     parser = TrlParser(options_of, description=__doc__)
     parsed = parse(parser, [*arguments, "--use_cpu", "True"])

@@ -29,11 +29,10 @@ from toa_trl.cli.main import TRAININGS, call_command
 from toa_trl.cli.options import read_config
 from toa_trl.errors import ConfigError
 from toa_trl.models.devices import num_accelerators
-from toa_trl.training.checks import TRUE
 from toa_trl.training.data import TrainingData
 from toa_trl.training.estimate.plan import accelerate_config_of, recipe_of, sharding_of
 from toa_trl.training.findings import Finding
-from toa_trl.training.options import Options, option
+from toa_trl.training.options import Options, is_true, option
 from toa_trl.training.preflight.agents import agent_findings
 from toa_trl.training.preflight.checks import NUM_ROWS, preflight
 from toa_trl.training.preflight.memory import gpu_memory_here, memory_finding, running_sharding
@@ -124,8 +123,8 @@ def arguments_of_check(arguments: list[str]) -> tuple[list[str], bool]:
     With --check_only on a machine without a GPU they get --use_cpu, without which TRL refuses bf16:
     the training may be for another machine.
     """
-    on_cpu = _is_true(option_of(arguments, "use_cpu"))
-    if _is_true(option_of(arguments, "check_only")) and not on_cpu and not num_accelerators():
+    on_cpu = is_true(option_of(arguments, "use_cpu"))
+    if is_true(option_of(arguments, "check_only")) and not on_cpu and not num_accelerators():
         return [*arguments, "--use_cpu", "True"], on_cpu
     return arguments, on_cpu
 
@@ -194,7 +193,3 @@ def _memory(
         return Finding("fine", "memory", f"there is no estimate: {error}")
     memory = options.gpu_memory or (None if on_cpu else gpu_memory_here())
     return memory_finding(method, training, model, sharding, memory, on_cpu, reward_bytes)
-
-
-def _is_true(value: Any) -> bool:
-    return str(value).lower() in TRUE
