@@ -2,6 +2,10 @@
 
 Each function names the version in which its reason was last seen; drop it once a later lowest
 version in pyproject.toml no longer has it. The libraries are imported inside the functions.
+
+What needs more than a function stands with what uses it, and names its version in the same way:
+training/references.py (cached log-probs), training/reference_free.py (ORPO and SimPO),
+rewards/classifier.py (ArmoRM's code) and rewards/process.py (the cache of older code).
 """
 
 import os
