@@ -68,7 +68,7 @@ async def respond(
     Args:
         agent: the model, or its entry {name, engine, ...}: it is then made when the first response
             is missing, and its memory is given back at the end. Its errors are raised once all
-            other responses are there, because a missing answer is not a wrong answer; but an empty
+            other responses exist, because a missing answer is not a wrong answer; but an empty
             response, and one that max_tokens ended before it began (in its reasoning), counts as
             empty.
         prompts: what is asked.

@@ -59,7 +59,7 @@ def _check_student(plan: Plan) -> None:
 
 
 def _check_inputs(plan: Plan, stage: StageConfig) -> None:
-    """Check that what a stage takes is there, or is made before it."""
+    """Check that what a stage takes exists, or is made before it."""
     place, keys, name = plan.place(stage), plan.keys(stage), stage.folder
     before = plan.before(stage)
     if stage.data is not None:

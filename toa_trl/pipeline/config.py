@@ -172,7 +172,7 @@ class MachineConfig(Config):
     """What the pipeline runs on: for checks, and for the plan that --dry-run prints."""
 
     gpus: PositiveInt | None = None
-    """Number of GPUs; by default those that are there."""
+    """Number of GPUs; by default all of this machine."""
     gpu_memory: PositiveFloat | None = None
     """GiB of each GPU; a training that does not fit is refused."""
     gpu: str | None = None

@@ -1,4 +1,4 @@
-"""Which stage has which GPUs: what is there, what is named, and what each process sees."""
+"""Which stage has which GPUs: which exist, which are named, and which each process sees."""
 
 import os
 import subprocess

@@ -191,7 +191,7 @@ def test_prompts_and_agents_of_a_synthesis(check: Any, monkeypatch: pytest.Monke
         ({"extra_body": {"top_k": None}}, "warning", "extra_body leaves out top_k"),
         ({"extra_body": {"top_k": 20}}, "fine", "sets top_k apart: one 20, two -1"),
         ({"sampling": {"temperature": 1.0}}, "fine", "temperature apart: one 1.0, two 0.7"),
-        ({"engine": "transformers", "model": "{base}"}, "warning", "go on until max_tokens"),
+        ({"engine": "transformers", "model": "{base}"}, "warning", "continue until max_tokens"),
         ({"engine": "vllm", "model": "{nowhere}"}, "error", "no tokenizer could be loaded"),
     ],
 )

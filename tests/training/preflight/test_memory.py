@@ -58,11 +58,11 @@ def found(tmp_path: Path, sharding: Sharding, gpu_memory: float | None, **option
             36,
             {"per_device_train_batch_size": 16},
             "warning",
-            "and 36 GiB are there; any of these makes it fit: --per_device_train_batch_size 1",
+            "and 36 GiB are available; any of these makes it fit: --per_device_train_batch_size 1",
         ),
         (Sharding("zero3", 8), 80, {"method": "KTO"}, "fine", "GiB on each of 8 GPUs, ZeRO-3"),
         (Sharding(), 24, QLORA, "fine", "GiB on 1 GPU, where a row fills max_length, of 24 GiB"),
-        (Sharding(), 20, {**QLORA, "load_in_4bit": False}, "warning", "and 20 GiB are there"),
+        (Sharding(), 20, {**QLORA, "load_in_4bit": False}, "warning", "and 20 GiB are available"),
         (Sharding("zero3", 8), 24, QLORA, "fine", "no estimate of a quantized model with ZeRO-3"),
         (Sharding(), 80, {"load_in_4bit": True}, "fine", "load_in_4bit: a quantized model is"),
         (Sharding(), 80, {"method": "Nash"}, "fine", "there is no estimate for Nash"),
@@ -93,7 +93,7 @@ def test_reinforcement_learning_counts_vllm_and_the_reward(tmp_path: Path) -> No
     assert fits.level == "fine"
     assert "with prompts of 512 tokens" in str(fits)
     tight = str(memory_finding("GRPO", training, model, Sharding(), 36))
-    assert "and 36 GiB are there; any of these makes it fit" in tight
+    assert "and 36 GiB are available; any of these makes it fit" in tight
     assert "--max_completion_length 512" in tight
     assert "--max_length" not in tight
     training.vllm_mode = "server"

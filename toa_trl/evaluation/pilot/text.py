@@ -123,7 +123,7 @@ def _budget(pilot: Pilot) -> Iterator[str]:
     if advice.budget is None:
         text = (
             f"even beyond {budget:,} plays, a doubling would gain {share} or more of what the "
-            "pilot gained in all: if the compute is there, try a larger budget."
+            "pilot gained in all: if you have the compute, try a larger budget."
         )
     yield from _wrapped(text)
     if not pilot.anytime:

@@ -31,7 +31,7 @@ MAX_SHARE = 8  # max_plays by default: this many times the budget
 class Adaptive(Allocation):
     """The next plays go to the prompts where they are expected to gain most.
 
-    `budget` is then the mean number of plays per prompt. The gain is learned while the run goes on,
+    `budget` is then the mean number of plays per prompt. The gain is learned during the run,
     from the plays of all its prompts. The search must not depend on the budget: toa takes width
     anytime unless one is given.
 

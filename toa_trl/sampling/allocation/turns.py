@@ -70,7 +70,7 @@ class AdaptiveTurns(Turns):
         self._add([None])
 
     async def _decide(self) -> None:
-        """Decide what can be decided; one caller at a time, the others go on with their turns."""
+        """Decide what can be decided; one caller at a time, the others continue their turns."""
         if self._deciding:
             return
         self._deciding = True

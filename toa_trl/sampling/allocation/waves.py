@@ -117,7 +117,7 @@ class Waves:
             given_up: whether it gets no further plays, because every agent keeps failing.
 
         Returns:
-            Whether its round is complete: only then is there anything new to decide.
+            Whether its round is complete: only then can anything new be decided.
         """
         grant, before, known = self._last.pop(prompt)
         self._waiting[grant.round] -= 1

@@ -69,7 +69,7 @@ def _stop_finding(entry: Entry) -> Finding:
             "warning",
             "eos",
             f"{name}: the chat template ends a turn with {tokenizer.decode(tail)!r}, and the model "
-            f"stops at {tokenizer.eos_token!r}: responses go on until max_tokens",
+            f"stops at {tokenizer.eos_token!r}: responses continue until max_tokens",
             "use a model that was trained with this template, or name the text in sampling.stop",
         )
     return Finding("fine", "eos", f"{name} stops where its chat template ends a turn")

@@ -65,7 +65,7 @@ def memory_finding(
     if kept > gpu_memory:
         what = f"weights, gradients and optimizer alone need {kept:,.1f} GiB of {gpu_memory:,.0f}"
         return Finding("error", "memory", what, remedy)
-    what = f"needs {need}, and {gpu_memory:,.0f} GiB are there"
+    what = f"needs {need}, and {gpu_memory:,.0f} GiB are available"
     return Finding("warning", "memory", what, remedy)
 
 
