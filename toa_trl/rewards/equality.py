@@ -81,13 +81,14 @@ def _equations(correct: str, given: str, same: Same) -> bool | None:
     if not all(one) or not all(other):
         return False
     if len(other) > 1 and len(one) > 1:
-        named = [_name(one), _name(other)]
-        if named[0] and named[1]:
-            (name, value), (other_name, other_value) = named[0], named[1]
+        named, other_named = _name(one), _name(other)
+        if named and other_named:
+            (name, value), (other_name, other_value) = named, other_named
             if is_prose(name) or is_prose(other_name) or name.casefold() == other_name.casefold():
                 return same(value, other_value)
-            return bool(values.same(correct, given))
-        return bool(len(one) == len(other) == 2 and values.same(correct, given))
+        elif not len(one) == len(other) == 2:
+            return False
+        return bool(values.same(correct, given))
     equation = one if len(one) > 1 else other
     named_value = _name(equation)
     if named_value:

@@ -137,7 +137,7 @@ def structures(correct: str, given: str, same: Same) -> bool | None:
             return False  # intervals
         if (one[0] == "{") != (other[0] == "{"):
             return False
-    lists = [_items(inner[1]) if inner else _items(answer)
+    lists = [_items(inner[1] if inner else answer)
              for inner, answer in zip(inners, (correct, given), strict=True)]  # fmt: skip
     for number, point in enumerate((other, one)):
         if point and point[0] == "(" and inners[number] is None:

@@ -50,14 +50,13 @@ def choices(correct: str, given: str, same: Same) -> bool | None:
             together = re.fullmatch(r"[A-J]+", bare(given))  # ABC for A, B, C
             return sorted(letters) == sorted(together[0]) if together else None
         return None
-    given = re.sub(r"^(?:option|choice)\s+", "", bare(given), flags=re.I)
-    chosen = _CHOSEN.match(bare(given))
+    given = bare(re.sub(r"^(?:option|choice)\s+", "", bare(given), flags=re.I))
+    chosen = _CHOSEN.match(given)
     letter = (choice[1] or choice[2]).casefold()
     if not chosen:
-        reason = re.match(rf"{letter}\b", bare(given), re.I)
-        rest = bare(given)[1:]
+        reason, rest = re.match(rf"{letter}\b", given, re.I), given[1:]
         return True if reason and _REASON.match(rest) and not _OTHER_CHOICE.search(rest) else None
-    if _OTHER_CHOICE.search(bare(given)[chosen.end() :]):
+    if _OTHER_CHOICE.search(given[chosen.end() :]):
         return False
     return letter == (chosen[1] or chosen[2]).casefold()
 
@@ -77,12 +76,8 @@ def prose(correct: str, given: str, same: Same) -> bool | None:
     if not start or len(parts[0]) > 1:
         return False
     rest = text[start.end() :]
-    is_answer = words(bare(correct)) in {"yes", "no", "true", "false"} and rest.lstrip()[:1] in {
-        ",",
-        ".",
-        ";",
-        ":",
-    }
+    is_decision = words(bare(correct)) in {"yes", "no", "true", "false"}
+    is_answer = is_decision and rest.lstrip().startswith((",", ".", ";", ":"))
     return bool((is_answer or _REASON.match(rest)) and not _CONTRADICTION.search(rest))
 
 
