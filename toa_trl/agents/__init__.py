@@ -45,13 +45,10 @@ def make_agent(entry: Mapping[str, Any]) -> Agent:
     Raises:
         ConfigError: an unknown engine or key, a missing one, or a model that cannot be loaded.
     """
-    if (
-        not isinstance(entry, Mapping)
-        or not isinstance(entry.get("name"), str)
-        or not entry["name"]
-    ):
+    name = entry.get("name") if isinstance(entry, Mapping) else None
+    if not isinstance(name, str) or not name:
         raise ConfigError(f"agents: an entry needs a name and an engine, not {entry!r}")
-    return as_agent(ENGINES.build(f"agent {entry['name']!r}", entry))
+    return as_agent(ENGINES.build(f"agent {name!r}", entry))
 
 
 def names_of_agents(agents: Sequence[Agent | Mapping[str, Any]]) -> list[str]:

@@ -44,11 +44,9 @@ class ScriptedAgent(Agent):
         if rng.random() < self._failure_rate:
             raise AgentError(f"agent {self.name!r}: failed as scripted")
         asked = " ".join(message.content for message in as_messages(messages)).split()
-        text = (
-            rng.choice(self._responses)
-            if self._responses
-            else f"{self.name} {seed}: {' '.join(asked[:12])}"
-        )
+        text = f"{self.name} {seed}: {' '.join(asked[:12])}"
+        if self._responses:
+            text = rng.choice(self._responses)
         tokens = text.split(" ")
         cut = len(tokens) > sampling.max_tokens
         return Completion(

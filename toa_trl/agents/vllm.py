@@ -113,12 +113,7 @@ class _Engine:
     """The engine and the tokenizer. Its coroutines run in `_loop`."""
 
     def __init__(
-        self,
-        place: str,
-        model: str,
-        dtype: str,
-        device: str | None,
-        engine_args: Mapping[str, Any],
+        self, place: str, model: str, dtype: str, device: str | None, engine_args: Mapping[str, Any]
     ) -> None:
         arguments, self._gpus = check_vllm(place, model, device)
         check_adapter(place, model)

@@ -135,10 +135,7 @@ class _StandardizedReward(_Combination):
     """One number, `combine` of the weighted scores of all parts."""
 
     def __init__(
-        self,
-        kind: str,
-        entries: Sequence[MinimumPart],
-        combine: Callable[[Iterable[float]], float],
+        self, kind: str, entries: Sequence[MinimumPart], combine: Callable[[Iterable[float]], float]
     ) -> None:
         self._place, self._combine = f"reward {kind!r}", combine
         parts = []

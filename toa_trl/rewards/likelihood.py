@@ -13,13 +13,7 @@ from toa_trl.models.batching import Batcher, padded, without_gradients
 from toa_trl.models.flops import known_flops
 from toa_trl.models.loading import load_model, load_tokenizer
 from toa_trl.rewards.base import DetailedReward
-from toa_trl.rewards.scoring import (
-    Conversations,
-    check_length,
-    scored,
-    scoring_queue,
-    with_flops,
-)
+from toa_trl.rewards.scoring import Conversations, check_length, scored, scoring_queue, with_flops
 from toa_trl.types import Prompt, Score
 from toa_trl.utils.config import PositiveInt
 

@@ -171,9 +171,8 @@ class ProcessReward(DetailedReward):
                 f"{place}: {model!r} is a {architecture}, which is not known to judge steps; "
                 f"known: {', '.join(INTERFACES)}"
             )
-        auto_class = (
-            trusted_class(place, model, config, trust_remote_code) or "AutoModelForCausalLM"
-        )
+        own_class = trusted_class(place, model, config, trust_remote_code)
+        auto_class = own_class or "AutoModelForCausalLM"
         code: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
         self._model = load_model(place, auto_class, model, dtype=dtype, device=device, **code)
         # Nothing is generated, and older model code does not know the cache of transformers 5.
