@@ -73,11 +73,10 @@ class Server:
         for name in self.refuses:
             if name in body:
                 return web.Response(status=400, text=f"Unrecognized argument: {name}")
-        entry = (
-            self.script.pop(0)
-            if self.script
-            else chat(f"{body['model']} {body['seed']}", body["max_tokens"])
-        )
+        if self.script:
+            entry = self.script.pop(0)
+        else:
+            entry = chat(f"{body['model']} {body['seed']}", body["max_tokens"])
         if entry == "reset":
             request.transport.abort()  # type: ignore[union-attr]
             return web.Response()

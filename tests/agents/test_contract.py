@@ -20,9 +20,8 @@ from toa_trl.types import Completion, Message, Sampling
 ASKED = (Message("user", "Say something long, and then something longer."),)
 
 
-@pytest.fixture(
-    params=[*(engine for engine in ENGINES if engine != "vllm"), load_example("Agent")]
-)  # that one: tests/integration/test_vllm.py
+# vllm: tests/integration/test_vllm.py
+@pytest.fixture(params=[*(name for name in ENGINES if name != "vllm"), load_example("Agent")])
 def entry(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     """A working configuration entry of every engine; a new engine needs one here."""
     recorded = tmp_path / "recorded.jsonl"

@@ -53,12 +53,9 @@ def logits_after(model: Path, text: str) -> torch.Tensor:
         return_dict=True,
         return_tensors="pt",
     )
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     with torch.inference_mode():
-        return (
-            AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-            .eval()(**ids)
-            .logits[0, -1]
-        )
+        return loaded(**ids).logits[0, -1]
 
 
 def mixed(count: int) -> list[Ask]:
@@ -112,11 +109,8 @@ def test_batches_are_split_at_their_limit(causal: Path, monkeypatch: pytest.Monk
 
 
 def test_greedy_is_greedy(causal: Path) -> None:
-    tokenizer, asks = (
-        AutoTokenizer.from_pretrained(causal),
-        [("abc", Sampling(0.0, 1.0, 12), s) for s in (1, 2)],
-    )
-    one, two = ask(agent(causal), *asks)
+    tokenizer = AutoTokenizer.from_pretrained(causal)
+    one, two = ask(agent(causal), *(("abc", Sampling(0.0, 1.0, 12), seed) for seed in (1, 2)))
     assert one == two
     model = AutoModelForCausalLM.from_pretrained(causal, dtype=torch.float32).eval()
     ids = tokenizer.apply_chat_template(
@@ -163,24 +157,19 @@ def test_the_first_token_is_distributed_as_the_model_says(
     ]
     chi2 = sum((o - w) ** 2 / w for o, w in zip(observed, wanted, strict=True) if w > 1)
     free = len(bins)
-    assert chi2 < free + 4 * math.sqrt(
-        2 * free
-    )  # about four standard deviations; the seeds are fixed
+    # about four standard deviations; the seeds are fixed
+    assert chi2 < free + 4 * math.sqrt(2 * free)
 
 
 @pytest.mark.parametrize(
     ("sampling", "expected"),
     [
         (Sampling(1.0, 1.0), [0.05, 0.5, 0.2, 0.1, 0.1, 0.05]),
-        (
-            Sampling(1.0, 0.65),
-            [0.0, 5 / 7, 2 / 7, 0.0, 0.0, 0.0],
-        ),  # the smallest set that reaches top_p
+        # the smallest set that reaches top_p
+        (Sampling(1.0, 0.65), [0.0, 5 / 7, 2 / 7, 0.0, 0.0, 0.0]),
         (Sampling(1.0, 0.1), [0.0, 1.0, 0.0, 0.0, 0.0, 0.0]),
-        (
-            Sampling(0.5, 1.0),
-            [p / 0.315 for p in (0.0025, 0.25, 0.04, 0.01, 0.01, 0.0025)],
-        ),  # squared
+        # squared
+        (Sampling(0.5, 1.0), [p / 0.315 for p in (0.0025, 0.25, 0.04, 0.01, 0.01, 0.0025)]),
         (Sampling(0.0, 1.0), [0.0, 1.0, 0.0, 0.0, 0.0, 0.0]),
     ],
 )
@@ -245,20 +234,16 @@ def test_tokens_are_counted_with_the_template_and_the_system_prompt(causal: Path
 
 
 def test_agents_of_one_model_share_its_weights_and_queue(causal: Path) -> None:
-    one, two = (
-        agent(causal),
-        agent(causal, name="u", system_prompt="Be brief.", sampling={"temperature": 0.1}),
-    )
+    one = agent(causal)
+    two = agent(causal, name="u", system_prompt="Be brief.", sampling={"temperature": 0.1})
     assert one._engine is two._engine
     other = agent(causal, max_batch_size=3)
     assert other._engine is not one._engine
 
 
 def test_shared_agents_answer_in_one_batch_as_they_do_alone(causal: Path) -> None:
-    one, two = (
-        agent(causal),
-        agent(causal, name="u", system_prompt="Be brief.", sampling={"temperature": 0.0}),
-    )
+    one = agent(causal)
+    two = agent(causal, name="u", system_prompt="Be brief.", sampling={"temperature": 0.0})
     way, messages = Sampling(1.0, 1.0, 10), [Message("user", "Hi")]
 
     async def both() -> list[Completion]:

@@ -100,9 +100,8 @@ class Server:
         app.router.add_get("/alive", self.health)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", self.port, reuse_address=True)
-        await site.start()
-        self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+        await web.TCPSite(runner, "127.0.0.1", self.port, reuse_address=True).start()
+        ((_, self.port),) = runner.addresses
         try:
             yield self
         finally:

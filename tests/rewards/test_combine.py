@@ -56,6 +56,13 @@ def part(**changes: Any) -> dict[str, Any]:
     return {"rewards": [{"reward": WORDS, **changes}]}
 
 
+def combined(kind: str, one: Any, other: Any) -> RewardModel:
+    """A combination of two parts."""
+    if kind == "held_out":
+        return make_reward({"kind": kind, "reward": one, "second": other})
+    return make_reward({"kind": kind, "rewards": [{"reward": one}, {"reward": other}]})
+
+
 def hashed(*salt: object) -> Callable[[Sequence[str]], list[float]]:
     return lambda texts: [10 * number(*salt, text) - 5 for text in texts]
 
@@ -194,15 +201,10 @@ def test_a_second_whose_servers_are_gone_stops_the_run_as_the_first_would() -> N
 @pytest.mark.parametrize("kind", ["weighted_sum", "minimum", "held_out"])
 def test_a_held_out_reward_inside_another_is_refused(kind: str) -> None:
     inner = {"kind": "held_out", "reward": {"kind": "length"}, "second": {"kind": "length"}}
-    entry = (
-        {"reward": inner, "second": inner}
-        if kind == "held_out"
-        else {"rewards": [{"reward": inner}]}
-    )
     with pytest.raises(
         ConfigError, match=r"^reward\.re.*: held_out cannot be part of another reward"
     ):
-        make_reward({"kind": kind, **entry})
+        combined(kind, inner, inner)
 
 
 def test_the_texts_of_a_judge_are_those_of_the_combination() -> None:
@@ -214,20 +216,12 @@ def test_the_texts_of_a_judge_are_those_of_the_combination() -> None:
 @pytest.mark.parametrize("kind", ["weighted_sum", "minimum", "held_out"])
 def test_flops_add_up_where_they_are_known(kind: str) -> None:
     def flops(*known: float | None) -> float | None:
-        models = [Fixed([Score(1.0, each)]) for each in known]
-        if kind == "held_out":
-            entry: dict[str, Any] = {"reward": models[0], "second": models[1]}
-        else:
-            entry = {"rewards": [{"reward": model} for model in models]}
-        (got,) = details({"kind": kind, **entry}, ["x"])
+        model = combined(kind, *(Fixed([Score(1.0, each)]) for each in known))
+        (got,) = wait(model.score_details(PROMPT, ["x"]))
         return got.flops
 
-    assert [flops(3.0, 4.0), flops(3.0, None), flops(None, 4.0), flops(None, None)] == [
-        7.0,
-        3.0,
-        4.0,
-        None,
-    ]
+    assert (flops(3.0, 4.0), flops(3.0, None), flops(None, 4.0)) == (7.0, 3.0, 4.0)
+    assert flops(None, None) is None
 
 
 @pytest.mark.parametrize("kind", ["weighted_sum", "minimum", "held_out"])
@@ -283,9 +277,7 @@ def test_parts_are_scored_at_once_and_given_up_together(kind: str) -> None:
 
     async def run() -> None:
         meeting = Meeting()
-        entries = {"held_out": {"reward": meeting, "second": meeting}}
-        entry = entries.get(kind, {"rewards": [{"reward": meeting}, {"reward": meeting}]})
-        model = make_reward({"kind": kind, **entry})
+        model = combined(kind, meeting, meeting)
         assert len(await model.score(PROMPT, ["go"])) == 1
         if kind != "held_out":
             with pytest.raises(RewardError, match="as asked"):
@@ -298,10 +290,7 @@ def test_parts_are_scored_at_once_and_given_up_together(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["weighted_sum", "minimum", "held_out"])
 def test_checks_and_endings_reach_every_part(kind: str) -> None:
     one, other = Fixed([1.0]), Fixed([1.0])
-    entries = {"held_out": {"reward": one, "second": other}}
-    model: Any = make_reward(
-        {"kind": kind, **entries.get(kind, {"rewards": [{"reward": one}, {"reward": other}]})}
-    )
+    model = combined(kind, one, other)
 
     async def unwell() -> None:
         raise ConfigError("no server there")

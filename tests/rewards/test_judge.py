@@ -168,9 +168,8 @@ def test_the_judge_sees_every_turn_the_response_and_the_rubric(mode: str) -> Non
 
 
 def test_the_prompts_for_all_responses_begin_alike() -> None:
-    model, agent = judge(
-        "Rating: [[5]]"
-    )  # so that a server with a prefix cache reads the conversation once
+    # so that a server with a prefix cache reads the conversation once
+    model, agent = judge("Rating: [[5]]")
     wait(model.score(PROMPT, ["one", "two"]))
     assert len({asked.partition("<response")[0] for asked, _, _ in agent.asked}) == 1
 
@@ -231,12 +230,8 @@ def prefers(better: str, says: str = "A B") -> Callable[[str], str]:
         ("pairwise", prefers("bad"), 0.0, 1.0),
         ("pairwise", "Verdict: [[TIE]]", 0.5, 1.0),
         ("pairwise", "Verdict: [[tie]]", 0.5, 1.0),
-        (
-            "pairwise",
-            "Verdict: [[A]]",
-            0.5,
-            1.0,
-        ),  # it always likes the first: swapped, that is a tie
+        # it always likes the first: swapped, that is a tie
+        ("pairwise", "Verdict: [[A]]", 0.5, 1.0),
         ("pairwise", "Verdict: [[B]]", 0.5, 1.0),
         ("pairwise", prefers("good", "A TIE"), 0.75, 1.0),
         ("pairwise", prefers("good", "TIE A"), 0.25, 1.0),
@@ -255,12 +250,8 @@ def test_a_comparison_is_the_share_over_both_orders(
     model, agent = judge(answer, mode)
     found = wait(model.compare(PROMPT, "good", "bad"))
     assert found == Score(share, 10.0, weight=weight)
-    assert {
-        tuple(shown(asked, f"response_{x}")[0] for x in "ab") for asked, _, _ in agent.asked
-    } == {
-        ("good", "bad"),
-        ("bad", "good"),
-    }
+    orders = {tuple(shown(asked, f"response_{x}")[0] for x in "ab") for asked, *_ in agent.asked}
+    assert orders == {("good", "bad"), ("bad", "good")}
     swapped = wait(judge(answer, mode)[0].compare(PROMPT, "bad", "good"))
     assert found.value + swapped.value == 1
     assert found.weight == swapped.weight
@@ -308,12 +299,9 @@ def test_an_agent_that_fails_is_asked_again_only_where_it_said_something() -> No
     with pytest.raises(RewardError, match="context length"):
         wait(model.score(PROMPT, ["x"]))
     assert len(agent.asked) == 1
+    model, _ = judge(lambda asked: AgentError("empty", Completion("Rating: [[8]]")))
     with pytest.raises(RewardError, match="empty"):
-        wait(
-            judge(lambda asked: AgentError("empty", Completion("Rating: [[8]]")))[0].score(
-                PROMPT, ["x"]
-            )
-        )
+        wait(model.score(PROMPT, ["x"]))
 
 
 def test_a_judge_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

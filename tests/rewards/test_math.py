@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
@@ -22,14 +21,11 @@ from toa_trl.rewards.answers import boxed, final_answer, judge, stated_answer
 from toa_trl.rewards.math import MathReward
 from toa_trl.rewards.notation import normalise
 from toa_trl.types import Prompt
+from toa_trl.utils.files import read_jsonl
 
-CASES = [
-    json.loads(line)
-    for name in ("math_answers.jsonl", "math_kinds.jsonl")
-    for line in (Path(__file__).parents[1] / "golden" / name)
-    .read_text(encoding="utf-8")
-    .splitlines()
-]
+GOLDEN = Path(__file__).parents[1] / "golden"
+FILES = (GOLDEN / "math_answers.jsonl", GOLDEN / "math_kinds.jsonl")
+CASES = [case for path in FILES for _, case in read_jsonl(path)]
 DATA = Path(__file__).parents[2] / "../shared/data/math"
 MONSTER = r"\boxed{(10^{10^{10}})!}"
 
@@ -53,10 +49,7 @@ def score(model: MathReward, answer: Any, responses: list[str]) -> list[float]:
 def gold(name: str) -> list[str]:
     if not (DATA / name).is_file():
         pytest.skip(f"{DATA / name} is not here")
-    return [
-        json.loads(line)["answer"]
-        for line in (DATA / name).read_text(encoding="utf-8").splitlines()
-    ]
+    return [row["answer"] for _, row in read_jsonl(DATA / name)]
 
 
 @pytest.mark.no_cover  # traced, sympy takes three times as long
@@ -89,10 +82,8 @@ def test_every_gold_answer_is_right_against_itself(name: str, count: int) -> Non
 def test_math_verify_itself_finds_every_gold_answer_right() -> None:
     from math_verify import parse, verify
 
-    for answer in {
-        *gold("math500.jsonl"),
-        *gold("gsm8k_test.jsonl"),
-    }:  # normalising shall break none of them
+    # normalising shall break none of them
+    for answer in {*gold("math500.jsonl"), *gold("gsm8k_test.jsonl")}:
         raw, normalised = (parse(rf"\boxed{{{text}}}") for text in (answer, normalise(answer)))
         assert verify(raw, raw), answer
         assert verify(raw, normalised), answer
@@ -106,9 +97,8 @@ def test_the_answer_to_another_problem_is_wrong() -> None:
         for answer, other in zip(answers, nexts, strict=True)
         if judge(answer, boxed(other))
     }
-    degrees = {
-        (number, rf"{number}^\circ") for number in ("30", "36", "120")
-    }  # which a person takes for the same
+    # which a person takes for the same
+    degrees = {(number, rf"{number}^\circ") for number in ("30", "36", "120")}
     assert same == {*degrees, ("15", r"15\mbox{ cm}^2")}
 
 
@@ -332,9 +322,8 @@ def test_a_worker_that_dies_is_replaced_and_all_of_them_end() -> None:
         scores: list[Any] = [await model.score(asked("5"), [r"\boxed{5}"])]
         (worker,) = children() - before
         os.kill(worker, signal.SIGKILL)
-        scores.append(
-            await model.score(asked("5"), [r"\boxed{5}"])
-        )  # it was idle: nobody loses a score
+        # it was idle: nobody loses a score
+        scores.append(await model.score(asked("5"), [r"\boxed{5}"]))
         (worker,) = children() - before
         monster = asyncio.create_task(model.score(asked("5"), [MONSTER]))
         while not monster.done():  # once may be chance, and is forgiven

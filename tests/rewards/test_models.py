@@ -59,20 +59,26 @@ def ids_of(model: Path, text: str) -> torch.Tensor:
     ]
 
 
+def raw_score(model: Any, ids: torch.Tensor, position: int = -1) -> float:
+    """Of the head on the hidden state: no question of padding arises."""
+    with torch.inference_mode():
+        return float(model.score(model.model(input_ids=ids).last_hidden_state[0, position]))
+
+
+in_process = pytest.mark.parametrize(
+    ("kind", "variant"), [("classifier", "classifier"), ("likelihood", "causal")]
+)
+
+
 @pytest.mark.parametrize("variant", ["classifier", "classifier_pad_is_eos", "classifier_no_pad"])
 def test_the_classifier_is_the_raw_logit_of_the_last_token_that_is_no_padding(
     request: pytest.FixtureRequest, variant: str
 ) -> None:
     folder: Path = request.getfixturevalue(variant)
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
-    expected = []
-    for text in TEXTS:
-        ids = ids_of(folder, text)
-        # padding of the training, that is: a text that ends with it was read before
-        last = -2 if model.config.pad_token_id == model.config.eos_token_id else -1
-        with torch.inference_mode():  # head on the hidden state: no question of padding arises
-            hidden = model.model(input_ids=ids).last_hidden_state[0, last]
-            expected.append(float(model.score(hidden)))
+    # padding of the training, that is: a text that ends with it was read before
+    last = -2 if model.config.pad_token_id == model.config.eos_token_id else -1
+    expected = [raw_score(model, ids_of(folder, text), last) for text in TEXTS]
     assert len({round(value, 4) for value in expected}) == len(TEXTS)
     assert together(make("classifier", folder), TEXTS) == pytest.approx(expected, abs=1e-5)
 
@@ -87,11 +93,8 @@ def test_a_batch_may_hold_every_token_of_a_small_vocabulary(classifier: Path) ->
     everything = list(range(model._model.config.vocab_size))  # type: ignore[attr-defined]
     texts = [[*everything, 1], [7, 8, 9, 1]]
     texts += [[*text[:-1], end] for text in texts for end in (0, 2, 3)]  # whatever token ends them
-    network, expected = model._model, []  # type: ignore[attr-defined]
-    for text in texts:
-        with torch.inference_mode():
-            hidden = network.model(input_ids=torch.tensor([text])).last_hidden_state[0, -1]
-            expected.append(float(network.score(hidden)))
+    network = model._model  # type: ignore[attr-defined]
+    expected = [raw_score(network, torch.tensor([text])) for text in texts]
     values = [score.value for score in model._run(texts)]  # type: ignore[attr-defined]
     assert values == pytest.approx(expected, abs=1e-5)
 
@@ -130,9 +133,8 @@ def test_the_likelihood_is_that_of_the_response_and_its_end(
     expected = []
     for text in TEXTS:
         ids = ids_of(folder, text)
-        num_response = (
-            len(AutoTokenizer.from_pretrained(folder)(text)["input_ids"]) + 1
-        )  # and the end of the turn
+        # and the end of the turn
+        num_response = len(AutoTokenizer.from_pretrained(folder)(text)["input_ids"]) + 1
         with torch.inference_mode():
             logits = model(input_ids=ids).logits[0]
         values = []
@@ -165,9 +167,7 @@ def test_a_base_model_without_template_cannot_judge(causal_no_template: Path) ->
         make("likelihood", causal_no_template)
 
 
-@pytest.mark.parametrize(
-    ("kind", "variant"), [("classifier", "classifier"), ("likelihood", "causal")]
-)
+@in_process
 def test_a_model_that_fails_is_an_error_and_no_number(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, kind: str, variant: str
 ) -> None:
@@ -183,9 +183,7 @@ def test_a_model_that_fails_is_an_error_and_no_number(
     assert len(wait(model.score(PROMPT, ["x"]))) == 1  # and the queue goes on
 
 
-@pytest.mark.parametrize(
-    ("kind", "variant"), [("classifier", "classifier"), ("likelihood", "causal")]
-)
+@in_process
 def test_a_nan_of_the_model_is_an_error(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, kind: str, variant: str
 ) -> None:
@@ -200,17 +198,11 @@ def test_a_nan_of_the_model_is_an_error(
 def test_a_classifier_scores_as_before_it_was_saved(tmp_path: Path, kind: str) -> None:
     """Skywork-Reward is a Llama or a Gemma 2 with one label."""
     model = tiny.build(kind, tmp_path)
-    expected = []
-    for text in TEXTS:
-        with torch.inference_mode():
-            hidden = model.model(input_ids=ids_of(tmp_path, text)).last_hidden_state[0, -1]
-            expected.append(float(model.score(hidden)))
+    expected = [raw_score(model, ids_of(tmp_path, text)) for text in TEXTS]
     assert together(make("classifier", tmp_path), TEXTS) == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("kind", "variant"), [("classifier", "classifier"), ("likelihood", "causal")]
-)
+@in_process
 def test_a_text_longer_than_the_context_is_an_error(
     request: pytest.FixtureRequest, kind: str, variant: str
 ) -> None:
@@ -222,12 +214,9 @@ def test_a_text_longer_than_the_context_is_an_error(
         wait(model.score(PROMPT, ["x" * (room + 1)]))
 
 
-KINDS = {
-    "ultrarm": "ultrarm",
-    "causal": "likelihood",
-    "shepherd": "process",
-    "qwen_prm": "process",
-}  # the others are classifiers
+# the others are classifiers
+KINDS = {"ultrarm": "ultrarm", "causal": "likelihood"}
+KINDS |= dict.fromkeys(("shepherd", "qwen_prm"), "process")
 LETTERS = st.one_of(
     st.sampled_from(["a", "\n", "\n\n", " ", "1 + 1", "Zoë", "<|end|>", PAD]), st.characters()
 )
@@ -320,13 +309,7 @@ def test_an_adapter_of_a_classifier_is_loaded_on_its_base_with_its_score_head(
     causal: Path, tmp_path: Path, own_tokenizer: bool
 ) -> None:
     model = adapter(causal, tmp_path, "SEQ_CLS", num_labels=1)
-    expected = []
-    for text in TEXTS:
-        with torch.inference_mode():
-            hidden = model.base_model.model.model(input_ids=ids_of(causal, text)).last_hidden_state[
-                0, -1
-            ]
-            expected.append(float(model.base_model.model.score(hidden)))
+    expected = [raw_score(model.base_model.model, ids_of(causal, text)) for text in TEXTS]
     if own_tokenizer:
         make_tokenizer().save_pretrained(tmp_path)
     assert together(make("classifier", tmp_path), TEXTS) == pytest.approx(expected, abs=1e-5)

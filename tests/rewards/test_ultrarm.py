@@ -28,9 +28,7 @@ def make(folder: Path) -> RewardModel:
     return make_reward({"kind": "ultrarm", "model": str(folder), "device": "cpu"})
 
 
-def test_the_score_is_read_at_the_last_token_of_the_cards_format(
-    ultrarm: tuple[Path, Any],
-) -> None:
+def test_the_score_is_read_at_the_last_token_of_the_cards_format(ultrarm: tuple[Path, Any]) -> None:
     folder, model = ultrarm
     turns = (
         Message("system", "Be brief."),

@@ -91,9 +91,8 @@ def build(
         tokenizer.chat_template = TEMPLATE
     tokenizer.padding_side = padding_side
     tokenizer.add_special_tokens({"additional_special_tokens": [REWARD_TOKEN, STEP_TAG]}, False)
-    if (
-        kind == "internlm2"
-    ):  # its tokenizer begins every text that it encodes with <s>, as its template does not
+    # its tokenizer begins every text that it encodes with <s>, as its template does not
+    if kind == "internlm2":
         tokenizer.add_special_tokens({"bos_token": "<s>"})
         begin = processors.TemplateProcessing(
             single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
