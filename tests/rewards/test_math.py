@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -306,12 +307,8 @@ def test_what_computes_for_ever_is_an_error_and_costs_only_itself() -> None:
     assert turns > 10  # the event loop went on meanwhile
 
 
-def children(pid: int | str = "self") -> set[int]:
-    return {
-        int(pid)
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        for pid in (task / "children").read_text().split()
-    }
+def children(pid: int | None = None) -> set[int]:
+    return {child.pid for child in psutil.Process(pid).children()}
 
 
 def test_a_worker_that_dies_is_replaced_and_all_of_them_end() -> None:
