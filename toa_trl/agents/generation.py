@@ -183,13 +183,11 @@ class _SeededSampling(LogitsProcessor):  # type: ignore[misc]  # transformers is
 
     def __init__(self, requests: list[_Request], device: torch.device) -> None:
         self._generators = [random.Random(r.seed) for r in requests]
-        self._greedy = torch.tensor(
-            [[r.sampling.temperature == 0] for r in requests], device=device
-        )
-        self._temperature = torch.tensor(
-            [[r.sampling.temperature or 1.0] for r in requests], device=device
-        )
-        self._top_p = torch.tensor([[r.sampling.top_p] for r in requests], device=device)
+        sampling = [r.sampling for r in requests]
+        temperature = torch.tensor([[float(s.temperature)] for s in sampling], device=device)
+        self._greedy = temperature == 0
+        self._temperature = temperature.masked_fill(self._greedy, 1.0)
+        self._top_p = torch.tensor([[s.top_p] for s in sampling], device=device)
 
     def __call__(
         self, input_ids: torch.Tensor, scores: torch.Tensor
@@ -227,14 +225,13 @@ class _RowEnds(StoppingCriteria):  # type: ignore[misc]
     def __call__(
         self, input_ids: torch.Tensor, scores: Any, **kwargs: Any
     ) -> torch.Tensor:  # [B, T] -> [B]
-        ended = input_ids.shape[1] - self._prompt_width >= self._limit
+        num_new = input_ids.shape[1] - self._prompt_width
+        ended = num_new >= self._limit
         for row, stops in self._stops:
             # only the last tokens matter: a stop text has at most as many tokens as bytes
-            tail = max(
-                self._prompt_width, input_ids.shape[1] - max(len(stop.encode()) for stop in stops)
-            )
-            text = self._tokenizer.decode(input_ids[row, tail:], skip_special_tokens=True)
+            num_read = min(num_new, max(len(stop.encode()) for stop in stops))
+            text = self._tokenizer.decode(input_ids[row, -num_read:], skip_special_tokens=True)
             if any(stop in text for stop in stops):
-                self.stopped.setdefault(row, input_ids.shape[1] - self._prompt_width)
+                self.stopped.setdefault(row, num_new)
                 ended[row] = True
         return ended
