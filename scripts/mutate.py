@@ -2,9 +2,9 @@
 
     python scripts/mutate.py search sampling --sample 60
 
-For each package, mutants of toa_trl/<package> are drawn at random and tests/<package> runs against
-each, in a copy of the checkout. A mutant that survives is a behaviour without a test, or a change
-that makes no difference: a person decides.
+For each package, mutants of toa_trl/<package> are drawn at random and tests/<package> (or, where
+there is none, the folder above it) runs against each, in a copy of the checkout. A mutant that
+survives is a behaviour without a test, or a change that makes no difference: a person decides.
 """
 
 from __future__ import annotations
@@ -121,6 +121,14 @@ def _short(text: str) -> str:
     return text if len(text) <= 70 else f"{text[:67]}..."
 
 
+def tests_of(package: str) -> Path:
+    """Return the folder with the tests of a package: its own, or that of the package around it."""
+    folder = Path("tests") / package
+    while not (ROOT / folder).is_dir():
+        folder = folder.parent
+    return folder
+
+
 def run_tests(checkout: Path, tests: list[str], timeout_s: float) -> bool:
     """Return whether the tests pass, in a fork: libraries are imported once for all mutants."""
     child = os.fork()
@@ -182,7 +190,7 @@ def main() -> None:
         ignored = shutil.ignore_patterns(".venv*", ".git", "runs", "__pycache__", "*.egg-info")
         shutil.copytree(ROOT, checkout, symlinks=True, ignore=ignored)
         for package in options.packages:
-            tests = [f"tests/{package}"]
+            tests = [str(tests_of(package))]
             begin = time.monotonic()
             if not run_tests(checkout, tests, 1200):
                 raise SystemExit(f"error: {tests[0]} fails without any change")

@@ -6,14 +6,18 @@ The contract tests of searches, agents, rewards and tasks run their examples too
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
+import tomllib
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from tests.own_parts import examples, load_example
+from tests.own_parts import DOCUMENT, examples, load_example
 from toa_trl import TOASampler
 from toa_trl.agents import ENGINES, make_agent
 from toa_trl.errors import ConfigError
@@ -115,6 +119,22 @@ def test_arguments_of_an_own_reward_are_checked() -> None:
         make_reward({"kind": load_example("Reward"), "word": 3})
     with pytest.raises(ConfigError, match="did you mean 'word'"):
         make_reward({"kind": load_example("Reward"), "wrd": "it"})
+
+
+def test_the_entry_point_of_the_page_is_one_of_the_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = re.findall(r"^```toml\n(.*?)^```$", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)
+    ((group, names),) = tomllib.loads(block)["project"]["entry-points"].items()
+    assert group == KINDS.group
+    ((name, target),) = names.items()
+    module = ModuleType("my_package.my_reward")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    module.MyReward = load_object("", load_example("Reward"))  # type: ignore[attr-defined]
+    monkeypatch.setattr(registry, "entry_points", lambda group: [EntryPoint(name, target, group)])
+    KINDS.__dict__.pop("targets", None)  # cached
+    try:
+        assert type(make_reward({"kind": "mine"})).__name__ == "MyReward"
+    finally:
+        KINDS.__dict__.pop("targets", None)
 
 
 def test_entry_points_of_other_packages_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
