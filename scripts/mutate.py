@@ -86,6 +86,8 @@ def changes_of(node: ast.AST) -> Iterator[Callable[[ast.AST], None]]:
             yield _set("value", not value)
         case ast.Constant(value=int(value) | float(value)):
             yield _set("value", value + 1)
+        case ast.Return(value=ast.Constant(value=None)):
+            pass
         case ast.Return(value=ast.expr()):
             yield _set("value", ast.Constant(None))
         case ast.Expr(value=ast.Call() | ast.Await()) if not _logs(node):
@@ -121,7 +123,7 @@ def _short(text: str) -> str:
     return text if len(text) <= 70 else f"{text[:67]}..."
 
 
-def tests_of(package: str) -> Path:
+def folder_of_tests(package: str) -> Path:
     """Return the folder with the tests of a package: its own, or that of the package around it."""
     folder = Path("tests") / package
     while not (ROOT / folder).is_dir():
@@ -190,7 +192,7 @@ def main() -> None:
         ignored = shutil.ignore_patterns(".venv*", ".git", "runs", "__pycache__", "*.egg-info")
         shutil.copytree(ROOT, checkout, symlinks=True, ignore=ignored)
         for package in options.packages:
-            tests = [str(tests_of(package))]
+            tests = [str(folder_of_tests(package))]
             begin = time.monotonic()
             if not run_tests(checkout, tests, 1200):
                 raise SystemExit(f"error: {tests[0]} fails without any change")

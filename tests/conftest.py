@@ -48,6 +48,7 @@ LONGEST = (
 )
 
 
+@pytest.hookimpl(optionalhook=True)  # without xdist there is no such hook
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Run one more fast test at a time than there are cores: most wait for a process or a disk."""
     cores = os.cpu_count() or 1
