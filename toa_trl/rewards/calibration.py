@@ -76,17 +76,14 @@ async def calibrate(
 
 def _draw(rollouts: Iterable[Rollout], count: int, rng: random.Random) -> list[tuple[Prompt, str]]:
     """Return `count` responses with their prompts, all equally likely (reservoir sampling)."""
-    drawn: list[tuple[Prompt, str]] = []
+    drawn: dict[int, tuple[Prompt, str]] = {}
     num_seen = 0
     for rollout in rollouts:
         for play in rollout.scored:
             if play.completion is None:
                 continue
-            num_seen += 1
-            if len(drawn) < count:
-                drawn.append((rollout.prompt, play.completion.text))
-                continue
-            slot = rng.randrange(num_seen)
+            slot = num_seen if num_seen < count else rng.randrange(num_seen + 1)
             if slot < count:
-                drawn[slot] = (rollout.prompt, play.completion.text)
-    return drawn
+                drawn[slot] = rollout.prompt, play.completion.text
+            num_seen += 1
+    return list(drawn.values())
