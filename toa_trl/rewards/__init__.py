@@ -57,12 +57,11 @@ def make_reward(
     devices = entry.get("devices")
     if devices is None:
         return as_reward_model(KINDS.build(place, entry), place)
-    KINDS.check(entry, place)
-    one = {key: value for key, value in entry.items() if key != "devices"}
-    if "device" in entry or "device" not in KINDS.model(entry["kind"]).model_fields:
+    checked = KINDS.check(entry, place)
+    if "device" in entry or "device" not in type(checked).model_fields:
         raise ConfigError(
             f"{place}.devices: is for kinds that have a device, instead of device; not for "
             f"{dict(entry)!r}"
         )
-    made = [KINDS.build(place, {**one, "device": device}) for device in devices]
+    made = [KINDS.build(place, {**entry, "device": device}) for device in devices]
     return ReplicatedReward([as_reward_model(replica, place) for replica in made])
