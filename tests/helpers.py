@@ -7,14 +7,16 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from toa_trl.agents import Agent
 from toa_trl.errors import AgentError
 from toa_trl.rewards import RewardModel
 from toa_trl.types import Action, Completion, Message, Play, Prompt, Rollout, Sampling
 
+P = ParamSpec("P")
 T = TypeVar("T")
 IDENTITY = {  # of a run, as far as its card needs it
     "search": "toa",
@@ -30,6 +32,16 @@ IDENTITY = {  # of a run, as far as its card needs it
 def wait(coroutine: Coroutine[Any, Any, T]) -> T:
     """The result of a coroutine; a test that hangs is a test that fails."""
     return asyncio.run(asyncio.wait_for(coroutine, 120))
+
+
+def asynchronous(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Run a test that is a coroutine function in an event loop of its own."""
+
+    @wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        wait(test(*args, **kwargs))
+
+    return run
 
 
 def number(*parts: object) -> float:

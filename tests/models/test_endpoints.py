@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import toa_trl.models.endpoints.client
-from tests.helpers import wait
+from tests.helpers import asynchronous, wait
 from toa_trl.errors import ConfigError, Unavailable
 from toa_trl.models.endpoints import Endpoints, RequestError
 from toa_trl.models.endpoints.client import FAULTS_IN_A_ROW
@@ -232,48 +232,42 @@ def test_concurrency_grows_while_the_server_keeps_up_and_halves_once_per_429_rou
     assert limits == sorted(limits)
 
 
-def test_the_one_with_the_fewest_outstanding_is_asked() -> None:
-    async def run() -> None:
-        fast, slow = Server(latency_s=0.001), Server(latency_s=0.1)
-        async with fast.running(), slow.running(), to(fast, slow, max_concurrency=8) as endpoints:
-            await many(endpoints, 200)
-            assert len(fast.times) > 5 * len(slow.times)
-            assert len(slow.times) >= 4
-
-    wait(run())
+@asynchronous
+async def test_the_one_with_the_fewest_outstanding_is_asked() -> None:
+    fast, slow = Server(latency_s=0.001), Server(latency_s=0.1)
+    async with fast.running(), slow.running(), to(fast, slow, max_concurrency=8) as endpoints:
+        await many(endpoints, 200)
+        assert len(fast.times) > 5 * len(slow.times)
+        assert len(slow.times) >= 4
 
 
-def test_a_dead_endpoint_is_left_out_and_comes_back() -> None:
-    async def run() -> None:
-        one, two = Server(latency_s=0.005), Server(latency_s=0.005)
-        async with one.running():
-            async with two.running():
-                endpoints = Endpoints("here", [one.url, two.url], probe="alive", max_attempts=1)
-                await many(endpoints, 40)
-            before = len(two.times)
-            assert before
-            assert all(await many(endpoints, 100)), "no attempt is lost on a dead endpoint"
-            assert [bool(e.away) for e in endpoints._pool.endpoints] == [False, True]
-            async with two.running():
-                while endpoints._pool.endpoints[1].away:
-                    await asyncio.sleep(0.01)
-                await many(endpoints, 40)
-                assert len(two.times) > before
-                await endpoints.aclose()
-
-    wait(run())
+@asynchronous
+async def test_a_dead_endpoint_is_left_out_and_comes_back() -> None:
+    one, two = Server(latency_s=0.005), Server(latency_s=0.005)
+    async with one.running():
+        async with two.running():
+            endpoints = Endpoints("here", [one.url, two.url], probe="alive", max_attempts=1)
+            await many(endpoints, 40)
+        before = len(two.times)
+        assert before
+        assert all(await many(endpoints, 100)), "no attempt is lost on a dead endpoint"
+        assert [bool(e.away) for e in endpoints._pool.endpoints] == [False, True]
+        async with two.running():
+            while endpoints._pool.endpoints[1].away:
+                await asyncio.sleep(0.01)
+            await many(endpoints, 40)
+            assert len(two.times) > before
+            await endpoints.aclose()
 
 
-def test_faults_in_a_row_take_an_endpoint_out() -> None:
-    async def run() -> None:
-        bad, good = Server(*[500] * 10_000), Server(latency_s=0.01)
-        async with bad.running(), good.running(), to(bad, good, max_attempts=50) as endpoints:
-            bad.alive = 500
-            assert all(await many(endpoints, 100))
-            assert [bool(e.away) for e in endpoints._pool.endpoints] == [True, False]
-            assert FAULTS_IN_A_ROW <= len(bad.times) <= FAULTS_IN_A_ROW + FIRST_LIMIT
-
-    wait(run())
+@asynchronous
+async def test_faults_in_a_row_take_an_endpoint_out() -> None:
+    bad, good = Server(*[500] * 10_000), Server(latency_s=0.01)
+    async with bad.running(), good.running(), to(bad, good, max_attempts=50) as endpoints:
+        bad.alive = 500
+        assert all(await many(endpoints, 100))
+        assert [bool(e.away) for e in endpoints._pool.endpoints] == [True, False]
+        assert FAULTS_IN_A_ROW <= len(bad.times) <= FAULTS_IN_A_ROW + FIRST_LIMIT
 
 
 def test_faults_with_an_answer_between_them_leave_the_endpoint_available(
@@ -297,72 +291,65 @@ def test_faults_with_an_answer_between_them_leave_the_endpoint_available(
     wait(run({"ok": True}))
 
 
-def test_one_that_answers_nothing_but_its_probe_is_asked_less_and_less() -> None:
-    async def run() -> None:
-        bad, good = Server(*[500] * 10_000), Server(latency_s=0.001)
-        async with bad.running(), good.running(), to(bad, good, max_attempts=1000) as endpoints:
-            endpoint = endpoints._pool.endpoints[0]
-            while endpoint.outages < 3:
-                await many(endpoints, 50)
-            bad.script.clear()
-            while endpoint.outages:
-                await many(endpoints, 50)
-            assert not endpoint.away
-
-    wait(run())
+@asynchronous
+async def test_one_that_answers_nothing_but_its_probe_is_asked_less_and_less() -> None:
+    bad, good = Server(*[500] * 10_000), Server(latency_s=0.001)
+    async with bad.running(), good.running(), to(bad, good, max_attempts=1000) as endpoints:
+        endpoint = endpoints._pool.endpoints[0]
+        while endpoint.outages < 3:
+            await many(endpoints, 50)
+        bad.script.clear()
+        while endpoint.outages:
+            await many(endpoints, 50)
+        assert not endpoint.away
 
 
-def test_without_any_endpoint_requests_fail_at_once_or_wait() -> None:
-    async def run() -> None:
-        server = Server()
+@asynchronous
+async def test_without_any_endpoint_requests_fail_at_once_or_wait() -> None:
+    server = Server()
+    async with server.running():
+        pass  # its port is known, and nobody listens there
+    async with to(server) as endpoints:
+        assert endpoints.away is None
+        with pytest.raises(Unavailable, match=server.url):
+            await endpoints.post("it", {}, parse)
+        assert server.url in str(endpoints.away)
+        with pytest.raises(Unavailable):
+            await endpoints.post("it", {}, parse)
+    async with to(server, wait_s=0.1) as endpoints:
+        with pytest.raises(Unavailable):
+            await endpoints.post("it", {}, parse)
+    async with to(server, wait_s=60.0) as endpoints:
+        waiting = asyncio.create_task(many(endpoints, 10))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
         async with server.running():
-            pass  # its port is known, and nobody listens there
-        async with to(server) as endpoints:
-            assert endpoints.away is None
-            with pytest.raises(Unavailable, match=server.url):
-                await endpoints.post("it", {}, parse)
-            assert server.url in str(endpoints.away)
-            with pytest.raises(Unavailable):
-                await endpoints.post("it", {}, parse)
-        async with to(server, wait_s=0.1) as endpoints:
-            with pytest.raises(Unavailable):
-                await endpoints.post("it", {}, parse)
-        async with to(server, wait_s=60.0) as endpoints:
-            waiting = asyncio.create_task(many(endpoints, 10))
-            await asyncio.sleep(0.1)
-            assert not waiting.done()
-            async with server.running():
-                assert all(await waiting)
-                await endpoints.aclose()
-
-    wait(run())
+            assert all(await waiting)
+            await endpoints.aclose()
 
 
 @settings(max_examples=15)
 @given(st.integers(0, 10_000))
-def test_no_slot_is_lost_whatever_happens(seed: int) -> None:
+@asynchronous
+async def test_no_slot_is_lost_whatever_happens(seed: int) -> None:
     """Faults and cancellations at random.
 
     Afterwards nothing is outstanding, and requests go through.
     """
     rng = random.Random(seed)
-
-    async def run() -> None:
-        faults: list[Any] = [500, 429, "reset", "{", 400, 0.02, {"ok": True}]
-        server = Server(*(rng.choice(faults) for _ in range(60)), latency_s=0.001)
-        async with server.running(), to(server, max_concurrency=5, max_attempts=3) as endpoints:
-            tasks = [asyncio.create_task(endpoints.post("it", {}, parse)) for _ in range(60)]
-            for task in rng.sample(tasks, 30):
-                await asyncio.sleep(rng.choice([0, 0, 0.002]))
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            assert endpoints._pool.outstanding == 0
-            assert endpoints._pool.endpoints[0].outstanding == 0
-            assert server.most_in_flight <= 5 + 30  # a cancelled request may still be in the server
-            server.script.clear()
-            assert all(await many(endpoints, 20))
-
-    wait(run())
+    faults: list[Any] = [500, 429, "reset", "{", 400, 0.02, {"ok": True}]
+    server = Server(*(rng.choice(faults) for _ in range(60)), latency_s=0.001)
+    async with server.running(), to(server, max_concurrency=5, max_attempts=3) as endpoints:
+        tasks = [asyncio.create_task(endpoints.post("it", {}, parse)) for _ in range(60)]
+        for task in rng.sample(tasks, 30):
+            await asyncio.sleep(rng.choice([0, 0, 0.002]))
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert endpoints._pool.outstanding == 0
+        assert endpoints._pool.endpoints[0].outstanding == 0
+        assert server.most_in_flight <= 5 + 30  # a cancelled request may still be in the server
+        server.script.clear()
+        assert all(await many(endpoints, 20))
 
 
 def test_the_key_is_sent_and_never_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,28 +360,24 @@ def test_the_key_is_sent_and_never_said(monkeypatch: pytest.MonkeyPatch) -> None
     assert "sk-secret" not in str(result)
 
 
-def test_check_names_what_cannot_be_reached() -> None:
-    async def run() -> None:
-        server, gone = Server(), Server()
-        async with gone.running():
-            pass
-        async with server.running():
-            async with to(server) as endpoints:
-                assert await endpoints.check() == {}
-                server.alive = 401
-                with pytest.raises(
-                    ConfigError, match=r"refuses the key \(401\); set OPENAI_API_KEY"
-                ):
-                    await endpoints.check()
-                server.alive = 404  # it is there, though it does not know the probe
+@asynchronous
+async def test_check_names_what_cannot_be_reached() -> None:
+    server, gone = Server(), Server()
+    async with gone.running():
+        pass
+    async with server.running():
+        async with to(server) as endpoints:
+            assert await endpoints.check() == {}
+            server.alive = 401
+            with pytest.raises(ConfigError, match=r"refuses the key \(401\); set OPENAI_API_KEY"):
                 await endpoints.check()
-            async with to(server, gone) as endpoints:
-                with pytest.raises(
-                    ConfigError, match=rf"here: {gone.url} cannot be reached.*start the server"
-                ):
-                    await endpoints.check()
-
-    wait(run())
+            server.alive = 404  # it is there, though it does not know the probe
+            await endpoints.check()
+        async with to(server, gone) as endpoints:
+            with pytest.raises(
+                ConfigError, match=rf"here: {gone.url} cannot be reached.*start the server"
+            ):
+                await endpoints.check()
 
 
 @pytest.mark.parametrize(
@@ -447,21 +430,19 @@ def test_retry_after_0_is_no_reason_to_hurry() -> None:
     assert len(server.times) < 100
 
 
-def test_an_outage_leaves_nothing_behind_for_the_next_run() -> None:
-    async def run() -> None:
-        server = Server()
-        async with server.running():
-            pass
-        endpoints = Endpoints("here", server.url, probe="alive")
-        with pytest.raises(Unavailable):
-            await endpoints.post("it", {}, parse)
-        assert not endpoints._pool._waiting
+@asynchronous
+async def test_an_outage_leaves_nothing_behind_for_the_next_run() -> None:
+    server = Server()
+    async with server.running():
+        pass
+    endpoints = Endpoints("here", server.url, probe="alive")
+    with pytest.raises(Unavailable):
+        await endpoints.post("it", {}, parse)
+    assert not endpoints._pool._waiting
+    await endpoints.aclose()
+    async with server.running():
+        assert all(await many(endpoints, 3))
         await endpoints.aclose()
-        async with server.running():
-            assert all(await many(endpoints, 3))
-            await endpoints.aclose()
-
-    wait(run())
 
 
 @pytest.mark.parametrize("is_there", [True, False])
@@ -485,36 +466,31 @@ def test_an_object_serves_one_event_loop_after_another_without_being_closed(is_t
     assert not endpoints[0]._tasks
 
 
-def test_a_server_that_leaves_the_probe_without_an_answer_is_not_there(
+@asynchronous
+async def test_a_server_that_leaves_the_probe_without_an_answer_is_not_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("toa_trl.models.endpoints.client.CONNECT_S", 0.05)
-
-    async def run() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as silent:
-            url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-            endpoints = Endpoints("here", url, probe="alive")
-            with pytest.raises(ConfigError, match=r"no answer within 0\.05 s"):
-                await endpoints.check()
-            await endpoints.aclose()
-
-    wait(run())
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        endpoints = Endpoints("here", url, probe="alive")
+        with pytest.raises(ConfigError, match=r"no answer within 0\.05 s"):
+            await endpoints.check()
+        await endpoints.aclose()
 
 
-def test_those_that_gave_up_waiting_are_in_nobodys_way() -> None:
-    async def run() -> None:
-        server = Server(latency_s=0.05)
-        async with server.running(), to(server, max_concurrency=1) as endpoints:
-            first = asyncio.create_task(endpoints.post("it", {}, parse))
-            await asyncio.sleep(0.01)
-            others = [asyncio.create_task(endpoints.post("it", {}, parse)) for _ in range(3)]
-            await asyncio.sleep(0.01)
-            for other in others:
-                other.cancel()
-            assert await first
-            assert await endpoints.post("it", {}, parse)
-
-    wait(run())
+@asynchronous
+async def test_those_that_gave_up_waiting_are_in_nobodys_way() -> None:
+    server = Server(latency_s=0.05)
+    async with server.running(), to(server, max_concurrency=1) as endpoints:
+        first = asyncio.create_task(endpoints.post("it", {}, parse))
+        await asyncio.sleep(0.01)
+        others = [asyncio.create_task(endpoints.post("it", {}, parse)) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        for other in others:
+            other.cancel()
+        assert await first
+        assert await endpoints.post("it", {}, parse)
 
 
 def test_the_key_is_not_said_even_where_the_answer_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from tests.helpers import wait
+from tests.helpers import asynchronous
 from toa_trl.errors import Unavailable
 from toa_trl.models.endpoints.pool import FIRST_LIMIT, Pool, SharedTimeout
 from toa_trl.utils.aio import gather_or_cancel
@@ -23,134 +23,116 @@ def make(num_endpoints: int = 1, max_concurrency: int = 256, wait_s: float = 0.0
     return Pool("here", urls, max_concurrency, wait_s)
 
 
-def test_a_round_of_429s_halves_the_limit_once() -> None:
-    async def run() -> None:
-        pool = make()
-        endpoint = pool.endpoints[0]
-        sent_s = asyncio.get_running_loop().time()
-        await asyncio.sleep(0.002)
-        assert pool.cut(endpoint, sent_s)
-        for _ in range(5):  # sent in the same round
-            assert not pool.cut(endpoint, sent_s)
-        assert endpoint.limit == FIRST_LIMIT / 2
-        await asyncio.sleep(0.002)
+@asynchronous
+async def test_a_round_of_429s_halves_the_limit_once() -> None:
+    pool = make()
+    endpoint = pool.endpoints[0]
+    sent_s = asyncio.get_running_loop().time()
+    await asyncio.sleep(0.002)
+    assert pool.cut(endpoint, sent_s)
+    for _ in range(5):  # sent in the same round
+        assert not pool.cut(endpoint, sent_s)
+    assert endpoint.limit == FIRST_LIMIT / 2
+    await asyncio.sleep(0.002)
+    assert pool.cut(endpoint, asyncio.get_running_loop().time())
+    assert endpoint.limit == FIRST_LIMIT / 4
+
+
+@asynchronous
+async def test_the_limit_never_falls_below_one_request() -> None:
+    endpoint = (pool := make()).endpoints[0]
+    for _ in range(FIRST_LIMIT):
+        endpoint.cut_s = -1.0
         assert pool.cut(endpoint, asyncio.get_running_loop().time())
-        assert endpoint.limit == FIRST_LIMIT / 4
-
-    wait(run())
+    assert endpoint.limit == 1.0
 
 
-def test_the_limit_never_falls_below_one_request() -> None:
-    async def run() -> None:
-        endpoint = (pool := make()).endpoints[0]
-        for _ in range(FIRST_LIMIT):
-            endpoint.cut_s = -1.0
-            assert pool.cut(endpoint, asyncio.get_running_loop().time())
-        assert endpoint.limit == 1.0
+@asynchronous
+async def test_a_request_cancelled_when_it_fails_is_cancelled() -> None:
+    pool = make(max_concurrency=1)
+    endpoint = await pool.acquire()
+    waiting = asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0)
+    pool.set_away(endpoint, "down")  # fails the waiting request
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert pool.outstanding == 1
 
-    wait(run())
+
+@asynchronous
+async def test_a_request_cancelled_when_it_gets_its_slot_returns_the_slot() -> None:
+    pool = make(max_concurrency=1)
+    endpoint = await pool.acquire()
+    waiting = asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0)
+    pool.release(endpoint)  # hands the slot to the waiting request
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert pool.outstanding == endpoint.outstanding == 0
+    assert await asyncio.wait_for(pool.acquire(), 10) is endpoint
 
 
-def test_a_request_cancelled_when_it_fails_is_cancelled() -> None:
-    async def run() -> None:
-        pool = make(max_concurrency=1)
+@asynchronous
+async def test_faults_count_as_load() -> None:
+    pool = make(num_endpoints=2)
+    failing, working = pool.endpoints
+    failing.faults = 3
+    chosen = [await pool.acquire() for _ in range(4)]
+    assert chosen == [working, working, working, failing]
+
+
+@asynchronous
+async def test_of_equal_load_the_endpoint_with_fewer_requests_is_next() -> None:
+    pool = make(num_endpoints=2)
+    chosen = []
+    for _ in range(4):
         endpoint = await pool.acquire()
-        waiting = asyncio.create_task(pool.acquire())
-        await asyncio.sleep(0)
-        pool.set_away(endpoint, "down")  # fails the waiting request
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-        assert pool.outstanding == 1
-
-    wait(run())
+        chosen.append(endpoint)
+        pool.release(endpoint)
+    first, second = pool.endpoints
+    assert chosen == [first, second, first, second]
 
 
-def test_a_request_cancelled_when_it_gets_its_slot_returns_the_slot() -> None:
-    async def run() -> None:
-        pool = make(max_concurrency=1)
-        endpoint = await pool.acquire()
-        waiting = asyncio.create_task(pool.acquire())
-        await asyncio.sleep(0)
-        pool.release(endpoint)  # hands the slot to the waiting request
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-        assert pool.outstanding == endpoint.outstanding == 0
-        assert await asyncio.wait_for(pool.acquire(), 10) is endpoint
-
-    wait(run())
+@asynchronous
+async def test_a_success_resets_all_counters() -> None:
+    pool = make()
+    endpoint = await pool.acquire()
+    endpoint.faults = endpoint.throttled = endpoint.outages = 3
+    pool.succeeded(endpoint)
+    assert (endpoint.faults, endpoint.throttled, endpoint.outages) == (0, 0, 0)
+    assert endpoint.limit == FIRST_LIMIT  # it was not used up
 
 
-def test_faults_count_as_load() -> None:
-    async def run() -> None:
-        pool = make(num_endpoints=2)
-        failing, working = pool.endpoints
-        failing.faults = 3
-        chosen = [await pool.acquire() for _ in range(4)]
-        assert chosen == [working, working, working, failing]
-
-    wait(run())
-
-
-def test_of_equal_load_the_endpoint_with_fewer_requests_is_next() -> None:
-    async def run() -> None:
-        pool = make(num_endpoints=2)
-        chosen = []
-        for _ in range(4):
-            endpoint = await pool.acquire()
-            chosen.append(endpoint)
-            pool.release(endpoint)
-        first, second = pool.endpoints
-        assert chosen == [first, second, first, second]
-
-    wait(run())
+@asynchronous
+async def test_away_names_the_reasons_only_while_all_are_away() -> None:
+    pool = make(num_endpoints=2)
+    first, second = pool.endpoints
+    assert pool.set_away(first, "first is down") == 1
+    assert pool.away is None
+    assert await pool.acquire() is second
+    assert pool.set_away(second, "second is down") == 0
+    assert pool.away == "first is down; second is down"
+    with pytest.raises(Unavailable, match="here: no server answers: first is down"):
+        await pool.acquire()
+    pool.set_available(first)
+    assert pool.away is None
+    assert await pool.acquire() is first
 
 
-def test_a_success_resets_all_counters() -> None:
-    async def run() -> None:
-        pool = make()
-        endpoint = await pool.acquire()
-        endpoint.faults = endpoint.throttled = endpoint.outages = 3
-        pool.succeeded(endpoint)
-        assert (endpoint.faults, endpoint.throttled, endpoint.outages) == (0, 0, 0)
-        assert endpoint.limit == FIRST_LIMIT  # it was not used up
-
-    wait(run())
-
-
-def test_away_names_the_reasons_only_while_all_are_away() -> None:
-    async def run() -> None:
-        pool = make(num_endpoints=2)
-        first, second = pool.endpoints
-        assert pool.set_away(first, "first is down") == 1
-        assert pool.away is None
-        assert await pool.acquire() is second
-        assert pool.set_away(second, "second is down") == 0
-        assert pool.away == "first is down; second is down"
-        with pytest.raises(Unavailable, match="here: no server answers: first is down"):
-            await pool.acquire()
-        pool.set_available(first)
-        assert pool.away is None
-        assert await pool.acquire() is first
-
-    wait(run())
-
-
-def test_an_endpoint_that_is_back_starts_afresh() -> None:
-    async def run() -> None:
-        pool = make(num_endpoints=2)
-        endpoint = pool.endpoints[0]
-        assert pool.cut(endpoint, asyncio.get_running_loop().time())
-        pool.rest(endpoint, 1000.0)
-        endpoint.faults = 3
-        pool.set_away(endpoint, "down")
-        pool.set_available(endpoint)
-        assert (endpoint.away, endpoint.faults) == ("", 0)
-        assert (endpoint.limit, endpoint.growing) == (FIRST_LIMIT, True)
-        assert await pool.acquire() is endpoint  # it does not rest
-
-    wait(run())
+@asynchronous
+async def test_an_endpoint_that_is_back_starts_afresh() -> None:
+    pool = make(num_endpoints=2)
+    endpoint = pool.endpoints[0]
+    assert pool.cut(endpoint, asyncio.get_running_loop().time())
+    pool.rest(endpoint, 1000.0)
+    endpoint.faults = 3
+    pool.set_away(endpoint, "down")
+    pool.set_available(endpoint)
+    assert (endpoint.away, endpoint.faults) == ("", 0)
+    assert (endpoint.limit, endpoint.growing) == (FIRST_LIMIT, True)
+    assert await pool.acquire() is endpoint  # it does not rest
 
 
 async def limited(timeout: SharedTimeout, seconds: float, after_s: float = 0.0) -> str:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.helpers import TextReward, number, wait
+from tests.helpers import TextReward, asynchronous, number, wait
 from toa_trl.errors import ConfigError, RewardError, Unavailable
 from toa_trl.rewards import RewardModel, make_reward
 from toa_trl.types import Prompt, Score
@@ -254,7 +254,8 @@ def test_a_sum_that_is_no_finite_number_is_an_error(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["weighted_sum", "minimum", "held_out"])
-def test_parts_are_scored_at_once_and_given_up_together(kind: str) -> None:
+@asynchronous
+async def test_parts_are_scored_at_once_and_given_up_together(kind: str) -> None:
     class Meeting:
         """Scores once both parts are there; a part that fails ends the other."""
 
@@ -275,16 +276,13 @@ def test_parts_are_scored_at_once_and_given_up_together(kind: str) -> None:
                 raise
             return [1.0]
 
-    async def run() -> None:
-        meeting = Meeting()
-        model = combined(kind, meeting, meeting)
-        assert len(await model.score(PROMPT, ["go"])) == 1
-        if kind != "held_out":
-            with pytest.raises(RewardError, match="as asked"):
-                await model.score(PROMPT, ["fail"])
-            assert meeting.cancelled == 1
-
-    wait(run())
+    meeting = Meeting()
+    model = combined(kind, meeting, meeting)
+    assert len(await model.score(PROMPT, ["go"])) == 1
+    if kind != "held_out":
+        with pytest.raises(RewardError, match="as asked"):
+            await model.score(PROMPT, ["fail"])
+        assert meeting.cancelled == 1
 
 
 @pytest.mark.parametrize("kind", ["weighted_sum", "minimum", "held_out"])

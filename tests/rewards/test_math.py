@@ -15,7 +15,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tests.helpers import wait
+from tests.helpers import asynchronous, wait
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.rewards import make_reward
 from toa_trl.rewards.answers import boxed, final_answer, judge, stated_answer
@@ -344,20 +344,17 @@ def test_a_worker_that_dies_is_replaced_and_all_of_them_end() -> None:
     assert children() == before
 
 
-def test_closing_ends_what_computes() -> None:
+@asynchronous
+async def test_closing_ends_what_computes() -> None:
     before = children()
-
-    async def run() -> None:
-        model = MathReward(timeout_s=60.0)
-        asking = [asyncio.create_task(model.score(asked("5"), [MONSTER])) for _ in range(5)]
-        while len(children() - before) < 2:
-            await asyncio.sleep(0.01)
-        for each in asking:
-            each.cancel()
-        await model.aclose()
-        assert children() == before
-
-    wait(run())
+    model = MathReward(timeout_s=60.0)
+    asking = [asyncio.create_task(model.score(asked("5"), [MONSTER])) for _ in range(5)]
+    while len(children() - before) < 2:
+        await asyncio.sleep(0.01)
+    for each in asking:
+        each.cancel()
+    await model.aclose()
+    assert children() == before
 
 
 PROGRAM = """
