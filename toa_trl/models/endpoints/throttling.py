@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from time import time
 
@@ -33,11 +34,8 @@ def retry_after_s(retry_after: str | None) -> float | None:
     """Return the seconds of a Retry-After header, which holds a number or a date."""
     if retry_after is None:
         return None
-    try:
+    with suppress(ValueError):
         return max(0.0, float(retry_after))
-    except ValueError:
-        pass
-    try:
+    with suppress(ValueError):
         return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time())
-    except ValueError:
-        return None
+    return None
