@@ -55,6 +55,7 @@ def make_run(folder: Path, **changes: Any) -> Path:
         for i in range(4)
     ]
     Journal(folder / "journal.sqlite", create=True).begin(identity, prompts)
+    (folder / "sft").mkdir()
     configuration = {"task": "math", "reward": {"kind": "length"}, "sampling": {"max_tokens": 77}}
     (folder / "run.yaml").write_text(yaml.safe_dump({**configuration, **changes}))
     return folder
@@ -70,6 +71,14 @@ def test_the_run_names_the_reward_the_task_and_the_answers(run: Path, part: str)
     assert {prompt.metadata["answer"] for prompt in held_out.prompts} == set("0123")
     assert held_out.prompts[0].messages[0].content.endswith("Box it.")
     assert held_out.texts == [None] * 4
+    assert held_out.scorers == {"reward": "length", "verifier": "math"}
+
+
+def test_a_run_without_its_configuration_still_has_its_task(run: Path) -> None:
+    (run / "run.yaml").unlink()
+    with pytest.raises(ConfigError, match="held_out_reward: the data come from no run with"):
+        prepare([{**row, "prompt_id": None} for row in ROWS], run)  # so that no prompt has answers
+    held_out = prepare(ROWS, run, held_out_reward="{kind: length}")
     assert held_out.scorers == {"reward": "length", "verifier": "math"}
 
 

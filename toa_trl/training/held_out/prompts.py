@@ -19,9 +19,10 @@ from toa_trl.tasks.recorded import recorded_task
 from toa_trl.training.data import TrainingData
 from toa_trl.training.held_out.options import HeldOutArguments
 from toa_trl.training.held_out.split import draw, normalized, prompt_of
+from toa_trl.training.prompts import run_of
 from toa_trl.types import Prompt, Sampling
 from toa_trl.utils.compat import loading_whole_models
-from toa_trl.utils.files import read_value, read_yaml
+from toa_trl.utils.files import read_configuration, read_value
 
 MAX_TOKENS = 1024
 RESPONSES = ("prompt", "completion", "chosen", "rejected", "messages", "conversations", "label")
@@ -140,10 +141,7 @@ def _choose(rows: Any, num: int, seed: int) -> list[dict[str, Any]]:
 
 def _run_of(sources: Sequence[Mapping[str, Any]], prompt_ids: set[str]) -> _Run | None:
     """Return the run that the data come from; None if they come from none, or from several."""
-    folders = set()
-    for source in sources:
-        folder = Path(str(source["dataset"]))
-        folders |= {path for path in (folder, folder.parent) if (path / RUN_FILE).is_file()}
+    folders = set(filter(None, (run_of(str(source["dataset"])) for source in sources)))
     if len(folders) != 1:
         return None
     (folder,) = folders
@@ -157,7 +155,7 @@ def _run_of(sources: Sequence[Mapping[str, Any]], prompt_ids: set[str]) -> _Run 
                     prompts[prompt.id] = prompt
                     if len(prompts) == len(prompt_ids):
                         break
-    return _Run(folder, read_yaml(folder / RUN_FILE), identity, prompts)
+    return _Run(folder, read_configuration(folder), identity, prompts)
 
 
 def _prompts(
