@@ -98,7 +98,7 @@ def test_whether_a_run_is_written_is_known_wherever_its_lock_cannot_be_taken(
     def refuse(path: Path, timeout: float) -> None:
         raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr("toa_trl.sampling.status.FileLock", refuse)
+    monkeypatch.setattr("toa_trl.utils.targets.FileLock", refuse)
     with closing(journal):
         if number == errno.EIO:
             with pytest.raises(OSError, match="Input/output error"):

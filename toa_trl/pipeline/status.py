@@ -1,6 +1,5 @@
 """Which stages of a pipeline are complete, running, interrupted or waiting."""
 
-import fcntl
 import json
 import time
 from pathlib import Path
@@ -13,9 +12,10 @@ from toa_trl.sampling.status import print_status as print_run_status
 from toa_trl.utils.config import PositiveFloat, validate
 from toa_trl.utils.escape import say
 from toa_trl.utils.files import write_json
-from toa_trl.utils.targets import marked
+from toa_trl.utils.targets import is_locked, marked
 
 FILE = "stages.json"
+LOCKS = ("pipeline.lock", "iteration.lock")  # of a pipeline, or of rounds
 
 
 def write_stages(plan: Plan) -> None:
@@ -43,7 +43,7 @@ def print_status(folder: Path, watch: float | None = None) -> None:
     """
     validate(PositiveFloat | None, watch, "--watch")
     while True:
-        running = _is_locked(folder)
+        running = any(is_locked(folder / name) for name in LOCKS)
         say(
             "\n".join(
                 [f"{folder}: {'running' if running else 'not running'}", *_lines(folder, running)]
@@ -96,14 +96,3 @@ def _current(folder: Path) -> str | None:
         if not (folder / stage["folder"] / COMPLETE).is_file():
             return stage["folder"]
     return None
-
-
-def _is_locked(folder: Path) -> bool:
-    for name in ("pipeline.lock", "iteration.lock"):
-        if (folder / name).is_file():
-            with (folder / name).open("rb") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    return True
-    return False

@@ -1,7 +1,5 @@
 """The status of a run, read from its journal during the run or afterwards."""
 
-import errno
-import fcntl
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -25,10 +22,10 @@ from toa_trl.sampling.progress import agent_table, bar, duration, human, time_le
 from toa_trl.types import AgentCounts
 from toa_trl.utils.config import PositiveFloat, validate
 from toa_trl.utils.escape import for_terminal
+from toa_trl.utils.targets import is_locked
 
 RECENT_S = 300.0  # length of the window over which plays per second are measured
 NUM_REASONS = 5
-READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)  # of a folder, or of its file system
 REASON_LENGTH = 120  # reasons that differ only beyond it, as in a request id, count as one
 
 
@@ -104,7 +101,7 @@ def _look(folder: Path, now: float) -> tuple[RenderableType, bool]:
     runs = sorted({path.parent for path in folder.glob("*/journal.sqlite")})
     if not runs or (folder / "journal.sqlite").is_file():
         state = _read(folder, now)
-        return _view(folder, state, now), state.running
+        return Group(*_lines(folder, state, now)), state.running
     states = {run.name: _read(run, now) for run in runs}
     running = any(state.running for state in states.values())
     return Group(*_comparison_lines(folder, states)), running
@@ -180,29 +177,8 @@ def _add(state: _State, path: Path, now: float) -> None:
 
 
 def is_written(journal: Path) -> bool:
-    """Return whether a process holds the journal's lock."""
-    lock = Path(f"{journal}.lock")
-    if not lock.exists():  # looking must not create it
-        return False
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
-        return True
-    except OSError as error:
-        if error.errno not in READ_ONLY:
-            raise
-        # ask for a lock that needs no writing
-        with lock.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
-
-
-def _view(run_dir: Path, state: _State, now: float) -> RenderableType:
-    return Group(*_lines(run_dir, state, now))
+    """Return whether a process writes a journal."""
+    return is_locked(Path(f"{journal}.lock"))
 
 
 def _lines(run_dir: Path, state: _State, now: float) -> Iterator[RenderableType]:

@@ -6,6 +6,7 @@ with a dot and ends with ".toa_trl-new" or ".toa_trl-old" is a file that is bein
 """
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ from toa_trl.utils.files import fresh_path, read_object, replace_path
 PARTS = ("sft", "dpo", "kto", "groups", "rollouts", "shards")  # folders of a run
 EXPORT = ".export.toa_trl-new"
 LOCK_WAIT_S = 30.0
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)  # of a folder, or of its file system
 MAX_NAME = 255  # bytes of a file's name, on every common file system
 
 
@@ -186,6 +188,27 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_locked(lock: Path) -> bool:
+    """Return whether a process holds the lock of a file, such as a journal's."""
+    if not lock.exists():  # looking must not create it
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+        # ask for a lock that needs no writing
+        with lock.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
 
 @contextmanager
