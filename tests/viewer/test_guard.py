@@ -62,10 +62,10 @@ def test_the_page_loads_nothing_from_elsewhere(runs: Path) -> None:
     with client_of(runs) as client:
         page = client.get("/")
         assert 'content="the-token"' in page.text
-        for name in ("viewer.js", "viewer.css", "palette.css", "dom.js"):
+        for name in ("viewer.js", "viewer.css", "palette.css", "dom.js", "drawing.js"):
             file = client.get(f"/static/{name}")
             assert file.status_code == 200
-            assert f"/static/{name}" in page.text or name == "dom.js"
+            assert f"/static/{name}" in page.text or name in ("dom.js", "drawing.js")
             assert "://" not in file.text.replace("http://www.w3.org/2000/svg", "")
             assert "innerHTML" not in file.text
         assert client.get("/static/../server.py").status_code == 404

@@ -1,4 +1,6 @@
-"""The colours of agents and searches: the same in figures, report, card and viewer."""
+"""What the viewer shares with the report: the colours of agents and searches, and the trees."""
+
+from pathlib import Path
 
 # after Okabe and Ito's colours for all kinds of colour vision: on light paper, on dark paper
 PALETTE = (
@@ -15,3 +17,8 @@ PALETTE = (
     ("#c2185b", "#f07aa8"),
     ("#1a2f8f", "#8c9eff"),
 )
+
+
+def drawing_script() -> str:
+    """Return the script that draws the tree of a prompt, with its function `drawTree`."""
+    return Path(__file__).with_name("drawing.js.html.j2").read_text(encoding="utf-8")
