@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from aiohttp import web
+
+from toa_trl.utils.aio import LoopThread
 
 
 class Server:
@@ -26,26 +26,15 @@ class Server:
         self.no_system = ""  # the error for a system message
         self.requests: list[dict[str, Any]] = []  # {"body", "authorization", "port"}
         self.ports: list[int] = []
-        self._loop = asyncio.new_event_loop()
-        self._started = threading.Event()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-        assert self._started.wait(30)
+        self._loop = LoopThread("server")
+        self._runner = self._loop.run(self._start())
 
     @property
     def urls(self) -> list[str]:
         return [f"http://127.0.0.1:{port}/v1" for port in self.ports]
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(30)
-
-    def _serve(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        runner = self._loop.run_until_complete(self._start())
-        self._started.set()
-        self._loop.run_forever()
-        self._loop.run_until_complete(runner.cleanup())
+        self._loop.run(self._runner.cleanup())
         self._loop.close()
 
     async def _start(self) -> web.AppRunner:
