@@ -23,19 +23,16 @@ PUBLISHED = Path(__file__).parents[1] / "golden" / "toa_traces.json"
 NAMES = tuple("abcdefgh")
 
 
+def config_of(trace: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a trace, by the names of this package."""
+    return {key.removesuffix("_responses"): value for key, value in trace["config"].items()}
+
+
 def replay(trace: dict[str, Any]) -> None:
     """Feed the rewards back one at a time; every choice must be equal."""
-    config = dict(trace["config"])
-    top_k = config.pop("top_k_responses", None) or config.pop("top_k", None)
-    search = make_search(
-        "toa",
-        NAMES[: config["num_agents"]],
-        config["budget"],
-        width=config["width"],
-        alpha=config["alpha"],
-        tau=config["tau"],
-        top_k=top_k,
-    )
+    params = config_of(trace)
+    num_agents, budget = params.pop("num_agents"), params.pop("budget")
+    search = make_search("toa", NAMES[:num_agents], budget, **params)
     for number, expected in enumerate(trace["plays"]):
         ((index, action),) = search.ask()
         refined = action.refs[0] if action.refs else None
@@ -67,8 +64,7 @@ def test_the_small_golden_traces_are_the_oracles() -> None:
 
 def test_the_oracle_equals_the_published_implementation() -> None:
     for trace in json.loads(PUBLISHED.read_text()):
-        config = {**trace["config"], "top_k": trace["config"]["top_k_responses"]}
-        del config["top_k_responses"]
+        config = config_of(trace)
         if config["budget"] > 64:
             continue  # it walks the whole tree: minutes
         rewards = [play["reward"] for play in trace["plays"]]
