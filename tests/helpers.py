@@ -7,6 +7,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import aclosing
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -32,6 +33,16 @@ IDENTITY = {  # of a run, as far as its card needs it
 def wait(coroutine: Coroutine[Any, Any, T]) -> T:
     """The result of a coroutine; a test that hangs is a test that fails."""
     return asyncio.run(asyncio.wait_for(coroutine, 120))
+
+
+def closed(part: Agent | RewardModel, asking: Coroutine[Any, Any, T]) -> T:
+    """The result of asking an agent or a reward model, which is closed then."""
+
+    async def once() -> T:
+        async with aclosing(part):
+            return await asking
+
+    return wait(once())
 
 
 def asynchronous(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:

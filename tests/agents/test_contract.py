@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,13 @@ from typing import Any
 import pytest
 
 from tests.agents.conftest import Server
-from tests.helpers import wait
+from tests.helpers import closed
 from tests.own_parts import load_example
 from toa_trl.agents import ENGINES, Agent, make_agent, make_sampling
 from toa_trl.agents.completions import with_system
 from toa_trl.errors import ConfigError
 from toa_trl.types import Completion, Message, Sampling
+from toa_trl.utils.aio import gather_or_cancel
 
 ASKED = (Message("user", "Say something long, and then something longer."),)
 
@@ -43,16 +43,9 @@ def entry(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
 def ask(
     agent: Agent, *, sampling: Sampling | None = None, seeds: tuple[int, ...] = (1,)
 ) -> list[Completion]:
-    async def all_at_once() -> list[Completion]:
-        sampled = sampling or Sampling(temperature=1.0, max_tokens=12)
-        try:
-            return await asyncio.gather(
-                *(agent.generate(ASKED, sampling=sampled, seed=seed) for seed in seeds)
-            )
-        finally:
-            await agent.aclose()
-
-    return wait(all_at_once())
+    sampled = sampling or Sampling(temperature=1.0, max_tokens=12)
+    asked = (agent.generate(ASKED, sampling=sampled, seed=seed) for seed in seeds)
+    return closed(agent, gather_or_cancel(asked))
 
 
 def test_gives_a_completion_with_its_costs(entry: dict[str, Any]) -> None:

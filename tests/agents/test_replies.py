@@ -10,7 +10,7 @@ import pytest
 
 import toa_trl.models.endpoints.client
 from tests.agents.conftest import Server, chat
-from tests.helpers import wait
+from tests.helpers import closed
 from toa_trl import TOASampler
 from toa_trl.agents import completions, make_agent
 from toa_trl.agents.completions import checked
@@ -41,16 +41,8 @@ def answer(server: Server, *replies: Any, **entry: Any) -> Completion:
             **entry,
         }
     )
-
-    async def ask() -> Completion:
-        try:
-            return await completions.ask(
-                agent, [Message("user", "Hi")], sampling=Sampling(), seed=0
-            )
-        finally:
-            await agent.aclose()
-
-    return wait(ask())
+    asked = [Message("user", "Hi")]
+    return closed(agent, completions.ask(agent, asked, sampling=Sampling(), seed=0))
 
 
 def text(words: str) -> dict[str, Any]:

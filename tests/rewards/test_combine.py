@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.helpers import TextReward, asynchronous, number, wait
+from tests.helpers import TextReward, asynchronous, closed, number, wait
 from toa_trl.errors import ConfigError, RewardError, Unavailable
 from toa_trl.rewards import RewardModel, make_reward
 from toa_trl.types import Prompt, Score
@@ -314,14 +314,7 @@ def test_combinations_nest() -> None:
         "rewards": [{"reward": inner, "weight": 2}, {"reward": {"kind": "math"}}],
     }
     model: Any = make_reward({"kind": "held_out", "reward": outer, "second": {"kind": "chrf"}})
-
-    async def run() -> list[Any]:
-        try:
-            return list(await model.score_details(PROMPT, ["It is five.", "5 5"]))
-        finally:
-            await model.aclose()
-
-    got = wait(run())
+    got = closed(model, model.score_details(PROMPT, ["It is five.", "5 5"]))
     # "5 5" names no single answer
     assert [score.value for score in got] == pytest.approx([2.2, 0.6])
     assert got[0].second == pytest.approx(100)

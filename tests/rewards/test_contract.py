@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
-from tests.helpers import wait
+from tests.helpers import closed, wait
 from tests.own_parts import load_example
 from tests.rewards import tiny
 from tests.rewards.test_remote import answered
@@ -23,7 +23,6 @@ RATINGS = ["Rating: [[2]]", "Rating: [[9]]"]
 TEXTS = [("word " * (i % 9) + "x" * (i % 5) + str(i)).strip() for i in range(40)]
 COLUMNS = {"answer": "0", "reference": "word word xx20"}
 PROMPT = Prompt("p", (Message("system", "Be kind."), Message("user", "How many coins?")), COLUMNS)
-T = TypeVar("T")
 
 
 @pytest.fixture(params=[*KINDS, load_example("Reward")])
@@ -71,18 +70,6 @@ def shepherd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shepherd")
     tiny.build("shepherd", folder)
     return folder
-
-
-def closed(model: Any, asking: Coroutine[Any, Any, T]) -> T:
-    """Return what `asking` returns, after the model is closed."""
-
-    async def once() -> T:
-        try:
-            return await asking
-        finally:
-            await model.aclose()
-
-    return wait(once())
 
 
 def score(model: RewardModel, texts: Sequence[str]) -> list[float]:

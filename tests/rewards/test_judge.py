@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 import toa_trl.agents.completions
 import toa_trl.rewards.judge
-from tests.helpers import wait
+from tests.helpers import closed, wait
 from tests.judge_server import NONSENSE, judging, rating
 from tests.server import Process
 from toa_trl import TOASampler
@@ -389,14 +390,10 @@ def entry(server: Process, **changes: Any) -> dict[str, Any]:
 
 def scored(server: Process, **changes: Any) -> list[Any]:
     async def all_at_once() -> list[Any]:
-        model: Any = make_reward(entry(server, **changes))
-        await model.check()
-        try:
-            return await asyncio.gather(
-                *(model.score(PROMPT, [text]) for text in TEXTS), return_exceptions=True
-            )
-        finally:
-            await model.aclose()
+        async with aclosing(make_reward(entry(server, **changes))) as model:
+            await model.check()
+            asked = (model.score(PROMPT, [text]) for text in TEXTS)
+            return await asyncio.gather(*asked, return_exceptions=True)
 
     return wait(all_at_once())
 
@@ -437,16 +434,9 @@ def test_a_run_goes_on_over_nonsense(server: Process) -> None:
 
 def test_a_judge_that_is_not_there_shows_before_the_run() -> None:
     agent = {"name": "judge", "engine": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
-
-    async def check() -> None:
-        model: Any = make_reward({"kind": "judge", "agent": agent})
-        try:
-            await model.check()
-        finally:
-            await model.aclose()
-
+    model = make_reward({"kind": "judge", "agent": agent})
     with pytest.raises(ConfigError, match="cannot be reached"):
-        wait(check())
+        closed(model, model.check())
 
 
 def test_an_agent_that_was_given_is_its_owners_to_close() -> None:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tests.helpers import asynchronous, wait
+from tests.helpers import asynchronous, closed, wait
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.rewards import make_reward
 from toa_trl.rewards.answers import boxed, final_answer, judge, stated_answer
@@ -246,14 +246,8 @@ def test_a_missing_column_is_an_error_that_names_those_that_are_there(
 
 
 def test_another_column_may_be_named() -> None:
-    async def run() -> list[float]:
-        model: Any = make_reward({"kind": "math", "column": "gold"})
-        try:
-            return list(await model.score(asked("6", gold="5"), [r"\boxed{5}"]))
-        finally:
-            await model.aclose()
-
-    assert wait(run()) == [1.0]
+    model = make_reward({"kind": "math", "column": "gold"})
+    assert closed(model, model.score(asked("6", gold="5"), [r"\boxed{5}"])) == [1.0]
 
 
 @pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf"), "10", None, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from aiohttp.test_utils import TestServer
 
 import toa_trl.models.endpoints.client
 from tests.families import make_family, save_family_model
-from tests.helpers import wait
+from tests.helpers import closed, wait
 from tests.server import serving
 from toa_trl.errors import ConfigError, RewardError, Unavailable
 from toa_trl.rewards import make_reward
 from toa_trl.rewards.spending import listening
 from toa_trl.types import Message, Prompt, Spending
+from toa_trl.utils.aio import gather_or_cancel
 
 PROMPT = Prompt("p", (Message("system", "Be kind."), Message("user", "How many?")), {"answer": 3})
 ASKED = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "How many?"}]
@@ -44,13 +46,11 @@ async def answered(
     app.router.add_post("/score", answer)
     async with TestServer(app) as server:
         key, path = ("base_url", "/v1/") if entry["kind"] == "vllm" else ("url", "/score")
-        model = make_reward({**entry, key: str(server.make_url(path))})
-        try:
-            return await model.score(PROMPT, texts), asked
-        except RewardError as error:
-            return error, asked
-        finally:
-            await model.aclose()
+        async with aclosing(make_reward({**entry, key: str(server.make_url(path))})) as model:
+            try:
+                return await model.score(PROMPT, texts), asked
+            except RewardError as error:
+                return error, asked
 
 
 VLLM: dict[str, Any] = {"kind": "vllm", "model": "m"}
@@ -100,12 +100,10 @@ async def checked(root: Any, entry: dict[str, Any]) -> list[Any]:
     app.router.add_get("/v1/models", models)
     app.router.add_post("/classify", classify)
     async with TestServer(app) as server:
-        model = make_reward({**VLLM, **entry, "base_url": str(server.make_url("/v1"))})
-        try:
+        where = {"base_url": str(server.make_url("/v1"))}
+        async with aclosing(make_reward({**VLLM, **entry, **where})) as model:
             await model.check()
             await model.score(PROMPT, ["Three."])
-        finally:
-            await model.aclose()
     return asked
 
 
@@ -238,13 +236,8 @@ def test_responses_of_many_prompts_share_requests() -> None:
             }
         )
 
-        async def all_at_once() -> list[list[float]]:
-            try:
-                return await asyncio.gather(*(model.score(PROMPT, [str(i)]) for i in range(100)))
-            finally:
-                await model.aclose()
-
-        scores = wait(all_at_once())
+        asked = (model.score(PROMPT, [str(i)]) for i in range(100))
+        scores = closed(model, gather_or_cancel(asked))
         assert len({score for (score,) in scores}) == 100
         stats = server.stats()
         assert stats["requests"]["POST /score"] <= 12

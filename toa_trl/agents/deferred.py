@@ -1,6 +1,7 @@
 """Agents whose models are loaded when the first response is missing, and checked before."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, Generic, TypeVar
 
 from toa_trl.agents import IN_PROCESS, make_agent
@@ -94,8 +95,5 @@ async def check_entry(place: str, entry: Mapping[str, Any]) -> None:
             check_device(place, entry.get("device"))
         check_adapter(place, model)
     elif engine == "openai":
-        agent = make_agent(entry)
-        try:
+        async with aclosing(make_agent(entry)) as agent:
             await agent.check()
-        finally:
-            await agent.aclose()
