@@ -19,6 +19,6 @@ PALETTE = (
 )
 
 
-def drawing_script() -> str:
-    """Return the script that draws the tree of a prompt, with its function `drawTree`."""
-    return Path(__file__).with_name("drawing.js.html.j2").read_text(encoding="utf-8")
+def drawing(kind: str) -> str:
+    """Return what draws the tree of a prompt: the script ("js"), or its style sheet ("css")."""
+    return Path(__file__).with_name(f"drawing.{kind}.html.j2").read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 
 from toa_trl.errors import ConfigError, ToaError
-from toa_trl.report.palette import PALETTE, drawing_script
+from toa_trl.report.palette import PALETTE, drawing
 from toa_trl.utils.files import map_leaves
 from toa_trl.viewer import outputs as of_outputs
 from toa_trl.viewer import pairs as of_pairs
@@ -187,7 +187,8 @@ def _static(token: str) -> dict[str, str]:
     """Return the files of the page by name, with the token, and colours and trees of the report."""
     folder = files("toa_trl.viewer").joinpath("static")
     static = {file.name: file.read_text(encoding="utf-8") for file in folder.iterdir()}
-    static["drawing.js"] = f"{drawing_script()}\nexport {{drawTree}};\n"
+    static["drawing.js"] = drawing("js") + "export {drawTree};\n"
+    static["viewer.css"] += drawing("css")
     static["index.html"] = static["index.html"].replace("{{ token }}", token)
     light, dark = (
         "".join(f"--c{i}:{pair[side]};" for i, pair in enumerate(PALETTE)) for side in (0, 1)
