@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -16,7 +15,7 @@ from toa_trl.report.rollout_tables import Floats
 from toa_trl.report.rollouts import query_plays
 from toa_trl.sampling.allocation.history import Objective, ObjectiveName
 from toa_trl.sampling.budget import is_adaptive
-from toa_trl.sampling.journal import Journal
+from toa_trl.sampling.journal import open_journal
 from toa_trl.sampling.journal.grants import read_grants
 from toa_trl.types import Grant
 
@@ -171,7 +170,7 @@ def grouped(values: Floats) -> list[Group]:
 def _decisions(run_dir: Path) -> tuple[list[Grant] | None, dict[str, Any] | None, dict[int, str]]:
     """Return the decisions, the settings of the allocation, and the prompts by position."""
     try:
-        with closing(Journal(run_dir / "journal.sqlite", lock=False)) as journal:
+        with open_journal(run_dir) as journal:
             identity = journal.identity
             if not is_adaptive(identity):
                 return None, None, {}

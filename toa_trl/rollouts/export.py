@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 from toa_trl.data.tables import FORMATS, is_table
@@ -11,7 +10,7 @@ from toa_trl.errors import ConfigError
 from toa_trl.hub import lineage
 from toa_trl.report import audit
 from toa_trl.report.marker import is_report
-from toa_trl.sampling.journal import Journal
+from toa_trl.sampling.journal import open_journal
 from toa_trl.utils.cards import is_card
 from toa_trl.utils.targets import (
     check_folder,
@@ -65,7 +64,7 @@ def check_run_target(folder: Path) -> None:
 def is_complete(run_dir: str | Path) -> bool:
     """Return whether a run's journal records that all of it is done, data sets and report too."""
     try:
-        with closing(Journal(Path(run_dir) / "journal.sqlite", lock=False)) as journal:
+        with open_journal(run_dir) as journal:
             return journal.completed
     except ConfigError:  # the run has not begun yet
         return False

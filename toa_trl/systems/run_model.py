@@ -3,12 +3,11 @@
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 
 from toa_trl.errors import ConfigError
 from toa_trl.evaluation.outputs import Output, Outputs
-from toa_trl.sampling.journal import Journal
+from toa_trl.sampling.journal import open_journal
 from toa_trl.systems.models import EvaluatedModel, Questions
 from toa_trl.types import Message, Prompt, Rollout
 from toa_trl.utils.config import PositiveInt
@@ -77,7 +76,7 @@ def selected_outputs(
     """
     wanted = {prompt.messages for prompt in prompts}
     found: dict[tuple[Message, ...], list[Rollout]] = defaultdict(list)
-    with closing(Journal(path / "journal.sqlite", lock=False)) as journal:
+    with open_journal(path) as journal:
         whole = int(journal.identity.get("budget", 0))
         if budget is not None and budget > whole:
             raise ConfigError(f"{place}: budget: must be <= {whole}, that of the run, not {budget}")

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from toa_trl.errors import JournalError
-from toa_trl.sampling.journal import Journal
+from toa_trl.sampling.journal import Journal, open_journal
 from toa_trl.sampling.limits import cost_of
 from toa_trl.types import AgentCounts
 from toa_trl.utils.files import read_configuration
-from toa_trl.viewer.folder import agents_of, describe, open_journal
+from toa_trl.viewer.folder import agents_of, describe
 from toa_trl.viewer.plays import Plays
 
 RECENT_S = 300.0  # length of the window over which plays per second are measured

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.report.rollout_tables import named_agents
 from toa_trl.sampling.budget import is_adaptive
-from toa_trl.sampling.journal import Journal
+from toa_trl.sampling.journal import open_journal
 from toa_trl.sampling.status import is_written
 from toa_trl.utils.files import read_configuration
 from toa_trl.utils.targets import PARTS, is_run_file
@@ -118,11 +117,6 @@ def describe(path: Path) -> dict[str, Any]:
         return {**about, **({"state": "starting"} if starting else {"fault": str(error)})}
     state = "running" if running else "finished" if completed else "stopped"
     return {**about, "state": state}
-
-
-def open_journal(path: Path) -> closing[Journal]:
-    """Return the journal of a run for a `with` block; it never waits for the run, nor the run."""
-    return closing(Journal(path / JOURNAL, lock=False))
 
 
 def agents_of(identity: Mapping[str, Any], configuration: Mapping[str, Any]) -> list[str]:

@@ -17,13 +17,14 @@ from fastapi.responses import JSONResponse, Response
 
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.report.palette import PALETTE, drawing
+from toa_trl.sampling.journal import open_journal
 from toa_trl.utils.files import map_leaves
 from toa_trl.viewer import outputs as of_outputs
 from toa_trl.viewer import pairs as of_pairs
 from toa_trl.viewer import plays as of_plays
 from toa_trl.viewer import tree as of_tree
 from toa_trl.viewer.figures import Figures
-from toa_trl.viewer.folder import Folder, describe, open_journal
+from toa_trl.viewer.folder import Folder, describe
 from toa_trl.viewer.guard import Guard
 
 HOST = "127.0.0.1"

@@ -11,11 +11,12 @@ from rich.tree import Tree
 
 from toa_trl.errors import ConfigError
 from toa_trl.report.palette import PALETTE
+from toa_trl.sampling.journal import open_journal
 from toa_trl.types import Play, Rollout
 from toa_trl.utils.escape import for_terminal
 from toa_trl.utils.files import read_configuration
 from toa_trl.utils.targets import check_has_journal
-from toa_trl.viewer.folder import agents_of, open_journal
+from toa_trl.viewer.folder import agents_of
 from toa_trl.viewer.plays import find_prompts
 from toa_trl.viewer.tree import read_rollout
 

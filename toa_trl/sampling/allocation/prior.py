@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from toa_trl.sampling.allocation.gain import GainEstimator
 from toa_trl.sampling.allocation.history import History, Objective
 from toa_trl.sampling.allocation.waves import observations
 from toa_trl.sampling.identity import differences, fingerprint
-from toa_trl.sampling.journal import Journal
+from toa_trl.sampling.journal import open_journal
 
 
 def check_prior(run_dir: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,10 +26,9 @@ def check_prior(run_dir: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: there is no run, it has no scored plays, or its reward or task is another one.
     """
-    path = run_dir / "journal.sqlite"
-    if not path.is_file():
+    if not (run_dir / "journal.sqlite").is_file():
         raise ConfigError(f"allocation.prior: {run_dir} holds no run")
-    with closing(Journal(path, lock=False)) as journal:
+    with open_journal(run_dir) as journal:
         num_plays = journal.counts().num_scored
         earlier = journal.identity
     if not num_plays:
@@ -47,7 +45,7 @@ def check_prior(run_dir: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
 
 def learn_from(run_dir: Path, wave: int, objective: Objective, estimator: GainEstimator) -> None:
     """Let the estimator observe all plays of an earlier run, in steps of `wave` plays."""
-    with closing(Journal(run_dir / "journal.sqlite", lock=False)) as journal:
+    with open_journal(run_dir) as journal:
         for rollout in journal.rollouts():
             history = History.of(rollout.plays, lambda _: 1.0)
             seen = list(observations(history, wave, len(history), wave, objective))

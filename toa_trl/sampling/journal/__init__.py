@@ -9,9 +9,30 @@ failure. `Writer` shares one fsync among the plays of many prompts, which keeps 
     table.py      the tables               faults.py     errors with a remedy
 """
 
+from contextlib import closing
+from pathlib import Path
+
 from toa_trl.sampling.journal.copying import copy_journals
 from toa_trl.sampling.journal.journal import Journal, Writer
 from toa_trl.sampling.journal.opening import locked
 from toa_trl.sampling.journal.recovery import Recovered, recover
 
-__all__ = ["Journal", "Recovered", "Writer", "copy_journals", "locked", "recover"]
+__all__ = [
+    "Journal",
+    "Recovered",
+    "Writer",
+    "copy_journals",
+    "locked",
+    "open_journal",
+    "recover",
+]
+
+
+def open_journal(run_dir: str | Path) -> closing[Journal]:
+    """Return the journal of a run for a `with` block; it never waits for the run, nor the run.
+
+    Raises:
+        ConfigError: the journal is missing, or the run has not begun yet.
+        JournalError: it cannot be read.
+    """
+    return closing(Journal(Path(run_dir) / "journal.sqlite", lock=False))

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from toa_trl.evaluation.verifier import make_verifier
 from toa_trl.hub.dataset_card import reward_name
 from toa_trl.rewards import RewardModel, make_reward
 from toa_trl.rewards.recorded import check_no_code
-from toa_trl.sampling.journal import Journal
+from toa_trl.sampling.journal import open_journal
 from toa_trl.sampling.run_file import FILE as RUN_FILE
 from toa_trl.tasks import Task, make_task
 from toa_trl.tasks.recorded import recorded_task
@@ -148,7 +148,7 @@ def _run_of(sources: Sequence[Mapping[str, Any]], prompt_ids: set[str]) -> _Run 
     identity: Mapping[str, Any] = {}
     prompts: dict[str, Prompt] = {}
     if (folder / "journal.sqlite").is_file():
-        with closing(Journal(folder / "journal.sqlite", lock=False)) as journal:
+        with open_journal(folder) as journal:
             identity = journal.identity
             for prompt in journal.prompts():
                 if prompt.id in prompt_ids:
