@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pytest
 
 from toa_trl.agents import ENGINES
 from toa_trl.errors import ConfigError
 from toa_trl.pipeline.config import StageConfig
+from toa_trl.search.toa import Share
 from toa_trl.tasks import Templates
 from toa_trl.utils.config import Config, PositiveInt, validate
 
@@ -89,6 +90,8 @@ class Named(Config):
         (bool | int | str, [1], "a: must be true or false, an integer or a string, not [1]"),
         (str | list[str] | None, 3, "a: must be a string or a list, not 3"),
         (str | PositiveInt, 0, "a: must be >= 1, not 0"),
+        (PositiveInt | Share, 1.5, "a: must be an integer or < 1, not 1.5"),
+        (PositiveInt | Share | Literal["any"], -0.5, "a: must be an integer, > 0 or 'any', not"),
         (str | Path, 3, "a: must be a string, not 3"),
         (str | Templates, 3, "a: must be a string, not 3"),
         (Named, {"name": 3, "names": []}, "a.name: must be a string, not 3"),

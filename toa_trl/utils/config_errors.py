@@ -26,6 +26,13 @@ TYPES = {  # pydantic's name of a wrong type -> the right one
     "model_type": "a mapping of keys to values",
 }
 
+LIMITS = {  # pydantic's name of a number outside its range -> the sign of the limit
+    "greater_than_equal": ">=",
+    "greater_than": ">",
+    "less_than_equal": "<=",
+    "less_than": "<",
+}
+
 
 def explain(error: ValidationError, place: str = "") -> str:
     """Return one line for the first error: path of the key, what is wrong, what is allowed."""
@@ -38,6 +45,8 @@ def _explain_first(errors: Sequence[ErrorDetails], place: str) -> str:
     keys, allowed = _keys(first["loc"]), [_allowed_type(first)]
     for other in others if allowed[0] else ():
         inside, kind = _keys(other["loc"]), _allowed_type(other)
+        if isinstance(first["input"], float):  # no integer, but within limits it is allowed
+            kind = kind or _range(other) or _choices(other)
         if inside == keys and kind:
             allowed.append(kind)
         elif other["type"].endswith(("_type", "_instance_of")) and not kind:
@@ -57,6 +66,18 @@ def _allowed_type(error: ErrorDetails) -> str | None:
     return "a list" if is_sequence else TYPES.get(error["type"])
 
 
+def _range(error: ErrorDetails) -> str | None:
+    """Return the limit that a number does not keep, such as ">= 1"; None for another error."""
+    sign = LIMITS.get(error["type"])
+    (limit,) = error["ctx"].values() if sign else (None,)
+    return f"{sign} {limit:g}" if sign else None
+
+
+def _choices(error: ErrorDetails) -> str | None:
+    """Return the texts of which a value should have been one, or None for another error."""
+    return str(error["ctx"]["expected"]) if error["type"] == "literal_error" else None
+
+
 def _explain(error: ErrorDetails, place: str) -> str:
     path, context, kind = _path(place, error["loc"]), error.get("ctx", {}), error["type"]
     if kind == "nested":
@@ -70,20 +91,15 @@ def _explain(error: ErrorDetails, place: str) -> str:
         return f"{parent}: the key {key!r} is missing" if parent else f"{key}: the key is missing"
     if allowed := _allowed_type(error):
         return _line(path, f"must be {allowed}", error)
+    if within := _range(error):
+        return _line(path, f"must be {within}", error)
     wanted = {
         "finite_number": "must be a finite number",
         "string_too_short": "must not be empty",
-        "greater_than_equal": "must be >= {ge}",
-        "greater_than": "must be > {gt}",
-        "less_than_equal": "must be <= {le}",
-        "less_than": "must be < {lt}",
         "literal_error": "must be one of {expected}",
         "too_short": "must have at least {min_length} entries",
         "value_error": "{error}",
     }.get(kind, error["msg"][:1].lower() + error["msg"][1:].replace("{", "{{").replace("}", "}}"))
-    for name in ("ge", "gt", "le", "lt"):
-        if name in context:
-            context[name] = f"{context[name]:g}"
     return _line(path, wanted.format(**context), error)
 
 
