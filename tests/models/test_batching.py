@@ -216,3 +216,38 @@ def test_a_batch_has_at_most_max_tokens_with_its_padding() -> None:
 
     assert wait(ask()) == items
     assert [sorted(batch) for batch in batches] == [["aaaa", "cccc", "dddd"], ["bbb"], ["e" * 20]]
+
+
+def test_requests_without_length_are_served_in_their_order() -> None:
+    batches: list[list[int]] = []
+
+    async def run(items: list[int]) -> list[int]:
+        batches.append(items)
+        return items
+
+    batcher: Batcher[int, int] = Batcher(run, max_size=2)
+
+    async def ask() -> list[int]:
+        return await asyncio.gather(*map(batcher.submit, (3, 1, 2)))
+
+    assert wait(ask()) == [3, 1, 2]
+    assert batches == [[3, 1], [2]]
+
+
+def test_the_workers_of_an_event_loop_that_was_stopped_are_not_waited_for() -> None:
+    async def run(items: list[int]) -> list[int]:
+        if items == [0]:
+            await asyncio.Event().wait()
+        return items
+
+    batcher: Batcher[int, int] = Batcher(run, max_size=1)
+    loop = asyncio.new_event_loop()
+    stuck = loop.create_task(batcher.submit(0))
+    loop.run_until_complete(asyncio.sleep(0.01))
+    assert wait(batcher.submit(1)) == 1  # in another event loop, while the first one has work left
+    stuck.cancel()
+    loop.run_until_complete(asyncio.gather(stuck, return_exceptions=True))
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*asyncio.all_tasks(loop), return_exceptions=True))
+    loop.close()

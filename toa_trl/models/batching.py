@@ -53,7 +53,7 @@ class Batcher(Generic[Item, Result]):
     Args:
         run: computes a batch, given shortest first; a coroutine function, or a function, which gets
             a thread of its own.
-        length: of a request, in tokens.
+        length: of a request, in tokens; None: of no matter, first come, first served.
         max_size: requests in a batch at most.
         max_tokens: of a batch at most, padding included; a longer request runs alone. None: no
             limit.
@@ -64,7 +64,7 @@ class Batcher(Generic[Item, Result]):
         self,
         run: Callable[[list[Item]], list[Result]] | Callable[[list[Item]], Awaitable[list[Result]]],
         *,
-        length: Callable[[Item], int],
+        length: Callable[[Item], int] | None = None,
         max_size: int,
         max_tokens: int | None = None,
         num_running: int = 1,
@@ -78,6 +78,7 @@ class Batcher(Generic[Item, Result]):
         self._num_running = num_running
         self._waiting: list[_Waiting[Item, Result]] = []
         self._workers: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None  # of the workers
 
     async def submit(self, item: Item) -> Result:
         """Return the result of one request.
@@ -86,22 +87,27 @@ class Batcher(Generic[Item, Result]):
         """
         loop = asyncio.get_running_loop()
         # measured here, so that a length that cannot be measured reaches its caller
-        waiting: _Waiting[Item, Result] = _Waiting(item, self._length(item), loop.create_future())
+        length = self._length(item) if self._length else 1
+        waiting: _Waiting[Item, Result] = _Waiting(item, length, loop.create_future())
         self._waiting.append(waiting)
-        self._workers = {worker for worker in self._workers if not worker.done()}
+        if loop is not self._loop:  # workers of an earlier event loop have ended with it
+            self._loop, self._workers = loop, set()
         if len(self._workers) < self._num_running:
-            self._workers.add(asyncio.create_task(self._work()))
+            self._workers.add(loop.create_task(self._work()))
         return await waiting.future
 
     async def _work(self) -> None:
-        while True:
-            await asyncio.sleep(0)  # whoever is ready to ask shall be in this batch
-            # a request given up by its asker, or left over from an event loop that is closed, needs
-            # no answer
-            self._waiting = [each for each in self._waiting if not each.future.done()]
-            if not self._waiting:
-                return
-            await self._compute(self._take())
+        try:
+            while True:
+                await asyncio.sleep(0)  # whoever is ready to ask shall be in this batch
+                # a request given up by its asker, or left over from an event loop that is closed,
+                # needs no answer
+                self._waiting = [each for each in self._waiting if not each.future.done()]
+                if not self._waiting:
+                    return
+                await self._compute(self._take())
+        finally:
+            self._workers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     async def _compute(self, batch: list[_Waiting[Item, Result]]) -> None:
         """Give every request of a batch its result or the error: a caller waits for ever else."""
@@ -133,6 +139,9 @@ class Batcher(Generic[Item, Result]):
                     each.future.set_result(result)
 
     def _take(self) -> list[_Waiting[Item, Result]]:
+        if self._length is None:
+            taken, self._waiting = self._waiting[: self._max_size], self._waiting[self._max_size :]
+            return taken
         oldest = self._waiting[0].length
         # the oldest stays first
         nearest = sorted(self._waiting, key=lambda each: abs(each.length - oldest))
@@ -142,8 +151,8 @@ class Batcher(Generic[Item, Result]):
             if size and self._max_tokens is not None and longest * (size + 1) > self._max_tokens:
                 break
             size += 1
-        taken = {id(each) for each in nearest[:size]}
-        self._waiting = [each for each in self._waiting if id(each) not in taken]
+        ids = {id(each) for each in nearest[:size]}
+        self._waiting = [each for each in self._waiting if id(each) not in ids]
         return sorted(nearest[:size], key=lambda each: each.length)
 
 

@@ -66,7 +66,6 @@ class FunctionReward(DetailedReward):
         self._thread = None if is_coroutine else ThreadPoolExecutor(1)
         self._queue: Batcher[_Item, Any] = Batcher(
             self._run,
-            length=lambda item: 1,  # first come, first served
             max_size=max_batch_size,
             num_running=NUM_RUNNING if is_coroutine else 1,
         )

@@ -78,7 +78,7 @@ class HTTPReward(RewardModel):
         )
         self._max_attempts = max_attempts
         self._queue: Batcher[Input, float | None] = Batcher(
-            self._send, length=lambda given: 0, max_size=max_batch_size, num_running=max_concurrency
+            self._send, max_size=max_batch_size, num_running=max_concurrency
         )
 
     @property
