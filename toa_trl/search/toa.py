@@ -114,6 +114,7 @@ class TOA(Search):
             )
         self.width, self.alpha, self.tau, self.top_k = width, alpha, tau, top_k
         self.cost = cost
+        # where costs are weighed:
         self._answered: dict[str, list[float]] = {}  # agent -> costs of its answers
         self._gains: list[float] = []  # of plays below a response: squashed, >= 0
         self._roots = [_Arm(agent=agent) for agent in self.agents]
@@ -249,20 +250,24 @@ class TOA(Search):
     def scored(self, index: int, reward: float) -> None:
         """Add the response below its arm and propagate its reward to the root (step 3)."""
         arm = self._in_flight.pop(index)
-        if arm.above is None or arm.fresh:
-            self._answered.setdefault(arm.agent, []).append(self.costs[index])
         x = reward / self.tau
         squashed = 1 / (1 + math.exp(-x)) if x > -700 else 0.0
         response = _Response(play=index, arm=arm, squashed=squashed)
         self._responses[index] = response
-        if arm.above is not None:
-            self._gains.append(max(0.0, squashed - arm.above.squashed))
-            arm.improved |= squashed > arm.above.squashed
+        arm.improved |= arm.above is not None and squashed > arm.above.squashed
+        if self.cost != "plays":
+            self._take_note_of_costs(index, arm, squashed)
         # among equals (saturated squashing) the published implementation takes the latest
         arm.best = sorted([response, *arm.best], key=lambda r: -r.squashed)[: self.top_k]
         for node in _path(arm):
             node.n += 1
             node.total += squashed
+
+    def _take_note_of_costs(self, index: int, arm: _Arm, squashed: float) -> None:
+        if arm.above is None or arm.fresh:
+            self._answered.setdefault(arm.agent, []).append(self.costs[index])
+        if arm.above is not None:
+            self._gains.append(max(0.0, squashed - arm.above.squashed))
 
     def failed(self, index: int, action: Action) -> None:
         """See `Search`."""
