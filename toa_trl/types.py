@@ -245,7 +245,10 @@ def as_messages(value: str | Iterable[Message | Mapping[str, Any]]) -> tuple[Mes
     """
     if isinstance(value, str):
         return (Message("user", value),)
-    if not isinstance(value, Iterable) or isinstance(value, bytes):
+    # `Iterable` is an abstract class, which is slow to check
+    if not isinstance(value, (list, tuple)) and (
+        not isinstance(value, Iterable) or isinstance(value, bytes)
+    ):
         raise TypeError(f"a list of messages is needed, not {value!r}")
     # a list, because it is faster than a generator
     return tuple([entry if isinstance(entry, Message) else _message(entry) for entry in value])

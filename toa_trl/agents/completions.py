@@ -171,6 +171,8 @@ def checked(place: str, done: Any) -> Completion:
 
 def plausible(count: Any) -> int:
     """Return a number of tokens; 0 where it is missing, negative, absurd or no number."""
+    if type(count) is int:  # most counts
+        return count if 0 < count <= MAX_TOKENS else 0
     whole = isinstance(count, int) or (isinstance(count, float) and count.is_integer())
     return int(count) if whole and not isinstance(count, bool) and 0 < count <= MAX_TOKENS else 0
 
