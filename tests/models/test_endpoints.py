@@ -261,6 +261,18 @@ async def test_a_dead_endpoint_is_left_out_and_comes_back() -> None:
 
 
 @asynchronous
+async def test_aclose_closes_the_connections() -> None:
+    server = Server()
+    async with server.running(), to(server) as endpoints:
+        await endpoints.post("it", {}, parse)
+        session = endpoints._session
+        assert session is not None
+        await endpoints.aclose()
+        assert session.closed
+        assert await endpoints.post("it", {}, parse)  # with a new session
+
+
+@asynchronous
 async def test_faults_in_a_row_take_an_endpoint_out() -> None:
     bad, good = Server(*[500] * 10_000), Server(latency_s=0.01)
     async with bad.running(), good.running(), to(bad, good, max_attempts=50) as endpoints:

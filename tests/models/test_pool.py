@@ -135,6 +135,39 @@ async def test_an_endpoint_that_is_back_starts_afresh() -> None:
     assert await pool.acquire() is endpoint  # it does not rest
 
 
+@pytest.mark.parametrize("which", ["of all endpoints", "of an endpoint"])
+@asynchronous
+async def test_a_request_above_a_limit_waits_for_a_slot(which: str) -> None:
+    if which == "of all endpoints":
+        pool = make(num_endpoints=2, max_concurrency=3)
+    else:
+        pool = make()
+        pool.endpoints[0].limit = 3.9
+    taken = [await asyncio.wait_for(pool.acquire(), 10) for _ in range(3)]
+    waiting = asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0)
+    assert pool.outstanding == 3
+    assert not waiting.done()
+    pool.release(taken[0])
+    await asyncio.wait_for(waiting, 10)
+    assert pool.outstanding == 3
+
+
+def test_a_reset_forgets_who_waits_in_an_event_loop_that_is_closed() -> None:
+    pool = make(max_concurrency=1)
+
+    async def run(leaves_one: bool) -> None:
+        endpoint = await asyncio.wait_for(pool.acquire(), 10)
+        if leaves_one:
+            pool._waiting.append(asyncio.get_running_loop().create_future())
+            pool.reset()
+        pool.release(endpoint)
+
+    for leaves_one in (True, False):
+        asyncio.run(run(leaves_one))
+        assert pool.outstanding == 0
+
+
 async def limited(timeout: SharedTimeout, seconds: float, after_s: float = 0.0) -> str:
     """Sleep under a timeout, and then without one."""
     await asyncio.sleep(after_s)
