@@ -153,6 +153,11 @@ class Rollout:
         """The scored plays, best reward first; of equal ones the earlier first."""
         return tuple(sorted(self.scored, key=lambda p: (-_reward(p), p.index)))
 
+    @property
+    def ranks(self) -> dict[int, int]:
+        """The rank by reward of every scored play, by its index; 1 is the best."""
+        return {play.index: rank for rank, play in enumerate(self.ranked, 1)}
+
     def first(self, num_scored: int | None) -> Self:
         """Return the rollout with its first scored plays only; None: with all of them."""
         return replace(self, plays=self.scored[:num_scored])
@@ -168,6 +173,10 @@ class AgentCounts:
     completion_tokens: int = 0
     flops: float = 0.0  # as far as known
     num_estimated: int = 0  # plays whose tokens are estimated
+
+    def __add__(self, other: Self) -> Self:
+        """Return the sum."""
+        return type(self)(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +214,7 @@ class Spending:
 
     def __add__(self, other: Self) -> Self:
         """Return the sum."""
-        return type(self)(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+        return type(self)(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
 def _reward(play: Play) -> float:

@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -169,10 +169,7 @@ def _add(state: _State, path: Path, now: float) -> None:
         state.num_recent += journal.num_written_since(now - RECENT_S)
         state.written += journal.times() or ()
         for name, counts in journal.agent_counts().items():
-            before = astuple(state.agents.get(name, AgentCounts()))
-            state.agents[name] = AgentCounts(
-                *(a + b for a, b in zip(before, astuple(counts), strict=True))
-            )
+            state.agents[name] = state.agents.get(name, AgentCounts()) + counts
         state.failures.update(journal.failures(REASON_LENGTH))
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from toa_trl.errors import JournalError
 from toa_trl.sampling.journal import Journal, open_journal
@@ -29,15 +29,39 @@ SELECT agent, count(reward), count(*) - count(reward), coalesce(sum(prompt_token
 FROM {plays} GROUP BY agent"""
 BEST = "SELECT prompt_id, max(reward) FROM {plays} WHERE reward IS NOT NULL GROUP BY prompt_id"
 NEW = "(SELECT * FROM plays WHERE rowid > ? AND rowid <= ?) AS new"
-Amounts = tuple[float, ...]
-"""Scored and failed plays, tokens read and written, FLOPs, sum of rewards, truncated plays."""
+
+
+class Played(NamedTuple):
+    """Totals of some plays, as BY_AGENT selects them."""
+
+    scored: int = 0
+    failed: int = 0
+    read: int = 0  # tokens
+    wrote: int = 0
+    flops: float = 0.0
+    rewards: float = 0.0  # their sum
+    truncated: int = 0  # scored plays that max_tokens cut short
+
+    def plus(self, *others: Self) -> Self:
+        """Return the sum."""
+        return type(self)(*map(sum, zip(self, *others, strict=True)))
+
+    @property
+    def counts(self) -> AgentCounts:
+        """What the cost is computed of."""
+        return AgentCounts(self.scored, self.failed, self.read, self.wrote, self.flops)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return {scored, failed, tokens, mean_reward}."""
+        counts = {"scored": self.scored, "failed": self.failed, "tokens": self.read + self.wrote}
+        return {**counts, "mean_reward": self.rewards / self.scored if self.scored else None}
 
 
 @dataclass
 class Totals:
     """Totals of the plays that were read so far; plays are only ever added to a journal."""
 
-    by_agent: dict[str, Amounts] = field(default_factory=dict)
+    by_agent: dict[str, Played] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)  # reward by prompt
     last: int = 0  # row of the journal up to which plays were read
     num_rows: int = 0  # of the journal
@@ -45,8 +69,8 @@ class Totals:
     def add(self, by_agent: Iterable[Any], best: Iterable[Any]) -> None:
         """Add the rows of both statements."""
         for agent, *amounts in by_agent:
-            before = self.by_agent.get(str(agent), (0,) * len(amounts))
-            self.by_agent[str(agent)] = tuple(map(sum, zip(before, amounts, strict=True)))
+            before = self.by_agent.get(str(agent), Played())
+            self.by_agent[str(agent)] = before.plus(Played(*amounts))
         for prompt_id, reward in best:
             self.best[prompt_id] = max(reward, self.best.get(prompt_id, reward))
 
@@ -131,34 +155,22 @@ def measure(path: Path, totals: Totals) -> dict[str, Any]:
         spending, times = journal.reward_spending, journal.times()
         recent = journal.num_written_since(time.time() - RECENT_S)
         num_prompts = journal.num_prompts()
-    by_agent, agents = totals.by_agent, []
-    for name in dict.fromkeys([*agents_of(identity, configuration), *by_agent]):
-        scored, failed, read, wrote, _, rewards, _ = by_agent.get(name, (0,) * 7)
-        row = {"name": name, "scored": scored, "failed": failed, "tokens": read + wrote}
-        agents.append({**row, "mean_reward": rewards / scored if scored else None})
-    scored, failed, read, wrote, _, rewards, truncated = (
-        sum(amounts[i] for amounts in by_agent.values()) for i in range(7)
-    )
-    counts = {
-        name: AgentCounts(int(own[0]), int(own[1]), int(own[2]), int(own[3]), own[4])
-        for name, own in by_agent.items()
-    }
-    rate = None
+    by_agent = totals.by_agent
+    names = dict.fromkeys([*agents_of(identity, configuration), *by_agent])
+    whole, rate = Played().plus(*by_agent.values()), None
+    counts = {name: own.counts for name, own in by_agent.items()}
     if about["state"] == "running" and times is not None:
         rate = recent / max(min(RECENT_S, time.time() - times[0]), 1.0)
     return {
-        "scored": scored,
-        "failed": failed,
-        "truncated": truncated,
-        "tokens": read + wrote,
+        **whole.as_json(),
+        "truncated": whole.truncated,
         "cost": cost_of(configuration, counts, spending),
-        "mean_reward": rewards / scored if scored else None,
         "mean_best": sum(totals.best.values()) / len(totals.best) if totals.best else None,
         # a reward was known to be the highest, or no prompt may have more plays
-        "total": scored if about["state"] == "finished" else num_prompts * identity["budget"],
+        "total": whole.scored if about["state"] == "finished" else num_prompts * identity["budget"],
         "rate": rate,
         "last": times[1] if times else None,
-        "agents": agents,
+        "agents": [{"name": name, **by_agent.get(name, Played()).as_json()} for name in names],
         "share": totals.share,
     }
 

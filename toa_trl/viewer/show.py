@@ -66,7 +66,7 @@ def _tree(rollout: Rollout, colors: dict[str, str]) -> Iterator[Text | Tree]:
     yield Text(for_terminal(asked[:PROMPT_CHARACTERS]) + cut)
     num_failed = len(rollout.plays) - len(rollout.scored)
     root = Tree(Text(f"{len(rollout.scored)} scored plays, {num_failed} failed"))
-    ranks = {play.index: rank for rank, play in enumerate(rollout.ranked, 1)}
+    ranks = rollout.ranks
     branches: dict[int, tuple[Tree, Tree, int]] = {}  # play -> itself, what holds it, its level
     waiting = list(rollout.plays)
     while waiting:
@@ -108,8 +108,7 @@ def _play(rollout: Rollout, index: int, colors: dict[str, str]) -> Iterator[Text
     if not found:
         raise ConfigError(f"--play: the prompt {rollout.prompt.id!r} has no play {index}")
     (play,) = found
-    ranks = {play.index: rank for rank, play in enumerate(rollout.ranked, 1)}
-    yield _label(play, ranks.get(index), colors)
+    yield _label(play, rollout.ranks.get(index), colors)
     done = play.completion
     if done is not None and done.reasoning:
         yield Text(f"reasoning:\n{for_terminal(done.reasoning)}\n", "dim")

@@ -82,7 +82,7 @@ def tree(journal: Journal, prompt_id: str) -> dict[str, Any]:
     """
     rollout = read_rollout(journal, prompt_id)
     prompt = rollout.prompt
-    ranks = {play.index: rank for rank, play in enumerate(rollout.ranked, 1)}
+    ranks = rollout.ranks
     position = "(SELECT position FROM prompts WHERE id = ?)"
     before, after = (
         journal.select(
