@@ -1,4 +1,5 @@
 // Elements, numbers and requests. Texts of a run go in by textContent alone: HTML in them stays text.
+import {query} from "./address.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -46,8 +47,7 @@ export function ago(unix_s) {
 }
 
 export async function get(path, parameters = {}) {
-  const given = Object.entries(parameters).filter(([, value]) => value !== "" && value !== null && value !== undefined);
-  return read(await fetch(`/api/${path}?${new URLSearchParams(given)}`));
+  return read(await fetch(`/api/${path}?${query(parameters)}`));
 }
 export async function put(path, body) {
   const token = document.querySelector("meta[name=token]").content;
@@ -67,4 +67,12 @@ export function select(name, value, options) {
   const known = options.some(([key]) => key === (value ?? ""));
   const given = known ? options : [...options, [value, value]];
   return el("select", {name}, given.map(([key, text]) => el("option", {value: key, selected: key === (value ?? "")}, text)));
+}
+
+// A text, or one side of a difference: [sign, text] pairs.
+export function text(content, kind = "", side = "") {
+  const block = el("div", {class: `text ${kind}`, tabindex: 0});
+  if (typeof content === "string") block.append(content === "" ? el("i", {}, "(empty)") : content);
+  else for (const [sign, piece] of content) if (sign === "=" || sign === side) block.append(sign === "=" ? piece : el(sign === "-" ? "del" : "ins", {}, piece));
+  return block;
 }

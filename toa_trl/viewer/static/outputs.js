@@ -1,7 +1,6 @@
 // Responses of the models of an evaluation to the same prompt, side by side, with what was said about them.
-import {agent, el, field, get, input, note, number, replace} from "./dom.js";
-import {text} from "./tree.js";
-import {go, link} from "./viewer.js";
+import {go, link} from "./address.js";
+import {agent, el, field, get, input, note, number, replace, text} from "./dom.js";
 
 export async function showOutputs(main, {now, is_current}) {
   const page = await get("outputs", {evaluation: now.evaluation, words: now.words, differ: now.differ, after: now.after});

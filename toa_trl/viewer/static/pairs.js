@@ -1,7 +1,6 @@
 // Pairs for a review: chosen and rejected side by side, with marks that are kept beside the run.
-import {agent, count, el, field, get, note, number, put, replace, select} from "./dom.js";
-import {text} from "./tree.js";
-import {go, link} from "./viewer.js";
+import {go, link} from "./address.js";
+import {agent, count, el, field, get, note, number, put, replace, select, text} from "./dom.js";
 
 const ORDERS = [["margin", "smallest margin first"], ["margin down", "largest margin first"], ["length down", "longest chosen first"], ["longer down", "chosen is longest against rejected"], ["prompt", "by prompt"]];
 const MARKS = [["", "all pairs"], ["none", "without a mark"], ["accept", "accepted"], ["reject", "rejected"], ["edit", "edited"]];

@@ -1,6 +1,6 @@
 // Plays in a table that sorts and filters; every page is one query.
+import {go, link} from "./address.js";
 import {agent, count, DASH, el, field, get, input, note, number, replace, select} from "./dom.js";
-import {go, link} from "./viewer.js";
 
 const FILTERS = ["prompt", "agent", "kind", "depth", "finish", "state", "error", "min_reward", "max_reward", "min_tokens", "max_tokens"];
 const COLUMNS = [["prompt", "prompt"], ["", "play"], ["agent", "agent"], ["kind", "kind"], ["depth", "depth"], ["reward", "reward"], ["tokens", "tokens"], ["finish", "finish"], ["", "response"]];

@@ -1,6 +1,6 @@
 // The list of runs, with their totals as they come.
+import {link} from "./address.js";
 import {agent, ago, count, DASH, el, get, note, number, replace} from "./dom.js";
-import {link} from "./viewer.js";
 
 const known = new Map(); // totals that were shown last, so that a refresh does not blink
 

@@ -1,7 +1,7 @@
 // The tree of a prompt, and a response beside the drafts that it saw.
-import {agent, count, el, field, get, input, note, number, paint, replace, svg} from "./dom.js";
+import {go, link} from "./address.js";
+import {agent, count, el, field, get, input, note, number, paint, replace, svg, text} from "./dom.js";
 import {drawTree} from "./drawing.js";
-import {go, link} from "./viewer.js";
 
 export async function showTree(main, context) {
   return context.now.prompt === undefined ? showPrompts(main, context) : showPrompt(main, context);
@@ -86,11 +86,3 @@ function fill({view, panel, agents}, n, play) {
 
 const choose = (drafts, chosen, compare) => el("span", {class: "drafts"}, drafts.map((draft, i) => el("button", {type: "button", "aria-pressed": String(draft === chosen), "aria-label": `draft ${i + 1}`, onclick: () => compare(draft)}, String(i + 1))));
 const jump = (view, draft) => el("button", {type: "button", class: "plain", onclick: () => view.nodes.has(draft.play) && view.select(view.nodes.get(draft.play), true)}, `play ${draft.play} by ${draft.agent}, reward ${number(draft.reward)}`);
-
-// A text, or one side of a difference: [sign, text] pairs.
-export function text(content, kind = "", side = "") {
-  const block = el("div", {class: `text ${kind}`, tabindex: 0});
-  if (typeof content === "string") block.append(content === "" ? el("i", {}, "(empty)") : content);
-  else for (const [sign, piece] of content) if (sign === "=" || sign === side) block.append(sign === "=" ? piece : el(sign === "-" ? "del" : "ins", {}, piece));
-  return block;
-}

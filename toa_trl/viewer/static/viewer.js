@@ -1,4 +1,5 @@
-// The address holds the state (run, view, filters), so that a view can be shared and Back works.
+// The page: its frame, and in it the view that the address names.
+import {link, state} from "./address.js";
 import {el, get, note, replace} from "./dom.js";
 import {showOutputs} from "./outputs.js";
 import {showPairs} from "./pairs.js";
@@ -9,16 +10,6 @@ import {showTree} from "./tree.js";
 const VIEWS = {plays: ["Plays", showPlays], tree: ["Prompts", showTree], pairs: ["Pairs", showPairs]};
 const POLL_MS = 3000;
 let turn = 0, timer;
-
-export const state = () => Object.fromEntries(new URLSearchParams(location.search));
-export const link = (parameters) => {
-  const given = Object.entries(parameters).filter(([, value]) => value !== "" && value !== null && value !== undefined);
-  return `/?${new URLSearchParams(given)}`;
-};
-export function go(parameters) {
-  history.pushState(null, "", link(parameters));
-  return render();
-}
 
 async function render() {
   const now = state(), own = ++turn, main = document.getElementById("main");
