@@ -14,6 +14,7 @@ from toa_trl.utils.files import (
     expand_paths,
     load_yaml,
     read_jsonl,
+    read_value,
     read_yaml,
     replace_text,
 )
@@ -128,3 +129,11 @@ def test_the_bundled_world_is_found_where_the_folder_does_not_have_it(
     assert expand_paths(name) == name, "a clone's own comes first"
     named = "toa_trl.demo.world:accuracy_reward"
     assert expand_paths(named) == named
+
+
+@pytest.mark.parametrize("written", ["{api_key: %s", "[{headers: {Authorization: Bearer %s}"])
+def test_a_value_that_cannot_be_read_is_shown_without_its_keys(written: str) -> None:
+    key = "sk-abcdefghijklmnop1234"
+    with pytest.raises(ConfigError, match="--agents: neither YAML nor JSON") as raised:
+        read_value("--agents", written % key)
+    assert key not in str(raised.value)

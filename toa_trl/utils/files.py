@@ -14,6 +14,7 @@ from typing import IO, Any
 import yaml
 
 from toa_trl.errors import ConfigError
+from toa_trl.utils.redaction import without_secrets
 
 ROOT = Path(__file__).parents[2]  # the folder that holds the package
 BUNDLED = "toa_trl/demo/"
@@ -166,7 +167,8 @@ def read_value(place: str, text: str) -> Any:
     try:
         return load_yaml(text)
     except ValueError as error:
-        raise ConfigError(f"{place}: neither YAML nor JSON: {text}: {error}") from error
+        said = without_secrets(f"{text}: {error}")
+        raise ConfigError(f"{place}: neither YAML nor JSON: {said}") from error
 
 
 def fresh_path(path: Path, state: str = "new") -> Path:
