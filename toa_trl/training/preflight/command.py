@@ -157,12 +157,9 @@ def check_training(
     try:
         checked = preflight(load(), training, model, method, options.check_rows)
         findings += checked.findings
+        findings.append(_memory(method, training, model, options, on_cpu, reward_bytes))
     except ConfigError as error:
         findings.append(Finding("error", "configuration", str(error)))
-    if model.model_name_or_path:
-        memory = _memory(method, training, model, options, on_cpu, reward_bytes)
-        if not any(str(found) in str(memory) for found in findings):  # one cause, one line
-            findings.append(memory)
     if training.process_index == 0:
         print_findings(findings, console)
         if checked is not None:
