@@ -33,7 +33,7 @@ class BestPlays:
 
 
 @dataclass
-class BestSoFar:
+class BestPlaysCounter:
     """Collects the best plays of a run."""
 
     counts: Counter[str] = field(default_factory=Counter)

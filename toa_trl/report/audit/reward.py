@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from toa_trl.report.audit.best import BestPlays, BestSoFar
+from toa_trl.report.audit.best import BestPlays, BestPlaysCounter
 from toa_trl.report.audit.correlation import Correlating, Correlation
 from toa_trl.report.rollout_tables import (
     Floats,
@@ -83,7 +83,7 @@ def audit_reward(run_dir: Path) -> RewardAudit:
     Raises:
         ConfigError: there are no rollouts, or a column is missing.
     """
-    length, best, second, num_scored = Correlating(), BestSoFar(), _Second(), 0
+    length, best, second, num_scored = Correlating(), BestPlaysCounter(), _Second(), 0
     for table in whole_prompts(rollout_files(run_dir), NEEDED, FURTHER):
         chars = floats(pc.utf8_length(table["response"].cast(pa.string())))
         reward, other = floats(table["reward"]), floats(table["second_reward"])
@@ -160,7 +160,7 @@ class _Second:
 def _best_play(
     table: pa.Table, start: int, pick: int, row_of: Mapping[int, int]
 ) -> tuple[Any, ...]:
-    """Return the arguments of `BestSoFar.add` for row `pick` of the prompt from `start` on."""
+    """Return the arguments of `BestPlaysCounter.add` for row `pick` of a prompt from `start` on."""
     refs = [row_of[ref] for ref in table["refs"][pick].as_py() or () if ref in row_of]
     drafts = table["response"].take(pa.array(refs, pa.int64())).drop_null().to_pylist()
     play = {name: table[name][pick].as_py() for name in FURTHER}
