@@ -16,7 +16,7 @@ from toa_trl.sampling.identity import (
     identity_of_run,
     warn_of_unknown_contents,
 )
-from toa_trl.sampling.journal import Journal, copy_journals, locked
+from toa_trl.sampling.journal import Journal, copy_journals, locked, remove_journal
 from toa_trl.sampling.run_file import FILE, finish_run_file, start_run_file
 from toa_trl.sampling.status import is_written
 from toa_trl.types import Prompt, as_dicts
@@ -66,7 +66,7 @@ def merge_runs(run_dirs: Sequence[Path], output: Path) -> tuple[int, int]:
     output.mkdir(parents=True, exist_ok=True)
     lock, fresh = locked(target), fresh_path(target)
     try:
-        _remove(fresh)  # left by a merge that was killed
+        remove_journal(fresh)  # left by a merge that was killed
         with closing(Journal(fresh, create=True, lock=False)) as merged:
             merged.begin(identity_of_run(identity, prompts), prompts)
             num_plays = copy_journals(journals, merged)
@@ -76,7 +76,7 @@ def merge_runs(run_dirs: Sequence[Path], output: Path) -> tuple[int, int]:
         write_review(output, review)
         os.replace(fresh, target)
     finally:
-        _remove(fresh)
+        remove_journal(fresh)
         lock.release()
     return len(prompts), num_plays
 
@@ -125,8 +125,3 @@ def _write_run_file(run_dirs: Sequence[Path], output: Path, identity: Mapping[st
     configuration["merged"] = [str(run_dir) for run_dir in run_dirs]
     start_run_file(output, configuration, identity)
     finish_run_file(output, identity)
-
-
-def _remove(path: Path) -> None:
-    for suffix in ("", "-wal", "-shm", "-journal"):
-        Path(f"{path}{suffix}").unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from toa_trl.sampling.journal.copying import copy_journals
 from toa_trl.sampling.journal.journal import Journal, Writer
-from toa_trl.sampling.journal.opening import locked
+from toa_trl.sampling.journal.opening import locked, remove_journal
 from toa_trl.sampling.journal.recovery import Recovered, recover
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "locked",
     "open_journal",
     "recover",
+    "remove_journal",
 ]
 
 

@@ -74,6 +74,12 @@ def _copy(path: Path) -> sqlite3.Connection:
     return db
 
 
+def remove_journal(path: Path) -> None:
+    """Remove the file of a journal, if it exists, and those that SQLite keeps beside it."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
 def locked(path: str | Path) -> FileLock:
     """Acquire and return the lock of a journal's writer.
 

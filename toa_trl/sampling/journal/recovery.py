@@ -16,7 +16,7 @@ from typing import Any
 from toa_trl.errors import ConfigError, JournalError
 from toa_trl.sampling.journal.grants import SELECT_GRANT, as_grant, write_grants
 from toa_trl.sampling.journal.journal import Journal
-from toa_trl.sampling.journal.opening import locked
+from toa_trl.sampling.journal.opening import locked, remove_journal
 from toa_trl.sampling.journal.reading import as_play, as_prompt
 from toa_trl.sampling.journal.table import (
     INSERT_PROMPT,
@@ -62,7 +62,7 @@ def recover(run_dir: str | Path) -> Recovered:
         raise ConfigError(f"{path}: there is no journal; name the folder of a run")
     lock, fresh = locked(path), path.with_name("journal.sqlite.recovered")
     try:
-        _remove(fresh)  # left by a recovery that was killed
+        remove_journal(fresh)  # left by a recovery that was killed
         try:
             with closing(sqlite3.connect(path)) as old:
                 healthy = _check(old, path)
@@ -79,7 +79,7 @@ def recover(run_dir: str | Path) -> Recovered:
             damaged = damaged or _keep(path)
             os.replace(fresh, path)
         finally:
-            _remove(fresh)
+            remove_journal(fresh)
     finally:
         lock.release()
     return replace(recovered, damaged=damaged)
@@ -232,8 +232,3 @@ def _free_name(path: Path) -> Path:
     while free.exists():
         free = path.with_name(f"{path.name}.damaged.{next(numbers)}")
     return free
-
-
-def _remove(path: Path) -> None:
-    for suffix in ("", "-wal", "-shm"):
-        Path(f"{path}{suffix}").unlink(missing_ok=True)
