@@ -11,7 +11,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from toa_trl.report.audit import findings
-from toa_trl.report.figures import PALETTE, power
+from toa_trl.report.figures import MUTED, PALETTE, color, power
 from toa_trl.utils.files import as_configured
 
 MINUS = "−"
@@ -99,10 +99,21 @@ def listed(parts: Iterable[str]) -> str:
     return text(", ").join(items)
 
 
+def histogram_rows(
+    groups: Mapping[str, NDArray[np.float64]], agents: Mapping[str, int]
+) -> list[tuple[str, str, NDArray[np.float64]]]:
+    """Return the rows of `figures.distributions` for rewards: agents have their colours."""
+    rows = []
+    for name, values in groups.items():
+        shade = color(agents[name]) if name in agents else MUTED
+        rows.append((f"{name}, {many(len(values), 'play')}", shade, values))
+    return rows
+
+
 def chip(agents: Mapping[str, int], name: str) -> Markup:
     """Return an agent's name with its colour."""
-    color = f"c{agents[name] % len(PALETTE)}" if name in agents else "muted"
-    return Markup('<span class="agent" style="--c:var(--{})">{}</span>').format(color, name)
+    shade = f"c{agents[name] % len(PALETTE)}" if name in agents else "muted"
+    return Markup('<span class="agent" style="--c:var(--{})">{}</span>').format(shade, name)
 
 
 def bar(part: float, whole: float, style: str = "--c:var(--muted)") -> Markup:

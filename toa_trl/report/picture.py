@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from toa_trl.report import figures
-from toa_trl.report.audit.findings import many
+from toa_trl.report.html import histogram_rows
 from toa_trl.report.rollout_tables import named_agents
 from toa_trl.utils.cards import is_unmarked
 
@@ -48,14 +48,11 @@ def write_reward_picture(
         names |= dict.fromkeys(table["agent"].unique().to_pylist())
         frames.append(table.drop_null().to_pandas())
     rewards = dict(iter(pd.concat(frames[1:] or frames).groupby("agent")["reward"]))
-    rows = []
-    for i, agent in enumerate(names):
-        if agent in rewards:
-            label = f"{agent}, {many(len(rewards[agent]), 'play')}"
-            rows.append((label, figures.color(i), rewards[agent].to_numpy()))
-    if not rows:
+    if not rewards:
         return None
-    figure, _ = figures.distributions(rows, "reward")
+    groups = {agent: rewards[agent].to_numpy() for agent in names if agent in rewards}
+    agents = {agent: number for number, agent in enumerate(names)}
+    figure, _ = figures.distributions(histogram_rows(groups, agents), "reward")
     # the marker stands in place of matplotlib's version, so the same rewards give the same file
     figure.savefig(folder / FILE, dpi=150, metadata={"Software": "toa_trl"})
     return FILE

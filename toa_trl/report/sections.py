@@ -19,6 +19,7 @@ from toa_trl.report.html import (
     bar,
     chip,
     count,
+    histogram_rows,
     listed,
     many,
     plain,
@@ -163,11 +164,7 @@ def _histograms(
     groups: Mapping[str, Floats], agents: Mapping[str, int], name: str
 ) -> tuple[Markup, int]:
     """Return the histograms of groups of rewards, and the number of rewards beyond the axis."""
-    rows = []
-    for label, values in groups.items():
-        color = figures.color(agents[label]) if label in agents else figures.MUTED
-        rows.append((f"{label}, {many(len(values), 'play')}", color, values))
-    figure, num_beyond = figures.distributions(rows, "reward")
+    figure, num_beyond = figures.distributions(histogram_rows(groups, agents), "reward")
     return figures.inline_svg(figure, f"rewards per {name}", f"rewards-{name}"), num_beyond
 
 

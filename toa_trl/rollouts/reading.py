@@ -133,20 +133,18 @@ class Readable:
         import matplotlib.pyplot  # noqa: F401  (notebooks then show figures)
 
         from toa_trl.report import figures
+        from toa_trl.report.html import histogram_rows
 
         rewards: dict[str, list[float]] = {name: [] for name in self.identity.get("agents", ())}
         for rollout in self:
             for play in rollout.scored:
                 assert play.reward is not None
                 rewards.setdefault(play.action.agent, []).append(play.reward)
-        rows = []
-        for number, (agent, values) in enumerate(rewards.items()):
-            if values:
-                label = f"{agent}, {len(values):,} plays"
-                rows.append((label, figures.color(number), np.array(values)))
-        if not rows:
+        groups = {agent: np.array(values) for agent, values in rewards.items() if values}
+        if not groups:
             raise ConfigError("plot: no play has a reward")
-        return figures.distributions(rows, "reward")[0]
+        agents = {agent: number for number, agent in enumerate(rewards)}
+        return figures.distributions(histogram_rows(groups, agents), "reward")[0]
 
     def __len__(self) -> int:
         """Return the number of prompts."""
