@@ -109,6 +109,14 @@ def test_invalid_recipes_are_refused_by_name(recipes: list[Any], message: str) -
         make_plan(recipes=recipes)
 
 
+def test_settings_of_sft_and_dpo_count_where_no_recipe_makes_them() -> None:
+    given: dict[str, Any] = {"sft": {"top_k": 2}, "preference": {"rejected_rank": 5}}
+    plain = make_plan(**given)
+    assert plain.params == {"sft": {"top_k": 2}, "dpo": {"rejected_rank": 5}}
+    own = make_plan(**given, recipes=[{"builder": "refinement_sft"}])
+    assert own.params == {"sft": {}, "dpo": {"rejected_rank": 5}}
+
+
 def test_a_recipe_is_chosen_by_its_name_or_its_builder() -> None:
     known: list[dict[str, Any]] = [
         {"builder": "kto", "name": "labels"},
