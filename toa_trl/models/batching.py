@@ -99,7 +99,7 @@ class Batcher(Generic[Item, Result]):
     async def _work(self) -> None:
         try:
             while True:
-                await asyncio.sleep(0)  # whoever is ready to ask shall be in this batch
+                await asyncio.sleep(0)  # so that whoever is ready to ask is in this batch
                 # a request given up by its asker, or left over from an event loop that is closed,
                 # needs no answer
                 self._waiting = [each for each in self._waiting if not each.future.done()]

@@ -24,6 +24,7 @@ from toa_trl.rewards.scoring import (
     without_padding,
 )
 from toa_trl.types import Prompt, Score
+from toa_trl.utils.compat import restore_removed_names
 from toa_trl.utils.config import PositiveInt
 
 SYSTEM_PROMPTS = {"Qwen2ForRewardModel": STEP_BY_STEP}  # architecture -> where the prompt has none
@@ -70,7 +71,7 @@ class ClassifierReward(DetailedReward):
         config = read_config(place, model, revision)
         own_class = trusted_class(place, model, config, trust_remote_code)
         if own_class is not None:
-            _restore_removed_names()
+            restore_removed_names()
         code: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
         auto_class = own_class or "AutoModelForSequenceClassification"
         self._model = load_model(place, auto_class, model, dtype=dtype, device=device, **code)
@@ -127,11 +128,3 @@ class ClassifierReward(DetailedReward):
                 "for step scores use kind: process"
             )
         return with_flops(values[:, 0].tolist(), texts, self._flops)
-
-
-def _restore_removed_names() -> None:
-    """Define the docstring that ArmoRM's code imports and transformers 5 has removed."""
-    from transformers.models.llama import modeling_llama
-
-    if not hasattr(modeling_llama, "LLAMA_INPUTS_DOCSTRING"):
-        modeling_llama.LLAMA_INPUTS_DOCSTRING = ""

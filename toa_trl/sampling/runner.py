@@ -74,7 +74,7 @@ class Runner:
             model.
         patience_s: seconds that the run waits, without a single play, while every agent that it
             needs is away.
-        observers: hear of every play, in this order.
+        observers: are told of every play, in this order.
         loads: load of each agent, kept up to date for whoever shows it.
         enough: returns True to stop scheduling; plays in flight finish.
         cost_of: returns what a search is told as the cost of a play.

@@ -4,8 +4,8 @@ Each function names the version in which its reason was last seen; drop it once 
 version in pyproject.toml no longer has it. The libraries are imported inside the functions.
 
 What needs more than a function stands with what uses it, and names its version in the same way:
-training/references.py (cached log-probs), training/reference_free.py (ORPO and SimPO),
-rewards/classifier.py (ArmoRM's code) and rewards/process.py (the cache of older code).
+training/references.py (cached log-probs), training/reference_free.py (ORPO and SimPO) and
+rewards/process.py (the cache of older code).
 """
 
 import os
@@ -163,3 +163,11 @@ def compute_buffers(model: Any) -> None:
         for buffer in module._non_persistent_buffers_set:
             value = getattr(module, buffer)
             model.get_submodule(name).register_buffer(buffer, value, persistent=False)
+
+
+def restore_removed_names() -> None:
+    """Define the docstring that ArmoRM's own code imports; transformers 5 has removed it."""
+    from transformers.models.llama import modeling_llama
+
+    if not hasattr(modeling_llama, "LLAMA_INPUTS_DOCSTRING"):
+        modeling_llama.LLAMA_INPUTS_DOCSTRING = ""
