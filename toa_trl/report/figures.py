@@ -23,6 +23,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from numpy.typing import NDArray
 
 from toa_trl.report.palette import PALETTE as PALETTE  # also for users of this module
+from toa_trl.utils.targets import head_of
 
 Floats = NDArray[np.float64]
 
@@ -31,6 +32,7 @@ VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule"}
 VARIABLES |= {light: f"--c{i}" for i, (light, _) in enumerate(PALETTE)}
 MARKERS = "osD^vPX*"
 X_LABELS = {"budget": "plays per prompt", "flops": "FLOPs of the agents per prompt"}
+DRAWN = b"Software\0toa_trl"  # a text in a PNG file
 SMALL_NUMBER = {"textcoords": "offset points", "ha": "center", "fontsize": 7, "color": MUTED}
 PANEL = (4.2, 2.9)  # inches; a panel fills a phone, and two stand side by side on a laptop
 STYLE = {
@@ -251,12 +253,9 @@ def save_figures(searches: Sequence[Mapping[str, Any]], folder: Path) -> None:
 
 def is_figure(path: Path) -> bool:
     """Return whether `save_figures` drew a picture; before the marker, matplotlib beside a run."""
-    try:
-        head = path.read_bytes()[:10_000]
-    except OSError:
-        return False
+    head = head_of(path)
     old = b"Matplotlib" in head and any(path.parent.glob("*/journal.sqlite"))
-    return b"Software\0toa_trl" in head or b">toa_trl</dc:title>" in head or old
+    return DRAWN in head or b">toa_trl</dc:title>" in head or old
 
 
 def inline_svg(figure: Figure, label: str, name: str) -> Markup:

@@ -11,17 +11,16 @@ from toa_trl.report import figures
 from toa_trl.report.html import histogram_rows
 from toa_trl.report.rollout_tables import named_agents
 from toa_trl.utils.cards import is_unmarked
+from toa_trl.utils.targets import head_of
 
 FILE = "rewards.png"
-MARKER = b"Software\0toa_trl"  # a text in the file
 
 
 def is_picture(path: Path) -> bool:
     """Return whether this package drew a picture, as its marker or a card without markers says."""
+    if figures.DRAWN in head_of(path):
+        return True
     try:
-        with path.open("rb") as file:
-            if MARKER in file.read(1000):
-                return True
         card = path.with_name("README.md").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return False

@@ -148,6 +148,15 @@ def is_data_lineage(path: Path) -> bool:
     return known and "data" not in read_object(path)
 
 
+def head_of(path: Path) -> bytes:
+    """Return the beginning of a file, where markers stand; nothing if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(10_000)
+    except OSError:
+        return b""
+
+
 def is_json(path: Path, old: Collection[str]) -> bool:
     """Return whether a JSON file has the marker, or the old keys of one from before the marker."""
     content = read_object(path)
