@@ -18,6 +18,7 @@ from toa_trl.rewards.overlap import bleu_tokenizer
 from toa_trl.rewards.scoring import check_scores
 from toa_trl.tasks import Task
 from toa_trl.types import Prompt
+from toa_trl.utils.results import interval_key
 from toa_trl.utils.stage import stage
 
 Interval = tuple[float, float]
@@ -138,7 +139,7 @@ async def _judged(
     figures: dict[str, Any] = {}
     if name != "verifier":
         if values:
-            figures = {name: mean(values), f"{name}_interval": bootstrap(values)}
+            figures = {name: mean(values), interval_key(name): bootstrap(values)}
     elif values and set(values) <= {0.0, 1.0} and judge and not judge.graded:
         figures = {"accuracy": mean(values), "interval": wilson(sum(values), len(values))}
         figures |= await _sample_figures(prompts, outputs, task, judge)
@@ -222,7 +223,7 @@ async def _sample_figures(
     figures: dict[str, Any] = {"k": k, "num_unjudged_samples": scores.count(None)}
     for name, values in shares.items():
         figures[name] = mean(values)
-        figures[f"{name.removesuffix('_accuracy')}_interval"] = bootstrap(values)
+        figures[interval_key(name)] = bootstrap(values)
     return figures
 
 

@@ -21,6 +21,7 @@ from toa_trl.rewards import RewardModel
 from toa_trl.rewards.base import DetailedReward
 from toa_trl.tasks import Task
 from toa_trl.types import Completion, Message, Prompt, Rollout, Sampling, Score
+from toa_trl.utils.results import interval_key
 
 TOP = 10
 VERDICTS = ("accuracy", "oracle_accuracy")
@@ -133,7 +134,7 @@ def summarize(results: Sequence[SearchResult], equal_plays: bool = True) -> dict
         values = [row[key] for row in rows if key in row]
         summary[key] = mean(values)
         if key not in COSTS:
-            summary["interval" if key == "accuracy" else f"{key}_interval"] = bootstrap(values)
+            summary[interval_key(key)] = bootstrap(values)
     return summary
 
 

@@ -18,11 +18,12 @@ from toa_trl.evaluation.results import markdown_table
 from toa_trl.utils.cards import read_metadata, with_blocks, with_keys
 from toa_trl.utils.escape import code, for_markdown
 from toa_trl.utils.files import replace_text
+from toa_trl.utils.results import interval_key
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
-# key in results.json -> (type, name); its interval is "<key>_interval" but for INTERVALS
+# key in results.json -> (type, name); its interval is `interval_key` but for INTERVALS
 STUDENT = {
     "accuracy": ("accuracy", "Accuracy, greedy"),
     "sampled_accuracy": ("accuracy", "Accuracy, sampled"),
@@ -53,8 +54,6 @@ OLD_SECTION = re.compile(
     r"(?<!-->\n)^## Evaluation\n\n(?:\|.*\n)+\nMeasured with toa-trl evaluate: .*\n*", re.MULTILINE
 )
 INTERVALS = {
-    "accuracy": "interval",
-    "sampled_accuracy": "sampled_interval",
     "win_rate": "interval",
     "win_rate_matched_length": "interval_matched_length",
 }
@@ -230,7 +229,7 @@ def _named(
     for key, (kind, name) in names.items():
         if key not in row:
             continue
-        interval = row.get(INTERVALS.get(key, f"{key}_interval"))
+        interval = row.get(INTERVALS.get(key, interval_key(key)))
         extra = {} if interval is None else {"interval_95": list(interval)}
         yield from _result(kind, name.format_map(row), row[key], extra, dataset_name, dataset_type)
 

@@ -23,6 +23,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from numpy.typing import NDArray
 
 from toa_trl.report.palette import PALETTE as PALETTE  # also for users of this module
+from toa_trl.utils.results import interval_key
 from toa_trl.utils.targets import head_of
 
 Floats = NDArray[np.float64]
@@ -191,7 +192,7 @@ def comparison_figure(
             offset = 1.02 ** (i - (len(names) - 1) / 2) if is_budget else 1.0
             at, values = [float(s[x]) * offset for s in own], [float(s[y]) for s in own]
             axes.plot(at, values, color=color(i), lw=1.3, marker=MARKERS[i % len(MARKERS)], ms=4.2)
-            intervals = [s.get("interval" if y == "accuracy" else f"{y}_interval") for s in own]
+            intervals = [s.get(interval_key(y)) for s in own]
             _draw_intervals(axes, at, intervals, color(i))
             for s, point in zip(own, zip(at, values, strict=True), strict=True):
                 if not is_budget:

@@ -28,6 +28,7 @@ from toa_trl.report.html import (
 from toa_trl.report.rollout_tables import Floats
 from toa_trl.report.training import Column
 from toa_trl.utils.methods import METHODS
+from toa_trl.utils.results import interval_key
 
 STAGES = {"base": "before", **{name: f"after {name.upper()}" for name in METHODS}}
 MEASURES = {  # key of results.json -> label
@@ -49,8 +50,6 @@ MEASURES = {  # key of results.json -> label
 WHOLE = {"mean_length", "num_truncated", "num_unjudged", "num_problems"}
 # the text describes the first of these that was measured
 LEADS = ("accuracy", "comet", "chrf", "bleu", "mean_verifier_score", "mean_reward")
-# keys of intervals that do not end in _interval
-BOUNDS = {"accuracy": "interval", "sampled_accuracy": "sampled_interval"}
 OF_SEARCHES = {  # key of a compared search -> label
     "accuracy": "accuracy",
     "oracle_accuracy": "oracle",
@@ -169,7 +168,7 @@ def _stages(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 def _change(key: str, stages: Mapping[str, Mapping[str, Any]]) -> Any:
     """Describe one measure of all stages and its change, with a picture of accuracies."""
     rows = [(name, row) for name, row in stages.items() if finite(row.get(key)) is not None]
-    bounds = BOUNDS.get(key, f"{key}_interval")
+    bounds = interval_key(key)
     values = ", ".join(f"{name} {_measured(row, key)}" for name, row in rows)
     text = f"{_capitalized(MEASURES[key])} {values}"
     is_accuracy = key == "accuracy"
@@ -199,7 +198,7 @@ def _capitalized(text: str) -> str:
 def _measured(row: Mapping[str, Any], key: str) -> str:
     if key in WHOLE:
         return whole(row.get(key))
-    return with_bounds(row.get(key), row.get(BOUNDS.get(key, f"{key}_interval")))
+    return with_bounds(row.get(key), row.get(interval_key(key)))
 
 
 def opening(results: Mapping[str, Any]) -> str:
@@ -238,7 +237,7 @@ def searches(results: Mapping[str, Any]) -> Section:
     for row in sorted(rows, key=lambda row: row["budget"]):
         cell_row = [row["name"], count(row["budget"])]
         for key in measured:
-            bounds = row.get(BOUNDS.get(key, f"{key}_interval")) if key in SELECTED else None
+            bounds = row.get(interval_key(key)) if key in SELECTED else None
             cell_row.append(with_bounds(row.get(key), bounds))
         price = [number(row.get("cost", 0.0))] if has_price else []
         cells.append([*cell_row, *costs(row, "tokens", "flops", "reward_flops"), *price])
