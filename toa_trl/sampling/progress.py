@@ -190,7 +190,7 @@ class Progress(Observer):
         """Return the live view."""
         scored, rate, eta = self._measure()
         columns = ("in flight", "done", "failed", "tokens", "latency", "mean reward")
-        agents = agent_table(*columns)
+        agents = table_of("agent", *columns)
         for name, a in list(self._agents.items()):
             load = self.loads[name]
             agents.add_row(
@@ -263,9 +263,9 @@ def bar(title: str, done: int, total: int, *further: str) -> RenderableType:
     return line.get_renderable()
 
 
-def agent_table(*columns: str) -> Table:
-    """Return an empty table for one row per agent."""
-    table = Table("agent", box=None, pad_edge=False, header_style="dim")
+def table_of(what: str, *columns: str) -> Table:
+    """Return an empty table for one row per agent, or whatever the first column names."""
+    table = Table(what, box=None, pad_edge=False, header_style="dim")
     for column in columns:
         table.add_column(column, justify="right")
     return table

@@ -11,14 +11,13 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from toa_trl.errors import ConfigError
 from toa_trl.sampling.budget import PlaysPerPrompt, is_adaptive
 from toa_trl.sampling.journal import Journal
 from toa_trl.sampling.journal.grants import num_unfinished
-from toa_trl.sampling.progress import agent_table, bar, duration, human, time_left
+from toa_trl.sampling.progress import bar, duration, human, table_of, time_left
 from toa_trl.types import AgentCounts
 from toa_trl.utils.config import PositiveFloat, validate
 from toa_trl.utils.escape import for_terminal
@@ -45,6 +44,31 @@ class _State:
     """Unix times of the first and the last play of every journal."""
     agents: dict[str, AgentCounts] = field(default_factory=dict)
     failures: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def counts(self) -> AgentCounts:
+        """Totals over the agents."""
+        return sum(self.agents.values(), AgentCounts())
+
+    @property
+    def finished(self) -> bool:
+        """Whether the budget of every prompt is spent."""
+        return self.num_finished == self.num_prompts
+
+    @property
+    def whole(self) -> int:
+        """Scored plays that the budget allows."""
+        return int(self.num_prompts * self.run["budget"])
+
+    @property
+    def total(self) -> int:
+        """Scored plays that the run makes.
+
+        An adaptive run may end with fewer than the budget allows: a reward was known to be the
+        highest, or no prompt may have more plays.
+        """
+        adaptive_end = self.finished and is_adaptive(self.run)
+        return self.counts.num_scored if adaptive_end else self.whole
 
 
 def status(run_dir: str | Path, now: float | None = None) -> RenderableType:
@@ -109,33 +133,22 @@ def _look(folder: Path, now: float) -> tuple[RenderableType, bool]:
 
 def _comparison_lines(folder: Path, states: Mapping[str, _State]) -> Iterator[RenderableType]:
     running = any(state.running for state in states.values())
-    finished = all(state.num_finished == state.num_prompts for state in states.values())
+    finished = all(state.finished for state in states.values())
     how = "running" if running else "sampling finished" if finished else "not running"
     number = "1 run" if len(states) == 1 else f"{len(states)} runs"
     yield Text(f"{folder}: {number}, {how}", "bold")
-    yield bar("plays", *(sum(of) for of in zip(*map(_num_plays, states.values()), strict=True)))
-    table = Table("run", box=None, pad_edge=False, header_style="dim")
-    for column in ("prompts", "plays", "failed", "mean best reward"):
-        table.add_column(column, justify="right")
+    scored = sum(state.counts.num_scored for state in states.values())
+    yield bar("plays", scored, sum(state.total for state in states.values()))
+    table = table_of("run", "prompts", "plays", "failed", "mean best reward")
     for name, state in states.items():
-        scored, total = _num_plays(state)
-        failed = sum(counts.num_failed for counts in state.agents.values())
         best = f"{state.best_sum / state.num_rewarded:.4g}" if state.num_rewarded else "-"
         prompts = f"{state.num_finished:,}/{state.num_prompts:,}"
-        plays = f"{scored:,}/{total:,}"
-        table.add_row(Text(for_terminal(name)), prompts, plays, f"{failed:,}", best)
+        plays = f"{state.counts.num_scored:,}/{state.total:,}"
+        failed = f"{state.counts.num_failed:,}"
+        table.add_row(Text(for_terminal(name)), prompts, plays, failed, best)
     yield table
     if students := len(list(folder.glob("*/student*/training.json"))):
         yield Text(f"students trained: {students}")
-
-
-def _num_plays(state: _State) -> tuple[int, int]:
-    """Return the scored plays of a run, and all that it makes."""
-    scored = sum(counts.num_scored for counts in state.agents.values())
-    finished = state.num_finished == state.num_prompts
-    if finished and is_adaptive(state.run):
-        return scored, scored
-    return scored, state.num_prompts * state.run["budget"]
 
 
 def _read(run_dir: Path, now: float) -> _State:
@@ -180,19 +193,15 @@ def is_written(journal: Path) -> bool:
 
 def _lines(run_dir: Path, state: _State, now: float) -> Iterator[RenderableType]:
     budget, adaptive = state.run["budget"], is_adaptive(state.run)
-    total = whole = state.num_prompts * budget
-    scored = sum(counts.num_scored for counts in state.agents.values())
-    failed = sum(counts.num_failed for counts in state.agents.values())
-    finished = state.num_finished == state.num_prompts
-    how = "finished" if finished else "not running"
+    total, whole = state.total, state.whole
+    scored, failed = state.counts.num_scored, state.counts.num_failed
+    how = "finished" if state.finished else "not running"
     search = for_terminal(str(state.run["search"]))
     yield Text(
         f"{run_dir}: {search}, budget {budget}{' on average (adaptive)' if adaptive else ''}, "
         f"{'running' if state.running else how}",
         "bold",
     )
-    if adaptive and finished:
-        total = scored  # a reward was known to be the highest, or no prompt may have more plays
     pace = []
     if state.running and state.written:
         rate = state.num_recent / max(min(RECENT_S, now - min(state.written)), 1.0)
@@ -218,7 +227,7 @@ def _lines(run_dir: Path, state: _State, now: float) -> Iterator[RenderableType]
         last = max(state.written)
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last))
         yield Text(f"last play: {when}, {duration(max(now - last, 0.0))} ago")
-    agents = agent_table("scored", "failed", "tokens", "FLOPs")
+    agents = table_of("agent", "scored", "failed", "tokens", "FLOPs")
     for name in dict.fromkeys([*state.run["agents"], *state.agents]):
         counts = state.agents.get(name, AgentCounts())
         tokens = counts.prompt_tokens + counts.completion_tokens
