@@ -26,8 +26,8 @@ BY_AGENT = """
 SELECT agent, count(reward), count(*) - count(reward), coalesce(sum(prompt_tokens), 0),
     coalesce(sum(completion_tokens), 0), coalesce(sum(flops), 0), coalesce(sum(reward), 0),
     count(CASE WHEN reward IS NOT NULL AND finish_reason = 'length' THEN 1 END)
-FROM {plays} GROUP BY agent"""
-BEST = "SELECT prompt_id, max(reward) FROM {plays} WHERE reward IS NOT NULL GROUP BY prompt_id"
+FROM {rows} GROUP BY agent"""
+BEST = "SELECT prompt_id, max(reward) FROM {rows} WHERE reward IS NOT NULL GROUP BY prompt_id"
 NEW = "(SELECT * FROM plays WHERE rowid > ? AND rowid <= ?) AS new"
 
 
@@ -80,7 +80,7 @@ class Totals:
         self.num_rows = int(journal.select("SELECT coalesce(max(rowid), 0) FROM plays")[0][0])
         while self.last < self.num_rows:
             upto = min(self.last + CHUNK, self.num_rows)
-            statements = (sql.format(plays=NEW) for sql in (BY_AGENT, BEST))
+            statements = (sql.format(rows=NEW) for sql in (BY_AGENT, BEST))
             self.add(*(journal.select(sql, self.last, upto) for sql in statements))
             self.last = upto
             if time.monotonic() >= end:

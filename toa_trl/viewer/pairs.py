@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from toa_trl.data.review import Key, Mark, review_of, set_mark
 from toa_trl.errors import ConfigError
 from toa_trl.sampling.journal import Journal
-from toa_trl.viewer.plays import database
+from toa_trl.viewer.plays import select_from_files
 from toa_trl.viewer.tree import read_rollout
 
 ORDERS = {
@@ -25,6 +24,7 @@ ORDERS = {
     "longer": "length(chosen[1].content) - length(rejected[1].content)",
 }
 KEY = "prompt_id, chosen_play, rejected_play"
+COUNT = "SELECT count(*) FROM {rows}"
 
 
 class PairQuery(BaseModel):
@@ -63,7 +63,7 @@ def page(journal: Journal, path: Path, query: PairQuery) -> dict[str, Any]:
         JournalError: the journal cannot be read.
     """
     marks = review_of(path).marks
-    files = sorted(map(str, path.glob("dpo/*.parquet")))
+    files = sorted(path.glob("dpo/*.parquet"))
     values = _after(query.after)
     if query.mark in ("accept", "reject", "edit"):
         wanted = [key for key, mark in marks.items() if mark.mark == query.mark]
@@ -77,7 +77,7 @@ def page(journal: Journal, path: Path, query: PairQuery) -> dict[str, Any]:
     return {
         "pairs": [pair for pair in pairs if pair is not None],
         "next": following,
-        "total": _total(files) if files else None,
+        "total": select_from_files(files, COUNT)[0][0] if files else None,
         "marks": Counter(mark.mark for mark in marks.values()),
     }
 
@@ -119,12 +119,11 @@ def _marked(keys: Sequence[Key], start: int, limit: int) -> list[list[Any]]:
 
 
 def _of_files(
-    files: Sequence[str], query: PairQuery, after: Sequence[Any], marked: Sequence[Key]
+    files: Sequence[Path], query: PairQuery, after: Sequence[Any], marked: Sequence[Key]
 ) -> list[Any]:
     order, sign = ORDERS[query.sort], "<" if query.descending else ">"
-    sql = f"SELECT {order} AS value, {KEY} FROM read_parquet(?)"
-    values: list[Any] = [[glob.escape(file) for file in files]]
-    clauses = []
+    sql = f"SELECT {order} AS value, {KEY} FROM {{rows}}"
+    clauses, values = list[str](), list[Any]()
     if query.mark == "none" and marked:
         named = "concat_ws(' ', prompt_id, chosen_play, rejected_play)"
         clauses.append(f"{named} NOT IN (SELECT unnest(?))")
@@ -137,18 +136,10 @@ def _of_files(
     way = "DESC" if query.descending else "ASC"
     tail = f"{where} ORDER BY value {way}, {KEY} LIMIT {query.limit + 1}"
     try:
-        with database().cursor() as cursor:
-            rows: list[Any] = cursor.execute(f"SELECT * FROM ({sql}) {tail}", values).fetchall()
-            return rows
+        return select_from_files(files, f"SELECT * FROM ({sql}) {tail}", values)
     except duckdb.Error as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"dpo/ cannot be read ({reason}); derive it again") from error
-
-
-def _total(files: Sequence[str]) -> int:
-    with database().cursor() as cursor:
-        names = [glob.escape(file) for file in files]
-        return int(cursor.execute("SELECT count(*) FROM read_parquet(?)", [names]).fetchall()[0][0])
 
 
 def _pair(journal: Journal, key: Key, mark: Mark | None) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import glob
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -168,7 +168,7 @@ class Plays:
         return int(self._select("count(*)", clauses, values, ids, "", from_journal)[0][0])
 
     def select(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
-        """Return the rows of a statement on `{plays}`, in rollouts/ or else in the journal.
+        """Return the rows of a statement on `{rows}`, in rollouts/ or else in the journal.
 
         Raises:
             ConfigError: the query takes too long.
@@ -192,22 +192,18 @@ class Plays:
             clauses = [*clauses, f"prompt_id IN (SELECT {of_ids})"]
             values = [*values, ids if in_files else json.dumps(ids)]
         where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
-        sql = f"SELECT {columns} FROM {{plays}} {where} {tail}"
+        sql = f"SELECT {columns} FROM {{rows}} {where} {tail}"
         read = self._from_files if in_files else self._from_journal
         return read(sql, values)
 
     def _from_files(self, sql: str, values: Sequence[Any]) -> list[Any]:
-        names = [glob.escape(str(file)) for file in self._files]
-        with database().cursor() as cursor:
-            found = cursor.execute(sql.format(plays="read_parquet(?)"), [names, *values])
-            rows: list[Any] = found.fetchall()
-            return rows
+        return select_from_files(self._files, sql, values)
 
     def _from_journal(self, sql: str, values: Sequence[Any]) -> list[Any]:
         self._journal.interrupt_after(LIMIT_S)
         end = time.monotonic() + LIMIT_S
         try:
-            return self._journal.select(sql.format(plays="plays"), *values)
+            return self._journal.select(sql.format(rows="plays"), *values)
         except JournalError as error:
             if time.monotonic() < end:
                 raise
@@ -243,8 +239,17 @@ class Plays:
         return [found[key[0], key[1]] for key in keys if (key[0], key[1]) in found]
 
 
+def select_from_files(files: Iterable[Path], sql: str, values: Sequence[Any] = ()) -> list[Any]:
+    """Return the rows of a statement on `{rows}`, those of parquet files."""
+    names = [glob.escape(str(file)) for file in files]
+    with _database().cursor() as cursor:
+        found = cursor.execute(sql.format(rows="read_parquet(?)"), [names, *values])
+        rows: list[Any] = found.fetchall()
+        return rows
+
+
 @cache
-def database() -> duckdb.DuckDBPyConnection:
+def _database() -> duckdb.DuckDBPyConnection:
     """Return the database of this process; each query takes a cursor, a connection of its own."""
     return duckdb.connect(config={"memory_limit": "1GB"})
 
