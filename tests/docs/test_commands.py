@@ -127,7 +127,7 @@ def test_every_command_is_executed_or_has_one_reason_why_not(block: Block) -> No
 
 def test_every_block_has_a_language_that_a_test_reads() -> None:
     languages = {block.language for page in PAGES for block in blocks(page)}
-    assert languages == {"bash", "json", "python", "text", "yaml"}
+    assert languages == {"bash", "json", "python", "text", "toml", "yaml"}
 
 
 @pytest.mark.parametrize("beginning", NOT_EXECUTED)
