@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from typing import Any
 
@@ -139,3 +140,36 @@ def test_a_failed_slot_is_played_again_under_a_new_index() -> None:
     search.tell(again, 0.3)
     ((_, refinement),) = search.ask(1)
     assert refinement.refs == (1,)
+
+
+@pytest.mark.parametrize("name", ["parallel", "sequential", "prs", "moa"])
+@given(
+    k=st.integers(1, 4),
+    budget=st.integers(2, 24),
+    in_flight=st.integers(1, 6),
+    cut=st.integers(1, 24),
+    seed=st.integers(0, 9999),
+    lost=st.sampled_from([0.0, 0.2]),
+)
+@settings(max_examples=150)
+def test_whatever_failed_or_was_lost_a_restored_run_plays_what_is_planned(
+    name: str, k: int, budget: int, in_flight: int, cut: int, seed: int, lost: float
+) -> None:
+    def layers(plays: list[Play]) -> Counter[tuple[str, int]]:
+        return Counter((p.action.kind, p.action.depth) for p in plays if p.reward is not None)
+
+    rng = random.Random(seed)
+    plays = play_out(
+        make_search(name, NAMES[:k], budget, seed),
+        gauss(seed),
+        in_flight=in_flight,
+        order=rng,
+        fails=lambda index, action: rng.random() < 0.4,
+        max_plays=cut,
+    )
+    shown = {ref for p in plays for ref in p.action.refs}
+    kept = [p for p in plays if p.index in shown or rng.random() >= lost]
+    restored = make_search(name, NAMES[:k], budget, seed)
+    restored.restore(kept)
+    whole = play_out(restored, gauss(seed), recorded=kept)
+    assert layers(whole) == layers(run(name, k, budget, seed))

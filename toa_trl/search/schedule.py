@@ -85,11 +85,21 @@ class ScheduledSearch(Search):
             candidate = self._action(slot)
             if candidate and (candidate.kind, candidate.refs) == (action.kind, action.refs):
                 return slot
-        # where some plays were lost, the slot is not always known: take the last that is possible
-        for slot in reversed(self._open):
-            if self._slots[slot].kind == action.kind:
-                return slot
-        return self._open[-1]
+        # where plays were lost, or asked for again in another order, the slot is not always known:
+        # take the last that is planned like the action
+        return max(
+            reversed(self._open),
+            key=lambda slot: (
+                self._slots[slot].kind == action.kind,
+                self._planned_depth(slot) == action.depth,
+            ),
+        )
+
+    def _planned_depth(self, slot: int) -> int:
+        depth = 0
+        while needs := self._slots[slot].needs:
+            slot, depth = needs[0], depth + 1
+        return depth
 
     def scored(self, index: int, reward: float) -> None:
         """See `Search`."""
