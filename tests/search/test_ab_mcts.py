@@ -100,11 +100,19 @@ def test_it_deepens_where_refinements_improve_and_widens_where_they_spoil() -> N
     assert mean_depth(0.02) > 2 * mean_depth(-0.05)
 
 
-def test_the_better_agent_plays_more_often() -> None:
-    search = make_search("ab_mcts", AGENTS, 100, tau=None)
+@pytest.mark.parametrize("agents", [AGENTS, ["a", "c"]])
+def test_the_better_agent_plays_more_often(agents: list[str]) -> None:
+    search = make_search("ab_mcts", agents, 100, tau=None)
     plays = play_out(search, lambda index, action: SKILL[action.agent] + 0.1)
-    num = {agent: sum(play.action.agent == agent for play in plays) for agent in AGENTS}
+    num = {agent: sum(play.action.agent == agent for play in plays) for agent in agents}
     assert num["c"] > num["a"]
+
+
+def test_it_refines_the_better_answers_also_where_no_refinement_tells_them_apart() -> None:
+    search = make_search("ab_mcts", ["a"], 200, tau=None)
+    plays = play_out(search, lambda index, action: 0.9 if action.refs else index % 2)
+    parents = [play.action.refs[0] for play in plays if play.action.depth == 1]
+    assert sum(search.rewards[parent] == 1 for parent in parents) > 0.6 * len(parents)
 
 
 @pytest.mark.parametrize("distribution", ["gaussian", "beta"])
