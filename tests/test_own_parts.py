@@ -71,6 +71,14 @@ def test_a_search_is_accepted_as_a_class_and_its_parameters_are_checked() -> Non
         make_search(path, ["a"], 3, evry=2)
 
 
+def test_what_builds_no_search_is_refused() -> None:
+    def no_search(agents: list[str], budget: int, seed: int) -> Any:
+        return agents
+
+    with pytest.raises(ConfigError, match=r"must give a .*Search, not \['a'\]"):
+        make_search(no_search, ["a"], 3)
+
+
 SCRIPT = ["so Answer: because it is, because", "Answer: it is because", "no answer"]
 
 

@@ -255,6 +255,14 @@ def test_the_first_plays_of_an_anytime_search_do_not_depend_on_the_budget(
     assert plays(budget + more, len(first)) == first
 
 
+@pytest.mark.parametrize("name", ANYTIME)
+def test_the_choices_of_an_anytime_search_differ_with_no_budget(name: str) -> None:
+    def search(budget: int) -> Search:
+        return make_search(name, NAMES[:2], budget, **ANYTIME[name])
+
+    assert first_difference(lambda: search(8), lambda: search(40), 8) is None
+
+
 @pytest.mark.parametrize("name", ["prs", "toa"])
 def test_a_search_that_uses_the_budget_chooses_by_it(name: str) -> None:
     def search(budget: int) -> Search:
