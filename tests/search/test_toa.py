@@ -28,10 +28,12 @@ def config_of(trace: dict[str, Any]) -> dict[str, Any]:
     return {key.removesuffix("_responses"): value for key, value in trace["config"].items()}
 
 
-def replay(trace: dict[str, Any]) -> None:
+def replay(trace: dict[str, Any], by_default: bool = False) -> None:
     """Feed the rewards back one at a time; every choice must be equal."""
     params = config_of(trace)
     num_agents, budget = params.pop("num_agents"), params.pop("budget")
+    if by_default:
+        params = {}
     search = make_search("toa", NAMES[:num_agents], budget, **params)
     for number, expected in enumerate(trace["plays"]):
         ((index, action),) = search.ask()
@@ -51,6 +53,10 @@ def test_equals_the_published_implementation() -> None:
     assert len(traces) == 12
     for trace in traces:
         replay(trace)
+
+
+def test_the_defaults_are_the_settings_of_the_paper_for_alignment() -> None:
+    replay(json.loads(PUBLISHED.read_text())[0], by_default=True)
 
 
 @pytest.mark.parametrize("number", range(4))

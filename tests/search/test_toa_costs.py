@@ -81,6 +81,21 @@ def test_a_dear_agent_that_gains_more_is_still_asked() -> None:
     assert counts["d"] > 2
 
 
+def test_where_refinements_gain_a_dear_agent_is_asked_before_a_cheap_one_that_spoils() -> None:
+    search = make_search("toa", ["a", "d"], 24, width="anytime", alpha=0.0, tau=1.0, cost="flops")
+    agents: dict[int, list[str]] = {}  # draft -> agents that refined it
+    while not search.done:
+        ((index, action),) = search.ask()
+        reward = 0.0
+        if action.parent is not None:
+            agents.setdefault(action.parent, []).append(action.agent)
+            reward = search.rewards[action.parent] + (0.5 if action.agent == "d" else -0.5)
+        search.tell(index, reward, 4.0 if action.agent == "d" else 1.0)
+    drafts = [names for names in agents.values() if len(names) > 1]
+    assert len(drafts) > 5
+    assert all(names[:2] == ["a", "d"] for names in drafts)
+
+
 def test_agents_that_cost_nothing_are_the_cheapest() -> None:
     asked = play_on(search_of(cost="price"), {"a": 0.0, "b": 0.0, "c": 1.0, "d": 2.0}, 0)
     counts = Counter(action.agent for _, action in asked)
