@@ -17,7 +17,8 @@ from tests.helpers import wait
 from tests.pipeline.conftest import plan_of, with_stage
 from toa_trl.cli.main import run as command
 from toa_trl.errors import ConfigError, ToaError
-from toa_trl.pipeline.dry_run import plan_lines
+from toa_trl.pipeline.checks import prompts_of
+from toa_trl.pipeline.dry_run import needs_of, plan_lines
 from toa_trl.pipeline.run import run_plan
 
 Seen = Callable[[], list[dict[str, Any]]]
@@ -358,6 +359,23 @@ def test_a_plan_without_hours_says_what_to_write_and_keeps_the_memory(
         assert bool(hours) == (name in hours_of)
     text = " ".join(text.split())
     assert said in text if said else "hours of" not in text
+
+
+def test_a_plan_counts_the_rows_of_the_run_that_a_training_learns_from(
+    llama: dict[str, Any],
+) -> None:
+    first, sft, *_ = llama["stages"]
+    sft = {**sft, "config": {**sft["config"], "per_device_train_batch_size": 1}}
+    fewer = {**first, "name": "fewer", "options": {**first["options"], "num_prompts": 1}}
+
+    def hours_of(*stages: dict[str, Any]) -> float:
+        plan = plan_of({**llama, "stages": list(stages)})
+        return needs_of(plan, plan.stages[-1], prompts_of(plan)).hours or 0.0
+
+    of_six = hours_of(first, sft)
+    assert 0 < hours_of(first, fewer, sft) < of_six
+    assert hours_of(first, fewer, {**sft, "data": "synthesize"}) == of_six
+    assert hours_of(first, fewer, {"run": "data", "data": "synthesize"}, sft) == of_six
 
 
 @pytest.mark.parametrize(("max_tokens", "tokens"), [(None, 100), (64, 64), (4096, 100)])

@@ -62,12 +62,11 @@ def _check_inputs(plan: Plan, stage: StageConfig) -> None:
     """Check that what a stage takes exists, or is made before it."""
     place, keys, name = plan.place(stage), plan.keys(stage), stage.folder
     before = plan.before(stage)
-    if stage.data is not None:
+    if stage.data is not None and plan.maker(stage) is None:
         source = stage.data.partition("/")[0]
-        if source not in [other.folder for other in before if other.makes_data]:
-            raise ConfigError(
-                f"{place}.data: must be a synthesize or data stage before it, not {source!r}"
-            )
+        raise ConfigError(
+            f"{place}.data: must be a synthesize or data stage before it, not {source!r}"
+        )
     later = [other.folder for other in plan.stages if other not in before]
     if stage.model in later:
         raise ConfigError(f"{place}.model: {stage.model!r} is no training before it")

@@ -127,10 +127,10 @@ def _price(entry: Mapping[str, Any], mean_tokens: int) -> float:
 
 def _rows(plan: Plan, stage: StageConfig, prompts: Mapping[str, list[Prompt]]) -> int | None:
     """Return the rows of a training, one for each prompt of its synthesis."""
-    made = [other.folder for other in plan.before(stage) if other.run == "synthesize"]
-    if not made:
+    run = plan.synthesis(stage)
+    if run is None:
         return None
-    return plan.config.prompts_per_round or len(prompts[made[-1]])
+    return plan.config.prompts_per_round or len(prompts[run.folder])
 
 
 def _row(plan: Plan, stage: StageConfig, needs: Needs, price: float) -> dict[str, str]:

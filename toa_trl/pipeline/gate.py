@@ -1,6 +1,5 @@
 """The gate: does a student replace the best one before it? Decided on held-out prompts."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,14 +39,8 @@ def write_decision(plan: Plan, number: int, rows: Sequence[Mapping[str, Any]]) -
     """Decide on the student of a round, and write gate.json into its folder. Idempotent."""
     assert plan.config.gate is not None
     decision = decide(plan.config.gate, rows, plan.accepted(number - 1))
-    write_json(plan.output / f"round-{number}" / GATE, marked(decision))
+    write_json(plan.folder(number, GATE), marked(decision))
     return decision
-
-
-def read_decision(plan: Plan, number: int) -> dict[str, Any] | None:
-    """Return the decision on the student of a round; None if there was none."""
-    file = plan.output / f"round-{number}" / GATE
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def describe(decision: Mapping[str, Any], number: int) -> str:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from toa_trl.hub.lineage import read_lineage
-from toa_trl.pipeline.gate import read_decision
 from toa_trl.pipeline.plan import Plan
 from toa_trl.pipeline.trainings import replayed_rounds
 from toa_trl.utils.files import write_json
@@ -30,7 +29,7 @@ def write_lineage(plan: Plan, last: int) -> None:
 
 
 def _of_round(plan: Plan, number: int) -> dict[str, Any]:
-    decision = read_decision(plan, number)
+    decision = plan.decision(number)
     start = 0 if plan.config.start_from == "base" else plan.accepted(number - 1)
     return {
         "round": number,

@@ -200,8 +200,8 @@ def _arguments(plan: Plan, stage: StageConfig, num_rows: int | None) -> list[str
         "gpu_memory": machine.gpu_memory,
     }
     if stage.run == "grpo" and not keys.get("reward"):  # that of its run, which is not there yet
-        runs = [other for other in plan.before(stage) if other.run == "synthesize"]
-        options["reward"] = plan.keys(runs[-1]).get("reward") if runs else None
+        run = plan.synthesis(stage)
+        options["reward"] = plan.keys(run).get("reward") if run else None
     arguments = []
     for key, value in {**keys, **options}.items():
         if key not in NOT_COUNTED and value is not None:

@@ -115,11 +115,16 @@ class Plan:
     def accepted(self, number: int) -> int:
         """Return the last round, up to this one, whose student the gate has accepted."""
         while number > 0 and self.config.gate is not None:
-            file = self.output / f"round-{number}" / GATE
-            if file.is_file() and json.loads(file.read_text(encoding="utf-8"))["accepted"]:
+            decision = self.decision(number)
+            if decision is not None and decision["accepted"]:
                 break
             number -= 1
         return number
+
+    def decision(self, number: int) -> dict[str, Any] | None:
+        """Return what the gate has decided on the student of a round; None if there is nothing."""
+        file = self.folder(number, GATE)
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
     def model(self, number: int) -> str:
         """Return the student's model after a round: the best one if a gate has refused later."""
@@ -142,15 +147,30 @@ class Plan:
         fresh = stage.model == UNTRAINED or self.config.start_from == "base"
         return self.model(0 if fresh or self.rounds is None else number - 1)
 
+    def maker(self, stage: StageConfig) -> StageConfig | None:
+        """Return the stage before a stage whose data it takes; None if there is none."""
+        makers = [other for other in self.before(stage) if other.makes_data]
+        if stage.data is not None:
+            name = stage.data.partition("/")[0]
+            makers = [other for other in makers if other.folder == name]
+        elif stage.run == "grpo":  # takes the prompts and the reward model of a run itself
+            makers = [other for other in makers if other.run == "synthesize"]
+        return makers[-1] if makers else None
+
+    def synthesis(self, stage: StageConfig) -> StageConfig | None:
+        """Return the synthesis from which the data of a stage comes; None if there is none."""
+        maker = self.maker(stage)
+        while maker is not None and maker.run != "synthesize":
+            maker = self.maker(maker)
+        return maker
+
     def data(self, stage: StageConfig, number: int) -> Path | None:
         """Return the folder of the data that a stage takes; None: of its own configuration."""
-        if stage.data is not None:
-            name, _, rest = stage.data.partition("/")
-            return self.folder(number, name) / rest
-        # reinforcement learning takes the prompts and the reward model of a run itself
-        kinds = ("synthesize",) if stage.run == "grpo" else ("synthesize", "data")
-        makers = [other.folder for other in self.before(stage) if other.run in kinds]
-        return self.folder(number, makers[-1]) if makers else None
+        maker = self.maker(stage)
+        if maker is None:
+            return None
+        part = (stage.data or "").partition("/")[2]
+        return self.folder(number, maker.folder) / part
 
     def keys(self, stage: StageConfig) -> dict[str, Any]:
         """Return the configuration of a stage as the user gave it, with its options."""

@@ -7,7 +7,6 @@ from typing import Any
 
 from toa_trl.evaluation.results import terminal_tables, update_results
 from toa_trl.pipeline.config import StageConfig
-from toa_trl.pipeline.gate import read_decision
 from toa_trl.pipeline.plan import Plan
 
 FIGURES = (
@@ -29,7 +28,7 @@ def collect(plan: Plan, stage: StageConfig, number: int) -> list[dict[str, Any]]
 
 def with_gate(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows of rounds with what the gate has decided, where it has."""
-    decisions = [read_decision(plan, row["round"]) for row in rows]
+    decisions = [plan.decision(row["round"]) for row in rows]
     return [
         {**row, "accepted": decision["accepted"]} if decision else row
         for row, decision in zip(rows, decisions, strict=True)

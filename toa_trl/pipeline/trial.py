@@ -13,7 +13,6 @@ from typing import Any
 from toa_trl.errors import ToaError
 from toa_trl.pipeline.config import StageConfig
 from toa_trl.pipeline.fleets import fleet_of
-from toa_trl.pipeline.gate import read_decision
 from toa_trl.pipeline.plan import Plan
 from toa_trl.pipeline.stages import servers_of
 from toa_trl.pipeline.steps import Runner, is_complete
@@ -98,7 +97,7 @@ def _is_stopped(plan: Plan) -> bool:
     gate = plan.config.gate
     if gate is None or gate.if_worse != "stop":
         return False
-    decisions = [read_decision(plan, number) for number in range(1, (plan.rounds or 0) + 1)]
+    decisions = [plan.decision(number) for number in range(1, (plan.rounds or 0) + 1)]
     return any(decision and not decision["accepted"] for decision in decisions)
 
 
