@@ -104,6 +104,28 @@ def test_servers_and_models_in_a_process_fit() -> None:
         sampling_memory(shared, shared.stages[0])
 
 
+def test_an_evaluation_has_one_model_or_judge_at_a_time() -> None:
+    content = yaml.safe_load((FOLDER / "eight_gpus.yaml").read_text(encoding="utf-8"))
+    (evaluation,) = (stage for stage in content["stages"] if stage["run"] == "evaluate")
+    small = {**_local("small"), "model": "Qwen/Qwen2.5-0.5B-Instruct"}
+
+    def memory_of(*models: dict[str, Any], **keys: Any) -> float | None:
+        stage = {**evaluation, "gpus": [0, 1], "servers": []}
+        stage["options"] = {"models": [*models], "reward": {"kind": "length"}, **keys}
+        plan = Plan(PipelineConfig.model_validate({**content, "stages": [stage]}))
+        return sampling_memory(plan, plan.stages[0]).memory
+
+    large = memory_of(_local("large"))
+    assert large == pytest.approx(15, abs=1)
+    assert memory_of(small, _local("large")) == large
+    assert memory_of(small, verifier={"kind": "classifier", "model": "my/8B"}) == large
+    assert memory_of(small, judge={"agent": _local("judge")}) == large
+    assert memory_of({**_local("large"), "device": "cpu"}) is None
+    assert memory_of({**_local("large"), "device": "auto"}) == pytest.approx((large or 0) / 2)
+    on_two = {"name": "two", "engine": "vllm", "model": "my/8B", "device": "cuda:0,1"}
+    assert memory_of(on_two) == pytest.approx(0.9 * 80)  # what vLLM reserves
+
+
 def _local(name: str) -> dict[str, Any]:
     return {"name": name, "engine": "transformers", "model": "my/8B", "device": "cuda:0"}
 

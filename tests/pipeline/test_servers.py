@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -21,6 +21,7 @@ from toa_trl.errors import ConfigError, ToaError
 from toa_trl.pipeline import gpus
 from toa_trl.pipeline.fleets import fleet_of
 from toa_trl.pipeline.run import run_plan
+from toa_trl.rewards.deferred import models_in
 
 Seen = Callable[[], list[dict[str, Any]]]
 needs_linux = pytest.mark.skipif(
@@ -175,6 +176,27 @@ def test_two_models_of_a_process_do_not_share_a_gpu_by_accident(
         wait(run_plan(plan_of(pipeline), quiet))
     reward["devices"] = ["cuda:1"]  # on purpose
     wait(run_plan(plan_of(pipeline), quiet))
+
+
+@pytest.mark.parametrize(
+    ("keys", "label"),
+    [
+        ({"models": [{"name": "a", "engine": "transformers", "model": "a"}]}, "agent 'a'"),
+        ({"verifier": {"kind": "classifier", "model": "r"}}, "the verifier"),
+        ({"judge": {"agent": {"name": "j", "engine": "transformers", "model": "j"}}}, "the judge"),
+    ],
+)
+def test_an_evaluation_has_the_devices_that_it_names(
+    keys: dict[str, Any], label: str, pipeline: dict[str, Any], stub: Seen
+) -> None:
+    for entry in models_in(list(keys.values())):
+        cast("dict[str, Any]", entry)["device"] = "cuda:1"
+    evaluation = {**pipeline["stages"][4], "gpus": [2], "options": {"baseline": "a", **keys}}
+    pipeline["stages"] = [evaluation]
+    if "models" not in keys:
+        evaluation["options"] |= {"models": [{"name": "a", "engine": "scripted"}]}
+    with pytest.raises(ConfigError, match=f"{label} names cuda:1, but the stage has 1 GPUs"):
+        wait(run_plan(plan_of(pipeline), quiet))
 
 
 def test_gpus_are_counted_inside_an_allocation(monkeypatch: pytest.MonkeyPatch) -> None:

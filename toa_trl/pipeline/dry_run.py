@@ -15,6 +15,7 @@ from tabulate import tabulate
 from toa_trl.pipeline.checks import prompts_of
 from toa_trl.pipeline.config import StageConfig
 from toa_trl.pipeline.fleets import fleet_of
+from toa_trl.pipeline.gpus import SAMPLING
 from toa_trl.pipeline.memory import Needs, sampling_memory, training_needs
 from toa_trl.pipeline.plan import Plan
 from toa_trl.pipeline.steps import is_complete
@@ -22,7 +23,6 @@ from toa_trl.pipeline.trial import trials_of
 from toa_trl.types import Prompt
 from toa_trl.utils.escape import for_terminal
 
-NEEDS_PLAYS = ("synthesize", "evaluate")
 WIDTH = 100  # columns of a terminal
 
 
@@ -86,7 +86,7 @@ def needs_of(plan: Plan, stage: StageConfig, prompts: Mapping[str, list[Prompt]]
     if stage.is_training and not stage.command:
         needs = training_needs(plan, stage, _rows(plan, stage, prompts))
         return replace(needs, gpus=gpus, hours=stage.hours or needs.hours)
-    if stage.run in NEEDS_PLAYS and stage.folder in prompts:
+    if stage.run in SAMPLING and stage.folder in prompts:
         return _needs_of_calls(plan, stage, len(prompts[stage.folder]), gpus)
     if stage.run in ("data", "push"):
         return Needs(hours=stage.hours or 0.0)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from toa_trl.errors import ConfigError
@@ -12,6 +13,9 @@ from toa_trl.pipeline.plan import Plan
 from toa_trl.rewards.deferred import models_in
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
+SAMPLING = ("synthesize", "evaluate")  # commands that load models of their configuration
+SCORERS = ("reward", "verifier", "comet", "judge")  # their keys that name a reward model or judge
+Labelled = tuple[str, Mapping[str, Any]]
 
 
 def visible_gpus() -> list[str]:
@@ -98,40 +102,62 @@ def _check_processes(stage: StageConfig, place: str) -> None:
 
 
 def _check_models(plan: Plan, stage: StageConfig) -> None:
-    """Refuse two models in the process of a synthesis that would both take its first GPU."""
-    if stage.run != "synthesize" or not stage.gpus:
+    """Refuse devices that a stage does not have, and two models on one GPU by accident."""
+    if stage.run not in SAMPLING or not stage.gpus:
         return
-    place, users = plan.place(stage), dict[str, tuple[str, bool]]()
-    for label, entry in models_of(plan.content(stage, 1)):
-        given = entry.get("devices") or entry.get("device")
-        for device in devices_of(entry):
-            _check_device(place, label, device, len(stage.gpus))
-            other, is_given = users.setdefault(device, (label, given is not None))
-            if other != label and not (is_given and given):
-                raise ConfigError(
-                    f"{place}: {other} and {label} would share GPU 0 by default; give each a device"
-                )
+    place, num_gpus = plan.place(stage), len(stage.gpus)
+    for together in models_of(plan, stage):
+        users = dict[int, tuple[str, bool]]()
+        for label, entry in together:
+            is_given = bool(entry.get("devices") or entry.get("device"))
+            for device, gpus in replicas_of(entry, num_gpus).items():
+                if any(gpu >= num_gpus for gpu in gpus):
+                    raise ConfigError(
+                        f"{place}: {label} names {device}, but the stage has {num_gpus} GPUs, "
+                        "counted from 0"
+                    )
+                for gpu in gpus:
+                    other, other_given = users.setdefault(gpu, (label, is_given))
+                    if other != label and not (is_given and other_given):
+                        raise ConfigError(
+                            f"{place}: {other} and {label} would share GPU {gpu} by default; give "
+                            "each a device"
+                        )
 
 
-def models_of(content: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return the models that a synthesis or evaluation loads into its own process, with labels."""
+def models_of(plan: Plan, stage: StageConfig) -> list[list[Labelled]]:
+    """Return the models that a synthesis or evaluation loads into its own process, with labels.
+
+    Returns:
+        One list of those that are in memory at the same time for each such group: a synthesis has
+        all models at once, an evaluation one of its models or judges after the other.
+    """
+    content = plan.content(stage, 1)
     given = [*(content.get("agents") or ()), *(content.get("models") or ())]
     parts = [(f"agent {entry.get('name')!r}", entry) for entry in given]
-    parts.append(("the reward", content.get("reward")))
-    return [(label, entry) for label, part in parts for entry in models_in(part)]
+    parts += [(f"the {key}", content.get(key)) for key in SCORERS]
+    groups = list[list[Labelled]]()
+    for label, part in parts:
+        groups.append([(label, entry) for entry in models_in(part)])
+    return groups if stage.run == "evaluate" else [list(chain.from_iterable(groups))]
 
 
-def devices_of(entry: Mapping[str, Any]) -> list[str]:
-    """Return the devices of a model in the process; by default the first GPU."""
-    return list(entry.get("devices") or [entry.get("device") or "cuda:0"])
+def replicas_of(entry: Mapping[str, Any], num_gpus: int) -> dict[str, list[int]]:
+    """Return the GPUs of each replica of a model in the process, by the name of its device.
 
-
-def _check_device(place: str, label: str, device: str, number: int) -> None:
-    index = device.partition(":")[2]
-    if device.startswith("cuda") and index.isdigit() and int(index) >= number:
-        raise ConfigError(
-            f"{place}: {label} names {device}, but the stage has {number} GPUs, counted from 0"
-        )
+    Without a device, a model takes the first GPU, and one of vLLM as many as it is divided over.
+    """
+    split = (entry.get("engine_args") or {}).get("tensor_parallel_size")
+    first = range(split if isinstance(split, int) else 1)
+    default = f"cuda:{','.join(map(str, first))}"
+    replicas = dict[str, list[int]]()
+    for device in entry.get("devices") or [entry.get("device") or default]:
+        kind, _, numbers = device.partition(":")
+        if kind == "cuda":
+            replicas[device] = [int(part) for part in numbers.split(",") if part.isdigit()] or [0]
+        else:
+            replicas[device] = list(range(num_gpus)) if device == "auto" else []
+    return replicas
 
 
 def environment_of(plan: Plan, stage: StageConfig, visible: Sequence[str]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from toa_trl.errors import ConfigError
 from toa_trl.models.devices import num_accelerators
 from toa_trl.pipeline.config import StageConfig
 from toa_trl.pipeline.fleets import fleet_of
-from toa_trl.pipeline.gpus import devices_of, models_of
+from toa_trl.pipeline.gpus import SAMPLING, Labelled, models_of, replicas_of
 from toa_trl.pipeline.plan import Plan
 from toa_trl.pipeline.steps import is_complete
 from toa_trl.training.estimate.reward import weights_of
@@ -40,6 +40,16 @@ class Needs:
         return self.calls + (self.hours or 0.0) * self.gpus * price
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """A replica of a model."""
+
+    label: str
+    model: str
+    gpus: Sequence[int]
+    share: float | None = None  # of the memory of each GPU, which vLLM reserves
+
+
 def check_memory(plan: Plan) -> None:
     """Check that every stage fits, if machine.gpu_memory says how much there is.
 
@@ -51,7 +61,7 @@ def check_memory(plan: Plan) -> None:
     for stage in plan.stages:
         if stage.is_training and not stage.command:
             training_needs(plan, stage, None)
-        elif stage.run in ("synthesize", "evaluate"):
+        elif stage.run in SAMPLING:
             sampling_memory(plan, stage)
 
 
@@ -136,54 +146,75 @@ def training_needs(plan: Plan, stage: StageConfig, num_rows: int | None) -> Need
 def sampling_memory(plan: Plan, stage: StageConfig) -> Needs:
     """Return what the servers of a stage, and the models in its process, take of a GPU.
 
-    A server takes its memory_share, models in the process their weights and batches, of which
-    only the weights are counted, in bfloat16.
+    vLLM takes its share of the memory, other models their weights and batches, of which only the
+    weights are counted, in bfloat16.
 
     Raises:
         ConfigError: weights do not fit.
     """
+    served, unknown = list(_served(plan, stage)), list[str]()
+    needed = list[float]()
+    for together in models_of(plan, stage) or [[]]:
+        loaded = [*served, *_loaded(stage, together)]
+        needed += _memory_of(plan, stage, loaded, unknown).values()
+    note = f"the size of {', '.join(dict.fromkeys(unknown))} is not known" if unknown else ""
+    return Needs(max(needed, default=None), note=note)
+
+
+def _memory_of(
+    plan: Plan, stage: StageConfig, loaded: Iterable[_Loaded], unknown: list[str]
+) -> dict[int, float]:
+    """Return GiB by GPU of models that are in memory together; collect those of unknown size.
+
+    Raises:
+        ConfigError: they do not fit.
+    """
     totals = defaultdict[int, float](float)
     available = plan.config.machine.gpu_memory
-    unknown = list[str]()
-    for label, model, gpus, share in _loaded(plan, stage):
-        weights = weights_of(model, "bfloat16")
+    for model in loaded:
+        weights = weights_of(model.model, "bfloat16")
         if weights is None:
-            unknown.append(model)
+            unknown.append(model.model)
             continue
-        room = None if available is None else (share or USABLE) * available
-        each = weights / GIB / len(gpus)
+        room = None if available is None else (model.share or USABLE) * available
+        each = weights / GIB / len(model.gpus)
         if room is not None and each > room:
             raise ConfigError(
-                f"{plan.place(stage)}: the weights of {label} take {each:.1f} GiB of each GPU, and "
-                f"{room:.1f} GiB are usable"
+                f"{plan.place(stage)}: the weights of {model.label} take {each:.1f} GiB of each "
+                f"GPU, and {room:.1f} GiB are usable"
             )
-        for gpu in gpus:
-            totals[gpu] += room if share and room else each
+        for gpu in model.gpus:
+            totals[gpu] += room if model.share and room else each
     for gpu, total in totals.items():
         if available is not None and total > available:
             raise ConfigError(
                 f"{plan.place(stage)}: the models on GPU {gpu} take {total:.1f} GiB, and it has "
                 f"{available:g}"
             )
-    note = f"the size of {', '.join(dict.fromkeys(unknown))} is not known" if unknown else ""
-    return Needs(max(totals.values(), default=None), note=note)
+    return totals
 
 
-def _loaded(plan: Plan, stage: StageConfig) -> Iterator[tuple[str, str, list[int], float | None]]:
-    """Yield label, model, GPUs, and share of the memory that a server reserves."""
+def _served(plan: Plan, stage: StageConfig) -> Iterator[_Loaded]:
+    """Yield what the servers of a stage load."""
     fleet = fleet_of(plan, stage, 1)
     for replica in fleet.replicas if fleet else ():
         if replica.gpus:
-            share = replica.server.memory_share or USABLE
-            yield replica.label, replica.server.model, list(replica.gpus), share
-    models = models_of(plan.content(stage, 1)) if stage.gpus else []
-    if stage.run == "evaluate":  # one model at a time, and the reward
-        models = [*models[:1], *(model for model in models[1:] if model[0] == "the reward")]
+            server = replica.server
+            share = server.memory_share or USABLE
+            yield _Loaded(replica.label, server.model, replica.gpus, share)
+
+
+def _loaded(stage: StageConfig, models: Iterable[Labelled]) -> Iterator[_Loaded]:
+    """Yield what the process of a stage loads."""
+    gpus = stage.gpus or []
     for label, entry in models:
-        for device in devices_of(entry):
-            index = device.partition(":")[2] or "0"
-            if entry.get("model") and index.isdigit():
-                yield label, str(entry["model"]), [(stage.gpus or [])[int(index)]], None
+        share = None
+        if entry.get("engine") == "vllm":
+            share = (entry.get("engine_args") or {}).get("gpu_memory_utilization") or USABLE
+        for numbers in replicas_of(entry, len(gpus)).values():
+            taken = [gpus[number] for number in numbers if number < len(gpus)]
+            if entry.get("model") and taken:
+                yield _Loaded(label, str(entry["model"]), taken, share)
 
 
 def _arguments(plan: Plan, stage: StageConfig, num_rows: int | None) -> list[str]:
