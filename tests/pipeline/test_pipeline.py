@@ -19,6 +19,7 @@ from toa_trl.cli.main import run as command
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.pipeline.checks import prompts_of
 from toa_trl.pipeline.dry_run import needs_of, plan_lines
+from toa_trl.pipeline.memory import Needs
 from toa_trl.pipeline.run import run_plan
 
 Seen = Callable[[], list[dict[str, Any]]]
@@ -376,6 +377,29 @@ def test_a_plan_counts_the_rows_of_the_run_that_a_training_learns_from(
     assert 0 < hours_of(first, fewer, sft) < of_six
     assert hours_of(first, fewer, {**sft, "data": "synthesize"}) == of_six
     assert hours_of(first, fewer, {"run": "data", "data": "synthesize"}, sft) == of_six
+
+
+def test_a_plan_counts_the_responses_that_are_asked_for(llama: dict[str, Any]) -> None:
+    first, *_, evaluation = llama["stages"]
+    agents = first["options"]["agents"]
+    search = {"name": "s", "engine": "search", "agents": agents, "reward": {"kind": "length"}}
+
+    def needs(number: int, stages: list[Any], **keys: Any) -> Needs:
+        plan = plan_of({**llama, **keys, "stages": stages})
+        return needs_of(plan, plan.stages[number], prompts_of(plan))
+
+    per_response = 100 * 4e-6
+    default = needs(0, [{**first, "options": {"agents": agents}}])
+    assert default.calls == pytest.approx(6 * 160 * per_response)
+    models = [*agents, {**search, "budget": [8, 16]}]
+    asked = {**evaluation, "options": {"models": models, "num_samples": 2}}
+    of_evaluation = needs(0, [asked])
+    assert of_evaluation.calls == pytest.approx(2 * (3 + 8 + 16) * per_response)
+    assert "54 responses" in of_evaluation.note
+    stages, rounds = [first, *llama["stages"][1:3], evaluation], {"rounds": 3}
+    assert "10 responses" in needs(0, stages, **rounds, prompts_per_round=1).note
+    # five of the untrained student and of that of the round, to each of two prompts
+    assert "20 responses" in needs(3, stages, **rounds, prompts_per_round=1).note
 
 
 @pytest.mark.parametrize(("max_tokens", "tokens"), [(None, 100), (64, 64), (4096, 100)])

@@ -4,7 +4,7 @@ Nested values stay mappings as the user wrote them, because they are part of a r
 annotations say against what they are validated.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -59,6 +59,15 @@ OptionalJudge = Annotated[
     Annotated[Settings, Arguments(JUDGE)] | None, BeforeValidator(none_if_empty)
 ]
 Verifier = Annotated[Function | Annotated[Settings, KINDS, Tag("dict")], NamedOr]
+
+
+Asked = list[tuple[Mapping[str, Any], float]]
+"""Entries of agents, and how many responses each gives to a prompt on average."""
+
+
+def shared_budget(agents: Sequence[Mapping[str, Any]], budget: int) -> Asked:
+    """Return the agents of a search with their shares of its budget, as if they were equal."""
+    return [(entry, budget / len(agents)) for entry in agents]
 
 
 class PromptConfig(Config):
@@ -246,6 +255,11 @@ class SynthesisConfig(SamplingConfig):
     def settings(self) -> dict[str, Any]:
         """Return every key with its value, as run.yaml holds them; `extend` is not one of a run."""
         return {key: value for key, value in super().settings().items() if key != "extend"}
+
+    @property
+    def asked(self) -> Asked:
+        """The agents, and how many responses each gives to a prompt on average."""
+        return shared_budget(self.agents, self.budget)
 
     def new_sampler(self, shard: int = 0, num_shards: int = 1) -> TOASampler:
         """Return the sampler of the run, or of a shard with an equal share of the limits.

@@ -1,11 +1,12 @@
 """The configuration of an evaluation: models, judges and benchmarks."""
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from toa_trl.cli.config import (
+    Asked,
     OptionalJudge,
     OptionalReward,
     PromptConfig,
@@ -13,6 +14,7 @@ from toa_trl.cli.config import (
     Settings,
     Verifier,
     none_if_empty,
+    shared_budget,
 )
 from toa_trl.errors import ConfigError
 from toa_trl.evaluation.alpaca import AlpacaEvalConfig
@@ -91,6 +93,18 @@ class EvaluationConfig(PromptConfig):
         if self.judge and self.judge.get("mode") == "pointwise":
             raise ConfigError("judge.mode: must be pairwise or arena, because pairs are compared")
         return self
+
+    @property
+    def asked(self) -> Asked:
+        """The agents that are asked, and how many responses each gives to a prompt on average."""
+        asked = Asked()
+        for entry in self.models:
+            if entry["engine"] == "search":
+                search: Any = MODELS.check(entry)
+                asked += shared_budget(search.agents, search.budget)
+            elif entry["engine"] not in MODELS.built_in:  # a run has its responses
+                asked.append((entry, 1 + self.num_samples))
+        return asked
 
     @property
     def folder(self) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from toa_trl.pipeline.checks import prompts_of
+from toa_trl.pipeline.checks import prompts_of, read_content
 from toa_trl.pipeline.config import StageConfig
 from toa_trl.pipeline.fleets import fleet_of
 from toa_trl.pipeline.gpus import SAMPLING
@@ -87,7 +87,7 @@ def needs_of(plan: Plan, stage: StageConfig, prompts: Mapping[str, list[Prompt]]
         needs = training_needs(plan, stage, _rows(plan, stage, prompts))
         return replace(needs, gpus=gpus, hours=stage.hours or needs.hours)
     if stage.run in SAMPLING and stage.folder in prompts:
-        return _needs_of_calls(plan, stage, len(prompts[stage.folder]), gpus)
+        return _needs_of_calls(plan, stage, _num_prompts(plan, stage, prompts), gpus)
     if stage.run in ("data", "push"):
         return Needs(hours=stage.hours or 0.0)
     return Needs(gpus=gpus, hours=stage.hours, note="memory is not known")
@@ -95,20 +95,12 @@ def needs_of(plan: Plan, stage: StageConfig, prompts: Mapping[str, list[Prompt]]
 
 def _needs_of_calls(plan: Plan, stage: StageConfig, num_prompts: int, gpus: int) -> Needs:
     """Return what a synthesis or an evaluation needs: its tokens, on GPUs or by an API."""
-    machine, keys = plan.config.machine, plan.keys(stage)
-    num_prompts = plan.config.prompts_per_round or num_prompts
-    if stage.run == "synthesize":
-        per_prompt = int(keys.get("budget", 160))
-        entries = list(keys["agents"])
-    else:
-        per_prompt = 1 + int(keys.get("num_samples", 4))
-        entries = list(keys.get("models") or [plan.student] * (len(plan.trainings) + 1))
-        per_prompt *= len(entries)
-    plays = num_prompts * per_prompt
-    longest = (keys.get("sampling") or {}).get("max_tokens", machine.mean_tokens)
+    machine, config = plan.config.machine, read_content(plan, stage, 1)
+    plays = round(num_prompts * sum(number for _, number in config.asked))
+    longest = config.sampling.get("max_tokens", machine.mean_tokens)
     mean_tokens = min(machine.mean_tokens, int(longest))
     tokens = plays * mean_tokens
-    calls = sum(_price(entry, mean_tokens) for entry in entries) / len(entries) * plays
+    calls = num_prompts * sum(_price(entry, mean_tokens) * number for entry, number in config.asked)
     hours = stage.hours
     if hours is None and gpus:
         hours = tokens / machine.tokens_per_s / gpus / 3600
@@ -128,9 +120,13 @@ def _price(entry: Mapping[str, Any], mean_tokens: int) -> float:
 def _rows(plan: Plan, stage: StageConfig, prompts: Mapping[str, list[Prompt]]) -> int | None:
     """Return the rows of a training, one for each prompt of its synthesis."""
     run = plan.synthesis(stage)
-    if run is None:
-        return None
-    return plan.config.prompts_per_round or len(prompts[run.folder])
+    return None if run is None else _num_prompts(plan, run, prompts)
+
+
+def _num_prompts(plan: Plan, stage: StageConfig, prompts: Mapping[str, list[Prompt]]) -> int:
+    """Return the prompts of a synthesis or an evaluation in one round."""
+    num = plan.config.prompts_per_round if stage.run == "synthesize" else None
+    return num or len(prompts[stage.folder])
 
 
 def _row(plan: Plan, stage: StageConfig, needs: Needs, price: float) -> dict[str, str]:
