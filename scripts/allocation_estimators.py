@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from toa_trl.rewards.scoring import LARGEST_SCORE
 from toa_trl.sampling.allocation.gain import GainEstimator, falling_curve
 from toa_trl.sampling.allocation.history import History, Objective
+from toa_trl.types import LARGEST_SCORE
 
 FEATURES = (
     "value",  # of the objective, in units of the reward

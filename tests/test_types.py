@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
+import math
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import toa_trl.errors
 import toa_trl.types
 from tests.helpers import play, rollout
-from toa_trl.types import Flops, Message, Prompt, Score, as_dicts, as_messages, as_openai
+from toa_trl.types import Flops, Message, Prompt, Score, as_dicts, as_messages, is_finite
 
 
 def test_values_are_frozen() -> None:
@@ -67,6 +71,42 @@ def test_a_score_is_a_plain_value() -> None:
     assert Score(0.5) == Score(0.5, flops=None, second=None, weight=1.0)
     assert Score(0.5, 3.0) != Score(0.5)
     assert not isinstance(Score(0.5), float)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (1, 1.0),
+        (True, 1.0),
+        (Fraction(1, 2), 0.5),
+        (np.float32(0.5), 0.5),
+        (np.int64(-3), -3.0),
+        (torch.tensor(0.25), 0.25),
+        (-1e100, -1e100),
+    ],
+)
+def test_a_score_holds_numbers_of_python(given: Any, kept: float) -> None:
+    score = Score(given, flops=np.float32(2), second=given)  # type: ignore[arg-type]
+    assert [type(each) for each in (score.value, score.flops, score.second)] == [float] * 3
+    assert (score.value, score.flops, score.second) == (kept, 2.0, kept)
+
+
+@pytest.mark.parametrize(
+    "given", [math.nan, -math.inf, 10**400, 2e100, "1", None, Decimal(1), torch.ones(2), 1j]
+)
+@pytest.mark.parametrize("name", ["value", "second"])
+def test_no_score_is_made_of_what_is_no_reward(given: Any, name: str) -> None:
+    if name == "second" and given is None:  # there is none
+        return
+    with pytest.raises(ValueError, match="a score must be"):
+        Score(**{"value": 0.0, name: given})
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [(1e308, True), (10**308, True), (10**400, False), (math.nan, False)]
+)
+def test_what_is_finite(given: Any, expected: bool) -> None:
+    assert is_finite(given) == expected
 
 
 def test_ranked_is_best_first_and_the_earlier_of_equals_first() -> None:
@@ -128,16 +168,6 @@ def test_null_keys_and_arguments_as_json_are_read_as_in_trls_format() -> None:
     expected = [*CONVERSATION]
     expected[1] = {**CONVERSATION[1], "tool_calls": [CALL, CALL]}
     assert as_dicts(nulls) == expected
-
-
-def test_a_server_gets_arguments_as_text_and_ids_that_belong_together() -> None:
-    user, assistant, first, second, last = as_openai(CONVERSATION)
-    assert [call["id"] for call in assistant["tool_calls"]] == ["call_1", "given"]
-    for call in assistant["tool_calls"]:
-        assert json.loads(call["function"]["arguments"]) == {"a": [3, 4]}
-    assert (first["tool_call_id"], second["tool_call_id"]) == ("call_1", "given")
-    assert (user, last) == (CONVERSATION[0], CONVERSATION[4])
-    assert isinstance(CALL["function"]["arguments"], dict)  # what was given is unchanged
 
 
 def test_the_formula_of_flops_is_that_of_the_paper() -> None:

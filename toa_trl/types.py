@@ -6,11 +6,15 @@ paper (arXiv 2412.17061): agent, play, reward, budget, width, depth.
 """
 
 import json
+import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
-from typing import Any, Literal, NamedTuple, Self
+from numbers import Real
+from typing import Any, Literal, NamedTuple, Self, TypeGuard
 
 Kind = Literal["answer", "refine", "aggregate"]
+LARGEST_SCORE = 1e100  # squares and sums of larger ones may be infinite
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +115,54 @@ class Flops:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A raw reward with its details."""
+    """A raw reward with its details; numbers of numpy and torch become those of Python.
 
-    value: float  # raw, unbounded, finite
+    Raises:
+        ValueError: a reward is not a finite number within +-LARGEST_SCORE.
+    """
+
+    value: float  # raw
     flops: float | None = None  # forward FLOPs of the reward models; None if unknown
     second: float | None = None  # raw reward of a held-out model, which no search sees
     weight: float = 1.0  # weight of a judge's verdict (Arena-Hard: 3 for "much better")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value", checked_score(self.value))
+        if self.second is not None:
+            object.__setattr__(self, "second", checked_score(self.second))
+        if self.flops is not None:
+            object.__setattr__(self, "flops", as_number(self.flops))
+
+
+def checked_score(value: Any) -> float:
+    """Return a raw reward as a float.
+
+    Raises:
+        ValueError: it is not a finite number within +-LARGEST_SCORE.
+    """
+    if type(value) is float and abs(value) <= LARGEST_SCORE:  # most scores
+        return value
+    number = as_number(value)
+    if not is_finite(number):
+        raise ValueError(f"a score must be a finite number, not {number!r}")
+    if abs(number) > LARGEST_SCORE:
+        raise ValueError(
+            f"a score must be within +-{LARGEST_SCORE:g}, so that means and variances stay finite, "
+            f"not {number:g}; raise an error for a response that has no score"
+        )
+    return float(number)
+
+
+def is_finite(number: Any) -> TypeGuard[float]:
+    """Return whether a value is a finite number."""
+    size: Any = abs(number) if isinstance(number, Real) else math.inf
+    return bool(size <= sys.float_info.max)  # an integer may be larger
+
+
+def as_number(value: Any) -> Any:
+    """Return the number in a torch tensor or numpy array without dimensions; else the value."""
+    is_scalar = getattr(value, "shape", None) == () and callable(getattr(value, "item", None))
+    return value.item() if is_scalar else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,27 +357,4 @@ def as_dicts(messages: Sequence[Message | Mapping[str, Any]]) -> list[dict[str, 
         if message.tool_call_id is not None:
             entry["tool_call_id"] = message.tool_call_id
         dicts.append(entry)
-    return dicts
-
-
-def as_openai(messages: Sequence[Message | Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return messages as dicts, as OpenAI-compatible servers take them.
-
-    Arguments of tool calls are JSON text, and every call has an id, which its answer names.
-    """
-    dicts, unanswered, num_calls = as_dicts(messages), list[str](), 0
-    for entry in dicts:
-        calls = []
-        for call in entry.get("tool_calls", ()):
-            num_calls += 1
-            function = call["function"]
-            arguments = json.dumps(function["arguments"], ensure_ascii=False)
-            call = {"id": f"call_{num_calls}", **call}
-            calls.append({**call, "function": {**function, "arguments": arguments}})
-            unanswered.append(call["id"])
-        if calls:
-            entry["tool_calls"] = calls
-        if entry["role"] == "tool" and unanswered:
-            answered = entry.setdefault("tool_call_id", unanswered[0])
-            unanswered = [call_id for call_id in unanswered if call_id != answered]
     return dicts

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import pytest
 import toa_trl.models.endpoints.client
 from tests.agents.conftest import Server, chat
 from tests.helpers import wait
+from tests.test_types import CALL, CONVERSATION
 from toa_trl.agents import completions, make_agent
+from toa_trl.agents.openai import as_openai
 from toa_trl.errors import AgentError, ConfigError, Unavailable
 from toa_trl.types import Completion, Message, Sampling, as_messages
 
@@ -328,3 +331,13 @@ def test_an_answer_with_parts_of_another_type_is_asked_for_again(
 def test_a_model_without_a_name_is_refused(model: Any) -> None:
     with pytest.raises(ConfigError, match=r"agent 'o'\.model"):
         make_agent({"name": "o", "engine": "openai", "model": model, "base_url": "http://x"})
+
+
+def test_a_server_gets_arguments_as_text_and_ids_that_belong_together() -> None:
+    user, assistant, first, second, last = as_openai(CONVERSATION)
+    assert [call["id"] for call in assistant["tool_calls"]] == ["call_1", "given"]
+    for call in assistant["tool_calls"]:
+        assert json.loads(call["function"]["arguments"]) == {"a": [3, 4]}
+    assert (first["tool_call_id"], second["tool_call_id"]) == ("call_1", "given")
+    assert (user, last) == (CONVERSATION[0], CONVERSATION[4])
+    assert isinstance(CALL["function"]["arguments"], dict)  # what was given is unchanged

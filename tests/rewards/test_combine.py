@@ -231,7 +231,7 @@ def test_flops_add_up_where_they_are_known(kind: str) -> None:
         (Fixed(raises=RewardError("no score")), RewardError, "PLACE: no score"),
         (Fixed(raises=KeyError("bug")), RewardError, "PLACE: KeyError: 'bug'"),
         (Fixed([1.0, 2.0, 3.0]), RewardError, "PLACE: 2 scores are needed"),
-        (Fixed([1.0, math.nan]), RewardError, "PLACE: a score must be a finite number, not nan"),
+        (Fixed([1.0, math.nan]), RewardError, "PLACE: ValueError: a score must be .* not nan"),
         (Fixed(raises=Unavailable("no server")), Unavailable, "^no server$"),
     ],
 )

@@ -95,7 +95,7 @@ def test_a_batch_may_hold_every_token_of_a_small_vocabulary(classifier: Path) ->
     texts += [[*text[:-1], end] for text in texts for end in (0, 2, 3)]  # whatever token ends them
     network = model._model  # type: ignore[attr-defined]
     expected = [raw_score(network, torch.tensor([text])) for text in texts]
-    values = [score.value for score in model._run(texts)]  # type: ignore[attr-defined]
+    values = model._run(texts)  # type: ignore[attr-defined]
     assert values == pytest.approx(expected, abs=1e-5)
 
 

@@ -680,6 +680,36 @@ def test_numbers_of_other_types_are_stored_as_numbers(given: Any, kept: float) -
     assert [play.reward for play in plays(journal)[0]] == [kept, kept]
 
 
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ([], "one Score is needed"),
+        ([Score(1.0), Score(1.0)], "one Score is needed"),
+        ([1.0], "one Score is needed"),
+        (None, "TypeError"),
+    ],
+)
+def test_what_is_not_one_score_fails_the_play(given: Any, error: str) -> None:
+    class Other(TextReward):
+        async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> Any:
+            return given
+
+    journal = journal_of()
+    wait(runner(journal, agents(), reward=Other(), budget=2).run(PROMPTS[:1]))
+    assert all(play.reward is None and error in str(play.error) for play in plays(journal)[0])
+
+
+def test_details_of_numpy_are_stored_as_numbers() -> None:
+    class Details(TextReward):
+        async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> Any:
+            return [Score(np.float32(0.5), np.int64(7), np.float16(1.5))]  # type: ignore[arg-type]
+
+    journal = journal_of()
+    wait(runner(journal, agents(), reward=Details(), budget=1).run(PROMPTS[:1]))
+    (play,) = plays(journal)[0]
+    assert (play.reward, play.reward_flops, play.second_reward) == (0.5, 7, 1.5)
+
+
 def test_an_agent_that_cancels_itself_has_failed() -> None:
     journal = journal_of()
     broken = EchoAgent("a", 1.0)

@@ -16,8 +16,7 @@ from typing import Any
 
 from toa_trl.agents.base import Agent, make_sampling
 from toa_trl.errors import AgentError, Unavailable
-from toa_trl.types import Completion, Message, Sampling, as_messages, finish_of
-from toa_trl.utils.numbers import as_number
+from toa_trl.types import Completion, Message, Sampling, as_messages, as_number, finish_of
 
 PLAIN = {int, float, type(None)}
 LOOK_S = 1.0  # polling interval for servers that are unavailable

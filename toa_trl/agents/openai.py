@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from toa_trl.errors import AgentError, ConfigError
 from toa_trl.models.chat import fold_system
 from toa_trl.models.endpoints import Endpoints, RequestError
 from toa_trl.models.flops import flops_of
-from toa_trl.types import Completion, Flops, Message, Sampling, as_openai, finish_of
+from toa_trl.types import Completion, Flops, Message, Sampling, as_dicts, finish_of
 from toa_trl.utils.config import PositiveFloat, PositiveInt, Text
 
 logger = logging.getLogger(__name__)
@@ -258,6 +259,29 @@ class OpenAIAgent(Agent):
         if problem:
             raise AgentError(f"{self._place}: no answer: {problem}", storable(done))
         return without_reasoning(self._place, done, self._keep_reasoning)
+
+
+def as_openai(messages: Sequence[Message | Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return messages as dicts, as OpenAI-compatible servers take them.
+
+    Arguments of tool calls are JSON text, and every call has an id, which its answer names.
+    """
+    dicts, unanswered, num_calls = as_dicts(messages), list[str](), 0
+    for entry in dicts:
+        calls = []
+        for call in entry.get("tool_calls", ()):
+            num_calls += 1
+            function = call["function"]
+            arguments = json.dumps(function["arguments"], ensure_ascii=False)
+            call = {"id": f"call_{num_calls}", **call}
+            calls.append({**call, "function": {**function, "arguments": arguments}})
+            unanswered.append(call["id"])
+        if calls:
+            entry["tool_calls"] = calls
+        if entry["role"] == "tool" and unanswered:
+            answered = entry.setdefault("tool_call_id", unanswered[0])
+            unanswered = [call_id for call_id in unanswered if call_id != answered]
+    return dicts
 
 
 def read_reply(answer: Any) -> Reply:

@@ -26,9 +26,8 @@ from toa_trl.errors import RewardError
 from toa_trl.evaluation.accuracy import Scores
 from toa_trl.evaluation.intervals import bootstrap
 from toa_trl.evaluation.outputs import Outputs, counting_bar
-from toa_trl.rewards.scoring import is_finite
 from toa_trl.tasks import Task
-from toa_trl.types import Prompt, Score
+from toa_trl.types import Prompt, Score, is_finite
 
 Floats = NDArray[np.float64]
 logger = logging.getLogger(__name__)

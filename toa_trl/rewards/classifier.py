@@ -20,7 +20,6 @@ from toa_trl.rewards.scoring import (
     scoring_queue,
     spare_token,
     trusted_class,
-    with_flops,
     without_padding,
 )
 from toa_trl.types import Prompt, Score
@@ -92,14 +91,15 @@ class ClassifierReward(DetailedReward):
         self._conversations = Conversations(self._tokenizer, system)
         self._reward_token: int | None = getattr(self._config, "reward_token_id", None)
         self._flops = known_flops(self._model.config)
-        self._queue: Batcher[list[int], Score] = scoring_queue(
+        self._queue: Batcher[list[int], float] = scoring_queue(
             self._run, self._model, max_batch_size, max_batch_tokens
         )
         check_scoring(place, model, lambda: self._run([self._ids(*PROBE)]))
 
     async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
         """See `RewardModel`."""
-        return await scored(self._queue, [self._ids(prompt, response) for response in responses])
+        texts = [self._ids(prompt, response) for response in responses]
+        return await scored(self._queue, texts, self._flops)
 
     def _ids(self, prompt: Prompt, response: str) -> list[int]:
         if self._reward_token is None:
@@ -111,7 +111,7 @@ class ClassifierReward(DetailedReward):
         return ids
 
     @without_gradients
-    def _run(self, texts: list[list[int]]) -> list[Score]:
+    def _run(self, texts: list[list[int]]) -> list[float]:
         # Heads find the end of a text by the padding token: its first occurrence (ArmoRM, Qwen) or
         # the last other token (transformers). So it must occur in no text, else nothing is padded.
         pad = spare_token(texts, self._config.vocab_size)
@@ -127,4 +127,4 @@ class ClassifierReward(DetailedReward):
                 f"the model must give one number per text, not {values.shape[1]}; "
                 "for step scores use kind: process"
             )
-        return with_flops(values[:, 0].tolist(), texts, self._flops)
+        return list(values[:, 0].tolist())

@@ -19,7 +19,7 @@ from toa_trl.agents.base import Price
 from toa_trl.errors import ConfigError, RewardError, Unavailable
 from toa_trl.rewards import KINDS, make_reward
 from toa_trl.rewards.base import DetailedReward, RewardModel, as_reward_model
-from toa_trl.rewards.scoring import check_scores, total_flops
+from toa_trl.rewards.scoring import as_values, check_scores, total_flops
 from toa_trl.types import Prompt, Score
 from toa_trl.utils.aio import gather_or_cancel
 from toa_trl.utils.config import Config, FiniteFloat, PositiveFloat
@@ -77,14 +77,13 @@ class Part:
         """
         try:
             scores = await self.model.score_details(prompt, responses)
-            check_scores(self.name, [score.value for score in scores], len(responses))
-            return scores
         except Unavailable:
             raise
         except RewardError as error:
             raise RewardError(f"{self.name}: {error}") from error
         except Exception as error:  # a reward model of the user's own may raise anything
             raise RewardError(f"{self.name}: {type(error).__name__}: {error}") from error
+        return as_values(self.name, scores, len(responses))
 
     def weighted(self, score: float) -> float:
         """Return weight * (score - mean) / std."""
@@ -154,9 +153,8 @@ class _StandardizedReward(_Combination):
         combined = []
         for scores in zip(*scored, strict=True):
             values = map(Part.weighted, self._parts, (score.value for score in scores))
-            flops = total_flops(score.flops for score in scores)
-            combined.append(Score(self._combine(values), flops))
-        check_scores(self._place, [score.value for score in combined], len(responses))
+            (value,) = check_scores(self._place, [self._combine(values)], 1)
+            combined.append(Score(value, total_flops(score.flops for score in scores)))
         return combined
 
 

@@ -22,9 +22,8 @@ from toa_trl.errors import RewardError
 from toa_trl.models.batching import Batcher
 from toa_trl.models.endpoints import Endpoints, RequestError
 from toa_trl.rewards.base import RewardModel
-from toa_trl.rewards.scoring import is_finite
 from toa_trl.rewards.spending import estimated_conversation, spend
-from toa_trl.types import Prompt, as_dicts
+from toa_trl.types import Prompt, as_dicts, is_finite
 from toa_trl.utils.config import NonNegativeFloat, PositiveFloat, PositiveInt, validate
 from toa_trl.utils.files import without_nan
 

@@ -13,7 +13,7 @@ from toa_trl.models.batching import Batcher, padded, without_gradients
 from toa_trl.models.flops import known_flops
 from toa_trl.models.loading import load_model, load_tokenizer
 from toa_trl.rewards.base import DetailedReward
-from toa_trl.rewards.scoring import Conversations, check_length, scored, scoring_queue, with_flops
+from toa_trl.rewards.scoring import Conversations, check_length, scored, scoring_queue
 from toa_trl.types import Prompt, Score
 from toa_trl.utils.config import PositiveInt
 
@@ -65,7 +65,7 @@ class LikelihoodReward(DetailedReward):
         self._flops = known_flops(self._model.config)
         self._mean = aggregate == "mean"
         self._floor = floor
-        self._queue: Batcher[_Text, Score] = scoring_queue(
+        self._queue: Batcher[_Text, float] = scoring_queue(
             self._run, self._model, max_batch_size, max_batch_tokens
         )
 
@@ -79,17 +79,17 @@ class LikelihoodReward(DetailedReward):
                 raise RewardError("the chat template does not put the response behind the prompt")
             check_length(len(ids), self._model.config.get_text_config())
             texts.append(_Text(ids, len(prefix)))
-        return await scored(self._queue, texts)
+        return await scored(self._queue, texts, self._flops)
 
     @without_gradients
-    def _run(self, texts: list[_Text]) -> list[Score]:
+    def _run(self, texts: list[_Text]) -> list[float]:
         import torch
 
         ids, mask = padded([text.ids for text in texts], 0, self._model.device)
         logits = self._model(input_ids=ids, attention_mask=mask).logits  # [B, T, vocabulary]
         rows = zip(texts, ids, logits, strict=True)
         values = torch.stack([self._value(*row) for row in rows])  # [B]
-        return with_flops(values.tolist(), texts, self._flops)
+        return list(values.tolist())
 
     def _value(self, text: _Text, ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         begin, end = text.num_prompt, len(text)

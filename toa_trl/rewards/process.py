@@ -26,7 +26,6 @@ from toa_trl.rewards.scoring import (
     scoring_queue,
     spare_token,
     trusted_class,
-    with_flops,
 )
 from toa_trl.types import Prompt, Score
 from toa_trl.utils.config import PositiveInt
@@ -189,14 +188,15 @@ class ProcessReward(DetailedReward):
                 f"{place}: the tokenizer of {model!r} has no single token for {', '.join(missing)}"
             )
         self._flops = known_flops(self._model.config)
-        self._queue: Batcher[_Text, Score] = scoring_queue(
+        self._queue: Batcher[_Text, float] = scoring_queue(
             self._run, self._model, max_batch_size, max_batch_tokens
         )
         check_scoring(place, model, lambda: self._run([self._text(*PROBE)]))
 
     async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
         """See `RewardModel`."""
-        return await scored(self._queue, [self._text(prompt, response) for response in responses])
+        texts = [self._text(prompt, response) for response in responses]
+        return await scored(self._queue, texts, self._flops)
 
     def _text(self, prompt: Prompt, response: str) -> _Text:
         ids, num_steps = self._interface.encode(prompt, response)
@@ -211,7 +211,7 @@ class ProcessReward(DetailedReward):
         return _Text(ids, positions)
 
     @without_gradients
-    def _run(self, texts: list[_Text]) -> list[Score]:
+    def _run(self, texts: list[_Text]) -> list[float]:
         import torch
 
         ids_of = [text.ids for text in texts]
@@ -226,7 +226,7 @@ class ProcessReward(DetailedReward):
         for text, row in zip(texts, probabilities, strict=True):
             by_position = dict(zip(positions, row, strict=True))
             values.append(self._aggregate([by_position[p] for p in text.positions]))
-        return with_flops(values, texts, self._flops)
+        return values
 
 
 def _steps(separator: str, response: str, tag: str) -> list[str]:

@@ -1,11 +1,9 @@
 """One call of a reward model: what a model in this process reads, and what scores must be."""
 
 import asyncio
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from functools import cached_property
-from numbers import Real
-from typing import Any, TypeGuard
+from typing import Any
 
 from jinja2 import TemplateError
 
@@ -13,12 +11,10 @@ from toa_trl.errors import ConfigError, RewardError
 from toa_trl.models.batching import Batcher
 from toa_trl.models.chat import fold_system, takes_system
 from toa_trl.models.sources import own_class
-from toa_trl.types import Flops, Prompt, Score, as_dicts
-from toa_trl.utils.numbers import as_number
+from toa_trl.types import Flops, Prompt, Score, as_dicts, checked_score
 
 # from the model cards of Qwen2.5-Math
 STEP_BY_STEP = "Please reason step by step, and put your final answer within \\boxed{}."
-LARGEST_SCORE = 1e100  # squares and sums of larger ones may be infinite
 PROBE = (Prompt("probe", "What is 1 + 1?"), "1 + 1 = 2")  # type: ignore[arg-type]  # a text becomes messages
 
 
@@ -93,11 +89,11 @@ def check_length(num_tokens: int, config: Any) -> None:
 
 
 def scoring_queue(
-    run: Callable[[list[Any]], list[Score]],
+    run: Callable[[list[Any]], list[float]],
     model: Any,
     max_batch_size: int,
     max_batch_tokens: int | None,
-) -> Batcher[Any, Score]:
+) -> Batcher[Any, float]:
     """Return the queue of a model.
 
     Args:
@@ -117,36 +113,30 @@ def spare_token(texts: Iterable[Sequence[int]], num_tokens: int) -> int | None:
     return next((token for token in range(num_tokens) if token not in used), None)
 
 
-async def scored(queue: Batcher[Any, Score], texts: Iterable[Any]) -> list[Score]:
+async def scored(
+    queue: Batcher[Any, float], texts: Sequence[Sized], flops: Flops | None
+) -> list[Score]:
     """Return the scores of texts, computed in the model's queue.
+
+    Args:
+        queue: of the model.
+        texts: their lengths are their numbers of tokens.
+        flops: of the model; None: unknown.
 
     Raises:
         RewardError: the model failed, or a score is not a finite number.
     """
     try:
-        scores = await asyncio.gather(*map(queue.submit, texts))
+        values = await asyncio.gather(*map(queue.submit, texts))
     except RewardError:
         raise
     except Exception as error:  # torch and a model's code have no base of their own
         raise RewardError(f"the reward model failed: {error}") from error
-    check_scores("the reward model", [score.value for score in scores], len(scores))
-    return scores
-
-
-def with_flops(values: Sequence[float], texts: Sequence[Sized], flops: Flops | None) -> list[Score]:
-    """Return scores with the FLOPs that the lengths of their texts in tokens have cost."""
+    values = check_scores("the reward model", values, len(texts))
     return [
         Score(value, flops(len(text)) if flops else None)
         for value, text in zip(values, texts, strict=True)
     ]
-
-
-def is_finite(score: Any) -> TypeGuard[float]:
-    """Return whether a score is a finite number."""
-    try:
-        return isinstance(score, Real) and math.isfinite(score)
-    except OverflowError:  # an integer beyond the largest float
-        return False
 
 
 def as_values(place: str, scores: Any, count: int) -> list[Any]:
@@ -168,22 +158,13 @@ def check_scores(place: str, scores: Any, count: int) -> list[float]:
     """Return the scores as floats.
 
     Raises:
-        RewardError: they are not `count` finite numbers, at most LARGEST_SCORE apart from 0.
+        RewardError: they are not `count` finite numbers within +-LARGEST_SCORE.
     """
     values = as_values(place, scores, count)
-    for at, score in enumerate(values):
-        if type(score) is float and abs(score) <= LARGEST_SCORE:  # most scores
-            continue
-        number = as_number(score)
-        if not is_finite(number):
-            raise RewardError(f"{place}: a score must be a finite number, not {number!r}")
-        if abs(number) > LARGEST_SCORE:
-            raise RewardError(
-                f"{place}: a score must be within +-{LARGEST_SCORE:g}, so that means and variances "
-                f"stay finite, not {number:g}; raise an error for a response that has no score"
-            )
-        values[at] = float(number)
-    return values
+    try:
+        return [checked_score(value) for value in values]
+    except ValueError as error:
+        raise RewardError(f"{place}: {error}") from error
 
 
 def total_flops(parts: Iterable[float | None]) -> float | None:
@@ -210,14 +191,14 @@ def trusted_class(
     return auto_class
 
 
-def check_scoring(place: str, model: str, score: Callable[[], Sequence[Score]]) -> None:
+def check_scoring(place: str, model: str, score: Callable[[], Sequence[float]]) -> None:
     """Score once, so that a model that cannot score fails before anything is sampled.
 
     Raises:
         ConfigError: the model failed, or its score is not a finite number.
     """
     try:
-        check_scores("the model", [result.value for result in score()], 1)
+        check_scores("the model", score(), 1)
     except Exception as error:  # a model's own code may raise anything
         reason = str(error).strip().split("\n")[0]
         raise ConfigError(

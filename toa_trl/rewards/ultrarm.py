@@ -8,7 +8,7 @@ from toa_trl.models.flops import known_flops
 from toa_trl.models.loading import load_model, load_tokenizer
 from toa_trl.rewards.classifier import ClassifierReward
 from toa_trl.rewards.scoring import PROBE, check_length, check_scoring, scoring_queue
-from toa_trl.types import Prompt, Score
+from toa_trl.types import Prompt
 from toa_trl.utils.config import PositiveInt
 
 SPEAKERS = {"user": "Human", "assistant": "Assistant"}
@@ -56,7 +56,7 @@ class UltraRMReward(ClassifierReward):
         self._config.use_cache = False  # nothing is generated
         self._tokenizer = load_tokenizer(place, model, revision=revision, template=False)
         self._flops = known_flops(self._config)
-        self._queue: Batcher[list[int], Score] = scoring_queue(
+        self._queue: Batcher[list[int], float] = scoring_queue(
             self._run, self._model, max_batch_size, max_batch_tokens
         )
         check_scoring(place, model, lambda: self._run([self._ids(*PROBE)]))

@@ -8,14 +8,15 @@ from typing import Any
 
 from toa_trl.agents.base import Price, PriceEntry
 from toa_trl.agents.completions import read_usage
+from toa_trl.agents.openai import as_openai
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.models.chat import fold_system
 from toa_trl.models.endpoints import Endpoints, RequestError
 from toa_trl.models.loading import load_tokenizer, trained_padding
 from toa_trl.rewards.base import RewardModel
-from toa_trl.rewards.scoring import Conversations, is_finite, without_padding
+from toa_trl.rewards.scoring import Conversations, without_padding
 from toa_trl.rewards.spending import estimated_conversation, spend
-from toa_trl.types import Prompt, as_openai
+from toa_trl.types import Prompt, is_finite
 from toa_trl.utils.config import NonNegativeFloat, PositiveFloat, PositiveInt, validate
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from typing import Any
 from toa_trl.agents import Agent
 from toa_trl.rewards import RewardModel
 from toa_trl.tasks import Task
-from toa_trl.utils.numbers import as_number
+from toa_trl.types import as_number
 
 SECRET = re.compile(r"(^|_)(api_?key|access_?key|password|passwd|secret|credentials?)$|^token$")
 MISSING = object()

@@ -18,12 +18,11 @@ from toa_trl.agents import Agent
 from toa_trl.agents.completions import ask, checked, whole_text
 from toa_trl.errors import AgentError, RewardError, ToaError, Unavailable
 from toa_trl.rewards import RewardModel
-from toa_trl.rewards.scoring import check_scores
 from toa_trl.sampling.journal import Journal, Writer
 from toa_trl.sampling.turns import Turn, Turns, UniformTurns
 from toa_trl.search import Search
 from toa_trl.tasks import Task
-from toa_trl.types import Action, Play, Prompt, Sampling
+from toa_trl.types import Action, Play, Prompt, Sampling, Score
 from toa_trl.utils.aio import gather_or_cancel
 from toa_trl.utils.redaction import without_secrets
 
@@ -275,8 +274,9 @@ class Runner:
                 completion = checked("the task", replace(completion, text=text))
             judged = self.task.judged(prompt)
             scores = await self.reward_model.score_details(judged, [completion.text])
-            check_scores("the reward model", [scored.value for scored in scores], 1)
-            (score,) = scores
+            if len(scores) != 1 or not isinstance(scores[0], Score):
+                raise RewardError(f"the reward model: one Score is needed, not {scores!r}")
+            score = scores[0]
             self._num_given_up, self._waiting_since_s = 0, None
         except Unavailable as failure:
             if completion is not None:

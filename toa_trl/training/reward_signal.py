@@ -12,7 +12,6 @@ from toa_trl.errors import AgentError, ConfigError, RewardError
 from toa_trl.hub.dataset_card import reward_name
 from toa_trl.rewards import RewardModel, make_reward
 from toa_trl.rewards.recorded import recorded_reward
-from toa_trl.rewards.scoring import check_scores
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampling.identity import digest_of_values
 from toa_trl.sampling.run_file import FILE
@@ -142,7 +141,6 @@ class RewardFunc:
             return None
         try:
             (score,) = await self._model.score_details(judged, [response])
-            (value,) = check_scores(self.__name__, [score.value], 1)
         except RewardError as error:
             start = prompt.messages[-1].content[:80]
             failure = RewardError(
@@ -151,7 +149,7 @@ class RewardFunc:
             if not self._skip:
                 raise failure from error
             return failure
-        return Score(value, second=score.second)
+        return score
 
     def _log(
         self, log_metric: Callable[[str, float], None], scores: Sequence[Score | None]

@@ -19,8 +19,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from toa_trl.rewards.scoring import LARGEST_SCORE
 from toa_trl.sampling.allocation.history import PLAYS, VALUE
+from toa_trl.types import LARGEST_SCORE
 
 NEAREST = 160  # observations, by the number of plays, that correct the curve
 NEIGHBORS = 40  # observations, by the value, where no falling curve fits

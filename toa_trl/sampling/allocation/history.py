@@ -10,8 +10,7 @@ from operator import attrgetter
 from statistics import fmean
 from typing import Literal
 
-from toa_trl.rewards.scoring import LARGEST_SCORE
-from toa_trl.types import Play
+from toa_trl.types import LARGEST_SCORE, Play
 
 VALUE, PLAYS = 0, 1  # columns of a state
 
