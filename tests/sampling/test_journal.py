@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from tests.helpers import play, wait
 from toa_trl.errors import ConfigError, JournalError
-from toa_trl.sampling.journal import Journal, Writer, copy_journals
+from toa_trl.sampling.journal import Journal, Writer, copy_journals, open_journal
 from toa_trl.sampling.journal.table import Row
 from toa_trl.types import Action, AgentCounts, Completion, Play, Prompt, Spending
 
@@ -609,6 +609,23 @@ def test_spending_is_written_again_after_a_commit_that_failed() -> None:
     assert journal.reward_spending == Spending()
     journal.append("p", play(1, 1.0))
     assert journal.reward_spending == Spending(7, 0.0)
+
+
+@pytest.mark.parametrize("unwritable", [play(0, 1.0), play(1, 1.0, "\udcff")])
+def test_a_play_that_cannot_be_written_is_not_called_damage(unwritable: Play) -> None:
+    journal = memory()
+    journal.append("p", play(0, 1.0))
+    with pytest.raises(JournalError) as raised:
+        journal.append("p", unwritable)  # it exists already, or cannot be encoded
+    assert "recover" not in str(raised.value)
+
+
+def test_a_journal_is_opened_to_be_read_while_a_run_writes_it(tmp_path: Path) -> None:
+    writing = filled(tmp_path / "journal.sqlite", prompts=2, each=3)
+    with closing(writing), open_journal(tmp_path) as reading:
+        assert reading.num_scored() == writing.num_scored()
+        writing.append("0", play(3, 1.0))
+        assert reading.num_scored() == {"0": 4, "1": 3}
 
 
 def test_a_shard_that_cannot_be_read_is_named(tmp_path: Path) -> None:
