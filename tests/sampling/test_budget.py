@@ -13,6 +13,8 @@ from toa_trl.sampling.budget import PlaysPerPrompt, describe_budget, is_adaptive
 
 
 def test_prompts_without_plays_count() -> None:
+    assert PlaysPerPrompt.of([7]) == PlaysPerPrompt(7, 7.0, 7)
+    assert PlaysPerPrompt.of([], 0) == PlaysPerPrompt(0, 0.0, 0)
     assert PlaysPerPrompt.of([2, 4], 2) == PlaysPerPrompt(2, 3.0, 4)
     assert PlaysPerPrompt.of([2, 4], 4) == PlaysPerPrompt(0, 1.5, 4)
     assert PlaysPerPrompt.of([], 3) == PlaysPerPrompt(0, 0.0, 0)
