@@ -262,6 +262,17 @@ def test_a_large_file_is_known_by_its_blocks(
     assert len(digests) == 4
 
 
+def test_files_have_the_digests_that_journals_of_earlier_runs_hold(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"weights")
+    assert digests_of_files(file) == {file.name: "fc5de2059d9a93c7"}
+    with file.open("wb") as weights:  # just too large to be read whole
+        for place in (0, 1 << 20, 32 << 20, 64 << 20):
+            weights.seek(place)
+            weights.write(b"weights")
+    assert digests_of_files(file) == {file.name: "81b1888406af40a5"}
+
+
 def test_only_paths_of_models_are_read(folder: Path) -> None:
     agent = {"name": "model", "engine": "openai", "model": "meta-llama/Llama-3.1-8B-Instruct"}
     assert contents.contents_of({"agents": [agent]}) == {}
@@ -282,6 +293,33 @@ def test_of_an_import_only_the_names_that_are_used_count(folder: Path) -> None:
         digests.append(digest_of_source(importlib.import_module("own_of_two").score))
     sys.modules.pop("own_of_two")
     assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize("importing", ["own_package", "own_package.rewards"])
+@pytest.mark.parametrize(
+    "statement", ["from .scale import FACTOR", "from . import scale; FACTOR = scale.FACTOR"]
+)
+def test_what_a_package_imports_from_itself_counts(
+    folder: Path, importing: str, statement: str
+) -> None:
+    package = folder / "own_package"
+    package.mkdir()
+    sources = {"__init__": "", "rewards": "", "scale": "FACTOR = 2.0\n"}
+    sources[importing.partition(".")[2] or "__init__"] = (
+        f"{statement}\n\ndef score(completions, **columns):\n"
+        "    return [FACTOR for _ in completions]\n"
+    )
+    for name, source in sources.items():
+        (package / f"{name}.py").write_text(source)
+    importlib.invalidate_caches()
+    score = importlib.import_module(importing).score
+    try:
+        before = digest_of_source(score)
+        (package / "scale.py").write_text("FACTOR = 3.0\n")
+        assert digest_of_source(score) != before
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "own_package"]:
+            del sys.modules[name]
 
 
 def scored_here(completions: Any, **columns: Any) -> list[float]:

@@ -274,9 +274,9 @@ class _Closure:
             source = _absolute(module, statement)
             if alias.name == "*":
                 self._add_all(source)
-            elif alias.name in self._of(source):
+            elif source != module and alias.name in self._of(source):
                 self._add(source, alias.name)
-            else:
+            else:  # a module; in the package's own file it is defined by this very import
                 self._add_all(f"{source}.{alias.name}")
 
     def _add_all(self, module: str) -> None:
