@@ -193,6 +193,35 @@ def test_serves_one_event_loop_after_another() -> None:
     assert wait(batcher.submit("c")) == "C"
 
 
+def test_requests_of_a_closed_event_loop_do_not_keep_the_next_one_waiting() -> None:
+    batcher, _ = make(max_size=1)
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)  # its tasks are destroyed while they wait
+    left = [loop.create_task(batcher.submit(text)) for text in "ab"]
+    loop.run_until_complete(asyncio.sleep(0))
+    assert not any(task.done() for task in left)
+    loop.close()
+    assert wait(asyncio.wait_for(batcher.submit("c"), 10)) == "C"
+
+
+def test_a_worker_that_is_cancelled_before_it_begins_is_replaced() -> None:
+    batcher, _ = make()
+
+    async def ask() -> list[Any]:
+        earlier = asyncio.all_tasks()
+        given_up = asyncio.create_task(batcher.submit("a"))
+        await asyncio.sleep(0)  # the worker exists, and has not run yet
+        for task in asyncio.all_tasks() - earlier:
+            task.cancel()
+        during = asyncio.create_task(batcher.submit("b"))
+        results = await asyncio.gather(given_up, during, return_exceptions=True)
+        return [*results, await batcher.submit("c")]
+
+    first, *others = wait(asyncio.wait_for(ask(), 10))
+    assert isinstance(first, asyncio.CancelledError)
+    assert others == ["B", "C"]
+
+
 @pytest.mark.parametrize("limit", ["max_size", "max_tokens"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, "x", True])
 def test_limits_below_one_are_refused(limit: str, value: object) -> None:

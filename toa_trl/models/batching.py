@@ -89,25 +89,37 @@ class Batcher(Generic[Item, Result]):
         # measured here, so that a length that cannot be measured reaches its caller
         length = self._length(item) if self._length else 1
         waiting: _Waiting[Item, Result] = _Waiting(item, length, loop.create_future())
-        self._waiting.append(waiting)
         if loop is not self._loop:  # workers of an earlier event loop have ended with it
             self._loop, self._workers = loop, set()
+            # an answer cannot reach an event loop that is closed
+            still = [each for each in self._waiting if not each.future.get_loop().is_closed()]
+            self._waiting = still
+        self._waiting.append(waiting)
         if len(self._workers) < self._num_running:
-            self._workers.add(loop.create_task(self._work()))
+            self._start_worker(loop)
         return await waiting.future
 
+    def _start_worker(self, loop: asyncio.AbstractEventLoop) -> None:
+        worker = loop.create_task(self._work())
+        self._workers.add(worker)
+        worker.add_done_callback(self._replace)
+
+    def _replace(self, worker: asyncio.Task[None]) -> None:
+        """Replace a worker that was cancelled, perhaps before it began; others have left."""
+        if worker in self._workers:
+            self._workers.remove(worker)
+            if not all(each.future.done() for each in self._waiting):
+                self._start_worker(worker.get_loop())
+
     async def _work(self) -> None:
-        try:
-            while True:
-                await asyncio.sleep(0)  # so that whoever is ready to ask is in this batch
-                # a request given up by its asker, or left over from an event loop that is closed,
-                # needs no answer
-                self._waiting = [each for each in self._waiting if not each.future.done()]
-                if not self._waiting:
-                    return
-                await self._compute(self._take())
-        finally:
-            self._workers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+        while True:
+            await asyncio.sleep(0)  # so that whoever is ready to ask is in this batch
+            # a request given up by its asker needs no answer
+            self._waiting = [each for each in self._waiting if not each.future.done()]
+            if not self._waiting:
+                self._workers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+                return
+            await self._compute(self._take())
 
     async def _compute(self, batch: list[_Waiting[Item, Result]]) -> None:
         """Give every request of a batch its result or the error: a caller waits for ever else."""
@@ -119,6 +131,8 @@ class Batcher(Generic[Item, Result]):
                 results = list(await call_in_thread(self._thread, self._run, items))
             if len(results) != len(batch):
                 raise RuntimeError(f"{len(results)} results for {len(batch)} requests")
+        except GeneratorExit:  # the event loop is closed, and nobody waits any more
+            raise
         except asyncio.CancelledError:
             for each in batch:
                 each.future.cancel()
