@@ -11,7 +11,7 @@ import pytest
 from tests.agents.conftest import Server
 from tests.helpers import closed
 from tests.own_parts import load_example
-from toa_trl.agents import ENGINES, Agent, make_agent, make_sampling
+from toa_trl.agents import ENGINES, Agent, as_agent, make_agent, make_sampling
 from toa_trl.agents.completions import with_system
 from toa_trl.errors import ConfigError
 from toa_trl.types import Completion, Message, Sampling
@@ -141,3 +141,20 @@ def test_a_system_prompt_goes_in_front_or_joins_the_one_there() -> None:
         Message("system", "Be brief.\n\nBe kind."),
         user,
     )
+
+
+def test_an_object_with_all_capabilities_is_used_as_it_is() -> None:
+    class Whole:
+        name, identity, away, can_be_away, compute = "whole", "1", None, False, None
+
+        async def generate(self, messages: Any, *, sampling: Any, seed: int) -> Completion:
+            return Completion("text")
+
+        async def check(self) -> None:
+            return
+
+        async def aclose(self) -> None:
+            return
+
+    whole = Whole()
+    assert as_agent(whole) is whole

@@ -110,7 +110,7 @@ def test_an_object_may_have_a_price() -> None:
         "s": {},
         "plain": {"prompt": 2.0},
     }
-    echo.price = {"prompt": 3.0}
+    echo.price = {"prompt": 3.0}  # type: ignore[attr-defined]
     assert prices_of([echo]) == {"echo": {"prompt": 3.0}}
 
 

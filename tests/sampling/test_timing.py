@@ -107,6 +107,6 @@ def test_wrappers_delegate_every_capability(
 
 def test_a_wrapper_has_the_name_and_the_price_of_its_agent(tmp_path: Path) -> None:
     agent = EchoAgent("a")
-    agent.price = {"prompt": 1.0}
+    agent.price = {"prompt": 1.0}  # type: ignore[attr-defined]
     timed = TimedAgent(agent, Stopwatch(tmp_path / FILE))
-    assert (timed.name, timed.price) == ("a", agent.price)
+    assert (timed.name, timed.price) == ("a", agent.price)  # type: ignore[attr-defined]

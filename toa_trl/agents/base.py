@@ -69,11 +69,12 @@ class AgentOptions(Config):
 
 @runtime_checkable
 class Agent(Protocol):
-    """A language model with a name. Subclass it: only `name` and `generate` have no default."""
+    """A language model with a name. Subclass it: only `name` and `generate` have no default.
+
+    It may have a `price`, a mapping with the keys of `Price`; an entry has a key of its own for it.
+    """
 
     name: str
-    price: Mapping[str, float] | None = None
-    """Keys of `Price`; an entry has a key of its own for it."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Keep the arguments, which belong to the identity of a run."""
@@ -129,6 +130,11 @@ class Agent(Protocol):
         return None  # noqa: RET501
 
 
+def price_of(agent: Any) -> Any:
+    """Return the price of an agent that is an object; None if it has none."""
+    return getattr(agent, "price", None)
+
+
 class DelegatingAgent(Agent):
     """The base of agents that do something around the calls of another one.
 
@@ -139,7 +145,7 @@ class DelegatingAgent(Agent):
     """
 
     def __init__(self, agent: Agent) -> None:
-        self.name, self.price = agent.name, agent.price
+        self.name, self.price = agent.name, price_of(agent)
         self._agent = agent
 
     @property
@@ -170,7 +176,7 @@ class AdaptedAgent(Agent):
     """Wrap a user's object that has only `name` and `generate`, and perhaps a price."""
 
     def __init__(self, agent: Any) -> None:
-        self.name, self.price = agent.name, getattr(agent, "price", None)
+        self.name, self.price = agent.name, price_of(agent)
         self._agent = agent
 
     @property

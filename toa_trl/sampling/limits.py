@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from toa_trl.agents.base import Price, as_agent
+from toa_trl.agents.base import Price, price_of
 from toa_trl.errors import ConfigError
 from toa_trl.rewards.base import RewardModel
 from toa_trl.rewards.spending import listening
@@ -178,7 +178,7 @@ def prices_of(agents: Iterable[Any]) -> dict[str, Any]:
             if "price" in agent:
                 prices[agent["name"]] = agent["price"]
             continue
-        price = as_agent(agent).price
+        price = price_of(agent)
         if price is not None:
             prices[agent.name] = price
     return prices
@@ -204,9 +204,7 @@ def cost_of(
     configuration: Mapping[str, Any], counts: Mapping[str, AgentCounts], spending: Spending
 ) -> float | None:
     """Return the cost of all plays of a run, or None if nothing of it has a price."""
-    recorded = configuration.get("agents") or ()
-    # of an agent that was an object, only its name is recorded
-    prices = prices_of(agent for agent in recorded if isinstance(agent, Mapping))
+    prices = prices_of(configuration.get("agents") or ())
     meter = Meter({}, prices)
     meter.resume(counts, 0.0)
     meter.add_reward(spending)
