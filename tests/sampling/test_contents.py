@@ -106,6 +106,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "model").mkdir()
     for name, text in MODEL.items():
         (tmp_path / "model" / name).write_text(text)
+    (tmp_path / "rubric.md").write_text("Be strict.")
     (tmp_path / "recorded.jsonl").write_text('{"prompt": "One?", "response": "1"}\n')
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -141,6 +142,11 @@ SERVED = {
     "model": "model",
     "base_url": "http://127.0.0.1:9",
 }
+JUDGE = {
+    "kind": "judge",
+    "agent": {"name": "judge", "engine": "scripted", "responses": ["RATING: [[7]]"]},
+    "rubric": "rubric.md",
+}
 PARTS = "own_parts_here.py"
 
 
@@ -151,6 +157,11 @@ PARTS = "own_parts_here.py"
         (REWARD, (PARTS, '"length": 1.0', '"length": 2.0'), r"reward\.function.*source code"),
         (REWARD, ("own_scale.py", "FACTOR = 2.0", "FACTOR = 3.0"), r"reward\.function.*source"),
         ({"reward_model": WEIGHTED}, (PARTS, "helper(text) for", "-helper(text) for"), "MyReward"),
+        (
+            {"reward_model": JUDGE},
+            ("rubric.md", "strict", "kind"),
+            r"reward_words\.rubric: \"Be st",
+        ),
         (
             {"agents": [{"name": "a", "engine": "own_parts_here:MyAgent"}]},
             (PARTS, "answer {seed}", "reply {seed}"),  # in the base class
@@ -464,6 +475,11 @@ def test_the_order_of_agents_counts(tmp_path: Path) -> None:
 def test_a_configuration_of_version_0_1_0_keeps_its_fingerprint() -> None:
     # digits that version 0.1.0 gave
     assert fingerprint({"agents": {"a": "x", "b": "y"}, "seed": 1}) == "87f3dcfa7819cec0"
+    # a key would change them; what a run does not have has none
+    assert (
+        not {"reward_words", "contents", "allocation"}
+        & sampler(reward_model={"kind": "length"}).identity.keys()
+    )
 
 
 def test_a_journal_without_contents_is_resumed_with_a_warning(
