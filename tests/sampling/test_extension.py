@@ -246,6 +246,7 @@ def test_an_agent_without_budget_left_is_a_warning(
         sample(tmp_path, PROMPTS, agents=agents("a", "b", "c"), extend=True)
     assert "chosen without the agents c" in caplog.text
     assert "raise the budget" in caplog.text
+    assert "is not known" not in caplog.text  # of the content of an agent that is new
 
 
 def test_run_yaml_lists_the_extensions(tmp_path: Path) -> None:

@@ -187,11 +187,13 @@ def test_the_folders_are_checked_first(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a process is writing this run"):
         merge_runs([one, two], tmp_path / "merged")
     lock.release()
-    (tmp_path / "own").mkdir()
-    (tmp_path / "own/run.yaml").write_text("mine: true\n")
-    with pytest.raises(ConfigError, match="was not written by toa_trl"):
-        merge_runs([one, two], tmp_path / "own")
-    assert (tmp_path / "own/run.yaml").read_text() == "mine: true\n"
+    for own in ("run.yaml", "prompts.jsonl", "review.jsonl"):
+        (tmp_path / own).mkdir()
+        (tmp_path / own / own).write_text("mine: true\n")
+        with pytest.raises(ConfigError, match=f"{own}: was not written by toa_trl"):
+            merge_runs([one, two], tmp_path / own)
+        assert (tmp_path / own / own).read_text() == "mine: true\n"
+        assert len(list((tmp_path / own).iterdir())) == 1
 
 
 def test_killed_at_any_file_operation_a_merge_can_be_repeated(tmp_path: Path) -> None:
