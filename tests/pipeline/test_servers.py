@@ -149,6 +149,22 @@ def test_a_wrong_gpu_of_a_server_is_one_line(
     assert len(str(raised.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"launcher": "vllm serve"}, r"servers\.launcher: must be a command that contains {model}"),
+        ({"host": "http://here"}, r"servers\.host: must consist of letters, digits"),
+    ],
+)
+def test_what_servers_have_in_common_is_checked_without_a_stage_that_uses_them(
+    keys: dict[str, Any], message: str, served: dict[str, Any]
+) -> None:
+    served["servers"] |= keys
+    served["stages"][0]["servers"] = []
+    with pytest.raises(ConfigError, match=message):
+        plan_of(served)
+
+
 def test_two_models_of_a_process_do_not_share_a_gpu_by_accident(
     pipeline: dict[str, Any], stub: Seen
 ) -> None:

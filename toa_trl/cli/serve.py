@@ -9,9 +9,6 @@ until Ctrl-C or SIGTERM. Needs: pip install 'toa_trl[serve]'
 
 import os
 from functools import partial
-from typing import Annotated
-
-from pydantic import Field
 
 from toa_trl.cli.arguments import user_errors
 from toa_trl.cli.config import SynthesisConfig
@@ -19,7 +16,7 @@ from toa_trl.cli.options import read_config
 from toa_trl.errors import ConfigError
 from toa_trl.systems.search_model import SearchModel, SearchSettings
 from toa_trl.systems.server import listen, make_app, serve
-from toa_trl.utils.config import PositiveInt, Text
+from toa_trl.utils.config import Port, PositiveInt, Text
 from toa_trl.utils.escape import say
 
 
@@ -30,7 +27,7 @@ class ServeConfig(SynthesisConfig):
     """Not used: plays are kept in memory, until the response is sent."""
     host: Text = "127.0.0.1"
     """Address to listen on; 0.0.0.0: all interfaces, see api_key_env."""
-    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    port: Port = 8000
     """Port to listen on."""
     model_name: Text = "toa"
     """Name of the model, as requests name it."""

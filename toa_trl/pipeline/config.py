@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 from toa_trl.agents import ENGINES
 from toa_trl.cli.main import TRAININGS
 from toa_trl.errors import ConfigError
-from toa_trl.serving.fleet import ServerConfig
+from toa_trl.serving.fleet import FleetOptions, ServerConfig
 from toa_trl.utils.config import (
     CHECKED_VARIABLES,
     Config,
@@ -144,19 +144,11 @@ class StageConfig(Config):
         return self.run in ("synthesize", "data")
 
 
-class ServersConfig(Config):
+class ServersConfig(FleetOptions):
     """Servers of the fleet; they run only during the stages that name them."""
 
     servers: Annotated[list[Annotated[dict[str, Any], Raw(ServerConfig)]], Field(min_length=1)]
     """The servers, as in fleet.yaml; the one with the student's name serves the student."""
-    launcher: Text = "vllm serve {model}"
-    """Command that starts a server."""
-    host: Text = "127.0.0.1"
-    """Host name under which other machines reach this one."""
-    start_timeout_s: PositiveFloat = 1800.0
-    """Time for a server to become healthy."""
-    max_restarts: NonNegativeInt = 3
-    """Restarts per server."""
     try_first: bool = True
     """Start the servers of later stages once before the first stage, wait until they are healthy,
     and stop them again; but for those that serve a model of this pipeline, and those tried

@@ -22,6 +22,7 @@ from toa_trl.utils.config import (
     Config,
     Fraction,
     NonNegativeInt,
+    Port,
     PositiveFloat,
     PositiveInt,
     Text,
@@ -90,7 +91,7 @@ class ServerConfig(Config):
     """The agent's name in the run's configuration: letters, digits, '.', '_' and '-'."""
     model: Text
     """A folder, or a name on the Hub."""
-    port: Annotated[int, Field(ge=1, le=65535)]
+    port: Port
     """Port of the first replica; each further replica takes the next one."""
     gpus: Annotated[list[int] | list[list[int]] | None, BeforeValidator(_check_gpus)] = None
     """[0, 1]: one server on both; [[0], [1]]: a replica on each; by default the visible ones.
@@ -168,23 +169,28 @@ class Replica:
     gpus: tuple[int, ...]  # empty: those that are visible
 
 
-class FleetConfig(Config):
+class FleetOptions(Config):
+    """What all servers of a fleet have in common."""
+
+    launcher: Launcher = "vllm serve {model}"
+    """Command that starts a server."""
+    host: Name = "127.0.0.1"
+    """Host name or IPv4 address under which other machines reach this one."""
+    start_timeout_s: PositiveFloat = 1800.0
+    """Time for a server to become healthy, including the download of its model."""
+    max_restarts: NonNegativeInt = 3
+    """Restarts per server; counted anew once it was healthy for 10 minutes."""
+
+
+class FleetConfig(FleetOptions):
     """The contents of fleet.yaml; `toa-trl serve-agents --help` shows an example."""
 
     servers: Annotated[list[ServerConfig], Field(min_length=1)]
     """The servers."""
     endpoints: Text = "endpoints.yaml"
     """File with the base URLs, written once every server is healthy and removed at the end."""
-    launcher: Launcher = "vllm serve {model}"
-    """Command that starts a server."""
-    host: Name = "127.0.0.1"
-    """Host name or IPv4 address under which other machines reach this one."""
     log_dir: Text = "logs/fleet"
     """Folder with one log file per server."""
-    start_timeout_s: PositiveFloat = 1800.0
-    """Time for a server to become healthy, including the download of its model."""
-    max_restarts: NonNegativeInt = 3
-    """Restarts per server; counted anew once it was healthy for 10 minutes."""
 
     @model_validator(mode="after")
     def _check_servers(self) -> Self:
@@ -227,13 +233,17 @@ class FleetConfig(Config):
                 replicas.append(Replica(label, server, server.port + i, tuple(gpus)))
         return replicas
 
+    @property
+    def address(self) -> str:
+        """The address on which the servers listen."""
+        return "127.0.0.1" if self.host in LOCAL else "0.0.0.0"
+
     def command(self, replica: Replica) -> list[str]:
         """Return the command that starts a replica."""
         launcher = shlex.split(replica.server.launcher or self.launcher)
-        address = "127.0.0.1" if self.host in LOCAL else "0.0.0.0"
         return [
             *(part.replace("{model}", replica.server.model) for part in launcher),
-            *("--host", address, "--port", str(replica.port)),
+            *("--host", self.address, "--port", str(replica.port)),
             *replica.server.options,
         ]
 

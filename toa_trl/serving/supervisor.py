@@ -21,7 +21,7 @@ import aiohttp
 
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.serving.endpoints import load_endpoints, write_endpoints
-from toa_trl.serving.fleet import LOCAL, FleetConfig, Replica
+from toa_trl.serving.fleet import FleetConfig, Replica
 from toa_trl.utils import guard
 from toa_trl.utils.targets import check_ours
 
@@ -56,7 +56,7 @@ def check_machine(fleet: FleetConfig) -> None:
             # a port that was in use a moment ago counts as free
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind(("127.0.0.1" if fleet.host in LOCAL else "0.0.0.0", replica.port))
+                probe.bind((fleet.address, replica.port))
             except OSError as error:
                 in_use = error.errno == errno.EADDRINUSE
                 reason = "is in use" if in_use else f"cannot be used: {error.strerror}"
