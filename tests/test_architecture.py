@@ -67,7 +67,6 @@ HIDDEN: dict[str, set[str]] = {
         "systems",
         "training",
     },
-    "serving": {"utils"},
     "pipeline": {"command"},
 }
 MAY_START_COMMANDS = {"cli", "pipeline", "evaluation"}

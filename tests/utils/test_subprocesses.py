@@ -14,7 +14,13 @@ import pytest
 
 from toa_trl.errors import ConfigError
 from toa_trl.utils import guard
-from toa_trl.utils.subprocesses import check_command, configurations, failed, run_command
+from toa_trl.utils.subprocesses import (
+    check_command,
+    configurations,
+    failed,
+    last_lines,
+    run_command,
+)
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the guard needs Linux")
 # writes its id to a file, ignores SIGTERM for a second, and then ends
@@ -64,6 +70,11 @@ def test_the_error_shows_the_last_lines_of_the_log(tmp_path: Path) -> None:
     first, *lines = str(failed("the training ended with code 1", log)).splitlines()
     assert first == f"the training ended with code 1; {log} ends:"
     assert lines == [f"  line {number}" for number in range(25, 40)]
+    begin = log.stat().st_size
+    assert last_lines(log, begin=begin) == []
+    with log.open("a") as file:
+        file.write("new\n" + "x" * 30_000)
+    assert last_lines(log, 2, begin) == ["x" * 20_000]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from typing import Any
 
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.utils.files import write_json
-from toa_trl.utils.subprocesses import GRACE_S, failed, run_command
+from toa_trl.utils.guard import GRACE_S
+from toa_trl.utils.subprocesses import failed, last_lines, run_command
 from toa_trl.utils.targets import is_json
 
 COMPLETE = "complete.json"
@@ -160,8 +161,8 @@ class Runner:
 
 def _ended(name: str, servers: Servers) -> ToaError:
     """Return the error of servers that have ended, with the last line of their log."""
-    lines = servers.log.read_text(encoding="utf-8", errors="replace").splitlines()
-    reason = lines[-1].removeprefix("stopped: ") if lines else f"no output in {servers.log}"
+    lines = last_lines(servers.log, 1)
+    reason = lines[0].removeprefix("stopped: ") if lines else f"no output in {servers.log}"
     return ToaError(f"{name}: its servers have ended: {reason}")
 
 

@@ -23,15 +23,14 @@ from toa_trl.errors import ConfigError, ToaError
 from toa_trl.serving.endpoints import load_endpoints, write_endpoints
 from toa_trl.serving.fleet import FleetConfig, Replica
 from toa_trl.utils import guard
+from toa_trl.utils.subprocesses import last_lines
 from toa_trl.utils.targets import check_ours
 
 POLL_S = 0.2
-GRACE_S = 10.0  # between SIGTERM and SIGKILL
 STUCK_S = 30.0  # a process that survives SIGKILL this long is stuck inside the kernel
 REMINDER_S = 60.0  # interval of messages about a server that is still starting
 FORGIVEN_S = 600.0  # a server that was healthy this long gets its restarts back
 MAX_PAUSE_S = 60.0  # between restarts
-TAIL_LINES = 15  # of a log
 
 
 def check_machine(fleet: FleetConfig) -> None:
@@ -150,7 +149,7 @@ class _Supervisor:
             self._spare.discard(process.pid)
             if process.returncode < 0:  # the guard itself was killed
                 await self._end_orphans()
-            tail = "".join(f"\n    {line}" for line in _tail(log, begin, TAIL_LINES))
+            tail = "".join(f"\n    {line}" for line in last_lines(log, begin=begin))
             self._say(
                 replica.label, f"died with code {process.returncode}; the end of {log}:{tail}"
             )
@@ -163,15 +162,11 @@ class _Supervisor:
             self._say(replica.label, f"restart {num_restarts} of {self._fleet.max_restarts}")
 
     def _start(self, replica: Replica, log: Path) -> subprocess.Popen[bytes]:
-        arguments = [
-            str(Path(self._fleet.endpoints).resolve()),
-            str(GRACE_S),
-            *self._fleet.command(replica),
-        ]
+        endpoints = str(Path(self._fleet.endpoints).resolve())
         with log.open("ab") as output:
             # The guard watches its standard input; Popen lets no other child inherit our end of it.
             self._guards[replica.label] = process = subprocess.Popen(
-                [sys.executable, "-I", "-S", guard.__file__, *arguments],
+                guard.guarded(self._fleet.command(replica), endpoints),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -202,7 +197,7 @@ class _Supervisor:
                 )
             if waited_s - reminded_s >= REMINDER_S:
                 reminded_s = waited_s
-                line = " ".join(_tail(log, 0, 1))
+                line = " ".join(last_lines(log, 1))
                 self._say(replica.label, f"still starting after {waited_s:.0f} s: {line}")
             await asyncio.sleep(POLL_S)
         return None
@@ -240,15 +235,8 @@ class _Supervisor:
 
     async def _end_orphans(self) -> None:
         """End servers that this process inherited because their guard was killed."""
-        for _ in guard.ending(GRACE_S, self._spare):
+        for _ in guard.ending(guard.GRACE_S, self._spare):
             await asyncio.sleep(POLL_S)
 
     def _say(self, label: str, event: str) -> None:
         self._print(f"{time.strftime('%H:%M:%S')} {label}: {event}")
-
-
-def _tail(log: Path, begin: int, num_lines: int) -> list[str]:
-    """Return the last lines of what was written after byte `begin`."""
-    with log.open("rb") as file:
-        file.seek(max(begin, log.stat().st_size - 20_000))
-        return file.read().decode("utf-8", "replace").splitlines()[-num_lines:]

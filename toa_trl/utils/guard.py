@@ -16,13 +16,19 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+GRACE_S = 10.0  # between SIGTERM and SIGKILL
 POLL_S = 0.1
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36
 LIBC = ctypes.CDLL(None)
+
+
+def guarded(command: Sequence[str], file: str = "") -> list[str]:
+    """Return the argv that runs a command under a guard; the file is FILE, as above."""
+    return [sys.executable, "-I", "-S", __file__, file, str(GRACE_S), *command]
 
 
 def become_subreaper() -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.utils import guard
 
-GRACE_S = 10.0  # between SIGTERM and SIGKILL
 LAST_LINES = 15  # of a log, shown if its command fails
+LAST_BYTES = 20_000  # of a log, which can be large, among which they are
 
 
 def check_command(place: str, command: str) -> list[str]:
@@ -62,15 +62,9 @@ async def run_command(
     Returns:
         The exit code of the command.
     """
-    guarded = (
-        [sys.executable, "-I", "-S", guard.__file__, "", str(GRACE_S)]
-        if sys.platform == "linux"
-        else []
-    )
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            *guarded,
-            *argv,
+            *(guard.guarded(argv) if sys.platform == "linux" else argv),
             stdin=asyncio.subprocess.PIPE,  # watched by the guard
             stdout=output,
             stderr=asyncio.subprocess.STDOUT,
@@ -88,8 +82,20 @@ async def run_command(
 
 def failed(what: str, log: Path) -> ToaError:
     """Return the error of a failed command, with the last lines of its log."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
-    return ToaError("\n  ".join([f"{what}; {log} ends:", *lines]))
+    return ToaError("\n  ".join([f"{what}; {log} ends:", *last_lines(log)]))
+
+
+def last_lines(log: Path, number: int = LAST_LINES, begin: int = 0) -> list[str]:
+    """Return the last lines of a log.
+
+    Args:
+        log: the file.
+        number: of lines, at most.
+        begin: only of what was written after this byte.
+    """
+    with log.open("rb") as file:
+        file.seek(max(begin, log.stat().st_size - LAST_BYTES))
+        return file.read().decode("utf-8", "replace").splitlines()[-number:]
 
 
 def _path() -> str:
