@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention, silu
 
-from toa_trl.agents.base import Agent, prompt_tokens
+from toa_trl.agents.base import Agent, chat_template
 from toa_trl.models.batching import Batcher
 from toa_trl.models.flops import known_flops
 from toa_trl.models.loading import load_model, load_tokenizer
 from toa_trl.rewards import RewardModel
-from toa_trl.types import Completion, Flops, Message, Prompt, Sampling, Score
+from toa_trl.types import Completion, Flops, Message, Prompt, Sampling, Score, as_dicts
 
 
 @dataclass(slots=True)
@@ -62,6 +62,7 @@ class MemoAgent(Agent):
         self._times = times
         loaded = load_model(self._place, "AutoModelForCausalLM", model, dtype="auto", device="cpu")
         self._tokenizer = load_tokenizer(self._place, model)
+        self._template = chat_template(self._place, self._tokenizer)
         self._flops = known_flops(loaded.config)
         self._llama = Llama(loaded)
         self._eos: int = self._tokenizer.eos_token_id
@@ -87,7 +88,8 @@ class MemoAgent(Agent):
         """See `Agent`; the temperature is that of the first call."""
         key = tuple((message.role, message.content) for message in messages)
         if key not in self._ids:
-            self._ids[key] = prompt_tokens(self._place, self._tokenizer, messages)
+            asked = as_dicts(messages)
+            self._ids[key] = self._template.render(asked, add_generation_prompt=True)
         prompt = self._ids[key]
         self._temperature = sampling.temperature
         root = self._roots.setdefault(tuple(prompt), Node())

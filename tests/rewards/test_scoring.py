@@ -170,7 +170,7 @@ def test_a_template_without_a_place_for_a_system_message(copy_of: Callable[[str]
     asked = Prompt("p", (Message("system", "Be brief."), *PROMPT.messages))
     folded = Prompt("p", (Message("user", "Be brief.\n\nWhat is 1 + 1?"),))
     no_system = make(folder)
-    no_system._conversations._system = None  # type: ignore[attr-defined]
+    no_system._template._system = None  # type: ignore[attr-defined]
     assert wait(model.score(asked, ["x"])) == wait(no_system.score(folded, ["x"]))
     with pytest.raises(RewardError, match="refuses the conversation: System role"):
         wait(

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Protocol, Self, runtime_checkable
 from pydantic import BeforeValidator, Field
 
 from toa_trl.errors import AgentError, ConfigError
-from toa_trl.models.chat import render
-from toa_trl.types import Completion, Flops, Message, Sampling, as_dicts
+from toa_trl.models.chat import ChatTemplate
+from toa_trl.types import Completion, Flops, Message, Sampling
 from toa_trl.utils.config import Config, NonNegativeFloat, PositiveInt, Raw, Text, validate
 from toa_trl.utils.construction import with_arguments
 
@@ -225,14 +225,6 @@ def make_sampling(place: str, base: Sampling, changes: Mapping[str, Any]) -> Sam
     return replace(base, **{**changes, "stop": (stop,) if isinstance(stop, str) else tuple(stop)})
 
 
-def prompt_tokens(place: str, tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """Return the token ids that a model answers: see `toa_trl.models.chat.render`.
-
-    Raises:
-        AgentError: the chat template refuses the messages.
-    """
-    try:
-        ids: list[int] = render(tokenizer, as_dicts(messages), add_generation_prompt=True)
-    except ValueError as error:
-        raise AgentError(f"{place}: {error}") from error
-    return ids
+def chat_template(place: str, tokenizer: Any) -> ChatTemplate:
+    """Return the chat template of an agent's model; what it refuses is an `AgentError`."""
+    return ChatTemplate(tokenizer, error=lambda reason: AgentError(f"{place}: {reason}"))

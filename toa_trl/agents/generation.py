@@ -16,11 +16,11 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from toa_trl.agents.base import prompt_tokens
+from toa_trl.agents.base import chat_template
 from toa_trl.errors import AgentError
 from toa_trl.models.batching import Batcher
 from toa_trl.models.flops import known_flops
-from toa_trl.types import Completion, Message, Sampling
+from toa_trl.types import Completion, Message, Sampling, as_dicts
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class Engine:
         self._place = place
         self._model = model
         self._tokenizer = tokenizer
+        self._template = chat_template(place, tokenizer)
         self.flops = known_flops(self._model.config)
         text_config = self._model.config.get_text_config()
         self._context = getattr(text_config, "max_position_embeddings", None) or 1 << 30
@@ -65,9 +66,8 @@ class Engine:
         Raises:
             AgentError: the prompt leaves no room in the model's context, or the model failed.
         """
-        request = self.request(
-            prompt_tokens(self._place, self._tokenizer, messages), sampling, seed
-        )
+        prompt = self._template.render(as_dicts(messages), add_generation_prompt=True)
+        request = self.request(prompt, sampling, seed)
         try:
             return await self._queue.submit(request)
         except Exception as error:  # torch and a model's code have no base of their own

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 from weakref import WeakValueDictionary, finalize
 
-from toa_trl.agents.base import Agent, SamplingEntry, prompt_tokens
+from toa_trl.agents.base import Agent, SamplingEntry, chat_template
 from toa_trl.agents.completions import SamplingOf, with_system, without_reasoning
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.models.adapters import check_adapter, vllm_arguments
@@ -21,7 +21,7 @@ from toa_trl.models.devices import check_gpus, only_gpus
 from toa_trl.models.flops import known_flops
 from toa_trl.models.loading import load_tokenizer
 from toa_trl.models.sources import is_adapter
-from toa_trl.types import Completion, Flops, Message, Sampling
+from toa_trl.types import Completion, Flops, Message, Sampling, as_dicts
 from toa_trl.utils.config import Text
 
 T = TypeVar("T")
@@ -127,6 +127,7 @@ class _Engine:
         split = {"tensor_parallel_size": len(self._gpus)} if len(self._gpus) > 1 else {}
         self._args = {**arguments, "dtype": dtype, **split, **engine_args}
         self._tokenizer = load_tokenizer(place, model)
+        self._template = chat_template(place, self._tokenizer)
         self._llm: Any = None
         asyncio.run_coroutine_threadsafe(self._open(), _loop()).result()
 
@@ -137,7 +138,7 @@ class _Engine:
         from vllm.sampling_params import RequestOutputKind
 
         llm = await self._open()
-        prompt = prompt_tokens(self._place, self._tokenizer, messages)
+        prompt = self._template.render(as_dicts(messages), add_generation_prompt=True)
         context = llm.model_config.max_model_len
         if len(prompt) >= context:
             raise AgentError(

@@ -11,7 +11,7 @@ from aiohttp import ClientError
 
 from toa_trl.agents.completions import split_reasoning
 from toa_trl.errors import AgentError, ConfigError
-from toa_trl.models.chat import fold_system, takes_system
+from toa_trl.models.chat import ChatTemplate, fold_system
 from toa_trl.models.sources import is_adapter, weights_source
 from toa_trl.utils.config import Config, NonNegativeInt, PositiveInt, Text
 from toa_trl.utils.config_errors import nearest
@@ -138,7 +138,7 @@ def _fold_system(model: Any) -> None:
     lm_eval would drop them, a task's description among them.
     """
     tokenizer = getattr(model, "tokenizer", None)
-    if not getattr(tokenizer, "chat_template", None) or takes_system(tokenizer):
+    if not getattr(tokenizer, "chat_template", None) or ChatTemplate(tokenizer).takes_system:
         return
     render = model.apply_chat_template
 

@@ -5,13 +5,15 @@ Torch is imported when a batch is computed.
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence, Sized
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
-from toa_trl.errors import Unavailable
+from toa_trl.errors import RewardError, Unavailable
+from toa_trl.models.flops import known_flops
+from toa_trl.types import Score
 from toa_trl.utils.config import PositiveInt, validate
 
 Given = ParamSpec("Given")
@@ -170,6 +172,57 @@ class Batcher(Generic[Item, Result]):
         return sorted(nearest[:size], key=lambda each: each.length)
 
 
+class ScoringQueue(Batcher[Any, float]):
+    """The queue of a reward model in this process, of texts whose lengths are numbers of tokens.
+
+    Args:
+        run: scores a batch.
+        model: the model.
+        max_batch_size: maximum number of texts in a batch.
+        max_batch_tokens: maximum number of tokens in a batch; by default 32,768 on a GPU, and 2,048
+            on a CPU, which gains nothing from larger batches.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[list[Any]], list[float]],
+        model: Any,
+        max_batch_size: int,
+        max_batch_tokens: int | None,
+    ) -> None:
+        max_tokens = max_batch_tokens or (2_048 if model.device.type == "cpu" else 32_768)
+        super().__init__(run, length=len, max_size=max_batch_size, max_tokens=max_tokens)
+        config = model.config.get_text_config()
+        self._context: int | None = getattr(config, "max_position_embeddings", None)
+        self._flops = known_flops(model.config)
+
+    async def scores(self, texts: Sequence[Sized]) -> list[Score]:
+        """Return the scores of texts, with their FLOPs where they are known.
+
+        Raises:
+            RewardError: a text is longer than the model's context, so that its score would be
+                noise; the model failed; or a score is not a finite number.
+        """
+        longest = max(map(len, texts), default=0)
+        if self._context and longest > self._context:
+            raise RewardError(
+                f"the text has {longest} tokens, the reward model's context holds {self._context}"
+            )
+        try:
+            values = await asyncio.gather(*map(self.submit, texts))
+        except RewardError:
+            raise
+        except Exception as error:  # torch and a model's code have no base of their own
+            raise RewardError(f"the reward model failed: {error}") from error
+        try:
+            return [
+                Score(value, self._flops(len(text)) if self._flops else None)
+                for value, text in zip(values, texts, strict=True)
+            ]
+        except ValueError as error:
+            raise RewardError(f"the reward model: {error}") from error
+
+
 def without_gradients(run: Callable[Given, Result]) -> Callable[Given, Result]:
     """Run a method in torch's inference mode."""
 
@@ -193,3 +246,17 @@ def padded(texts: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[Any, 
         [[len(text)] for text in texts], device=device
     )
     return ids, mask.long()
+
+
+def without_padding(ids: Sequence[int], pad: int | None) -> list[int]:
+    """Return a text up to the token that a classifier trained with this padding is read at."""
+    end = len(ids)
+    while end > 1 and ids[end - 1] == pad:
+        end -= 1
+    return list(ids[:end])
+
+
+def spare_token(texts: Iterable[Sequence[int]], num_tokens: int) -> int | None:
+    """Return a token of the vocabulary that occurs in none of the texts."""
+    used = set().union(*texts)
+    return next((token for token in range(num_tokens) if token not in used), None)

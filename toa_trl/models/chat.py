@@ -1,9 +1,7 @@
-"""Chat templates: one way of rendering messages for agents, training and evaluation.
+"""Chat templates: one way of rendering conversations, for agents, rewards, training, evaluation."""
 
-The conversations of reward models are rendered by `toa_trl.rewards.scoring.Conversations`.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from jinja2 import TemplateError
@@ -12,29 +10,58 @@ Messages = Sequence[Mapping[str, Any]]
 _PROBE = "5f1c system 0b7e"  # a text that no template contains
 
 
-def render(tokenizer: Any, messages: Messages, **options: Any) -> Any:
-    """Return token ids (or with tokenize=False the text) of messages in the chat template.
+class ChatTemplate:
+    """The chat template of a tokenizer.
 
-    A system message is folded into the first user message where the template has no place for it.
-
-    Raises:
-        ValueError: the template refuses the messages.
+    Args:
+        tokenizer: with a chat template.
+        system: system prompt of conversations without one.
+        error: makes the error for a conversation that the template refuses, of its message.
     """
-    if messages[0]["role"] == "system" and not takes_system(tokenizer):
-        messages = fold_system(messages)
-    try:
-        return tokenizer.apply_chat_template(list(messages), return_dict=False, **options)
-    except TemplateError as error:
-        raise ValueError(f"the chat template refuses the conversation: {error}") from error
 
+    def __init__(
+        self,
+        tokenizer: Any,
+        system: str | None = None,
+        error: Callable[[str], Exception] = ValueError,
+    ) -> None:
+        self._tokenizer, self._system, self._error = tokenizer, system, error
 
-def takes_system(tokenizer: Any) -> bool:
-    """Return whether the chat template shows a system message (Gemma's and Mistral's refuse it)."""
-    messages = [{"role": "system", "content": _PROBE}, {"role": "user", "content": "x"}]
-    try:
-        return _PROBE in tokenizer.apply_chat_template(messages, tokenize=False)
-    except TemplateError:
-        return False
+    @cached_property
+    def takes_system(self) -> bool:
+        """Whether it shows system messages (Gemma's and Mistral's refuse them)."""
+        messages = [{"role": "system", "content": _PROBE}, {"role": "user", "content": "x"}]
+        try:
+            return _PROBE in self._tokenizer.apply_chat_template(messages, tokenize=False)
+        except TemplateError:
+            return False
+
+    def render(self, messages: Messages, response: str | None = None, **options: Any) -> Any:
+        """Return the token ids (or with tokenize=False the text) of a conversation.
+
+        A system message is folded into the first user message where the template has no place for
+        it.
+
+        Args:
+            messages: of the conversation.
+            response: the assistant's next message.
+            options: of the tokenizer's `apply_chat_template`.
+
+        Raises:
+            Exception: `error` of the template's reason to refuse the conversation.
+        """
+        messages = list(messages)
+        if self._system is not None and messages[0]["role"] != "system":
+            messages.insert(0, {"role": "system", "content": self._system})
+        if messages[0]["role"] == "system" and not self.takes_system:
+            messages = fold_system(messages)
+        if response is not None:
+            messages.append({"role": "assistant", "content": response})
+        try:
+            return self._tokenizer.apply_chat_template(messages, return_dict=False, **options)
+        except (TemplateError, ValueError) as error:
+            reason = f"the chat template refuses the conversation: {error}"
+            raise self._error(reason) from error
 
 
 def fold_system(messages: Messages) -> list[dict[str, Any]]:

@@ -5,24 +5,24 @@ from itertools import chain
 from typing import Any
 
 from toa_trl.errors import ConfigError, RewardError
-from toa_trl.models.batching import Batcher, padded, without_gradients
-from toa_trl.models.flops import known_flops
+from toa_trl.models.batching import (
+    ScoringQueue,
+    padded,
+    spare_token,
+    without_gradients,
+    without_padding,
+)
 from toa_trl.models.loading import load_model, load_tokenizer, trained_padding
 from toa_trl.models.sources import read_config
 from toa_trl.rewards.base import DetailedReward
 from toa_trl.rewards.scoring import (
     PROBE,
     STEP_BY_STEP,
-    Conversations,
-    check_length,
+    chat_template,
     check_scoring,
-    scored,
-    scoring_queue,
-    spare_token,
     trusted_class,
-    without_padding,
 )
-from toa_trl.types import Prompt, Score
+from toa_trl.types import Prompt, Score, as_dicts
 from toa_trl.utils.compat import restore_removed_names
 from toa_trl.utils.config import PositiveInt
 
@@ -88,27 +88,21 @@ class ClassifierReward(DetailedReward):
             trained_padding(place, model, self._tokenizer, **code) if own_class is None else None
         )
         system = SYSTEM_PROMPTS.get((config.get("architectures") or [""])[0])
-        self._conversations = Conversations(self._tokenizer, system)
+        self._template = chat_template(self._tokenizer, system)
         self._reward_token: int | None = getattr(self._config, "reward_token_id", None)
-        self._flops = known_flops(self._model.config)
-        self._queue: Batcher[list[int], float] = scoring_queue(
-            self._run, self._model, max_batch_size, max_batch_tokens
-        )
+        self._queue = ScoringQueue(self._run, self._model, max_batch_size, max_batch_tokens)
         check_scoring(place, model, lambda: self._run([self._ids(*PROBE)]))
 
     async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
         """See `RewardModel`."""
-        texts = [self._ids(prompt, response) for response in responses]
-        return await scored(self._queue, texts, self._flops)
+        return await self._queue.scores([self._ids(prompt, response) for response in responses])
 
     def _ids(self, prompt: Prompt, response: str) -> list[int]:
+        messages = as_dicts(prompt.messages)
         if self._reward_token is None:
-            ids = without_padding(self._conversations.render(prompt, response), self._trained_pad)
-        else:
-            text = self._conversations.render(prompt, response, tokenize=False)
-            ids = [*self._tokenizer.encode(text), self._reward_token]
-        check_length(len(ids), self._config)
-        return ids
+            return without_padding(self._template.render(messages, response), self._trained_pad)
+        text = self._template.render(messages, response, tokenize=False)
+        return [*self._tokenizer.encode(text), self._reward_token]
 
     @without_gradients
     def _run(self, texts: list[list[int]]) -> list[float]:

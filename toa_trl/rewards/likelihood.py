@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from toa_trl.errors import RewardError
-from toa_trl.models.batching import Batcher, padded, without_gradients
-from toa_trl.models.flops import known_flops
+from toa_trl.models.batching import ScoringQueue, padded, without_gradients
 from toa_trl.models.loading import load_model, load_tokenizer
 from toa_trl.rewards.base import DetailedReward
-from toa_trl.rewards.scoring import Conversations, check_length, scored, scoring_queue
-from toa_trl.types import Prompt, Score
+from toa_trl.rewards.scoring import chat_template
+from toa_trl.types import Prompt, Score, as_dicts
 from toa_trl.utils.config import PositiveInt
 
 if TYPE_CHECKING:
@@ -61,25 +60,22 @@ class LikelihoodReward(DetailedReward):
     ) -> None:
         place = "reward 'likelihood'"
         self._model = load_model(place, "AutoModelForCausalLM", model, dtype=dtype, device=device)
-        self._conversations = Conversations(load_tokenizer(place, model))
-        self._flops = known_flops(self._model.config)
+        self._template = chat_template(load_tokenizer(place, model))
         self._mean = aggregate == "mean"
         self._floor = floor
-        self._queue: Batcher[_Text, float] = scoring_queue(
-            self._run, self._model, max_batch_size, max_batch_tokens
-        )
+        self._queue = ScoringQueue(self._run, self._model, max_batch_size, max_batch_tokens)
 
     async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
         """See `RewardModel`."""
-        prefix = self._conversations.render(prompt, add_generation_prompt=True)
+        messages = as_dicts(prompt.messages)
+        prefix = self._template.render(messages, add_generation_prompt=True)
         texts = []
         for response in responses:
-            ids = self._conversations.render(prompt, response)
+            ids = self._template.render(messages, response)
             if ids[: len(prefix)] != prefix or len(ids) == len(prefix):
                 raise RewardError("the chat template does not put the response behind the prompt")
-            check_length(len(ids), self._model.config.get_text_config())
             texts.append(_Text(ids, len(prefix)))
-        return await scored(self._queue, texts, self._flops)
+        return await self._queue.scores(texts)
 
     @without_gradients
     def _run(self, texts: list[_Text]) -> list[float]:

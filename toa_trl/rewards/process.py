@@ -11,23 +11,18 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from toa_trl.errors import ConfigError, RewardError
-from toa_trl.models.batching import Batcher, padded, without_gradients
-from toa_trl.models.flops import known_flops
+from toa_trl.models.batching import ScoringQueue, padded, spare_token, without_gradients
 from toa_trl.models.loading import load_model, load_tokenizer
 from toa_trl.models.sources import read_config
 from toa_trl.rewards.base import DetailedReward
 from toa_trl.rewards.scoring import (
     PROBE,
     STEP_BY_STEP,
-    Conversations,
-    check_length,
+    chat_template,
     check_scoring,
-    scored,
-    scoring_queue,
-    spare_token,
     trusted_class,
 )
-from toa_trl.types import Prompt, Score
+from toa_trl.types import Prompt, Score, as_dicts
 from toa_trl.utils.config import PositiveInt
 
 if TYPE_CHECKING:
@@ -63,13 +58,13 @@ class _Qwen:
     tag = "<extra_0>"
 
     def __init__(self, tokenizer: Any) -> None:
-        self._conversations = Conversations(tokenizer, STEP_BY_STEP)
+        self._template = chat_template(tokenizer, STEP_BY_STEP)
         self.tokens: dict[str, int | None] = {self.tag: tokenizer.convert_tokens_to_ids(self.tag)}
 
     def encode(self, prompt: Prompt, response: str) -> tuple[list[int], int]:
         steps = _steps(r"\n\s*\n", response, self.tag)
         text = "".join(step + self.tag for step in steps)
-        return list(self._conversations.render(prompt, text)), len(steps)
+        return list(self._template.render(as_dicts(prompt.messages), text)), len(steps)
 
     def judge(
         self, model: Any, inputs: dict[str, torch.Tensor], positions: torch.Tensor
@@ -187,16 +182,12 @@ class ProcessReward(DetailedReward):
             raise ConfigError(
                 f"{place}: the tokenizer of {model!r} has no single token for {', '.join(missing)}"
             )
-        self._flops = known_flops(self._model.config)
-        self._queue: Batcher[_Text, float] = scoring_queue(
-            self._run, self._model, max_batch_size, max_batch_tokens
-        )
+        self._queue = ScoringQueue(self._run, self._model, max_batch_size, max_batch_tokens)
         check_scoring(place, model, lambda: self._run([self._text(*PROBE)]))
 
     async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
         """See `RewardModel`."""
-        texts = [self._text(prompt, response) for response in responses]
-        return await scored(self._queue, texts, self._flops)
+        return await self._queue.scores([self._text(prompt, response) for response in responses])
 
     def _text(self, prompt: Prompt, response: str) -> _Text:
         ids, num_steps = self._interface.encode(prompt, response)
@@ -207,7 +198,6 @@ class ProcessReward(DetailedReward):
             raise RewardError(
                 f"{num_steps} steps, but the step tag {tag!r} occurs {len(positions)} times"
             )
-        check_length(len(ids), self._model.config.get_text_config())
         return _Text(ids, positions)
 
     @without_gradients

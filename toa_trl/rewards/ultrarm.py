@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from toa_trl.errors import RewardError
-from toa_trl.models.batching import Batcher
-from toa_trl.models.flops import known_flops
+from toa_trl.models.batching import ScoringQueue
 from toa_trl.models.loading import load_model, load_tokenizer
 from toa_trl.rewards.classifier import ClassifierReward
-from toa_trl.rewards.scoring import PROBE, check_length, check_scoring, scoring_queue
+from toa_trl.rewards.scoring import PROBE, check_scoring
 from toa_trl.types import Prompt
 from toa_trl.utils.config import PositiveInt
 
@@ -55,10 +54,7 @@ class UltraRMReward(ClassifierReward):
         self._config = self._model.config
         self._config.use_cache = False  # nothing is generated
         self._tokenizer = load_tokenizer(place, model, revision=revision, template=False)
-        self._flops = known_flops(self._config)
-        self._queue: Batcher[list[int], float] = scoring_queue(
-            self._run, self._model, max_batch_size, max_batch_tokens
-        )
+        self._queue = ScoringQueue(self._run, self._model, max_batch_size, max_batch_tokens)
         check_scoring(place, model, lambda: self._run([self._ids(*PROBE)]))
 
     def _ids(self, prompt: Prompt, response: str) -> list[int]:
@@ -72,6 +68,4 @@ class UltraRMReward(ClassifierReward):
             turns.append(f"{SPEAKERS[message.role]}: {before}{message.text}")
             before = ""
         text = "\n\n".join([*turns, f"Assistant: {response}"])
-        ids: list[int] = self._tokenizer(text)["input_ids"]
-        check_length(len(ids), self._config)
-        return ids
+        return list(self._tokenizer(text)["input_ids"])

@@ -10,13 +10,14 @@ from toa_trl.agents.base import Price, PriceEntry
 from toa_trl.agents.completions import read_usage
 from toa_trl.agents.openai import as_openai
 from toa_trl.errors import ConfigError, RewardError
-from toa_trl.models.chat import fold_system
+from toa_trl.models.batching import without_padding
+from toa_trl.models.chat import ChatTemplate, fold_system
 from toa_trl.models.endpoints import Endpoints, RequestError
 from toa_trl.models.loading import load_tokenizer, trained_padding
 from toa_trl.rewards.base import RewardModel
-from toa_trl.rewards.scoring import Conversations, without_padding
+from toa_trl.rewards.scoring import chat_template
 from toa_trl.rewards.spending import estimated_conversation, spend
-from toa_trl.types import Prompt, is_finite
+from toa_trl.types import Prompt, as_dicts, is_finite
 from toa_trl.utils.config import NonNegativeFloat, PositiveFloat, PositiveInt, validate
 
 logger = logging.getLogger(__name__)
@@ -81,14 +82,14 @@ class VLLMReward(RewardModel):
         is_here = (Path(model) / "tokenizer_config.json").is_file()
         source = tokenizer or (model if is_here else None)
         self._source: str | None = None  # of the tokenizer, once it is known
-        self._conversations: Conversations | None = None
+        self._template: ChatTemplate | None = None
         if source is not None:
             self._read_tokenizer(source, template=tokenizer is not None)
 
     def _read_tokenizer(self, source: str, template: bool) -> None:
         loaded = load_tokenizer("reward 'vllm'", source, template=template)
         self._pad = trained_padding("reward 'vllm'", source, loaded)
-        self._conversations = Conversations(loaded) if loaded.chat_template else None
+        self._template = chat_template(loaded) if loaded.chat_template else None
         self._source = source
 
     @property
@@ -138,11 +139,11 @@ class VLLMReward(RewardModel):
         Messages, or token ids where the last token is not the one to be read.
         """
         messages = [*as_openai(prompt.messages), {"role": "assistant", "content": response}]
-        if self._conversations is None:
+        if self._template is None:
             return {"messages": messages}, 0
-        if not self._conversations.takes_system:
+        if not self._template.takes_system:
             messages = fold_system(messages)
-        ids = self._conversations.render(prompt, response)
+        ids = self._template.render(as_dicts(prompt.messages), response)
         read = without_padding(ids, self._pad)
         if len(read) == len(ids):
             return {"messages": messages}, len(ids)

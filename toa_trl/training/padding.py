@@ -3,7 +3,7 @@
 from typing import Any
 
 from toa_trl.errors import ConfigError
-from toa_trl.models.chat import render
+from toa_trl.models.chat import ChatTemplate
 from toa_trl.training.templates import load_student_tokenizer, template_tokenizer
 
 NEW = "<|pad|>"
@@ -68,7 +68,7 @@ def _ends(tokenizer: Any) -> set[str | None]:
     """Return the tokens that end a text: eos, and what ends a conversation."""
     ends = {tokenizer.eos_token}
     if tokenizer.chat_template:
-        ends.add(tokenizer.convert_ids_to_tokens(render(tokenizer, PROBE)[-1]))
+        ends.add(tokenizer.convert_ids_to_tokens(ChatTemplate(tokenizer).render(PROBE)[-1]))
     return ends
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from toa_trl.errors import ConfigError
-from toa_trl.models.chat import fold_system, takes_system
+from toa_trl.models.chat import ChatTemplate, fold_system
 from toa_trl.models.loading import load_tokenizer
 from toa_trl.training.data import TrainingData
 from toa_trl.training.rows import MESSAGES, kind_of
@@ -95,7 +95,7 @@ def fit_to_template(
             f"{PLACE}: the tokenizer of {name!r} has no chat template, and the data are "
             f"conversations: {option}"
         )
-    if takes_system(tokenizer):
+    if ChatTemplate(tokenizer).takes_system:
         return data
     return replace(
         data,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from toa_trl.models.chat import render
+from toa_trl.models.chat import ChatTemplate
 
 
 def lengths(row: Mapping[str, Any], tokenizer: Any, text_field: str = "text") -> list[int]:
@@ -32,7 +32,7 @@ def lengths(row: Mapping[str, Any], tokenizer: Any, text_field: str = "text") ->
             sequences.append(len(tokenizer("".join(parts)).input_ids) + 1)  # TRL adds the end
         else:
             messages = list(chain.from_iterable(parts))
-            sequences.append(len(render(tokenizer, messages)))
+            sequences.append(len(ChatTemplate(tokenizer).render(messages)))
     return sequences
 
 

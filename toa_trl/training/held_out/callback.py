@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from toa_trl.agents.base import prompt_tokens
-from toa_trl.errors import AgentError, ConfigError, ToaError
+from toa_trl.errors import ConfigError, ToaError
 from toa_trl.evaluation.accuracy import Measurement, Scores, measure_model
 from toa_trl.evaluation.outputs import Output, Outputs
+from toa_trl.models.chat import ChatTemplate
 from toa_trl.report.training_log import HELD_OUT, read_training_log, write_training_log
 from toa_trl.training.held_out.options import PREFIX, HeldOutArguments
 from toa_trl.training.held_out.prompts import HeldOut, random_states_kept
 from toa_trl.training.held_out.trackers import log_examples
-from toa_trl.types import Completion
+from toa_trl.types import Completion, as_dicts
 
 NUM_EXAMPLES = 8  # prompts whose responses are logged at every evaluation
 PLACE = "the model in training"
@@ -108,16 +108,17 @@ class HeldOutCallback:
         config = self._trainer.model.config.get_text_config()
         context = getattr(config, "max_position_embeddings", None) or math.inf
         tokens: dict[int, list[int]] = {}
+        template = ChatTemplate(self._tokenizer)
         pairs = zip(self._held_out.prompts, self._held_out.texts, strict=True)
         for number, (prompt, text) in enumerate(pairs):
             try:
                 ids = (
-                    prompt_tokens(f"prompt {prompt.id!r}", self._tokenizer, prompt.messages)
+                    template.render(as_dicts(prompt.messages), add_generation_prompt=True)
                     if text is None
                     else self._tokenizer(text)["input_ids"]
                 )
-            except AgentError as error:
-                raise ConfigError(f"held_out_samples: {error}") from error
+            except ValueError as error:
+                raise ConfigError(f"held_out_samples: prompt {prompt.id!r}: {error}") from error
             if len(ids) < context:
                 tokens[number] = ids
         num_long = len(self._held_out.prompts) - len(tokens)
