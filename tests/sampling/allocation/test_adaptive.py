@@ -12,6 +12,7 @@ from toa_trl.errors import AgentError, ConfigError
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampler import TOASampler
 from toa_trl.sampling.journal.grants import read_grants
+from toa_trl.search import Search
 from toa_trl.types import Completion, Flops, Message, Play, Prompt, Sampling
 
 PROMPTS = [f"Question {i}?" for i in range(40)]
@@ -118,6 +119,22 @@ def test_forgotten_searches_are_restored(monkeypatch: pytest.MonkeyPatch) -> Non
     expected = plays(sample(None))
     monkeypatch.setattr(toa_trl.sampling.runner, "MAX_KEPT", 50)
     assert plays(sample(None)) == expected
+
+
+def test_searches_are_restored_once_where_all_fit_into_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    restored = []
+    restore = Search.restore
+
+    def counted(search: Search, *args: Any) -> None:
+        restored.append(search)
+        restore(search, *args)
+
+    monkeypatch.setattr(Search, "restore", counted)
+    monkeypatch.setattr(toa_trl.sampling.runner, "MAX_KEPT", 10 * len(PROMPTS))
+    sample(None)
+    assert len(restored) == len(PROMPTS)
 
 
 def test_the_order_in_which_prompts_are_worked_on_does_not_matter() -> None:
