@@ -268,11 +268,27 @@ def test_a_mistake_in_a_search_is_found_before_anything_is_loaded(
         validate(EvaluationConfig, {"models": [entry]})
 
 
-def test_a_server_that_a_search_needs_is_checked_first(tmp_path: Path) -> None:
-    gone = {"kind": "http", "url": "http://127.0.0.1:9/score", "wait_s": 0.1}
+GONE = {"kind": "http", "url": "http://127.0.0.1:9/score", "wait_s": 0.1}
+UNTRAINED = {"kind": "classifier", "model": "toa_trl/demo/weights/student"}
+JUDGE = {"kind": "judge", "agent": {"name": "j", "engine": "transformers", "model": "runs/none"}}
+
+
+@pytest.mark.parametrize(
+    ("reward", "error"),
+    [
+        (GONE, r"127\.0\.0\.1:9"),
+        ({"kind": "minimum", "rewards": [{"reward": GONE}]}, r"127\.0\.0\.1:9"),
+        (JUDGE, "agent 'j'.*runs/none"),
+        ({"kind": "classifier", "model": "runs/none"}, "model 'live'.reward 'classifier'.*runs/no"),
+        ({**UNTRAINED, "devices": ["cpu", "cuda:99"]}, "device 'cuda:99' does not exist"),
+    ],
+)
+def test_what_the_reward_of_a_search_needs_is_checked_first(
+    reward: dict[str, Any], error: str, tmp_path: Path
+) -> None:
     questions = Questions(PROMPTS, TASK, Sampling(), tmp_path)
-    with pytest.raises(ConfigError, match=r"127\.0\.0\.1:9"):
-        wait(checked_models([{**LIVE, "reward": gone}], questions))
+    with pytest.raises(ConfigError, match=error):
+        wait(checked_models([{**LIVE, "reward": reward}], questions))
 
 
 def test_a_search_over_the_bundled_models_is_a_model_of_evaluate(tmp_path: Path) -> None:

@@ -34,9 +34,10 @@ class DeferredReward(DetailedReward):
         self._model = Deferred(lambda: make_reward(entry, place))
 
     async def check(self) -> None:
-        """Check that the model and its device exist, without loading anything."""
+        """Check that the model and its devices exist, without loading anything."""
         place = f"{self._place} {self._entry['kind']!r}"
-        check_device(place, self._entry.get("device"))
+        for device in self._entry.get("devices") or [self._entry.get("device")]:
+            check_device(place, device)
         if model := self._entry.get("model"):
             read_config(place, model, self._entry.get("revision"))
             check_adapter(place, model, LOADED[self._entry["kind"]])

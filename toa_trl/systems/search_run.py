@@ -12,6 +12,7 @@ from toa_trl.evaluation.ledger import ledger_path
 from toa_trl.evaluation.outputs import Outputs, check_all, closing_all
 from toa_trl.models.devices import free_memory
 from toa_trl.rewards import KINDS, make_reward
+from toa_trl.rewards.deferred import deferred
 from toa_trl.sampler import TOASampler
 from toa_trl.sampling.identity import identity_of_run
 from toa_trl.sampling.parts import check_parts
@@ -19,8 +20,6 @@ from toa_trl.search import make_search
 from toa_trl.systems.models import EvaluatedModel, Questions
 from toa_trl.systems.run_model import selected_outputs
 from toa_trl.utils.config import NonNegativeFloat, PositiveInt, Text
-
-BEHIND_SERVERS = ("http", "vllm")  # rewards that load nothing
 
 
 class SearchRun(EvaluatedModel):
@@ -81,8 +80,13 @@ class SearchRun(EvaluatedModel):
         }
 
     async def check(self, questions: Questions) -> None:
-        """Check the servers and folders of the agents, and the server of the reward."""
-        reward = make_reward(self._reward) if self._reward["kind"] in BEHIND_SERVERS else None
+        """Check the servers and folders of the agents and of the reward; nothing is loaded.
+
+        A reward of the user's own, which may load a model, is not checked.
+        """
+        place = f"{self._place}.reward"
+        built_in = self._reward["kind"] in KINDS.built_in
+        reward = make_reward(deferred(self._reward, place), place) if built_in else None
         async with closing_all(reward):
             await check_all(self._agents, reward)
 
