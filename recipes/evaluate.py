@@ -17,22 +17,18 @@ from toa_trl.cli.evaluation_config import EvaluationConfig
 from toa_trl.cli.options import read_config
 from toa_trl.evaluation.accuracy import measure_models
 from toa_trl.evaluation.benchmarks import alpaca_eval_against, lm_eval_of
-from toa_trl.evaluation.ledger import keep
+from toa_trl.evaluation.judges import kept_judge, kept_reward
 from toa_trl.evaluation.metadata import write_evaluations
 from toa_trl.evaluation.outputs import check_all, closing_all
 from toa_trl.evaluation.results import check_results, terminal_tables, update_results
 from toa_trl.evaluation.side_by_side import write_side_by_side
 from toa_trl.evaluation.verifier import make_verifier
 from toa_trl.evaluation.winrate import win_rates
-from toa_trl.rewards import make_reward
-from toa_trl.rewards.deferred import deferred, with_deferred_agent
-from toa_trl.rewards.judge import JudgeReward
-from toa_trl.sampling.identity import decisive
+from toa_trl.rewards.deferred import deferred
 from toa_trl.systems.models import Questions, checked_models
 from toa_trl.tasks import make_task
 from toa_trl.types import Sampling
 from toa_trl.utils.aio import run_until_signal
-from toa_trl.utils.config import call
 from toa_trl.utils.escape import say
 from toa_trl.utils.targets import check_folder, check_not_in_run
 
@@ -47,14 +43,12 @@ async def evaluate(config: EvaluationConfig) -> tuple[list[str], dict[str, list[
     questions = Questions(prompts, task, sampling, config.folder, **draws)
     models = await checked_models(config.models, questions)
     verifier = make_verifier(deferred(config.verifier), task, prompts)
-    judges: dict[str, Any] = {"verifier": verifier}
-    for argument, name in (("reward_model", "reward"), ("comet", "comet")):
-        entry = getattr(config, name)
-        made = make_reward(deferred(entry, name), name) if entry else None
-        judges[argument] = keep(made, config.folder, f"_{name}", decisive(entry))
-    pairs = {"mode": "pairwise", **(config.judge or {})}
-    made = call("judge", JudgeReward, params=with_deferred_agent(pairs)) if config.judge else None
-    judge = keep(made, config.folder, "_judge", decisive(pairs))
+    judges: dict[str, Any] = {
+        "verifier": verifier,
+        "reward_model": kept_reward(config.reward, "reward", config.folder),
+        "comet": kept_reward(config.comet, "comet", config.folder),
+    }
+    judge = kept_judge(config.judge, config.folder)
     async with closing_all(*judges.values(), judge):
         if not all(model.is_complete(questions) for model in models.values()):
             await check_all([], *judges.values(), judge)

@@ -11,7 +11,8 @@ import pytest
 
 from tests.helpers import wait
 from toa_trl.errors import RewardError
-from toa_trl.evaluation.ledger import KeptReward, Ledger, keep, ledger_path
+from toa_trl.evaluation.judges import kept_judge, kept_reward
+from toa_trl.evaluation.ledger import KeptReward, Ledger, ledger_path
 from toa_trl.rewards import RewardModel
 from toa_trl.types import Prompt, Score
 
@@ -121,4 +122,5 @@ def test_files_in_the_working_directory_do_not_matter(
 
 
 def test_without_a_model_there_is_no_ledger(tmp_path: Path) -> None:
-    assert keep(None, tmp_path, "judge", {}) is None
+    assert kept_reward(None, "reward", tmp_path) is None
+    assert kept_judge(None, tmp_path) is None

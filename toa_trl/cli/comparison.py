@@ -23,7 +23,7 @@ from toa_trl.evaluation.comparison import (
 )
 from toa_trl.evaluation.costs import Costs
 from toa_trl.evaluation.differences import paired_differences, student_differences
-from toa_trl.evaluation.ledger import keep
+from toa_trl.evaluation.judges import kept_judge, kept_reward
 from toa_trl.evaluation.outputs import check_all, closing_all
 from toa_trl.evaluation.results import check_results, of_columns, terminal_tables, update_results
 from toa_trl.evaluation.selected import add_second_rewards, selected_win_rates, with_win_rates
@@ -33,15 +33,12 @@ from toa_trl.models.devices import free_memory
 from toa_trl.report.audit import Index
 from toa_trl.report.figures import FIGURE_FILES, is_figure, save_figures
 from toa_trl.rewards import RewardModel, make_reward
-from toa_trl.rewards.deferred import deferred, with_deferred_agent
-from toa_trl.rewards.judge import JudgeReward
 from toa_trl.rollouts import Rollouts
-from toa_trl.sampling.identity import decisive
 from toa_trl.sampling.limits import Meter, prices_of
 from toa_trl.sampling.progress import Progress
 from toa_trl.tasks import Task, make_task
 from toa_trl.types import Prompt, Sampling
-from toa_trl.utils.config import call, validate
+from toa_trl.utils.config import validate
 from toa_trl.utils.escape import say
 from toa_trl.utils.files import expand_paths
 from toa_trl.utils.stage import stage
@@ -173,14 +170,9 @@ class _Judges:
 
     def __init__(self, config: ComparisonConfig) -> None:
         self._baseline, self._baseline_budget = config.baseline, config.baseline_budget
-        folder, entry = Path(config.output_dir), config.second_reward
-        place = "second_reward"  # loaded after the sampling, as the judge's model is
-        model = make_reward(deferred(entry, place), place) if entry else None
-        self.second_reward = keep(model, folder, "_second_reward", decisive(entry))
-        params = {"mode": "pairwise", **(config.judge or {})}
-        judge = with_deferred_agent(params)
-        pairs = call("judge", JudgeReward, params=judge) if config.judge else None
-        self.pairs = keep(pairs, folder, "_judge", decisive(params))
+        folder = Path(config.output_dir)  # both are loaded after the sampling
+        self.second_reward = kept_reward(config.second_reward, "second_reward", folder)
+        self.pairs = kept_judge(config.judge, folder)
 
     async def measure(
         self, results: Mapping[Run, SearchResult], prompts: Sequence[Prompt], task: Task

@@ -12,6 +12,7 @@ from toa_trl.cli.config import (
     SamplingConfig,
     Settings,
     Verifier,
+    check_compares,
     none_if_empty,
     search_model,
 )
@@ -116,11 +117,7 @@ class ComparisonConfig(SamplingConfig):
         self._check_baseline()
         if self.judge and not self.baseline:
             raise ConfigError("judge: needs a baseline, the label of a search")
-        if self.judge and self.judge.get("mode") == "pointwise":
-            raise ConfigError(
-                "judge.mode: must be pairwise or arena, because pairs are compared; a judge that "
-                "rates is a second_reward: {kind: judge, ...}"
-            )
+        check_compares(self.judge)
         for label, entry in self.compared.items():
             if not self.train and not self._compared_at(entry):
                 raise ConfigError("budgets: must not be empty without train")

@@ -49,6 +49,19 @@ def none_if_empty(value: Any) -> Any:
     return None if value in ({}, "") else value
 
 
+def check_compares(judge: Mapping[str, Any] | None) -> None:
+    """Check that a judge compares pairs.
+
+    Raises:
+        ConfigError: it rates single responses.
+    """
+    if judge and judge.get("mode") == "pointwise":
+        raise ConfigError(
+            "judge.mode: must be pairwise or arena, because pairs are compared; a judge that "
+            "rates is a reward: {kind: judge, ...}"
+        )
+
+
 JUDGE = "toa_trl.rewards.judge:JudgeReward"
 OptionalReward = Annotated[Annotated[dict[str, Any], KINDS] | None, BeforeValidator(none_if_empty)]
 Function = Annotated[str, Tag("str")]

@@ -13,6 +13,7 @@ from toa_trl.cli.config import (
     Sampled,
     Settings,
     Verifier,
+    check_compares,
     none_if_empty,
     shared_budget,
 )
@@ -90,8 +91,7 @@ class EvaluationConfig(PromptConfig):
             raise ConfigError(
                 f"baseline: must be one of the models {', '.join(names)}, not {self.baseline!r}"
             )
-        if self.judge and self.judge.get("mode") == "pointwise":
-            raise ConfigError("judge.mode: must be pairwise or arena, because pairs are compared")
+        check_compares(self.judge)
         return self
 
     @property

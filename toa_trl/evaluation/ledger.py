@@ -130,20 +130,6 @@ def _pair_key(prompt: Prompt, a: str, b: str) -> tuple[str, str]:
     return prompt.id, digest_of_values(as_dicts(prompt.messages), a, b)
 
 
-def keep(model: Any, folder: Path, name: str, entry: Mapping[str, Any]) -> KeptReward | None:
-    """Return the model with a ledger in `folder`, or None without a model.
-
-    Args:
-        model: a reward model or a judge, made of `entry`.
-        folder: folder of the ledger.
-        name: start of the file's name.
-        entry: the keys that decide what the model answers.
-    """
-    if model is None:
-        return None
-    return KeptReward(model, ledger_path(folder, name, entry, model.texts))
-
-
 def ledger_path(folder: Path, name: str, entry: Mapping[str, Any], *further: Any) -> Path:
     """Return the path of a ledger that no other model and settings share.
 
