@@ -80,7 +80,7 @@ def main() -> None:
     check_results(results)
     if config.lm_eval:  # the other models are checked where a response is missing
         run_until_signal(check_all(config.models))
-    if config.prompts or not config.lm_eval:
+    if config.has_prompts:
         questions, outputs = run_until_signal(evaluate(config))
     if config.alpaca_eval:
         against = (config.baseline, questions, outputs, config.folder / "alpaca_eval")

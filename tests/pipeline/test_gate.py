@@ -12,7 +12,7 @@ import pytest
 from tests.helpers import wait
 from tests.pipeline.conftest import plan_of, with_stage
 from tests.pipeline.test_pipeline import killed_at, option
-from toa_trl.errors import ToaError
+from toa_trl.errors import ConfigError, ToaError
 from toa_trl.pipeline import Plan
 from toa_trl.pipeline.config import GateConfig
 from toa_trl.pipeline.gate import decide
@@ -128,6 +128,29 @@ def test_a_refused_round_stays_refused_after_a_kill(
     for number in (1, 2):
         name = f"round-{number}/sft/model.safetensors"
         assert (plan.output / name).read_text() == Path(whole["output_dir"], name).read_text()
+
+
+@pytest.mark.parametrize(
+    ("metric", "options", "is_measured"),
+    [
+        ("accuracy", {"task": "math"}, True),
+        ("accuracy", {"task": "alignment"}, False),
+        ("accuracy", {"verifier": {"kind": "length"}}, True),
+        ("win_rate", {"task": "math"}, True),
+        ("win_rate", {"reward": {"kind": "length"}}, True),
+        ("win_rate", {}, False),
+        ("mean_reward", {"task": "math"}, False),
+    ],
+)
+def test_a_gate_needs_what_its_figure_is_measured_with(
+    metric: str, options: dict[str, Any], is_measured: bool, rounds: dict[str, Any]
+) -> None:
+    content = {**with_stage(rounds, 2, options=options), "gate": {"metric": metric}}
+    if is_measured:
+        plan_of(content)
+        return
+    with pytest.raises(ConfigError, match=f"gate.metric: .* measures no {metric}; give it a "):
+        plan_of(content)
 
 
 def test_a_student_may_be_a_little_worse() -> None:

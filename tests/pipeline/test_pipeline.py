@@ -172,6 +172,31 @@ def test_a_training_needs_data(pipeline: dict[str, Any]) -> None:
         plan_of(pipeline)
 
 
+@pytest.mark.parametrize(
+    ("config", "has_prompts"),
+    [
+        ({"lm_eval": {"tasks": "gsm8k"}}, False),
+        ({"lm_eval": {"tasks": "gsm8k"}, "prompts": ""}, False),
+        ({"lm_eval": None, "prompts": "heldout.jsonl"}, True),
+    ],
+)
+def test_an_evaluation_of_benchmarks_needs_no_prompts(
+    config: dict[str, Any],
+    has_prompts: bool,
+    pipeline: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    prompts = prompts_of(plan_of(with_stage(pipeline, 4, config=config)))
+    assert ("evaluate" in prompts) == has_prompts
+
+
+def test_an_evaluation_without_benchmarks_needs_prompts(pipeline: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="prompts: the key is missing"):
+        prompts_of(plan_of(with_stage(pipeline, 4, config={"lm_eval": {}})))
+
+
 def test_held_out_prompts_are_not_trained_on(pipeline: dict[str, Any], stub: Seen) -> None:
     prompts = pipeline["stages"][0]["config"]["prompts"]
     content = with_stage(pipeline, 4, config={"prompts": prompts})

@@ -104,6 +104,11 @@ class PromptConfig(Config):
     """alignment, translation or math; a folder of templates; package.module:name of a Task; or a
     mapping {name, ...} with arguments of the task."""
 
+    @property
+    def has_prompts(self) -> bool:
+        """Whether models are asked prompts."""
+        return True
+
     def load_prompts(self) -> list[Prompt]:
         """Return the prompts.
 

@@ -95,6 +95,11 @@ class EvaluationConfig(PromptConfig):
         return self
 
     @property
+    def has_prompts(self) -> bool:
+        """Whether models are asked prompts, and not only tasks of lm-eval."""
+        return bool(self.prompts) or not self.lm_eval
+
+    @property
     def asked(self) -> Asked:
         """The agents that are asked, and how many responses each gives to a prompt on average."""
         asked = Asked()

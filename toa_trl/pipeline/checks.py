@@ -10,6 +10,7 @@ from toa_trl.cli.evaluation_config import EvaluationConfig
 from toa_trl.errors import ConfigError
 from toa_trl.pipeline.config import StageConfig
 from toa_trl.pipeline.plan import Plan
+from toa_trl.tasks import make_task
 from toa_trl.training.packages import package_findings
 from toa_trl.types import Prompt
 from toa_trl.utils.config import Text, check_names, validate
@@ -138,15 +139,16 @@ def _check_gate(plan: Plan) -> None:
     if not evaluations or not plan.keys(evaluations[-1]).get("prompts"):
         raise ConfigError("gate: needs held-out prompts; add an evaluate stage with prompts")
     stage = evaluations[-1]
-    keys, place = plan.keys(stage), plan.place_of_config(stage)
-    needed = {
-        "mean_reward": ["reward"],
-        "win_rate": ["reward", "judge", "verifier"],
-        "accuracy": ["verifier", "task"],
+    config, place = read_content(plan, stage, 0), plan.place_of_config(stage)
+    verifier = config.verifier or make_task(config.task).verifier
+    needed, has_any = {
+        "mean_reward": ("reward", config.reward),
+        "win_rate": ("reward", config.reward or config.judge or verifier),
+        "accuracy": ("verifier", verifier),
     }[gate.metric]
-    if not any(keys.get(key) for key in needed):
+    if not has_any:
         raise ConfigError(
-            f"gate.metric: {place} measures no {gate.metric}; give it a {needed[0]}, or choose "
+            f"gate.metric: {place} measures no {gate.metric}; give it a {needed}, or choose "
             "another metric"
         )
 
@@ -164,10 +166,12 @@ def prompts_of(plan: Plan) -> dict[str, list[Prompt]]:
             prompts[stage.folder] = _prompts_of_rounds(plan, stage)
             trained_on |= {prompt.messages for prompt in prompts[stage.folder]}
     for stage in plan.stages:
-        keys = plan.keys(stage)
-        if stage.run != "evaluate" or ("prompts" not in keys and "lm_eval" in keys):
+        if stage.run != "evaluate":
             continue
-        heldout = prompts[stage.folder] = read_content(plan, stage, 0).load_prompts()
+        config = read_content(plan, stage, 0)
+        if not config.has_prompts:
+            continue
+        heldout = prompts[stage.folder] = config.load_prompts()
         seen = [prompt.id for prompt in heldout if prompt.messages in trained_on]
         if seen:
             place = plan.place_of_config(stage)

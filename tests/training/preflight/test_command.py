@@ -140,6 +140,12 @@ def test_a_sampling_is_known_by_its_keys_whatever_its_file_is_called(
     assert (code, "prompts: 1 prompts" in text) == (0, True), text
 
 
+def test_an_evaluation_of_benchmarks_alone_has_no_prompts(check: Any, tmp_path: Path) -> None:
+    given = {"models": AGENTS, "lm_eval": "{tasks: gsm8k}"}
+    code, text = check("--config", config(tmp_path / "evaluate.yaml", **given))
+    assert (code, "prompts" in text) == (0, False), text
+
+
 def test_a_model_that_is_not_there_is_said_once(check: Any, tmp_path: Path) -> None:
     keys: dict[str, Any] = {"model_name_or_path": tmp_path / "none", "dataset_name": tmp_path}
     code, text = check("--config", config(tmp_path / "sft.yaml", **keys))

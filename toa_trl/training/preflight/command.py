@@ -98,11 +98,12 @@ def _check_sampling(config_class: Any, arguments: list[str]) -> None:
     """Check prompts and agents of a synthesis or an evaluation."""
     config = read_config(config_class, arguments)
     findings = list[Finding]()
-    try:
-        num_prompts = len(config.load_prompts())
-        findings.append(Finding("fine", "prompts", f"{num_prompts:,} prompts"))
-    except ConfigError as error:
-        findings.append(Finding("error", "prompts", str(error)))
+    if config.has_prompts:
+        try:
+            num_prompts = len(config.load_prompts())
+            findings.append(Finding("fine", "prompts", f"{num_prompts:,} prompts"))
+        except ConfigError as error:
+            findings.append(Finding("error", "prompts", str(error)))
     entries = config.agents if isinstance(config, SynthesisConfig) else config.models
     findings += agent_findings(entries, config.sampling)
     print_findings(findings, Console(highlight=False))
