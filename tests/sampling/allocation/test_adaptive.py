@@ -11,6 +11,7 @@ from tests.helpers import EchoAgent, TextReward, number
 from toa_trl.errors import AgentError, ConfigError
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampler import TOASampler
+from toa_trl.sampling.allocation import make_allocation
 from toa_trl.sampling.journal.grants import read_grants
 from toa_trl.search import Search
 from toa_trl.types import Completion, Flops, Message, Play, Prompt, Sampling
@@ -80,6 +81,13 @@ def counts(rollouts: Rollouts) -> list[int]:
 
 def gains(rollouts: Rollouts) -> list[float | None]:
     return [grant.gain for grant in read_grants(rollouts._journal)]
+
+
+def test_by_default_a_prompt_gets_at_most_8_times_the_budget() -> None:
+    """The identity of a run holds no number where none was given, so it must not change."""
+    allocation = make_allocation({"kind": "adaptive"})
+    allocation.budget = 10
+    assert allocation.most_plays == 80
 
 
 @pytest.mark.parametrize("search", ANYTIME)
