@@ -83,6 +83,12 @@ def gains(rollouts: Rollouts) -> list[float | None]:
     return [grant.gain for grant in read_grants(rollouts._journal)]
 
 
+@pytest.mark.parametrize("budget", [2, 4])
+def test_a_budget_as_small_as_min_plays_is_spent_equally(budget: int) -> None:
+    made = sample(None, PROMPTS[:3], budget=budget, allocation={"kind": "adaptive"})
+    assert counts(made) == [budget] * 3
+
+
 def test_by_default_a_prompt_gets_at_most_8_times_the_budget() -> None:
     """The identity of a run holds no number where none was given, so it must not change."""
     allocation = make_allocation({"kind": "adaptive"})
