@@ -152,6 +152,15 @@ def test_a_model_that_is_not_there_is_said_once(check: Any, tmp_path: Path) -> N
     assert (code, text.count("no model could be loaded from"), text.count("memory:")) == (1, 1, 0)
 
 
+def test_memory_that_is_too_small_is_said_also_before_the_data_exist(
+    check: Any, tmp_path: Path
+) -> None:
+    keys: dict[str, Any] = {"model_name_or_path": STUDENT, "dataset_name": tmp_path / "none"}
+    keys["gpu_memory"] = 0.001
+    code, text = check("--config", config(tmp_path / "sft.yaml", **keys))
+    assert (code, text.count("could not be read"), text.count("optimizer alone need")) == (1, 1, 1)
+
+
 @pytest.mark.parametrize("fault", ["bos", "memory"])
 def test_a_training_stops_before_it_loads_the_weights(
     fault: str,

@@ -158,9 +158,11 @@ def check_training(
     try:
         checked = preflight(load(), training, model, method, options.check_rows)
         findings += checked.findings
-        findings.append(_memory(method, training, model, options, on_cpu, reward_bytes))
     except ConfigError as error:
         findings.append(Finding("error", "configuration", str(error)))
+    memory = _memory(method, training, model, options, on_cpu, reward_bytes)
+    if checked is not None or memory.level != "fine":  # else the error may be why it is unknown
+        findings.append(memory)
     if training.process_index == 0:
         print_findings(findings, console)
         if checked is not None:
