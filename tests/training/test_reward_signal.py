@@ -242,6 +242,7 @@ def test_a_run_names_its_reward_and_its_task(run: Path) -> None:
     [
         ({"kind": "function", "function": "os:getcwd"}, r"reward.kind: 'function' is code"),
         ({"kind": "my_module:MyReward"}, r"reward.kind: 'my_module:MyReward' is code"),
+        ({"kind": ["math"]}, r"reward.kind: \['math'\] is code"),
         (
             {"kind": "minimum", "rewards": [{"reward": {"kind": "function"}}]},
             r"reward.rewards\[0\].reward.kind: 'function' is code",

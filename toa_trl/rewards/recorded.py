@@ -44,7 +44,9 @@ def check_no_code(value: Any, place: str) -> None:
         return
     known = {"kind": KINDS.built_in.keys() - {"function"}, "engine": ENGINES.built_in.keys()}
     for key, inner in value.items():
-        is_code = inner not in known[key] if key in known else key == "trust_remote_code" and inner
+        is_code = key == "trust_remote_code" and inner
+        if key in known:
+            is_code = not isinstance(inner, str) or inner not in known[key]
         if is_code:
             raise ConfigError(f"{place}.{key}: {inner!r} is code, which is run only with --trust")
         check_no_code(inner, f"{place}.{key}")
