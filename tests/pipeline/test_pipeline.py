@@ -102,7 +102,7 @@ def test_a_stage_names_its_model_its_data_and_what_others_left(
         (2, {"name": "dpo"}, "stages: 2 entries have the name 'dpo'"),
         (2, {"name": "../sft"}, r"stages\[2\]\.name: .* cannot be the name of a folder"),
         (2, {"data": "evaluate"}, r"stages\[2\]\.data: must be a synthesize or data stage"),
-        (2, {"config": "demo/sfft"}, r"demo/sfft cannot be read.*did you mean 'demo/sft'"),
+        (2, {"config": "demo/sfft"}, r"^stages\[2\]\.config: demo/sfft cannot .*mean 'demo/sft'"),
         (3, {"config": {"ref_model": "stage:evaluate"}}, r"stages\[3\]: .* names no stage before"),
         (0, {"options": {"serach": "toa"}}, r"stages\[0\]\.config: unknown key 'serach'"),
         (0, {"options": {"seed": 1}}, r"stages\[0\]\.config\.seed: is set by the pipeline"),

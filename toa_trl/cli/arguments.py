@@ -189,6 +189,12 @@ def option_of(arguments: Sequence[str], key: str) -> Any:
     return config_of(arguments)[1].get(key) if value is None else value
 
 
+def key_of(argument: str) -> str:
+    """Return the key that an option --like-this, --like_this or --like_this=VALUE sets; or ""."""
+    option = argument.partition("=")[0]
+    return option[2:].replace("-", "_") if option.startswith("--") else ""
+
+
 def with_bundled_config(arguments: Sequence[str]) -> list[str]:
     """Return the arguments with the path of a bundled configuration in place of its name."""
     arguments = list(arguments)
@@ -201,22 +207,22 @@ def with_bundled_config(arguments: Sequence[str]) -> list[str]:
     return arguments
 
 
-def find_config(name: str) -> Path:
+def find_config(name: str, place: str = "--config") -> Path:
     """Return the file of a configuration: a path, or the name of a bundled one such as demo/sft.
 
     Raises:
         ConfigError: there is neither.
     """
-    return find_bundled(name, "recipes/configs", "--config")
+    return find_bundled(name, "recipes/configs", place)
 
 
-def find_bundled(name: str, folder: str, option: str) -> Path:
+def find_bundled(name: str, folder: str, place: str) -> Path:
     """Return a path as it is if it exists, or else the YAML file of that name in the package.
 
     Args:
         name: path, or name without .yaml relative to the folder.
         folder: in the package.
-        option: for the error message.
+        place: option or key, for the error message.
 
     Raises:
         ConfigError: there is neither; lists names in the package.
@@ -232,7 +238,7 @@ def find_bundled(name: str, folder: str, option: str) -> Path:
     if bundled in names:
         return root / f"{bundled}.yaml"
     raise ConfigError(
-        f"{option}: {name} cannot be read: no such file, nor one of the bundled configurations "
+        f"{place}: {name} cannot be read: no such file, nor one of the bundled configurations "
         f"{_listed(bundled, names)}{nearest(bundled, names)}"
     )
 
@@ -247,8 +253,8 @@ def _listed(name: str, names: Sequence[str]) -> str:
 
 def _value_of(arguments: Sequence[str], key: str) -> Any:
     for index, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name not in (f"--{key}", f"--{key.replace('_', '-')}"):
+        _, equals, value = argument.partition("=")
+        if key_of(argument) != key:
             continue
         following = arguments[index + 1 : index + 2]
         if equals:

@@ -89,10 +89,8 @@ def check_trainings(plan: Plan, dry_run: bool = False) -> None:
 def _check_launch(plan: Plan, stage: StageConfig) -> None:
     named = stage.launch.get("accelerate_config")
     if named is not None:
-        try:
-            find_bundled(str(named), "accelerate_configs", "accelerate_config")
-        except ConfigError as error:
-            raise ConfigError(f"{plan.place(stage)}.launch.{error}") from None
+        place = f"{plan.place(stage)}.launch.accelerate_config"
+        find_bundled(str(named), "accelerate_configs", place)
 
 
 def _options(plan: Plan, stage: StageConfig, num_rows: int | None) -> Any:

@@ -176,7 +176,8 @@ class Plan:
         """Return the configuration of a stage as the user gave it, with its options."""
         content = stage.config
         if isinstance(content, str):
-            content = expand_paths(read_yaml(find_config(content), place=self.place(stage) + ": "))
+            place = self.place_of_config(stage)
+            content = expand_paths(read_yaml(find_config(content, place), place=f"{place}: "))
         return {**content, **stage.options}
 
     def content(self, stage: StageConfig, number: int) -> dict[str, Any]:

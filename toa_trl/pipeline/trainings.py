@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from toa_trl.cli.arguments import config_of
+from toa_trl.cli.arguments import config_of, key_of
 from toa_trl.models.sources import last_checkpoint
 from toa_trl.pipeline.config import StageConfig
 from toa_trl.utils.files import read_yaml, replace_text
@@ -124,11 +124,10 @@ def _with_config(argv: list[str], file: Path) -> list[str]:
     kept: list[str] = []
     skip = False
     for word in argv:
-        option, equals, _ = word.partition("=")
         if skip:
             skip = False
-        elif option in ("--config", "--dataset_name"):
-            skip = not equals
+        elif key_of(word) in ("config", "dataset_name"):
+            skip = "=" not in word
         else:
             kept.append(word)
     return [*kept, "--config", str(file)]
