@@ -38,8 +38,6 @@ from toa_trl.utils.escape import say
 from toa_trl.utils.files import read_yaml, write_json
 from toa_trl.utils.targets import check_ours, check_run_folder, marked
 
-OWN_KEYS = ("pilot_prompts", "pilot_dir", "gain_share")
-
 
 class TimedSampler(TOASampler):
     """A sampler that records how long every call takes."""
@@ -70,7 +68,8 @@ class PilotConfig(SynthesisConfig):
 
     def run_settings(self) -> dict[str, Any]:
         """Return the settings of the pilot as a run, as its run.yaml holds them."""
-        settings = {key: value for key, value in self.settings().items() if key not in OWN_KEYS}
+        of_run = SynthesisConfig.model_fields
+        settings = {key: value for key, value in self.settings().items() if key in of_run}
         changes = {"output_dir": str(self.folder), "runner": "local", "push_to_hub": ""}
         return {**settings, **changes, "pilot_prompts": self.pilot_prompts}
 

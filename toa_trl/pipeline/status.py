@@ -6,7 +6,7 @@ from pathlib import Path
 
 from toa_trl.pipeline.config import MERGED
 from toa_trl.pipeline.plan import Plan
-from toa_trl.pipeline.steps import COMPLETE
+from toa_trl.pipeline.steps import COMPLETE, is_complete
 from toa_trl.sampling.progress import duration
 from toa_trl.sampling.status import print_status as print_run_status
 from toa_trl.utils.config import PositiveFloat, validate
@@ -64,7 +64,7 @@ def _lines(folder: Path, running: bool) -> list[str]:
     for stage in stages:
         path = folder / stage["folder"]
         log = path.with_name(f"{path.name}.log")
-        if (path / COMPLETE).is_file():
+        if is_complete(path):
             seconds = json.loads((path / COMPLETE).read_text(encoding="utf-8")).get("seconds")
             state = "complete" + (f", {duration(seconds)}" if seconds else "")
         elif stage["folder"] == current and running:
@@ -93,6 +93,6 @@ def _stages(folder: Path) -> list[dict[str, str]]:
 def _current(folder: Path) -> str | None:
     """Return the folder of the first stage that is not complete."""
     for stage in _stages(folder):
-        if not (folder / stage["folder"] / COMPLETE).is_file():
+        if not is_complete(folder / stage["folder"]):
             return stage["folder"]
     return None

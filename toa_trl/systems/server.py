@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from toa_trl.errors import ConfigError, ToaError
 from toa_trl.systems.requests import ApiError, Question, chunks_of, completion_of, read_request
 from toa_trl.systems.search_model import NoResponse, SearchModel, SearchResult
+from toa_trl.utils.files import parse_json
 from toa_trl.utils.redaction import without_secrets
 
 if TYPE_CHECKING:
@@ -94,8 +95,8 @@ def make_app(
     async def complete(request: Request) -> Response:
         nonlocal num_searching
         try:
-            body = json.loads(await request.body())
-        except (ValueError, RecursionError) as error:
+            body = parse_json(await request.body())
+        except ValueError as error:
             raise ApiError(400, f"the body is not valid JSON: {error}") from error
         question = read_request(body, model, name, limit)
         if num_searching >= max_requests:
