@@ -7,7 +7,7 @@ from pydantic import Field
 
 from toa_trl.agents.base import Price
 from toa_trl.errors import ConfigError, RewardError
-from toa_trl.rewards.scoring import check_scores
+from toa_trl.rewards.scoring import as_scores
 from toa_trl.types import Prompt, Score
 from toa_trl.utils.config import Config, Text
 from toa_trl.utils.construction import with_arguments
@@ -73,7 +73,7 @@ class RewardModel(Protocol):
             Unavailable: as `score`.
         """
         scores = await self.score(prompt, responses)
-        return [Score(value) for value in check_scores(type(self).__name__, scores, len(responses))]
+        return as_scores(type(self).__name__, scores, len(responses))
 
     @property
     def decides_equivalence(self) -> bool:

@@ -12,7 +12,7 @@ from pydantic.json_schema import SkipJsonSchema
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.models.batching import Batcher, call_in_thread
 from toa_trl.rewards.base import DetailedReward
-from toa_trl.rewards.scoring import as_values, check_scores
+from toa_trl.rewards.scoring import as_scores, as_values
 from toa_trl.types import Prompt, Score, as_dicts
 from toa_trl.utils.config import PositiveInt
 from toa_trl.utils.registry import load_object
@@ -82,8 +82,7 @@ class FunctionReward(DetailedReward):
             rewards = [await self._queue.submit(items[0])]
         else:
             rewards = await asyncio.gather(*map(self._queue.submit, items))
-        values = check_scores(self._name, rewards, len(responses))
-        return [Score(value) for value in values]
+        return as_scores(self._name, rewards, len(responses))
 
     async def _run(self, items: list[_Item]) -> list[Any]:
         """Call the function once for all items whose prompts have the same columns."""

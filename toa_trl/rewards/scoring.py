@@ -6,7 +6,7 @@ from typing import Any
 from toa_trl.errors import ConfigError, RewardError
 from toa_trl.models.chat import ChatTemplate
 from toa_trl.models.sources import own_class
-from toa_trl.types import Prompt, checked_score
+from toa_trl.types import Prompt, Score
 
 # from the model cards of Qwen2.5-Math
 STEP_BY_STEP = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -40,17 +40,26 @@ def as_values(place: str, scores: Any, count: int) -> list[Any]:
     return values
 
 
-def check_scores(place: str, scores: Any, count: int) -> list[float]:
-    """Return the scores as floats.
+def as_scores(place: str, scores: Any, count: int) -> list[Score]:
+    """Return raw rewards as `Score`s.
 
     Raises:
         RewardError: they are not `count` finite numbers within +-LARGEST_SCORE.
     """
     values = as_values(place, scores, count)
     try:
-        return [checked_score(value) for value in values]
+        return [Score(value) for value in values]
     except ValueError as error:
         raise RewardError(f"{place}: {error}") from error
+
+
+def check_scores(place: str, scores: Any, count: int) -> list[float]:
+    """Return raw rewards as floats.
+
+    Raises:
+        RewardError: see `as_scores`.
+    """
+    return [score.value for score in as_scores(place, scores, count)]
 
 
 def total_flops(parts: Iterable[float | None]) -> float | None:

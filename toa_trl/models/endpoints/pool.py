@@ -154,7 +154,9 @@ class Pool:
             and not endpoint.away
             and endpoint.rest_until_s <= now_s
         ]
-        return min(free, key=lambda endpoint: endpoint.load, default=None)
+        if len(free) < 2:
+            return free[0] if free else None
+        return min(free, key=lambda endpoint: endpoint.load)
 
     def _take(self, endpoint: Endpoint) -> Endpoint:
         endpoint.outstanding += 1
