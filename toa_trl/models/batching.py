@@ -45,10 +45,6 @@ class _Waiting(Generic[Item, Result]):
     length: int
     future: asyncio.Future[Result]
 
-    def needs_answer(self) -> bool:
-        """Return whether its asker waits: it was not given up, and its event loop is not closed."""
-        return not (self.future.done() or self.future.get_loop().is_closed())
-
 
 class Batcher(Generic[Item, Result]):
     """Merges single requests into batches.
@@ -84,6 +80,7 @@ class Batcher(Generic[Item, Result]):
         self._num_running = num_running
         self._waiting: list[_Waiting[Item, Result]] = []
         self._workers: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None  # of the workers
 
     async def submit(self, item: Item) -> Result:
         """Return the result of one request.
@@ -94,18 +91,35 @@ class Batcher(Generic[Item, Result]):
         # measured here, so that a length that cannot be measured reaches its caller
         length = self._length(item) if self._length else 1
         waiting: _Waiting[Item, Result] = _Waiting(item, length, loop.create_future())
+        if loop is not self._loop:  # workers of an earlier event loop have ended with it
+            self._loop, self._workers = loop, set()
+            # an answer cannot reach an event loop that is closed
+            still = [each for each in self._waiting if not each.future.get_loop().is_closed()]
+            self._waiting = still
         self._waiting.append(waiting)
-        running = (worker for worker in self._workers if not worker.done())
-        self._workers = {worker for worker in running if worker.get_loop() is loop}
         if len(self._workers) < self._num_running:
-            self._workers.add(loop.create_task(self._work()))
+            self._start_worker(loop)
         return await waiting.future
+
+    def _start_worker(self, loop: asyncio.AbstractEventLoop) -> None:
+        worker = loop.create_task(self._work())
+        self._workers.add(worker)
+        worker.add_done_callback(self._replace)
+
+    def _replace(self, worker: asyncio.Task[None]) -> None:
+        """Replace a worker that was cancelled, perhaps before it began; others have left."""
+        if worker in self._workers:
+            self._workers.remove(worker)
+            if not all(each.future.done() for each in self._waiting):
+                self._start_worker(worker.get_loop())
 
     async def _work(self) -> None:
         while True:
             await asyncio.sleep(0)  # so that whoever is ready to ask is in this batch
-            self._waiting = [each for each in self._waiting if each.needs_answer()]
+            # a request given up by its asker needs no answer
+            self._waiting = [each for each in self._waiting if not each.future.done()]
             if not self._waiting:
+                self._workers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
                 return
             await self._compute(self._take())
 
