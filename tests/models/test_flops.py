@@ -10,7 +10,7 @@ import torch
 import transformers as tf
 
 from toa_trl.errors import ConfigError
-from toa_trl.models.flops import flops_of
+from toa_trl.models.flops import flops_of, num_parameters_of
 
 
 def shape(
@@ -60,23 +60,28 @@ CONFIGS = {
 }  # fmt: skip
 
 
-def active_parameters(config: Any) -> int:
-    """Of a model built without memory; of its experts only those that work on a token."""
+def parameters(config: Any, active: bool) -> int:
+    """Of a model built without memory; if active, of its experts those that work on a token."""
     with torch.device("meta"):
         model = tf.AutoModelForCausalLM.from_config(config)
     experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
     total = 0
     for name, parameter in model.named_parameters():  # tied ones once
-        share = config.num_experts_per_tok / experts if ".experts." in name else 1
+        is_shared = active and ".experts." in name
+        share = config.num_experts_per_tok / experts if is_shared else 1
         total += round(share * parameter.numel())
     return total
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_counts_the_active_parameters_of_real_architectures(name: str) -> None:
+@pytest.mark.parametrize("active", [True, False])
+def test_counts_the_parameters_of_real_architectures(name: str, active: bool) -> None:
     config = CONFIGS[name]
+    counted = num_parameters_of(config, active=active)
     # biases, norms and routers are left out
-    assert flops_of(config).num_parameters == pytest.approx(active_parameters(config), rel=0.002)
+    assert counted == pytest.approx(parameters(config, active), rel=0.002)
+    is_mixture = hasattr(config, "num_experts_per_tok")
+    assert (counted == flops_of(config).num_parameters) == (active or not is_mixture)
 
 
 def test_the_text_part_of_a_composite_configuration_counts() -> None:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from toa_trl.errors import ConfigError
-from toa_trl.models.flops import flops_of
+from toa_trl.models.flops import num_parameters_of
 from toa_trl.models.sources import read_config
 from toa_trl.rewards.deferred import models_in
 from toa_trl.sampling.run_file import FILE
@@ -50,7 +50,7 @@ def weights_of(model: str, dtype: str) -> float | None:
     """
     try:
         config = SimpleNamespace(**read_config("reward", str(Path(model).expanduser())))
-        number = flops_of(config).num_parameters
+        number = num_parameters_of(config, active=False)
     except ConfigError:
         return None
     named = vars(config).get("dtype") or vars(config).get("torch_dtype") or "bfloat16"
