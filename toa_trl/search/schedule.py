@@ -48,6 +48,9 @@ class ScheduledSearch(Search):
     ) -> None:
         super().__init__(agents, budget, seed)
         self._slots = list(islice(schedule(self.agents, random.Random(seed)), budget))
+        self._depths = list[int]()  # of the slots, by the schedule
+        for slot in self._slots:
+            self._depths.append(1 + self._depths[slot.needs[0]] if slot.needs else 0)
         used = {slot.agent for slot in self._slots}
         self._failures = {agent: 0 for agent in self.agents if agent in used}
         self._open = list(range(budget))  # slots not asked for, in order
@@ -91,15 +94,9 @@ class ScheduledSearch(Search):
             reversed(self._open),
             key=lambda slot: (
                 self._slots[slot].kind == action.kind,
-                self._planned_depth(slot) == action.depth,
+                self._depths[slot] == action.depth,
             ),
         )
-
-    def _planned_depth(self, slot: int) -> int:
-        depth = 0
-        while needs := self._slots[slot].needs:
-            slot, depth = needs[0], depth + 1
-        return depth
 
     def scored(self, index: int, reward: float) -> None:
         """See `Search`."""
