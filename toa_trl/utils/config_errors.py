@@ -89,10 +89,9 @@ def _explain(error: ErrorDetails, place: str) -> str:
     if kind == "missing":
         parent, key = _path(place, error["loc"][:-1]), error["loc"][-1]
         return f"{parent}: the key {key!r} is missing" if parent else f"{key}: the key is missing"
-    if allowed := _allowed_type(error):
+    allowed = _allowed_type(error) or _range(error)
+    if allowed:
         return _line(path, f"must be {allowed}", error)
-    if within := _range(error):
-        return _line(path, f"must be {within}", error)
     wanted = {
         "finite_number": "must be a finite number",
         "string_too_short": "must not be empty",
