@@ -280,3 +280,28 @@ def test_the_workers_of_an_event_loop_that_was_stopped_are_not_waited_for() -> N
         task.cancel()
     loop.run_until_complete(asyncio.gather(*asyncio.all_tasks(loop), return_exceptions=True))
     loop.close()
+
+
+def test_a_worker_that_fails_is_not_started_again_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batcher: Batcher[str, str] = Batcher(lambda items: items, max_size=1)
+    num_failures = 0
+
+    def take() -> Any:
+        nonlocal num_failures
+        num_failures += 1
+        raise ZeroDivisionError
+
+    async def main() -> str:
+        monkeypatch.setattr(batcher, "_take", take)
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        lost = asyncio.create_task(batcher.submit("lost"))
+        await asyncio.sleep(0.05)
+        monkeypatch.undo()
+        answer = await batcher.submit("next")
+        await lost
+        return answer
+
+    assert wait(main()) == "next"
+    assert num_failures == 1

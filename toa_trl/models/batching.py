@@ -108,10 +108,10 @@ class Batcher(Generic[Item, Result]):
 
     def _replace(self, worker: asyncio.Task[None]) -> None:
         """Replace a worker that was cancelled, perhaps before it began; others have left."""
-        if worker in self._workers:
-            self._workers.remove(worker)
-            if not all(each.future.done() for each in self._waiting):
-                self._start_worker(worker.get_loop())
+        self._workers.discard(worker)
+        # not one that failed, which would fail again at once, for ever
+        if worker.cancelled() and not all(each.future.done() for each in self._waiting):
+            self._start_worker(worker.get_loop())
 
     async def _work(self) -> None:
         while True:
