@@ -14,7 +14,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -232,15 +233,22 @@ def test_killed_it_leaves_no_process_that_ignores_sigterm(fleet: Running) -> Non
     within(20, lambda: not fleet.left(), fleet.left)
 
 
+def kill_all(processes: Iterable[psutil.Process]) -> None:
+    """Kill processes of a fleet that was killed, which may have ended by themselves."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
 def test_killed_with_its_servers_it_leaves_no_engine(fleet: Running) -> None:
     fleet.write()
     fleet.start()
     fleet.says("fleet: ready")
     guards = [process for process in fleet.whole_family(9) if process.name() == "toa-guard"]
     assert len(guards) == 3, "killall python would find them"
+    servers = [psutil.Process(start["pid"]) for start in fleet.starts]
     fleet.process.kill()
-    for start in fleet.starts:
-        psutil.Process(start["pid"]).kill()
+    kill_all(servers)
     within(8, lambda: not fleet.left(), fleet.left)
 
 
@@ -251,8 +259,7 @@ def test_killed_with_its_guards_it_leaves_no_process(fleet: Running) -> None:
     guards = [process for process in fleet.whole_family(9) if process.name() == "toa-guard"]
     assert len(guards) == 3
     fleet.process.kill()
-    for guard in guards:
-        guard.kill()
+    kill_all(guards)
     within(8, lambda: not fleet.left(), fleet.left)
 
 
