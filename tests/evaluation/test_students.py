@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import os
 import shutil
 import sys
 import weakref
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 from datasets import load_dataset
 
-from tests.helpers import wait
+from tests.helpers import wait, wait_until_ended
 from toa_trl.agents import Agent
 from toa_trl.data.prompts import load_prompts
 from toa_trl.errors import ConfigError, ToaError
@@ -259,17 +258,7 @@ def test_an_interrupted_training_does_not_outlive_it(
             await task
 
     wait(interrupt())
-    pid = int((tmp_path / "pid").read_text())
-    for _ in range(200):  # the process that adopts it may take a moment to reap it
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            break
-        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-            break
-        wait(asyncio.sleep(0.05))
-    else:
-        pytest.fail("the training goes on")
+    wait_until_ended(int((tmp_path / "pid").read_text()))
     assert not (tmp_path / "toa-8/student").exists()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import is_running, wait_until_ended
 from toa_trl.errors import ConfigError
 from toa_trl.utils import guard
 from toa_trl.utils.subprocesses import (
@@ -39,21 +40,6 @@ def pid_of(file: Path) -> int:
         assert time.monotonic() < deadline, "the process did not start"
         time.sleep(0.02)
     return int(file.read_text())
-
-
-def is_running(pid: int) -> bool:
-    """Return whether a process exists and is no zombie."""
-    try:
-        return b") Z " not in Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return False
-
-
-def wait_until_ended(pid: int, timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while is_running(pid):
-        assert time.monotonic() < deadline, f"process {pid} is still running"
-        time.sleep(0.02)
 
 
 def test_a_command_runs_with_the_programs_of_this_environment(tmp_path: Path) -> None:
