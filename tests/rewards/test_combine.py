@@ -231,7 +231,11 @@ def test_flops_add_up_where_they_are_known(kind: str) -> None:
         (Fixed(raises=RewardError("no score")), RewardError, "PLACE: no score"),
         (Fixed(raises=KeyError("bug")), RewardError, "PLACE: KeyError: 'bug'"),
         (Fixed([1.0, 2.0, 3.0]), RewardError, "PLACE: 2 scores are needed"),
-        (Fixed([1.0, math.nan]), RewardError, "PLACE: ValueError: a score must be .* not nan"),
+        (
+            Fixed([1.0, math.nan]),
+            RewardError,
+            "PLACE: ValueError: a score must be a finite number, not nan",
+        ),
         (Fixed(raises=Unavailable("no server")), Unavailable, "^no server$"),
     ],
 )
@@ -242,6 +246,16 @@ def test_a_part_that_fails_is_named(kind: str, part: Any, raised: Any, named: st
         entry, place = {"rewards": [{"reward": WORDS}, {"reward": part}]}, r"rewards\[1\]"
     with pytest.raises(raised, match=named.replace("PLACE", f"reward '{kind}': {place}")):
         scores({"kind": kind, **entry}, ["x", "y"])
+
+
+def test_a_part_that_gives_numbers_instead_of_scores_is_named() -> None:
+    class Numbers(Fixed):
+        async def score_details(self, prompt: Prompt, responses: Sequence[str]) -> Any:
+            return [1.0 for _ in responses]
+
+    rewards = [{"reward": WORDS}, {"reward": Numbers()}]
+    with pytest.raises(RewardError, match=r"rewards\[1\]: Scores are needed, not \[1.0\]"):
+        scores({"kind": "minimum", "rewards": rewards}, ["x"])
 
 
 @pytest.mark.parametrize("kind", ["weighted_sum", "minimum"])

@@ -19,7 +19,7 @@ from toa_trl.agents.base import Price
 from toa_trl.errors import ConfigError, RewardError, Unavailable
 from toa_trl.rewards import KINDS, make_reward
 from toa_trl.rewards.base import DetailedReward, RewardModel, as_reward_model
-from toa_trl.rewards.scoring import as_values, check_scores, total_flops
+from toa_trl.rewards.scoring import as_details, check_scores, total_flops
 from toa_trl.types import Prompt, Score
 from toa_trl.utils.aio import gather_or_cancel
 from toa_trl.utils.config import Config, FiniteFloat, PositiveFloat
@@ -83,7 +83,7 @@ class Part:
             raise RewardError(f"{self.name}: {error}") from error
         except Exception as error:  # a reward model of the user's own may raise anything
             raise RewardError(f"{self.name}: {type(error).__name__}: {error}") from error
-        return as_values(self.name, scores, len(responses))
+        return as_details(self.name, scores, len(responses))
 
     def weighted(self, score: float) -> float:
         """Return weight * (score - mean) / std."""

@@ -40,6 +40,18 @@ def as_values(place: str, scores: Any, count: int) -> list[Any]:
     return values
 
 
+def as_details(place: str, scores: Any, count: int) -> list[Score]:
+    """Return what a reward model's `score_details` gave, as a list.
+
+    Raises:
+        RewardError: they are not `count` `Score`s.
+    """
+    details = as_values(place, scores, count)
+    if not all(isinstance(each, Score) for each in details):
+        raise RewardError(f"{place}: Scores are needed, not {scores!r}")
+    return details
+
+
 def as_scores(place: str, scores: Any, count: int) -> list[Score]:
     """Return raw rewards as `Score`s.
 

@@ -12,6 +12,7 @@ from toa_trl.errors import AgentError, ConfigError, RewardError
 from toa_trl.hub.dataset_card import reward_name
 from toa_trl.rewards import RewardModel, make_reward
 from toa_trl.rewards.recorded import recorded_reward
+from toa_trl.rewards.scoring import as_details
 from toa_trl.rollouts import Rollouts
 from toa_trl.sampling.identity import digest_of_values
 from toa_trl.sampling.run_file import FILE
@@ -140,7 +141,8 @@ class RewardFunc:
         if not response.strip():
             return None
         try:
-            (score,) = await self._model.score_details(judged, [response])
+            scores = await self._model.score_details(judged, [response])
+            (score,) = as_details(self.__name__, scores, 1)
         except RewardError as error:
             start = prompt.messages[-1].content[:80]
             failure = RewardError(
