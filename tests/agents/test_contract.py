@@ -135,7 +135,7 @@ def test_sampling_changes_only_what_it_names() -> None:
 
 def test_a_system_prompt_goes_in_front_or_joins_the_one_there() -> None:
     user, system = Message("user", "Hi"), Message("system", "Be kind.")
-    assert with_system([user], None) == [user]
+    assert with_system([user], None) == (user,)
     assert with_system([user], "Be brief.") == (Message("system", "Be brief."), user)
     assert with_system([system, user], "Be brief.") == (
         Message("system", "Be brief.\n\nBe kind."),

@@ -75,11 +75,11 @@ class SamplingOf:
         return self._cached[1]
 
 
-def with_system(messages: Sequence[Message], system_prompt: str | None) -> Sequence[Message]:
+def with_system(messages: Sequence[Message], system_prompt: str | None) -> tuple[Message, ...]:
     """Return the messages with a system prompt in front, joined to an existing one."""
+    messages = as_messages(messages)
     if not system_prompt:
         return messages
-    messages = as_messages(messages)
     if messages and messages[0].role == "system":
         return (Message("system", f"{system_prompt}\n\n{messages[0].content}"), *messages[1:])
     return (Message("system", system_prompt), *messages)

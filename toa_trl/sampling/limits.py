@@ -124,8 +124,7 @@ class Meter(Observer):
             return
         self.tokens += done.prompt_tokens + done.completion_tokens
         self.flops += (done.flops or 0.0) + (play.reward_flops or 0.0)
-        if self.prices:
-            self.cost += self._price(play.action.agent, done.prompt_tokens, done.completion_tokens)
+        self.cost += self._price(play.action.agent, done.prompt_tokens, done.completion_tokens)
         if done.tokens_estimated:
             self._see_estimated(f"agent {play.action.agent!r}")
         if done.flops is None and self.limits.max_flops is not None and not self._blind:

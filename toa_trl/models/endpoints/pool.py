@@ -154,9 +154,7 @@ class Pool:
             and not endpoint.away
             and endpoint.rest_until_s <= now_s
         ]
-        if len(free) < 2:
-            return free[0] if free else None
-        return min(free, key=lambda endpoint: endpoint.load)
+        return min(free, key=lambda endpoint: endpoint.load, default=None)
 
     def _take(self, endpoint: Endpoint) -> Endpoint:
         endpoint.outstanding += 1
