@@ -492,7 +492,7 @@ async def test_a_server_that_leaves_the_probe_without_an_answer_is_not_there(
 
 
 @asynchronous
-async def test_those_that_gave_up_waiting_are_in_nobodys_way() -> None:
+async def test_requests_that_gave_up_waiting_block_no_other() -> None:
     server = Server(latency_s=0.05)
     async with server.running(), to(server, max_concurrency=1) as endpoints:
         first = asyncio.create_task(endpoints.post("it", {}, parse))

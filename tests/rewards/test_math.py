@@ -84,7 +84,7 @@ def test_every_gold_answer_is_right_against_itself(name: str, count: int) -> Non
 def test_math_verify_itself_finds_every_gold_answer_right() -> None:
     from math_verify import parse, verify
 
-    # normalising shall break none of them
+    # normalising must not break any of them
     for answer in {*gold("math500.jsonl"), *gold("gsm8k_test.jsonl")}:
         raw, normalised = (parse(rf"\boxed{{{text}}}") for text in (answer, normalise(answer)))
         assert verify(raw, raw), answer
